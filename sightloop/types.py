@@ -1,0 +1,314 @@
+"""The vocabulary of the library: what flows between policies, rewards, algorithms and the loop.
+
+Shape letters, everywhere: B samples, T tokens of a turn, S tokens of all turns, V vocabulary, H and W pixels.
+Masks are boolean and True means "this token counts". Log-probabilities are natural logarithms in float32.
+Images are uint8 RGB, channels first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal, Protocol
+
+from jaxtyping import Bool, Float, Int, UInt8
+from torch import Tensor
+
+Modality = Literal["text", "image"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How tokens are drawn, and under which law they may be scored.
+
+    `temperature` 0 means greedy (the most likely token). `top_k` None keeps the whole vocabulary.
+    `guidance`, `decode_steps` and `relaxation` concern image tokens only.
+    """
+
+    max_tokens: int
+    temperature: float = 1.0
+    top_k: int | None = None
+    guidance: float = 0.0
+    decode_steps: int | None = None
+    relaxation: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_tokens < 1:
+            raise ValueError(f"max_tokens is {self.max_tokens}; a turn needs at least 1 token")
+        if self.temperature < 0:
+            raise ValueError(f"temperature is {self.temperature}; use 0 for greedy or a positive value")
+        if self.top_k is not None and self.top_k < 1:
+            raise ValueError(f"top_k is {self.top_k}; use None for the whole vocabulary or at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Images:
+    """Pictures of one size, with the features of frozen towers that were already computed for them.
+
+    A frozen tower sees a picture once: whoever runs it returns the same `Images` with the features added
+    under the tower's key, and sampler, scorer, critic and judge read them from there.
+    """
+
+    pixels: UInt8[Tensor, "B 3 H W"]
+    features: Mapping[str, Float[Tensor, "B ..."]] = field(default_factory=dict[str, Tensor])
+
+    def __len__(self) -> int:
+        return self.pixels.shape[0]
+
+    def rows(self, index: Int[Tensor, " N"]) -> Images:
+        """The pictures at `index`, features included."""
+        features = {key: value[index.to(value.device)] for key, value in self.features.items()}
+        return Images(pixels=self.pixels[index.to(self.pixels.device)], features=features)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tokens:
+    """A batch of sampled or given discrete tokens of one modality."""
+
+    ids: Int[Tensor, "B T"]
+    mask: Bool[Tensor, "B T"]
+    """True up to and including the end token."""
+    log_probs: Float[Tensor, "B T"] | None = None
+    """Under the law that drew them; None if the tokens were given."""
+    decode_step: Int[Tensor, "B T"] | None = None
+    """Round that fixed each token; None = left to right."""
+    one_hot: Float[Tensor, "B T V"] | None = None
+    """Straight-through one-hot codes that carry a gradient."""
+
+    def __len__(self) -> int:
+        return self.ids.shape[0]
+
+    def rows(self, index: Int[Tensor, " N"]) -> Tokens:
+        """The samples at `index`."""
+        index = index.to(self.ids.device)
+
+        def pick(value: Tensor | None) -> Tensor | None:
+            return None if value is None else value[index]
+
+        return Tokens(
+            ids=self.ids[index],
+            mask=self.mask[index],
+            log_probs=pick(self.log_probs),
+            decode_step=pick(self.decode_step),
+            one_hot=pick(self.one_hot),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompt:
+    """What the policy is conditioned on, and what it should produce."""
+
+    texts: list[str]
+    images: Images | Tokens | None = None
+    wants: Modality = "text"
+    seeds: list[int] | None = None
+    """One a sample: the same seed draws the same tokens whatever else is in the batch. None = global generator."""
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def rows(self, index: Int[Tensor, " N"]) -> Prompt:
+        """The prompts at `index`."""
+        texts = [self.texts[i] for i in index.tolist()]
+        images = None if self.images is None else self.images.rows(index)
+        seeds = None if self.seeds is None else [self.seeds[i] for i in index.tolist()]
+        return replace(self, texts=texts, images=images, seeds=seeds)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Turn:
+    """A prompt and the tokens that answered it. They never travel apart."""
+
+    prompt: Prompt
+    tokens: Tokens
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def rows(self, index: Int[Tensor, " N"]) -> Turn:
+        """The samples at `index`."""
+        return Turn(prompt=self.prompt.rows(index), tokens=self.tokens.rows(index))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenScores:
+    """What the current weights say about given tokens; 0 where the mask is False.
+
+    `log_probs` carries the gradient; `entropy` (nats) is for the log.
+    """
+
+    log_probs: Float[Tensor, "B T"]
+    entropy: Float[Tensor, "B T"]
+
+
+class Policy(Protocol):
+    """A model that draws tokens and scores them. Implementations are `nn.Module`s."""
+
+    def sample(self, prompt: Prompt, sampling: Sampling) -> Tokens:
+        """Draw tokens, without gradient unless `sampling.relaxation` asks for one."""
+        ...
+
+    def score(self, turn: Turn, under: Sampling | None = None) -> TokenScores:
+        """Log-probabilities of the turn's tokens under `under`, or under the model's own law if None."""
+        ...
+
+    def encode(self, texts: list[str]) -> Tokens:
+        """Tokens of given texts, end token included."""
+        ...
+
+    def decode(self, tokens: Tokens) -> list[list[str]]:
+        """The text of each token, special tokens left out; `"".join(pieces)` is the text."""
+        ...
+
+
+class Captioner(Policy, Protocol):
+    """A policy that writes about pictures and whose vision tower is frozen."""
+
+    def look(self, images: Images) -> Images:
+        """The same pictures with the frozen tower's features added."""
+        ...
+
+    def is_end(self, tokens: Tokens) -> Bool[Tensor, "B T"]:
+        """True where a token is the end token."""
+        ...
+
+    def reference_log_probs(self, tokens: Tokens) -> Float[Tensor, "B T"]:
+        """Log-probabilities of the text alone under the frozen language model, no picture, no adapters."""
+        ...
+
+
+Critic = Callable[[Turn], Float[Tensor, "B T"]]
+"""The value before each token is drawn; an `nn.Module` that owns its adapters."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """All that a reward may look at: results, never the policy."""
+
+    tokens: Tokens
+    """Detached."""
+    pieces: list[list[str]]
+    """The text of each token that is not special; `"".join(pieces[i])` is caption i. At most T entries a row:
+    the end token has none."""
+    ended: Bool[Tensor, " B"]
+    """True where an end token was drawn."""
+    images: Images | None
+    references: list[str]
+    """The true answer, or the prompt; "" if there is none."""
+    sources: list[str] = field(default_factory=list[str])
+    """Where each picture came from (a path), for error messages and rewards that look up a truth."""
+
+    def texts(self) -> list[str]:
+        """The captions, stripped of white space at both ends."""
+        return ["".join(row).strip() for row in self.pieces]
+
+
+Reward = Callable[[Outcome], Float[Tensor, "B T"]]
+"""What each token earns. Rewards of a whole text go on its last token: see `rewards.combine.on_last_token`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rollout:
+    """Judged experience. Rewards belong to the last turn's tokens."""
+
+    turns: tuple[Turn, ...]
+    rewards: Float[Tensor, "B T"]
+    reward_parts: dict[str, Float[Tensor, " B"]]
+    """Each named reward summed over the tokens, unweighted, for the log."""
+    group: Int[Tensor, " B"]
+    """Samples of one prompt share an id."""
+    pieces: list[list[str]] = field(default_factory=list[list[str]])
+    """Decoded pieces of the last turn, for galleries."""
+    sources: list[str] = field(default_factory=list[str])
+    """Where each picture came from."""
+    baseline: Float[Tensor, " B"] | None = None
+    """Total reward of the greedy caption of the same picture (SCST); None otherwise."""
+
+    def __len__(self) -> int:
+        return self.rewards.shape[0]
+
+    def rows(self, index: Int[Tensor, " N"]) -> Rollout:
+        """The samples at `index`."""
+        rows = index.tolist()
+        at = index.to(self.rewards.device)
+        return Rollout(
+            turns=tuple(turn.rows(index) for turn in self.turns),
+            rewards=self.rewards[at],
+            reward_parts={name: value[at] for name, value in self.reward_parts.items()},
+            group=self.group[at],
+            pieces=[self.pieces[i] for i in rows] if self.pieces else [],
+            sources=[self.sources[i] for i in rows] if self.sources else [],
+            baseline=None if self.baseline is None else self.baseline[at],
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Credit:
+    """What each token is worth, settled for the whole batch on all ranks before it is split."""
+
+    advantages: Float[Tensor, "B S"]
+    shares: Float[Tensor, "B S"]
+    """Weight of each token in the batch loss: 0 where masked, sum 1 over the batch on all ranks."""
+    returns: Float[Tensor, "B S"] | None = None
+    """The target of a critic."""
+    values: Float[Tensor, "B S"] | None = None
+    """What the critic expected, before this step's update; for the log."""
+
+    def rows(self, index: Int[Tensor, " N"]) -> Credit:
+        """The samples at `index`."""
+        index = index.to(self.advantages.device)
+
+        def pick(value: Tensor | None) -> Tensor | None:
+            return None if value is None else value[index]
+
+        return Credit(
+            advantages=self.advantages[index],
+            shares=self.shares[index],
+            returns=pick(self.returns),
+            values=pick(self.values),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossOutput:
+    """Per-token loss; the loop multiplies by `credit.shares` and sums, once."""
+
+    per_token: Float[Tensor, "B S"]
+    metrics: dict[str, Float[Tensor, "B S"]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What a policy achieved on held-out pictures."""
+
+    metrics: dict[str, float]
+    """Figures of the whole set, by plain name (`recall@1`, `length`)."""
+    per_sample: dict[str, list[float]] = field(default_factory=dict[str, list[float]])
+    """Values whose mean is the figure of the same name, in the order of the set: for paired intervals."""
+    samples: list[dict[str, str]] = field(default_factory=list[dict[str, str]])
+    """What was produced: `source` (path), `caption`, and `truth` where one is known."""
+    protocol: dict[str, str] = field(default_factory=dict[str, str])
+    """Everything a reader needs to compare: encoder, decoding, crop, number of pictures."""
+
+
+class Reduction(Protocol):
+    """Sums a tensor over all ranks; the identity on one rank."""
+
+    def __call__(self, tensor: Tensor, /) -> Tensor: ...
+
+
+def one_rank(tensor: Tensor, /) -> Tensor:
+    """The reduction of a run on one rank: the tensor itself."""
+    return tensor
+
+
+class Algorithm(Protocol):
+    """Turns judged experience into a loss."""
+
+    def credit(self, policy: Policy, rollout: Rollout) -> Credit:
+        """Credit for the whole batch, on all ranks, without gradient."""
+        ...
+
+    def loss(self, policy: Policy, rollout: Rollout, credit: Credit) -> LossOutput:
+        """Per-token loss of any subset of rows."""
+        ...
