@@ -1,0 +1,52 @@
+# Everything a user or contributor runs; `make` alone lists it. Each target first makes what it needs in .venv.
+
+# The first Python that is new enough and can make virtual environments.
+PYTHON ?= $(shell for candidate in python3.11 python3.12 python3.13 python3; do \
+	"$$candidate" -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 \
+	&& echo "$$candidate" && break; done)
+# Where torch comes from; empty = pip's own index, whose Linux build brings CUDA along.
+TORCH_INDEX ?=
+# More arguments for pytest, as in `make test ARGS="-m 'not slow'"`.
+ARGS ?=
+
+BIN := .venv/bin
+STAMP := .venv/.sightloop-installed
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check weights study
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## make .venv with everything below in its tested versions (TORCH_INDEX=URL: torch from there)
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "no Python 3.11 or newer with venv found; name one: make setup PYTHON=..."; exit 1; }
+	$(PYTHON) -m venv .venv
+
+# torch alone and first: resolved together with the rest, an open version would fetch gigabytes before it is narrowed.
+$(STAMP): $(BIN)/python pyproject.toml constraints.txt
+	@echo "installing into .venv, a few minutes the first time"
+	$(PIP) install --quiet --constraint constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev,data,video]'
+	@touch $@
+
+demo: $(STAMP) ## train the bundled captioner with VLRM on this computer, no download
+	$(BIN)/sightloop train vlrm --run runs/demo-vlrm --overwrite
+
+test: $(STAMP) ## run the tests (ARGS="-m 'not slow'": the quick ones)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ARGS)
+
+check: $(STAMP) ## lint, format, types, spelling, structure
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/codespell
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --quiet tests/test_architecture.py
+
+weights: $(STAMP) ## make the bundled weights again, from nothing (hours)
+	$(BIN)/python -m sightloop.shapes.pretrain
+
+study: $(STAMP) ## repeat the study of the embedded world
+	$(BIN)/python -m sightloop.shapes.study

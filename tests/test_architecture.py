@@ -1,0 +1,370 @@
+"""The house rules, read off the source: who may import whom, how long things may be, what must be said."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Who may import what of the package. A folder may always import itself; `module:Name` allows that one name.
+BATCHES = {"data.images:ImageBatch"}
+ALLOWED: dict[str, set[str]] = {
+    "types": set(),
+    "algorithms": {"types"},
+    "rewards": {"types"},
+    "models": {"types"},
+    "data": {"types"},
+    "rollouts": {"types"} | BATCHES,
+    "training": {"types", "algorithms.masked"},
+    "evaluation": {"types"} | BATCHES,
+    "shapes": {"types", "models"} | BATCHES,
+    "report": {"evaluation.intervals"},
+    "recipes": {
+        "types", "algorithms", "rewards", "models", "data", "rollouts", "training", "evaluation", "shapes",
+    },
+    "cli": {"recipes", "report"},
+}  # fmt: skip
+# Where the libraries from outside are limited too; everyone else may import what pyproject.toml declares.
+OUTSIDE = {
+    "types": {"torch", "jaxtyping"},
+    "algorithms": {"torch", "jaxtyping"},
+    "evaluation.intervals": {"numpy"},
+    "report": {"numpy"},
+}
+# Large, optional and imported where they are used, so that the core installs and starts without them.
+LAZY = {"av", "datasets", "gradio", "pyarrow", "pycocoevalcap", "tensorboard", "trackio", "wandb"}
+IMPORT_NAMES = {"pillow": "PIL"}
+BANNED_WORDS = {
+    "utils",
+    "util",
+    "common",
+    "helpers",
+    "helper",
+    "misc",
+    "base",
+    "manager",
+    "handler",
+    "v2",
+    "new",
+}
+MAX_FILE, MAX_FUNCTION, MAX_PARAMETERS = 400, 60, 7
+
+FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """One parsed file; `module` is its dotted name below the package, "" outside of it."""
+
+    path: str
+    module: str
+    text: str
+
+    @property
+    def tree(self) -> ast.Module:
+        """The syntax tree."""
+        return ast.parse(self.text)
+
+    @property
+    def unit(self) -> str:
+        """The folder, or the file at the top, that the rules speak about."""
+        return self.module.split(".")[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Import:
+    """One imported name: `target` is the dotted module, `name` what is taken from it ("": the module)."""
+
+    target: str
+    name: str
+    line: int
+    inside_function: bool
+
+
+def read(folder: str) -> list[Source]:
+    """Every Python file below `folder`."""
+    sources: list[Source] = []
+    for path in sorted((ROOT / folder).rglob("*.py")):
+        parts = list(path.relative_to(ROOT / folder).with_suffix("").parts)
+        if parts[-1] == "__init__":
+            parts.pop()
+        module = ".".join(parts) if folder == "sightloop" else ""
+        sources.append(Source(path=str(path.relative_to(ROOT)), module=module, text=path.read_text()))
+    return sources
+
+
+def imports(source: Source) -> Iterator[Import]:
+    """Every import of a file, those inside functions and under TYPE_CHECKING included."""
+
+    def walk(node: ast.AST, inside: bool) -> Iterator[Import]:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.Import):
+                for alias in child.names:
+                    yield Import(target=alias.name, name="", line=child.lineno, inside_function=inside)
+            elif isinstance(child, ast.ImportFrom):
+                target = "." * child.level + (child.module or "")
+                for alias in child.names:
+                    yield Import(target=target, name=alias.name, line=child.lineno, inside_function=inside)
+            else:
+                yield from walk(child, inside or isinstance(child, FunctionNode | ast.Lambda))
+
+    yield from walk(source.tree, False)
+
+
+def own_target(found: Import, modules: set[str]) -> str | None:
+    """The module of the package that an import reaches, by its name below the package; None if outside."""
+    if found.target.split(".")[0] != "sightloop":
+        return None
+    target = found.target.removeprefix("sightloop").removeprefix(".")
+    deeper = f"{target}.{found.name}".removeprefix(".")
+    return deeper if deeper in modules else target
+
+
+def edge_is_allowed(unit: str, target: str, name: str) -> bool:
+    """True if `unit` may take `name` from the package's module `target`."""
+    if target.split(".")[0] == unit:
+        return True
+    return any(
+        f"{target}:{name}" == rule or target == rule or target.startswith(f"{rule}.")
+        for rule in ALLOWED.get(unit, set())
+    )
+
+
+def functions(source: Source) -> Iterator[tuple[FunctionNode, bool]]:
+    """Every function of a file, and whether it is a method with a `self` or `cls`."""
+    for node in ast.walk(source.tree):
+        in_class = isinstance(node, ast.ClassDef)
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, FunctionNode):
+                static = any(isinstance(d, ast.Name) and d.id == "staticmethod" for d in child.decorator_list)
+                yield child, in_class and not static
+
+
+def forbidden_edges(source: Source, modules: set[str]) -> list[str]:
+    """Imports inside the package that the table does not allow; relative ones, which hide where they go."""
+    wrong: list[str] = []
+    for found in imports(source):
+        if found.target.startswith("."):
+            wrong.append(f"{source.path}:{found.line} relative import {found.target}")
+            continue
+        target = own_target(found, modules)
+        if target is not None and not edge_is_allowed(source.unit, target, found.name):
+            wrong.append(f"{source.path}:{found.line} {source.unit} may not import {target}:{found.name}")
+    return wrong
+
+
+def forbidden_libraries(source: Source, declared: set[str]) -> list[str]:
+    """Imports of libraries that are undeclared or not for this folder; torch.distributed outside its file."""
+    limits = [names for unit, names in OUTSIDE.items() if f"{source.module}.".startswith(f"{unit}.")]
+    usable = limits[0] if limits else declared
+    wrong: list[str] = []
+    for found in imports(source):
+        root = found.target.split(".")[0]
+        if root not in sys.stdlib_module_names | usable | {"sightloop", ""}:
+            wrong.append(f"{source.path}:{found.line} imports {root}")
+    if source.module == "training.distributed":
+        return wrong
+    for found in imports(source):
+        if f"{found.target}.{found.name}.".startswith("torch.distributed."):
+            wrong.append(f"{source.path}:{found.line} imports torch.distributed")
+    for node in ast.walk(source.tree):
+        if isinstance(node, ast.Attribute) and ast.unparse(node) == "torch.distributed":
+            wrong.append(f"{source.path}:{node.lineno} uses torch.distributed")
+    return wrong
+
+
+def hidden_imports(source: Source) -> list[str]:
+    """Imports inside functions, except optional libraries and the command line's."""
+    return [
+        f"{source.path}:{found.line} imports {found.target} inside a function"
+        for found in imports(source)
+        if found.inside_function and source.module != "cli" and not LAZY & set(found.target.split("."))
+    ]
+
+
+def oversized(source: Source) -> list[str]:
+    """Files, functions and parameter lists beyond the limits."""
+    wrong: list[str] = []
+    if (lines := source.text.count("\n")) > MAX_FILE:
+        wrong.append(f"{source.path} has {lines} lines, at most {MAX_FILE}")
+    for function, is_method in functions(source):
+        place = f"{source.path}:{function.lineno} {function.name}"
+        lines = (function.end_lineno or function.lineno) - function.lineno + 1
+        if lines > MAX_FUNCTION:
+            wrong.append(f"{place} has {lines} lines, at most {MAX_FUNCTION}")
+        a = function.args
+        count = len([*a.posonlyargs, *a.args, *a.kwonlyargs, *filter(None, [a.vararg, a.kwarg])]) - is_method
+        if count > MAX_PARAMETERS:
+            wrong.append(f"{place} takes {count} parameters, at most {MAX_PARAMETERS}")
+    return wrong
+
+
+def undocumented(source: Source) -> list[str]:
+    """Files, public classes, their public methods and public functions without a docstring."""
+    wrong = (
+        []
+        if ast.get_docstring(source.tree) or not source.text.strip()
+        else [f"{source.path} has no docstring"]
+    )
+
+    def look(body: list[ast.stmt]) -> None:
+        for node in body:
+            if not isinstance(node, ast.ClassDef | FunctionNode) or node.name.startswith("_"):
+                continue
+            if not ast.get_docstring(node):
+                wrong.append(f"{source.path}:{node.lineno} {node.name} has no docstring")
+            if isinstance(node, ast.ClassDef):
+                look(node.body)
+
+    look(source.tree.body)
+    return wrong
+
+
+def careless(source: Source) -> list[str]:
+    """Probing for attributes, catching everything, thawed dataclasses, TODOs nobody tracks."""
+    wrong: list[str] = []
+    for node in ast.walk(source.tree):
+        place = f"{source.path}:{getattr(node, 'lineno', 0)}"
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            name, count = node.func.id, len(node.args)
+            if name == "hasattr" or (name == "getattr" and (count > 2 or source.unit == "models")):
+                wrong.append(f"{place} probes with {name}")
+        if isinstance(node, ast.ExceptHandler):
+            caught = ast.unparse(node.type) if node.type else "everything"
+            if caught in {"everything", "Exception", "BaseException"}:
+                wrong.append(f"{place} catches {caught}")
+        if isinstance(node, ast.ClassDef):
+            for decorator in map(ast.unparse, node.decorator_list):
+                is_dataclass = re.match(r"(dataclasses\.)?dataclass\b", decorator)
+                if is_dataclass and not {"frozen=True", "kw_only=True"} <= set(
+                    re.findall(r"\w+=\w+", decorator)
+                ):
+                    wrong.append(f"{place} dataclass {node.name} is not frozen and keyword-only")
+    wrong += [
+        f"{source.path}:{number} TODO without an issue number"
+        for number, line in enumerate(source.text.splitlines(), 1)
+        if re.search(r"#.*\bTODO\b(?!\(#\d+\))", line)
+    ]
+    return wrong
+
+
+def badly_named(source: Source) -> list[str]:
+    """Files named for nothing in particular."""
+    words = set(Path(source.path).stem.split("_"))
+    return [f"{source.path} is named for nothing in particular: {words & BANNED_WORDS}"] * bool(
+        words & BANNED_WORDS
+    )
+
+
+def declared_libraries() -> set[str]:
+    """Import names of every dependency in pyproject.toml: extras for users too, tools for developers not."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = [
+        line for name, lines in project["optional-dependencies"].items() if name != "dev" for line in lines
+    ]
+    names = {re.match(r"[\w-]+", line).group() for line in [*project["dependencies"], *extras]}  # pyright: ignore
+    # transformers brings tokenizers and is useless without it.
+    return {IMPORT_NAMES.get(name, name).replace("-", "_") for name in names} | {"tokenizers"}
+
+
+PACKAGE = read("sightloop")
+MODULES = {source.module for source in PACKAGE}
+RULES: dict[str, Callable[[Source], list[str]]] = {
+    "no_edge_outside_the_table": lambda source: forbidden_edges(source, MODULES),
+    "no_library_outside_the_list": lambda source: forbidden_libraries(source, declared_libraries()),
+    "no_import_inside_functions": hidden_imports,
+    "nothing_oversized": oversized,
+    "nothing_public_undocumented": undocumented,
+    "nothing_careless": careless,
+    "no_vague_file_names": badly_named,
+}
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_the_package_keeps_every_rule(rule: str) -> None:
+    problems = [line for source in PACKAGE for line in RULES[rule](source)]
+    assert not problems, "\n".join(problems)
+
+
+def test_tests_and_benchmarks_keep_the_limits_and_the_names() -> None:
+    sources = [*read("tests"), *read("benchmarks")]
+    problems = [line for source in sources for line in [*oversized(source), *badly_named(source)]]
+    assert not problems, "\n".join(problems)
+
+
+def test_tests_mirror_the_package_under_unique_names() -> None:
+    paths = [Path(source.path) for source in read("tests")]
+    folders = {path.parts[1] for path in paths if len(path.parts) > 2}
+    assert folders <= {path.name for path in (ROOT / "sightloop").iterdir() if path.is_dir()}
+    assert len({path.name for path in paths}) == len(paths)
+
+
+def test_every_folder_of_the_package_has_its_rule() -> None:
+    assert {source.unit for source in PACKAGE} - {""} <= set(ALLOWED)
+
+
+def test_no_module_imports_itself_over_others() -> None:
+    graph = {
+        source.module: {own for found in imports(source) if (own := own_target(found, MODULES))}
+        - {source.module}
+        for source in PACKAGE
+    }
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(f"import cycle: {' -> '.join(error.args[1])}")
+
+
+@pytest.mark.parametrize(
+    "module", ["sightloop.cli", "sightloop.report.page", "sightloop.evaluation.intervals"]
+)
+def test_what_must_start_fast_does_not_load_torch(module: str) -> None:
+    code = f"import sys, {module}; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("False\n", "")
+
+
+@pytest.mark.parametrize(
+    ("rule", "text"),
+    [
+        ("no_edge_outside_the_table", "from sightloop.models.blip2 import Blip2"),
+        ("no_edge_outside_the_table", "def f():\n    import sightloop.training.loop"),
+        ("no_edge_outside_the_table", "from .masked import mean"),
+        ("no_library_outside_the_list", "import transformers"),
+        ("no_library_outside_the_list", "import torch.distributed as dist"),
+        ("no_import_inside_functions", "def f():\n    import math"),
+        ("nothing_oversized", "def f(a, b, c, d, *, e, f, g, h): ..."),
+        ("nothing_oversized", "def f():\n" + "    x = 1\n" * 60),
+        ("nothing_oversized", "x = 1\n" * 401),
+        ("nothing_public_undocumented", '"""File."""\nclass A:\n    """A."""\n    def f(self): ...'),
+        ("nothing_public_undocumented", "x = 1"),
+        ("nothing_careless", "hasattr(x, 'y')"),
+        ("nothing_careless", "getattr(x, 'y', None)"),
+        ("nothing_careless", "try: x\nexcept Exception: y"),
+        ("nothing_careless", "@dataclass(frozen=True)\nclass A: ..."),
+        ("nothing_careless", "x = 1  # TODO later"),
+    ],
+)
+def test_the_rules_see_what_they_forbid(rule: str, text: str) -> None:
+    source = Source(path="sightloop/algorithms/sample.py", module="algorithms.sample", text=text)
+    assert len(RULES[rule](source)) == 1
+
+
+def test_the_rules_pass_what_they_allow() -> None:
+    text = (
+        '"""A file."""\nimport math\nfrom sightloop.algorithms.masked import mean\n'
+        'from sightloop.types import Tokens\n\n\ndef f(a, b, *, c):\n    """Says."""\n    # TODO(#12): more\n'
+    )
+    source = Source(path="sightloop/algorithms/sample.py", module="algorithms.sample", text=text)
+    assert [line for rule in RULES.values() for line in rule(source)] == []
+    assert badly_named(Source(path="sightloop/data/image_utils.py", module="data.image_utils", text="")) != []
