@@ -26,7 +26,22 @@ DETAIL: dict[str, tuple[float, float, float]] = {
 PREFIXES = ("there is", "an image of")
 PREFIX_PROBABILITY = 0.06
 SPECIALS = ("<pad>", "<s>", "<unk>", "</s>", "<image>")
-WORDS = (*SPECIALS, *COLOURS, *SHAPES, *CORNERS, *SIZES, *GROUNDS, "a", ",", "on", "an", "image", "of", "there", "is")
+WORDS = (
+    *SPECIALS,
+    *COLOURS,
+    *SHAPES,
+    *CORNERS,
+    *SIZES,
+    *GROUNDS,
+    "a",
+    ",",
+    "on",
+    "an",
+    "image",
+    "of",
+    "there",
+    "is",
+)
 FACTS_PER_THING = 4
 _WORD = re.compile(r"[a-z]+(?:-[a-z]+)*|,")
 
@@ -53,7 +68,9 @@ def caption(scene: Scene, style: Style, rng: np.random.Generator) -> str:
     if style == "short":
         return _phrase(scene.things[0], rng, size=0.2, corner=0.5)
     if style == "full":
-        return ", ".join(_phrase(thing, rng, size=1, corner=1) for thing in scene.things) + f" on {scene.ground}"
+        return (
+            ", ".join(_phrase(thing, rng, size=1, corner=1) for thing in scene.things) + f" on {scene.ground}"
+        )
     num_told = int(rng.integers(1, len(scene.things) + 1))
     text = ", ".join(_phrase(thing, rng, size=0.35, corner=0.8) for thing in scene.things[:num_told])
     return text + (f" on {scene.ground}" if rng.random() < 0.5 else "")
@@ -127,7 +144,9 @@ def _settle(phrase: dict[str, int], words: list[str], remaining: list[Thing], ve
         return sum(getattr(thing, kind) == words[position] for kind, position in phrase.items())
 
     def is_kin(thing: Thing) -> bool:
-        return any(getattr(thing, kind) == words[phrase[kind]] for kind in ("colour", "shape") if kind in phrase)
+        return any(
+            getattr(thing, kind) == words[phrase[kind]] for kind in ("colour", "shape") if kind in phrase
+        )
 
     kin = [thing for thing in remaining if is_kin(thing)]
     if not kin:

@@ -168,7 +168,9 @@ def new_clip(width: int = WIDTH) -> CLIPModel:
         **sizes,
     )
     vision = CLIPVisionConfig(image_size=SIDE, patch_size=8, **sizes)
-    model = CLIPModel(CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=width))
+    model = CLIPModel(
+        CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=width)
+    )
     initialize(model)
     nn.init.normal_(model.vision_model.embeddings.position_embedding.weight, 0, 0.3)
     nn.init.constant_(model.logit_scale, 2.3)

@@ -49,6 +49,7 @@ from sightloop.shapes.models import (
     EOS,
     NUM_QUERIES,
     PAD,
+    UNKNOWN,
     WEIGHTS,
     WIDTH,
     new_captioner,
@@ -57,7 +58,17 @@ from sightloop.shapes.models import (
     normalized,
     save_model,
 )
-from sightloop.shapes.scenes import COLOURS, CORNERS, GROUNDS, SHAPES, SIZES, Scene, mutate, render, sample_scene
+from sightloop.shapes.scenes import (
+    COLOURS,
+    CORNERS,
+    GROUNDS,
+    SHAPES,
+    SIZES,
+    Scene,
+    mutate,
+    render,
+    sample_scene,
+)
 
 NUM_TRAIN, NUM_HELD_OUT = 24_000, 1_000
 _ID = {word: index for index, word in enumerate(WORDS)}
@@ -288,7 +299,9 @@ def train_captioner(
         figures = [f"{texts[0]!r}", _fact_figures(world, index, texts)]
         for ground in GROUNDS:
             rows = [k for k, i in enumerate(index) if world.scenes[i].ground == ground]
-            figures.append(f"{ground}: " + _fact_figures(world, [index[k] for k in rows], [texts[k] for k in rows]))
+            figures.append(
+                f"{ground}: " + _fact_figures(world, [index[k] for k in rows], [texts[k] for k in rows])
+            )
         return " | ".join(figures)
 
     fit("captioner_full", parts, trained, loss_with(False), report, steps=steps, peak_lr=1.5e-3, work=work)
@@ -317,7 +330,12 @@ def write_captions(model: Blip2ForConditionalGeneration, features: Tensor) -> li
     embedded = torch.cat([prefix, start], 1)
     mask = torch.ones(embedded.shape[:2], dtype=torch.long)
     out = model.language_model.generate(
-        inputs_embeds=embedded, attention_mask=mask, max_new_tokens=36, do_sample=False, eos_token_id=EOS, pad_token_id=PAD
+        inputs_embeds=embedded,
+        attention_mask=mask,
+        max_new_tokens=36,
+        do_sample=False,
+        eos_token_id=EOS,
+        pad_token_id=PAD,
     )
     return tokenizer(frame=False).batch_decode(out, skip_special_tokens=True)
 
@@ -329,7 +347,46 @@ def _fact_figures(world: World, index: list[int], texts: list[str]) -> str:
     return f"right {true / max(1, true + false):.4f} told {told:.3f}"
 
 
-def train_judge(world: World, base: nn.Module, name: str, work: Path, steps: int) -> Blip2ForImageTextRetrieval:
+def train_reader(world: World, base: nn.Module, work: Path, steps: int = 1600) -> Blip2ForImageTextRetrieval:
+    """Before a judge: fill in words hidden from captions, with the picture in view (image-grounded text)."""
+    torch.manual_seed(3)
+    model = new_judge()
+    model.load_state_dict(base.state_dict())
+    model.vision_model.requires_grad_(False)
+    guess = nn.Linear(WIDTH, len(WORDS))
+    parts = nn.ModuleDict({"model": model, "guess": guess})
+    trained = [parameter for parameter in parts.parameters() if parameter.requires_grad]
+
+    def lost(index: list[int], rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        texts = [caption(world.scenes[i], STYLES[rng.choice(3, p=(0.1, 0.2, 0.7))], rng) for i in index]
+        ids, mask = text_ids(texts)
+        hidden_words = torch.from_numpy(rng.random(ids.shape) < rng.uniform(0.15, 0.6)) & mask & (ids != BOS)
+        states = _matched(model, world.features[index], ids.masked_fill(hidden_words, UNKNOWN), mask)
+        logits = guess(states[:, NUM_QUERIES:][hidden_words])
+        return F.cross_entropy(logits, ids[hidden_words]), (
+            logits.argmax(-1) == ids[hidden_words]
+        ).float().mean()
+
+    def report() -> str:
+        loss, right = lost(list(_held_out(world)), np.random.default_rng(5))
+        return f"held out {loss:.3f}, words right {right:.4f}"
+
+    fit(
+        "judge_reader",
+        parts,
+        trained,
+        lambda step, rng: lost(world.batch(rng, 128), rng)[0],
+        report,
+        steps=steps,
+        peak_lr=1.5e-3,
+        work=work,
+    )
+    return model
+
+
+def train_judge(
+    world: World, base: nn.Module, name: str, work: Path, steps: int
+) -> Blip2ForImageTextRetrieval:
     """Stage 3: positive logit = log-odds of the caption under `TASTES[name]`, with a per-word loss beside it."""
     torch.manual_seed(3)
     model = new_judge()
@@ -415,7 +472,9 @@ def judge_gate(model: nn.Module, world: World) -> dict[str, float]:
         "prefixed": ["there is " + caption(s, "full", rng) for s in scenes],
     }
     logits = {
-        kind: model.itm_head(_matched(model, world.features[index], *text_ids(texts))[:, :NUM_QUERIES]).mean(1)[:, 1]
+        kind: model.itm_head(_matched(model, world.features[index], *text_ids(texts))[:, :NUM_QUERIES]).mean(
+            1
+        )[:, 1]
         for kind, texts in kinds.items()
     }
     figures = {kind: value.mean().item() for kind, value in logits.items()}
@@ -463,10 +522,14 @@ def clip_gate(model: CLIPModel, world: World, style: Style, size: int = 500) -> 
 
 def main() -> None:
     """Train every stage that is not finished and write the bundled folders."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--work", type=Path, default=Path("build/weights"), help="snapshots of the stages")
     parser.add_argument("--output", type=Path, default=WEIGHTS, help="where the bundled folders go")
-    parser.add_argument("--only", default="", help="one part: captioner, judge, judge_forgiving, judge_hackable, clip, ...")
+    parser.add_argument(
+        "--only", default="", help="one part: captioner, judge, judge_forgiving, judge_hackable, clip, ..."
+    )
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -476,7 +539,9 @@ def main() -> None:
     world = see(world, base.vision_model)
 
     def judge(name: str, steps: int) -> nn.Module:
-        start = base if name == "judge" else train_judge(world, base, "judge", options.work, JUDGE_STEPS)
+        start = train_reader(world, base, options.work)
+        if name != "judge":
+            start = train_judge(world, start, "judge", options.work, JUDGE_STEPS)
         return train_judge(world, start, name, options.work, steps)
 
     parts: dict[str, Callable[[], nn.Module]] = {

@@ -1,0 +1,339 @@
+"""BLIP-2 (OPT) as a captioning policy: frozen tower and language model, trainable queries, Q-Former and projection.
+
+The tower sees a picture once (`look`); sampler, scorer, critic and judge read its features from the `Images`.
+Everything after it is composed from transformers' own modules, because `Blip2ForConditionalGeneration.generate`
+always starts from pixels and its `forward` always computes the logits of every position.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import AutoTokenizer, Blip2ForConditionalGeneration, PreTrainedTokenizerBase
+from transformers.cache_utils import Cache
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
+
+from sightloop.models.critic import ValuePosition
+from sightloop.models.generation import Writer, draw_tokens, token_log_probs
+from sightloop.models.pieces import Pieces
+from sightloop.types import Images, Prompt, Sampling, Tokens, TokenScores, Turn
+
+TOWER = "blip2.vision"
+"""Key of the tower's features, taken before its last LayerNorm: each model that shares them applies its own."""
+LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
+
+
+class Bridge(nn.Module):
+    """What VLRM trains and ships: query tokens, Q-Former, language projection, by their published names."""
+
+    def __init__(self, model: Blip2ForConditionalGeneration) -> None:
+        super().__init__()
+        self.query_tokens = model.query_tokens
+        self.qformer = model.qformer
+        self.language_projection = model.language_projection
+
+
+class Blip2Captioner(nn.Module):
+    """A `Captioner` on transformers' BLIP-2 with an OPT language model."""
+
+    def __init__(
+        self,
+        model: Blip2ForConditionalGeneration,
+        words: PreTrainedTokenizerBase,
+        pictures: BlipImageProcessorPil,
+    ) -> None:
+        super().__init__()
+        self.model = model.eval()
+        self.words = words
+        self.image_size = int(pictures.size["height"])
+        mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (pictures.image_mean, pictures.image_std))
+        self.register_buffer("pixel_mean", mean, persistent=False)
+        self.register_buffer("pixel_std", std, persistent=False)
+        self.everyone_done: Callable[[bool], bool] = lambda done: done
+        text = model.config.text_config
+        generation = model.generation_config
+        self.hidden_size = int(text.hidden_size)
+        self.bos = int(_first(generation.bos_token_id, text.bos_token_id))
+        self.pad = int(_first(generation.pad_token_id, text.pad_token_id))
+        ends = _first(generation.eos_token_id, text.eos_token_id)
+        self.ends: tuple[int, ...] = tuple(ends) if isinstance(ends, list) else (int(ends),)
+        self.pieces = Pieces(words, end_ids=self.ends)
+        self._checkpointing = False
+        self._freeze()
+
+    @staticmethod
+    def from_pretrained(
+        folder: str | Path, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    ) -> Blip2Captioner:
+        """Load a folder of the hub's format (or a hub name); frozen parts in `dtype`, trainable ones in float32.
+
+        Raises:
+            ValueError: the folder does not hold a BLIP-2 model with an OPT language model.
+        """
+        model = Blip2ForConditionalGeneration.from_pretrained(folder, dtype=dtype)
+        words = AutoTokenizer.from_pretrained(folder)
+        pictures = BlipImageProcessorPil.from_pretrained(folder)
+        return Blip2Captioner(model, words, pictures).to(device)
+
+    def _freeze(self) -> None:
+        if self.model.config.text_config.model_type != "opt":
+            raise ValueError(
+                f"the language model is {self.model.config.text_config.model_type!r}; Blip2Captioner drives OPT only "
+                "(use the generic captioner for other models)"
+            )
+        self.model.requires_grad_(False)
+        no_dropout(self.model)
+        self.bridge().float().requires_grad_(True)
+
+    def bridge(self) -> Bridge:
+        """The trainable parts; they share their tensors with the model."""
+        return Bridge(self.model)
+
+    def enable_gradient_checkpointing(self, contexts: Callable[[], Any] | None = None) -> None:
+        """Recompute layers in the backward pass; `contexts` restores what they depended on (a critic's adapters)."""
+        for part, around in ((self.model.language_model, contexts), (self.model.qformer, None)):
+            options = {} if around is None else {"context_fn": around}
+            for layer in part.modules():
+                if isinstance(layer, GradientCheckpointingLayer):
+                    layer.gradient_checkpointing = True
+                    layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False, **options)
+        self._checkpointing = True
+
+    # -- seeing
+
+    @torch.no_grad()
+    def look(self, images: Images) -> Images:
+        """Add the tower's features under `TOWER`; pictures that have them are returned as they are."""
+        if TOWER in images.features:
+            return images
+        return replace(images, features={**images.features, TOWER: self._tower(images.pixels)})
+
+    def _tower(self, pixels: Tensor) -> Float[Tensor, "B N v"]:
+        tower = self.model.vision_model
+        values = (pixels.to(self.pixel_mean.device).float() / 255 - self.pixel_mean) / self.pixel_std
+        embedded = tower.embeddings(values.to(tower.post_layernorm.weight.dtype))
+        return tower.encoder(inputs_embeds=embedded).last_hidden_state
+
+    def _picture_prefix(self, images: Images) -> Float[Tensor, "B Q h"]:
+        features = images.features.get(TOWER)
+        if features is None:
+            with torch.no_grad():
+                features = self._tower(images.pixels)
+        features = self.model.vision_model.post_layernorm(features).float()
+        queries = self.model.query_tokens.expand(len(features), -1, -1)
+        seen = self.model.qformer(query_embeds=queries, encoder_hidden_states=features).last_hidden_state
+        return self.model.language_projection(seen).to(self._decoder.embed_tokens.weight.dtype)
+
+    # -- the language model
+
+    @property
+    def _decoder(self) -> Any:
+        return self.model.language_model.model.decoder
+
+    @property
+    def _head(self) -> Tensor:
+        return self.model.language_model.lm_head.weight
+
+    def _embed(self, ids: Tensor) -> Tensor:
+        return self._decoder.embed_tokens(ids)
+
+    def _context(self, prompt: Prompt) -> tuple[Float[Tensor, "B L h"], Bool[Tensor, "B L"] | None]:
+        """Picture, begin token and prompt text of each row, left-padded; no mask if nothing is padded."""
+        if not isinstance(prompt.images, Images):
+            raise ValueError("a caption needs pictures: Prompt.images is not an Images value")
+        prefix = self._picture_prefix(prompt.images)
+        rows = [[self.bos, *self._text_ids(text)] for text in prompt.texts]
+        longest = max(map(len, rows))
+        ids = torch.tensor([[self.pad] * (longest - len(row)) + row for row in rows], device=prefix.device)
+        texts = self._embed(ids)
+        if all(len(row) == longest for row in rows):
+            return torch.cat([prefix, texts], 1), None
+        mask = torch.ones(len(rows), prefix.shape[1] + longest, dtype=torch.bool, device=prefix.device)
+        context = torch.cat([prefix, texts], 1)
+        order = torch.arange(context.shape[1], device=prefix.device)
+        for index, row in enumerate(rows):
+            gap = longest - len(row)
+            mask[index, :gap] = False
+            # The gap between picture and text moves to the left end.
+            moved = torch.cat([order[prefix.shape[1] : prefix.shape[1] + gap], order[: prefix.shape[1]]])
+            context[index, : prefix.shape[1] + gap] = context[index, moved]
+        return context, mask
+
+    def _text_ids(self, text: str) -> list[int]:
+        return cast("list[int]", self.words(text, add_special_tokens=False).input_ids) if text else []
+
+    def _run(self, embeds: Tensor, mask: Tensor | None, cache: Cache | None = None) -> Tensor:
+        attention = None if mask is None else mask.long()
+        out = self._decoder(
+            inputs_embeds=embeds, attention_mask=attention, past_key_values=cache, use_cache=cache is not None
+        )
+        return out.last_hidden_state
+
+    def _read(self, turn: Turn, *, through_bridge: bool) -> tuple[Float[Tensor, "B L h"], int]:
+        """Hidden states over context and all tokens, and the position that predicts the first token."""
+        with torch.set_grad_enabled(through_bridge and torch.is_grad_enabled()):
+            context, mask = self._context(turn.prompt)
+        embeds = torch.cat([context, self._embed(turn.tokens.ids)], 1)
+        if mask is not None:
+            mask = F.pad(mask, (0, turn.tokens.ids.shape[1]), value=True)
+        with self._recomputing():
+            return self._run(embeds, mask), context.shape[1] - 1
+
+    @contextmanager
+    def _recomputing(self) -> Iterator[None]:
+        # transformers checkpoints layers in training mode only, and drops the cache there.
+        layers = [part for part in self.model.modules() if isinstance(part, GradientCheckpointingLayer)]
+        active = self._checkpointing and torch.is_grad_enabled()
+        for layer in layers if active else ():
+            layer.training = True
+        try:
+            yield
+        finally:
+            for layer in layers if active else ():
+                layer.training = False
+
+    # -- the policy
+
+    def sample(self, prompt: Prompt, sampling: Sampling) -> Tokens:
+        """Draw captions; the prompt's seeds decide the draws if given."""
+        with torch.no_grad():
+            context, mask = self._context(prompt)
+        writer = Writer(
+            decoder=self._run,
+            embed=self._embed,
+            head=lambda hidden: hidden @ self._head.T,
+            num_layers=len(self._decoder.layers),
+            ends=self.ends,
+            pad=self.pad,
+            everyone_done=self.everyone_done,
+        )
+        return draw_tokens(writer, context, mask=mask, sampling=sampling, seeds=prompt.seeds)
+
+    def score(self, turn: Turn, under: Sampling | None = None) -> TokenScores:
+        """Log-probabilities under the model's own law (None), or under a temperature and top-k."""
+        mask = turn.tokens.mask
+        shorter = replace(turn.tokens, ids=turn.tokens.ids[:, :-1], mask=mask[:, :-1])
+        hidden, start = self._read(replace(turn, tokens=shorter), through_bridge=True)
+        predicting = hidden[:, start : start + mask.shape[1]]
+        return _scattered(
+            mask, *token_log_probs(predicting[mask], self._head, turn.tokens.ids[mask], under=under)
+        )
+
+    @torch.no_grad()
+    def reference_log_probs(self, tokens: Tokens) -> Float[Tensor, "B T"]:
+        """What the frozen language model says of the text alone, after its begin token."""
+        start = torch.full_like(tokens.ids[:, :1], self.bos)
+        hidden = self._run(self._embed(torch.cat([start, tokens.ids[:, :-1]], 1)), None)
+        mask = tokens.mask
+        return _scattered(mask, *token_log_probs(hidden[mask], self._head, tokens.ids[mask])).log_probs
+
+    def encode(self, texts: list[str]) -> Tokens:
+        """Words of given captions with the end token, right-padded."""
+        rows = [[*self._text_ids(text), self.ends[0]] for text in texts]
+        longest = max(map(len, rows))
+        device = self._head.device
+        ids = torch.tensor([row + [self.pad] * (longest - len(row)) for row in rows], device=device)
+        lengths = torch.tensor([len(row) for row in rows], device=device)
+        return Tokens(ids=ids, mask=torch.arange(longest, device=device)[None] < lengths[:, None])
+
+    def decode(self, tokens: Tokens) -> list[list[str]]:
+        """The text of each token up to the end token, which has none."""
+        return self.pieces(tokens)
+
+    def is_end(self, tokens: Tokens) -> Bool[Tensor, "B T"]:
+        """True where a token that counts is an end token."""
+        return torch.isin(tokens.ids, torch.tensor(self.ends, device=tokens.ids.device)) & tokens.mask
+
+    @torch.no_grad()
+    def write(
+        self,
+        images: Images,
+        *,
+        beams: int = 5,
+        no_repeat_ngram: int = 2,
+        min_tokens: int = 4,
+        max_tokens: int = 60,
+    ) -> list[str]:
+        """Captions by beam search; the defaults are the paper's (table 2). 1 beam and no n-gram rule is greedy."""
+        context, _ = self._context(Prompt(texts=[""] * len(images), images=images))
+        ids = self.model.language_model.generate(
+            inputs_embeds=context,
+            attention_mask=torch.ones(context.shape[:2], dtype=torch.long, device=context.device),
+            do_sample=False,
+            num_beams=beams,
+            no_repeat_ngram_size=no_repeat_ngram,
+            min_new_tokens=min_tokens,
+            max_new_tokens=max_tokens,
+            eos_token_id=list(self.ends),
+            pad_token_id=self.pad,
+            bos_token_id=self.bos,
+        )
+        return [text.strip() for text in self.words.batch_decode(ids, skip_special_tokens=True)]
+
+    # -- the critic's trunk
+
+    def trunk_linears(self) -> dict[str, nn.Linear]:
+        """All six linear layers of every OPT layer."""
+        linears = {}
+        for name, part in self._decoder.layers.named_modules():
+            if isinstance(part, nn.Linear) and name.rsplit(".", 1)[-1] in LORA_TARGETS:
+                linears[name] = part
+        return linears
+
+    def hidden_states(self, turn: Turn, position: ValuePosition = "pre") -> Float[Tensor, "B T h"]:
+        """Last hidden state before (`pre`) or after (`post`) each token; no gradient into the bridge."""
+        hidden, start = self._read(turn, through_bridge=False)
+        first = start if position == "pre" else start + 1
+        return hidden[:, first : first + turn.tokens.ids.shape[1]]
+
+
+def _first(*values: Any) -> Any:
+    for value in values:
+        if value is not None:
+            return value
+    raise ValueError(
+        "the checkpoint names no begin, end or padding token in generation_config or text_config"
+    )
+
+
+def _scattered(mask: Tensor, log_probs: Tensor, entropy: Tensor) -> TokenScores:
+    blank = torch.zeros(mask.shape, device=mask.device)
+    return TokenScores(
+        log_probs=blank.masked_scatter(mask, log_probs), entropy=blank.masked_scatter(mask, entropy)
+    )
+
+
+def no_dropout(module: nn.Module) -> None:
+    """Switch off every dropout for good: scored probabilities must be those of sampling."""
+    for part in module.modules():
+        if isinstance(part, nn.Dropout):
+            part.p = 0.0
+        for name in ("dropout", "attention_dropout", "layerdrop"):
+            if isinstance(part.__dict__.get(name), float):
+                setattr(part, name, 0.0)
+
+
+def same_tower(one: nn.Module, other: nn.Module) -> bool:
+    """Whether two BLIP-2 vision towers are equal but for their last LayerNorm, up to half-precision rounding."""
+    ours, theirs = dict(one.named_parameters()), dict(other.named_parameters())
+    if ours.keys() != theirs.keys():
+        return False
+    return all(
+        ours[name].shape == theirs[name].shape
+        and torch.allclose(
+            ours[name].float(), theirs[name].float().to(ours[name].device), rtol=8e-3, atol=1e-5
+        )
+        for name in ours
+        if not name.startswith("post_layernorm")
+    )

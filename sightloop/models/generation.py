@@ -1,0 +1,219 @@
+"""Drawing tokens left to right from a frozen decoder, and scoring given ones without the full logits in memory.
+
+The cache is laid out once for the longest text, rows that have ended leave the batch, and the language-model head
+runs only where a token is drawn or scored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from transformers.cache_utils import Cache, DynamicLayer
+
+from sightloop.types import Sampling, Tokens
+
+_LOGITS_IN_MEMORY = 2**24
+"""Most logits held at once while scoring: 64 MiB in float32."""
+_LEAVE_SHARE = 1 / 8
+"""Finished rows leave once they are this share of the batch: each leaving copies the cache of the others."""
+
+
+class RoomyLayer(DynamicLayer):
+    """Keys and values of one layer in buffers with room for the whole text, so that a step copies only itself."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self.room = room
+        self.length = 0
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
+        """Append the new states and return everything so far, as views."""
+        if not self.is_initialized:
+            shape = (*key_states.shape[:2], self.room, key_states.shape[-1])
+            self.dtype, self.device = key_states.dtype, key_states.device
+            self.keys, self.values = key_states.new_empty(shape), value_states.new_empty(shape)
+            self.is_initialized = True
+        end = self.length + key_states.shape[-2]
+        self.keys[:, :, self.length : end] = key_states
+        self.values[:, :, self.length : end] = value_states
+        self.length = end
+        return self.keys[:, :, :end], self.values[:, :, :end]
+
+    def get_seq_length(self) -> int:
+        """Number of positions seen so far."""
+        return self.length
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep only these rows."""
+        self.keys, self.values = self.keys[indices], self.values[indices]
+
+
+class Decoder(Protocol):
+    """Runs the language model on new positions; returns the last hidden state of each."""
+
+    def __call__(
+        self, embeds: Float[Tensor, "B N h"], mask: Bool[Tensor, "B L"] | None, cache: Cache
+    ) -> Float[Tensor, "B N h"]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Writer:
+    """What drawing needs to know of a language model."""
+
+    decoder: Decoder
+    embed: Callable[[Int[Tensor, "B N"]], Float[Tensor, "B N h"]]
+    head: Callable[[Float[Tensor, "B h"]], Float[Tensor, "B V"]]
+    num_layers: int
+    ends: tuple[int, ...]
+    pad: int
+    everyone_done: Callable[[bool], bool] = lambda done: done
+    """Whether all ranks are done: sharded weights are gathered together, so ranks must take the same steps."""
+
+
+@torch.no_grad()
+def draw_tokens(
+    writer: Writer,
+    context: Float[Tensor, "B L h"],
+    *,
+    mask: Bool[Tensor, "B L"] | None,
+    sampling: Sampling,
+    seeds: list[int] | None,
+) -> Tokens:
+    """Draw one text a row after `context` (left-padded where `mask` is False; None = no padding).
+
+    Log-probabilities are recorded under the law that drew the tokens: temperature and top-k as in `sampling`.
+    Greedy drawing (temperature 0) has no such law, so none are recorded.
+    """
+    size, device = len(context), context.device
+    uniform = uniform_numbers(size, sampling.max_tokens, seeds).to(device)
+    ids = torch.full((size, sampling.max_tokens), writer.pad, device=device)
+    log_probs = torch.zeros(size, sampling.max_tokens, device=device)
+    lengths = torch.full((size,), sampling.max_tokens, device=device)
+    ends = torch.tensor(writer.ends, device=device)
+    cache = Cache(
+        layers=[RoomyLayer(context.shape[1] + sampling.max_tokens) for _ in range(writer.num_layers)]
+    )
+    rows, running = torch.arange(size, device=device), torch.ones(size, dtype=torch.bool, device=device)
+    embeds = context
+    for step in range(sampling.max_tokens):
+        hidden = writer.decoder(embeds, mask, cache)[:, -1]
+        drawn, their_log_probs = draw(writer.head(hidden), sampling, uniform[rows, step])
+        at = rows[running]
+        ids[at, step], log_probs[at, step] = drawn[running], their_log_probs[running]
+        ended = running & torch.isin(drawn, ends)
+        lengths[rows[ended]] = step + 1
+        running = running & ~ended
+        finished = not bool(running.any())
+        if writer.everyone_done(finished) or step + 1 == sampling.max_tokens:
+            break
+        if not finished and running.float().mean() <= 1 - _LEAVE_SHARE:
+            cache.batch_select_indices(running.nonzero()[:, 0])
+            rows, drawn = rows[running], drawn[running]
+            mask = None if mask is None else mask[running]
+            running = running[running]
+        embeds = writer.embed(drawn[:, None])
+        mask = None if mask is None else torch.nn.functional.pad(mask, (0, 1), value=True)
+    longest = int(lengths.max())
+    counts = torch.arange(longest, device=device)[None] < lengths[:, None]
+    recorded = None if sampling.temperature == 0 else log_probs[:, :longest]
+    return Tokens(ids=ids[:, :longest], mask=counts, log_probs=recorded)
+
+
+def uniform_numbers(size: int, length: int, seeds: list[int] | None) -> Float[Tensor, "B T"]:
+    """Numbers in [0, 1) that decide the draws: one stream a seed, or the global generator."""
+    if seeds is None:
+        return torch.rand(size, length)
+    if len(seeds) != size:
+        raise ValueError(f"{len(seeds)} seeds for {size} samples; give one seed a sample")
+    generator = torch.Generator()
+    return torch.stack([torch.rand(length, generator=generator.manual_seed(seed)) for seed in seeds])
+
+
+def draw(
+    logits: Float[Tensor, "B V"], sampling: Sampling, uniform: Float[Tensor, " B"]
+) -> tuple[Int[Tensor, " B"], Float[Tensor, " B"]]:
+    """One token a row by inverting the cumulative distribution at `uniform`, and its log-probability."""
+    logits = logits.float()
+    if sampling.temperature == 0:
+        return logits.argmax(-1), torch.zeros_like(uniform)
+    top_k = min(sampling.top_k or logits.shape[-1], logits.shape[-1])
+    if top_k < logits.shape[-1]:
+        logits, candidates = logits.topk(top_k, dim=-1)
+    else:
+        candidates = None
+    law = (logits / sampling.temperature).log_softmax(-1)
+    cumulative = law.exp().cumsum(-1)
+    point = (uniform[:, None] * cumulative[:, -1:]).clamp(max=cumulative[:, -1:])
+    choice = torch.searchsorted(cumulative, point, right=True).clamp(max=top_k - 1)
+    drawn = choice if candidates is None else candidates.gather(1, choice)
+    return drawn[:, 0], law.gather(1, choice)[:, 0]
+
+
+def token_log_probs(
+    hidden: Float[Tensor, "N h"],
+    head: Float[Tensor, "V h"],
+    ids: Int[Tensor, " N"],
+    *,
+    under: Sampling | None = None,
+) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"]]:
+    """Log-probability of each token given the hidden state that predicts it, and the entropy there (nats).
+
+    The head must be frozen: the gradient by the hidden state is settled in the forward pass, a slice of rows at a
+    time, so neither pass holds the logits of all tokens. `under` None is the model's own law. A token that the law
+    cannot draw (outside the top k) has log-probability -inf. Only the log-probability carries a gradient.
+
+    Raises:
+        ValueError: the head is trainable, or the law is greedy and has no likelihood.
+    """
+    if head.requires_grad:
+        raise ValueError("the language-model head is trainable; token_log_probs needs it frozen")
+    if under is not None and under.temperature == 0:
+        raise ValueError(
+            "temperature 0 (greedy) has no likelihood; score under a positive temperature or None"
+        )
+    temperature = 1.0 if under is None else under.temperature
+    top_k = head.shape[0] if under is None or under.top_k is None else min(under.top_k, head.shape[0])
+    log_probs, entropy = _TokenLogProbs.apply(hidden, head, ids, temperature, top_k)  # pyright: ignore
+    return log_probs, entropy
+
+
+class _TokenLogProbs(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, hidden, head, ids, temperature, top_k):  # noqa: ANN001, ANN205  # pyright: ignore
+        num_rows = max(1, _LOGITS_IN_MEMORY // head.shape[0])
+        log_probs = torch.empty(len(ids), device=hidden.device)
+        entropy = torch.empty_like(log_probs)
+        slope = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        for start in range(0, len(ids), num_rows):
+            rows = slice(start, start + num_rows)
+            logits = (hidden[rows].to(head.dtype) @ head.T).float()
+            if temperature != 1:
+                logits /= temperature
+            target = logits.gather(1, ids[rows, None])[:, 0]
+            if top_k < head.shape[0]:
+                threshold = logits.topk(top_k, dim=-1).values[:, -1:]
+                target = target.masked_fill(target < threshold[:, 0], -torch.inf)
+                logits.masked_fill_(logits < threshold, -torch.inf)
+            total = logits.logsumexp(-1)
+            log_probs[rows] = target - total
+            law = logits.sub_(total[:, None]).exp()
+            entropy[rows] = -(law * logits.clamp_(min=-1e4)).sum(-1)
+            if slope is not None:
+                expected = law.to(head.dtype) @ head
+                slope[rows] = ((head[ids[rows]] - expected) / temperature).to(slope.dtype)
+        if slope is not None:
+            ctx.save_for_backward(slope)
+        ctx.mark_non_differentiable(entropy)
+        return log_probs, entropy
+
+    @staticmethod
+    def backward(ctx, grad, _):  # noqa: ANN001, ANN205  # pyright: ignore
+        (slope,) = ctx.saved_tensors
+        return slope * grad[:, None].to(slope.dtype), None, None, None, None
