@@ -1,0 +1,102 @@
+"""What a token or a sample is worth: discounted returns, and totals against their group."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+def discounted_returns(
+    rewards: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"], gamma: float = 1.0
+) -> Float[Tensor, "B T"]:
+    """Reward of a token and all later ones, discounted by `gamma` a token; 0 where masked. VLRM's eq. 1.
+
+    Masked tokens earn nothing and take no time.
+
+    >>> mask = torch.tensor([[True, True, True]])
+    >>> discounted_returns(torch.tensor([[0.0, 0.0, 1.0]]), mask, 0.5)
+    tensor([[0.2500, 0.5000, 1.0000]])
+    >>> discounted_returns(torch.tensor([[-1.0, 0.0, 2.0]]), mask)
+    tensor([[1., 2., 2.]])
+    """
+    later = torch.zeros_like(rewards[:, 0])
+    columns: list[Tensor] = []
+    for reward, counts in zip(reversed(rewards.unbind(1)), reversed(mask.unbind(1)), strict=True):
+        later = torch.where(counts, reward + gamma * later, later)
+        columns.append(later)
+    return torch.stack(columns[::-1], 1).masked_fill(~mask, 0)
+
+
+def other_mean(totals: Float[Tensor, " B"], group: Int[Tensor, " B"]) -> Float[Tensor, " B"]:
+    """Mean total of the OTHER samples of each sample's group: a baseline that does not know the sample.
+
+    Raises:
+        ValueError: a group has one sample only.
+
+    >>> other_mean(torch.tensor([1.0, 3.0, 8.0, 5.0]), torch.tensor([7, 7, 7, 7]))
+    tensor([5.3333, 4.6667, 3.0000, 4.0000])
+    """
+    same = _same_group(totals, group)
+    require_company(group)
+    return ((same * totals).sum(1) - totals) / (same.sum(1) - 1)
+
+
+def group_mean(totals: Float[Tensor, " B"], group: Int[Tensor, " B"]) -> Float[Tensor, " B"]:
+    """Mean total of each sample's group, the sample itself included.
+
+    >>> group_mean(torch.tensor([1.0, 3.0, 8.0]), torch.tensor([7, 7, 2]))
+    tensor([2., 2., 8.])
+    """
+    same = _same_group(totals, group)
+    return (same * totals).sum(1) / same.sum(1)
+
+
+def group_relative(
+    totals: Float[Tensor, " B"],
+    group: Int[Tensor, " B"],
+    *,
+    divide_by_std: bool = True,
+    leave_one_out: bool = False,
+    eps: float = 1e-4,
+) -> Float[Tensor, " B"]:
+    """Totals minus the mean of their group, divided by (the group's std (n - 1) + `eps`) if asked.
+
+    A group lives on one rank. A single sample, and a group that agrees, get 0.
+
+    Raises:
+        ValueError: `leave_one_out` with a group of one sample.
+
+    >>> totals, group = torch.tensor([1.0, 3.0, 4.0, 4.0]), torch.tensor([0, 0, 1, 1])
+    >>> group_relative(totals, group, divide_by_std=False)
+    tensor([-1.,  1.,  0.,  0.])
+    >>> group_relative(totals, group, divide_by_std=False, leave_one_out=True)
+    tensor([-2.,  2.,  0.,  0.])
+    """
+    mean = group_mean(totals, group)
+    advantages = totals - (other_mean(totals, group) if leave_one_out else mean)
+    if not divide_by_std:
+        return advantages
+    same = _same_group(totals, group)
+    variance = (same * (totals - mean).square()).sum(1) / (same.sum(1) - 1).clamp(min=1)
+    return advantages / (variance.sqrt() + eps)
+
+
+def require_company(group: Int[Tensor, " B"]) -> None:
+    """Check that every group has at least two samples.
+
+    Raises:
+        ValueError: a group has one sample only.
+    """
+    alone = [name for name, size in Counter(map(int, group.cpu())).items() if size < 2]
+    if alone:
+        raise ValueError(
+            f"group {alone[0]} has a single sample; its baseline needs at least 2 samples a prompt"
+        )
+
+
+def _same_group(totals: Tensor, group: Tensor) -> Float[Tensor, "B B"]:
+    # Row sums, not a matrix product or a scatter: exact in float32 and the same in every run on every device.
+    return (group[:, None] == group[None, :]).to(totals.dtype)

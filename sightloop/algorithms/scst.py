@@ -1,0 +1,120 @@
+"""Baselines without a critic: the greedy caption's reward (self-critical training), or the other samples'.
+
+Differences from the papers:
+1. SCST (Rennie et al., arXiv 1612.00563) sums log-probabilities over a caption. Here the loss is their mean
+   over the tokens of the batch (`share="token"`), which differs by one factor a step.
+2. SCST does not scale its advantages; `standardised` is an option. Its mean is then taken out as well.
+3. `GroupBaseline` credits a token with the rewards from it onwards and subtracts the mean total of the
+   picture's other captions (leave-one-out, Kool et al. 2019) or of all (as GRPO, arXiv 2402.03300, but
+   without its ratio and penalty: each caption is used once).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from sightloop.algorithms.a2c import SHARES, Objective, Share, only_turn, policy_loss, require_choices
+from sightloop.algorithms.credit import discounted_returns, group_mean, other_mean, require_company
+from sightloop.algorithms.masked import standardise
+from sightloop.types import Credit, LossOutput, Policy, Reduction, Rollout, Sampling, one_rank
+
+
+def self_critical(
+    rewards: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"], baseline: Float[Tensor, " B"]
+) -> Float[Tensor, "B T"]:
+    """Total reward of a sample minus its baseline, on each of its tokens; 0 where masked.
+
+    >>> mask = torch.tensor([[True, True, False]])
+    >>> self_critical(torch.tensor([[1.0, 3.0, 0.0]]), mask, torch.tensor([1.5]))
+    tensor([[2.5000, 2.5000, 0.0000]])
+    """
+    totals = rewards.masked_fill(~mask, 0).sum(1)
+    return (totals - baseline)[:, None] * mask
+
+
+@dataclass(frozen=True, kw_only=True)
+class SCST:
+    """Self-critical training: the sampled caption's total reward minus that of the greedy caption."""
+
+    objective: Objective = "log_probability"
+    share: Share = "token"
+    standardised: bool = False
+    """Advantages to mean 0 and standard deviation 1 over the samples of all ranks."""
+    under: Sampling | None = None
+    """The law whose probabilities are pushed; None = the model's own."""
+    reduce: Reduction = one_rank
+
+    def __post_init__(self) -> None:
+        require_choices(objective=self.objective, share=self.share, gamma=1.0, under=self.under)
+
+    @torch.no_grad()
+    def credit(self, policy: Policy, rollout: Rollout) -> Credit:
+        """Total reward minus the greedy caption's, on every token of the sample.
+
+        Raises:
+            ValueError: the rollout has no baseline.
+        """
+        if rollout.baseline is None:
+            raise ValueError(
+                "the rollout has no baseline; SCST needs greedy captions judged while collecting"
+            )
+        mask = only_turn(rollout).tokens.mask
+        advantages = self_critical(rollout.rewards, mask, rollout.baseline)
+        if self.standardised:
+            # Per sample: a long caption must not count more often than a short one.
+            first = mask.int().argmax(1, keepdim=True)
+            samples, present = advantages.gather(1, first), mask.gather(1, first)
+            advantages = standardise(samples, present, reduce=self.reduce) * mask
+        return Credit(
+            advantages=advantages, shares=SHARES[self.share](mask, reduce=self.reduce, dtype=advantages.dtype)
+        )
+
+    def loss(self, policy: Policy, rollout: Rollout, credit: Credit) -> LossOutput:
+        """The objective of each token."""
+        return policy_loss(policy, only_turn(rollout), credit, objective=self.objective, under=self.under)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupBaseline:
+    """Several captions a picture: each token's return minus the mean total of the group, standardised."""
+
+    gamma: float = 1.0
+    leave_one_out: bool = True
+    """Baseline from the other captions only, which keeps the gradient unbiased; False = from all."""
+    objective: Objective = "log_probability"
+    share: Share = "caption"
+    standardised: bool = True
+    under: Sampling | None = None
+    """The law whose probabilities are pushed; None = the model's own."""
+    reduce: Reduction = one_rank
+
+    def __post_init__(self) -> None:
+        require_choices(objective=self.objective, share=self.share, gamma=self.gamma, under=self.under)
+
+    @torch.no_grad()
+    def credit(self, policy: Policy, rollout: Rollout) -> Credit:
+        """Returns minus the group's mean return of the first token.
+
+        Raises:
+            ValueError: a picture has a single caption, which leaves nothing to compare it with.
+        """
+        mask = only_turn(rollout).tokens.mask
+        returns = discounted_returns(rollout.rewards, mask, self.gamma)
+        totals = returns.gather(1, mask.int().argmax(1, keepdim=True))[:, 0]
+        require_company(rollout.group)
+        average = other_mean if self.leave_one_out else group_mean
+        baseline = average(totals, rollout.group)
+        advantages = (returns - baseline[:, None]).masked_fill(~mask, 0)
+        if self.standardised:
+            advantages = standardise(advantages, mask, reduce=self.reduce)
+        return Credit(
+            advantages=advantages, shares=SHARES[self.share](mask, reduce=self.reduce, dtype=advantages.dtype)
+        )
+
+    def loss(self, policy: Policy, rollout: Rollout, credit: Credit) -> LossOutput:
+        """The objective of each token."""
+        return policy_loss(policy, only_turn(rollout), credit, objective=self.objective, under=self.under)

@@ -1,0 +1,87 @@
+"""Named rewards with weights, added up per token; each one's share stays visible for the log."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Mapping
+from difflib import get_close_matches
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sightloop.types import Outcome, Reward, Tokens
+
+Judge = Callable[[Outcome], tuple[Float[Tensor, "B T"], dict[str, Float[Tensor, " B"]]]]
+"""The weighted sum of all rewards per token, and each named reward summed over the tokens, unweighted."""
+
+
+def on_last_token(values: Float[Tensor, " B"], tokens: Tokens) -> Float[Tensor, "B T"]:
+    """A reward of the whole text, put on the last token that counts.
+
+    >>> mask = torch.tensor([[True, True, False], [True, True, True]])
+    >>> on_last_token(torch.tensor([5.0, 7.0]), Tokens(ids=mask.long(), mask=mask))
+    tensor([[0., 5., 0.],
+            [0., 0., 7.]])
+    """
+    mask = tokens.mask
+    last = mask.shape[1] - 1 - mask.flip(1).int().argmax(1)
+    placed = torch.zeros(mask.shape, dtype=values.dtype, device=mask.device)
+    return placed.scatter(1, last[:, None], values.to(mask.device)[:, None])
+
+
+def combine(rewards: Mapping[str, Reward], weights: Mapping[str, float]) -> Judge:
+    """One judge from named rewards; a weight of 0 measures a reward without using it.
+
+    Raises:
+        ValueError: no reward, a reward without a weight, a weight without a reward, or a weight that is not a
+            number; when judging: a reward that is not finite, not one number a token, or not 0 where masked.
+    """
+    if not rewards:
+        raise ValueError("no rewards; name at least one")
+    _require_names("weights", weights, known=rewards, kind="reward")
+    _require_names("rewards", rewards, known=weights, kind="weight")
+    for name, weight in weights.items():
+        if not math.isfinite(weight):
+            raise ValueError(f"the weight of reward {name!r} is {weight}; use a finite number")
+
+    def judge(outcome: Outcome) -> tuple[Tensor, dict[str, Tensor]]:
+        mask = outcome.tokens.mask
+        total = torch.zeros(mask.shape, device=mask.device)
+        parts: dict[str, Tensor] = {}
+        for name, reward in rewards.items():
+            earned = reward(outcome).to(mask.device).float()
+            _require_sound(name, earned, outcome)
+            total = total + weights[name] * earned
+            parts[name] = earned.sum(1)
+        return total, parts
+
+    return judge
+
+
+def _require_names(given_as: str, names: Collection[str], *, known: Collection[str], kind: str) -> None:
+    for name in names:
+        if name not in known:
+            close = get_close_matches(name, known, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(known)}"
+            raise ValueError(f"{given_as} name {name!r}, which has no {kind}; {hint}")
+
+
+def _require_sound(name: str, earned: Tensor, outcome: Outcome) -> None:
+    mask = outcome.tokens.mask
+    if earned.shape != mask.shape:
+        shape, wanted = tuple(earned.shape), tuple(mask.shape)
+        raise ValueError(
+            f"reward {name!r} has shape {shape}, not one number a token {wanted}; see on_last_token"
+        )
+    for wrong, why in (
+        (~earned.isfinite(), "is not finite"),
+        ((earned != 0) & ~mask, "is not 0 on a masked token"),
+    ):
+        if wrong.any():
+            row, token = (int(index) for index in wrong.nonzero()[0])
+            source = outcome.sources[row] if outcome.sources else f"row {row}"
+            raise ValueError(
+                f"reward {name!r} {why}: {earned[row, token].item()} at token {token} of {source}, "
+                f"caption {outcome.texts()[row]!r}"
+            )

@@ -1,0 +1,367 @@
+"""How well a caption fits its picture: BLIP-2's image-text matching, CLIP's cosine, VLRM-RS's retrieval term.
+
+Differences from the paper (VLRM, arXiv 2404.01911):
+1. The matching reward is the mean over queries of the logit of class 1 ("matched"), without softmax: section
+   3.4. The formula printed before it (a softmax, class 0) contradicts that text and the values of the tables.
+2. Captions longer than `max_text_tokens` are cut; the paper does not say where. 64 keeps a long caption's
+   tail.
+3. The retrieval term compares the captions of `contrast` neighbouring rows; the paper does not say how many.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+from transformers import (
+    AutoTokenizer,
+    Blip2ForImageTextRetrieval,
+    CLIPModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+from sightloop.rewards.combine import on_last_token
+from sightloop.types import Images, Outcome
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preparation:
+    """Pixels as a network wants them: size, then mean and standard deviation per channel."""
+
+    height: int
+    width: int
+    shortest_side: int | None = None
+    """Resize to this shortest side and crop the centre; None = squash to height and width."""
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @staticmethod
+    def of_blip(pictures: BlipImageProcessorPil) -> Preparation:
+        """What a BLIP processor does: squash."""
+        size = pictures.size
+        return Preparation(height=size["height"], width=size["width"], **_channel_statistics(pictures))
+
+    @staticmethod
+    def of_clip(pictures: CLIPImageProcessorPil) -> Preparation:
+        """What a CLIP processor does: shortest side, centre crop."""
+        size, crop = pictures.size, pictures.crop_size
+        return Preparation(
+            height=crop["height"],
+            width=crop["width"],
+            shortest_side=size["shortest_edge"],
+            **_channel_statistics(pictures),
+        )
+
+    def __call__(self, pixels: UInt8[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 h w"]:
+        """Resized (bicubic, antialiased), cropped and normalised pixels, float32."""
+        values = self._crop(self._resize(pixels.float())) / 255
+        mean, std = (values.new_tensor(each).view(1, 3, 1, 1) for each in (self.mean, self.std))
+        return (values - mean) / std
+
+    def _resize(self, values: Tensor) -> Tensor:
+        size = (self.height, self.width)
+        if self.shortest_side is not None:
+            short = min(values.shape[2:])
+            size = tuple(self.shortest_side * side // short for side in values.shape[2:])
+        if tuple(values.shape[2:]) == size:
+            return values
+        resized = F.interpolate(values, size=size, mode="bicubic", antialias=True)
+        # Whole levels, as in the 8-bit pictures that processors make.
+        return resized.round().clamp(0, 255)
+
+    def _crop(self, values: Tensor) -> Tensor:
+        top, left = (values.shape[2] - self.height) // 2, (values.shape[3] - self.width) // 2
+        return values[:, :, top : top + self.height, left : left + self.width]
+
+
+def _channel_statistics(pictures: BlipImageProcessorPil | CLIPImageProcessorPil) -> dict[str, Any]:
+    return {"mean": tuple(cast("Any", pictures.image_mean)), "std": tuple(cast("Any", pictures.image_std))}
+
+
+class ItmSimilarity:
+    """Image-text matching of BLIP-2: the logit of "matched", averaged over the queries (unbounded)."""
+
+    def __init__(
+        self,
+        model: Blip2ForImageTextRetrieval,
+        words: PreTrainedTokenizerBase,
+        pictures: BlipImageProcessorPil,
+        *,
+        max_text_tokens: int = 64,
+        batch: int = 64,
+    ) -> None:
+        """Take a model, its tokenizer and its image processor; `batch` pairs are judged at once.
+
+        Raises:
+            ValueError: the model reads no text, or `max_text_tokens` is more than it has positions for.
+        """
+        reader = cast("Any", model.config).qformer_config
+        if not reader.use_qformer_text_input:
+            raise ValueError(
+                "this BLIP-2 has no text branch; use an image-text matching checkpoint (blip2-itm-vit-g)"
+            )
+        if not 2 < max_text_tokens <= reader.max_position_embeddings:
+            most = reader.max_position_embeddings
+            raise ValueError(
+                f"max_text_tokens is {max_text_tokens}; use 3 to {most}, begin and end token included"
+            )
+        self.model: Any = model.eval().requires_grad_(False)
+        self.words: Any = words
+        self.preparation = Preparation.of_blip(pictures)
+        self.max_text_tokens = max_text_tokens
+        self.batch = batch
+        self.tower_key = "itm.vision"
+        """Where the pictures carry the tower's features, taken before its last LayerNorm."""
+        self._tower: nn.Module | None = self.model.vision_model
+        self._last_norm: nn.LayerNorm = self.model.vision_model.post_layernorm
+        # Logits in half precision are too coarse for a reward, and the parts behind the tower are small.
+        for part in (self.model.qformer, self.model.embeddings, self.model.itm_head):
+            part.float()
+        self._queries: Tensor = self.model.query_tokens.float()
+
+    @staticmethod
+    def from_pretrained(
+        folder: str | Path,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        max_text_tokens: int = 64,
+    ) -> ItmSimilarity:
+        """Load a folder of the hub's format (or a hub name); the tower in `dtype`, the rest in float32."""
+        model = cast("Any", Blip2ForImageTextRetrieval).from_pretrained(folder, dtype=dtype).to(device)
+        words = cast("Any", AutoTokenizer).from_pretrained(folder)
+        pictures = cast("Any", BlipImageProcessorPil).from_pretrained(folder)
+        return ItmSimilarity(model, words, pictures, max_text_tokens=max_text_tokens)
+
+    @property
+    def tower(self) -> nn.Module:
+        """The judge's own vision tower, to compare with another's.
+
+        Raises:
+            ValueError: it was given up for a shared one.
+        """
+        if self._tower is None:
+            raise ValueError(f"the judge has no tower of its own; it reads features under {self.tower_key!r}")
+        return self._tower
+
+    def share_tower(self, key: str) -> None:
+        """Read the features that another model's equal tower leaves under `key`; free the judge's own tower.
+
+        The towers must be equal in all tensors but the last LayerNorm, and their pixels prepared alike.
+        """
+        self.tower_key = key
+        self._tower = self.model.vision_model = None
+
+    @torch.no_grad()
+    def look(self, images: Images) -> Images:
+        """The same pictures with the tower's features under `tower_key`."""
+        if self.tower_key in images.features:
+            return images
+        rows = [
+            self._see(images.rows(torch.tensor(index))) for index in _chunks(range(len(images)), self.batch)
+        ]
+        return replace(images, features={**images.features, self.tower_key: torch.cat(rows)})
+
+    @torch.no_grad()
+    def logits(self, images: Images, texts: list[str]) -> Float[Tensor, " B"]:
+        """The logit of "matched" of each picture with its text."""
+        ids = self._token_ids(texts)
+        scores = torch.zeros(len(texts), device=self.model.device)
+        # By length, so that a batch holds little padding.
+        order = sorted(range(len(texts)), key=lambda row: len(ids[row]))
+        for index in _chunks(order, self.batch):
+            features = self._see(images.rows(torch.tensor(index)))
+            scores[index] = self._match(features, [ids[row] for row in index])
+        return scores
+
+    def __call__(self, outcome: Outcome) -> Float[Tensor, "B T"]:
+        """The logit on the last token."""
+        return on_last_token(self.logits(_pictures(outcome), outcome.texts()), outcome.tokens)
+
+    def _see(self, images: Images) -> Float[Tensor, "B N v"]:
+        device = self.model.device
+        features = images.features.get(self.tower_key)
+        if features is not None:
+            return features.to(device)
+        if self._tower is None:
+            raise ValueError(f"the pictures carry no features under {self.tower_key!r}; `look` at them first")
+        tower: Any = self._tower
+        values = self.preparation(images.pixels.to(device)).to(self._last_norm.weight.dtype)
+        return tower.encoder(inputs_embeds=tower.embeddings(values)).last_hidden_state
+
+    def _match(self, features: Tensor, rows: list[list[int]]) -> Float[Tensor, " B"]:
+        device = self.model.device
+        longest, num_queries = max(map(len, rows)), self._queries.shape[1]
+        ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows], device=device)
+        reach = torch.tensor([num_queries + len(row) for row in rows], device=device)
+        attention = (torch.arange(num_queries + longest, device=device)[None] < reach[:, None]).long()
+        seen = self._last_norm(features.to(self._last_norm.weight.dtype)).float()
+        queries = self._queries.to(device).expand(len(rows), -1, -1)
+        hidden = self.model.qformer(
+            query_embeds=self.model.embeddings(input_ids=ids, query_embeds=queries),
+            query_length=num_queries,
+            attention_mask=attention,
+            encoder_hidden_states=seen,
+        ).last_hidden_state
+        return self.model.itm_head(hidden[:, :num_queries]).mean(1)[:, 1]
+
+    def _token_ids(self, texts: list[str]) -> list[list[int]]:
+        if not texts:
+            return []
+        return self.words(texts, truncation=True, max_length=self.max_text_tokens).input_ids
+
+
+class ClipSimilarity:
+    """Cosine between CLIP's embeddings of picture and caption, in [-1, 1]."""
+
+    def __init__(
+        self,
+        model: CLIPModel,
+        words: PreTrainedTokenizerBase,
+        pictures: CLIPImageProcessorPil,
+        *,
+        key: str = "clip.image",
+        batch: int = 64,
+    ) -> None:
+        """Take a model, its tokenizer and its image processor; picture embeddings are kept under `key`."""
+        self.model: Any = model.eval().requires_grad_(False)
+        self.words = words
+        self.preparation = Preparation.of_clip(pictures)
+        self.key = key
+        self.batch = batch
+
+    @staticmethod
+    def from_pretrained(
+        folder: str | Path,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        key: str = "clip.image",
+    ) -> ClipSimilarity:
+        """Load a folder of the hub's format (or a hub name)."""
+        model = cast("Any", CLIPModel).from_pretrained(folder, dtype=dtype).to(device)
+        words = cast("Any", AutoTokenizer).from_pretrained(folder)
+        pictures = cast("Any", CLIPImageProcessorPil).from_pretrained(folder)
+        return ClipSimilarity(model, words, pictures, key=key)
+
+    @torch.no_grad()
+    def look(self, images: Images) -> Images:
+        """The same pictures with their embeddings under `key`."""
+        if self.key in images.features:
+            return images
+        return replace(images, features={**images.features, self.key: self.image_embeddings(images)})
+
+    @torch.no_grad()
+    def image_embeddings(self, images: Images) -> Float[Tensor, "B d"]:
+        """Embeddings of length 1, float32."""
+        known = images.features.get(self.key)
+        if known is not None:
+            return known.to(self.model.device)
+        rows: list[Tensor] = []
+        for first in range(0, len(images), self.batch):
+            pixels = images.pixels[first : first + self.batch].to(self.model.device)
+            values = self.preparation(pixels).to(self.model.dtype)
+            rows.append(self.model.get_image_features(pixel_values=values).pooler_output.float())
+        return F.normalize(torch.cat(rows), dim=1)
+
+    @torch.no_grad()
+    def text_embeddings(self, texts: list[str]) -> Float[Tensor, "B d"]:
+        """Embeddings of length 1, float32; texts are cut at the model's number of positions."""
+        longest: int = self.model.config.text_config.max_position_embeddings
+        rows: list[Tensor] = []
+        for first in range(0, len(texts), self.batch):
+            encoded: Any = self.words(
+                texts[first : first + self.batch],
+                padding=True,
+                padding_side="right",
+                truncation=True,
+                max_length=longest,
+                return_tensors="pt",
+            ).to(self.model.device)
+            features = self.model.get_text_features(
+                input_ids=encoded.input_ids, attention_mask=encoded.attention_mask
+            )
+            rows.append(features.pooler_output.float())
+        return F.normalize(torch.cat(rows), dim=1)
+
+    def __call__(self, outcome: Outcome) -> Float[Tensor, "B T"]:
+        """The cosine on the last token."""
+        pictures, captions = self.image_embeddings(_pictures(outcome)), self.text_embeddings(outcome.texts())
+        return on_last_token((pictures * captions).sum(1), outcome.tokens)
+
+
+def retrieval_term(cosine: Float[Tensor, "N N"], *, eps: float = 1e-6) -> Float[Tensor, " N"]:
+    """VLRM-RS's eq. 5: how well each pair on the diagonal stands out among N, to mean 0 and std 1 (n - 1).
+
+    `cosine[i, j]` is of picture i and caption j, without temperature. All 0 if the pairs do not differ by
+    more than the share `eps` of their mean.
+
+    Raises:
+        ValueError: N is less than 2.
+
+    >>> retrieval_term(torch.tensor([[0.9, 0.1], [0.1, 0.1]]))
+    tensor([ 0.7071, -0.7071])
+    >>> retrieval_term(torch.ones(3, 3))
+    tensor([0., 0., 0.])
+    """
+    if len(cosine) < 2:
+        raise ValueError(f"the retrieval term compares captions with each other; {len(cosine)} is too few")
+    found = cosine.log_softmax(0).diagonal() + cosine.log_softmax(1).diagonal()
+    # The term ignores the scale of the products, and near 1 they keep their digits.
+    product = (found - found.max()).exp()
+    spread = product.std()
+    term = (product - product.mean()) / spread.clamp(min=torch.finfo(cosine.dtype).tiny)
+    return term.where(spread > eps * product.mean(), 0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrievalReward:
+    """A reward: the retrieval term of each caption, on its last token."""
+
+    clip: ClipSimilarity
+    contrast: int | None = None
+    """Neighbouring rows that are compared with each other; None = all rows that are judged together."""
+    logit_scale: float = 1.0  # Paper: eq. 5 has plain cosines
+    """Factor on the cosines before the softmaxes: an inverse temperature."""
+
+    def __post_init__(self) -> None:
+        if self.logit_scale <= 0:
+            raise ValueError(f"logit_scale is {self.logit_scale}; use a positive factor (the paper: 1)")
+        if self.contrast is not None and self.contrast < 2:
+            raise ValueError(f"contrast is {self.contrast}; use None for all rows or at least 2")
+
+    @torch.no_grad()
+    def __call__(self, outcome: Outcome) -> Float[Tensor, "B T"]:
+        """The term on the last token.
+
+        Raises:
+            ValueError: the rows cannot be cut into groups of `contrast`.
+        """
+        size, rows = self.contrast or len(outcome.tokens), len(outcome.tokens)
+        if rows % size:
+            raise ValueError(
+                f"{rows} captions cannot be cut into groups of {size}; change contrast or the batch"
+            )
+        pictures = self.clip.image_embeddings(_pictures(outcome))
+        captions = self.clip.text_embeddings(outcome.texts())
+        groups = [slice(first, first + size) for first in range(0, rows, size)]
+        terms = [retrieval_term(self.logit_scale * pictures[g] @ captions[g].T) for g in groups]
+        return on_last_token(torch.cat(terms), outcome.tokens)
+
+
+def _pictures(outcome: Outcome) -> Images:
+    if outcome.images is None:
+        raise ValueError("the outcome has no pictures; similarity judges captions of pictures")
+    return outcome.images
+
+
+def _chunks(rows: Sequence[int], size: int) -> list[list[int]]:
+    return [list(rows[first : first + size]) for first in range(0, len(rows), size)]
