@@ -1,0 +1,188 @@
+"""Captions of held-out pictures before and after training, what changed marked word by word."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+
+from sightloop.report.cards import spread, value_at, with_picture
+from sightloop.report.labels import (
+    GUARDS,
+    HEADLINES,
+    is_share,
+    label_of,
+    number,
+    rank_of,
+)
+from sightloop.report.markup import Markup, element, together
+from sightloop.report.run import EvaluationRecord, RunRecords
+from sightloop.report.tables import evaluated_steps
+from sightloop.report.words import Word, compare
+
+MAX_PAIRS = 12
+MAX_LOSSES = 4
+_CHIPS = 4
+_FIRST_CHIPS = (HEADLINES[0], GUARDS[0], "truth/recall", "truth/coverage", "captions/length")
+
+
+def before_and_after(run: RunRecords) -> Markup:
+    """Captions of the first and the compared evaluation beside their pictures, changed words marked."""
+    steps = evaluated_steps(run)
+    records = _records_with_captions(run)
+    if steps is None or not records:
+        return element("p", "No evaluation has stored captions yet.", class_="empty")
+    first = records[min(records)]
+    later = records.get(steps[1])
+    rows = shown_rows(first)
+    intro = f"{len(rows)} of {len(first.samples)} held-out pictures, evenly spaced through the set."
+    if later is None or later is first:
+        cards = [_card(run, records, row, None) for row in rows]
+        return together([element("p", intro, class_="note"), element("div", *cards, class_="cards")])
+    has_truth = any(first.samples[row].get("truth") for row in rows)
+    legend = ["Marked: ", element("del", "words that went"), ", ", element("ins", "words that came")]
+    if has_truth:
+        legend += [", ", element("span", "words that the true description does not hold", class_="doubt")]
+    parts = [
+        element("p", intro, " ", *legend, ".", class_="note"),
+        element("div", *(_card(run, records, row, later.step) for row in rows), class_="cards"),
+    ]
+    metric, losers = losses(run, first, later.step)
+    losers = [row for row in losers if row not in rows]
+    if losers:
+        parts += [
+            element("h3", f"Largest losses: {label_of(metric).text}"),
+            element("div", *(_card(run, records, row, later.step) for row in losers), class_="cards"),
+        ]
+    return together(parts)
+
+
+def losses(run: RunRecords, first: EvaluationRecord, later: int) -> tuple[str, list[int]]:
+    """The guarding metric, else the headline, and the rows where it fell most, largest fall first."""
+    paired = {metric: (old, new) for metric, old, new in _paired(run, first, later)}
+    metric = next((name for name in (*GUARDS, *HEADLINES) if name in paired), "")
+    if not metric:
+        return "", []
+    falls = [
+        (after - before) * label_of(metric).better for before, after in zip(*paired[metric], strict=True)
+    ]
+    candidates = [row for row, sample in enumerate(first.samples) if sample.get("image") and falls[row] < 0]
+    return metric, sorted(candidates, key=lambda row: falls[row])[:MAX_LOSSES]
+
+
+def shown_rows(record: EvaluationRecord) -> list[int]:
+    """Rows of an evaluation that are shown: those with a picture if there are any, evenly spaced."""
+    pictured = [row for row, sample in enumerate(record.samples) if sample.get("image")]
+    return spread(pictured or list(range(len(record.samples))), MAX_PAIRS)
+
+
+def _records_with_captions(run: RunRecords) -> dict[int, EvaluationRecord]:
+    """Evaluations of one evaluator: the one that stored most pictures, else most captions."""
+
+    def told(by_step: dict[int, EvaluationRecord]) -> tuple[int, int]:
+        samples = [sample for sample in next(iter(by_step.values())).samples if "caption" in sample]
+        return sum("image" in sample for sample in samples), len(samples)
+
+    best = max(run.evaluations.values(), key=told, default={})
+    return best if best and told(best)[1] else {}
+
+
+def _card(run: RunRecords, records: dict[int, EvaluationRecord], row: int, later: int | None) -> Markup:
+    first = records[min(records)]
+    sample = first.samples[row]
+    before, truth = sample.get("caption", ""), sample.get("truth", "")
+    same = {step: record for step, record in records.items() if _source(record, row) == sample.get("source")}
+    parts: list[str] = []
+    if later is not None and later in same:
+        old, new = compare(before, same[later].samples[row].get("caption", ""), truth)
+        parts += _told("Before", _words(old, "del")) + _told(f"After {later:,} steps", _words(new, "ins"))
+    else:
+        parts += _told(
+            "Before" if first.step == 0 else f"Step {first.step:,}",
+            _words(compare(before, before, truth)[0], "del"),
+        )
+    if truth:
+        parts += _told("Truth", element("span", truth, class_="truth"))
+    body = [element("dl", *parts)]
+    if later is not None:
+        body.append(_chips(_moved(run, first, row, later)))
+    between = [step for step in same if step not in (first.step, later)]
+    if between:
+        lines = [
+            element("li", element("b", f"Step {step:,}"), " ", same[step].samples[row].get("caption", ""))
+            for step in same
+        ]
+        body.append(
+            element("details", element("summary", f"All {len(same)} evaluations"), element("ol", *lines))
+        )
+    return with_picture(run, sample.get("source", ""), sample.get("image", ""), body)
+
+
+def _source(record: EvaluationRecord, row: int) -> str | None:
+    return record.samples[row].get("source") if row < len(record.samples) else None
+
+
+def _told(name: str, content: str) -> list[str]:
+    return [element("dt", name), element("dd", content)]
+
+
+def _words(words: Sequence[Word], mark: str) -> Markup:
+    """The words with their spaces; neighbours with the same fate share one mark."""
+    if not words:
+        return element("span", "(nothing)", class_="nothing")
+    parts: list[str] = []
+    for changed, run_of_words in groupby(words, key=lambda word: word.changed):
+        group = list(run_of_words)
+        inside = [
+            together(
+                [
+                    " " if word.spaced and index else "",
+                    element("span", word.text, class_="doubt", title="not in the true description")
+                    if word.doubtful
+                    else word.text,
+                ]
+            )
+            for index, word in enumerate(group)
+        ]
+        parts.append(" " if group[0].spaced else "")
+        parts.append(element(mark, *inside) if changed else together(inside))
+    return together(parts)
+
+
+def _moved(run: RunRecords, first: EvaluationRecord, row: int, later: int) -> list[str]:
+    """What each evaluator says about this picture, before and after; the most telling metrics first."""
+    told: dict[str, str] = {}
+    for metric, old, new in _paired(run, first, later):
+        before, after = value_at(old, row), value_at(new, row)
+        if math.isfinite(before) and math.isfinite(after):
+            told[metric] = f"{label_of(metric).text} {_plainly(before)} → {_plainly(after)}"
+    return [told[metric] for metric in sorted(told, key=_chip_rank)]
+
+
+def _paired(
+    run: RunRecords, first: EvaluationRecord, later: int
+) -> Iterator[tuple[str, list[float], list[float]]]:
+    """Metrics with a value for each of the pictures, before and after."""
+    sources = [sample.get("source") for sample in first.samples]
+    for name, by_step in run.evaluations.items():
+        old, new = by_step.get(first.step), by_step.get(later)
+        if old is None or new is None:
+            continue
+        if any([sample.get("source") for sample in record.samples] != sources for record in (old, new)):
+            continue
+        for metric, values in old.per_sample.items():
+            if len(values) == len(new.per_sample.get(metric, [])) == len(sources):
+                yield f"{name}/{metric}", values, new.per_sample[metric]
+
+
+def _chip_rank(metric: str) -> tuple[int, tuple[int, int, str]]:
+    return _FIRST_CHIPS.index(metric) if metric in _FIRST_CHIPS else len(_FIRST_CHIPS), rank_of(metric)
+
+
+def _plainly(value: float) -> str:
+    return f"{value:.0f}" if value.is_integer() else number(value, share=is_share(value), decimals=2)
+
+
+def _chips(texts: Sequence[str]) -> Markup:
+    shown = list(texts[:_CHIPS])
+    return element("ul", *(element("li", text) for text in shown), class_="chips") if shown else Markup("")

@@ -1,0 +1,40 @@
+"""What both kinds of caption cards share: the picture with its name, and which cards are shown."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from sightloop.report.markup import Markup, element
+from sightloop.report.run import RunRecords, read_picture
+
+
+def spread(items: Sequence[int], limit: int) -> list[int]:
+    """At most `limit` items, evenly spaced, the first and the last among them.
+
+    >>> spread([0, 1, 2, 3, 4, 5, 6], limit=3)
+    [0, 3, 6]
+    """
+    if len(items) <= limit:
+        return list(items)
+    return [items[round(index * (len(items) - 1) / (limit - 1))] for index in range(limit)]
+
+
+def value_at(values: Sequence[float], index: int) -> float:
+    """One value; NaN beyond the end."""
+    return values[index] if index < len(values) else math.nan
+
+
+def with_picture(run: RunRecords, source: str, image: str, body: Sequence[str]) -> Markup:
+    """A card: the picture and its name on the left, the body on the right."""
+    name = source.replace("\\", "/").rsplit("/", 1)[-1] or "unnamed picture"
+    picture = read_picture(run.path, image)
+    if picture is None:
+        side = element("div", "no picture stored", class_="missing")
+    else:
+        kind = "picture tiny" if picture.is_tiny else "picture"
+        side = element("img", class_=kind, src=picture.uri, alt=f"The captioned picture, {name}")
+    below = element("p", name, class_="source", title=source)
+    return element(
+        "article", element("div", side, below, class_="side"), element("div", *body), class_="card"
+    )

@@ -1,0 +1,94 @@
+"""Which metrics of a run become curves, in which groups and order."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from sightloop.evaluation.intervals import bootstrap_interval
+from sightloop.report.figures import Curve, Point, dot_chart, line_chart
+from sightloop.report.labels import capital, label_of, rank_of
+from sightloop.report.markup import Markup
+from sightloop.report.run import RunRecords
+
+_GROUPS = (
+    ("Reward", ("reward/",)),
+    ("Captions while training", ("tokens/",)),
+    ("Learning", ("policy/", "critic/", "advantage/", "gradient/", "learning_rate")),
+)
+_COST = ("Time and memory", ("speed/", "seconds/", "memory/"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChartGroup:
+    """Charts under one heading."""
+
+    title: str
+    charts: list[Markup]
+    folded: bool = False
+    """True if they are of interest to few."""
+
+
+def evaluation_curves(run: RunRecords) -> list[ChartGroup]:
+    """One chart for each evaluated metric, with intervals; empty before the first evaluation."""
+    charts = [
+        dot_chart(_evaluation_curve(run, metric), last_step=run.last_step, alarm_steps=_alarm_steps(run))
+        for metric in sorted(_names(run.evals), key=rank_of)
+    ]
+    return [ChartGroup(title="Held-out evaluation", charts=charts)] if charts else []
+
+
+def training_curves(run: RunRecords) -> list[ChartGroup]:
+    """One chart for each logged metric, grouped; metrics of no known group come under "More"."""
+    names = _names(run.train)
+    grouped = [(title, [name for name in names if name.startswith(prefixes)]) for title, prefixes in _GROUPS]
+    cost = [name for name in names if name.startswith(_COST[1])]
+    known = {name for _, members in grouped for name in members} | set(cost)
+    grouped.append(("More", [name for name in names if name not in known]))
+    # The total leads; its parts follow in the order they were logged.
+    grouped[0][1].sort(key=lambda name: name != "reward/total")
+    groups = [
+        ChartGroup(title=title, charts=_line_charts(run, members)) for title, members in grouped if members
+    ]
+    if cost:
+        groups.append(ChartGroup(title=_COST[0], charts=_line_charts(run, cost), folded=True))
+    return groups
+
+
+def _line_charts(run: RunRecords, names: list[str]) -> list[Markup]:
+    return [
+        line_chart(_curve(run.train, name), last_step=run.last_step, alarm_steps=_alarm_steps(run))
+        for name in names
+    ]
+
+
+def _names(records: dict[int, dict[str, float]]) -> list[str]:
+    return list(dict.fromkeys(name for values in records.values() for name in values))
+
+
+def _alarm_steps(run: RunRecords) -> list[int]:
+    return [alarm.step for alarm in run.alarms]
+
+
+def _curve(records: dict[int, dict[str, float]], metric: str) -> Curve:
+    label = label_of(metric)
+    points = [(float(step), values[metric]) for step, values in records.items() if metric in values]
+    return Curve(metric=metric, title=capital(label.text), meaning=label.meaning, points=points)
+
+
+def _evaluation_curve(run: RunRecords, metric: str) -> Curve:
+    curve = _curve(run.evals, metric)
+    bands = [_band(run, metric, int(step), value) for step, value in curve.points]
+    return Curve(metric=metric, title=curve.title, meaning=curve.meaning, points=curve.points, bands=bands)
+
+
+def _band(run: RunRecords, metric: str, step: int, value: float) -> Point:
+    evaluator, _, name = metric.partition("/")
+    record = run.evaluations.get(evaluator, {}).get(step)
+    values = np.array(record.per_sample.get(name, []) if record else [])
+    if len(values) < 2 or not np.isfinite(values).all() or abs(values.mean() - value) > 1e-3:
+        return math.nan, math.nan
+    interval = bootstrap_interval(values)
+    return interval.low, interval.high

@@ -1,0 +1,275 @@
+"""The report of a run: one page that needs no network, no script and no other file."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from sightloop.report.captions import before_and_after
+from sightloop.report.curves import evaluation_curves, training_curves
+from sightloop.report.figures import sparkline
+from sightloop.report.gallery import gallery
+from sightloop.report.labels import capital, label_of, number
+from sightloop.report.markup import Markup, element, together
+from sightloop.report.run import Alarm, EvaluationRecord, RunRecords, read_run
+from sightloop.report.tables import Change, changes, evaluated_steps, interval_text, verdict
+
+_FOLDER = Path(__file__).parent
+_READINGS = {"better": "▲ better", "worse": "▼ worse"}
+_NONE = "\N{EN DASH}"
+# The page may show its own pictures and styles and nothing from anywhere else.
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+
+
+def write_report(run_folder: Path) -> Path:
+    """Write `report.html` into a run folder, finished or not, and return its path.
+
+    Raises:
+        ValueError: if the folder is no run folder or holds a damaged file.
+    """
+    run = read_run(run_folder)
+    path = run.path / "report.html"
+    # A reader who reloads while the page is written sees the old page, not half of the new one.
+    temporary = path.with_suffix(".html.tmp")
+    temporary.write_text(page(run), encoding="utf-8")
+    os.replace(temporary, path)
+    return path
+
+
+def page(run: RunRecords) -> str:
+    """The whole page as HTML."""
+    title = f"{run.recipe} · {run.name}" if run.recipe else run.name
+    sections = [
+        ("evaluation", "Held-out evaluation", _evaluation(run)),
+        ("captions", "Before and after", before_and_after(run)),
+        ("credit", "What each word earned", gallery(run)),
+        ("curves", "Curves", _curves(run)),
+        ("setup", "Setup", _setup(run)),
+    ]
+    links = [element("a", heading, href=f"#{anchor}") for anchor, heading, _ in sections]
+    body = [
+        element("header", *_head(run), class_="top"),
+        element("nav", *links, aria_label="Sections"),
+        element(
+            "main",
+            *(
+                element("section", element("h2", heading), content, id=anchor)
+                for anchor, heading, content in sections
+            ),
+        ),
+        element(
+            "footer", "Written by sightloop from a run folder. The page needs no other file and no network."
+        ),
+        element("script", Markup((_FOLDER / "page.js").read_text(encoding="utf-8"))),
+    ]
+    head = [
+        element("meta", charset="utf-8"),
+        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        element("meta", http_equiv="Content-Security-Policy", content=_POLICY),
+        element("meta", name="color-scheme", content="light dark"),
+        element("title", title),
+        element("link", rel="icon", href="data:,"),
+        element("style", Markup((_FOLDER / "page.css").read_text(encoding="utf-8"))),
+    ]
+    document = element("html", element("head", *head), element("body", *body), lang="en")
+    return f"<!doctype html>\n{document}\n"
+
+
+def _head(run: RunRecords) -> list[str]:
+    heading = [element("span", run.recipe, class_="recipe"), " "] if run.recipe else []
+    return [
+        element("h1", *heading, run.name),
+        element("p", verdict(run), class_="verdict"),
+        element("p", " · ".join(_facts(run)), class_="facts"),
+        _alarms(run.alarms),
+    ]
+
+
+def _facts(run: RunRecords) -> list[str]:
+    planned = run.planned_steps
+    facts = [f"{run.last_step:,} of {planned:,} steps" if planned else f"{run.last_step:,} steps"]
+    if not run.finished:
+        facts[0] += " (unfinished)"
+    seconds = sum(
+        value
+        for values in run.train.values()
+        for name, value in values.items()
+        if name.startswith("seconds/") and math.isfinite(value)
+    )
+    if seconds:
+        facts.append(f"{_duration(seconds)} of training")
+    if speeds := [v["speed/images_per_second"] for v in run.train.values() if "speed/images_per_second" in v]:
+        facts.append(f"{number(sorted(speeds)[len(speeds) // 2])} images per second")
+    if sizes := {len(record.samples) for by in run.evaluations.values() for record in by.values()} - {0}:
+        facts.append(f"evaluated on {max(sizes):,} held-out pictures")
+    return facts
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def _alarms(alarms: Sequence[Alarm]) -> Markup:
+    if not alarms:
+        return element("p", "No alarm.", class_="calm")
+    lines: list[str] = []
+    ordered = sorted(alarms, key=lambda alarm: alarm.name)
+    for name, group in groupby(ordered, key=lambda alarm: alarm.name):
+        raised = sorted(group, key=lambda alarm: alarm.step)
+        steps = [alarm.step for alarm in raised]
+        when = f"step {steps[0]:,}"
+        if len(steps) > 1:
+            when = f"{len(steps)} times from step {steps[0]:,} to {steps[-1]:,}"
+        lines.append(element("li", element("b", f"{name} ({when}): "), raised[-1].message))
+    heading = element("h2", f"{len(lines)} alarm{'s' * (len(lines) != 1)}")
+    return element("div", heading, element("ul", *lines), class_="alarms", role="note")
+
+
+def _evaluation(run: RunRecords) -> Markup:
+    found, steps = changes(run), evaluated_steps(run)
+    if not found or steps is None:
+        return element("p", "No evaluation yet.", class_="empty")
+    first, later, last = *steps, max(run.evals)
+    columns = ["Metric", "Before" if first == 0 else f"Step {first:,}"]
+    if later != first:
+        columns.append(f"{'Best, step' if later == run.best_step else 'Step'} {later:,}")
+        columns += (
+            ["Change", "95% interval", "Reading"] + [f"Last, step {last:,}"] * (last != later) + ["Trend"]
+        )
+    rows = [_row(run, change, (first, later, last)) for change in found]
+    table = element(
+        "table",
+        element("thead", element("tr", *(_column(column) for column in columns))),
+        element("tbody", *rows),
+        class_="figures",
+    )
+    pairs = max(change.num_samples for change in found)
+    notes: list[str] = []
+    if pairs:
+        notes.append(
+            f"Change: the compared step minus the start, with the 95% interval of a paired bootstrap over "
+            f"{pairs:,} samples; “unclear” means that the interval holds zero."
+        )
+    if later != first and any(not change.has_interval for change in found):
+        notes.append("No interval: the figure is no mean over samples that both evaluations share.")
+    return together(
+        [
+            element("div", table, class_="scroll"),
+            element("p", " ".join(notes), class_="note") if notes else "",
+            *_protocols(run, first, later),
+        ]
+    )
+
+
+def _column(name: str) -> Markup:
+    return element("th", name, scope="col", class_="left" if name in ("Reading", "Trend") else None)
+
+
+def _row(run: RunRecords, change: Change, steps: tuple[int, int, int]) -> Markup:
+    first, later, last = steps
+    label = label_of(change.metric)
+    name = element("th", capital(label.text), scope="row", title=f"{change.metric} {label.meaning}".strip())
+    cells = [element("td", change.told(change.before))]
+    if later != first:
+        reading = element(
+            "span", _READINGS.get(change.verdict, change.verdict or _NONE), class_=change.verdict or "unclear"
+        )
+        history = [(float(step), values.get(change.metric, math.nan)) for step, values in run.evals.items()]
+        text = f"{label.text}: " + ", ".join(f"step {s:.0f} {change.told(v)}" for s, v in history)
+        cells += [
+            element("td", element("b", change.told(change.after))),
+            element("td", change.moved(change.difference)),
+            element("td", interval_text(change) or _NONE),
+            element("td", reading, class_="reading"),
+        ]
+        if last != later:
+            cells.append(element("td", change.told(run.evals[last].get(change.metric, math.nan))))
+        cells.append(element("td", sparkline(history, text), class_="trend"))
+    return element("tr", name, *cells)
+
+
+def _protocols(run: RunRecords, first: int, later: int) -> list[str]:
+    parts: list[str] = []
+    for name, by_step in run.evaluations.items():
+        old, new = by_step.get(first), by_step.get(later)
+        if old and new and (differing := _differing(old, new)):
+            parts.append(
+                element(
+                    "p",
+                    f"{name}: both evaluations were not made alike; they differ in {', '.join(differing)}.",
+                    class_="caution",
+                )
+            )
+    records = [next(reversed(by_step.values())) for by_step in run.evaluations.values()]
+    lists = [
+        together([element("h3", record.name), _definitions(record.protocol)])
+        for record in records
+        if record.protocol
+    ]
+    if lists:
+        parts.append(element("details", element("summary", "How it was measured"), *lists))
+    return parts
+
+
+def _differing(old: EvaluationRecord, new: EvaluationRecord) -> list[str]:
+    return [key for key in {**old.protocol, **new.protocol} if old.protocol.get(key) != new.protocol.get(key)]
+
+
+def _curves(run: RunRecords) -> Markup:
+    groups = [*evaluation_curves(run), *training_curves(run)]
+    if not groups:
+        return element("p", "No step has been logged yet.", class_="empty")
+    parts: list[str] = [
+        element(
+            "p",
+            "Pale: raw values. Strong: centred moving average. Evaluations: dots with the 95% interval of "
+            "the mean where it is known. Move over a chart to read all charts at that step.",
+            element("span", " Triangles: steps that raised an alarm.") if run.alarms else "",
+            class_="note",
+        )
+    ]
+    for group in groups:
+        body = [element("div", *group.charts, class_="charts")]
+        if group.folded:
+            parts.append(element("details", element("summary", group.title), *body))
+        else:
+            parts += [element("h3", group.title), *body]
+    return together(parts)
+
+
+def _setup(run: RunRecords) -> Markup:
+    parts = [
+        element("details", element("summary", title), _definitions(_flat(content)))
+        for title, content in (("Configuration", run.config), ("Environment", run.environment))
+        if content
+    ]
+    return (
+        together(parts)
+        if parts
+        else element("p", "Neither config.json nor environment.json is there.", class_="empty")
+    )
+
+
+def _flat(content: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested settings as `optimizer.learning_rate: 0.0002`."""
+    flat: dict[str, str] = {}
+    for key, value in content.items():
+        if isinstance(value, dict) and value:
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = (
+                value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            )
+    return flat
+
+
+def _definitions(content: dict[str, str]) -> Markup:
+    pairs = [element("div", element("dt", key), element("dd", value)) for key, value in content.items()]
+    return element("dl", *pairs, class_="settings")

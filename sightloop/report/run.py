@@ -1,0 +1,283 @@
+"""Reads a run folder: what was logged, drawn and evaluated, while the run goes on or after it ended."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+_STEP = re.compile(r"step_(\d+)")
+_EVALUATION = re.compile(r"^(?P<name>.+)_step_(?P<step>\d+)$")
+TINY_SIDE = 64
+"""Largest side of a picture that is enlarged without blurring, in pixels."""
+_SIGNATURES = {
+    b"\x89PNG\r\n\x1a\n": "image/png",
+    b"\xff\xd8\xff": "image/jpeg",
+    b"GIF8": "image/gif",
+    b"RIFF": "image/webp",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Alarm:
+    """One sentence the run raised about itself."""
+
+    step: int
+    name: str
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class GallerySample:
+    """One caption of the training batch with what each of its tokens earned and was credited."""
+
+    source: str
+    image: str
+    """Path relative to the run folder; "" if there is none."""
+    pieces: list[str]
+    rewards: list[float]
+    credit: list[float]
+    values: list[float]
+    """What the critic expected; empty if there is no critic."""
+    ended: bool
+    parts: dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """A picture that travels inside the page."""
+
+    uri: str
+    is_tiny: bool
+    """True if its pixels should stay visible squares when it is enlarged."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationRecord:
+    """What one evaluator found at one step."""
+
+    name: str
+    step: int
+    metrics: dict[str, float]
+    per_sample: dict[str, list[float]]
+    samples: list[dict[str, str]]
+    protocol: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecords:
+    """All that a run folder tells. Metrics are keyed by step; step 0 is before training."""
+
+    path: Path
+    recipe: str
+    config: dict[str, Any]
+    environment: dict[str, Any]
+    train: dict[int, dict[str, float]] = field(default_factory=dict)
+    evals: dict[int, dict[str, float]] = field(default_factory=dict)
+    alarms: list[Alarm] = field(default_factory=list)
+    galleries: dict[int, list[GallerySample]] = field(default_factory=dict)
+    evaluations: dict[str, dict[int, EvaluationRecord]] = field(default_factory=dict)
+    """By evaluator, then by step."""
+    best_step: int | None = None
+
+    @property
+    def name(self) -> str:
+        """The name of the run: its folder's."""
+        return self.path.name
+
+    @property
+    def last_step(self) -> int:
+        """The number of finished optimizer steps that were logged."""
+        return max([0, *self.train, *self.evals])
+
+    @property
+    def planned_steps(self) -> int | None:
+        """The number of steps the configuration asks for; None if it does not say."""
+        schedule = self.config.get("schedule")
+        for place in (self.config, schedule if isinstance(schedule, dict) else {}):
+            steps = place.get("steps")
+            if isinstance(steps, int):
+                return steps
+        return None
+
+    @property
+    def finished(self) -> bool:
+        """True unless the configuration asks for more steps than were logged."""
+        return self.planned_steps is None or self.last_step >= self.planned_steps
+
+
+def read_run(run_folder: Path) -> RunRecords:
+    """Everything in a run folder; parts that do not exist yet are empty.
+
+    Raises:
+        ValueError: if the folder is missing, is no run folder, or holds a damaged file.
+    """
+    folder = run_folder.resolve()
+    if not folder.is_dir():
+        raise ValueError(f"no run folder at {run_folder}; give the folder that holds config.json")
+    if not (folder / "config.json").is_file() and not (folder / "metrics.jsonl").is_file():
+        raise ValueError(
+            f"{run_folder} holds neither config.json nor metrics.jsonl; give the folder of one run, "
+            "as in runs/NAME"
+        )
+    config = _object(folder / "config.json")
+    records = _lines(folder / "metrics.jsonl")
+    evaluations = _evaluations(folder)
+    return RunRecords(
+        path=folder,
+        recipe=str(config.get("recipe", "")),
+        config=config.get("config") or {},
+        environment=_object(folder / "environment.json"),
+        train=_by_step(records, "train"),
+        evals=_with_files(_by_step(records, "eval"), evaluations),
+        alarms=[
+            Alarm(step=int(line["step"]), name=str(line["name"]), message=str(line["message"]))
+            for line in _lines(folder / "alarms.jsonl")
+        ],
+        galleries=_galleries(folder),
+        evaluations=evaluations,
+        best_step=_best_step(folder / "checkpoints" / "best"),
+    )
+
+
+def read_picture(folder: Path, image: str) -> Picture | None:
+    """The picture at `image` below `folder`; None if it is missing, no picture, or lies elsewhere."""
+    path = (folder / image).resolve()
+    if not image or not path.is_relative_to(folder.resolve()) or not path.is_file():
+        return None
+    content = path.read_bytes()
+    for signature, kind in _SIGNATURES.items():
+        if content.startswith(signature):
+            # A PNG tells its width and height, four bytes each, from byte 16 on.
+            sides = (int.from_bytes(content[16:20], "big"), int.from_bytes(content[20:24], "big"))
+            uri = f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
+            return Picture(uri=uri, is_tiny=kind == "image/png" and max(sides) <= TINY_SIDE)
+    return None
+
+
+def _number(value: Any) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _numbers(values: dict[str, Any]) -> dict[str, float]:
+    return {name: _number(value) for name, value in values.items()}
+
+
+def _object(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON ({error}); delete it or write it again") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a {type(content).__name__}; a JSON object is needed")
+    return content
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines()
+    records: list[dict[str, Any]] = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            # A run that is still writing may have got halfway through its last line.
+            if number == len(lines):
+                break
+            raise ValueError(f"line {number} of {path} is not JSON ({error}); delete that line") from error
+    return records
+
+
+def _by_step(records: list[dict[str, Any]], kind: str) -> dict[int, dict[str, float]]:
+    merged: dict[int, dict[str, float]] = {}
+    for record in records:
+        if record.get("kind") == kind:
+            values = {name: value for name, value in record.items() if name not in ("step", "kind")}
+            # A resumed run repeats steps; what it wrote later is what the weights have seen.
+            merged.setdefault(int(record["step"]), {}).update(_numbers(values))
+    return dict(sorted(merged.items()))
+
+
+def _with_files(
+    evals: dict[int, dict[str, float]], evaluations: dict[str, dict[int, EvaluationRecord]]
+) -> dict[int, dict[str, float]]:
+    merged: dict[int, dict[str, float]] = {}
+    for name, by_step in evaluations.items():
+        for step, record in by_step.items():
+            found = {f"{name}/{metric}": value for metric, value in record.metrics.items()}
+            merged.setdefault(step, {}).update(found)
+    for step, values in evals.items():
+        merged.setdefault(step, {}).update(values)
+    return dict(sorted(merged.items()))
+
+
+def _evaluations(folder: Path) -> dict[str, dict[int, EvaluationRecord]]:
+    found: dict[str, dict[int, EvaluationRecord]] = {}
+    for path in sorted((folder / "evaluations").glob("*.json")):
+        match = _EVALUATION.match(path.stem)
+        if match is None:
+            raise ValueError(f"{path} is not named EVALUATOR_step_NUMBER.json; move it elsewhere")
+        content = _object(path)
+        name = str(content.get("name", match["name"]))
+        record = EvaluationRecord(
+            name=name,
+            step=int(content.get("step", match["step"])),
+            metrics=_numbers(content.get("metrics") or {}),
+            per_sample={
+                metric: [_number(value) for value in values]
+                for metric, values in (content.get("per_sample") or {}).items()
+            },
+            samples=[
+                {key: str(value) for key, value in sample.items() if value is not None}
+                for sample in content.get("samples") or []
+            ],
+            protocol={key: str(value) for key, value in (content.get("protocol") or {}).items()},
+        )
+        found.setdefault(name, {})[record.step] = record
+    return {name: dict(sorted(by_step.items())) for name, by_step in sorted(found.items())}
+
+
+def _galleries(folder: Path) -> dict[int, list[GallerySample]]:
+    found: dict[int, list[GallerySample]] = {}
+    for path in sorted((folder / "samples").glob("step_*.json")):
+        content = _object(path)
+        match = _STEP.search(path.stem)
+        step = int(content["step"]) if "step" in content else int(match[1]) if match else 0
+        found[step] = [_gallery_sample(sample) for sample in content.get("samples") or []]
+    return dict(sorted(found.items()))
+
+
+def _gallery_sample(sample: dict[str, Any]) -> GallerySample:
+    return GallerySample(
+        source=str(sample.get("source") or ""),
+        image=str(sample.get("image") or ""),
+        pieces=[str(piece) for piece in sample.get("pieces") or []],
+        rewards=[_number(value) for value in sample.get("rewards") or []],
+        credit=[_number(value) for value in sample.get("credit") or []],
+        values=[_number(value) for value in sample.get("values") or []],
+        ended=bool(sample.get("ended", True)),
+        parts=_numbers(sample.get("parts") or {}),
+    )
+
+
+def _best_step(path: Path) -> int | None:
+    """`best` may be a text file that names a step, or a link to that step's checkpoint."""
+    if path.is_symlink() or path.is_dir():
+        text = path.resolve().name
+    elif path.is_file():
+        text = path.read_text(encoding="utf-8")
+    else:
+        return None
+    match = re.search(r"\d+", text)
+    if match is None:
+        raise ValueError(f"{path} names no step but {text[:60]!r}; write a name such as step_000100")
+    return int(match[0])

@@ -1,0 +1,255 @@
+"""What training changed on held-out pictures: paired intervals, a one-sentence verdict, a plain table."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from sightloop.evaluation.intervals import paired_difference
+from sightloop.report.labels import (
+    GUARDS,
+    HEADLINES,
+    MINUS,
+    capital,
+    decimals_for,
+    is_share,
+    label_of,
+    number,
+    rank_of,
+    signed,
+)
+from sightloop.report.run import EvaluationRecord, RunRecords, read_run
+
+# An interval belongs to a figure only if the per-sample values average to it.
+_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """One metric before training and at a later step; NaN where it was not measured."""
+
+    metric: str
+    before: float
+    after: float
+    low: float = math.nan
+    high: float = math.nan
+    """The ends of the paired 95% interval of `after - before`; NaN if there is none."""
+    num_samples: int = 0
+    """Pairs behind the interval."""
+
+    @property
+    def difference(self) -> float:
+        """`after - before`."""
+        return self.after - self.before
+
+    @property
+    def has_interval(self) -> bool:
+        """True if an interval is known."""
+        return not (math.isnan(self.low) or math.isnan(self.high))
+
+    @property
+    def is_clear(self) -> bool:
+        """True if the interval leaves out zero."""
+        return self.has_interval and (self.low > 0 or self.high < 0)
+
+    @property
+    def verdict(self) -> str:
+        """`better`, `worse`, `higher`, `lower`, `unclear`, or "" if nothing can be said."""
+        if not self.has_interval:
+            return ""
+        if not self.is_clear:
+            return "unclear"
+        direction = label_of(self.metric).better * (1 if self.low > 0 else -1)
+        if direction == 0:
+            return "higher" if self.low > 0 else "lower"
+        return "better" if direction > 0 else "worse"
+
+    @property
+    def share(self) -> bool:
+        """True if both figures are written as shares of one."""
+        return is_share(self.before, self.after)
+
+    @property
+    def decimals(self) -> int:
+        """Places that suit both figures and their change."""
+        return 3 if self.share else decimals_for(self.before, self.after)
+
+    def told(self, value: float, *, brief: bool = False) -> str:
+        """A figure of this metric as text; `brief` for a sentence."""
+        return number(value, share=self.share, decimals=2 if brief and self.share else self.decimals)
+
+    def moved(self, value: float, *, brief: bool = False) -> str:
+        """A difference of this metric as text, with its sign."""
+        return signed(value, share=self.share, decimals=2 if brief and self.share else self.decimals)
+
+
+def evaluated_steps(run: RunRecords) -> tuple[int, int] | None:
+    """The first evaluated step and the one to compare it with: the best if named and later, else the last.
+
+    Both are the same while there is only one evaluation; None while there is none.
+    """
+    if not run.evals:
+        return None
+    first, last = min(run.evals), max(run.evals)
+    best = run.best_step
+    return first, best if best is not None and best in run.evals and best != first else last
+
+
+def changes(run: RunRecords) -> list[Change]:
+    """Every evaluated metric, the most telling first; `after` is NaN while there is only one evaluation."""
+    steps = evaluated_steps(run)
+    if steps is None:
+        return []
+    first, later = steps
+    before = run.evals[first]
+    after = run.evals[later] if later != first else {}
+    found = [_change(run, metric, before, after, (first, later)) for metric in {**before, **after}]
+    return sorted(found, key=lambda change: rank_of(change.metric))
+
+
+def verdict(run: RunRecords) -> str:
+    """What the run achieved so far, in one sentence of plain words."""
+    found = {change.metric: change for change in changes(run)}
+    steps = evaluated_steps(run)
+    if not found or steps is None:
+        return _training_verdict(run)
+    lead = next((found[name] for name in HEADLINES if name in found), next(iter(found.values())))
+    if math.isnan(lead.after):
+        value = lead.told(lead.before, brief=True)
+        where = "before training" if steps[0] == 0 else f"at step {steps[0]}"
+        return f"{capital(label_of(lead.metric).text)} is {value} {where}; nothing to compare it with yet."
+    parts = [_told(lead)]
+    parts[0] += f" in {steps[1]:,} step{'s' * (steps[1] != 1)}"
+    if steps[1] != max(run.evals):
+        parts[0] += f", the best of {run.last_step:,}"
+    guard = next((found[name] for name in GUARDS if name in found and name != lead.metric), None)
+    length = found.get("captions/length")
+    for other in (guard, length):
+        if other is not None and other is not lead and not math.isnan(other.difference):
+            parts.append(_arrow(other))
+    end = "" if run.finished else f" The run is at step {run.last_step} of {run.planned_steps}."
+    return "; ".join(parts) + "." + end
+
+
+def before_after_table(run_folder: Path) -> str:
+    """The evaluation of a run as aligned plain text, with 95% intervals of the paired change.
+
+    Raises:
+        ValueError: if the folder is no run folder or holds a damaged file.
+    """
+    run = read_run(run_folder)
+    steps = evaluated_steps(run)
+    if steps is None:
+        return f"{run.name}: no evaluation yet"
+    first, later = steps
+    header = ["metric", _step_name(first)]
+    if later == first:
+        rows = [[change.metric, change.told(change.before)] for change in changes(run)]
+        return _aligned([header, *rows])
+    header += [_step_name(later), "change", "95% interval", ""]
+    rows = [
+        [
+            change.metric,
+            change.told(change.before),
+            change.told(change.after),
+            change.moved(change.difference),
+            interval_text(change) or "-",
+            change.verdict,
+        ]
+        for change in changes(run)
+    ]
+    return _aligned([header, *rows])
+
+
+def interval_text(change: Change, *, brief: bool = False) -> str:
+    """The interval of a change as `[+.610, +.700]`; "" if there is none."""
+    if not change.has_interval:
+        return ""
+    return f"[{change.moved(change.low, brief=brief)}, {change.moved(change.high, brief=brief)}]"
+
+
+def _change(
+    run: RunRecords, metric: str, before: dict[str, float], after: dict[str, float], steps: tuple[int, int]
+) -> Change:
+    plain = Change(metric=metric, before=before.get(metric, math.nan), after=after.get(metric, math.nan))
+    evaluator, _, name = metric.partition("/")
+    records = run.evaluations.get(evaluator, {})
+    if steps[0] not in records or steps[1] not in records or math.isnan(plain.difference):
+        return plain
+    old, new = records[steps[0]], records[steps[1]]
+    if not _same_samples(old, new, name):
+        return plain
+    pairs = np.array([old.per_sample[name], new.per_sample[name]])
+    if not np.isfinite(pairs).all() or np.abs(pairs.mean(1) - (plain.before, plain.after)).max() > _TOLERANCE:
+        return plain
+    interval = paired_difference(old.per_sample[name], new.per_sample[name], groups=_groups(old))
+    return Change(
+        metric=metric,
+        before=plain.before,
+        after=plain.after,
+        low=interval.low,
+        high=interval.high,
+        num_samples=pairs.shape[1],
+    )
+
+
+def _same_samples(old: EvaluationRecord, new: EvaluationRecord, name: str) -> bool:
+    before, after = old.per_sample.get(name, []), new.per_sample.get(name, [])
+    sources = [[sample.get("source") for sample in record.samples] for record in (old, new)]
+    return len(before) == len(after) > 1 and sources[0] == sources[1]
+
+
+def _groups(record: EvaluationRecord) -> list[int] | None:
+    """Samples of one source are drawn together, since they are not independent; None if all differ."""
+    sources = [sample.get("source", "") for sample in record.samples]
+    numbers = {source: index for index, source in enumerate(dict.fromkeys(sources))}
+    return [numbers[source] for source in sources] if len(numbers) < len(sources) else None
+
+
+def _told(change: Change) -> str:
+    name = capital(label_of(change.metric).text)
+    before, after = change.told(change.before, brief=True), change.told(change.after, brief=True)
+    moved = change.moved(change.difference, brief=True)
+    bracket = interval_text(change, brief=True).replace("+", "")
+    evidence = f" ({moved} {bracket})" if bracket else f" ({moved})"
+    if change.has_interval and not change.is_clear:
+        return f"{name} did not change clearly: {before} to {after}{evidence}"
+    if change.difference == 0:
+        return f"{name} stayed at {before}"
+    return f"{name} {'rose' if change.difference > 0 else 'fell'} from {before} to {after}{evidence}"
+
+
+def _arrow(change: Change) -> str:
+    before, after = change.told(change.before, brief=True), change.told(change.after, brief=True)
+    return f"{label_of(change.metric).text} {before} → {after}"
+
+
+def _training_verdict(run: RunRecords) -> str:
+    totals = {step: values["reward/total"] for step, values in run.train.items() if "reward/total" in values}
+    if not totals:
+        return "Nothing has been measured yet."
+    first, last = min(totals), max(totals)
+    return (
+        f"No evaluation yet; the total reward of a training batch went from {number(totals[first])} at step "
+        f"{first} to {number(totals[last])} at step {last}."
+    )
+
+
+def _step_name(step: int) -> str:
+    return "before" if step == 0 else f"step {step}"
+
+
+def _aligned(rows: list[list[str]]) -> str:
+    rows = [[cell.replace(MINUS, "-") for cell in row] for row in rows]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if column in (0, 5) else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
