@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import Any, runtime_checkable
+from typing import Any, Literal, Union, get_args, get_origin, runtime_checkable
 
-from beartype import beartype
+from beartype import BeartypeConf, beartype
+
+CONF = BeartypeConf(is_pep484_tower=True)
+"""Where a float is expected an int will do, as for type checkers."""
 
 
 def check(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -18,4 +21,12 @@ def check(function: Callable[..., Any]) -> Callable[..., Any]:
     for value in list(vars(sys.modules[function.__module__]).values()):
         if isinstance(value, type) and value.__dict__.get("_is_protocol", False):
             runtime_checkable(value)
-    return beartype(function)
+    function.__annotations__ = {name: any_of(hint) for name, hint in function.__annotations__.items()}
+    return beartype(function, conf=CONF)
+
+
+def any_of(hint: Any) -> Any:
+    """The type of a Literal's values: a wrong choice is a user's error, which the package itself must refuse."""
+    if get_origin(hint) is not Literal:
+        return hint
+    return Union[tuple({type(value) for value in get_args(hint)})]  # noqa: UP007
