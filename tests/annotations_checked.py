@@ -22,11 +22,11 @@ def check(function: Callable[..., Any]) -> Callable[..., Any]:
         if isinstance(value, type) and value.__dict__.get("_is_protocol", False):
             runtime_checkable(value)
     function.__annotations__ = {name: any_of(hint) for name, hint in function.__annotations__.items()}
-    return beartype(function, conf=CONF)
+    return beartype(conf=CONF)(function)
 
 
 def any_of(hint: Any) -> Any:
-    """The type of a Literal's values: a wrong choice is a user's error, which the package itself must refuse."""
+    """The type of a Literal's values: the package itself must refuse a wrong choice."""
     if get_origin(hint) is not Literal:
         return hint
     return Union[tuple({type(value) for value in get_args(hint)})]  # noqa: UP007
