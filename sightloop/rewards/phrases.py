@@ -175,7 +175,7 @@ def _penalties(outcome: Outcome, flag: Callable[[Sequence[str]], list[bool]]) ->
     rows = [flag(pieces) for pieces in outcome.pieces]
     width = mask.shape[1]
     padded = torch.tensor([row + [False] * (width - len(row)) for row in rows], dtype=torch.bool)
-    return -(padded.to(mask.device) & mask).float()
+    return torch.zeros(mask.shape, device=mask.device).masked_fill(padded.to(mask.device) & mask, -1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,4 +206,4 @@ class Repeats:
 
 def missing_end(outcome: Outcome) -> Float[Tensor, "B T"]:
     """A reward: -1 on the last token of a caption that was cut off before its end token."""
-    return on_last_token(-(~outcome.ended).float(), outcome.tokens)
+    return on_last_token(outcome.ended.float() - 1, outcome.tokens)

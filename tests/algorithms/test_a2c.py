@@ -1,0 +1,174 @@
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from algorithms.captions_of_a_table import TableCritic, TablePolicy, rollout_of
+
+from sightloop.algorithms.a2c import A2C, policy_gradient, probability_gradient, value_error
+from sightloop.types import Credit, Sampling
+
+MASK = torch.tensor([[True, True, False], [True, True, True]])
+REWARDS = torch.tensor([[-1.0, 3.0, 0.0], [0.0, 0.0, 2.0]])
+IDS = torch.tensor([[0, 1, 0], [2, 2, 1]])
+
+
+def policy() -> TablePolicy:
+    return TablePolicy(torch.randn(3, 4))
+
+
+def gradients(algorithm: A2C, actor: TablePolicy, critic: TableCritic, *, size: int) -> list[torch.Tensor]:
+    """Gradients of actor and critic when the rows are processed `size` at a time."""
+    rollout = rollout_of(REWARDS, MASK, ids=IDS)
+    credit = algorithm.credit(actor, rollout)
+    actor.zero_grad()
+    critic.zero_grad()
+    for index in torch.arange(len(rollout)).split(size):
+        rows = credit.rows(index)
+        (algorithm.loss(actor, rollout.rows(index), rows).per_token * rows.shares).sum().backward()
+    assert actor.logits.grad is not None and critic.values.grad is not None
+    return [actor.logits.grad.clone(), critic.values.grad.clone()]
+
+
+def test_credit_is_the_standardised_difference_of_returns_and_values() -> None:
+    critic = TableCritic(torch.tensor([[1.0, 0.0, 9.0], [2.0, 1.0, 5.0]]))
+    credit = A2C(critic=critic).credit(policy(), rollout_of(REWARDS, MASK))
+    assert credit.returns is not None and credit.values is not None
+    assert credit.returns.tolist() == [[2, 3, 0], [2, 2, 2]]
+    assert credit.values.tolist() == [[1, 0, 0], [2, 1, 5]]
+    # Differences 1, 3, 0, 1, -3: mean .4, sum of squares 20, so variance (20 - 5 * .16) / 4 = 4.8.
+    wanted = torch.tensor([[0.6, 2.6, 0], [-0.4, 0.6, -3.4]]) / math.sqrt(4.8)
+    torch.testing.assert_close(credit.advantages, wanted)
+    torch.testing.assert_close(credit.shares, torch.tensor([[1 / 4, 1 / 4, 0], [1 / 6, 1 / 6, 1 / 6]]))
+    assert not credit.advantages.requires_grad and not credit.values.requires_grad
+
+
+def test_constant_advantages_become_0() -> None:
+    critic = TableCritic(torch.tensor([[2.0, 3.0, 0.0], [2.0, 2.0, 2.0]]) - 0.75)
+    credit = A2C(critic=critic).credit(policy(), rollout_of(REWARDS, MASK))
+    assert credit.advantages.abs().max() < 1e-3
+
+
+def test_one_caption_of_one_token_gives_no_nan() -> None:
+    rollout = rollout_of(torch.tensor([[4.0]]), torch.tensor([[True]]))
+    algorithm = A2C(critic=TableCritic(torch.zeros(1, 1)))
+    credit = algorithm.credit(TablePolicy(torch.zeros(1, 2)), rollout)
+    assert credit.advantages.tolist() == [[0]] and credit.shares.tolist() == [[1]]
+
+
+def test_the_printed_objective_pushes_the_probability_and_the_other_its_logarithm() -> None:
+    log_probs = torch.log(torch.tensor([[0.2, 0.5]])).requires_grad_()
+    advantages = torch.tensor([[2.0, -1.0]])
+    torch.testing.assert_close(probability_gradient(log_probs, advantages), torch.tensor([[-0.4, 0.5]]))
+    wanted = torch.tensor([[-2 * math.log(0.2), math.log(0.5)]])
+    torch.testing.assert_close(policy_gradient(log_probs, advantages), wanted)
+    # d(p) = p d(log p): the improbable token gets the smaller push.
+    (slope,) = torch.autograd.grad(probability_gradient(log_probs, advantages).sum(), log_probs)
+    torch.testing.assert_close(slope, torch.tensor([[-0.4, 0.5]]))
+
+
+def test_the_value_error_is_squared() -> None:
+    assert value_error(torch.tensor([[1.0, 5.0]]), torch.tensor([[4.0, 3.0]])).tolist() == [[9, 4]]
+
+
+@pytest.mark.parametrize("objective", ["probability", "log_probability"])
+@pytest.mark.parametrize("share", ["caption", "token"])
+def test_the_size_of_the_pieces_leaves_the_gradient_unchanged(objective, share) -> None:
+    actor, critic = policy(), TableCritic(torch.randn(2, 3))
+    algorithm = A2C(critic=critic, objective=objective, share=share)
+    whole = gradients(algorithm, actor, critic, size=2)
+    pieces = gradients(algorithm, actor, critic, size=1)
+    for one, other in zip(whole, pieces, strict=True):
+        assert one.abs().max() > 0
+        torch.testing.assert_close(one, other)
+
+
+def test_one_backward_gives_the_gradients_of_the_papers_two_passes() -> None:
+    actor, critic = policy(), TableCritic(torch.randn(2, 3))
+    algorithm = A2C(critic=critic, value_weight=0.7)
+    rollout = rollout_of(REWARDS, MASK, ids=IDS)
+    credit = algorithm.credit(actor, rollout)
+    assert credit.returns is not None
+    critic_loss = (0.7 * value_error(critic(rollout.turns[0]), credit.returns) * credit.shares).sum()
+    (wanted_critic,) = torch.autograd.grad(critic_loss, critic.values)
+    log_probs = actor.score(rollout.turns[0]).log_probs
+    policy_loss = (probability_gradient(log_probs, credit.advantages) * credit.shares).sum()
+    (wanted_policy,) = torch.autograd.grad(policy_loss, actor.logits)
+    got_policy, got_critic = gradients(algorithm, actor, critic, size=2)
+    torch.testing.assert_close(got_policy, wanted_policy)
+    torch.testing.assert_close(got_critic, wanted_critic)
+
+
+def test_masked_tokens_have_no_loss_and_no_metrics() -> None:
+    actor, critic = policy(), TableCritic(torch.randn(2, 3) + 5)
+    algorithm = A2C(critic=critic)
+    rollout = rollout_of(REWARDS, MASK, ids=IDS)
+    out = algorithm.loss(actor, rollout, algorithm.credit(actor, rollout))
+    names = ["critic/loss", "policy/entropy", "policy/loss", "policy/probability"]
+    assert sorted(out.metrics) == names
+    for values in [out.per_token, *out.metrics.values()]:
+        assert (values[~MASK] == 0).all() and (values[MASK] != 0).all()
+    assert all(not values.requires_grad for values in out.metrics.values())
+
+
+def test_the_law_to_score_under_reaches_the_policy() -> None:
+    actor, critic = policy(), TableCritic(torch.zeros(2, 3))
+    under = Sampling(max_tokens=3, temperature=2.0)
+    rollout = rollout_of(REWARDS, MASK, ids=IDS)
+    algorithm = A2C(critic=critic, under=under)
+    out = algorithm.loss(actor, rollout, algorithm.credit(actor, rollout))
+    wanted = actor.score(rollout.turns[0], under).log_probs.exp().masked_fill(~MASK, 0)
+    torch.testing.assert_close(out.metrics["policy/probability"], wanted.detach())
+
+
+def test_the_critic_may_see_few_rows_at_once_when_credit_is_settled() -> None:
+    critic = TableCritic(torch.randn(5, 3))
+    rollout = rollout_of(torch.randn(5, 3), torch.ones(5, 3, dtype=torch.bool))
+    whole = A2C(critic=critic).credit(policy(), rollout)
+    pieces = A2C(critic=critic, critic_batch=2).credit(policy(), rollout)
+    assert critic.sizes == [5, 2, 2, 1]
+    torch.testing.assert_close(pieces.advantages, whole.advantages)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"gamma": 1.5}, "gamma is 1.5"),
+        ({"value_weight": 0.0}, "use a positive weight, or SCST"),
+        ({"critic_batch": 0}, "critic_batch is 0"),
+        ({"under": Sampling(max_tokens=1, temperature=0.0)}, "greedy law has no gradient"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(changes: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        A2C(critic=TableCritic(torch.zeros(1, 1)), **changes)
+
+
+def test_a_rollout_of_two_turns_is_refused() -> None:
+    rollout = rollout_of(REWARDS, MASK)
+    twice = replace(rollout, turns=rollout.turns * 2)
+    with pytest.raises(ValueError, match="2 turns"):
+        A2C(critic=TableCritic(torch.zeros(2, 3))).credit(policy(), twice)
+
+
+def test_credit_of_another_algorithm_is_refused() -> None:
+    credit = Credit(advantages=torch.zeros(2, 3), shares=torch.zeros(2, 3))
+    with pytest.raises(ValueError, match="no returns"):
+        A2C(critic=TableCritic(torch.zeros(2, 3))).loss(policy(), rollout_of(REWARDS, MASK), credit)
+
+
+@pytest.mark.parametrize("objective", ["probability", "log_probability"])
+def test_a_table_learns_to_draw_the_rewarded_token(objective) -> None:
+    actor, critic = TablePolicy(torch.zeros(2, 3)), TableCritic(torch.zeros(64, 2))
+    algorithm = A2C(critic=critic, objective=objective)
+    optimizer = torch.optim.Adam([*actor.parameters(), *critic.parameters()], lr=0.1)
+    mask = torch.ones(64, 2, dtype=torch.bool)
+    for _ in range(40):
+        with torch.no_grad():
+            ids = torch.multinomial(actor.logits.softmax(-1), 64, replacement=True).T
+        rollout = rollout_of((ids == 2).float(), mask, ids=ids)
+        credit = algorithm.credit(actor, rollout)
+        optimizer.zero_grad()
+        (algorithm.loss(actor, rollout, credit).per_token * credit.shares).sum().backward()
+        optimizer.step()
+    assert (actor.logits.softmax(-1)[:, 2] > 0.8).all()
