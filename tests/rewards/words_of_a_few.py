@@ -6,8 +6,8 @@ from tokenizers import Tokenizer, pre_tokenizers, processors
 from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
-_LIST = "<pad> <s> </s> <unk> a red blue dog cat on the left of big , street"
-WORDS: list[str] = _LIST.split(" ")
+SPECIALS = ["<pad>", "<s>", "</s>", "<unk>"]
+WORDS = [*SPECIALS, "a", "red", "blue", "dog", "cat", "on", "the", "left", "of", "big", ",", "street"]
 PAD, BEGIN, END, UNKNOWN = range(4)
 
 
