@@ -229,7 +229,7 @@ def test_the_checks_see_what_is_wrong() -> None:
     page = (
         "# A page\n`sightloop train vlrm --no-such-option 3` and [a link](nowhere.md)\n[another](#a-page)\n"
     )
-    page += "```sh\nmake nothing-like-this\nsightloop trian\npython -m sightloop.nowhere\nfrobnicate\n```\n"
+    page += "```sh\nmake no-target\nsightloop no-such-verb\npython -m sightloop.nowhere\nfrobnicate\n```\n"
     wrong = [line for command in commands("page", page) for line in wrong_command(command)]
     assert len(wrong) == 5, "\n".join(wrong)
     assert wrong_links("README.md", page) == ["README.md: no nowhere.md"]
