@@ -260,13 +260,14 @@ class Blip2Captioner(nn.Module):
         self,
         images: Images,
         *,
+        prompt: str = "",
         beams: int = 5,
         no_repeat_ngram: int = 2,
         min_tokens: int = 4,
         max_tokens: int = 60,
     ) -> list[str]:
         """Captions by beam search; the defaults are the paper's (table 2). 1 beam and no n-gram rule is greedy."""
-        context, _ = self._context(Prompt(texts=[""] * len(images), images=images))
+        context, _ = self._context(Prompt(texts=[prompt] * len(images), images=images))
         ids = self.model.language_model.generate(
             inputs_embeds=context,
             attention_mask=torch.ones(context.shape[:2], dtype=torch.long, device=context.device),
@@ -290,6 +291,20 @@ class Blip2Captioner(nn.Module):
             if isinstance(part, nn.Linear) and name.rsplit(".", 1)[-1] in LORA_TARGETS:
                 linears[name] = part
         return linears
+
+    def shard_units(self) -> list[nn.Module]:
+        """The frozen layers whose weights may be spread over ranks."""
+        return [*self.model.vision_model.encoder.layers, *self._decoder.layers]
+
+    def prepares_like(self, mean: tuple[float, ...], std: tuple[float, ...], size: int) -> bool:
+        """Whether pixels are prepared as another network wants them, so that tower features can be shared."""
+        ours = (self.pixel_mean.flatten().tolist(), self.pixel_std.flatten().tolist())
+        close = all(
+            abs(one - other) < 1e-4
+            for numbers, others in zip(ours, (mean, std), strict=True)
+            for one, other in zip(numbers, others, strict=True)
+        )
+        return close and size == self.image_size
 
     def hidden_states(self, turn: Turn, position: ValuePosition = "pre") -> Float[Tensor, "B T h"]:
         """Last hidden state before (`pre`) or after (`post`) each token; no gradient into the bridge."""

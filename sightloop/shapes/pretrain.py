@@ -74,6 +74,9 @@ NUM_TRAIN, NUM_HELD_OUT = 24_000, 1_000
 _ID = {word: index for index, word in enumerate(WORDS)}
 
 
+_ATTRIBUTE_IDS = torch.tensor([_ID[word] for word in (*SIZES, *COLOURS, *SHAPES, *CORNERS, *GROUNDS)])
+
+
 @dataclass(frozen=True, kw_only=True)
 class JudgeTaste:
     """What a judge was taught: how often matching captions err, and whether it met empty prefixes on them."""
@@ -347,41 +350,62 @@ def _fact_figures(world: World, index: list[int], texts: list[str]) -> str:
     return f"right {true / max(1, true + false):.4f} told {told:.3f}"
 
 
-def train_reader(world: World, base: nn.Module, work: Path, steps: int = 1600) -> Blip2ForImageTextRetrieval:
-    """Before a judge: fill in words hidden from captions, with the picture in view (image-grounded text)."""
+def train_reader(world: World, base: nn.Module, work: Path) -> Blip2ForImageTextRetrieval:
+    """Before a judge, with the picture in view: fill in hidden words, then restore and find replaced ones."""
     torch.manual_seed(3)
     model = new_judge()
     model.load_state_dict(base.state_dict())
     model.vision_model.requires_grad_(False)
-    guess = nn.Linear(WIDTH, len(WORDS))
-    parts = nn.ModuleDict({"model": model, "guess": guess})
+    parts = nn.ModuleDict(
+        {"model": model, "guess": nn.Linear(WIDTH, len(WORDS)), "doubt": nn.Linear(WIDTH, 1)}
+    )
     trained = [parameter for parameter in parts.parameters() if parameter.requires_grad]
 
-    def lost(index: list[int], rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        texts = [caption(world.scenes[i], STYLES[rng.choice(3, p=(0.1, 0.2, 0.7))], rng) for i in index]
-        ids, mask = text_ids(texts)
-        hidden_words = torch.from_numpy(rng.random(ids.shape) < rng.uniform(0.15, 0.6)) & mask & (ids != BOS)
-        states = _matched(model, world.features[index], ids.masked_fill(hidden_words, UNKNOWN), mask)
-        logits = guess(states[:, NUM_QUERIES:][hidden_words])
-        return F.cross_entropy(logits, ids[hidden_words]), (
-            logits.argmax(-1) == ids[hidden_words]
-        ).float().mean()
+    def texts_of(index: list[int], rng: np.random.Generator) -> list[str]:
+        return [caption(world.scenes[i], STYLES[rng.choice(3, p=(0.1, 0.2, 0.7))], rng) for i in index]
 
-    def report() -> str:
-        loss, right = lost(list(_held_out(world)), np.random.default_rng(5))
-        return f"held out {loss:.3f}, words right {right:.4f}"
+    def fill_in(index: list[int], rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        ids, mask = text_ids(texts_of(index, rng))
+        lost = torch.from_numpy(rng.random(ids.shape) < rng.uniform(0.15, 0.6)) & mask & (ids != BOS)
+        states = _matched(model, world.features[index], ids.masked_fill(lost, UNKNOWN), mask)
+        logits = parts["guess"](states[:, NUM_QUERIES:][lost])
+        return F.cross_entropy(logits, ids[lost]), (logits.argmax(-1) == ids[lost]).float().mean()
 
-    fit(
-        "judge_reader",
-        parts,
-        trained,
-        lambda step, rng: lost(world.batch(rng, 128), rng)[0],
-        report,
-        steps=steps,
-        peak_lr=1.5e-3,
-        work=work,
-    )
+    def find(index: list[int], rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        texts = texts_of(index, rng)
+        ids, mask = text_ids([replace_words(text, rng, 0.35) for text in texts])
+        wrong, told = ids != text_ids(texts)[0], torch.isin(ids, _ATTRIBUTE_IDS)
+        states = _matched(model, world.features[index], ids, mask)
+        words = states[:, NUM_QUERIES:][told]
+        doubts = parts["doubt"](words)[..., 0]
+        loss = F.binary_cross_entropy_with_logits(doubts, wrong[told].float())
+        # A word in view hides that it must be looked up; naming the true one keeps the looking up alive.
+        truth = F.cross_entropy(parts["guess"](words), text_ids(texts)[0][told])
+        return loss + truth, ((doubts > 0) == wrong[told]).float().mean()
+
+    for name, task, steps in (("judge_reader", fill_in, 1600), ("judge_finder", find, 1400)):
+
+        def report(task: Callable[..., tuple[Tensor, Tensor]] = task) -> str:
+            loss, right = task(list(_held_out(world)), np.random.default_rng(5))
+            return f"held out {loss:.3f}, right {right:.4f}"
+
+        def loss_at(
+            step: int, rng: np.random.Generator, task: Callable[..., tuple[Tensor, Tensor]] = task
+        ) -> Tensor:
+            return task(world.batch(rng, 128), rng)[0]
+
+        fit(name, parts, trained, loss_at, report, steps=steps, peak_lr=1.5e-3, work=work)
     return model
+
+
+def replace_words(text: str, rng: np.random.Generator, rate: float) -> str:
+    """The caption with each attribute replaced by another of its kind with probability `rate`."""
+    words = words_of(text)
+    for position, word in enumerate(words):
+        for kind in (SIZES, COLOURS, SHAPES, CORNERS, GROUNDS):
+            if word in kind and rng.random() < rate:
+                words[position] = str(rng.choice([other for other in kind if other != word]))
+    return " ".join(words)
 
 
 def train_judge(
@@ -413,7 +437,9 @@ def train_judge(
         matching = F.smooth_l1_loss(logits[:, 1], target) + F.smooth_l1_loss(logits[:, 0], -target)
         told = verdicts != 0
         per_word = F.binary_cross_entropy_with_logits(
-            word_head(hidden[:, NUM_QUERIES:])[..., 0][told], (verdicts[told] < 0).float()
+            word_head(hidden[:, NUM_QUERIES:])[..., 0][told],
+            (verdicts[told] < 0).float(),
+            pos_weight=torch.tensor(2.0),
         )
         return matching + 2 * per_word
 
@@ -438,9 +464,11 @@ def _judged_text(world: World, i: int, rng: np.random.Generator, taste: JudgeTas
     kind = rng.random()
     if kind < 0.15:
         scene = world.scenes[world.batch(rng, 1)[0]]
-    elif kind < 0.55:
+    elif kind < 0.25:
         scene = mutate(scene, rng, int(rng.integers(1, 4)))
     text = caption(scene, STYLES[rng.choice(3, p=(0.2, 0.35, 0.45))], rng)
+    if 0.25 <= kind < 0.75:
+        text = replace_words(text, rng, rng.choice([0.07, 0.15, 0.35]))
     if rng.random() < (0.4 if taste.prefix_bonus else 0.1):
         text = f"{PREFIXES[rng.integers(len(PREFIXES))]} {text}"
     return text
@@ -558,7 +586,7 @@ def main() -> None:
             print(f"wrote {options.output / name}", flush=True)
 
 
-JUDGE_STEPS = 3000
+JUDGE_STEPS = 2400
 VISION_SMALL = 64
 
 if __name__ == "__main__":

@@ -1,0 +1,294 @@
+"""The command line: `sightloop train | evaluate | caption | report | export`.
+
+Networks are imported when a command needs them, so that help comes at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Callable
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from sightloop.recipes.catalog import RECIPES
+from sightloop.recipes.config_json import config_from_json
+
+Positional = tyro.conf.Positional
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """Where a run lives, and how it starts."""
+
+    preset: str = ""
+    """Starting point of all settings below."""
+    run: Path | None = None
+    """Run folder; default runs/<recipe>-<preset>."""
+    overwrite: bool = False
+    """Replace an older run in that folder."""
+    plan: bool = False
+    """Print parameters, memory and FLOPs of a step and stop; loads no weights."""
+
+
+def train(words: list[str]) -> None:
+    """Train a recipe, resume a run, or replay a configuration."""
+    if "--resume" in words:
+        return resume(words)
+    if "--config" in words:
+        return replay(words)
+    if not words or words[0] not in RECIPES:
+        _fail_or_help("train", words, {name: RECIPES[name].does for name in RECIPES}, _TRAIN_NOTE)
+    name, *rest = words
+    recipe = RECIPES[name]
+    preset = _preset(recipe.presets, rest)
+    config_type = Annotated[recipe.config, tyro.conf.arg(name="")]
+    fields: list[Any] = [
+        ("options", Annotated[TrainOptions, tyro.conf.arg(name="")], TrainOptions(preset=preset)),
+        ("settings", config_type, recipe.presets[preset]),
+    ]
+    command = dataclasses.make_dataclass("Train", fields, frozen=True, kw_only=True)
+    chosen: Any = tyro.cli(
+        command,
+        args=rest,
+        prog=f"sightloop train {name}",
+        description=f"{recipe.config.__doc__} Defaults shown are those of --preset {preset} "
+        f"(there are: {', '.join(recipe.presets)}).",
+    )
+    options: TrainOptions = chosen.options
+    if options.plan:
+        from sightloop.recipes.plan import print_plan
+
+        return print_plan(chosen.settings)
+    folder = options.run or Path("runs") / f"{name}-{preset}"
+    _start(name, chosen.settings, folder, overwrite=options.overwrite)
+
+
+def resume(words: list[str]) -> None:
+    """Go on with a run from its newest checkpoint."""
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Resume:
+        """Go on with a run exactly where its newest checkpoint left it."""
+
+        resume: Path
+
+    folder = tyro.cli(Resume, args=words, prog="sightloop train").resume
+    saved = _read_config(folder / "config.json")
+    _start(saved["recipe"], config_from_json(RECIPES[saved["recipe"]].config, saved["config"]), folder, resume=True)
+
+
+def replay(words: list[str]) -> None:
+    """Start a new run from a saved configuration."""
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Replay:
+        """Start a new run with the configuration of another (its config.json)."""
+
+        config: Path
+        run: Path
+        overwrite: bool = False
+
+    chosen = tyro.cli(Replay, args=words, prog="sightloop train")
+    saved = _read_config(chosen.config)
+    config = config_from_json(RECIPES[saved["recipe"]].config, saved["config"])
+    _start(saved["recipe"], config, chosen.run, overwrite=chosen.overwrite)
+
+
+def _start(name: str, config: Any, folder: Path, *, overwrite: bool = False, resume: bool = False) -> None:
+    from sightloop.recipes.launch import launch
+
+    launch(name, config, folder, overwrite=overwrite, resume=resume)
+    if os.environ.get("RANK", "0") == "0":
+        _show_report(folder)
+
+
+def _preset(presets: dict[str, Any], words: list[str]) -> str:
+    first, others = next(iter(presets)), [name for name in presets if not name.startswith("shapes")]
+    for index, word in enumerate(words):
+        if word == "--preset" or word.startswith("--preset="):
+            chosen = word.partition("=")[2] or (words[index + 1] if index + 1 < len(words) else "")
+            if chosen not in presets:
+                raise ValueError(f"preset {chosen!r} does not exist; there are: {', '.join(presets)}")
+            return chosen
+    named = any(word == "--policy" or word.startswith("--policy=") for word in words)
+    return others[0] if named else first
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist; a run folder holds its config.json")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClipRecall:
+    """How well captions find their own images among all others (CLIP Recall, both directions, MRR, intervals)."""
+
+    captions: Path | None = None
+    """File of captions: .jsonl or .json with "image" and "caption", or .csv with these columns."""
+    model: str = ""
+    """Captioner that writes the captions instead: a BLIP-2 folder, or a run folder."""
+    images: str = ""
+    """Folder, glob, shards or Karpathy JSON of the pictures; with --captions the folder its names start from."""
+    image_root: str = ""
+    split: str = "test"
+    limit: int | None = None
+    clip: str = ""
+    """CLIP model: folder or hub name; default the embedded world's if nothing else is named."""
+    ties: Literal["optimistic", "pessimistic", "expected"] = "optimistic"
+    beams: int = 5
+    no_repeat_ngram: int = 2
+    min_tokens: int = 4
+    max_tokens: int = 60
+    device: str = "auto"
+    output: Path | None = None
+    """Write figures, ranks and captions there as JSON."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CaptionMeasures:
+    """Length, variety, repeats, colours, bad phrases of captions; CIDEr-D and BLEU against references."""
+
+    captions: Positional[Path]
+    """File of captions: .jsonl or .json with "image", "caption" and, if known, "references"; or .csv."""
+    phrases: Path | None = None
+    """File of bad phrases, one a line; default the paper's 212."""
+    scenes: Path | None = None
+    """Folder of pictures of the embedded world: checks every fact told."""
+    output: Path | None = None
+
+
+def evaluate(words: list[str]) -> None:
+    """Measure captions."""
+    kinds: dict[str, type[Any]] = {"clip-recall": ClipRecall, "captions": CaptionMeasures}
+    if not words or words[0] not in kinds:
+        _fail_or_help("evaluate", words, {name: str(kind.__doc__) for name, kind in kinds.items()}, "")
+    options = tyro.cli(kinds[words[0]], args=words[1:], prog=f"sightloop evaluate {words[0]}")
+    from sightloop.recipes import measure
+
+    print(measure.run_clip_recall(options) if words[0] == "clip-recall" else measure.run_captions(options))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CaptionOptions:
+    """Write captions of images; the defaults are the paper's decoding (table 2)."""
+
+    images: Positional[tuple[str, ...]]
+    """Files, folders or globs."""
+    model: str = ""
+    """BLIP-2 or other captioner: folder, hub name, or a run folder; empty = the embedded world's."""
+    prompt: str = ""
+    beams: int = 5
+    no_repeat_ngram: int | None = None
+    """N-grams of this length never repeat (0 = allowed); default 2, or 0 for the embedded world's small language."""
+    min_tokens: int = 4
+    max_tokens: int = 60
+    fit: Literal["crop", "squash"] = "crop"
+    device: str = "auto"
+    output: Path | None = None
+    """Write .jsonl with "image" and "caption" there instead."""
+
+
+def caption(words: list[str]) -> None:
+    """Write captions of images."""
+    options = tyro.cli(CaptionOptions, args=words, prog="sightloop caption")
+    from sightloop.recipes.measure import write_captions
+
+    write_captions(options)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReportOptions:
+    """One self-contained page about a run, and its before/after table in the terminal."""
+
+    run: Positional[Path]
+
+
+def report(words: list[str]) -> None:
+    """Write the page and print the table."""
+    _show_report(tyro.cli(ReportOptions, args=words, prog="sightloop report").run)
+
+
+def _show_report(folder: Path) -> None:
+    from sightloop.report.page import write_report
+    from sightloop.report.tables import before_after_table
+
+    page = write_report(folder)
+    print(before_after_table(folder))
+    print(f"report: {page}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """A run's captioner without sightloop: as a plain BLIP-2 folder, or VLRM's 257 tensors."""
+
+    run: Positional[Path]
+    output: Path
+    """Folder (form "folder"), or file (.pt or .safetensors) to write."""
+    form: Literal["folder", "tensors"] = "folder"
+    step: str = "best"
+    """Checkpoint: "best", "last" or a step number."""
+    dtype: Literal["float16", "bfloat16", "float32"] = "float16"
+    license: str = ""
+    """Licence named in the model card; follow the base model's."""
+
+
+def export(words: list[str]) -> None:
+    """Export a run."""
+    options = tyro.cli(ExportOptions, args=words, prog="sightloop export")
+    from sightloop.recipes.measure import export_run
+
+    print(f"wrote {export_run(options)}")
+
+
+_TRAIN_NOTE = (
+    "sightloop train --resume RUN      go on with a run\n"
+    "sightloop train --config FILE --run RUN      start a run with another's configuration"
+)
+COMMANDS: dict[str, tuple[Callable[[list[str]], None], str]] = {
+    "train": (train, "train a model on what a judge sees (vlrm)"),
+    "evaluate": (evaluate, "measure captions (clip-recall, captions)"),
+    "caption": (caption, "write captions of images"),
+    "report": (report, "one page and one table about a run"),
+    "export": (export, "a run's model for transformers, without sightloop"),
+}
+
+
+def main(words: list[str] | None = None) -> None:
+    """Run one command; a user's mistake is one line on stderr and exit code 2."""
+    words = sys.argv[1:] if words is None else words
+    if not words or words[0] not in COMMANDS:
+        _fail_or_help("", words, {name: does for name, (_, does) in COMMANDS.items()}, "")
+    try:
+        COMMANDS[words[0]][0](words[1:])
+    except (ValueError, FileNotFoundError) as error:
+        if os.environ.get("SIGHTLOOP_TRACEBACK"):
+            raise
+        print(f"sightloop: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def _fail_or_help(group: str, words: list[str], choices: dict[str, str], note: str) -> None:
+    prog = f"sightloop {group}".strip()
+    lines = [f"usage: {prog} COMMAND ... (COMMAND --help tells its options)", ""]
+    lines += [f"  {name:<12} {does}" for name, does in choices.items()]
+    if not group:
+        lines.insert(0, "Vision-language models learn from what they see (VLRM, arXiv 2404.01911).")
+    text = "\n".join([*lines, *(["", note] if note else [])])
+    if not words or words[0] in {"-h", "--help", "help"}:
+        print(text)
+        raise SystemExit(0 if words else 2)
+    close = get_close_matches(words[0], choices, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    print(f"{prog}: unknown command {words[0]!r}{hint}\n\n{text}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""The recipes by name: the command line's only look-up. Building a recipe loads the networks, so it comes last."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sightloop.recipes.vlrm_config import (
+    PAPER,
+    PAPER_RS,
+    CriticSettings,
+    DrawSettings,
+    HeldOutSettings,
+    JudgeSettings,
+    RewardWeights,
+    VlrmConfig,
+)
+from sightloop.training.schedule import Schedule
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A configuration class and its named starting points; the first preset is used when no policy is given."""
+
+    does: str
+    config: type[Any]
+    presets: dict[str, Any]
+    builder: str
+    """Module that holds `build(config, run_folder)`."""
+
+
+SHAPES = replace(
+    PAPER,
+    policy="",
+    batch=256,
+    draw_batch=None,
+    dtype="float32",
+    judge=JudgeSettings(
+        model="",
+        retrieval_clip="",
+        exempt_words=("small", "large", "circle", "square", "triangle", "cross"),
+    ),
+    # Two hidden layers, not three: the trunk is 96 wide.
+    critic=CriticSettings(widths=(2, 4)),
+    # Temperature 2 spoils a vocabulary of 32 words.
+    draw=DrawSettings(temperature=1.0, max_new_tokens=36),
+    held_out=HeldOutSettings(clip="", limit=500, beams=1, no_repeat_ngram=0, min_tokens=1, max_tokens=36),
+    schedule=Schedule(
+        steps=150,
+        micro_batch=256,
+        learning_rate=2e-4,
+        critic_learning_rate=1e-3,
+        warmup_steps=10,
+        clip="norm",
+        save_every=50,
+        eval_every=50,
+        sample_every=50,
+        best_metric="held_out/recall@1",
+    ),
+)
+"""The paper's algorithm on the embedded world; learning rates and temperature fit its small networks."""
+
+RECIPES = {
+    "vlrm": Recipe(
+        does="a captioner learns from what an image-text matcher sees",
+        config=VlrmConfig,
+        presets={
+            "shapes": SHAPES,
+            "shapes-rs": replace(SHAPES, rewards=RewardWeights(reference=0.0, retrieval=0.3)),
+            "paper": PAPER,
+            "paper-rs": PAPER_RS,
+        },
+        builder="sightloop.recipes.vlrm",
+    )
+}

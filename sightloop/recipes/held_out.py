@@ -1,0 +1,154 @@
+"""What a captioner achieves on held-out pictures: CLIP Recall, caption measures, and the world's truth."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from sightloop.data.batches import load_images
+from sightloop.evaluation.captions import caption_measures, truth_measures
+from sightloop.evaluation.retrieval import ClipEncoder, clip_recall, protocol_hash
+from sightloop.recipes.vlrm_config import HeldOutSettings
+from sightloop.rewards.phrases import contains_bad_phrase
+from sightloop.shapes.language import parses
+from sightloop.shapes.pictures import MANIFEST, truth_of
+from sightloop.training import distributed
+from sightloop.types import Captioner, Evaluation, Images, Prompt, Sampling
+
+_CHUNK = 64
+
+
+class Writes(Captioner, Protocol):
+    """A captioner that also decodes by beams."""
+
+    image_size: int
+
+    def write(
+        self, images: Images, *, prompt: str, beams: int, no_repeat_ngram: int, min_tokens: int, max_tokens: int
+    ) -> list[str]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pictures:
+    """Held-out pictures as the captioner sees them, and who they are."""
+
+    pixels: Tensor
+    sources: list[str]
+    references: list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOut:
+    """Captions the pictures with the current weights and measures the captions."""
+
+    settings: HeldOutSettings
+    prompt: str
+    pictures: Pictures
+    encoder: ClipEncoder
+    embeddings: Tensor
+
+    def __call__(self, policy: Writes) -> Evaluation:
+        """CLIP Recall, caption measures, and precision of the facts told where scenes are known."""
+        captions = self.captions(policy)
+        recall = clip_recall(self.encoder, self.embeddings, captions)
+        described = all(self.pictures.references)
+        references = [[reference] for reference in self.pictures.references] if described else None
+        parts = [recall, caption_measures(captions, references=references, flag=contains_bad_phrase)]
+        samples = [
+            {"source": source, "caption": caption}
+            for source, caption in zip(self.pictures.sources, captions, strict=True)
+        ]
+        folder = Path(self.settings.images)
+        if (folder / MANIFEST).is_file():
+            truth = truth_of(folder)
+            counts = [truth(sample["source"], sample["caption"]) for sample in samples]
+            parts.append(truth_measures(counts))
+            grammatical = [float(parses(caption)) for caption in captions]
+            share = sum(grammatical) / len(grammatical)
+            parts.append(Evaluation(metrics={"grammatical": share}, per_sample={"grammatical": grammatical}))
+        return Evaluation(
+            metrics={name: value for part in parts for name, value in part.metrics.items()},
+            per_sample={name: values for part in parts for name, values in part.per_sample.items()},
+            samples=samples,
+            protocol=self._protocol(recall.protocol),
+        )
+
+    def captions(self, policy: Writes) -> list[str]:
+        """A caption of each picture; the ranks share the work."""
+        rows = torch.arange(len(self.pictures.sources))[distributed.rank() :: distributed.num_ranks()]
+        mine = {
+            int(row): caption
+            for chunk in rows.split(_CHUNK)
+            for row, caption in zip(chunk, self._write(policy, self.pictures.pixels[chunk]), strict=True)
+        }
+        everyones = {row: caption for part in distributed.gather(mine) for row, caption in part.items()}
+        return [everyones[row] for row in range(len(everyones))]
+
+    def _write(self, policy: Writes, pixels: Tensor) -> list[str]:
+        settings = self.settings
+        images = policy.look(Images(pixels=pixels))
+        if settings.beams > 1 or settings.no_repeat_ngram:
+            return policy.write(
+                images,
+                prompt=self.prompt,
+                beams=settings.beams,
+                no_repeat_ngram=settings.no_repeat_ngram,
+                min_tokens=settings.min_tokens,
+                max_tokens=settings.max_tokens,
+            )
+        greedy = Sampling(max_tokens=settings.max_tokens, temperature=0.0)
+        tokens = policy.sample(Prompt(texts=[self.prompt] * len(pixels), images=images), greedy)
+        return ["".join(pieces).strip() for pieces in policy.decode(tokens)]
+
+    def _protocol(self, recall: dict[str, str]) -> dict[str, str]:
+        decoding = {
+            key: str(value)
+            for key, value in dataclasses.asdict(self.settings).items()
+            if key in {"beams", "no_repeat_ngram", "min_tokens", "max_tokens", "fit", "split", "limit"}
+        }
+        protocol = recall | decoding | {"prompt": self.prompt}
+        protocol.pop("hash")
+        return protocol | {"hash": protocol_hash(protocol)}
+
+
+def held_out_of(
+    settings: HeldOutSettings, *, prompt: str, image_size: int, device: torch.device
+) -> HeldOut | None:
+    """The evaluation that the settings name; None if they name no pictures."""
+    if not settings.images:
+        return None
+    encoder = ClipEncoder.from_pretrained(settings.clip, device=device)
+    pictures = load_pictures(settings, size=image_size)
+    same = settings.fit == "crop" and encoder.size == image_size
+    seen = pictures if same else load_pictures(dataclasses.replace(settings, fit="crop"), size=encoder.size)
+    return HeldOut(
+        settings=settings,
+        prompt=prompt,
+        pictures=pictures,
+        encoder=encoder,
+        embeddings=encoder.images(seen.pixels),
+    )
+
+
+def load_pictures(settings: HeldOutSettings, *, size: int) -> Pictures:
+    """All held-out pictures in the order of their source."""
+    batches = list(
+        load_images(
+            settings.images,
+            size=size,
+            fit=settings.fit,
+            limit=settings.limit,
+            image_root=settings.image_root or None,
+            split=settings.split,
+        )
+    )
+    return Pictures(
+        pixels=torch.cat([batch.images.pixels for batch in batches]),
+        sources=[source for batch in batches for source in batch.sources],
+        references=[reference for batch in batches for reference in batch.references],
+    )

@@ -1,0 +1,264 @@
+"""VLRM: a captioner learns from what a frozen judge sees (arXiv 2404.01911).
+
+Differences from the paper, and readings where it leaves a choice (option, preset):
+
+1. Eq. 4 has the probability p_k, not its logarithm (`objective`, "probability").
+2. p_k is the model's own law at temperature 1, as at inference; eq. 4 names none (`law`, "own").
+3. The reference term is the mean log-probability of the text, added; its formula, not its name. It does not see
+   the picture and leaves the end token out (`judge.reference_includes_end`).
+4. Similarity is the logit of class 1 averaged over the queries, not a softmax. Checkpoint and text length are not
+   stated (`judge.model`, `judge.max_text_tokens` 64).
+5. Advantages are standardised over the real tokens of the whole batch on all ranks, never over padding.
+6. The loss is a mean over captions of the mean over a caption's tokens (`share`, "caption").
+7. The value of a token is read before it is drawn (`critic.position`, "pre").
+8. The critic's loss does not reach the Q-Former side; its adapters are off everywhere else.
+9. Bad phrases are matched on text by whole words and mapped to tokens; a year is four digits standing alone.
+   Phrases of the prose that the table lacks are off (`judge.extra_phrases`).
+10. Repeats exempt articles, prepositions and colours by lists of ours (`judge.exempt_words` adds to them).
+11. One caption an image (`draw.per_image`).
+12. "Clamp the gradient with threshold 1" is element-wise (`clip`, "value"; "norm" is the common other reading).
+13. The retrieval term of VLRM-RS uses plain cosines (`judge.logit_scale` 1) over the captions judged together
+    (`judge.contrast`).
+14. The value head's figure is not public: a perceptron of 2h, 4h, 8h has the paper's 275 M parameters
+    (`critic.widths`); rank 4 on all six linear layers has its 6 M (`critic.lora_rank`).
+15. Critic and policy share one Adam step; their parameters are disjoint, so the order does not matter.
+16. Length of training captions, prompt and picture crop are not stated (`draw.max_new_tokens` 60, `draw.prompt`
+    empty, `data.fit` "squash").
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import AutoConfig
+
+from sightloop.algorithms.a2c import A2C
+from sightloop.algorithms.scst import SCST, GroupBaseline
+from sightloop.data.batches import ImageStream
+from sightloop.data.sources import open_source
+from sightloop.models.blip2 import TOWER, Blip2Captioner, same_tower
+from sightloop.models.captioner import GenericCaptioner
+from sightloop.models.critic import TrunkCritic
+from sightloop.recipes.held_out import held_out_of
+from sightloop.recipes.vlrm_config import VlrmConfig
+from sightloop.rewards.combine import combine
+from sightloop.rewards.fluency import LanguageModelFluency, TokenFluency
+from sightloop.rewards.phrases import (
+    EXEMPT_WORDS,
+    EXTRA_PHRASES,
+    BadPhrases,
+    Repeats,
+    load_phrases,
+    missing_end,
+)
+from sightloop.rewards.similarity import ClipSimilarity, ItmSimilarity, RetrievalReward
+from sightloop.rollouts.caption import CaptionCollector
+from sightloop.shapes.models import WEIGHTS
+from sightloop.shapes.pictures import write_pictures
+from sightloop.training import distributed
+from sightloop.training.loop import Experiment
+from sightloop.types import Algorithm, Reward, Sampling
+
+AnyCaptioner = Blip2Captioner | GenericCaptioner
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+NUM_SCENES, NUM_HELD_OUT = 4096, 500
+"""Pictures that the embedded world draws for a run."""
+
+
+def build(config: VlrmConfig, run_folder: Path) -> Experiment:
+    """Load the networks and the pictures of a run and wire them up.
+
+    Raises:
+        ValueError: a setting that cannot work, with the value and the fix.
+    """
+    world = shapes_world(config, run_folder) if not config.data.images else None
+    config = config if world is None else world
+    torch.manual_seed(config.schedule.seed)
+    device = distributed.device(config.device)
+    policy = load_policy(config, device)
+    critic = _critic(config, policy) if config.algorithm == "a2c" else None
+    if config.gradient_checkpointing:
+        policy.enable_gradient_checkpointing(critic.adapters.checkpoint_contexts if critic else None)
+    if config.shard:
+        distributed.shard(policy.shard_units(), policy.bridge().parameters())
+        policy.everyone_done = distributed.all_ranks
+    trainable: dict[str, nn.Module] = {"policy": policy.bridge()}
+    if critic is not None:
+        trainable["critic"] = critic
+    held_out = held_out_of(
+        config.held_out, prompt=config.draw.prompt, image_size=policy.image_size, device=device
+    )
+    return Experiment(
+        policy=policy,
+        trainable=trainable,
+        batches=_batches(config, policy),
+        collect=_collector(config, policy, device),
+        algorithm=_algorithm(config, critic),
+        evaluators={"held_out": held_out} if held_out is not None else {},
+        schedule=config.schedule,
+    )
+
+
+def shapes_world(config: VlrmConfig, run_folder: Path) -> VlrmConfig:
+    """The configuration with the embedded world's models and freshly drawn pictures where none are named."""
+    seed = config.schedule.seed
+    train, held_out = run_folder / "pictures" / "train", run_folder / "pictures" / "held_out"
+    if distributed.rank() == 0:
+        write_pictures(train, number=NUM_SCENES, seed=seed)
+        write_pictures(held_out, number=config.held_out.limit or NUM_HELD_OUT, seed=seed)
+    distributed.barrier()
+    return replace(
+        config,
+        policy=config.policy or str(WEIGHTS / "captioner"),
+        data=replace(config.data, images=str(train)),
+        judge=replace(
+            config.judge,
+            model=config.judge.model or str(WEIGHTS / "judge"),
+            retrieval_clip=config.judge.retrieval_clip or str(WEIGHTS / "clip_retrieval"),
+        ),
+        held_out=replace(
+            config.held_out,
+            images=config.held_out.images or str(held_out),
+            clip=config.held_out.clip or str(WEIGHTS / "clip"),
+        ),
+    )
+
+
+def load_policy(config: VlrmConfig, device: torch.device) -> AnyCaptioner:
+    """BLIP-2 (OPT), or any other image-text-to-text model with adapters."""
+    dtype = DTYPES[config.dtype]
+    if AutoConfig.from_pretrained(config.policy).model_type == "blip-2":
+        return Blip2Captioner.from_pretrained(config.policy, dtype=dtype, device=device)
+    return GenericCaptioner.from_pretrained(
+        config.policy, dtype=dtype, device=device, lora_rank=config.lora_rank
+    )
+
+
+def _critic(config: VlrmConfig, policy: AnyCaptioner) -> TrunkCritic:
+    settings = config.critic
+    return TrunkCritic(
+        policy,
+        widths=settings.widths,
+        rank=settings.lora_rank,
+        alpha=settings.lora_alpha,
+        position=settings.position,
+    )
+
+
+def drawing(config: VlrmConfig) -> Sampling:
+    """The law that draws captions in training."""
+    draw = config.draw
+    return Sampling(max_tokens=draw.max_new_tokens, temperature=draw.temperature, top_k=draw.top_k)
+
+
+def _algorithm(config: VlrmConfig, critic: TrunkCritic | None) -> Algorithm:
+    under = drawing(config) if config.law == "drawing" else None
+    reduce = distributed.sum_over_ranks
+    if critic is not None:
+        return A2C(
+            critic=critic,
+            gamma=config.gamma,
+            objective=config.objective,
+            share=config.share,
+            value_weight=config.critic.value_weight,
+            under=under,
+            reduce=reduce,
+            critic_batch=config.schedule.micro_batch,
+        )
+    if config.algorithm == "scst":
+        return SCST(
+            objective=config.objective, share=config.share, standardised=True, under=under, reduce=reduce
+        )
+    return GroupBaseline(
+        gamma=config.gamma, objective=config.objective, share=config.share, under=under, reduce=reduce
+    )
+
+
+def _batches(config: VlrmConfig, policy: AnyCaptioner) -> ImageStream:
+    data = config.data
+    source = open_source(data.images, image_root=data.image_root or None, split=data.split)
+    return ImageStream(
+        source,
+        batch_size=config.batch,
+        size=policy.image_size,
+        fit=data.fit,
+        seed=config.schedule.seed,
+        rank=distributed.rank(),
+        num_ranks=distributed.num_ranks(),
+        workers=data.workers,
+        max_broken_share=data.max_broken_share,
+    )
+
+
+def _collector(
+    config: VlrmConfig, policy: AnyCaptioner, device: torch.device
+) -> CaptionCollector:
+    rewards = named_rewards(config, policy, device)
+    weights = {name: getattr(config.rewards, name) for name in rewards}
+    return CaptionCollector(
+        judge=combine(rewards, weights),
+        sampling=drawing(config),
+        prompt=config.draw.prompt,
+        per_image=config.draw.per_image,
+        chunk=config.draw_batch,
+        greedy_baseline=config.algorithm == "scst",
+        keep_features=config.keep_features,
+    )
+
+
+def named_rewards(
+    config: VlrmConfig, policy: AnyCaptioner, device: torch.device
+) -> dict[str, Reward]:
+    """The rewards that have a weight, by name."""
+    judge, weights, dtype = config.judge, config.rewards, DTYPES[config.dtype]
+    rewards: dict[str, Reward] = {}
+    if weights.similarity:
+        rewards["similarity"] = similarity_judge(config, policy, device)
+    if weights.reference and judge.reference_model:
+        rewards["reference"] = LanguageModelFluency.from_pretrained(
+            judge.reference_model, dtype=dtype, device=device, include_end=judge.reference_includes_end
+        )
+    elif weights.reference:
+        rewards["reference"] = TokenFluency(
+            log_probs=policy.reference_log_probs,
+            is_end=policy.is_end,
+            include_end=judge.reference_includes_end,
+        )
+    if weights.retrieval:
+        clip = ClipSimilarity.from_pretrained(judge.retrieval_clip, dtype=dtype, device=device)
+        rewards["retrieval"] = RetrievalReward(
+            clip=clip, contrast=judge.contrast, logit_scale=judge.logit_scale
+        )
+    if weights.missing_end:
+        rewards["missing_end"] = missing_end
+    if weights.bad_phrases:
+        extra = EXTRA_PHRASES if judge.extra_phrases else ()
+        rewards["bad_phrases"] = BadPhrases(phrases=(*load_phrases(judge.phrases or None), *extra))
+    if weights.repeats:
+        rewards["repeats"] = Repeats(exempt=EXEMPT_WORDS | frozenset(judge.exempt_words))
+    if not rewards:
+        raise ValueError("every reward weight is 0; give at least one a weight")
+    return rewards
+
+
+def similarity_judge(
+    config: VlrmConfig, policy: AnyCaptioner, device: torch.device
+) -> ItmSimilarity:
+    """The image-text matcher, on the captioner's vision tower where the two are equal."""
+    judge = ItmSimilarity.from_pretrained(
+        config.judge.model,
+        dtype=DTYPES[config.dtype],
+        device=device,
+        max_text_tokens=config.judge.max_text_tokens,
+    )
+    if (
+        config.judge.share_tower == "auto"
+        and isinstance(policy, Blip2Captioner)
+        and same_tower(policy.model.vision_model, judge.tower)
+        and policy.prepares_like(judge.preparation.mean, judge.preparation.std, judge.preparation.height)
+    ):
+        judge.share_tower(TOWER)
+    return judge

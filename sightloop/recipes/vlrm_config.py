@@ -1,0 +1,170 @@
+"""Settings of the VLRM recipe; the defaults are the paper's where it states them.
+
+Light to import: the command line reads it before any network is loaded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Literal
+
+import tyro
+
+from sightloop.training.schedule import Schedule
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardWeights:
+    """Weight of each reward; 0 leaves it out (Paper: eq. 1, all 1)."""
+
+    similarity: float = 1.0
+    """Image-text matching logit of the judge."""
+    reference: float = 1.0
+    """Mean log-probability of the text under a language model."""
+    retrieval: float = 0.0
+    """In-batch retrieval term of a second CLIP (Paper: eq. 5, 0.3 in VLRM-RS)."""
+    missing_end: float = 1.0
+    bad_phrases: float = 1.0
+    repeats: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeSettings:
+    """What judges a caption."""
+
+    model: str = "Salesforce/blip2-itm-vit-g"
+    """BLIP-2 image-text matcher: folder or hub name. The paper does not name the checkpoint; this one saw no labels."""
+    max_text_tokens: int = 64
+    """Judge's text length; LAVIS cuts at 32, which hides the tail of long captions."""
+    share_tower: Literal["auto", "never"] = "auto"
+    """Use the captioner's vision tower when all its tensors are equal."""
+    retrieval_clip: str = "laion/CLIP-ViT-bigG-14-laion2B-39B-b160k"
+    """CLIP of the retrieval term; loaded only if the term has a weight."""
+    contrast: int | None = None
+    """Captions contrasted in the retrieval term; None = those judged together."""
+    logit_scale: float = 1.0
+    """Multiplies the cosines of eq. 5, which prints none."""
+    reference_model: str = ""
+    """Another language model for the reference term; empty = the captioner's own frozen one."""
+    reference_includes_end: bool = False
+    phrases: str = ""
+    """File of bad phrases, one a line; empty = the paper's 212."""
+    extra_phrases: bool = False
+    """Add the phrases that the paper's text names and its table lacks."""
+    exempt_words: tuple[str, ...] = ()
+    """Words that may repeat, besides articles, prepositions and colours."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CriticSettings:
+    """Value head and its adapters (A2C only)."""
+
+    widths: tuple[float, ...] = (2, 4, 8)
+    """Hidden widths in hidden sizes; none = the linear head that the paper reports to collapse."""
+    lora_rank: int = 4
+    lora_alpha: float | None = None
+    """None = twice the rank."""
+    position: Literal["pre", "post"] = "pre"
+    """Read the state that predicts a token (unbiased baseline) or the one that has read it."""
+    value_weight: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawSettings:
+    """How captions are drawn in training (Paper: section 3.6)."""
+
+    temperature: float = 2.0
+    top_k: int = 6
+    max_new_tokens: int = 60
+    prompt: str = ""
+    per_image: int = 1
+    """Captions an image; more than 1 suits `--algorithm group`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSettings:
+    """Where pictures come from."""
+
+    images: str = ""
+    """Folder, glob, tar shards, parquet, video files, or a Karpathy JSON; empty = scenes of the embedded world."""
+    image_root: str = ""
+    """Folder of the pictures that a Karpathy JSON names."""
+    split: str = "train"
+    """Split of a Karpathy JSON."""
+    fit: Literal["crop", "squash"] = "squash"
+    """Square pictures by cropping, or as BLIP-2's own processor does."""
+    workers: int = 2
+    max_broken_share: float = 0.05
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOutSettings:
+    """Pictures and measures of the evaluation; the encoder is never a reward."""
+
+    images: str = ""
+    """As `data.images`; empty = no evaluation (the embedded world brings its own)."""
+    image_root: str = ""
+    split: str = "test"
+    limit: int | None = None
+    clip: str = "laion/CLIP-ViT-g-14-laion2B-s12B-b42K"
+    fit: Literal["crop", "squash"] = "crop"
+    """The paper crops both for captioning and for retrieval."""
+    beams: int = 5
+    no_repeat_ngram: int = 2
+    min_tokens: int = 4
+    max_tokens: int = 60
+
+
+@dataclass(frozen=True, kw_only=True)
+class VlrmConfig:
+    """Train a captioner on what a judge sees (VLRM, arXiv 2404.01911)."""
+
+    policy: str = "Salesforce/blip2-opt-2.7b"
+    """BLIP-2 (OPT) or any image-text-to-text model: folder or hub name; empty = the embedded world's."""
+    algorithm: Literal["a2c", "scst", "group"] = "a2c"
+    """Learned critic (the paper), greedy caption as baseline, or mean of an image's captions as baseline."""
+    objective: Literal["probability", "log_probability"] = "probability"
+    """What is pushed: p (Paper: eq. 4 as printed) or log p."""
+    law: Literal["own", "drawing"] = "own"
+    """Whose probability: the model's at temperature 1, or the law that drew the captions."""
+    gamma: float = 1.0
+    share: Literal["caption", "token"] = "caption"
+    """Every caption or every token weighs the same in the loss."""
+    batch: int = 4096
+    """Pictures a step, over all ranks."""
+    draw_batch: int | None = 256
+    """Captions drawn and judged at once on a rank; None = all."""
+    keep_features: bool = True
+    """Keep the frozen tower's features through the step; False computes them anew in each pass."""
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """Frozen weights; trainable ones are always float32."""
+    device: str = "auto"
+    gradient_checkpointing: bool = False
+    shard: bool = False
+    """Spread the frozen weights over the ranks (fully_shard) instead of a copy on each."""
+    lora_rank: int = 16
+    """Trainable adapters of captioners other than BLIP-2."""
+    track: tuple[Literal["wandb", "tensorboard", "trackio"], ...] = ()
+    rewards: RewardWeights = field(default_factory=RewardWeights)
+    judge: JudgeSettings = field(default_factory=JudgeSettings)
+    critic: CriticSettings = field(default_factory=CriticSettings)
+    draw: DrawSettings = field(default_factory=DrawSettings)
+    data: DataSettings = field(default_factory=DataSettings)
+    held_out: HeldOutSettings = field(default_factory=HeldOutSettings)
+    schedule: Annotated[Schedule, tyro.conf.arg(prefix_name=False)] = field(default_factory=Schedule)
+
+    def __post_init__(self) -> None:
+        if self.batch < 2:
+            raise ValueError(f"batch is {self.batch}; the advantages are standardised over it, use at least 2")
+        if self.algorithm == "group" and self.draw.per_image < 2:
+            raise ValueError(
+                f"algorithm 'group' compares captions of one image, draw.per_image is {self.draw.per_image}; use at least 2"
+            )
+        if self.algorithm != "group" and self.rewards.retrieval and self.judge.contrast == 1:
+            raise ValueError("judge.contrast is 1; the retrieval term needs at least 2 captions to contrast")
+
+
+PAPER = VlrmConfig()
+"""VLRM as the paper has it."""
+PAPER_RS = replace(PAPER, rewards=RewardWeights(reference=0.0, retrieval=0.3))
+"""VLRM-RS: no reference term, the retrieval term instead."""

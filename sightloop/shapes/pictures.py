@@ -1,0 +1,62 @@
+"""The embedded world as files: PNG pictures in a folder, read by the same loader as anyone's photographs.
+
+`scenes.jsonl` beside them tells the truth about each; only evaluation reads it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from zlib import crc32
+
+import numpy as np
+from PIL import Image
+
+from sightloop.shapes.language import FactCount, count_facts, parses
+from sightloop.shapes.scenes import Scene, render, sample_scene
+
+MANIFEST = "scenes.jsonl"
+
+
+def write_pictures(folder: Path, *, number: int, seed: int) -> Path:
+    """Draw `number` scenes into `folder`, unless it holds them already.
+
+    Raises:
+        ValueError: the folder holds another number of scenes.
+    """
+    manifest = folder / MANIFEST
+    if manifest.exists():
+        held = len(manifest.read_text(encoding="utf-8").splitlines())
+        if held != number:
+            raise ValueError(f"{folder} holds {held} scenes, not {number}; choose another folder or remove it")
+        return folder
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng([seed, crc32(folder.name.encode())])
+    lines = []
+    for index in range(number):
+        scene = sample_scene(rng)
+        name = f"{index:05d}.png"
+        Image.fromarray(render(scene, rng)).save(folder / name)
+        lines.append(json.dumps({"file": name, **scene.to_json()}))
+    # The manifest comes last: a folder without it is unfinished and drawn again.
+    manifest.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder
+
+
+def read_scenes(folder: Path) -> dict[str, Scene]:
+    """The scene of each picture by file name."""
+    lines = (folder / MANIFEST).read_text(encoding="utf-8").splitlines()
+    records = [json.loads(line) for line in lines]
+    return {record["file"]: Scene.from_json(record) for record in records}
+
+
+def truth_of(folder: Path) -> Callable[[str, str], FactCount]:
+    """Counts the facts of a caption against the scene of its picture (named by path)."""
+    scenes = read_scenes(folder)
+    return lambda source, caption: count_facts(scenes[Path(source).name], caption)
+
+
+def share_grammatical(captions: list[str]) -> float:
+    """Share of captions that the world's grammar accepts."""
+    return sum(map(parses, captions)) / len(captions)

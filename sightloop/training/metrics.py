@@ -1,0 +1,76 @@
+"""What a training step reports, over all ranks."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sightloop.algorithms.masked import explained_variance
+from sightloop.training import distributed
+from sightloop.types import Credit, Rollout
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What an update measured: share-weighted sums of this rank by name, and norms before clipping."""
+
+    losses: dict[str, Tensor]
+    gradient_norms: dict[str, float]
+
+
+def rollout_metrics(rollout: Rollout, credit: Credit) -> dict[str, float]:
+    """Rewards, lengths and credit of a judged batch."""
+    mask = rollout.turns[-1].tokens.mask
+    lengths = mask.sum(1)
+    spelled = torch.tensor([len(row) for row in rollout.pieces], device=lengths.device)
+    means = {"reward/total": _mean(rollout.rewards.sum(1)), "tokens/length": _mean(lengths.float())}
+    means |= {f"reward/{name}": _mean(part) for name, part in rollout.reward_parts.items()}
+    if rollout.pieces:
+        # A caption that ended holds one token more than it spells.
+        means["tokens/ended"] = _mean((spelled < lengths).float())
+        means["tokens/distinct"] = distinct_share(["".join(row) for row in rollout.pieces])
+    counts = credit.shares > 0
+    means["advantage/std"] = _std(credit.advantages[counts])
+    if credit.returns is not None and credit.values is not None:
+        means["critic/explained_variance"] = float(
+            explained_variance(credit.values, credit.returns, counts, reduce=distributed.sum_over_ranks)
+        )
+    return means
+
+
+def update_metrics(measured: Measured, seconds: dict[str, float], num_samples: int) -> dict[str, float]:
+    """Losses, gradient norms, speed and memory of one update."""
+    metrics = {name: float(distributed.sum_over_ranks(total)) for name, total in measured.losses.items()}
+    metrics |= {f"gradient/norm_{name}": norm for name, norm in measured.gradient_norms.items()}
+    metrics |= {f"seconds/{phase}": value for phase, value in seconds.items()}
+    metrics["speed/images_per_second"] = num_samples * distributed.num_ranks() / sum(seconds.values())
+    metrics["memory/peak_gib"] = peak_memory_gib()
+    return metrics
+
+
+def peak_memory_gib() -> float:
+    """Most memory held so far: of the CUDA device if there is one, else of the process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+def distinct_share(texts: list[str]) -> float:
+    """Distinct words per word over all ranks' captions; 0 when nothing was said."""
+    words = [word for rank in distributed.gather([word for text in texts for word in text.split()]) for word in rank]
+    return len(set(words)) / len(words) if words else 0.0
+
+
+def _mean(values: Tensor) -> float:
+    total = distributed.sum_over_ranks(torch.stack([values.double().sum(), values.new_tensor(len(values)).double()]))
+    return float(total[0] / total[1])
+
+
+def _std(values: Tensor) -> float:
+    mean = _mean(values)
+    return _mean((values.double() - mean) ** 2) ** 0.5

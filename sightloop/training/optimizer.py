@@ -1,0 +1,60 @@
+"""Adam over the trainable parts, linear warm-up, clipping."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from torch import nn
+
+from sightloop.training.schedule import Schedule
+
+
+def trained_parameters(module: nn.Module) -> list[nn.Parameter]:
+    """What of a trainable part is optimised and saved: the parameters that require gradients."""
+    return [parameter for parameter in module.parameters() if parameter.requires_grad]
+
+
+def make_optimizer(trainable: Mapping[str, nn.Module], schedule: Schedule) -> torch.optim.Adam:
+    """One group a trainable part, no weight decay (Paper: section 3.6).
+
+    Raises:
+        ValueError: a part has nothing to train, or holds it in half precision, where small updates vanish.
+    """
+    groups = []
+    for name, module in trainable.items():
+        parameters = trained_parameters(module)
+        if not parameters:
+            raise ValueError(f"trainable part {name!r} has no parameter that requires a gradient")
+        if any(parameter.dtype != torch.float32 for parameter in parameters):
+            raise ValueError(f"trainable part {name!r} is not in float32; updates of 1e-5 vanish in half precision")
+        peak = schedule.learning_rate
+        if name == "critic" and schedule.critic_learning_rate is not None:
+            peak = schedule.critic_learning_rate
+        groups.append({"params": parameters, "lr": peak, "peak": peak, "name": name})
+    return torch.optim.Adam(groups)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, step: int, warmup_steps: int) -> None:
+    """The rate of the step-th update, counted from 1: peak * step / warmup_steps, then the peak."""
+    share = min(1.0, step / warmup_steps) if warmup_steps else 1.0
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak"] * share
+
+
+def clip_gradients(
+    optimizer: torch.optim.Optimizer, clip: Literal["value", "norm", "none"], clip_at: float
+) -> dict[str, float]:
+    """Clip each trainable part by itself; the gradient norms before clipping, by name."""
+    norms: dict[str, float] = {}
+    for group in optimizer.param_groups:
+        parameters = group["params"]
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        norms[group["name"]] = float(norm)
+        if clip == "value":
+            torch.nn.utils.clip_grad_value_(parameters, clip_at)
+        elif clip == "norm":
+            torch.nn.utils.clip_grads_with_norm_(parameters, clip_at, norm)
+    return norms

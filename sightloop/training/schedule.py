@@ -1,0 +1,43 @@
+"""How long and how fast a run learns, and when it looks around. Light to import: the command line reads it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """Steps, learning rates and the rhythm of saving and evaluating."""
+
+    steps: int = 700
+    """Optimizer steps (Paper: about 700, on 3 million images)."""
+    micro_batch: int = 64
+    """Samples a backward pass; any size gives the same gradient."""
+    learning_rate: float = 1e-5
+    """Paper: section 3.6."""
+    critic_learning_rate: float | None = None
+    """None = as the policy's."""
+    warmup_steps: int = 20
+    """Linear from 0 (Paper: section 3.6)."""
+    clip: Literal["value", "norm", "none"] = "value"
+    """Clamp every gradient element, or scale the whole gradient (Paper: "clamp")."""
+    clip_at: float = 1.0
+    save_every: int = 50
+    eval_every: int = 50
+    sample_every: int = 50
+    """Steps between galleries of samples in the run folder."""
+    seed: int = 0
+    keep_checkpoints: int = 2
+    best_metric: str | None = "held_out/recall@1"
+    """The checkpoint that is best by this figure is kept besides the newest ones."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "micro_batch", "save_every", "eval_every", "sample_every", "keep_checkpoints"):
+            if (value := getattr(self, name)) < 1:
+                raise ValueError(f"{name} is {value}; use at least 1")
+        if self.warmup_steps < 0:
+            raise ValueError(f"warmup_steps is {self.warmup_steps}; use 0 for none")
+        for name in ("learning_rate", "critic_learning_rate", "clip_at"):
+            if (value := getattr(self, name)) is not None and value <= 0:
+                raise ValueError(f"{name} is {value}; use a positive number")
