@@ -10,6 +10,8 @@ from sightloop.report.cards import spread, value_at, with_picture
 from sightloop.report.labels import (
     GUARDS,
     HEADLINES,
+    bare,
+    first_of,
     is_share,
     label_of,
     number,
@@ -23,7 +25,7 @@ from sightloop.report.words import Word, compare
 MAX_PAIRS = 12
 MAX_LOSSES = 4
 _CHIPS = 4
-_FIRST_CHIPS = (HEADLINES[0], GUARDS[0], "truth/recall", "truth/coverage", "captions/length")
+_FIRST_CHIPS = ("recall@1", "precision", "hallucinates", "told", "length")
 
 
 def before_and_after(run: RunRecords) -> Markup:
@@ -35,7 +37,9 @@ def before_and_after(run: RunRecords) -> Markup:
     first = records[min(records)]
     later = records.get(steps[1])
     rows = shown_rows(first)
-    intro = f"{len(rows)} of {len(first.samples)} held-out pictures, evenly spaced through the set."
+    stored = sum("image" in sample for sample in first.samples)
+    kept = "whose pictures the run folder holds" if stored else "of the held-out set"
+    intro = f"{len(rows)} of {stored or len(first.samples)} captions {kept}, evenly spaced."
     if later is None or later is first:
         cards = [_card(run, records, row, None) for row in rows]
         return together([element("p", intro, class_="note"), element("div", *cards, class_="cards")])
@@ -51,7 +55,7 @@ def before_and_after(run: RunRecords) -> Markup:
     losers = [row for row in losers if row not in rows]
     if losers:
         parts += [
-            element("h3", f"Largest losses: {label_of(metric).text}"),
+            element("h3", f"Largest losses among them: {label_of(metric).text}"),
             element("div", *(_card(run, records, row, later.step) for row in losers), class_="cards"),
         ]
     return together(parts)
@@ -60,8 +64,8 @@ def before_and_after(run: RunRecords) -> Markup:
 def losses(run: RunRecords, first: EvaluationRecord, later: int) -> tuple[str, list[int]]:
     """The guarding metric, else the headline, and the rows where it fell most, largest fall first."""
     paired = {metric: (old, new) for metric, old, new in _paired(run, first, later)}
-    metric = next((name for name in (*GUARDS, *HEADLINES) if name in paired), "")
-    if not metric:
+    metric = first_of([*GUARDS, *HEADLINES], paired)
+    if metric is None:
         return "", []
     falls = [
         (after - before) * label_of(metric).better for before, after in zip(*paired[metric], strict=True)
@@ -176,7 +180,8 @@ def _paired(
 
 
 def _chip_rank(metric: str) -> tuple[int, tuple[int, int, str]]:
-    return _FIRST_CHIPS.index(metric) if metric in _FIRST_CHIPS else len(_FIRST_CHIPS), rank_of(metric)
+    name = bare(metric)
+    return _FIRST_CHIPS.index(name) if name in _FIRST_CHIPS else len(_FIRST_CHIPS), rank_of(metric)
 
 
 def _plainly(value: float) -> str:

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-
-import numpy as np
+from statistics import fmean
 
 from sightloop.evaluation.intervals import bootstrap_interval
 from sightloop.report.figures import Curve, Point, dot_chart, line_chart
-from sightloop.report.labels import capital, label_of, rank_of
+from sightloop.report.labels import capital, is_further, label_of, rank_of
 from sightloop.report.markup import Markup
 from sightloop.report.run import RunRecords
+from sightloop.report.tables import sample_groups
 
 _GROUPS = (
     ("Reward", ("reward/",)),
     ("Captions while training", ("tokens/",)),
     ("Learning", ("policy/", "critic/", "advantage/", "gradient/", "learning_rate")),
 )
+_RESAMPLES = 1000
 _COST = ("Time and memory", ("speed/", "seconds/", "memory/"))
 
 
@@ -33,11 +34,16 @@ class ChartGroup:
 
 def evaluation_curves(run: RunRecords) -> list[ChartGroup]:
     """One chart for each evaluated metric, with intervals; empty before the first evaluation."""
-    charts = [
-        dot_chart(_evaluation_curve(run, metric), last_step=run.last_step, alarm_steps=_alarm_steps(run))
-        for metric in sorted(_names(run.evals), key=rank_of)
+    names = sorted(_names(run.evals), key=rank_of)
+    groups = [
+        ("Held-out evaluation", [name for name in names if not is_further(name)], False),
+        ("Further figures of the evaluation", [name for name in names if is_further(name)], True),
     ]
-    return [ChartGroup(title="Held-out evaluation", charts=charts)] if charts else []
+    return [
+        ChartGroup(title=title, charts=[_dot_chart(run, name) for name in members], folded=folded)
+        for title, members, folded in groups
+        if members
+    ]
 
 
 def training_curves(run: RunRecords) -> list[ChartGroup]:
@@ -55,6 +61,11 @@ def training_curves(run: RunRecords) -> list[ChartGroup]:
     if cost:
         groups.append(ChartGroup(title=_COST[0], charts=_line_charts(run, cost), folded=True))
     return groups
+
+
+def _dot_chart(run: RunRecords, metric: str) -> Markup:
+    curve = _evaluation_curve(run, metric)
+    return dot_chart(curve, last_step=run.last_step, alarm_steps=_alarm_steps(run))
 
 
 def _line_charts(run: RunRecords, names: list[str]) -> list[Markup]:
@@ -87,8 +98,13 @@ def _evaluation_curve(run: RunRecords, metric: str) -> Curve:
 def _band(run: RunRecords, metric: str, step: int, value: float) -> Point:
     evaluator, _, name = metric.partition("/")
     record = run.evaluations.get(evaluator, {}).get(step)
-    values = np.array(record.per_sample.get(name, []) if record else [])
-    if len(values) < 2 or not np.isfinite(values).all() or abs(values.mean() - value) > 1e-3:
+    values = record.per_sample.get(name, []) if record else []
+    if (
+        record is None
+        or len(values) < 2
+        or not all(map(math.isfinite, values))
+        or abs(fmean(values) - value) > 1e-3
+    ):
         return math.nan, math.nan
-    interval = bootstrap_interval(values)
+    interval = bootstrap_interval(values, groups=sample_groups(record), resamples=_RESAMPLES)
     return interval.low, interval.high

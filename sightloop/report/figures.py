@@ -12,7 +12,7 @@ from sightloop.report.markup import Markup, element, together
 
 Point = tuple[float, float]
 WIDTH, HEIGHT = 360, 190
-LEFT, RIGHT, TOP, BOTTOM = 46, 12, 10, 26
+LEFT, RIGHT, TOP, BOTTOM = 46, 16, 10, 26
 MAX_POINTS = 160
 """Points drawn per curve; longer ones are averaged in blocks."""
 
@@ -139,7 +139,7 @@ def line_chart(curve: Curve, *, last_step: int, alarm_steps: Sequence[int] = ())
     if sum(math.isfinite(value) for _, value in points) == 1:
         drawing += [_dot(point, across, up) for point in points if math.isfinite(point[1])]
     notes = [
-        f"{_step(step)}: {number(value)}" + (f" (smoothed {number(level)})" if len(points) > 2 else "")
+        f"{_step(step)}: {number(value)}" + (f" (mean {number(level)})" if len(points) > 2 else "")
         for (step, value), level in zip(points, levels, strict=True)
     ]
     drawing.append(_hover_columns(points, notes, across))

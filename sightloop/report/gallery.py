@@ -66,25 +66,33 @@ def credit_limit(samples: Sequence[GallerySample]) -> float:
 
 def tokens_of(sample: GallerySample) -> list[Token]:
     """The tokens of a caption in order; those without text (the end token) get a mark instead."""
-    count = max(len(sample.rewards), len(sample.credit))
-    while count > len(sample.pieces) + sample.ended and not any(
-        value_at(values, count - 1) for values in (sample.rewards, sample.credit) if len(values) >= count
+    spelled = max((index + 1 for index, piece in enumerate(sample.pieces) if piece), default=0)
+    count = max(spelled, len(sample.rewards), len(sample.credit))
+    # Padding behind the last token that counts earned nothing and got no credit.
+    while count > spelled + sample.ended and not any(
+        _is_something(value_at(values, count - 1)) for values in (sample.rewards, sample.credit)
     ):
         count -= 1
-    tokens: list[Token] = []
-    for index in range(max(count, len(sample.pieces))):
-        has_text = index < len(sample.pieces)
-        is_end = index == len(sample.pieces) and sample.ended
-        tokens.append(
-            Token(
-                text=sample.pieces[index] if has_text else "end" if is_end else "no text",
-                reward=value_at(sample.rewards, index),
-                credit=value_at(sample.credit, index),
-                value=value_at(sample.values, index),
-                is_mark=not has_text,
-            )
+    return [
+        Token(
+            text=_text_at(sample, index, spelled),
+            reward=value_at(sample.rewards, index),
+            credit=value_at(sample.credit, index),
+            value=value_at(sample.values, index),
+            is_mark=index >= spelled or not sample.pieces[index],
         )
-    return tokens
+        for index in range(count)
+    ]
+
+
+def _text_at(sample: GallerySample, index: int, spelled: int) -> str:
+    if index < spelled and sample.pieces[index]:
+        return sample.pieces[index]
+    return "end" if index == spelled and sample.ended else "no text"
+
+
+def _is_something(value: float) -> bool:
+    return math.isfinite(value) and value != 0
 
 
 def _credited(run: RunRecords, sample: GallerySample, limit: float) -> Markup:

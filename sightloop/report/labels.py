@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 MINUS = "\N{MINUS SIGN}"
@@ -18,42 +19,7 @@ class Label:
 
 
 _UP, _DOWN = 1, -1
-LABELS: dict[str, Label] = {
-    "recall/mrr": Label(
-        text="mean reciprocal rank", better=_UP, meaning="1 / rank of the right picture, averaged"
-    ),
-    "recall/median_rank": Label(
-        text="median rank", better=_DOWN, meaning="rank of the right picture; 1 is first"
-    ),
-    "recall/mean_rank": Label(
-        text="mean rank", better=_DOWN, meaning="rank of the right picture; 1 is first"
-    ),
-    "truth/precision": Label(
-        text="precision of told facts", better=_UP, meaning="share of the told facts that are true"
-    ),
-    "truth/recall": Label(
-        text="facts told", better=_UP, meaning="share of the picture's facts that are told"
-    ),
-    "truth/coverage": Label(
-        text="facts told", better=_UP, meaning="share of the picture's facts that are told"
-    ),
-    "truth/f1": Label(text="F1 of facts", better=_UP),
-    "captions/length": Label(text="words per caption"),
-    "captions/colours": Label(text="colour words per caption"),
-    "captions/repeats": Label(text="repeated words", better=_DOWN),
-    "captions/repetition": Label(text="repeated words", better=_DOWN),
-    "captions/bad_phrases": Label(text="captions with a bad phrase", better=_DOWN),
-    "captions/hallucination": Label(text="captions naming absent things", better=_DOWN),
-    "captions/ended": Label(text="captions that end", better=_UP),
-    "captions/cider_d": Label(text="CIDEr-D", better=_UP),
-    "captions/cider": Label(text="CIDEr-D", better=_UP),
-    "captions/clip_score": Label(text="CLIPScore", better=_UP),
-    "captions/clipscore": Label(text="CLIPScore", better=_UP),
-    "captions/perplexity": Label(
-        text="perplexity", better=_DOWN, meaning="under the reference language model"
-    ),
-    "geneval/overall": Label(text="GenEval, mean of the tasks", better=_UP),
-    "understanding/accuracy": Label(text="answers that are right", better=_UP),
+_TRAINING = {
     "reward/total": Label(text="total reward", meaning="what the policy is trained to raise"),
     "tokens/length": Label(text="tokens per caption"),
     "tokens/ended": Label(
@@ -68,10 +34,10 @@ LABELS: dict[str, Label] = {
         meaning="share of the returns' variance the critic foresees; 0 is no better than their mean",
     ),
     "critic/loss": Label(text="critic loss", better=_DOWN),
-    "advantage/std": Label(text="spread of advantages", meaning="standard deviation before standardising"),
+    "advantage/std": Label(text="spread of advantages", meaning="standard deviation"),
     "policy/loss": Label(text="policy loss"),
     "policy/probability": Label(
-        text="probability of drawn tokens", meaning="mean under the policy's own law"
+        text="probability of drawn tokens", meaning="mean under the law that is trained"
     ),
     "policy/entropy": Label(text="entropy", meaning="nats per token"),
     "policy/kl": Label(text="divergence from the reference", meaning="nats per token"),
@@ -79,45 +45,107 @@ LABELS: dict[str, Label] = {
     "speed/images_per_second": Label(text="images per second", better=_UP),
     "memory/peak_gib": Label(text="peak memory", meaning="GiB"),
 }
-HEADLINES = ("recall/recall@1", "geneval/overall", "truth/recall", "truth/coverage", "captions/cider_d")
-"""What the verdict leads with, first found first."""
-GUARDS = ("truth/precision", "captions/hallucination", "understanding/accuracy")
-"""What must not be paid for the headline: the verdict names the first found."""
-FAMILIES = ("recall", "geneval", "truth", "understanding", "captions")
-"""The order of evaluators in tables; others follow."""
-_PATTERNS = {
-    "reward/": "{}",
-    "gradient/norm_": "gradient norm, {}",
-    "seconds/": "seconds to {}",
+"""Training metrics by full name."""
+_PATTERNS = {"reward/": "{}", "gradient/norm_": "gradient norm, {}", "seconds/": "seconds to {}"}
+
+_MAIN = {
+    "mrr": Label(text="mean reciprocal rank", better=_UP, meaning="1 / rank of the right picture, averaged"),
+    "told": Label(text="facts told", better=_UP, meaning="share of a picture's facts that its caption tells"),
+    "precision": Label(
+        text="precision of told facts", better=_UP, meaning="share of all told facts that are true"
+    ),
+    "hallucinates": Label(text="captions with a wrong fact", better=_DOWN),
+    "accuracy": Label(text="right answers", better=_UP),
+    "overall": Label(text="GenEval", better=_UP, meaning="mean over the tasks"),
+    "imbalance": Label(text="one right, the other wrong", better=_DOWN),
+    "cider_d": Label(text="CIDEr-D", better=_UP),
+    "bleu_4": Label(text="BLEU-4", better=_UP),
+    "clip_score": Label(text="CLIPScore", better=_UP),
+    "length": Label(text="words per caption"),
+    "colours": Label(text="colour words per caption"),
+    "colour_coverage": Label(
+        text="colours named", better=_UP, meaning="share of the references' colours that captions name"
+    ),
+    "distinct_1": Label(text="distinct words", meaning="distinct words / all words of the set"),
+    "distinct_2": Label(text="distinct word pairs", meaning="distinct pairs / all pairs of the set"),
+    "repeats": Label(
+        text="repeated words", better=_DOWN, meaning="share of a caption's words that it used before"
+    ),
+    "bad_phrases": Label(text="captions with a bad phrase", better=_DOWN),
+    "no_end": Label(text="captions cut off", better=_DOWN, meaning="share without an end token"),
+    "grammatical": Label(text="grammatical captions", better=_UP),
+    "perplexity": Label(text="perplexity", better=_DOWN, meaning="under the reference language model"),
 }
+"""Evaluated metrics by the name behind the evaluator's, in the order of reading."""
+_FURTHER = {
+    "mean_rank": Label(text="mean rank", better=_DOWN, meaning="of the right picture; 1 is first"),
+    "median_rank": Label(text="median rank", better=_DOWN, meaning="of the right picture; 1 is first"),
+    "told_pooled": Label(
+        text="facts told, pooled", better=_UP, meaning="all told facts / all facts of the set"
+    ),
+    "bleu_1": Label(text="BLEU-1", better=_UP),
+    "bleu_2": Label(text="BLEU-2", better=_UP),
+    "bleu_3": Label(text="BLEU-3", better=_UP),
+    "cut_by_characters": Label(text="captions cut by characters", meaning="before the encoder read them"),
+    "cut_by_tokens": Label(text="captions cut by tokens", meaning="before the encoder read them"),
+    "share_of_ties": Label(text="share of ties", meaning="captions with another picture exactly as near"),
+}
+"""Evaluated metrics that few readers need."""
+HEADLINES = ("recall@1", "overall", "told", "cider_d", "accuracy")
+"""What the verdict leads with, first found first."""
+GUARDS = ("precision", "hallucinates", "accuracy", "repeats")
+"""What must not be paid for the headline: the verdict names the first found."""
+
+
+def bare(metric: str) -> str:
+    """The metric's name without its evaluator or family."""
+    return metric.partition("/")[2] or metric
 
 
 def label_of(metric: str) -> Label:
     """The label of a metric by its full name (`evaluator/metric`); unknown names speak for themselves."""
-    if metric in LABELS:
-        return LABELS[metric]
-    family, _, rest = metric.partition("/")
-    if rest.startswith("recall@"):
-        count = rest.removeprefix("recall@")
-        told = "first" if count == "1" else f"among the first {count}"
-        return Label(
-            text=f"R@{count}", better=_UP, meaning=f"share of captions that find their picture {told}"
-        )
+    if metric in _TRAINING:
+        return _TRAINING[metric]
     for prefix, pattern in _PATTERNS.items():
         if metric.startswith(prefix):
             return Label(text=pattern.format(plain(metric.removeprefix(prefix))))
-    return Label(text=f"{plain(family)}: {plain(rest)}" if rest else plain(metric))
+    name = bare(metric)
+    if name in _MAIN or name in _FURTHER:
+        return _MAIN.get(name) or _FURTHER[name]
+    if name.startswith("image_"):
+        found = label_of(f"/{name.removeprefix('image_')}")
+        return Label(text=f"{found.text}, picture to caption", better=found.better)
+    if name.startswith("recall@"):
+        count = name.removeprefix("recall@")
+        place = "first" if count == "1" else f"among the first {count}"
+        meaning = f"share of captions that find their picture {place}"
+        return Label(text=f"R@{count}", better=_UP, meaning=meaning)
+    return Label(text=plain(metric))
+
+
+def is_further(metric: str) -> bool:
+    """True if few readers need this evaluated metric."""
+    return bare(metric) in _FURTHER or bare(metric).startswith("image_")
 
 
 def rank_of(metric: str) -> tuple[int, int, str]:
-    """A key that sorts metrics for reading: the headline, what guards it, then family by family."""
-    family, _, rest = metric.partition("/")
-    for place, names in enumerate((HEADLINES[:1], GUARDS)):
-        if metric in names:
-            return place, names.index(metric), ""
-    count = rest.removeprefix("recall@")
-    order = FAMILIES.index(family) if family in FAMILIES else len(FAMILIES)
-    return 2 + order, int(count) if count.isdigit() else 0, metric
+    """A key that sorts evaluated metrics for reading: headline, what guards it, then from main to further."""
+    name = bare(metric)
+    if name == HEADLINES[0] or name == GUARDS[0]:
+        return 0, int(name == GUARDS[0]), metric
+    count = name.removeprefix("recall@")
+    if count.isdigit():
+        return 1, int(count), metric
+    order = [*_MAIN, *_FURTHER]
+    if name in order:
+        return (3 if name in _FURTHER else 2), order.index(name), metric
+    return (4 if is_further(metric) else 2), len(order), metric
+
+
+def first_of(names: Sequence[str], metrics: Iterable[str]) -> str | None:
+    """The full name among `metrics` that has the earliest of the bare `names`; None if none has."""
+    full = {bare(metric): metric for metric in metrics}
+    return next((full[name] for name in names if name in full), None)
 
 
 def capital(text: str) -> str:

@@ -14,7 +14,7 @@ from sightloop.report.captions import before_and_after
 from sightloop.report.curves import evaluation_curves, training_curves
 from sightloop.report.figures import sparkline
 from sightloop.report.gallery import gallery
-from sightloop.report.labels import capital, label_of, number
+from sightloop.report.labels import capital, is_further, label_of, number, plain
 from sightloop.report.markup import Markup, element, together
 from sightloop.report.run import Alarm, EvaluationRecord, RunRecords, read_run
 from sightloop.report.tables import Change, changes, evaluated_steps, interval_text, verdict
@@ -127,7 +127,9 @@ def _alarms(alarms: Sequence[Alarm]) -> Markup:
         when = f"step {steps[0]:,}"
         if len(steps) > 1:
             when = f"{len(steps)} times from step {steps[0]:,} to {steps[-1]:,}"
-        lines.append(element("li", element("b", f"{name} ({when}): "), raised[-1].message))
+        lines.append(
+            element("li", element("b", f"{capital(plain(name))} ({when}): "), capital(raised[-1].message))
+        )
     heading = element("h2", f"{len(lines)} alarm{'s' * (len(lines) != 1)}")
     return element("div", heading, element("ul", *lines), class_="alarms", role="note")
 
@@ -143,13 +145,21 @@ def _evaluation(run: RunRecords) -> Markup:
         columns += (
             ["Change", "95% interval", "Reading"] + [f"Last, step {last:,}"] * (last != later) + ["Trend"]
         )
-    rows = [_row(run, change, (first, later, last)) for change in found]
-    table = element(
-        "table",
-        element("thead", element("tr", *(_column(column) for column in columns))),
-        element("tbody", *rows),
-        class_="figures",
-    )
+    heading = element("thead", element("tr", *(_column(column) for column in columns)))
+    tables = [
+        element(
+            "div",
+            element(
+                "table",
+                heading,
+                element("tbody", *(_row(run, change, (first, later, last)) for change in group)),
+                class_="figures" if later != first else "figures brief",
+            ),
+            class_="scroll",
+        )
+        for further in (False, True)
+        if (group := [change for change in found if is_further(change.metric) == further])
+    ]
     pairs = max(change.num_samples for change in found)
     notes: list[str] = []
     if pairs:
@@ -161,8 +171,9 @@ def _evaluation(run: RunRecords) -> Markup:
         notes.append("No interval: the figure is no mean over samples that both evaluations share.")
     return together(
         [
-            element("div", table, class_="scroll"),
+            tables[0],
             element("p", " ".join(notes), class_="note") if notes else "",
+            *(element("details", element("summary", "Further figures"), table) for table in tables[1:]),
             *_protocols(run, first, later),
         ]
     )
@@ -268,6 +279,12 @@ def _flat(content: dict[str, Any], prefix: str = "") -> dict[str, str]:
                 value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
             )
     return flat
+
+
+def _spelled(value: Any) -> str:
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return " ".join(value) or "none"
+    return "none" if value is None else json.dumps(value, ensure_ascii=False)
 
 
 def _definitions(content: dict[str, str]) -> Markup:

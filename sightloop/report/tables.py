@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,10 @@ from sightloop.report.labels import (
     GUARDS,
     HEADLINES,
     MINUS,
+    bare,
     capital,
     decimals_for,
+    first_of,
     is_share,
     label_of,
     number,
@@ -25,6 +28,8 @@ from sightloop.report.run import EvaluationRecord, RunRecords, read_run
 
 # An interval belongs to a figure only if the per-sample values average to it.
 _TOLERANCE = 1e-3
+_RESAMPLES = 4000
+CHANGE_COLUMNS = ("change", "95% interval", "")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,11 +62,11 @@ class Change:
 
     @property
     def verdict(self) -> str:
-        """`better`, `worse`, `higher`, `lower`, `unclear`, or "" if nothing can be said."""
+        """`better`, `worse`, `higher`, `lower`, `same`, `unclear`, or "" if nothing can be said."""
         if not self.has_interval:
             return ""
         if not self.is_clear:
-            return "unclear"
+            return "same" if self.low == self.high == 0 else "unclear"
         direction = label_of(self.metric).better * (1 if self.low > 0 else -1)
         if direction == 0:
             return "higher" if self.low > 0 else "lower"
@@ -86,6 +91,18 @@ class Change:
         return signed(value, share=self.share, decimals=2 if brief and self.share else self.decimals)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """A run at an evaluated step."""
+
+    run: RunRecords
+    step: int
+
+    def record(self, metric: str) -> EvaluationRecord | None:
+        """The evaluation that a metric comes from."""
+        return self.run.evaluations.get(metric.partition("/")[0], {}).get(self.step)
+
+
 def evaluated_steps(run: RunRecords) -> tuple[int, int] | None:
     """The first evaluated step and the one to compare it with: the best if named and later, else the last.
 
@@ -104,9 +121,13 @@ def changes(run: RunRecords) -> list[Change]:
     if steps is None:
         return []
     first, later = steps
-    before = run.evals[first]
-    after = run.evals[later] if later != first else {}
-    found = [_change(run, metric, before, after, (first, later)) for metric in {**before, **after}]
+    start, place = Measured(run=run, step=first), Measured(run=run, step=later)
+    if later == first:
+        found = [
+            Change(metric=name, before=value, after=math.nan) for name, value in run.evals[first].items()
+        ]
+    else:
+        found = [change_between(name, start, place) for name in {**run.evals[first], **run.evals[later]}]
     return sorted(found, key=lambda change: rank_of(change.metric))
 
 
@@ -116,22 +137,28 @@ def verdict(run: RunRecords) -> str:
     steps = evaluated_steps(run)
     if not found or steps is None:
         return _training_verdict(run)
-    lead = next((found[name] for name in HEADLINES if name in found), next(iter(found.values())))
+    lead = found[headline(run, found)]
     if math.isnan(lead.after):
         value = lead.told(lead.before, brief=True)
         where = "before training" if steps[0] == 0 else f"at step {steps[0]}"
-        return f"{capital(label_of(lead.metric).text)} is {value} {where}; nothing to compare it with yet."
+        return f"{capital(label_of(lead.metric).text)} is {value} {where}. {_training_verdict(run)}"
     parts = [_told(lead)]
     parts[0] += f" in {steps[1]:,} step{'s' * (steps[1] != 1)}"
     if steps[1] != max(run.evals):
         parts[0] += f", the best of {run.last_step:,}"
-    guard = next((found[name] for name in GUARDS if name in found and name != lead.metric), None)
-    length = found.get("captions/length")
-    for other in (guard, length):
-        if other is not None and other is not lead and not math.isnan(other.difference):
-            parts.append(_arrow(other))
+    for name in (first_of(GUARDS, found), first_of(["length"], found)):
+        if name is not None and name != lead.metric and not math.isnan(found[name].difference):
+            parts.append(_arrow(found[name]))
     end = "" if run.finished else f" The run is at step {run.last_step} of {run.planned_steps}."
     return "; ".join(parts) + "." + end
+
+
+def headline(run: RunRecords, metrics: Iterable[str]) -> str:
+    """The metric a run is judged by: the one its configuration names, else the first that is well known."""
+    known = list(metrics)
+    schedule = run.config.get("schedule")
+    wanted = schedule.get("best_metric") if isinstance(schedule, dict) else None
+    return wanted if wanted in known else first_of(HEADLINES, known) or known[0]
 
 
 def before_after_table(run_folder: Path) -> str:
@@ -148,20 +175,21 @@ def before_after_table(run_folder: Path) -> str:
     header = ["metric", _step_name(first)]
     if later == first:
         rows = [[change.metric, change.told(change.before)] for change in changes(run)]
-        return _aligned([header, *rows])
-    header += [_step_name(later), "change", "95% interval", ""]
-    rows = [
-        [
-            change.metric,
-            change.told(change.before),
-            change.told(change.after),
-            change.moved(change.difference),
-            interval_text(change) or "-",
-            change.verdict,
-        ]
-        for change in changes(run)
+        return aligned([header, *rows])
+    header += [_step_name(later), *CHANGE_COLUMNS]
+    return aligned([header, *(cells_of(change) for change in changes(run))])
+
+
+def cells_of(change: Change) -> list[str]:
+    """A change as a row of a plain table."""
+    return [
+        change.metric,
+        change.told(change.before),
+        change.told(change.after),
+        change.moved(change.difference),
+        interval_text(change) or "-",
+        change.verdict,
     ]
-    return _aligned([header, *rows])
 
 
 def interval_text(change: Change, *, brief: bool = False) -> str:
@@ -171,38 +199,34 @@ def interval_text(change: Change, *, brief: bool = False) -> str:
     return f"[{change.moved(change.low, brief=brief)}, {change.moved(change.high, brief=brief)}]"
 
 
-def _change(
-    run: RunRecords, metric: str, before: dict[str, float], after: dict[str, float], steps: tuple[int, int]
-) -> Change:
-    plain = Change(metric=metric, before=before.get(metric, math.nan), after=after.get(metric, math.nan))
-    evaluator, _, name = metric.partition("/")
-    records = run.evaluations.get(evaluator, {})
-    if steps[0] not in records or steps[1] not in records or math.isnan(plain.difference):
-        return plain
-    old, new = records[steps[0]], records[steps[1]]
-    if not _same_samples(old, new, name):
+def change_between(metric: str, before: Measured, after: Measured) -> Change:
+    """One metric at two places, with the interval of the change if both saw the same samples."""
+    figures = [place.run.evals.get(place.step, {}).get(metric, math.nan) for place in (before, after)]
+    plain = Change(metric=metric, before=figures[0], after=figures[1])
+    old, new = before.record(metric), after.record(metric)
+    name = bare(metric)
+    if old is None or new is None or math.isnan(plain.difference) or not _same_samples(old, new, name):
         return plain
     pairs = np.array([old.per_sample[name], new.per_sample[name]])
     if not np.isfinite(pairs).all() or np.abs(pairs.mean(1) - (plain.before, plain.after)).max() > _TOLERANCE:
         return plain
-    interval = paired_difference(old.per_sample[name], new.per_sample[name], groups=_groups(old))
-    return Change(
-        metric=metric,
-        before=plain.before,
-        after=plain.after,
-        low=interval.low,
-        high=interval.high,
-        num_samples=pairs.shape[1],
+    interval = paired_difference(
+        old.per_sample[name], new.per_sample[name], groups=sample_groups(old), resamples=_RESAMPLES
     )
+    return replace(plain, low=interval.low, high=interval.high, num_samples=pairs.shape[1])
 
 
 def _same_samples(old: EvaluationRecord, new: EvaluationRecord, name: str) -> bool:
+    """Two runs may hold the same pictures in folders of their own: names and copies tell."""
     before, after = old.per_sample.get(name, []), new.per_sample.get(name, [])
-    sources = [[sample.get("source") for sample in record.samples] for record in (old, new)]
-    return len(before) == len(after) > 1 and sources[0] == sources[1]
+    pictures = [
+        [(Path(sample.get("source", "")).name, sample.get("image")) for sample in record.samples]
+        for record in (old, new)
+    ]
+    return len(before) == len(after) > 1 and pictures[0] == pictures[1]
 
 
-def _groups(record: EvaluationRecord) -> list[int] | None:
+def sample_groups(record: EvaluationRecord) -> list[int] | None:
     """Samples of one source are drawn together, since they are not independent; None if all differ."""
     sources = [sample.get("source", "") for sample in record.samples]
     numbers = {source: index for index, source in enumerate(dict.fromkeys(sources))}
@@ -230,11 +254,11 @@ def _arrow(change: Change) -> str:
 def _training_verdict(run: RunRecords) -> str:
     totals = {step: values["reward/total"] for step, values in run.train.items() if "reward/total" in values}
     if not totals:
-        return "Nothing has been measured yet."
+        return "No training step has been logged yet."
     first, last = min(totals), max(totals)
     return (
-        f"No evaluation yet; the total reward of a training batch went from {number(totals[first])} at step "
-        f"{first} to {number(totals[last])} at step {last}."
+        f"No evaluation after training yet; the total reward of a training batch went from "
+        f"{number(totals[first])} at step {first:,} to {number(totals[last])} at step {last:,}."
     )
 
 
@@ -242,7 +266,8 @@ def _step_name(step: int) -> str:
     return "before" if step == 0 else f"step {step}"
 
 
-def _aligned(rows: list[list[str]]) -> str:
+def aligned(rows: list[list[str]]) -> str:
+    """Rows as a plain table, the first one above a rule; the first and a sixth column are text."""
     rows = [[cell.replace(MINUS, "-") for cell in row] for row in rows]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [

@@ -106,40 +106,30 @@ def _evaluate(
     luck = np.random.default_rng(7).random(len(scenes))
     ranks = [1 if u < 0.12 + 0.75 * progress else 3 if u < 0.3 + 0.68 * progress else 12 for u in luck]
     samples = [
-        {"source": f"held-out/scene {index:03}.png", "caption": caption, "truth": truth}
+        {"source": f"pictures/held_out/{index:05}.png", "caption": caption, "truth": truth}
         | ({"image": images[index]} if index < len(images) else {})
         for index, (caption, truth) in enumerate(zip(captions, truths, strict=True))
     ]
-    found = {
-        "recall": {
-            "recall@1": [float(rank <= 1) for rank in ranks],
-            "recall@5": [float(rank <= 5) for rank in ranks],
-            "recall@10": [float(rank <= 10) for rank in ranks],
-            "mrr": [1 / rank for rank in ranks],
-        },
-        "captions": {
-            "length": [float(len(words_of(text))) for text in captions],
-            "colours": [float(sum(word in COLOURS for word in words_of(text))) for text in captions],
-            "repeats": [0.02 * float(rng.random() < 0.4) for _ in captions],
-        },
-        "truth": {
-            "precision": [fact.true / max(1, fact.true + fact.false) for fact in facts],
-            "recall": [fact.true / fact.total for fact in facts],
-        },
+    per_sample = {f"recall@{k}": [float(rank <= k) for rank in ranks] for k in (1, 5, 10)}
+    per_sample |= {
+        "mrr": [1 / rank for rank in ranks],
+        "length": [float(len(words_of(text))) for text in captions],
+        "colours": [float(sum(word in COLOURS for word in words_of(text))) for text in captions],
+        "repeats": [0.02 * float(rng.random() < 0.4) for _ in captions],
+        "no_end": [0.0 for _ in captions],
+        "told": [fact.true / fact.total for fact in facts],
+        "hallucinates": [float(fact.false > 0) for fact in facts],
     }
-    metrics: dict[str, float] = {}
-    for name, per_sample in found.items():
-        means = {metric: float(np.mean(values)) for metric, values in per_sample.items()}
-        record = {"name": name, "step": step, "metrics": means, "per_sample": per_sample, "samples": samples}
-        record["protocol"] = {
-            "pictures": str(len(scenes)),
-            "decoding": "greedy",
-            "encoder": "tiny CLIP, never a reward",
-        }
-        _write_json(folder / "evaluations" / f"{name}_step_{step:06}.json", record)
-        metrics |= {f"{name}/{metric}": value for metric, value in means.items()}
-    metrics["captions/perplexity"] = 4.1 + progress
-    return metrics
+    metrics = {name: float(np.mean(values)) for name, values in per_sample.items()}
+    true, false = sum(fact.true for fact in facts), sum(fact.false for fact in facts)
+    metrics |= {"precision": true / (true + false), "distinct_1": 0.08 - 0.04 * progress}
+    metrics |= {"median_rank": float(np.median(ranks)), "image_recall@1": 0.1 + 0.6 * progress}
+    metrics |= {"share_of_ties": 0.0}
+    protocol = {"encoder": "clip", "decoding": "greedy", "captions": str(len(scenes)), "hash": "0123456789ab"}
+    record = {"name": "held_out", "step": step, "metrics": metrics, "per_sample": per_sample}
+    path = folder / "evaluations" / f"held_out_step_{step:06}.json"
+    _write_json(path, record | {"samples": samples, "protocol": protocol})
+    return {f"held_out/{name}": value for name, value in metrics.items()}
 
 
 def _told(scene: Scene, progress: float, index: int) -> str:
@@ -169,9 +159,9 @@ def _gallery(folder: Path, step: int, progress: float, rng: np.random.Generator)
         returns = np.cumsum(rewards[::-1])[::-1]
         samples.append(
             {
-                "source": f"train/picture {step + index}.png",
+                "source": f"pictures/train/{step + index:05}.png",
                 "image": _picture(folder, render(scene, rng)),
-                "pieces": pieces,
+                "pieces": [*pieces, ""] if ended else pieces,
                 "rewards": rewards,
                 "credit": [float(value) for value in (returns - values) / 1.2],
                 "values": values,
@@ -194,7 +184,7 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 
 def _config(steps: int) -> dict[str, Any]:
     return {
-        "schedule": {"steps": steps, "batch": 256, "micro_batch": 64, "evaluate_every": 50, "seed": 3},
+        "schedule": {"steps": steps, "micro_batch": 64, "seed": 3, "best_metric": "held_out/recall@1"},
         "rewards": {"similarity": 4.0, "reference": 1.0, "repeats": 0.3, "no_end": 1.0},
         "sampling": {"max_tokens": 32, "temperature": 1.0, "top_k": 6},
         "learning_rate": 2e-4,
@@ -206,10 +196,12 @@ def _config(steps: int) -> dict[str, Any]:
 
 def _environment() -> dict[str, Any]:
     return {
-        "versions": {"sightloop": "0.1.0", "torch": "2.13.0", "transformers": "5.23.0", "python": "3.11.2"},
+        "python": "3.11.2",
         "platform": "Linux x86_64",
-        "command": "sightloop train vlrm --seed 3",
+        "versions": {"sightloop": "0.1.0", "torch": "2.13.0", "transformers": "5.23.0"},
+        "devices": ["x86_64"],
         "ranks": 1,
         "threads": 1,
-        "devices": ["cpu"],
+        "command": ["sightloop", "train", "vlrm", "--seed", "3"],
+        "git_commit": None,
     }
