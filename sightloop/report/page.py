@@ -156,6 +156,9 @@ def _evaluation(run: RunRecords) -> Markup:
                 class_="figures" if later != first else "figures brief",
             ),
             class_="scroll",
+            tabindex="0",
+            role="region",
+            aria_label="Held-out evaluation",
         )
         for further in (False, True)
         if (group := [change for change in found if is_further(change.metric) == further])
