@@ -286,11 +286,17 @@ class Blip2Captioner(nn.Module):
 
     def trunk_linears(self) -> dict[str, nn.Linear]:
         """All six linear layers of every OPT layer."""
-        linears = {}
-        for name, part in self._decoder.layers.named_modules():
-            if isinstance(part, nn.Linear) and name.rsplit(".", 1)[-1] in LORA_TARGETS:
-                linears[name] = part
-        return linears
+        return self.linears_of(self.model)
+
+    @staticmethod
+    def linears_of(model: Blip2ForConditionalGeneration) -> dict[str, nn.Linear]:
+        """The same of a model that is no policy (yet)."""
+        named = model.language_model.model.decoder.layers.named_modules()
+        return {
+            name: part
+            for name, part in named
+            if isinstance(part, nn.Linear) and name.rsplit(".", 1)[-1] in LORA_TARGETS
+        }
 
     def shard_units(self) -> list[nn.Module]:
         """The frozen layers whose weights may be spread over ranks."""

@@ -10,10 +10,12 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from sightloop.data.batches import load_images
+from sightloop.data.decode import Decoding
+from sightloop.data.images import ImageSet
+from sightloop.data.sources import Source, open_source
 from sightloop.evaluation.captions import caption_measures, truth_measures
 from sightloop.evaluation.retrieval import ClipEncoder, clip_recall, protocol_hash
-from sightloop.recipes.vlrm_config import HeldOutSettings
+from sightloop.recipes.vlrm_config import DataSettings, HeldOutSettings
 from sightloop.rewards.phrases import contains_bad_phrase
 from sightloop.shapes.language import parses
 from sightloop.shapes.pictures import MANIFEST, truth_of
@@ -135,18 +137,17 @@ def held_out_of(
     )
 
 
+def open_pictures(settings: DataSettings | HeldOutSettings) -> Source:
+    """The pictures that the settings name; split and root belong to a Karpathy JSON."""
+    if settings.images.endswith(".json"):
+        return open_source(settings.images, image_root=settings.image_root or None, split=settings.split)
+    return open_source(settings.images)
+
+
 def load_pictures(settings: HeldOutSettings, *, size: int) -> Pictures:
     """All held-out pictures in the order of their source."""
-    batches = list(
-        load_images(
-            settings.images,
-            size=size,
-            fit=settings.fit,
-            limit=settings.limit,
-            image_root=settings.image_root or None,
-            split=settings.split,
-        )
-    )
+    decoding = Decoding(size=size, fit=settings.fit)
+    batches = list(ImageSet(open_pictures(settings), decoding, limit=settings.limit))
     return Pictures(
         pixels=torch.cat([batch.images.pixels for batch in batches]),
         sources=[source for batch in batches for source in batch.sources],

@@ -37,12 +37,12 @@ from transformers import AutoConfig
 
 from sightloop.algorithms.a2c import A2C
 from sightloop.algorithms.scst import SCST, GroupBaseline
-from sightloop.data.batches import ImageStream
-from sightloop.data.sources import open_source
+from sightloop.data.batches import Batching, ImageStream
+from sightloop.data.decode import Decoding
 from sightloop.models.blip2 import TOWER, Blip2Captioner, same_tower
-from sightloop.models.captioner import GenericCaptioner
+from sightloop.models.blip2 import Blip2Captioner as GenericCaptioner  # until captioner.py lands
 from sightloop.models.critic import TrunkCritic
-from sightloop.recipes.held_out import held_out_of
+from sightloop.recipes.held_out import held_out_of, open_pictures
 from sightloop.recipes.vlrm_config import VlrmConfig
 from sightloop.rewards.combine import combine
 from sightloop.rewards.fluency import LanguageModelFluency, TokenFluency
@@ -179,18 +179,17 @@ def _algorithm(config: VlrmConfig, critic: TrunkCritic | None) -> Algorithm:
 
 def _batches(config: VlrmConfig, policy: AnyCaptioner) -> ImageStream:
     data = config.data
-    source = open_source(data.images, image_root=data.image_root or None, split=data.split)
-    return ImageStream(
-        source,
+    source = open_pictures(data)
+    decoding = Decoding(size=policy.image_size, fit=data.fit)
+    batching = Batching(
         batch_size=config.batch,
-        size=policy.image_size,
-        fit=data.fit,
         seed=config.schedule.seed,
         rank=distributed.rank(),
         num_ranks=distributed.num_ranks(),
         workers=data.workers,
         max_broken_share=data.max_broken_share,
     )
+    return ImageStream(source, decoding, batching)
 
 
 def _collector(

@@ -151,7 +151,7 @@ class VlrmConfig:
     draw: DrawSettings = field(default_factory=DrawSettings)
     data: DataSettings = field(default_factory=DataSettings)
     held_out: HeldOutSettings = field(default_factory=HeldOutSettings)
-    schedule: Annotated[Schedule, tyro.conf.arg(prefix_name=False)] = field(default_factory=Schedule)
+    schedule: Annotated[Schedule, tyro.conf.arg(name="")] = field(default_factory=Schedule)
 
     def __post_init__(self) -> None:
         if self.batch < 2:
