@@ -1,0 +1,152 @@
+"""Encoded pictures to uint8 RGB squares of one size, the way the models' own processors resize.
+
+First frame of an animation; colour profiles are not applied, as in those processors; an EXIF orientation is.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import threading
+import zlib
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import UInt8
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+Fit = Literal["crop", "squash"]
+PIL_MAX_PIXELS = 89_478_485
+"""Where Pillow starts to warn of decompression bombs: a quarter of a gigabyte as RGB."""
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
+"""What is read. Not everything Pillow knows: EPS, for one, would run another program on the file."""
+
+_WHITE_16_BIT = 65535
+_DAMAGE = (
+    Image.DecompressionBombError,
+    ArithmeticError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+)
+"""What Pillow's decoders raise on damaged files; they promise nothing narrower."""
+_OPENING = threading.Lock()
+
+
+class BrokenImageError(ValueError):
+    """A picture that cannot be read, decoded or used; the message says why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoding:
+    """How a picture becomes a square of `size` x `size` pixels.
+
+    `fit` "crop" brings the shorter side to `size` and keeps the centre (as CLIP); "squash" brings both sides
+    to `size` (as BLIP). Both are bicubic. A picture of more than `max_pixels` pixels counts as broken.
+    """
+
+    size: int
+    fit: Fit = "crop"
+    max_pixels: int = PIL_MAX_PIXELS
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ValueError(f"size is {self.size} pixels; use at least 1, usually the model's input size")
+        if self.fit not in ("crop", "squash"):
+            raise ValueError(f'fit is {self.fit!r}; use "crop" or "squash"')
+        if self.max_pixels < 1:
+            raise ValueError(f"max_pixels is {self.max_pixels}; use at least 1")
+
+
+def decode(picture: bytes | Image.Image, decoding: Decoding) -> UInt8[np.ndarray, "H W 3"]:
+    """The picture as an RGB square.
+
+    Raises:
+        BrokenImageError: it is no picture of a known format, is damaged, or is larger than `max_pixels`.
+    """
+    try:
+        image = _open(picture) if isinstance(picture, bytes) else picture
+        _check_pixels(image.size, decoding)
+        ImageOps.exif_transpose(image, in_place=True)
+        image = _rgb(image)
+    except BrokenImageError:
+        raise
+    except _DAMAGE as error:
+        raise BrokenImageError(f"{type(error).__name__}: {error}") from error
+    return np.asarray(_square(image, decoding))
+
+
+def _open(data: bytes) -> Image.Image:
+    if not data:
+        raise BrokenImageError("it is empty")
+    # Pillow's own limit is one for the process, with a warning at one size and an error at another. Ours is
+    # checked right after; the lock keeps the threads of a stream from restoring each other's value.
+    with _OPENING:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            return Image.open(io.BytesIO(data), formats=FORMATS)
+        except Image.UnidentifiedImageError:
+            raise BrokenImageError(f"not a picture of a known format ({', '.join(FORMATS)})") from None
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+def _check_pixels(size: tuple[int, int], decoding: Decoding) -> None:
+    width, height = size
+    if width * height > decoding.max_pixels:
+        raise BrokenImageError(
+            f"{width} x {height} pixels, more than max_pixels {decoding.max_pixels}; raise max_pixels to "
+            "accept it"
+        )
+    # The crop is cut from a resized whole, which for a very long picture can be far larger than the picture.
+    long = decoding.size * max(size) // min(size)
+    if decoding.fit == "crop" and long * decoding.size > max(decoding.max_pixels, PIL_MAX_PIXELS):
+        raise BrokenImageError(
+            f'{width} x {height} pixels is too elongated for fit "crop" at size {decoding.size}: {long} '
+            "pixels on the long side before the crop"
+        )
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """8-bit RGB, transparency over white."""
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        return _deep_grey_to_rgb(image)
+    if "transparency" in image.info or any(band in ("A", "a") for band in image.getbands()):
+        opaque = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        return Image.alpha_composite(opaque, image.convert("RGBA")).convert("RGB")
+    return image.convert("RGB")
+
+
+def _deep_grey_to_rgb(image: Image.Image) -> Image.Image:
+    values = np.asarray(image)
+    white = 1.0 if image.mode == "F" else _WHITE_16_BIT
+    low, high = values.min(), values.max()
+    if not (low >= 0 and high <= white):
+        raise BrokenImageError(
+            f"grey values from {low} to {high}, of which the white is unknown; save it as 16 bit"
+        )
+    levels: NDArray[np.float64] = values.astype(np.float64) * (255 / white)
+    if "transparency" in image.info:
+        levels[values == image.info["transparency"]] = 255
+    return Image.fromarray(np.rint(levels).astype(np.uint8)).convert("RGB")
+
+
+def _square(image: Image.Image, decoding: Decoding) -> Image.Image:
+    size, (width, height) = decoding.size, image.size
+    if decoding.fit == "squash":
+        return image.resize((size, size), Image.Resampling.BICUBIC)
+    # Neither `long * size // short` nor rounded: the division and the cut of CLIP's processor.
+    long = int(size * max(width, height) / min(width, height))
+    width, height = (size, long) if width <= height else (long, size)
+    image = image.resize((width, height), Image.Resampling.BICUBIC)
+    left, top = (width - size) // 2, (height - size) // 2
+    return image.crop((left, top, left + size, top + size))

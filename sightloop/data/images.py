@@ -1,0 +1,135 @@
+"""Batches of pictures, and a set of them in the order of its files for evaluation."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+
+from sightloop.data.decode import Decoding
+from sightloop.data.order import sample_seeds
+from sightloop.data.pictures import Broken, Picture, load
+from sightloop.data.sources import Source
+from sightloop.types import Images
+
+logger = logging.getLogger(__name__)
+Pixels = UInt8[np.ndarray, "H W 3"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageBatch:
+    """Pictures of one size with what is known of each."""
+
+    images: Images
+    sources: list[str]
+    """A path, or `shard!member`."""
+    references: list[str]
+    """What people wrote of the picture, one sentence a line; "" if nothing."""
+    indices: list[int]
+    """Running numbers: unique over the endless stream and all its ranks, or the places in an `ImageSet`."""
+    seeds: list[int]
+    """One a sample, 63 bits, made from the seed of the stream and the running number."""
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+
+class ImageSet:
+    """Every picture of a source once, in the order of its files; each `iter` is a fresh pass.
+
+    A broken picture raises, because a figure must not change in silence with the pictures it is made of. With
+    `on_broken` "leave out" they are logged and named in `left_out`, and keep their places in `indices`.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        decoding: Decoding,
+        *,
+        batch_size: int = 64,
+        limit: int | None = None,
+        on_broken: Literal["raise", "leave out"] = "raise",
+        workers: int = 2,
+        seed: int = 0,
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; use at least 1")
+        if limit is not None and limit < 1:
+            raise ValueError(f"limit is {limit}; use None for all pictures or at least 1")
+        if workers < 1:
+            raise ValueError(f"workers is {workers}; use at least 1 thread")
+        self.source = source
+        self.left_out: list[Broken] = []
+        """Of the latest pass, as far as it went."""
+        self._decoding = decoding
+        self._batch_size = batch_size
+        self._limit = limit
+        self._on_broken = on_broken
+        self._workers = workers
+        self._seed = seed
+
+    def __iter__(self) -> Iterator[ImageBatch]:
+        """Batches in order, the last one possibly smaller.
+
+        Raises:
+            ValueError: a picture is broken (or, when such are left out, all of them).
+        """
+        self.left_out = []
+        numbered = enumerate(itertools.islice(self.source.pictures(), self._limit))
+        num_used = 0
+        with ThreadPoolExecutor(self._workers) as pool:
+            while chunk := list(itertools.islice(numbered, self._batch_size)):
+                loaded = load_many([picture for _, picture in chunk], self._decoding, pool=pool)
+                used: list[tuple[int, Picture, Pixels]] = []
+                for (index, picture), pixels in zip(chunk, loaded, strict=True):
+                    if isinstance(pixels, Broken):
+                        self._leave_out(pixels)
+                    else:
+                        used.append((index, picture, pixels))
+                num_used += len(used)
+                if used:
+                    yield _batch(used, self._seed)
+        if num_used == 0:
+            raise ValueError(f"all {len(self.left_out)} pictures of {self.source.spec!r} are broken")
+
+    def _leave_out(self, broken: Broken) -> None:
+        if self._on_broken == "raise":
+            raise ValueError(
+                f"broken picture {broken.source}: {broken.reason}. Repair or remove it, or set "
+                'on_broken to "leave out"'
+            )
+        logger.warning("broken picture left out: %s: %s", broken.source, broken.reason)
+        self.left_out.append(broken)
+
+
+def _batch(used: Sequence[tuple[int, Picture, Pixels]], seed: int) -> ImageBatch:
+    indices, pictures, pixels = zip(*used, strict=True)
+    return make_batch(pictures, pixels, indices=list(indices), seed=seed)
+
+
+def make_batch(
+    pictures: Sequence[Picture], pixels: Sequence[Pixels], *, indices: list[int], seed: int
+) -> ImageBatch:
+    """A batch of decoded pictures."""
+    stacked = np.ascontiguousarray(np.stack(pixels).transpose(0, 3, 1, 2))
+    return ImageBatch(
+        images=Images(pixels=torch.from_numpy(stacked)),
+        sources=[picture.source for picture in pictures],
+        references=[picture.reference for picture in pictures],
+        indices=indices,
+        seeds=sample_seeds(seed, indices),
+    )
+
+
+def load_many(
+    pictures: Sequence[Picture], decoding: Decoding, *, pool: Executor | None
+) -> list[Pixels | Broken]:
+    """The pixels of each picture, or why there are none; in parallel if there is a pool."""
+    return list((map if pool is None else pool.map)(lambda picture: load(picture, decoding), pictures))

@@ -1,0 +1,69 @@
+"""Karpathy's JSON of a caption data set (`dataset_coco.json`): pictures of a split and their sentences."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+_WHERE = "https://cs.stanford.edu/people/karpathy/deepimagesent/caption_datasets.zip"
+
+
+def read_karpathy(
+    spec: str, *, split: str, image_root: str | None
+) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
+    """Paths and references of the pictures of a split, in the order of the file.
+
+    The references of a picture are its sentences. "train" includes "restval" where there is one: together
+    they are the usual training set. "+" joins several splits. `image_root` is the folder of `train2014` and
+    `val2014`; None = that of the JSON.
+
+    Raises:
+        ValueError: the file or its pictures are not there, it is no such JSON, or it has no such split.
+    """
+    entries = _entries(spec)
+    held = Counter(str(entry["split"]) for entry in entries)
+    known = ", ".join(f"{name} ({number})" for name, number in sorted(held.items()))
+    wanted = split.split("+")
+    if missing := [name for name in wanted if name not in held]:
+        raise ValueError(f"{spec!r} has no split {missing[0]!r}; it has {known}")
+    if "train" in wanted:
+        wanted.append("restval")
+    chosen = [entry for entry in entries if entry["split"] in wanted]
+    root = Path(spec).expanduser().parent if image_root is None else Path(image_root).expanduser()
+    paths = _paths(chosen, root)
+    return paths, tuple(_references(entry) for entry in chosen)
+
+
+def _entries(spec: str) -> list[dict[str, Any]]:
+    path = Path(spec).expanduser()
+    if not path.is_file():
+        raise ValueError(f"{spec!r} does not exist; Karpathy's splits are at {_WHERE}")
+    try:
+        entries = json.loads(path.read_bytes())["images"]
+        complete = bool(entries) and all(
+            isinstance(entry["sentences"], list) and entry["split"] and entry["filename"] for entry in entries
+        )
+    except (ValueError, LookupError, TypeError):
+        complete = False
+    if not complete:
+        raise ValueError(
+            f"{spec!r} is no Karpathy JSON (a list `images` with `filename`, `split` and `sentences` each); "
+            f"those are at {_WHERE}"
+        )
+    return entries
+
+
+def _paths(entries: list[dict[str, Any]], root: Path) -> tuple[str, ...]:
+    """With the folder that each entry names (COCO), or all in one (Flickr, or COCO put together)."""
+    foldered = tuple(str(root / entry.get("filepath", "") / entry["filename"]) for entry in entries)
+    flat = tuple(str(root / entry["filename"]) for entry in entries)
+    for paths in (foldered, flat):
+        if Path(paths[0]).is_file():
+            return paths
+    raise ValueError(f"neither {foldered[0]} nor {flat[0]} exists; give the pictures' folder as image_root")
+
+
+def _references(entry: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(" ".join(str(sentence["raw"]).split()) for sentence in entry["sentences"])

@@ -1,0 +1,67 @@
+"""One picture that has not been read yet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from sightloop.data.decode import BrokenImageError, Decoding, decode
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """Where a picture is, and how its bytes (or, for a video, its frame) are fetched when it is wanted."""
+
+    source: str
+    """A path, or `shard!member`."""
+    read: Callable[[], bytes | Image.Image]
+    reference: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Broken:
+    """A picture that could not be used, and why."""
+
+    source: str
+    reason: str
+
+
+def load(picture: Picture, decoding: Decoding) -> UInt8[np.ndarray, "H W 3"] | Broken:
+    """The pixels, or why there are none."""
+    try:
+        return decode(picture.read(), decoding)
+    except (BrokenImageError, OSError) as error:
+        return Broken(source=picture.source, reason=str(error))
+
+
+def read_file(path: str) -> bytes:
+    """The content of a file."""
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def read_range(path: str, *, offset: int, size: int) -> bytes:
+    """`size` bytes of a file from `offset` on.
+
+    Raises:
+        BrokenImageError: the file ends before.
+    """
+    with open(path, "rb") as file:
+        file.seek(offset)
+        data = file.read(size)
+    if len(data) < size:
+        raise BrokenImageError(f"the shard ends after {len(data)} of its {size} bytes")
+    return data
+
+
+def damaged(source: str, reason: str) -> Picture:
+    """Stands for what cannot be read, so that damage is counted and reported like a broken picture."""
+
+    def read() -> bytes:
+        raise BrokenImageError(reason)
+
+    return Picture(source=source, read=read)

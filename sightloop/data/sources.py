@@ -1,0 +1,218 @@
+"""Where pictures come from: a folder, a glob, shards, a COCO split or videos, opened by one call.
+
+`FileSource`: every picture is a file of its own, so any of them can be reached at once.
+`ShardSource`: pictures sit in shards that are walked from the start; nothing is decoded before it is drawn.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import itertools
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+
+from sightloop.data.karpathy import read_karpathy
+from sightloop.data.pictures import Picture, read_file
+from sightloop.data.shards import IMAGE_SUFFIXES, image_column, parquet_pictures, tar_pictures, video_pictures
+
+SUPPORTED = (
+    "a folder or a glob ('photos/**/*.jpg') of pictures, tar shards ('shards/{000..012}.tar'), parquet files "
+    "with an image column, videos, or a Karpathy JSON ('dataset_coco.json') with a split and an image root; all "
+    "on local disks"
+)
+_KINDS = {
+    **dict.fromkeys(IMAGE_SUFFIXES, "pictures"),
+    ".tar": "tar shards",
+    ".parquet": "parquet files",
+    **dict.fromkeys((".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts"), "videos"),
+    **dict.fromkeys((".tgz", ".gz", ".bz2", ".xz", ".zst"), "compressed files"),
+}
+_BRACES = re.compile(r"\{([^{}]*)\}")
+_RANGE = re.compile(r"(\d+)\.\.(\d+)")
+_SPLIT_FILE = re.compile(r"(.+)-\d+-of-\d+\.parquet")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileSource:
+    """Pictures that are files of their own, in a fixed order."""
+
+    spec: str
+    paths: tuple[str, ...]
+    all_references: tuple[tuple[str, ...], ...] | None = None
+    """What people wrote about each picture; None = nothing."""
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def picture(self, number: int) -> Picture:
+        """The picture at a place of the order."""
+        path = self.paths[number]
+        written = self.all_references[number] if self.all_references else ()
+        return Picture(source=path, read=partial(read_file, path), reference=written[0] if written else "")
+
+    def pictures(self) -> Iterator[Picture]:
+        """Every picture once, in order."""
+        return map(self.picture, range(len(self)))
+
+    def fingerprint(self) -> str:
+        """The same for the same file names in the same order, wherever their folder lies."""
+        return _digest(self.paths)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardSource:
+    """Pictures in shards. `walk(shard, start)` yields the pictures of one from number `start` on."""
+
+    spec: str
+    shards: tuple[str, ...]
+    walk: Callable[[str, int], Iterator[Picture]]
+
+    def pictures(self) -> Iterator[Picture]:
+        """Every picture once, in order."""
+        return itertools.chain.from_iterable(self.walk(shard, 0) for shard in self.shards)
+
+    def fingerprint(self) -> str:
+        """The same for the same shard names in the same order, wherever their folder lies."""
+        return _digest(self.shards)
+
+
+Source = FileSource | ShardSource
+
+
+def open_source(
+    spec: str, *, image_root: str | None = None, split: str = "train", column: str | None = None
+) -> Source:
+    """The pictures that `spec` names: a folder, a glob, tar shards, parquet, videos or a Karpathy JSON.
+
+    Folders are searched with their subfolders; hidden files and files of other kinds are passed over.
+    `image_root` and `split` belong to a Karpathy JSON: "train" includes its "restval", as is usual, and "+"
+    joins several. Other sources have no splits. `column` belongs to parquet.
+
+    Raises:
+        ValueError: nothing is there, it mixes several kinds, or a setting does not belong to its kind.
+    """
+    if spec.endswith(".json"):
+        _refuse(spec, "column", column, "parquet files")
+        paths, references = read_karpathy(spec, split=split, image_root=image_root)
+        return FileSource(spec=spec, paths=paths, all_references=references)
+    _refuse(spec, "image_root", image_root, "a Karpathy JSON")
+    paths = _find(spec)
+    kind = _one_kind(spec, paths)
+    if kind != "parquet files":
+        _refuse(spec, "column", column, "parquet files")
+    if kind == "pictures":
+        return FileSource(spec=spec, paths=paths)
+    source = ShardSource(spec=spec, shards=paths, walk=_walk_of(kind, paths, column))
+    if next(source.pictures(), None) is None:
+        raise ValueError(f"{spec!r} holds no picture: {len(paths)} {kind}, all without one. Give {SUPPORTED}")
+    return source
+
+
+def _walk_of(
+    kind: str, paths: tuple[str, ...], column: str | None
+) -> Callable[[str, int], Iterator[Picture]]:
+    if kind == "tar shards":
+        return tar_pictures
+    if kind == "videos":
+        _require("av", extra="video", kind=kind)
+        return video_pictures
+    _require("pyarrow", extra="data", kind=kind)
+    return partial(parquet_pictures, column=image_column(paths[0], column))
+
+
+def _require(library: str, *, extra: str, kind: str) -> None:
+    if find_spec(library) is None:
+        raise ValueError(
+            f"{kind} are read with {library}, which is missing: pip install 'sightloop[{extra}]'"
+        )
+
+
+def _refuse(spec: str, name: str, value: str | None, owner: str) -> None:
+    if value is not None:
+        raise ValueError(f"{name} {value!r} has no effect on {spec!r}: it belongs to {owner}; leave it out")
+
+
+def _find(spec: str) -> tuple[str, ...]:
+    """Files of a known kind, sorted within each folder or pattern."""
+    if not spec:
+        raise ValueError(f"the source of pictures is empty. Give {SUPPORTED}")
+    if "://" in spec:
+        raise ValueError(f"{spec!r} is not on a local disk; download it first. Give {SUPPORTED}")
+    path = Path(spec).expanduser()
+    if path.is_dir():
+        found = {str(path): sorted(_files_below(path))}
+    elif path.is_file():
+        found = {str(path): [str(path)]}
+    else:
+        found = {piece: sorted(glob.glob(piece, recursive=True)) for piece in expand_braces(str(path))}
+    for piece, paths in found.items():
+        if not any(_kind(file) for file in paths):
+            what = repr(spec) if piece in (spec, str(path)) else f"{piece!r} of {spec!r}"
+            raise ValueError(f"no pictures found in {what}. Give {SUPPORTED}")
+    return tuple(dict.fromkeys(file for paths in found.values() for file in paths if _kind(file)))
+
+
+def _files_below(folder: Path) -> Iterator[str]:
+    # Datasets are often assembled from links to folders; a link back up must not make this endless.
+    seen: set[str] = set()
+    for here, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(here)
+        folders[:] = [] if real in seen else [name for name in folders if not name.startswith(".")]
+        if real not in seen:
+            yield from (os.path.join(here, name) for name in files if not name.startswith("."))
+        seen.add(real)
+
+
+def _kind(path: str) -> str | None:
+    return _KINDS.get(Path(path).suffix.lower())
+
+
+def _one_kind(spec: str, paths: tuple[str, ...]) -> str:
+    kinds = sorted({kind for path in paths if (kind := _kind(path))})
+    if len(kinds) > 1:
+        raise ValueError(
+            f"{spec!r} holds {' and '.join(kinds)}; give a glob that names one kind ('folder/**/*.jpg')"
+        )
+    if kinds == ["compressed files"]:
+        raise ValueError(
+            f"{paths[0]} is compressed, so its pictures cannot be reached one by one; decompress it"
+        )
+    splits = sorted({match[1] for path in paths if (match := _SPLIT_FILE.fullmatch(Path(path).name))})
+    if Path(spec).expanduser().is_dir() and len(splits) > 1:
+        raise ValueError(
+            f"{spec!r} holds the splits {', '.join(splits)}; name one by a glob "
+            f"('{spec}/**/{splits[-1]}-*.parquet')"
+        )
+    return kinds[0]
+
+
+def expand_braces(pattern: str) -> list[str]:
+    """The patterns that braces stand for: `{000..012}` numbers with leading zeros, `{a,b}` choices.
+
+    >>> expand_braces("{train,val}-{08..10}.tar")[:4]
+    ['train-08.tar', 'train-09.tar', 'train-10.tar', 'val-08.tar']
+    """
+    match = _BRACES.search(pattern)
+    if match is None:
+        return [pattern]
+    inside = _RANGE.fullmatch(match[1])
+    if inside is None:
+        choices = match[1].split(",")
+    else:
+        first, last = int(inside[1]), int(inside[2])
+        choices = [str(number).zfill(len(inside[1])) for number in range(first, last + 1)]
+    head, tail = pattern[: match.start()], pattern[match.end() :]
+    return [head + choice + rest for choice in choices for rest in expand_braces(tail)]
+
+
+def _digest(paths: Iterable[str]) -> str:
+    digest = hashlib.blake2b(digest_size=8)
+    for path in paths:
+        digest.update(os.path.basename(path).encode() + b"\0")
+    return digest.hexdigest()
