@@ -167,7 +167,7 @@ def wrong_links(page: str, text: str) -> list[str]:
         file = (ROOT / page).parent / path if path else ROOT / page
         if not file.exists():
             wrong.append(f"{page}: no {target}")
-        elif anchor and file.suffix == ".md" and anchor not in anchors(file.read_text()):
+        elif anchor and file.suffix == ".md" and anchor not in anchors(file.read_text() if path else text):
             wrong.append(f"{page}: no heading for {target}")
     return wrong
 
