@@ -232,7 +232,7 @@ def test_the_checks_see_what_is_wrong() -> None:
     page += "```sh\nmake no-target\nsightloop no-such-verb\npython -m sightloop.nowhere\nfrobnicate\n```\n"
     wrong = [line for command in commands("page", page) for line in wrong_command(command)]
     assert len(wrong) == 5, "\n".join(wrong)
-    assert wrong_links("README.md", page) == ["README.md: no nowhere.md"]
+    assert wrong_links("CHANGELOG.md", page) == ["CHANGELOG.md: no nowhere.md"]
 
 
 def test_the_layout_names_every_file_of_the_package() -> None:
