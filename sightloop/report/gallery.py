@@ -13,7 +13,7 @@ from sightloop.report.run import GallerySample, RunRecords
 
 MAX_GALLERIES = 8
 MAX_GALLERY_SAMPLES = 12
-_CREDIT_CLIP = 0.98
+_CREDIT_CLIP = 0.9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +59,7 @@ def gallery(run: RunRecords) -> Markup:
 
 
 def credit_limit(samples: Sequence[GallerySample]) -> float:
-    """The credit shown in full colour: the 98th percentile of the sizes, so that one outlier dims nothing."""
+    """The credit shown in full colour: the 90th percentile of the sizes, so that few outliers dim nothing."""
     sizes = sorted(abs(value) for sample in samples for value in sample.credit if math.isfinite(value))
     return (sizes[math.ceil(_CREDIT_CLIP * len(sizes)) - 1] if sizes else 0.0) or 1.0
 
@@ -157,8 +157,14 @@ def _spelled(token: Token) -> str:
 
 def _legend(limit: float) -> Markup:
     swatches = [
-        element("span", signed(part * limit), class_=f"token{sign}", style=f"--a:{abs(part):.2f}")
-        for part, sign in ((-1, " minus"), (-0.5, " minus"), (0, ""), (0.5, " plus"), (1, " plus"))
+        element("span", f"{bound}{signed(part * limit)}", class_=f"token{sign}", style=f"--a:{abs(part):.2f}")
+        for part, sign, bound in (
+            (-1, " minus", "≤ "),
+            (-0.5, " minus", ""),
+            (0, "", ""),
+            (0.5, " plus", ""),
+            (1, " plus", "≥ "),
+        )
     ]
     return element(
         "p",

@@ -239,10 +239,10 @@ def _told(change: Change) -> str:
     moved = change.moved(change.difference, brief=True)
     bracket = interval_text(change, brief=True).replace("+", "")
     evidence = f" ({moved} {bracket})" if bracket else f" ({moved})"
+    if change.difference == 0 and change.verdict in ("", "same"):
+        return f"{name} stayed at {before}"
     if change.has_interval and not change.is_clear:
         return f"{name} did not change clearly: {before} to {after}{evidence}"
-    if change.difference == 0:
-        return f"{name} stayed at {before}"
     return f"{name} {'rose' if change.difference > 0 else 'fell'} from {before} to {after}{evidence}"
 
 

@@ -179,7 +179,7 @@ def test_a_caption_without_words_shows_its_end() -> None:
 
 
 def test_one_outlier_does_not_dim_the_colours() -> None:
-    sample = sample_of([], [], [*([-1.0, 1.0] * 50), 80.0])
+    sample = sample_of([], [], [*([-1.0, 1.0] * 45), *([80.0] * 10)])
     assert credit_limit([sample]) == 1.0
     assert credit_limit([]) == 1.0
 

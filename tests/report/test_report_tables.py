@@ -212,3 +212,10 @@ def test_samples_of_one_picture_are_drawn_together(tmp_path: Path) -> None:
     evaluate(folder, "geneval", 5, per_sample={"overall": [1.0, 0.0, 1.0, 0.0]}, samples=samples)
     (change,) = changes(read_run(folder))
     assert (change.low, change.high, change.verdict) == (0.0, 0.0, "same")
+
+
+def test_what_did_not_move_at_all_stayed(tmp_path: Path) -> None:
+    folder = begin(tmp_path / "run")
+    for step in (0, 3):
+        evaluate(folder, "held_out", step, per_sample={"recall@1": MISSES}, samples=PICTURES)
+    assert verdict(read_run(folder)) == "R@1 stayed at .25 in 3 steps."
