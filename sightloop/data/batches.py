@@ -1,9 +1,9 @@
 """An endless stream of image batches: seeded, the same for any number of ranks, resumed at the exact sample.
 
-Sample k of a stream with global batch size N shows the picture at place k of the order. If that one is broken,
-it shows the picture at place k + N, which the same row of the next batch shows again, then k + N + 1 and so on.
-The order itself never moves: no rank needs to know what is broken at another, and a state holds for any number
-of ranks.
+Sample k of a stream of global batch size N shows the picture at place k of the order. If that one is broken,
+it shows the picture at place k + N, which the same row of the next batch shows too, then k + N + 1 and so on.
+The order itself never moves: no rank needs to know what is broken at another, and a state holds for any
+number of ranks.
 """
 
 from __future__ import annotations

@@ -11,7 +11,8 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Int, UInt8
+from torch import Tensor
 
 from sightloop.data.decode import Decoding
 from sightloop.data.order import sample_seeds
@@ -31,7 +32,7 @@ class ImageBatch:
     sources: list[str]
     """A path, or `shard!member`."""
     references: list[str]
-    """What people wrote of the picture, one sentence a line; "" if nothing."""
+    """The first thing that people wrote about the picture, see `FileSource.all_references`; "" if nothing."""
     indices: list[int]
     """Running numbers: unique over the endless stream and all its ranks, or the places in an `ImageSet`."""
     seeds: list[int]
@@ -39,6 +40,17 @@ class ImageBatch:
 
     def __len__(self) -> int:
         return len(self.sources)
+
+    def rows(self, index: Int[Tensor, " N"]) -> ImageBatch:
+        """The samples at `index`."""
+        picked = index.tolist()
+        return ImageBatch(
+            images=self.images.rows(index),
+            sources=[self.sources[i] for i in picked],
+            references=[self.references[i] for i in picked],
+            indices=[self.indices[i] for i in picked],
+            seeds=[self.seeds[i] for i in picked],
+        )
 
 
 class ImageSet:

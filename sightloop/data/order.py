@@ -166,7 +166,7 @@ class ShardOrder:
         raise ValueError(f"{self._source.spec!r} holds no picture any more; a whole pass found none")
 
     def _next_met(self) -> tuple[Place, Picture] | None:
-        """The next picture of this shard, or of the first later one that has any; None: the epoch ends."""
+        """The next picture of this shard, or the first later one that has any; None: end of epoch."""
         while self._num_shards < len(self._shards):
             shard = int(self._shards[self._num_shards])
             if self._walk is None:

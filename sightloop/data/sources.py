@@ -23,8 +23,8 @@ from sightloop.data.shards import IMAGE_SUFFIXES, image_column, parquet_pictures
 
 SUPPORTED = (
     "a folder or a glob ('photos/**/*.jpg') of pictures, tar shards ('shards/{000..012}.tar'), parquet files "
-    "with an image column, videos, or a Karpathy JSON ('dataset_coco.json') with a split and an image root; all "
-    "on local disks"
+    "with an image column, videos, or a Karpathy JSON ('dataset_coco.json') with a split and an image root; "
+    "all on local disks"
 )
 _KINDS = {
     **dict.fromkeys(IMAGE_SUFFIXES, "pictures"),
