@@ -46,19 +46,21 @@ SHAPES = replace(
     draw=DrawSettings(temperature=1.0, max_new_tokens=36),
     held_out=HeldOutSettings(clip="", limit=500, beams=1, no_repeat_ngram=0, min_tokens=1, max_tokens=36),
     schedule=Schedule(
-        steps=150,
+        steps=120,
         micro_batch=256,
         learning_rate=2e-4,
         critic_learning_rate=1e-3,
         warmup_steps=10,
         clip="norm",
-        save_every=50,
-        eval_every=50,
-        sample_every=50,
+        save_every=20,
+        eval_every=20,
+        sample_every=20,
         best_metric="held_out/recall@1",
     ),
 )
 """The paper's algorithm on the embedded world; learning rates and temperature fit its small networks."""
+
+SHAPES_RS = replace(SHAPES, rewards=RewardWeights(reference=0.0, retrieval=0.3))
 
 RECIPES = {
     "vlrm": Recipe(
@@ -66,7 +68,7 @@ RECIPES = {
         config=VlrmConfig,
         presets={
             "shapes": SHAPES,
-            "shapes-rs": replace(SHAPES, rewards=RewardWeights(reference=0.0, retrieval=0.3)),
+            "shapes-rs": SHAPES_RS,
             "paper": PAPER,
             "paper-rs": PAPER_RS,
         },

@@ -17,8 +17,8 @@ from sightloop.evaluation.captions import caption_measures, truth_measures
 from sightloop.evaluation.retrieval import ClipEncoder, clip_recall, protocol_hash
 from sightloop.recipes.vlrm_config import DataSettings, HeldOutSettings
 from sightloop.rewards.phrases import contains_bad_phrase
-from sightloop.shapes.language import parses
-from sightloop.shapes.pictures import MANIFEST, truth_of
+from sightloop.shapes.language import full_caption, parses
+from sightloop.shapes.pictures import MANIFEST, read_scenes, truth_of
 from sightloop.training import distributed
 from sightloop.types import Captioner, Evaluation, Images, Prompt, Sampling
 
@@ -67,7 +67,9 @@ class HeldOut:
         ]
         folder = Path(self.settings.images)
         if (folder / MANIFEST).is_file():
-            truth = truth_of(folder)
+            truth, scenes = truth_of(folder), read_scenes(folder)
+            for sample in samples:
+                sample["truth"] = full_caption(scenes[Path(sample["source"]).name])
             counts = [truth(sample["source"], sample["caption"]) for sample in samples]
             parts.append(truth_measures(counts))
             grammatical = [float(parses(caption)) for caption in captions]

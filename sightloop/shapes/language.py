@@ -76,6 +76,12 @@ def caption(scene: Scene, style: Style, rng: np.random.Generator) -> str:
     return text + (f" on {scene.ground}" if rng.random() < 0.5 else "")
 
 
+def full_caption(scene: Scene) -> str:
+    """Everything there is to say."""
+    things = [f"a {t.size} {t.colour} {t.shape} {t.corner}" for t in scene.things]
+    return ", ".join(things) + f" on {scene.ground}"
+
+
 def natural_caption(scene: Scene, rng: np.random.Generator) -> str:
     """A caption as the world's people write them: detail by ground, now and then an empty prefix."""
     text = caption(scene, STYLES[rng.choice(3, p=DETAIL[scene.ground])], rng)
