@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import mean
+from statistics import fmean, pstdev
 
 Record = dict[str, float]
 """One line of metrics.jsonl: the step and its figures."""
@@ -30,64 +31,100 @@ class History:
 
 
 _WINDOW = 20
+_QUIET = 50
+"""Steps without trouble after which the same trouble is worth another sentence."""
 
 
 def hacking(history: History) -> str | None:
-    """The reward rises while the held-out judge has fallen well below its best."""
-    if history.watched is None:
+    """The reward rises, beyond its noise, while the held-out judge has fallen well below its best."""
+    watched = history.watched
+    if watched is None:
         return None
-    held_out = [record for record in history.evals if history.watched in record]
+    held_out = [record for record in history.evals if math.isfinite(record.get(watched, math.nan))]
     if len(held_out) < 2:
         return None
-    best = max(held_out, key=lambda record: record[history.watched or ""])
-    now = held_out[-1]
-    fall = best[history.watched] - now[history.watched]
-    if fall <= max(0.02, 0.1 * abs(best[history.watched])):
+    best, now = max(held_out, key=lambda record: record[watched]), held_out[-1]
+    fall = best[watched] - now[watched]
+    if fall <= max(0.02, 0.1 * abs(best[watched])):
         return None
-    then = _around(history.train, best["step"])
-    recent = history.train[-_WINDOW:]
+    then = [record["reward/total"] for record in _around(history.train, best["step"])]
+    recent = [record["reward/total"] for record in history.train[-_WINDOW:]]
     if not then or not recent:
         return None
-    rise = mean(r["reward/total"] for r in recent) - mean(r["reward/total"] for r in then)
-    if rise <= 0:
+    rise = fmean(recent) - fmean(then)
+    noise = math.hypot(pstdev(then) / len(then) ** 0.5, pstdev(recent) / len(recent) ** 0.5)
+    if not rise > 2 * noise:
         return None
     return (
-        f"the reward rose by {rise:.2f} since step {best['step']:.0f} while {history.watched} fell from "
-        f"{best[history.watched]:.3f} to {now[history.watched]:.3f}: the policy may be gaming its rewards"
+        f"the reward rose from {fmean(then):.2f} around step {best['step']:.0f} to {fmean(recent):.2f} while "
+        f"{watched} fell from {best[watched]:.3f} to {now[watched]:.3f}: the policy may be gaming its "
+        "rewards; compare the samples of both steps, and prefer the checkpoint of the former"
     )
 
 
 def lost_ends(history: History) -> str | None:
     """Captions run into the length limit."""
-    shares = [record["tokens/ended"] for record in history.train if "tokens/ended" in record]
-    if len(shares) < 2 * _WINDOW:
+    ends = _first_and_last(history.train, "tokens/ended")
+    if ends is None or ends[1] >= 0.8 * ends[0]:
         return None
-    first, last = mean(shares[:_WINDOW]), mean(shares[-_WINDOW:])
-    if last >= 0.8 * first:
-        return None
-    return f"only {last:.0%} of captions end by themselves, {first:.0%} did at the start"
+    return (
+        f"only {ends[1]:.0%} of captions end by themselves, {ends[0]:.0%} did at the start: raise the "
+        "price of a missing end, or lower the temperature of the draws"
+    )
 
 
 def fewer_words(history: History) -> str | None:
     """The captions of a batch use ever fewer distinct words."""
-    shares = [record["tokens/distinct"] for record in history.train if "tokens/distinct" in record]
-    if len(shares) < 2 * _WINDOW:
+    shares = _first_and_last(history.train, "tokens/distinct")
+    lengths = _first_and_last(history.train, "tokens/length")
+    if shares is None or lengths is None:
         return None
-    first, last = mean(shares[:_WINDOW]), mean(shares[-_WINDOW:])
-    lengths = [record["tokens/length"] for record in history.train if "tokens/length" in record]
     # Longer captions repeat more of a small vocabulary without anything being wrong.
-    growth = max(1.0, mean(lengths[-_WINDOW:]) / mean(lengths[:_WINDOW]))
-    if last * growth >= 0.5 * first:
+    growth = max(1.0, lengths[1] / max(lengths[0], 1e-9))
+    if shares[1] * growth >= 0.5 * shares[0]:
         return None
-    return f"distinct words fell from {first:.3f} to {last:.3f} of all words: captions are becoming alike"
+    return (
+        f"distinct words fell from {shares[0]:.3f} to {shares[1]:.3f} of all words: captions are becoming "
+        "alike; look at the latest samples, and lower the learning rate"
+    )
 
 
 def useless_critic(history: History) -> str | None:
     """The critic predicts worse than a constant for long."""
-    values = [r["critic/explained_variance"] for r in history.train if "critic/explained_variance" in r]
-    if len(values) < 3 * _WINDOW or max(values[-2 * _WINDOW :]) >= 0:
+    name, span = "critic/explained_variance", 2 * _WINDOW
+    if len(history.train) < 3 * _WINDOW:
         return None
-    return f"the critic's explained variance has been below zero for {2 * _WINDOW} steps (now {values[-1]:.2f})"
+    values = [record.get(name, math.nan) for record in history.train[-span:]]
+    if not all(value < 0 for value in values):
+        return None
+    return (
+        f"the critic's explained variance has been below zero for {span} steps (now {values[-1]:.2f}): "
+        "advantages carry more noise than rewards do; raise the critic's learning rate"
+    )
+
+
+def not_a_number(history: History) -> str | None:
+    """A figure of the latest records is not finite."""
+    latest = [*history.train[-1:], *history.evals[-1:]]
+    step = max((record["step"] for record in latest), default=0)
+    broken = [
+        name
+        for record in latest
+        if record["step"] == step
+        for name, value in record.items()
+        if not math.isfinite(value)
+    ]
+    return f"not a finite number at step {step:.0f}: {', '.join(broken)}" if broken else None
+
+
+def _first_and_last(train: Sequence[Record], name: str) -> tuple[float, float] | None:
+    """Means over the first and the last window; None if there are too few records or they lack the figure."""
+    if len(train) < 2 * _WINDOW:
+        return None
+    first, last = (
+        [record.get(name, math.nan) for record in part] for part in (train[:_WINDOW], train[-_WINDOW:])
+    )
+    return (fmean(first), fmean(last)) if all(map(math.isfinite, [*first, *last])) else None
 
 
 def _around(train: Sequence[Record], step: float) -> list[Record]:
@@ -100,14 +137,15 @@ CHECKS: dict[str, Callable[[History], str | None]] = {
     "lost_ends": lost_ends,
     "fewer_words": fewer_words,
     "useless_critic": useless_critic,
+    "not_a_number": not_a_number,
 }
 
 
 class Watch:
-    """Raises each alarm once an episode: again only after it has been silent."""
+    """Raises each alarm once an episode: again only after so many steps without it."""
 
     def __init__(self) -> None:
-        self._ringing: set[str] = set()
+        self._seen: dict[str, int] = {}
 
     def look(self, step: int, history: History) -> list[Alarm]:
         """Alarms that start now."""
@@ -115,7 +153,16 @@ class Watch:
         fresh = [
             Alarm(step=step, name=name, message=message)
             for name, message in messages.items()
-            if message is not None and name not in self._ringing
+            if message is not None and step - self._seen.get(name, -_QUIET - 1) > _QUIET
         ]
-        self._ringing = {name for name, message in messages.items() if message is not None}
+        self._seen |= {name: step for name, message in messages.items() if message is not None}
         return fresh
+
+    def relive(self, records: Sequence[Mapping[str, float | str]], watched: str | None) -> None:
+        """Look at every record of an interrupted run again, so that nothing is told twice."""
+        train: list[Record] = []
+        evals: list[Record] = []
+        for record in records:
+            figures = {name: float(value) for name, value in record.items() if not isinstance(value, str)}
+            (train if record["kind"] == "train" else evals).append(figures)
+            self.look(int(figures["step"]), History(train=train, evals=evals, watched=watched))

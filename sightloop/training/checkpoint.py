@@ -42,18 +42,21 @@ def write_checkpoint(
     positions = distributed.gather(batches_state)
     if distributed.rank() == 0:
         final = checkpoints / f"step_{step:06d}"
-        partial = checkpoints / f"step_{step:06d}{_PARTIAL}"
-        shutil.rmtree(partial, ignore_errors=True)
+        partial = checkpoints / f"{final.name}{_PARTIAL}"
+        if partial.exists():
+            shutil.rmtree(partial)
         partial.mkdir(parents=True)
         save_file(_tensors(trainable), partial / "trainable.safetensors")
         torch.save(optimizer.state_dict(), partial / "optimizer.pt")
         torch.save(random_states, partial / "random.pt")
-        (partial / "state.json").write_text(json.dumps({"step": step, "batches": positions}), encoding="utf-8")
-        for file in partial.iterdir():
-            _flush(file)
-        shutil.rmtree(final, ignore_errors=True)
+        state = {"step": step, "batches": positions}
+        (partial / "state.json").write_text(json.dumps(state), encoding="utf-8")
+        for path in [*partial.iterdir(), partial]:
+            flush_to_disk(path)
+        if final.exists():
+            _remove(final)
         os.replace(partial, final)
-        _flush(checkpoints)
+        flush_to_disk(checkpoints)
     distributed.barrier()
 
 
@@ -68,11 +71,15 @@ def read_checkpoint(
     state = json.loads((saved.folder / "state.json").read_text(encoding="utf-8"))
     if len(state["batches"]) != distributed.num_ranks():
         raise ValueError(
-            f"{saved.folder} was written by {len(state['batches'])} ranks and this run has {distributed.num_ranks()}; "
-            "resume with the same number"
+            f"{saved.folder} was written by {len(state['batches'])} ranks and this run has "
+            f"{distributed.num_ranks()}; resume with the same number"
         )
     load_trainable(saved.folder, trainable)
+    options = [{name: group[name] for name in group if name != "params"} for group in optimizer.param_groups]
     optimizer.load_state_dict(torch.load(saved.folder / "optimizer.pt", weights_only=True))
+    # Rates come from the schedule, which may have been changed on purpose; only the moments are restored.
+    for group, kept in zip(optimizer.param_groups, options, strict=True):
+        group.update(kept)
     random_states = torch.load(saved.folder / "random.pt", weights_only=True)
     _set_random_state(random_states[distributed.rank()])
     return state["batches"][distributed.rank()]
@@ -93,12 +100,15 @@ def load_trainable(folder: Path, trainable: Mapping[str, nn.Module]) -> None:
     }
     wanted = {key for key in tensors if key.split(".", 1)[0] in trainable}
     if wrong := sorted(wanted ^ known.keys()):
-        raise ValueError(f"{folder} does not fit the model: {len(wrong)} tensors differ, the first is {wrong[0]!r}")
+        raise ValueError(
+            f"{folder} does not fit the model: {len(wrong)} tensors are in only one of them, as {wrong[0]!r}"
+        )
     with torch.no_grad():
         for key, parameter in known.items():
             if tensors[key].shape != parameter.shape:
                 raise ValueError(
-                    f"{key!r} in {folder} is {tuple(tensors[key].shape)}, the model wants {tuple(parameter.shape)}"
+                    f"{key!r} is {tuple(tensors[key].shape)} in {folder}; "
+                    f"the model has {tuple(parameter.shape)}"
                 )
             parameter.copy_(tensors[key])
 
@@ -108,7 +118,8 @@ def finished_checkpoints(checkpoints: Path) -> list[Saved]:
     if not checkpoints.is_dir():
         return []
     folders = [folder for folder in checkpoints.glob("step_*") if folder.suffix != _PARTIAL]
-    return [Saved(step=int(folder.name.removeprefix("step_")), folder=folder) for folder in sorted(folders)]
+    saved = [Saved(step=int(folder.name.removeprefix("step_")), folder=folder) for folder in folders]
+    return sorted(saved, key=lambda one: one.step)
 
 
 def best_step(checkpoints: Path) -> int | None:
@@ -117,22 +128,31 @@ def best_step(checkpoints: Path) -> int | None:
     return int(file.read_text(encoding="utf-8")) if file.exists() else None
 
 
-def name_best(checkpoints: Path, step: int) -> None:
-    """Name the best step."""
-    checkpoints.mkdir(parents=True, exist_ok=True)
-    temporary = checkpoints / "best.tmp"
-    temporary.write_text(str(step), encoding="utf-8")
-    os.replace(temporary, checkpoints / "best")
+def name_best(checkpoints: Path, step: int | None) -> None:
+    """Name the best step; None = there is none."""
+    if step is None:
+        (checkpoints / "best").unlink(missing_ok=True)
+    elif step != best_step(checkpoints):
+        temporary = checkpoints / f"best{_PARTIAL}"
+        temporary.write_text(str(step), encoding="utf-8")
+        os.replace(temporary, checkpoints / "best")
 
 
 def prune(checkpoints: Path, *, keep: int) -> None:
     """Remove what is neither among the newest `keep` nor the best, and what a killed write left behind."""
     for partial in checkpoints.glob(f"*{_PARTIAL}"):
-        shutil.rmtree(partial)
+        shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
     best = best_step(checkpoints)
     for saved in finished_checkpoints(checkpoints)[:-keep]:
         if saved.step != best:
-            shutil.rmtree(saved.folder)
+            _remove(saved.folder)
+
+
+def _remove(folder: Path) -> None:
+    # Renamed first: what is half removed must not look like a checkpoint.
+    doomed = folder.with_name(f"{folder.name}.old{_PARTIAL}")
+    os.replace(folder, doomed)
+    shutil.rmtree(doomed)
 
 
 def _tensors(trainable: Mapping[str, nn.Module]) -> dict[str, Tensor]:
@@ -144,12 +164,20 @@ def _tensors(trainable: Mapping[str, nn.Module]) -> dict[str, Tensor]:
     }
 
 
-def _flush(path: Path) -> None:
+def flush_to_disk(path: Path) -> None:
+    """Make a file or a folder's names survive a power failure."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def seed_everything(seed: int) -> None:
+    """Put all global random generators at a start of their own, whatever drew from them before."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
 
 
 def _random_state() -> dict[str, Any]:
@@ -158,7 +186,7 @@ def _random_state() -> dict[str, Any]:
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
-        "numpy": [str(kind), torch.from_numpy(np.array(keys, dtype=np.int64)), position, has_gauss, float(cached)],
+        "numpy": [str(kind), np.asarray(keys).tolist(), int(position), int(has_gauss), float(cached)],
         "python": [version, list(internal), gauss],
     }
 
@@ -168,6 +196,6 @@ def _set_random_state(state: dict[str, Any]) -> None:
     if state["cuda"] is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])
     kind, keys, position, has_gauss, cached = state["numpy"]
-    np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, cached))
+    np.random.set_state((kind, np.array(keys, dtype=np.uint32), position, has_gauss, cached))
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))

@@ -1,4 +1,4 @@
-"""Ranks under torchrun: the only file that knows torch.distributed. On one rank everything here is the identity.
+"""Ranks under torchrun: the only file that knows torch.distributed. On one rank all of it is the identity.
 
 Shares sum to 1 over all ranks, so gradients are summed over ranks, never averaged.
 """
@@ -20,8 +20,14 @@ _BUCKET_ELEMENTS = 2**24
 
 def start() -> None:
     """Join the process group if launched by torchrun with more than one process."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
+        return
+    if torch.cuda.is_available():
+        # Before the group is made: nccl would put every rank on the first device.
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        dist.init_process_group("cpu:gloo,cuda:nccl")
+    else:
+        dist.init_process_group("gloo")
 
 
 def stop() -> None:
@@ -77,12 +83,12 @@ def gather(item: Item) -> list[Item]:
 
 def all_ranks(flag: bool) -> bool:
     """Whether the flag holds on every rank."""
-    return all(gather(flag))
+    return not any_rank(not flag)
 
 
 def any_rank(flag: bool) -> bool:
     """Whether the flag holds on some rank."""
-    return any(gather(flag))
+    return int(sum_over_ranks(torch.tensor(int(flag)))) > 0
 
 
 def broadcast_parameters(modules: Iterable[nn.Module]) -> None:
@@ -95,18 +101,23 @@ def broadcast_parameters(modules: Iterable[nn.Module]) -> None:
 
 
 def sum_gradients(parameters: Sequence[nn.Parameter]) -> None:
-    """Sum the gradients over ranks in flat buckets."""
+    """Sum the gradients over ranks in flat buckets; a parameter that no rank reached stays without one."""
     if not dist.is_initialized():
         return
+    reached = sum_over_ranks(torch.tensor([int(parameter.grad is not None) for parameter in parameters]))
     bucket: list[Tensor] = []
-    for parameter in parameters:
+    room = _BUCKET_ELEMENTS
+    for parameter, count in zip(parameters, reached.tolist(), strict=True):
+        if not count:
+            continue
         # A rank whose rows did not reach a parameter must still take part.
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
         bucket.append(parameter.grad)
-        if sum(gradient.numel() for gradient in bucket) >= _BUCKET_ELEMENTS:
+        room -= parameter.numel()
+        if room <= 0:
             _sum_flat(bucket)
-            bucket = []
+            bucket, room = [], _BUCKET_ELEMENTS
     if bucket:
         _sum_flat(bucket)
 
@@ -128,4 +139,5 @@ def shard(units: Sequence[nn.Module], trained: Iterable[nn.Parameter]) -> None:
         return
     whole = set(trained)
     for unit in units:
-        fully_shard(unit, ignored_params=whole)
+        # Said outright: each unit is the root of its own tree, and a root keeps what it gathered by default.
+        fully_shard(unit, ignored_params=whole, reshard_after_forward=True)

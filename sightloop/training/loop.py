@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -11,18 +12,25 @@ import torch
 from torch import Tensor, nn
 
 from sightloop.training import distributed
+from sightloop.training.alarms import Alarm
 from sightloop.training.metrics import Measured, rollout_metrics, update_metrics
 from sightloop.training.optimizer import clip_gradients, make_optimizer, set_learning_rate
 from sightloop.training.runlog import Run
 from sightloop.training.schedule import Schedule
-from sightloop.types import Algorithm, Credit, Evaluation, Policy, Rollout, Turn
+from sightloop.types import Algorithm, Credit, Evaluation, LossOutput, Policy, Rollout, Tokens, Turn
 
 Batch = TypeVar("Batch", covariant=True)
+AnyPolicy = TypeVar("AnyPolicy", bound=Policy)
 AnyBatch = TypeVar("AnyBatch")
+_NUM_NAMED = 5
+"""Samples named in an error."""
 
 
 class Batches(Protocol[Batch]):
-    """An endless stream of batches that can say where it stands."""
+    """An endless stream of batches that can say where it stands, in plain data that JSON can hold.
+
+    It keeps its own random numbers: draws from a global generator would differ after a resume.
+    """
 
     def __iter__(self) -> Iterator[Batch]: ...
 
@@ -32,21 +40,33 @@ class Batches(Protocol[Batch]):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Experiment(Generic[AnyBatch]):
+class Experiment(Generic[AnyPolicy, AnyBatch]):
     """Everything a run needs, wired up by a recipe."""
 
-    policy: Policy
+    policy: AnyPolicy
     trainable: dict[str, nn.Module]
     """What is optimised and saved: "policy", and "critic" where there is one."""
     batches: Batches[AnyBatch]
-    collect: Callable[[Policy, AnyBatch], Rollout]
+    collect: Callable[[AnyPolicy, AnyBatch], Rollout]
     algorithm: Algorithm
-    evaluators: dict[str, Callable[[Policy], Evaluation]]
+    evaluators: Mapping[str, Callable[[AnyPolicy], Evaluation]]
     schedule: Schedule
 
+    def __post_init__(self) -> None:
+        wanted = self.schedule.best_metric
+        if self.evaluators and wanted is not None and wanted.partition("/")[0] not in self.evaluators:
+            raise ValueError(
+                f"best_metric is {wanted!r}, but no evaluator has that name; use None, or EVALUATOR/METRIC "
+                f"with one of {', '.join(self.evaluators)}"
+            )
 
-def train(experiment: Experiment[Any], run: Run) -> None:
-    """Run the schedule from wherever `run` stands."""
+
+def train(experiment: Experiment[Any, Any], run: Run) -> None:
+    """Run the schedule from wherever `run` stands, until its end or until the run is asked to stop.
+
+    Raises:
+        ValueError: a loss or gradient is not finite, or the batches end before the schedule does.
+    """
     distributed.broadcast_parameters(experiment.trainable.values())
     optimizer = make_optimizer(experiment.trainable, experiment.schedule)
     first = run.restore(experiment.trainable, optimizer, experiment.batches)
@@ -55,68 +75,143 @@ def train(experiment: Experiment[Any], run: Run) -> None:
         evaluate(experiment, run, 0)
     batches = iter(experiment.batches)
     for step in range(first, schedule.steps + 1):
-        started = time.perf_counter()
-        rollout = experiment.collect(experiment.policy, next(batches))
-        collected = time.perf_counter()
+        batch = _next_batch(batches, step)
+        started = _now()
+        rollout = experiment.collect(experiment.policy, batch)
+        collected = _now()
         credit = experiment.algorithm.credit(experiment.policy, rollout)
-        credited = time.perf_counter()
+        credited = _now()
         set_learning_rate(optimizer, step, schedule.warmup_steps)
         measured = update(experiment, optimizer, rollout, credit)
+        if measured.problem is not None:
+            message = f"step {step}: {measured.problem}"
+            run.alarm(Alarm(step=step, name="not_finite", message=message))
+            raise ValueError(message)
         seconds = {
             "collect": collected - started,
             "credit": credited - collected,
-            "update": time.perf_counter() - credited,
+            "update": _now() - credited,
         }
-        metrics = rollout_metrics(rollout, credit) | update_metrics(measured, seconds, len(rollout))
+        metrics = rollout_metrics(rollout, credit) | update_metrics(measured, seconds, num_images(rollout))
         run.log(step, "train", metrics | {"learning_rate": optimizer.param_groups[0]["lr"]})
         if run.due(step, schedule.sample_every):
             run.save_gallery(step, rollout, credit)
         if run.due(step, schedule.eval_every):
             evaluate(experiment, run, step)
         stopping = distributed.any_rank(run.stop_requested)
-        if stopping or run.due(step, schedule.save_every):
+        if stopping or run.due(step, schedule.save_every) or distributed.any_rank(run.improved):
             run.save(step, experiment.trainable, optimizer, experiment.batches)
-        if stopping:
+        if stopping and step < schedule.steps:
             run.say_how_to_resume(step)
             return
+    run.say(f"finished {schedule.steps} steps in {run.folder}")
 
 
-def evaluate(experiment: Experiment[Any], run: Run, step: int) -> None:
+def evaluate(experiment: Experiment[Any, Any], run: Run, step: int) -> None:
     """Every evaluator's figures, written to the run folder."""
     for name, evaluator in experiment.evaluators.items():
         run.log_evaluation(step, name, evaluator(experiment.policy))
 
 
 def update(
-    experiment: Experiment[Any], optimizer: torch.optim.Optimizer, rollout: Rollout, credit: Credit
+    experiment: Experiment[Any, Any], optimizer: torch.optim.Optimizer, rollout: Rollout, credit: Credit
 ) -> Measured:
     """One optimizer step from a judged batch, in micro-batches of any size with the same gradient.
 
+    If a loss or gradient is not finite on any rank, nothing is updated and `problem` names the samples.
+
     Raises:
-        ValueError: a loss or gradient is not finite; the message names the samples.
+        ValueError: a relaxed rollout, which allows one backward pass, does not fit in one micro-batch.
     """
+    schedule = experiment.schedule
+    codes = [turn.tokens.one_hot for turn in rollout.turns]
+    if len(rollout) > schedule.micro_batch and any(c is not None and c.requires_grad for c in codes):
+        raise ValueError(
+            f"a rollout with relaxation allows one backward pass: raise micro_batch from "
+            f"{schedule.micro_batch} to {len(rollout)}, the samples of a step on a rank, or draw without it"
+        )
     optimizer.zero_grad(set_to_none=True)
     totals: dict[str, Tensor] = {}
-    for rows in by_length(credit.shares, experiment.schedule.micro_batch):
-        part, worth = trimmed(rollout.rows(rows), credit.rows(rows))
-        output = experiment.algorithm.loss(experiment.policy, part, worth)
-        loss = (output.per_token * worth.shares).sum()
-        if not torch.isfinite(loss):
-            finite = torch.isfinite(output.per_token.detach()).all(1)
-            bad = [source for source, good in zip(part.sources, finite.tolist(), strict=True) if not good]
-            raise ValueError(f"the loss is {loss.item()} on the samples of {', '.join(bad) or part.sources}")
-        loss.backward()
+    broken: list[Tensor] = []
+    for rows in by_length(credit.shares, schedule.micro_batch):
+        output, shares = _backward(experiment, rollout.rows(rows), credit.rows(rows))
+        broken.append(rows[~output.per_token.isfinite().all(1).cpu()])
         for name, value in output.metrics.items():
-            totals[name] = totals.get(name, torch.zeros((), device=value.device)) + (value * worth.shares).sum()
+            total = (value * shares).sum()
+            totals[name] = total if name not in totals else totals[name] + total
     for group in optimizer.param_groups:
         distributed.sum_gradients(group["params"])
-    schedule = experiment.schedule
     norms = clip_gradients(optimizer, schedule.clip, schedule.clip_at)
-    for name, norm in norms.items():
-        if norm != norm or norm == float("inf"):
-            raise ValueError(f"the gradient of {name!r} has norm {norm} on the samples of {rollout.sources}")
-    optimizer.step()
-    return Measured(losses=totals, gradient_norms=norms)
+    lossy = torch.cat(broken).sort().values
+    if distributed.any_rank(len(lossy) > 0):
+        problem = _described("loss", rollout, lossy)
+    elif not all(map(math.isfinite, norms.values())):
+        problem = _described(
+            "gradient", rollout, _rows_with_bad_gradient(experiment, optimizer, rollout, credit)
+        )
+    else:
+        problem = None
+        optimizer.step()
+    return Measured(losses=totals, gradient_norms=norms, problem=problem)
+
+
+def _backward(
+    experiment: Experiment[Any, Any], rollout: Rollout, credit: Credit
+) -> tuple[LossOutput, Tensor]:
+    part, worth = trimmed(rollout, credit)
+    output = experiment.algorithm.loss(experiment.policy, part, worth)
+    (output.per_token * worth.shares).sum().backward()
+    return replace(output, per_token=output.per_token.detach()), worth.shares
+
+
+def _rows_with_bad_gradient(
+    experiment: Experiment[Any, Any], optimizer: torch.optim.Optimizer, rollout: Rollout, credit: Credit
+) -> Tensor:
+    if any(turn.tokens.one_hot is not None for turn in rollout.turns):
+        return torch.arange(len(rollout))
+    found: list[Tensor] = []
+    for rows in by_length(credit.shares, experiment.schedule.micro_batch):
+        optimizer.zero_grad(set_to_none=True)
+        _backward(experiment, rollout.rows(rows), credit.rows(rows))
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        if not all(bool(p.grad.isfinite().all()) for p in parameters if p.grad is not None):
+            found.append(rows)
+    return torch.cat(found).sort().values if found else torch.arange(0)
+
+
+def _described(what: str, rollout: Rollout, rows: Tensor) -> str:
+    totals = rollout.rewards.sum(1).tolist()
+    mine = [
+        f"{rollout.sources[row] if rollout.sources else f'row {row}'} (reward {totals[row]:.4g}"
+        + (f", {''.join(rollout.pieces[row])!r})" if rollout.pieces else ")")
+        for row in rows.tolist()
+    ]
+    everyones = [sample for rank in distributed.gather(mine) for sample in rank]
+    named = "; ".join(everyones[:_NUM_NAMED]) + (" and others" if len(everyones) > _NUM_NAMED else "")
+    whose = f"on {len(everyones)} samples: {named}" if everyones else "only once all samples are added up"
+    return (
+        f"the {what} is not finite {whose}. Nothing was updated. Look at the rewards and tokens of these "
+        "samples, then at the last lines of metrics.jsonl: gradient norms or critic/loss that grow ask for a "
+        "lower learning rate"
+    )
+
+
+def _next_batch(batches: Iterator[Any], step: int) -> Any:
+    for batch in batches:
+        return batch
+    raise ValueError(f"the batches ended before step {step}; a run needs an endless stream, or fewer steps")
+
+
+def _now() -> float:
+    # Without this a phase would be charged for what an earlier one left running on the device.
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def num_images(rollout: Rollout) -> int:
+    """Prompts of this rank; several samples of one prompt count once."""
+    return len(rollout.group.unique())
 
 
 def by_length(shares: Tensor, size: int) -> Iterator[Tensor]:
@@ -126,29 +221,49 @@ def by_length(shares: Tensor, size: int) -> Iterator[Tensor]:
 
 
 def trimmed(rollout: Rollout, credit: Credit) -> tuple[Rollout, Credit]:
-    """The same rows without the columns that no row of them uses. Only rollouts of one turn have spare columns."""
-    if len(rollout.turns) > 1:
-        return rollout, credit
-    turn = rollout.turns[0]
-    length = int(turn.tokens.mask.any(0).sum())
+    """The same rows without the columns of text that no row of them uses."""
+    turns: list[Turn] = []
+    kept: list[Tensor] = []
+    start = 0
+    for turn in rollout.turns:
+        length = _used_length(turn)
+        turns.append(replace(turn, tokens=_first_columns(turn.tokens, length)))
+        kept.append(torch.arange(start, start + length))
+        start += turn.tokens.mask.shape[1]
+    columns = torch.cat(kept).to(credit.shares.device)
 
     def cut(value: Tensor | None) -> Tensor | None:
-        return None if value is None else value[:, :length]
+        return None if value is None else value[:, columns]
 
-    tokens = replace(
-        turn.tokens,
-        ids=turn.tokens.ids[:, :length],
-        mask=turn.tokens.mask[:, :length],
-        log_probs=cut(turn.tokens.log_probs),
-        decode_step=cut(turn.tokens.decode_step),
-        one_hot=cut(turn.tokens.one_hot),
-    )
     narrow = replace(
         credit,
-        advantages=credit.advantages[:, :length],
-        shares=credit.shares[:, :length],
+        advantages=credit.advantages[:, columns],
+        shares=credit.shares[:, columns],
         returns=cut(credit.returns),
         values=cut(credit.values),
     )
-    turns = (Turn(prompt=turn.prompt, tokens=tokens),)
-    return replace(rollout, turns=turns, rewards=rollout.rewards[:, :length]), narrow
+    rewards = rollout.rewards[:, : turns[-1].tokens.mask.shape[1]]
+    return replace(rollout, turns=tuple(turns), rewards=rewards), narrow
+
+
+def _used_length(turn: Turn) -> int:
+    mask = turn.tokens.mask
+    # Codes of pictures condition each other, whether or not they count in the loss.
+    if turn.prompt.wants != "text" or turn.tokens.decode_step is not None:
+        return mask.shape[1]
+    used = mask.any(0).nonzero()
+    return int(used[-1]) + 1 if len(used) else 1
+
+
+def _first_columns(tokens: Tokens, length: int) -> Tokens:
+    def cut(value: Tensor | None) -> Tensor | None:
+        return None if value is None else value[:, :length]
+
+    return replace(
+        tokens,
+        ids=tokens.ids[:, :length],
+        mask=tokens.mask[:, :length],
+        log_probs=cut(tokens.log_probs),
+        decode_step=cut(tokens.decode_step),
+        one_hot=cut(tokens.one_hot),
+    )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sightloop.algorithms.masked import explained_variance
+from sightloop.algorithms.masked import explained_variance, standard_deviation
 from sightloop.training import distributed
 from sightloop.types import Credit, Rollout
 
@@ -20,6 +20,8 @@ class Measured:
 
     losses: dict[str, Tensor]
     gradient_norms: dict[str, float]
+    problem: str | None = None
+    """Why nothing was updated: a sentence about a loss or gradient that is not finite."""
 
 
 def rollout_metrics(rollout: Rollout, credit: Credit) -> dict[str, float]:
@@ -33,21 +35,24 @@ def rollout_metrics(rollout: Rollout, credit: Credit) -> dict[str, float]:
         # A caption that ended holds one token more than it spells.
         means["tokens/ended"] = _mean((spelled < lengths).float())
         means["tokens/distinct"] = distinct_share(["".join(row) for row in rollout.pieces])
-    counts = credit.shares > 0
-    means["advantage/std"] = _std(credit.advantages[counts])
+    counts, reduce = credit.shares > 0, distributed.sum_over_ranks
+    surprise = credit.advantages
     if credit.returns is not None and credit.values is not None:
-        means["critic/explained_variance"] = float(
-            explained_variance(credit.values, credit.returns, counts, reduce=distributed.sum_over_ranks)
-        )
+        explained = explained_variance(credit.values, credit.returns, counts, reduce=reduce)
+        means["critic/explained_variance"] = float(explained)
+        # Before it was standardised, which makes it 1 in every step.
+        surprise = credit.returns - credit.values
+    means["advantage/std"] = float(standard_deviation(surprise, counts, reduce=reduce))
     return means
 
 
-def update_metrics(measured: Measured, seconds: dict[str, float], num_samples: int) -> dict[str, float]:
+def update_metrics(measured: Measured, seconds: dict[str, float], num_images: int) -> dict[str, float]:
     """Losses, gradient norms, speed and memory of one update."""
     metrics = {name: float(distributed.sum_over_ranks(total)) for name, total in measured.losses.items()}
     metrics |= {f"gradient/norm_{name}": norm for name, norm in measured.gradient_norms.items()}
     metrics |= {f"seconds/{phase}": value for phase, value in seconds.items()}
-    metrics["speed/images_per_second"] = num_samples * distributed.num_ranks() / sum(seconds.values())
+    images = int(distributed.sum_over_ranks(torch.tensor(num_images)))
+    metrics["speed/images_per_second"] = images / sum(seconds.values())
     metrics["memory/peak_gib"] = peak_memory_gib()
     return metrics
 
@@ -62,15 +67,12 @@ def peak_memory_gib() -> float:
 
 def distinct_share(texts: list[str]) -> float:
     """Distinct words per word over all ranks' captions; 0 when nothing was said."""
-    words = [word for rank in distributed.gather([word for text in texts for word in text.split()]) for word in rank]
+    mine = [word for text in texts for word in text.split()]
+    words = [word for rank in distributed.gather(mine) for word in rank]
     return len(set(words)) / len(words) if words else 0.0
 
 
 def _mean(values: Tensor) -> float:
-    total = distributed.sum_over_ranks(torch.stack([values.double().sum(), values.new_tensor(len(values)).double()]))
-    return float(total[0] / total[1])
-
-
-def _std(values: Tensor) -> float:
-    mean = _mean(values)
-    return _mean((values.double() - mean) ** 2) ** 0.5
+    values = values.double()
+    total, count = distributed.sum_over_ranks(torch.stack([values.sum(), torch.ones_like(values).sum()]))
+    return float(total / count)

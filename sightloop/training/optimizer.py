@@ -28,7 +28,10 @@ def make_optimizer(trainable: Mapping[str, nn.Module], schedule: Schedule) -> to
         if not parameters:
             raise ValueError(f"trainable part {name!r} has no parameter that requires a gradient")
         if any(parameter.dtype != torch.float32 for parameter in parameters):
-            raise ValueError(f"trainable part {name!r} is not in float32; updates of 1e-5 vanish in half precision")
+            raise ValueError(
+                f"trainable part {name!r} is not in float32, and updates of 1e-5 vanish in half precision; "
+                "call .float() on it"
+            )
         peak = schedule.learning_rate
         if name == "critic" and schedule.critic_learning_rate is not None:
             peak = schedule.critic_learning_rate
@@ -46,11 +49,19 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, step: int, warmup_steps:
 def clip_gradients(
     optimizer: torch.optim.Optimizer, clip: Literal["value", "norm", "none"], clip_at: float
 ) -> dict[str, float]:
-    """Clip each trainable part by itself; the gradient norms before clipping, by name."""
+    """Clip each trainable part by itself; the gradient norms before clipping, by name.
+
+    Raises:
+        ValueError: the loss does not reach a part.
+    """
     norms: dict[str, float] = {}
     for group in optimizer.param_groups:
         parameters = group["params"]
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        if not gradients:
+            raise ValueError(
+                f"trainable part {group['name']!r} received no gradient: the algorithm's loss does not use it"
+            )
         norm = torch.nn.utils.get_total_norm(gradients)
         norms[group["name"]] = float(norm)
         if clip == "value":

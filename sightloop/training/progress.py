@@ -1,8 +1,9 @@
-"""A progress bar with the few figures that matter; silent where there is no terminal."""
+"""A progress bar with the few figures that matter; where there is no terminal, a line an evaluation."""
 
 from __future__ import annotations
 
 import sys
+import time
 
 from tqdm import tqdm
 
@@ -11,8 +12,13 @@ class Progress:
     """Reward, length and held-out recall beside the time left."""
 
     def __init__(self, *, first: int, steps: int, visible: bool) -> None:
-        shown = visible and sys.stderr.isatty()
+        self._visible = visible
+        self._on_terminal = sys.stderr.isatty()
+        shown = visible and self._on_terminal
         self._bar = tqdm(total=steps, initial=first - 1, unit="step", disable=not shown, dynamic_ncols=True)
+        self._steps = steps
+        self._first = first
+        self._started = time.monotonic()
         self._figures: dict[str, str] = {}
 
     def step(self, metrics: dict[str, float]) -> None:
@@ -24,16 +30,27 @@ class Progress:
         self._bar.set_postfix(self._figures, refresh=False)
         self._bar.update()
 
-    def evaluation(self, metrics: dict[str, float]) -> None:
+    def evaluation(self, step: int, metrics: dict[str, float]) -> None:
         """Held-out figures are there."""
         if "recall@1" in metrics:
             self._figures["R@1"] = f"{metrics['recall@1']:.3f}"
-            self._bar.set_postfix(self._figures)
+        self._bar.set_postfix(self._figures)
+        if not self._on_terminal:
+            figures = ", ".join(f"{name} {value}" for name, value in self._figures.items())
+            self.say(f"step {step} of {self._steps}{figures and ': ' + figures}{self._time_left(step)}")
 
     def say(self, message: str) -> None:
         """A line above the bar, or a plain line."""
-        tqdm.write(message, file=sys.stderr)
+        if self._visible:
+            tqdm.write(message, file=sys.stderr)
 
     def close(self) -> None:
         """Leave the bar as it stands."""
         self._bar.close()
+
+    def _time_left(self, step: int) -> str:
+        done = step - self._first + 1
+        if done < 1 or step >= self._steps:
+            return ""
+        minutes = (time.monotonic() - self._started) / done * (self._steps - step) / 60
+        return f", about {minutes:.0f} min left" if minutes >= 1 else ", less than a minute left"

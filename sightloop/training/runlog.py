@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -11,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
@@ -19,30 +19,36 @@ from types import FrameType
 from typing import Any
 
 import torch
-from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 
 from sightloop.training import checkpoint, distributed
 from sightloop.training.alarms import Alarm, History, Record, Watch
+from sightloop.training.gallery import copy_picture, gallery_samples
 from sightloop.training.progress import Progress
 from sightloop.training.schedule import Schedule
 from sightloop.training.tracking import Log, Tracker, start_trackers
-from sightloop.types import Credit, Evaluation, Images, Rollout
+from sightloop.types import Credit, Evaluation, Rollout
 
-GALLERY_SIZE = 16
 NUM_EVALUATION_PICTURES = 64
 """Pictures of an evaluation that are copied into the run folder, for the report."""
-_PICTURE_SIDE = 256
+_PARTIAL = ".partial"
+_SAME_INTERRUPT_SECONDS = 1.0
+"""torchrun hands on an interrupt that the terminal has sent to every process already."""
 _PACKAGES = ("sightloop", "torch", "transformers", "peft", "tokenizers", "safetensors", "numpy", "pillow")
 
 
 class Run:
     """Writes a run folder; only rank 0 touches the disk."""
 
-    def __init__(self, folder: Path, config: dict[str, Any], schedule: Schedule, track: Sequence[Tracker]) -> None:
+    def __init__(
+        self, folder: Path, config: dict[str, Any], schedule: Schedule, track: Sequence[Tracker]
+    ) -> None:
         self.folder = folder
         self.schedule = schedule
         self.stop_requested = False
+        self.improved = False
+        """True from an evaluation that is the best so far until the next checkpoint; on rank 0 only."""
+        self._resumed = False
         self._writes = distributed.rank() == 0
         self._watch = Watch()
         self._records: dict[str, list[Record]] = {"train": [], "eval": []}
@@ -73,9 +79,19 @@ class Run:
         return Run(folder, config, schedule, track)
 
     @staticmethod
-    def resume(folder: Path, *, config: dict[str, Any], schedule: Schedule, track: Sequence[Tracker] = ()) -> Run:
-        """Go on with a run from its newest checkpoint, or from the start if it has none."""
-        return Run(folder, config, schedule, track)
+    def resume(
+        folder: Path, *, config: dict[str, Any], schedule: Schedule, track: Sequence[Tracker] = ()
+    ) -> Run:
+        """Go on with a run from its newest checkpoint, or from the start if it has none.
+
+        Raises:
+            ValueError: the folder holds no run.
+        """
+        if not (folder / "config.json").is_file():
+            raise ValueError(f"{folder} holds no config.json: there is no run to go on with")
+        run = Run(folder, config, schedule, track)
+        run._resumed = True
+        return run
 
     @property
     def checkpoints(self) -> Path:
@@ -89,12 +105,16 @@ class Run:
         saved = checkpoint.finished_checkpoints(self.checkpoints)
         step = saved[-1].step if saved else -1
         if saved:
-            batches.load_state_dict(checkpoint.read_checkpoint(saved[-1], trainable=trainable, optimizer=optimizer))
+            position = checkpoint.read_checkpoint(saved[-1], trainable=trainable, optimizer=optimizer)
+            batches.load_state_dict(position)
+        else:
+            checkpoint.seed_everything(self.schedule.seed + distributed.rank())
+        # All ranks have read before rank 0 tidies up.
+        distributed.barrier()
         if self._writes:
             self._forget_after(step)
-            for record in _lines(self.folder / "metrics.jsonl"):
-                self._records[record["kind"]].append(record)
-            self._watch.look(step, self._history())
+            if self._resumed:
+                self._note_resume(max(step, 0))
         distributed.barrier()
         first = max(step, 0) + 1
         self._progress = Progress(first=first, steps=self.schedule.steps, visible=self._writes)
@@ -112,7 +132,7 @@ class Run:
         self._append("metrics.jsonl", {"step": step, "kind": kind, **figures})
         self._records[kind].append({"step": step, **metrics})
         for tracker in self._trackers:
-            tracker(dict(metrics), step)
+            tracker.write(dict(metrics), step)
         if kind == "train":
             self._bar.step(dict(metrics))
         for alarm in self._watch.look(step, self._history()):
@@ -122,7 +142,7 @@ class Run:
         """A plain sentence to the terminal and to alarms.jsonl."""
         if self._writes:
             self._append("alarms.jsonl", asdict(alarm))
-            self._bar.say(f"alarm at step {alarm.step}: {alarm.message}")
+            self.say(f"alarm at step {alarm.step}: {alarm.message}")
 
     def log_evaluation(self, step: int, name: str, evaluation: Evaluation) -> None:
         """The figures, and everything behind them in evaluations/."""
@@ -131,9 +151,9 @@ class Run:
             return
         samples = []
         for index, sample in enumerate(evaluation.samples):
-            copy = index < NUM_EVALUATION_PICTURES and Path(sample["source"]).is_file()
-            picture = {"image": self._copy_picture(Path(sample["source"]))} if copy else {}
-            samples.append({**sample, **picture})
+            wanted = index < NUM_EVALUATION_PICTURES and "image" not in sample
+            image = copy_picture(self.folder, sample.get("source", "")) if wanted else None
+            samples.append(sample if image is None else {**sample, "image": image})
         record = {
             "name": name,
             "step": step,
@@ -143,49 +163,47 @@ class Run:
             "protocol": evaluation.protocol,
         }
         _write_json(self.folder / "evaluations" / f"{name}_step_{step:06d}.json", record)
-        self._note_best(step, name, evaluation)
-        self._bar.evaluation(evaluation.metrics)
+        self._require_watched(name, evaluation)
+        self.improved = self.improved or (step > 0 and self._best_step({step}) == step)
+        self._bar.evaluation(step, evaluation.metrics)
 
     def save_gallery(self, step: int, rollout: Rollout, credit: Credit) -> None:
         """What the first samples of the batch said, earned and were credited, token by token."""
-        if not self._writes:
-            return
-        tokens = rollout.turns[-1].tokens
-        pictures = rollout.turns[0].prompt.images
-        samples = []
-        for row in range(min(GALLERY_SIZE, len(rollout))):
-            length = int(tokens.mask[row].sum())
-            pieces = rollout.pieces[row]
-            samples.append(
-                {
-                    "source": rollout.sources[row],
-                    "image": self._save_picture(pictures.pixels[row]) if isinstance(pictures, Images) else "",
-                    "pieces": pieces + [""] * (length - len(pieces)),
-                    "rewards": _numbers(rollout.rewards[row, :length]),
-                    "credit": _numbers(credit.advantages[row, :length]),
-                    "values": None if credit.values is None else _numbers(credit.values[row, :length]),
-                    "ended": len(pieces) < length,
-                    "parts": {name: float(part[row]) for name, part in rollout.reward_parts.items()},
-                }
-            )
-        _write_json(self.folder / "samples" / f"step_{step:06d}.json", {"step": step, "samples": samples})
+        if self._writes:
+            samples = gallery_samples(self.folder, rollout, credit)
+            _write_json(self.folder / "samples" / f"step_{step:06d}.json", {"step": step, "samples": samples})
 
     def save(
         self, step: int, trainable: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer, batches: Any
     ) -> None:
         """A checkpoint; the newest few and the best are kept."""
+        for name in ("metrics.jsonl", "alarms.jsonl"):
+            # On disk before the checkpoint that a resume takes them to be complete for.
+            if self._writes and (self.folder / name).exists():
+                checkpoint.flush_to_disk(self.folder / name)
         checkpoint.write_checkpoint(
-            self.checkpoints, step, trainable=trainable, optimizer=optimizer, batches_state=batches.state_dict()
+            self.checkpoints,
+            step,
+            trainable=trainable,
+            optimizer=optimizer,
+            batches_state=batches.state_dict(),
         )
+        self.improved = False
         if self._writes:
-            checkpoint.prune(self.checkpoints, keep=self.schedule.keep_checkpoints)
+            self._tidy_checkpoints()
 
     def stop_on_signals(self) -> None:
         """SIGTERM and the first interrupt end the run after the current step; the second one at once."""
 
+        first_at = math.inf
+
         def stop(number: int, _frame: FrameType | None) -> None:
-            if self.stop_requested and number == signal.SIGINT:
+            nonlocal first_at
+            now = time.monotonic()
+            if self.stop_requested and number == signal.SIGINT and now - first_at > _SAME_INTERRUPT_SECONDS:
                 raise KeyboardInterrupt
+            if not self.stop_requested:
+                first_at = now
             self.stop_requested = True
 
         signal.signal(signal.SIGTERM, stop)
@@ -193,16 +211,17 @@ class Run:
 
     def say(self, message: str) -> None:
         """A line to the terminal."""
-        if self._writes:
-            self._bar.say(message)
+        self._bar.say(message)
 
     def say_how_to_resume(self, step: int) -> None:
         """The sentence of a run that was asked to stop."""
         self.say(f"stopped after step {step}; go on with: sightloop train --resume {self.folder}")
 
     def close(self) -> None:
-        """Leave the progress bar as it stands."""
+        """Leave the progress bar as it stands, and let trackers finish."""
         self._bar.close()
+        for tracker in self._trackers:
+            tracker.close()
 
     @property
     def _bar(self) -> Progress:
@@ -210,17 +229,28 @@ class Run:
             self._progress = Progress(first=1, steps=self.schedule.steps, visible=self._writes)
         return self._progress
 
-    def _note_best(self, step: int, name: str, evaluation: Evaluation) -> None:
-        wanted = self.schedule.best_metric
-        if wanted is None or not wanted.startswith(f"{name}/"):
-            return
-        metric = wanted.removeprefix(f"{name}/")
-        if metric not in evaluation.metrics:
+    def _require_watched(self, name: str, evaluation: Evaluation) -> None:
+        evaluator, _, metric = (self.schedule.best_metric or "").partition("/")
+        if evaluator == name and metric not in evaluation.metrics:
             known = ", ".join(evaluation.metrics)
-            raise ValueError(f"best_metric is {wanted!r}; evaluator {name!r} measures {known}")
-        past = [record[wanted] for record in self._records["eval"] if wanted in record]
-        if evaluation.metrics[metric] >= max(past) and step > 0:
-            checkpoint.name_best(self.checkpoints, step)
+            raise ValueError(f"best_metric is {evaluator}/{metric}, but {name!r} measures {known}")
+
+    def _best_step(self, candidates: set[int]) -> int | None:
+        """The step after training began with the best figure so far; None if it is not among `candidates`."""
+        wanted = self.schedule.best_metric or ""
+        known = [
+            (record[wanted], record["step"])
+            for record in self._records["eval"]
+            if record["step"] > 0 and math.isfinite(record.get(wanted, math.nan))
+        ]
+        best = int(max(known)[1]) if known else None
+        return best if best in candidates else None
+
+    def _tidy_checkpoints(self) -> None:
+        kept = {saved.step for saved in checkpoint.finished_checkpoints(self.checkpoints)}
+        if self.checkpoints.is_dir():
+            checkpoint.name_best(self.checkpoints, self._best_step(kept))
+        checkpoint.prune(self.checkpoints, keep=self.schedule.keep_checkpoints)
 
     def _history(self) -> History:
         return History(
@@ -229,7 +259,7 @@ class Run:
 
     def _append(self, name: str, record: Mapping[str, Any]) -> None:
         with (self.folder / name).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+            file.write(json.dumps(record, allow_nan=False) + "\n")
 
     def _forget_after(self, step: int) -> None:
         # What a killed run wrote beyond its last checkpoint is written again, and must not be there twice.
@@ -237,30 +267,30 @@ class Run:
             path = self.folder / name
             if path.exists():
                 kept = [record for record in _lines(path) if record["step"] <= step]
-                _replace_text(path, "".join(json.dumps(record) + "\n" for record in kept))
+                _replace_text(path, "".join(json.dumps(_plain(record)) + "\n" for record in kept))
         for path in [*self.folder.glob("samples/*.json"), *self.folder.glob("evaluations/*.json")]:
             if int(path.stem.rsplit("step_", 1)[1]) > step:
                 path.unlink()
-        best = checkpoint.best_step(self.checkpoints)
-        if best is not None and best > step:
-            (self.checkpoints / "best").unlink()
-        checkpoint.prune(self.checkpoints, keep=self.schedule.keep_checkpoints)
+        for pattern in (
+            f"*{_PARTIAL}",
+            f"samples/*{_PARTIAL}",
+            f"evaluations/*{_PARTIAL}",
+            f"images/*{_PARTIAL}",
+        ):
+            for path in self.folder.glob(pattern):
+                path.unlink()
+        records = _lines(self.folder / "metrics.jsonl")
+        self._watch.relive(records, self.schedule.best_metric)
+        for record in records:
+            figures = {name: value for name, value in record.items() if name != "kind"}
+            self._records[record["kind"]].append(figures)
+        self._tidy_checkpoints()
 
-    def _save_picture(self, pixels: Tensor) -> str:
-        return self._keep(Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy()))
-
-    def _copy_picture(self, path: Path) -> str:
-        with Image.open(path) as picture:
-            return self._keep(picture.convert("RGB"))
-
-    def _keep(self, picture: Image.Image) -> str:
-        picture.thumbnail((_PICTURE_SIDE, _PICTURE_SIDE))
-        name = f"images/{hashlib.sha1(picture.tobytes()).hexdigest()}.png"
-        path = self.folder / name
-        if not path.exists():
-            path.parent.mkdir(exist_ok=True)
-            picture.save(path)
-        return name
+    def _note_resume(self, step: int) -> None:
+        path = self.folder / "environment.json"
+        known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        known["resumed"] = [*known.get("resumed", []), {"step": step, **environment()}]
+        _write_json(path, known)
 
 
 def environment() -> dict[str, Any]:
@@ -285,7 +315,11 @@ def environment() -> dict[str, Any]:
 
 
 def _git_commit() -> str | None:
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        # Installed somewhere: the repository around it, if any, is another one.
+        return None
+    command = ["git", "-C", str(root), "rev-parse", "HEAD"]
     try:
         found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
     except OSError:
@@ -294,10 +328,17 @@ def _git_commit() -> str | None:
 
 
 def _make_room(folder: Path, overwrite: bool) -> None:
-    if not folder.exists() or not any(folder.iterdir()):
+    if not folder.exists():
+        return
+    for leftover in folder.glob(f"*{_PARTIAL}"):
+        leftover.unlink()
+    if not any(folder.iterdir()):
         return
     if not overwrite:
-        raise ValueError(f"{folder} is not empty; go on with --resume {folder}, replace it with --overwrite, or choose another --run")
+        raise ValueError(
+            f"{folder} is not empty; go on with --resume {folder}, replace it with --overwrite, or choose "
+            "another --run"
+        )
     if not (folder / "config.json").exists() and any(item.name != "pictures" for item in folder.iterdir()):
         raise ValueError(f"{folder} is not empty and not a run; --overwrite only replaces runs")
     for item in folder.iterdir():
@@ -311,19 +352,25 @@ def _lines(path: Path) -> list[dict[str, Any]]:
         return []
     # A killed process can leave half a last line.
     lines = path.read_text(encoding="utf-8").split("\n")[:-1]
-    return [json.loads(line) for line in lines]
+    records = [json.loads(line) for line in lines]
+    return [{name: math.nan if value is None else value for name, value in one.items()} for one in records]
 
 
 def _replace_text(path: Path, text: str) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    partial = path.with_name(f"{path.name}{_PARTIAL}")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
 
 
 def _write_json(path: Path, data: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    _replace_text(path, json.dumps(data, indent=1) + "\n")
+    _replace_text(path, json.dumps(_plain(data), indent=1, allow_nan=False) + "\n")
 
 
-def _numbers(values: Tensor) -> list[float]:
-    return [float(value) for value in values]
+def _plain(data: Any) -> Any:
+    """The same with null for what JSON has no number for."""
+    if isinstance(data, float):
+        return data if math.isfinite(data) else None
+    if isinstance(data, Mapping):
+        return {key: _plain(value) for key, value in data.items()}
+    return [_plain(value) for value in data] if isinstance(data, list | tuple) else data

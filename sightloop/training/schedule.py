@@ -1,4 +1,4 @@
-"""How long and how fast a run learns, and when it looks around. Light to import: the command line reads it."""
+"""How long and how fast a run learns, and when it looks around. Light: the command line imports it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Schedule:
     warmup_steps: int = 20
     """Linear from 0 (Paper: section 3.6)."""
     clip: Literal["value", "norm", "none"] = "value"
-    """Clamp every gradient element, or scale the whole gradient (Paper: "clamp")."""
+    """Clamp every gradient element, or scale the gradient of each trainable part (Paper: "clamp")."""
     clip_at: float = 1.0
     save_every: int = 50
     eval_every: int = 50

@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 Tracker = Literal["wandb", "tensorboard", "trackio"]
-Log = Callable[[dict[str, float], int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Log:
+    """Where figures go: `write(figures, step)`, and `close` once the run ends."""
+
+    write: Callable[[dict[str, float], int], object]
+    close: Callable[[], object]
 
 
 def start_trackers(names: Sequence[Tracker], folder: Path, config: dict[str, Any]) -> list[Log]:
-    """One logging function a tracker.
+    """One log a tracker. A resumed run goes on with the curves of its folder.
 
     Raises:
-        ValueError: a tracker is not installed.
+        ValueError: a tracker is unknown or not installed.
     """
+    for name in names:
+        if name not in _START:
+            raise ValueError(f"tracker {name!r} does not exist; there are: {', '.join(_START)}")
     return [_START[name](folder, config) for name in names]
 
 
@@ -24,32 +36,43 @@ def _module(name: str, module: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise ValueError(f"--track {name} needs a package that is missing: pip install 'sightloop[track]'") from error
+        raise ValueError(f"--track {name} needs a missing package: pip install 'sightloop[track]'") from error
 
 
 def _wandb(folder: Path, config: dict[str, Any]) -> Log:
     wandb = _module("wandb", "wandb")
-    # The same id lets a resumed run continue its curves.
-    run = wandb.init(project="sightloop", name=folder.name, id=folder.name, dir=folder, config=config, resume="allow")
-    return lambda metrics, step: run.log(metrics, step=step)
+    # Folders of one name are common, so the id holds the whole path.
+    code = hashlib.sha1(str(folder.resolve()).encode()).hexdigest()[:8]
+    run = wandb.init(
+        project="sightloop",
+        name=folder.name,
+        id=f"{folder.name}-{code}",
+        dir=folder,
+        config=config,
+        resume="allow",
+    )
+    # wandb's own step cannot go back, as a resume after a crash does.
+    run.define_metric("step")
+    run.define_metric("*", step_metric="step")
+    return Log(write=lambda metrics, step: run.log({**metrics, "step": step}), close=run.finish)
 
 
 def _trackio(folder: Path, config: dict[str, Any]) -> Log:
     trackio = _module("trackio", "trackio")
     trackio.init(project="sightloop", name=folder.name, config=config, resume="allow")
-    return lambda metrics, step: trackio.log(metrics, step=step)
+    return Log(write=lambda metrics, step: trackio.log(metrics, step=step), close=trackio.finish)
 
 
 def _tensorboard(folder: Path, config: dict[str, Any]) -> Log:
     writer = _module("tensorboard", "torch.utils.tensorboard").SummaryWriter(folder / "tensorboard")
     writer.add_text("config", str(config))
 
-    def log(metrics: dict[str, float], step: int) -> None:
+    def write(metrics: dict[str, float], step: int) -> None:
         for name, value in metrics.items():
             writer.add_scalar(name, value, step)
         writer.flush()
 
-    return log
+    return Log(write=write, close=writer.close)
 
 
 _START: dict[Tracker, Callable[[Path, dict[str, Any]], Log]] = {
