@@ -1,330 +1,285 @@
-"""The endless stream: order, ranks, exact resume, and broken pictures."""
+"""The stream of training pictures: exact epochs, exact resume, any number of ranks, broken pictures named."""
 
 from __future__ import annotations
 
-import itertools
 import json
 import logging
 from collections import Counter
+from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from picture_files import numbered, numbers, write_folder, write_parquet, write_tars, write_video
+from picture_files import numbered, numbers, write_folder, write_parquet, write_tar, write_tars
 
 from sightloop.data.batches import Batching, ImageStream
 from sightloop.data.decode import Decoding
-from sightloop.data.images import ImageBatch, ImageSet
-from sightloop.data.order import derive, mix, permutation, sample_seeds
+from sightloop.data.images import ImageBatch
 from sightloop.data.sources import open_source
 
-KINDS = ["folder", "tar", "parquet"]
+TINY = Decoding(size=4)
 
 
-def write(kind: str, folder: Path, count: int, broken: tuple[int, ...] = ()) -> str:
-    """A source of `count` numbered pictures of a kind, shards of unequal length; its spec."""
-    if kind == "folder":
-        return write_folder(folder, count, broken)
-    sizes = [count // 2, count // 3, count - count // 2 - count // 3]
-    if kind == "tar":
-        return write_tars(folder, sizes, broken)
-    folder.mkdir(parents=True, exist_ok=True)
-    rows: list[dict[str, object] | None] = [
-        {"bytes": numbered(n)[: 40 if n in broken else None], "path": None} for n in range(count)
-    ]
-    for shard, start in enumerate(np.cumsum([0, *sizes[:2]]).tolist()):
-        write_parquet(folder / f"{shard}.parquet", rows[start : start + sizes[shard]])
-    return str(folder)
+def stream(spec: str, **settings: Any) -> ImageStream:
+    """A stream of 4 x 4 pictures."""
+    return ImageStream(open_source(spec), TINY, Batching(**{"seed": 7, "batch_size": 4, **settings}))
 
 
-def stream(spec: str, batch_size: int = 4, **settings: Any) -> ImageStream:
-    """A stream over small pictures, with a buffer smaller than the source."""
-    settings = {"shuffle_buffer": 5, **settings}
-    return ImageStream(open_source(spec), Decoding(size=4), Batching(batch_size=batch_size, **settings))
-
-
-def shown(batches: ImageStream, count: int) -> list[int]:
-    """The numbers of the pictures of the next batches."""
-    return [number for batch in itertools.islice(batches, count) for number in numbers(batch)]
-
-
-def equal(a: ImageBatch, b: ImageBatch) -> bool:
-    """True if two batches agree in every field."""
-    return torch.equal(a.images.pixels, b.images.pixels) and (
-        a.sources,
-        a.references,
-        a.indices,
-        a.seeds,
-    ) == (b.sources, b.references, b.indices, b.seeds)
-
-
-def test_mix_is_splitmix64() -> None:
-    # The published first outputs of SplitMix64 for the seed 1234567.
-    expected = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431]
-    assert mix(1234567, np.arange(4, dtype=np.uint64)).tolist() == expected
-
-
-def test_sample_seeds_have_63_bits_and_depend_on_seed_and_number_alone() -> None:
-    seeds = sample_seeds(7, list(range(1000)))
-    assert len(set(seeds)) == 1000 and 0 <= min(seeds) and 2**62 < max(seeds) < 2**63
-    assert sample_seeds(7, [999, 3]) == [seeds[999], seeds[3]]
-    assert not set(sample_seeds(8, list(range(1000)))) & set(seeds)
-    assert sample_seeds(-1, [0]) != sample_seeds(0, [0])
-
-
-def test_seeds_and_orders_never_change_between_versions() -> None:
-    # A run that is resumed with a later version must go on with the same samples.
-    assert sample_seeds(0, [0, 1]) == GOLDEN_SEEDS
-    assert permutation(derive(0, 1), 10).tolist() == GOLDEN_ORDER
-
-
-GOLDEN_SEEDS = [0, 0]
-GOLDEN_ORDER = [0]
-
-
-def test_a_permutation_has_everything_once_and_all_places_alike() -> None:
-    places = np.stack([permutation(key, 5) for key in range(3000)])
-    assert (np.sort(places, 1) == np.arange(5)).all()
-    # 600 expected in each cell, standard deviation 22.
-    assert np.abs(np.stack([(places == thing).sum(0) for thing in range(5)]) - 600).max() < 110
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_an_epoch_shows_every_picture_once_in_a_fresh_order(kind: str, tmp_path: Path) -> None:
-    batches = stream(write(kind, tmp_path, 12))
-    epochs = [shown(batches, 3) for _ in range(3)]
-    assert all(sorted(epoch) == list(range(12)) for epoch in epochs)
-    assert len({tuple(epoch) for epoch in [*epochs, list(range(12))]}) == 4
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_seed_decides_the_order(kind: str, tmp_path: Path) -> None:
-    spec = write(kind, tmp_path, 12)
-    first, again, other = (shown(stream(spec, seed=seed), 6) for seed in (3, 3, 4))
-    assert first == again != other
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_without_shuffling_the_order_is_that_of_the_files(kind: str, tmp_path: Path) -> None:
-    assert shown(stream(write(kind, tmp_path, 10), shuffle=False), 4) == [*range(10), *range(6)]
-
-
-def test_a_buffer_as_large_as_the_source_shuffles_across_shards(tmp_path: Path) -> None:
-    spec = write("tar", tmp_path, 40)
-    first = [shown(stream(spec, batch_size=40, shuffle_buffer=40, seed=seed), 1)[0] for seed in range(40)]
-    assert len(set(first)) > 15
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("num_ranks", [2, 3])
-def test_any_number_of_ranks_sees_the_same_global_batches(kind: str, num_ranks: int, tmp_path: Path) -> None:
-    spec = write(kind, tmp_path, 50, broken=(7, 33))
-    one = stream(spec, batch_size=6)
-    ranks = [stream(spec, batch_size=6, rank=rank, num_ranks=num_ranks) for rank in range(num_ranks)]
-    for _ in range(20):
-        whole, parts = next(one), [next(rank) for rank in ranks]
-        assert whole.sources == [source for part in parts for source in part.sources]
-        assert whole.indices == [index for part in parts for index in part.indices]
-        assert whole.seeds == [seed for part in parts for seed in part.seeds]
-        assert torch.equal(whole.images.pixels, torch.cat([part.images.pixels for part in parts]))
-    assert one.num_broken == sum(rank.num_broken for rank in ranks) > 0
-
-
-def test_samples_are_numbered_without_end(tmp_path: Path) -> None:
-    batches = stream(write_folder(tmp_path, 3))
-    first, second = next(batches), next(batches)
-    assert (first.indices, second.indices) == ([0, 1, 2, 3], [4, 5, 6, 7])
-    assert first.seeds + second.seeds == sample_seeds(0, list(range(8)))
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("cut", [0, 1, 2, 5, 11])
-def test_a_resumed_stream_goes_on_as_if_uninterrupted(kind: str, cut: int, tmp_path: Path) -> None:
-    # 23 pictures, 4 a batch: the cuts lie at the start, inside shards, at and beyond the ends of epochs.
-    spec = write(kind, tmp_path, 23, broken=(9,))
-    settings = {"max_broken_share": 0.5}
-    whole = stream(spec, **settings)
-    for _ in range(cut):
-        next(whole)
-    state = json.loads(json.dumps(whole.state_dict()))
-    resumed = stream(spec, **settings)
-    next(resumed)
-    resumed.load_state_dict(state)
-    for _ in range(14):
-        assert equal(next(whole), next(resumed))
-        assert whole.state_dict() == resumed.state_dict()
-    assert whole.broken == resumed.broken != []
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_state_of_one_rank_resumes_two(kind: str, tmp_path: Path) -> None:
-    spec = write(kind, tmp_path, 30, broken=(4, 21))
-    whole = stream(spec, max_broken_share=0.5)
-    shown(whole, 5)
-    ranks = [stream(spec, rank=rank, num_ranks=2, max_broken_share=0.5) for rank in range(2)]
-    for rank in ranks:
-        rank.load_state_dict(whole.state_dict())
-    for _ in range(12):
-        assert next(whole).sources == [source for rank in ranks for source in next(rank).sources]
-
-
-def test_a_video_resumes_too(tmp_path: Path) -> None:
-    pytest.importorskip("av", reason="PyAV is an optional dependency")
-    frames = [np.full((32, 32, 3), 20 * place, np.uint8) for place in range(10)]
-    path = write_video(tmp_path / "a.mp4", frames, keyframe_every=1)
-    whole, resumed = stream(path), stream(path)
-    shown(whole, 3)
-    resumed.load_state_dict(whole.state_dict())
-    assert all(equal(next(whole), next(resumed)) for _ in range(5))
-
-
-def test_threads_change_nothing(tmp_path: Path) -> None:
-    spec = write("tar", tmp_path, 30, broken=(2,))
-    one, many = stream(spec, workers=1), stream(spec, workers=5)
-    assert all(equal(next(one), next(many)) for _ in range(15))
-
-
-def test_a_state_is_that_of_the_batches_handed_out_not_of_those_made_ahead(tmp_path: Path) -> None:
-    batches = stream(write_folder(tmp_path, 20))
-    assert batches.state_dict()["next_index"] == 0
-    next(batches)
-    assert batches.state_dict()["next_index"] == 4
-    assert batches.num_seen == 4
-
-
-def test_a_state_of_other_pictures_or_another_seed_is_refused(tmp_path: Path) -> None:
-    spec, more = write_folder(tmp_path / "a", 8), write_folder(tmp_path / "b", 9)
-    state = stream(spec).state_dict()
-    for other in (stream(more), stream(spec, seed=1), stream(spec, shuffle=False)):
-        with pytest.raises(ValueError, match="the state belongs to another stream"):
-            other.load_state_dict(state)
-
-
-def test_a_shard_that_shrank_is_noticed_at_resume(tmp_path: Path) -> None:
-    batches = stream(write_tars(tmp_path, [12]), shuffle_buffer=8)
-    next(batches)
-    state = batches.state_dict()
-    write_tars(tmp_path, [3])
-    resumed = stream(f"{tmp_path}/000.tar", shuffle_buffer=8)
-    with pytest.raises(ValueError, match=r"000\.tar no longer has picture"):
-        resumed.load_state_dict(state)
-
-
-def test_a_broken_picture_is_replaced_by_the_one_a_batch_later(tmp_path: Path) -> None:
-    # In file order, 4 a batch: places 5, 9 and 10 are broken. 5 -> 9 is broken too -> 10 is broken too -> 11.
-    # 9 -> 13, and 10 -> 14.
-    spec = write_folder(tmp_path, 40, broken=(5, 9, 10))
-    batches = stream(spec, shuffle=False, max_broken_share=0.2)
-    assert shown(batches, 4) == [0, 1, 2, 3, 4, 11, 6, 7, 8, 13, 14, 11, 12, 13, 14, 15]
-    assert [Path(broken.source).name for broken in batches.broken] == ["00005.png", "00009.png", "00010.png"]
-    # 16 samples, and 3 + 1 + 1 further attempts, of which 3 + 1 + 1 of all were broken.
-    assert (batches.num_seen, batches.num_broken) == (21, 5)
-    # A picture and its caption take four blocks of 512 bytes; the second picture loses its header.
-
-
-def test_a_broken_picture_is_found_around_even_if_the_batch_is_as_long_as_the_source(tmp_path: Path) -> None:
-    batches = stream(write_folder(tmp_path, 4, broken=(1,)), shuffle=False, max_broken_share=0.9)
-    assert shown(batches, 2) == [0, 2, 2, 3] * 2
-
-
-def test_a_broken_picture_is_warned_of_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    batches = stream(write_folder(tmp_path, 8, broken=(3,)), max_broken_share=0.9)
-    with caplog.at_level(logging.WARNING):
-        shown(batches, 10)
-    assert batches.num_broken > 1
-    assert [record.getMessage().split(": ")[1] for record in caplog.records] == [f"{tmp_path}/00003.png"]
-
-
-def test_too_many_broken_pictures_stop_the_run(tmp_path: Path) -> None:
-    # 6 of 100 are more than 5 %; 5 are not.
-    spec = write_folder(tmp_path / "six", 100, broken=tuple(range(10, 70, 10)))
-    with pytest.raises(
-        ValueError, match=r"6 of \d+ pictures of .*six' are broken, more than max_broken_share 0\.05"
-    ):
-        shown(stream(spec, shuffle=False), 25)
-    spec = write_folder(tmp_path / "five", 100, broken=tuple(range(10, 60, 10)))
-    assert len(shown(stream(spec, shuffle=False), 25)) == 100
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_source_of_broken_pictures_ends_with_an_error_not_never(kind: str, tmp_path: Path) -> None:
-    spec = write(kind, tmp_path, 6, broken=tuple(range(6)))
-    with pytest.raises(ValueError, match="are broken, more than max_broken_share"):
-        next(stream(spec, max_broken_share=0.99))
-
-
-def test_an_error_repeats_instead_of_losing_a_batch(tmp_path: Path) -> None:
-    batches = stream(write_folder(tmp_path, 6, broken=tuple(range(6))))
-    for _ in range(2):
-        with pytest.raises(ValueError, match="are broken"):
-            next(batches)
-    assert batches.state_dict()["next_index"] == 0
-
-
-def test_a_file_that_vanishes_is_a_broken_picture(tmp_path: Path) -> None:
-    batches = stream(write_folder(tmp_path, 40), shuffle=False)
-    (tmp_path / "00001.png").unlink()
-    assert shown(batches, 1) == [0, 5, 2, 3]
-    assert "No such file" in batches.broken[0].reason
-
-
-def test_closing_ends_the_threads(tmp_path: Path) -> None:
-    batches = stream(write_folder(tmp_path, 8), workers=3)
-    next(batches)
-    batches.close()
-    with pytest.raises(RuntimeError, match="shutdown"):
-        shown(batches, 2)
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"num_ranks": 3}, "batch_size 4 cannot be split over 3 ranks"),
-        ({"rank": 2, "num_ranks": 2}, "rank is 2; ranks count from 0 to 1"),
-        ({"workers": 0}, "workers is 0"),
-        ({"shuffle_buffer": 0}, "shuffle_buffer is 0"),
-        ({"max_broken_share": 1.0}, "max_broken_share is 1.0; use a share"),
-    ],
-)
-def test_a_setting_that_cannot_work_is_named(settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        Batching(batch_size=4, **settings)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_an_image_set_is_in_file_order_and_can_be_passed_again(kind: str, tmp_path: Path) -> None:
-    pictures = ImageSet(open_source(write(kind, tmp_path, 10)), Decoding(size=4), batch_size=4)
-    for _ in range(2):
-        batches = list(pictures)
-        assert [numbers(batch) for batch in batches] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
-        assert [index for batch in batches for index in batch.indices] == list(range(10))
-    limited = ImageSet(open_source(write(kind, tmp_path, 10)), Decoding(size=4), batch_size=4, limit=6)
-    assert [numbers(batch) for batch in limited] == [[0, 1, 2, 3], [4, 5]]
-
-
-def test_an_image_set_refuses_broken_pictures_unless_told_to_leave_them_out(tmp_path: Path) -> None:
-    source = open_source(write_folder(tmp_path, 6, broken=(1, 4)))
-    with pytest.raises(ValueError, match=r"broken picture .*00001\.png: .*set on_broken"):
-        list(ImageSet(source, Decoding(size=4)))
-    rest = ImageSet(source, Decoding(size=4), batch_size=3, on_broken="leave out")
-    batches = list(rest)
-    assert [numbers(batch) for batch in batches] == [[0, 2], [3, 5]]
-    assert [batch.indices for batch in batches] == [[0, 2], [3, 5]]
-    assert [Path(broken.source).name for broken in rest.left_out] == ["00001.png", "00004.png"]
-    assert Counter(seed for batch in batches for seed in batch.seeds) == Counter(
-        sample_seeds(0, [0, 2, 3, 5])
+def same(one: ImageBatch, other: ImageBatch) -> bool:
+    """True if the two batches agree in everything."""
+    return (
+        bool((one.images.pixels == other.images.pixels).all())
+        and one.sources == other.sources
+        and one.references == other.references
+        and one.indices == other.indices
+        and one.seeds == other.seeds
     )
 
 
-def test_an_image_set_of_broken_pictures_is_an_error(tmp_path: Path) -> None:
-    source = open_source(write_folder(tmp_path, 2, broken=(0, 1)))
-    with pytest.raises(ValueError, match="all 2 pictures of .* are broken"):
-        list(ImageSet(source, Decoding(size=4), on_broken="leave out"))
+def folder(path: Path) -> str:
+    """Eleven files."""
+    return write_folder(path / "files", 11)
 
 
-@pytest.mark.parametrize("settings", [{"batch_size": 0}, {"limit": 0}, {"workers": 0}])
-def test_a_wrong_setting_of_an_image_set_is_named(settings: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=f"{next(iter(settings))} is 0"):
-        ImageSet(open_source(write_folder(tmp_path, 1)), Decoding(size=4), **settings)
+def broken_folder(path: Path) -> str:
+    """Eleven files of which two are cut off."""
+    return write_folder(path / "cut", 11, broken=(2, 9))
+
+
+def tars(path: Path) -> str:
+    """Four shards of unequal size, one of them without a picture."""
+    return write_tars(path / "shards", [5, 2, 0, 6])
+
+
+def broken_tars(path: Path) -> str:
+    """Three shards with two pictures cut off."""
+    return write_tars(path / "cut_shards", [5, 2, 6], broken=(1, 8))
+
+
+def parquet(path: Path) -> str:
+    """Eleven rows in groups of three."""
+    rows: list[dict[str, object] | None] = [{"bytes": numbered(n), "path": None} for n in range(11)]
+    return write_parquet(path / "pictures.parquet", rows)
+
+
+KINDS = pytest.mark.parametrize("make", [folder, broken_folder, tars, broken_tars, parquet])
+
+
+@pytest.mark.parametrize(("make", "size"), [(folder, 11), (tars, 13), (parquet, 11)])
+@pytest.mark.parametrize("buffer", [3, 1024])
+def test_every_epoch_shows_every_picture_once(
+    make: Callable[[Path], str], size: int, buffer: int, tmp_path: Path
+) -> None:
+    batches = stream(make(tmp_path), batch_size=size, shuffle_buffer=buffer)
+    epochs = [numbers(batch) for batch in islice(batches, 4)]
+    assert all(sorted(epoch) == list(range(size)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 4
+
+
+def test_another_seed_gives_another_order_and_the_same_seed_the_same(tmp_path: Path) -> None:
+    spec = write_folder(tmp_path, 40)
+    first, again, other = (next(stream(spec, batch_size=40, seed=seed)) for seed in (1, 1, 2))
+    assert same(first, again)
+    assert numbers(first) != numbers(other)
+    assert set(first.seeds).isdisjoint(other.seeds)
+
+
+@pytest.mark.parametrize("make", [folder, tars, parquet])
+def test_without_shuffling_the_order_is_that_of_the_files(
+    make: Callable[[Path], str], tmp_path: Path
+) -> None:
+    seen = [n for batch in islice(stream(make(tmp_path), shuffle=False), 2) for n in numbers(batch)]
+    assert seen == list(range(8))
+
+
+@KINDS
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_resumed_stream_goes_on_as_if_it_had_never_stopped(
+    make: Callable[[Path], str], workers: int, tmp_path: Path
+) -> None:
+    # Batches of 3 over epochs of 11 or 13 end in the middle of shards, of epochs and of a batch.
+    settings = {"batch_size": 3, "shuffle_buffer": 4, "max_broken_share": 0.5, "workers": workers}
+    spec = make(tmp_path)
+    whole = stream(spec, **settings)
+    states: list[str] = []
+    batches: list[ImageBatch] = []
+    for _ in range(14):
+        states.append(json.dumps(whole.state_dict()))
+        batches.append(next(whole))
+    for start in range(14):
+        resumed = stream(spec, **settings)
+        resumed.load_state_dict(json.loads(states[start]))
+        assert all(same(batch, expected) for batch, expected in zip(resumed, batches[start:], strict=False))
+        rest = stream(spec, **settings)
+        rest.load_state_dict(json.loads(states[start]))
+        for _ in range(14 - start):
+            next(rest)
+        assert rest.state_dict() == whole.state_dict()
+
+
+@KINDS
+def test_two_ranks_together_see_what_one_rank_sees(make: Callable[[Path], str], tmp_path: Path) -> None:
+    settings = {"batch_size": 6, "shuffle_buffer": 4, "max_broken_share": 0.5}
+    spec = make(tmp_path)
+    alone = stream(spec, **settings)
+    left, right = (stream(spec, rank=rank, num_ranks=2, **settings) for rank in range(2))
+    for _ in range(8):
+        one, first, second = next(alone), next(left), next(right)
+        assert len(first) == len(second) == 3
+        assert one.sources == first.sources + second.sources
+        assert numbers(one) == numbers(first) + numbers(second)
+        assert one.indices == first.indices + second.indices
+        assert one.seeds == first.seeds + second.seeds
+
+
+@KINDS
+def test_a_state_of_one_rank_serves_two(make: Callable[[Path], str], tmp_path: Path) -> None:
+    settings = {"batch_size": 6, "shuffle_buffer": 4, "max_broken_share": 0.5}
+    spec = make(tmp_path)
+    alone = stream(spec, **settings)
+    for _ in range(3):
+        next(alone)
+    second = stream(spec, rank=1, num_ranks=2, **settings)
+    second.load_state_dict(alone.state_dict())
+    for expected, got in zip(islice(alone, 4), islice(second, 4), strict=True):
+        assert got.sources == expected.sources[3:]
+        assert got.seeds == expected.seeds[3:]
+
+
+def test_running_numbers_and_seeds_never_repeat(tmp_path: Path) -> None:
+    batches = list(islice(stream(write_folder(tmp_path, 5)), 6))
+    assert [index for batch in batches for index in batch.indices] == list(range(24))
+    seeds = [seed for batch in batches for seed in batch.seeds]
+    assert len(set(seeds)) == 24
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_rows_of_a_batch_keep_what_belongs_together(tmp_path: Path) -> None:
+    batch = next(stream(write_folder(tmp_path, 9)))
+    picked = batch.rows(torch.tensor([3, 1]))
+    assert numbers(picked) == [numbers(batch)[3], numbers(batch)[1]]
+    assert picked.sources == [batch.sources[3], batch.sources[1]]
+    assert picked.references == ["", ""]
+    assert picked.indices == [3, 1]
+    assert picked.seeds == [batch.seeds[3], batch.seeds[1]]
+
+
+def test_a_loaded_state_discards_what_was_made_ahead(tmp_path: Path) -> None:
+    batches = stream(write_folder(tmp_path, 11))
+    start = batches.state_dict()
+    expected = list(islice(batches, 5))
+    batches.load_state_dict(start)
+    assert all(same(one, other) for one, other in zip(batches, expected, strict=False))
+
+
+def test_a_broken_picture_is_replaced_reported_once_and_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    spec = write_folder(tmp_path, 10, broken=(3,))
+    batches = stream(spec, batch_size=10, max_broken_share=0.2)
+    with caplog.at_level(logging.WARNING):
+        seen = [numbers(batch) for batch in islice(batches, 4)]
+    assert all(len(epoch) == 10 and 3 not in epoch for epoch in seen)
+    # One other picture stands in, so that one is there twice.
+    assert all(sorted(Counter(epoch).values()) == [1] * 8 + [2] for epoch in seen)
+    path = str(tmp_path / "00003.png")
+    assert [broken.source for broken in batches.broken] == [path]
+    assert sum(path in record.getMessage() for record in caplog.records) == 1
+    assert batches.num_broken >= 4
+    assert batches.num_seen == 40 + batches.num_broken
+
+
+def test_a_resumed_stream_does_not_report_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    spec = write_folder(tmp_path, 10, broken=(3,))
+    first = stream(spec, batch_size=10, max_broken_share=0.2)
+    next(first)
+    caplog.clear()
+    resumed = stream(spec, batch_size=10, max_broken_share=0.2)
+    resumed.load_state_dict(first.state_dict())
+    next(resumed)
+    assert not caplog.records
+    assert resumed.broken == first.broken
+
+
+def test_too_many_broken_pictures_stop_the_stream_with_their_names(tmp_path: Path) -> None:
+    spec = write_folder(tmp_path, 120, broken=tuple(range(0, 120, 8)))
+    with pytest.raises(ValueError, match=r"max_broken_share 0\.05.*0\d+\.png"):
+        next(stream(spec, batch_size=120))
+
+
+def test_a_few_broken_pictures_among_the_first_do_not_stop_the_stream(tmp_path: Path) -> None:
+    spec = write_folder(tmp_path, 120, broken=(0, 1, 2))
+    batches = stream(spec, batch_size=3, shuffle=False)
+    assert numbers(next(batches)) == [3, 4, 5]
+    assert len(batches.broken) == 3
+
+
+def test_a_source_of_nothing_but_broken_pictures_ends_in_an_error(tmp_path: Path) -> None:
+    spec = write_folder(tmp_path, 2, broken=(0, 1))
+    with pytest.raises(ValueError, match="are broken"):
+        next(stream(spec, max_broken_share=0.9))
+
+
+def test_the_same_error_comes_again_when_asked_again(tmp_path: Path) -> None:
+    batches = stream(write_folder(tmp_path, 2, broken=(0, 1)))
+    for _ in range(2):
+        with pytest.raises(ValueError, match="are broken"):
+            next(batches)
+
+
+def test_a_damaged_shard_counts_as_a_broken_picture(tmp_path: Path) -> None:
+    spec = write_tars(tmp_path, [6, 6])
+    shard = tmp_path / "001.tar"
+    # A picture and its caption take four blocks of 512 bytes; the second picture loses its header.
+    shard.write_bytes(shard.read_bytes()[:2048] + b"\1" * 512 + shard.read_bytes()[2560:])
+    batches = stream(spec, batch_size=12, shuffle=False, max_broken_share=0.5)
+    assert set(numbers(next(batches))) == set(range(7))
+    assert any(broken.source == str(shard) for broken in batches.broken)
+
+
+def test_a_state_of_other_pictures_or_another_seed_is_refused(tmp_path: Path) -> None:
+    spec = write_folder(tmp_path / "one", 5)
+    state = stream(spec).state_dict()
+    for other in (
+        stream(write_folder(tmp_path / "two", 6)),
+        stream(spec, seed=8),
+        stream(spec, shuffle=False),
+    ):
+        with pytest.raises(ValueError, match="another stream"):
+            other.load_state_dict(state)
+
+
+def test_a_state_survives_a_move_of_the_folder(tmp_path: Path) -> None:
+    first = stream(write_folder(tmp_path / "here", 9))
+    next(first)
+    moved = stream(write_folder(tmp_path / "there", 9))
+    moved.load_state_dict(first.state_dict())
+    assert numbers(next(moved)) == numbers(next(first))
+
+
+def test_a_shard_that_shrank_since_the_state_is_named(tmp_path: Path) -> None:
+    spec = write_tars(tmp_path, [9])
+    first = stream(spec, batch_size=2, shuffle_buffer=6)
+    next(first)
+    state = first.state_dict()
+    write_tar(tmp_path / "000.tar", {"0.png": numbered(0)})
+    with pytest.raises(ValueError, match=r"000\.tar no longer has picture"):
+        stream(spec, batch_size=2, shuffle_buffer=6).load_state_dict(state)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"batch_size": 5, "num_ranks": 2}, "batch_size 5 .* 2 ranks"),
+        ({"batch_size": 0}, "batch_size 0"),
+        ({"rank": 2, "num_ranks": 2}, "rank is 2"),
+        ({"workers": 0}, "workers is 0"),
+        ({"shuffle_buffer": 0}, "shuffle_buffer is 0"),
+        ({"max_broken_share": 1.0}, "max_broken_share is 1.0"),
+    ],
+)
+def test_a_wrong_setting_of_a_stream_is_named(wrong: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Batching(**{"batch_size": 4, **wrong})  # pyright: ignore[reportArgumentType]
