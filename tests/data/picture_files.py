@@ -96,6 +96,8 @@ def write_video(path: Path, frames: list[NDArray[np.uint8]], keyframe_every: int
         stream.pix_fmt = "yuv420p"
         stream.bit_rate = 4_000_000
         stream.codec_context.gop_size = keyframe_every
+        # The encoder would add keyframes of its own where the picture changes much.
+        stream.options = {"sc_threshold": "1000000000"}
         for place, pixels in enumerate(frames):
             frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
             frame.pts, frame.time_base = place, Fraction(1, 10)
