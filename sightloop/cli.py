@@ -142,10 +142,16 @@ class ClipRecall:
     clip: str = ""
     """CLIP model: folder or hub name; default the embedded world's if nothing else is named."""
     ties: Literal["optimistic", "pessimistic", "expected"] = "optimistic"
-    beams: int = 5
-    no_repeat_ngram: int = 2
-    min_tokens: int = 4
-    max_tokens: int = 60
+    """Texts that are exactly as close to another picture: for them (the protocol), against them, or half."""
+    prompt: str = ""
+    beams: int | None = None
+    """Beams; default as the run was evaluated, else the paper's 5."""
+    no_repeat_ngram: int | None = None
+    """Word sequences of this length never repeat, 0 = they may; default as the run was evaluated, else 2."""
+    min_tokens: int | None = None
+    """Default as the run was evaluated, else 4."""
+    max_tokens: int | None = None
+    """Default as the run was evaluated, else 60."""
     device: str = "auto"
     output: Path | None = None
     """Write figures, ranks and captions there as JSON."""
@@ -156,7 +162,11 @@ class CaptionMeasures:
     """Length, variety, repeats, colours, bad phrases of captions; CIDEr-D and BLEU against references."""
 
     captions: Positional[Path]
-    """File of captions: .jsonl or .json with "image", "caption" and, if known, "references"; or .csv."""
+    """File of captions: .jsonl or .json with "image" and "caption", or .csv with these columns."""
+    references: Path | None = None
+    """File of true captions, several a picture allowed: adds CIDEr-D, BLEU and colour coverage."""
+    image_root: str = ""
+    """Folder that the names of the pictures start from."""
     phrases: Path | None = None
     """File of bad phrases, one a line; default the paper's 212."""
     scenes: Path | None = None
@@ -172,7 +182,33 @@ def evaluate(words: list[str]) -> None:
     options = tyro.cli(kinds[words[0]], args=words[1:], prog=f"sightloop evaluate {words[0]}")
     from sightloop.recipes import measure
 
-    print(measure.run_clip_recall(options) if words[0] == "clip-recall" else measure.run_captions(options))
+    if isinstance(options, ClipRecall):
+        given = {field.name: getattr(options, field.name) for field in dataclasses.fields(measure.RecallJob) if field.name != "decode"}
+        found = measure.measured_recall(measure.RecallJob(**given, decode=_decode(options)))
+    else:
+        found = measure.measured_captions(
+            options.captions,
+            references=options.references,
+            phrases=options.phrases,
+            scenes=options.scenes,
+            image_root=options.image_root,
+        )
+    print(measure.evaluation_table(found))
+    if options.output is not None:
+        measure.save_evaluation(found, options.output)
+        print(f"wrote {options.output}")
+
+
+def _decode(options: ClipRecall | CaptionOptions) -> Any:
+    from sightloop.recipes.measure import Decode
+
+    return Decode(
+        prompt=options.prompt,
+        beams=options.beams,
+        no_repeat_ngram=options.no_repeat_ngram,
+        min_tokens=options.min_tokens,
+        max_tokens=options.max_tokens,
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -184,11 +220,14 @@ class CaptionOptions:
     model: str = ""
     """BLIP-2 or other captioner: folder, hub name, or a run folder; empty = the embedded world's."""
     prompt: str = ""
-    beams: int = 5
+    beams: int | None = None
+    """Beams; default as the run was evaluated, else the paper's 5."""
     no_repeat_ngram: int | None = None
-    """N-grams of this length never repeat (0 = allowed); default 2, or 0 for the embedded world's small language."""
-    min_tokens: int = 4
-    max_tokens: int = 60
+    """Word sequences of this length never repeat, 0 = they may; default as the run was evaluated, else 2."""
+    min_tokens: int | None = None
+    """Default as the run was evaluated, else 4."""
+    max_tokens: int | None = None
+    """Default as the run was evaluated, else 60."""
     fit: Literal["crop", "squash"] = "crop"
     device: str = "auto"
     output: Path | None = None
@@ -200,7 +239,14 @@ def caption(words: list[str]) -> None:
     options = tyro.cli(CaptionOptions, args=words, prog="sightloop caption")
     from sightloop.recipes.measure import write_captions
 
-    write_captions(options)
+    write_captions(
+        options.images,
+        model=options.model,
+        decode=_decode(options),
+        fit=options.fit,
+        device=options.device,
+        output=options.output,
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -242,9 +288,17 @@ class ExportOptions:
 def export(words: list[str]) -> None:
     """Export a run."""
     options = tyro.cli(ExportOptions, args=words, prog="sightloop export")
-    from sightloop.recipes.measure import export_run
+    from sightloop.recipes.export import export_run
 
-    print(f"wrote {export_run(options)}")
+    export_run(
+        options.run,
+        options.output,
+        form=options.form,
+        step=options.step,
+        dtype=options.dtype,
+        license_name=options.license,
+    )
+    print(f"wrote {options.output}")
 
 
 _TRAIN_NOTE = (
@@ -267,10 +321,10 @@ def main(words: list[str] | None = None) -> None:
         _fail_or_help("", words, {name: does for name, (_, does) in COMMANDS.items()}, "")
     try:
         COMMANDS[words[0]][0](words[1:])
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         if os.environ.get("SIGHTLOOP_TRACEBACK"):
             raise
-        print(f"sightloop: {error}", file=sys.stderr)
+        print(f"sightloop: {str(error).strip() or type(error).__name__}", file=sys.stderr)
         raise SystemExit(2) from None
 
 

@@ -1,0 +1,189 @@
+"""What the commands `caption` and `evaluate` do once their options are read."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+from sightloop.data.decode import Decoding, Fit
+from sightloop.data.images import ImageSet
+from sightloop.data.sources import FileSource, open_source
+from sightloop.evaluation.captions import caption_measures, truth_measures
+from sightloop.evaluation.intervals import bootstrap_interval
+from sightloop.evaluation.pairs import caption_set, read_captions
+from sightloop.evaluation.ranking import Ties
+from sightloop.evaluation.retrieval import ClipEncoder, clip_recall_of_files
+from sightloop.recipes.catalog import SHAPES
+from sightloop.recipes.held_out import open_pictures
+from sightloop.recipes.restore import is_run, load_captioner, read_config
+from sightloop.recipes.vlrm import AnyCaptioner
+from sightloop.recipes.vlrm_config import PAPER, HeldOutSettings
+from sightloop.rewards.phrases import contains_bad_phrase, load_phrases
+from sightloop.shapes.models import WEIGHTS
+from sightloop.shapes.pictures import truth_of
+from sightloop.training import distributed
+from sightloop.types import Evaluation
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decode:
+    """How captions are written; None = as the run was evaluated, or the paper's way (5, 2, 4, 60)."""
+
+    prompt: str = ""
+    beams: int | None = None
+    no_repeat_ngram: int | None = None
+    min_tokens: int | None = None
+    max_tokens: int | None = None
+
+    def options(self, model: str) -> dict[str, Any]:
+        """Options of `write` for the captioner of this name."""
+        usual = _usual_decoding(model)
+        chosen = {"beams": self.beams, "no_repeat_ngram": self.no_repeat_ngram}
+        chosen |= {"min_tokens": self.min_tokens, "max_tokens": self.max_tokens}
+        resolved = {name: getattr(usual, name) if value is None else value for name, value in chosen.items()}
+        return resolved | {"prompt": self.prompt}
+
+
+def _usual_decoding(model: str) -> HeldOutSettings:
+    if not model:
+        return SHAPES.held_out
+    return read_config(Path(model)).held_out if is_run(model) else PAPER.held_out
+
+
+def caption_pictures(
+    policy: AnyCaptioner, pictures: ImageSet, options: dict[str, Any]
+) -> Iterator[tuple[str, str]]:
+    """Path and caption of each picture, in order."""
+    for batch in pictures:
+        yield from zip(batch.sources, policy.write(policy.look(batch.images), **options), strict=True)
+
+
+def write_captions(
+    images: Sequence[str], *, model: str, decode: Decode, fit: Fit, device: str, output: Path | None
+) -> None:
+    """Caption files, folders and globs; one line a picture, or .jsonl.
+
+    Raises:
+        ValueError: nothing to caption, or a picture that cannot be read.
+    """
+    paths = [path for spec in images for path in _paths(spec)]
+    policy = load_captioner(model, device=distributed.device(device))
+    source = FileSource(spec=", ".join(images), paths=tuple(paths))
+    pictures = ImageSet(source, Decoding(size=policy.image_size, fit=fit), batch_size=32)
+    lines = []
+    for path, caption in caption_pictures(policy, pictures, decode.options(model)):
+        if output is None:
+            print(f"{path}\t{caption}", flush=True)
+        lines.append(json.dumps({"image": os.path.abspath(path), "caption": caption}))
+    if output is not None:
+        output.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        print(f"wrote {len(lines)} captions to {output}", file=sys.stderr)
+
+
+def _paths(spec: str) -> list[str]:
+    if Path(spec).is_file():
+        return [spec]
+    source = open_source(spec)
+    if not isinstance(source, FileSource):
+        raise ValueError(f"{spec!r} is not a picture, a folder or a glob of pictures; `evaluate` and `train` read shards")
+    return list(source.paths)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecallJob:
+    """What to measure CLIP Recall of: captions of a file, or those that a model writes of pictures."""
+
+    captions: Path | None
+    model: str
+    images: str
+    image_root: str
+    split: str
+    limit: int | None
+    clip: str
+    ties: Ties
+    decode: Decode
+    device: str
+
+
+def measured_recall(job: RecallJob) -> Evaluation:
+    """CLIP Recall, both directions.
+
+    Raises:
+        ValueError: neither captions nor pictures are named, or they do not fit together.
+    """
+    device = distributed.device(job.device)
+    encoder = ClipEncoder.from_pretrained(job.clip or str(WEIGHTS / "clip"), device=device)
+    if job.captions is not None:
+        given = read_captions(job.captions, image_root=job.image_root or None)
+        return clip_recall_of_files(encoder, given, ties=job.ties)
+    if not job.images:
+        raise ValueError("name what to evaluate: --captions FILE, or --images (and --model for another captioner)")
+    policy = load_captioner(job.model, device=device)
+    source = open_pictures(HeldOutSettings(images=job.images, image_root=job.image_root, split=job.split))
+    if not isinstance(source, FileSource):
+        raise ValueError(f"{job.images!r} holds shards; CLIP Recall of a model reads picture files")
+    decoding = Decoding(size=policy.image_size, fit="crop")
+    pictures = ImageSet(source, decoding, batch_size=32, limit=job.limit)
+    pairs = list(caption_pictures(policy, pictures, job.decode.options(job.model)))
+    return clip_recall_of_files(encoder, caption_set(pairs), ties=job.ties)
+
+
+def measured_captions(
+    captions: Path, *, references: Path | None, phrases: Path | None, scenes: Path | None, image_root: str
+) -> Evaluation:
+    """Caption measures of a file; CIDEr-D and BLEU with references, facts with scenes."""
+    given = read_captions(captions, image_root=image_root or None)
+    listed = load_phrases(phrases)
+    measures = caption_measures(
+        given.captions,
+        references=None if references is None else _references(references, given.sources, image_root),
+        flag=lambda text: contains_bad_phrase(text, listed),
+    )
+    if scenes is None:
+        return measures
+    truth = truth_of(scenes)
+    told = truth_measures([truth(s, text) for s, text in zip(given.sources, given.captions, strict=True)])
+    return Evaluation(metrics=measures.metrics | told.metrics, per_sample=measures.per_sample | told.per_sample)
+
+
+def _references(file: Path, sources: list[str], image_root: str) -> list[list[str]]:
+    given = read_captions(file, image_root=image_root or None, several=True)
+    by_source: dict[str, list[str]] = {}
+    for source, caption in zip(given.sources, given.captions, strict=True):
+        by_source.setdefault(os.path.realpath(source), []).append(caption)
+    missing = [source for source in sources if os.path.realpath(source) not in by_source]
+    if missing:
+        raise ValueError(f"{file} has no reference for {len(missing)} pictures, the first is {missing[0]}")
+    return [by_source[os.path.realpath(source)] for source in sources]
+
+
+def evaluation_table(evaluation: Evaluation) -> str:
+    """Figures, with 95% intervals where they are means over captions, and the protocol."""
+    width = max(map(len, evaluation.metrics))
+    lines = []
+    for name, value in evaluation.metrics.items():
+        values = evaluation.per_sample.get(name, [])
+        interval = ""
+        if len(values) > 1:
+            found = bootstrap_interval(values)
+            interval = f"  [{found.low:.4f}, {found.high:.4f}]"
+        lines.append(f"{name:<{width}}  {value:>9.4f}{interval}")
+    lines += [f"{key}: {value}" for key, value in evaluation.protocol.items()]
+    return "\n".join(lines)
+
+
+def save_evaluation(evaluation: Evaluation, path: Path) -> None:
+    """Everything as JSON."""
+    record = {
+        "metrics": evaluation.metrics,
+        "protocol": evaluation.protocol,
+        "per_sample": evaluation.per_sample,
+        "samples": evaluation.samples,
+    }
+    path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

@@ -40,7 +40,7 @@ from sightloop.algorithms.scst import SCST, GroupBaseline
 from sightloop.data.batches import Batching, ImageStream
 from sightloop.data.decode import Decoding
 from sightloop.models.blip2 import TOWER, Blip2Captioner, same_tower
-from sightloop.models.blip2 import Blip2Captioner as GenericCaptioner  # until captioner.py lands
+from sightloop.models.captioner import GenericCaptioner
 from sightloop.models.critic import TrunkCritic
 from sightloop.recipes.held_out import held_out_of, open_pictures
 from sightloop.recipes.vlrm_config import VlrmConfig
@@ -112,7 +112,6 @@ def shapes_world(config: VlrmConfig, run_folder: Path) -> VlrmConfig:
     distributed.barrier()
     return replace(
         config,
-        policy=config.policy or str(WEIGHTS / "captioner"),
         data=replace(config.data, images=str(train)),
         judge=replace(
             config.judge,
@@ -129,12 +128,15 @@ def shapes_world(config: VlrmConfig, run_folder: Path) -> VlrmConfig:
 
 def load_policy(config: VlrmConfig, device: torch.device) -> AnyCaptioner:
     """BLIP-2 (OPT), or any other image-text-to-text model with adapters."""
-    dtype = DTYPES[config.dtype]
-    if AutoConfig.from_pretrained(config.policy).model_type == "blip-2":
-        return Blip2Captioner.from_pretrained(config.policy, dtype=dtype, device=device)
-    return GenericCaptioner.from_pretrained(
-        config.policy, dtype=dtype, device=device, lora_rank=config.lora_rank
-    )
+    name, dtype = base_model(config), DTYPES[config.dtype]
+    if AutoConfig.from_pretrained(name).model_type == "blip-2":
+        return Blip2Captioner.from_pretrained(name, dtype=dtype, device=device)
+    return GenericCaptioner.from_pretrained(name, dtype=dtype, device=device, lora_rank=config.lora_rank)
+
+
+def base_model(config: VlrmConfig) -> str:
+    """The model a run starts from: the embedded world's if none is named."""
+    return config.policy or str(WEIGHTS / "captioner")
 
 
 def _critic(config: VlrmConfig, policy: AnyCaptioner) -> TrunkCritic:
