@@ -223,7 +223,7 @@ class Blip2Captioner(nn.Module):
     def score(self, turn: Turn, under: Sampling | None = None) -> TokenScores:
         """Log-probabilities under the model's own law (None), or under a temperature and top-k."""
         mask = turn.tokens.mask
-        shorter = replace(turn.tokens, ids=turn.tokens.ids[:, :-1], mask=mask[:, :-1])
+        shorter = Tokens(ids=turn.tokens.ids[:, :-1], mask=mask[:, :-1])
         hidden, start = self._read(replace(turn, tokens=shorter), through_bridge=True)
         predicting = hidden[:, start : start + mask.shape[1]]
         return _scattered(
