@@ -1,17 +1,38 @@
-"""What can be said about captions without a network: length, variety, repeats, colours, truth, CIDEr-D, BLEU."""
+"""What can be said about captions without a network: length, variety, repeats, colours, truth, agreement."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from statistics import mean
+import itertools
+from collections.abc import Callable, Hashable, Sequence
+from statistics import fmean
 from typing import Protocol
 
-from sightloop.evaluation.ngrams import bleu, cider_d, tokenize
+from sightloop.evaluation.ngrams import bleu, cider_d, self_bleu
+from sightloop.evaluation.words import words_of
 from sightloop.types import Evaluation
 
-COLOUR_WORDS = frozenset(
-    "red green blue yellow purple orange white gray grey black brown pink gold golden silver beige tan teal".split()
+_SPELLINGS = {"grey": "gray", "golden": "gold"}
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+COLOUR_WORDS = _words(
+    """
+    amber aqua beige black blue bronze brown burgundy charcoal copper coral cream crimson cyan gold
+    golden gray green grey indigo ivory khaki lavender lilac lime magenta maroon mauve mustard navy
+    olive orange peach pink purple red salmon scarlet silver tan teal turquoise violet white yellow
+    """
 )
+FUNCTION_WORDS = _words(
+    """
+    a an the and or but with without of in on at to by for from into onto over under above below
+    behind beside between near next through across along around against up down off out as is are
+    be being it its that this there his her their while
+    """
+)
+"""Words that may come up again without telling the same thing twice."""
 
 
 class FactCount(Protocol):
@@ -33,37 +54,47 @@ def caption_measures(
     references: Sequence[Sequence[str]] | None = None,
     flag: Callable[[str], bool] | None = None,
     ended: Sequence[bool] | None = None,
+    exempt: frozenset[str] = FUNCTION_WORDS | COLOUR_WORDS,
 ) -> Evaluation:
     """Figures of a set of captions; those that are means over captions come per caption as well.
 
-    `length` words; `distinct_1`, `distinct_2` distinct words and pairs per word and pair of the whole set;
-    `repeats` share of a caption's words that it used before; `colours` colour words a caption; with `flag`
-    `bad_phrases` the share it flags; with `ended` `no_end` the share cut off; with references `colour_coverage`,
-    `cider_d` and `bleu_1` to `bleu_4`.
+    - `length`: words; `colours`: colour words; `names_colours`: share of captions with any.
+    - `repeats`: share of a caption's words that it used before, `exempt` words never counting as such;
+      `repeated_pairs`: share of its word pairs that it used before, all words counting.
+    - `distinct_1`, `distinct_2`: distinct words and word pairs per word and pair of the whole set;
+      `self_bleu`: how much of a caption others say too (two captions or more).
+    - `bad_phrases`: share that `flag` is true for; `no_end`: share that did not end.
+    - `cider_d`, `bleu_1` to `bleu_4`: agreement with the references; `colour_coverage`: share of the colours
+      named in a picture's references that its caption names, over all pictures (left out if there are none).
 
     Raises:
         ValueError: no captions, or lists of different lengths.
     """
     if not captions:
         raise ValueError("no captions to evaluate")
-    words = [tokenize(caption) for caption in captions]
+    if ended is not None and len(ended) != len(captions):
+        raise ValueError(f"{len(ended)} end flags for {len(captions)} captions; give one a caption")
+    words = [words_of(caption) for caption in captions]
+    colours = [_colours(row) for row in words]
     per_sample = {
         "length": [float(len(row)) for row in words],
-        "repeats": [1 - len(set(row)) / len(row) if row else 0.0 for row in words],
-        "colours": [float(sum(word in COLOUR_WORDS for word in row)) for row in words],
+        "repeats": [_share_repeated(row, exempt) for row in words],
+        "repeated_pairs": [_share_repeated(list(itertools.pairwise(row)), frozenset()) for row in words],
+        "colours": [float(len(row)) for row in colours],
+        "names_colours": [float(bool(row)) for row in colours],
     }
     if flag is not None:
         per_sample["bad_phrases"] = [float(flag(caption)) for caption in captions]
     if ended is not None:
-        if len(ended) != len(captions):
-            raise ValueError(f"{len(ended)} end flags for {len(captions)} captions; give one a caption")
         per_sample["no_end"] = [float(not end) for end in ended]
     extra = {f"distinct_{n}": distinct(words, n) for n in (1, 2)}
+    if len(captions) > 1:
+        extra["self_bleu"] = self_bleu(captions)
     if references is not None:
         per_sample["cider_d"] = cider_d(captions, references)
         extra |= {f"bleu_{n}": score for n, score in enumerate(bleu(captions, references), 1)}
-        extra["colour_coverage"] = colour_coverage(words, references)
-    metrics = {name: mean(values) for name, values in per_sample.items()}
+        extra |= _colour_coverage(colours, references)
+    metrics = {name: fmean(values) for name, values in per_sample.items()}
     return Evaluation(metrics=metrics | extra, per_sample=per_sample)
 
 
@@ -77,30 +108,53 @@ def distinct(words: Sequence[Sequence[str]], n: int) -> float:
     return len(set(grams)) / len(grams) if grams else 0.0
 
 
-def colour_coverage(words: Sequence[Sequence[str]], references: Sequence[Sequence[str]]) -> float:
-    """Share of the colours named in a picture's references that its caption names, over all pictures."""
-    named, found = 0, 0
-    for row, texts in zip(words, references, strict=True):
-        wanted = {word for text in texts for word in tokenize(text)} & COLOUR_WORDS
-        named += len(wanted)
-        found += len(wanted & set(row))
-    return found / named if named else 0.0
-
-
 def truth_measures(counts: Sequence[FactCount]) -> Evaluation:
-    """How much of the truth captions tell (`told`), and how much of what they tell is true (`precision`).
+    """How much of the truth captions tell, and how much of what they tell is true.
 
-    Both are pooled over all captions; `told` and `hallucinates` (a wrong fact in it) come per caption as well.
+    `told`: share of a picture's facts that its caption tells, `hallucinates`: share of captions with a wrong
+    fact; both come per caption as well. `precision` and `told_pooled` are shares of all facts told and of all
+    there are; a set that tells nothing has precision 1.
+
+    Raises:
+        ValueError: no captions, or a picture without facts.
     """
     if not counts:
         raise ValueError("no captions to evaluate")
-    true, false = sum(c.true for c in counts), sum(c.false for c in counts)
-    told = [c.true / c.total for c in counts]
-    hallucinates = [float(c.false > 0) for c in counts]
-    metrics = {
-        "precision": true / (true + false) if true + false else 1.0,
-        "told_pooled": true / sum(c.total for c in counts),
-        "told": mean(told),
-        "hallucinates": mean(hallucinates),
+    for index, count in enumerate(counts):
+        if count.total < 1:
+            raise ValueError(f"picture {index} has {count.total} facts; leave out pictures of unknown truth")
+    true, false = sum(count.true for count in counts), sum(count.false for count in counts)
+    per_sample = {
+        "told": [count.true / count.total for count in counts],
+        "hallucinates": [float(count.false > 0) for count in counts],
     }
-    return Evaluation(metrics=metrics, per_sample={"told": told, "hallucinates": hallucinates})
+    pooled = {
+        "precision": true / (true + false) if true + false else 1.0,
+        "told_pooled": true / sum(count.total for count in counts),
+    }
+    metrics = {name: fmean(values) for name, values in per_sample.items()}
+    return Evaluation(metrics=pooled | metrics, per_sample=per_sample)
+
+
+def _colours(words: Sequence[str]) -> list[str]:
+    """The colour words, also those inside of `black-and-white`, in one spelling."""
+    parts = [part for word in words for part in word.split("-")]
+    return [_SPELLINGS.get(part, part) for part in parts if part in COLOUR_WORDS]
+
+
+def _colour_coverage(
+    colours: Sequence[Sequence[str]], references: Sequence[Sequence[str]]
+) -> dict[str, float]:
+    wanted = [{colour for text in texts for colour in _colours(words_of(text))} for texts in references]
+    num_wanted = sum(map(len, wanted))
+    found = sum(len(names & set(row)) for names, row in zip(wanted, colours, strict=True))
+    return {"colour_coverage": found / num_wanted} if num_wanted else {}
+
+
+def _share_repeated(items: Sequence[Hashable], exempt: frozenset[str]) -> float:
+    seen: set[Hashable] = set()
+    repeats = 0
+    for item in items:
+        repeats += item in seen and item not in exempt
+        seen.add(item)
+    return repeats / len(items) if items else 0.0

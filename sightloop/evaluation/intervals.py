@@ -46,7 +46,9 @@ def bootstrap_interval(
         raise ValueError(f"values have the shape {data.shape}; an interval needs a list of at least one")
     if not np.isfinite(data).all():
         place = int(np.flatnonzero(~np.isfinite(data))[0])
-        raise ValueError(f"value {place} is {data[place]}; leave out samples without a value before and after")
+        raise ValueError(
+            f"value {place} is {data[place]}; leave out samples without a value before and after"
+        )
     if not 0 < level < 1:
         raise ValueError(f"level is {level}; use a share between 0 and 1, such as 0.95")
     if resamples < 1:
@@ -98,7 +100,7 @@ def _by_group(
         raise ValueError(f"{len(groups)} groups for {len(data)} values; give one a value")
     numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
     index = np.array([numbers[group] for group in groups])
-    return np.bincount(index, data), np.bincount(index).astype(np.float64)
+    return np.bincount(index, data).astype(np.float64), np.bincount(index).astype(np.float64)
 
 
 def _resampled_means(
@@ -107,8 +109,8 @@ def _resampled_means(
     """Means of `resamples` draws of as many groups as there are, with replacement."""
     size = len(sums)
     kinds, times = np.unique(np.stack([sums, counts]), axis=1, return_counts=True)
-    # Equal groups are interchangeable. Where there are few kinds, as for hits and misses, drawing how often each
-    # comes up follows the same law and costs far less than drawing every group.
+    # Equal groups are interchangeable. Where there are few kinds, as for hits and misses, drawing how often
+    # each comes up follows the same law and costs far less than drawing every group.
     few = kinds.shape[1] * _FEW < size
     width = kinds.shape[1] if few else size
     rows = max(1, _MAX_CELLS // width)

@@ -1,77 +1,56 @@
-"""CIDEr-D and BLEU against reference captions.
+"""CIDEr-D and BLEU against reference captions, BLEU of captions against each other.
 
-Figures equal those of pycocoevalcap on the same tokens. Sources: CIDEr-D (arXiv 1411.5726, section 6), BLEU
-(Papineni et al. 2002), as the COCO caption evaluation computes them.
+The first two equal pycocoevalcap's figures on the same tokens. Sources: CIDEr-D (arXiv 1411.5726, section 6)
+and BLEU (Papineni et al. 2002) as the COCO caption evaluation computes them; self-BLEU (arXiv 1802.01886).
 """
 
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import fmean
 
-Grams = Counter[tuple[str, ...]]
+from sightloop.evaluation.words import treebank_tokens
+
+Gram = tuple[str, ...]
 
 _MAX_N = 4
 _SIGMA = 6.0
+# The official code adds these to counts, so that nothing divides by zero.
 _TINY, _SMALL = 1e-15, 1e-9
-_TOKEN = re.compile(r"\d+(?:[.,]\d+)*|[^\W_]+(?:[-'][^\W_]+)*|'[^\W\d_]+")
-_CLITIC = re.compile(r"(?<=[^\W_])('(?:s|m|d|re|ve|ll)|n't)$")
 
 
-def tokenize(caption: str) -> list[str]:
-    """Lower-case words without punctuation, clitics split off, as the Penn Treebank tokeniser does.
+@dataclass(frozen=True, kw_only=True)
+class _Weighted:
+    """The n-grams of a text by length, weighted by how rare they are."""
 
-    >>> tokenize("The dog's ball, isn't red.")
-    ['the', 'dog', "'s", 'ball', 'is', "n't", 'red']
-    """
-    tokens: list[str] = []
-    for word in _TOKEN.findall(caption.lower().replace("\u2019", "'")):
-        clitic = _CLITIC.search(word)
-        tokens += [word[: clitic.start()], clitic.group()] if clitic else [word]
-    return [token for token in tokens if token]
+    weights: list[dict[Gram, float]]
+    norms: list[float]
+    num_pairs: int
 
 
 def cider_d(captions: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
-    """CIDEr-D of each caption, 0 to 10; document frequencies come from all the references given.
+    """CIDEr-D of each caption, 0 to 10; how rare an n-gram is comes from all the references given.
+
+    With a single picture every n-gram is in all references, so the figure is 0.
 
     Raises:
         ValueError: not one list of references a caption, or an empty one.
     """
     _require_references(captions, references)
-    hypotheses = [_grams(tokenize(caption)) for caption in captions]
-    answers = [[_grams(tokenize(text)) for text in texts] for texts in references]
-    documents: Counter[tuple[str, ...]] = Counter()
+    answers = [[_grams(treebank_tokens(text)) for text in texts] for texts in references]
+    documents: Counter[Gram] = Counter()
     for texts in answers:
-        documents.update({gram for text in texts for n in text for gram in n})
-    log_size = math.log(len(captions))
-    return [
-        sum(_similarity(hypothesis, text, documents, log_size) for text in texts) / len(texts) * 10
-        for hypothesis, texts in zip(hypotheses, answers, strict=True)
-    ]
-
-
-def _grams(words: list[str]) -> list[Grams]:
-    return [
-        Counter(tuple(words[i : i + n]) for i in range(len(words) - n + 1)) for n in range(1, _MAX_N + 1)
-    ]
-
-
-def _similarity(
-    hypothesis: list[Grams], reference: list[Grams], documents: Grams, log_size: float
-) -> float:
-    # The official code takes the number of bigrams for the length.
-    gap = sum(hypothesis[1].values()) - sum(reference[1].values())
-    closeness = math.exp(-(gap**2) / (2 * _SIGMA**2))
-    total = 0.0
-    for theirs, ours in zip(hypothesis, reference, strict=True):
-        weights = {gram: log_size - math.log(max(1, documents[gram])) for gram in theirs.keys() | ours.keys()}
-        dot = sum(min(theirs[g], ours[g]) * ours[g] * weights[g] ** 2 for g in theirs if g in ours)
-        norm = math.sqrt(sum((count * weights[g]) ** 2 for g, count in theirs.items()))
-        norm *= math.sqrt(sum((count * weights[g]) ** 2 for g, count in ours.items()))
-        total += dot / norm if norm else dot
-    return total * closeness / _MAX_N
+        documents.update({gram for text in texts for grams in text for gram in grams})
+    log_size = math.log(len(references))
+    rarity = {gram: log_size - math.log(count) for gram, count in documents.items()}
+    scores: list[float] = []
+    for caption, texts in zip(captions, answers, strict=True):
+        told = _weighted(_grams(treebank_tokens(caption)), rarity, log_size)
+        scores.append(10 * fmean(_similarity(told, _weighted(text, rarity, log_size)) for text in texts))
+    return scores
 
 
 def bleu(captions: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
@@ -84,14 +63,96 @@ def bleu(captions: Sequence[str], references: Sequence[Sequence[str]]) -> list[f
     right, told = [0] * _MAX_N, [0] * _MAX_N
     length, wanted_length = 0, 0
     for caption, texts in zip(captions, references, strict=True):
-        words, answers = tokenize(caption), [tokenize(text) for text in texts]
+        words, answers = treebank_tokens(caption), [treebank_tokens(text) for text in texts]
         length += len(words)
-        wanted_length += min((len(answer) for answer in answers), key=lambda n: (abs(n - len(words)), n))
+        wanted_length += _closest((len(answer) for answer in answers), len(words))
         allowed = [_grams(answer) for answer in answers]
         for n, grams in enumerate(_grams(words)):
-            told[n] += max(0, len(words) - n)
-            most = {gram: max(answer[n][gram] for answer in allowed) for gram in grams}
-            right[n] += sum(min(count, most[gram]) for gram, count in grams.items())
+            told[n] += grams.total()
+            right[n] += sum(
+                min(count, max(answer[n][gram] for answer in allowed)) for gram, count in grams.items()
+            )
+    return _bleu_scores(right, told, length, wanted_length)
+
+
+def self_bleu(captions: Sequence[str]) -> float:
+    """BLEU-4 of each caption with all others as references, averaged: 1 if every caption comes up twice.
+
+    Raises:
+        ValueError: fewer than two captions.
+    """
+    if len(captions) < 2:
+        raise ValueError(f"{len(captions)} captions; self-BLEU compares at least 2")
+    texts = [treebank_tokens(caption) for caption in captions]
+    rows = [_grams(words) for words in texts]
+    lengths = Counter(map(len, texts))
+    tops = [_largest_counts([row[n] for row in rows]) for n in range(_MAX_N)]
+    scores: list[float] = []
+    for index, (words, row) in enumerate(zip(texts, rows, strict=True)):
+        right = [
+            sum(min(count, tops[n][gram].without(index)) for gram, count in grams.items())
+            for n, grams in enumerate(row)
+        ]
+        others = lengths - Counter([len(words)])
+        told = [grams.total() for grams in row]
+        scores.append(_bleu_scores(right, told, len(words), _closest(others, len(words)))[-1])
+    return fmean(scores)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Largest:
+    """How often an n-gram comes up at most in one caption, in which, and at most in another."""
+
+    first: int
+    owner: int
+    second: int
+
+    def without(self, index: int) -> int:
+        """The largest count outside of caption `index`."""
+        return self.second if index == self.owner else self.first
+
+
+def _largest_counts(rows: list[Counter[Gram]]) -> dict[Gram, _Largest]:
+    found: dict[Gram, _Largest] = {}
+    for index, row in enumerate(rows):
+        for gram, count in row.items():
+            top = found.get(gram, _Largest(first=0, owner=-1, second=0))
+            if count > top.first:
+                found[gram] = _Largest(first=count, owner=index, second=top.first)
+            elif count > top.second:
+                found[gram] = _Largest(first=top.first, owner=top.owner, second=count)
+    return found
+
+
+def _grams(words: list[str]) -> list[Counter[Gram]]:
+    """How often each run of 1, 2, 3 and 4 words comes up."""
+    return [Counter(zip(*(words[start:] for start in range(n)), strict=False)) for n in range(1, _MAX_N + 1)]
+
+
+def _weighted(text: list[Counter[Gram]], rarity: dict[Gram, float], rarest: float) -> _Weighted:
+    weights = [{gram: count * rarity.get(gram, rarest) for gram, count in grams.items()} for grams in text]
+    norms = [math.sqrt(sum(value * value for value in row.values())) for row in weights]
+    return _Weighted(weights=weights, norms=norms, num_pairs=text[1].total())
+
+
+def _similarity(told: _Weighted, wanted: _Weighted) -> float:
+    # The official code takes the number of word pairs for the length of a text.
+    closeness = math.exp(-((told.num_pairs - wanted.num_pairs) ** 2) / (2 * _SIGMA**2))
+    total = 0.0
+    for n in range(_MAX_N):
+        ours, theirs = told.weights[n], wanted.weights[n]
+        norm = told.norms[n] * wanted.norms[n]
+        if norm:
+            total += sum(min(ours[gram], theirs[gram]) * theirs[gram] for gram in ours.keys() & theirs) / norm
+    return total * closeness / _MAX_N
+
+
+def _closest(lengths: Iterable[int], wanted: int) -> int:
+    """The length next to `wanted`, the shorter of two."""
+    return min(lengths, key=lambda length: (abs(length - wanted), length))
+
+
+def _bleu_scores(right: list[int], told: list[int], length: int, wanted_length: int) -> list[float]:
     ratio = (length + _TINY) / (wanted_length + _SMALL)
     brevity = math.exp(1 - 1 / ratio) if ratio < 1 else 1.0
     scores, product = [], 1.0
@@ -105,7 +166,9 @@ def _require_references(captions: Sequence[str], references: Sequence[Sequence[s
     if not captions:
         raise ValueError("no captions to evaluate")
     if len(captions) != len(references):
-        raise ValueError(f"{len(captions)} captions and {len(references)} lists of references; give one a caption")
+        raise ValueError(
+            f"{len(captions)} captions and {len(references)} lists of references; give one a caption"
+        )
     for index, texts in enumerate(references):
-        if not texts:
-            raise ValueError(f"caption {index} has no reference; CIDEr-D and BLEU need at least one")
+        if isinstance(texts, str) or not texts:
+            raise ValueError(f"references {index} are {texts!r}; give a list of at least one text")

@@ -1,122 +1,42 @@
 """CLIP Recall: does a caption find its picture among all others?
 
-Protocol of IC3 (arXiv 2302.01328) as VLRM uses it (arXiv 2404.01911, section 5): cosine of CLIP embeddings, rank =
-1 + the number of pictures strictly closer to the caption than its own, captions cut at 300 characters and then at
-the tokens CLIP can read, pictures resized to the shorter side and cropped at the centre.
+Protocol of IC3 (arXiv 2302.01328) as VLRM uses it (arXiv 2404.01911, section 5): cosine of CLIP embeddings,
+rank = 1 + the number of pictures strictly closer to the caption than its own, captions cut at 300 characters
+and then at the tokens that CLIP can read, pictures resized to the shorter side and cropped at the centre.
+
+Differences from the papers:
+1. IC3 averages over the captions of a picture, then over pictures; here every caption weighs the same, which
+   is another figure only where pictures have different numbers of captions.
+2. Equal captions are encoded once, so that their ties are exact.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 import transformers
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
+from PIL import Image, ImageOps
 from torch import Tensor
 from transformers import AutoTokenizer, CLIPModel, PreTrainedTokenizerBase
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+from sightloop.evaluation.pairs import CaptionSet
+from sightloop.evaluation.ranking import Ties, rank_images, rank_texts, recall_metrics, recall_values
 from sightloop.types import Evaluation
 
-Ties = Literal["optimistic", "pessimistic", "expected"]
+Picture = Image.Image | Path | str
+Pictures = UInt8[Tensor, "N 3 H W"] | Sequence[Picture]
 MAX_CHARACTERS = 300
-_BLOCK = 512
-
-
-def rank_texts(
-    images: Float[Tensor, "N d"],
-    texts: Float[Tensor, "M d"],
-    target: Int[Tensor, " M"] | None = None,
-    *,
-    ties: Ties = "optimistic",
-    block: int = _BLOCK,
-) -> Float[Tensor, " M"]:
-    """The rank of each text's own picture among all pictures, 1 the best.
-
-    `target` names the row of a text's picture; None = the same row. Ties count for the text (optimistic, the
-    protocol's), against it, or half (expected). Memory is bounded by `block` rows of similarities.
-
-    Raises:
-        ValueError: an embedding is not finite, or a target lies outside.
-    """
-    images, texts = _sound(images, "image"), _sound(texts, "text")
-    target = _targets(target, len(images), len(texts)).to(images.device)
-    ranks = torch.empty(len(texts), device=images.device)
-    for start in range(0, len(texts), block):
-        rows = slice(start, start + block)
-        similarity = texts[rows] @ images.T
-        # Own similarity from the same matrix: computed apart it would differ in the last digit and lose to itself.
-        own = similarity.gather(1, target[rows, None])
-        ranks[rows] = _ranks((similarity > own).sum(1), (similarity == own).sum(1) - 1, ties)
-    return ranks
-
-
-def rank_images(
-    images: Float[Tensor, "N d"],
-    texts: Float[Tensor, "M d"],
-    target: Int[Tensor, " M"] | None = None,
-    *,
-    block: int = _BLOCK,
-) -> Float[Tensor, " K"]:
-    """The optimistic rank of each picture's best own text among all texts, for the pictures that have a text."""
-    images, texts = _sound(images, "image"), _sound(texts, "text")
-    target = _targets(target, len(images), len(texts)).to(images.device)
-    described = target.unique()
-    ranks = []
-    for rows in described.split(block):
-        similarity = images[rows] @ texts.T
-        own = similarity.masked_fill(target[None] != rows[:, None], -torch.inf).amax(1, keepdim=True)
-        ranks.append((similarity > own).sum(1).float() + 1)
-    return torch.cat(ranks)
-
-
-def recall_metrics(ranks: Float[Tensor, " M"]) -> dict[str, float]:
-    """Mean reciprocal rank, mean and median rank, and the share of ranks within 1, 5 and 10 (fractions of 1).
-
-    >>> recall_metrics(torch.tensor([1.0, 4.0]))["mrr"]
-    0.625
-    """
-    ranks = ranks.double()
-    metrics = {"mrr": ranks.reciprocal().mean().item(), "mean_rank": ranks.mean().item()}
-    metrics["median_rank"] = ranks.quantile(0.5).item()
-    return metrics | {f"recall@{k}": (ranks <= k).double().mean().item() for k in (1, 5, 10)}
-
-
-def share_of_ties(
-    images: Float[Tensor, "N d"], texts: Float[Tensor, "M d"], target: Int[Tensor, " M"] | None = None
-) -> float:
-    """Share of texts for which another picture is exactly as close as their own."""
-    best = rank_texts(images, texts, target, ties="optimistic")
-    worst = rank_texts(images, texts, target, ties="pessimistic")
-    return (best != worst).float().mean().item()
-
-
-def _sound(embeddings: Tensor, kind: str) -> Tensor:
-    if not torch.isfinite(embeddings).all():
-        row = int((~torch.isfinite(embeddings)).any(1).nonzero()[0])
-        raise ValueError(f"{kind} embedding {row} is not finite; every comparison with it would count as a hit")
-    # Half precision makes ties, and ties count as hits.
-    return embeddings.float() if embeddings.dtype in (torch.float16, torch.bfloat16) else embeddings
-
-
-def _targets(target: Tensor | None, num_images: int, num_texts: int) -> Tensor:
-    if target is None:
-        if num_images != num_texts:
-            raise ValueError(f"{num_images} images and {num_texts} texts; name each text's image with `target`")
-        return torch.arange(num_texts)
-    if len(target) != num_texts or int(target.min()) < 0 or int(target.max()) >= num_images:
-        raise ValueError(f"target must name one of {num_images} images for each of {num_texts} texts")
-    return target
-
-
-def _ranks(closer: Tensor, tied: Tensor, ties: Ties) -> Tensor:
-    share = {"optimistic": 0.0, "pessimistic": 1.0, "expected": 0.5}[ties]
-    return 1 + closer.float() + share * tied.float()
+TOLERATED_TIES = 0.001
+"""Share of captions that may tie with a wrong picture before the protocol carries a warning."""
+_NOT_PROTOCOL = {"hash", "warning"}
 
 
 class ClipEncoder:
@@ -126,10 +46,23 @@ class ClipEncoder:
         self, model: CLIPModel, words: PreTrainedTokenizerBase, pictures: CLIPImageProcessorPil, *, name: str
     ) -> None:
         self.model: Any = model.eval().requires_grad_(False)
-        self.words = words
-        self.pictures = pictures
+        self.words: Any = words
+        self.pictures: Any = pictures
         self.name = name
-        self.size = int(pictures.crop_size["height"])
+        self.size = int(self.pictures.crop_size["height"])
+        """Side of the square that the model sees, in pixels."""
+        self.max_tokens = int(self.model.config.text_config.max_position_embeddings)
+        """Begin and end token included."""
+        self.protocol = {
+            "encoder": name,
+            "encoder_weights": _digest(
+                self.model.text_projection.weight, self.model.visual_projection.weight
+            ),
+            "encoder_dtype": str(self.model.dtype).removeprefix("torch."),
+            "crop": _crop_of(self.pictures),
+            "transformers": transformers.__version__,
+        }
+        """What figures of this encoder depend on."""
 
     @staticmethod
     def from_pretrained(
@@ -139,86 +72,182 @@ class ClipEncoder:
         model: Any = CLIPModel.from_pretrained(folder, dtype=dtype)
         words = AutoTokenizer.from_pretrained(folder)
         pictures = CLIPImageProcessorPil.from_pretrained(folder)
-        return ClipEncoder(model.to(device), words, pictures, name=Path(folder).name)
+        # A path on this computer means nothing to others, a name on the hub does.
+        name = Path(folder).name if Path(folder).is_dir() else str(folder)
+        return ClipEncoder(model.to(device), words, pictures, name=name)
 
     @torch.no_grad()
-    def images(self, pixels: Tensor, *, batch: int = 64) -> Float[Tensor, "N d"]:
-        """Unit embeddings of uint8 pictures (N, 3, H, W), prepared by the model's own processor."""
-        rows = []
-        for chunk in pixels.split(batch):
-            values = self.pictures(list(chunk.cpu().numpy()), return_tensors="pt", input_data_format="channels_first")
-            prepared = values["pixel_values"].to(self.model.device, self.model.dtype)
-            rows.append(self.model.get_image_features(pixel_values=prepared).pooler_output.float())
+    def images(self, pictures: Pictures, *, batch: int = 64) -> Float[Tensor, "N d"]:
+        """Unit embeddings, float32, of pixels or of picture files, prepared by the model's own processor.
+
+        Raises:
+            ValueError: no pictures, or one that cannot be read.
+        """
+        if not len(pictures):
+            raise ValueError("no pictures to encode")
+        rows = [self._see(pictures[start : start + batch]) for start in range(0, len(pictures), batch)]
         return F.normalize(torch.cat(rows), dim=1)
 
     @torch.no_grad()
-    def texts(self, captions: list[str], *, batch: int = 256) -> Float[Tensor, "N d"]:
-        """Unit embeddings of captions, cut as the protocol says."""
-        rows = []
-        for chunk in _chunks([caption[:MAX_CHARACTERS] for caption in captions], batch):
-            encoded = self.words(
-                chunk, padding=True, truncation=True, max_length=self._max_tokens, return_tensors="pt"
-            ).to(self.model.device)
-            out = self.model.get_text_features(
-                input_ids=encoded["input_ids"], attention_mask=encoded["attention_mask"]
-            )
-            rows.append(out.pooler_output.float())
-        return F.normalize(torch.cat(rows), dim=1)
+    def texts(
+        self, captions: Sequence[str], *, batch: int = 256, max_characters: int | None = MAX_CHARACTERS
+    ) -> Float[Tensor, "N d"]:
+        """Unit embeddings, float32, of captions cut at `max_characters` and then at `max_tokens`.
 
-    def shares_cut(self, captions: list[str]) -> dict[str, float]:
-        """Share of captions cut by characters, and of those cut by tokens after that."""
+        Raises:
+            ValueError: no captions.
+        """
+        if not captions:
+            raise ValueError("no captions to encode")
+        cut = [caption[:max_characters] for caption in captions]
+        # By length, so that a batch holds little padding.
+        distinct = sorted(set(cut), key=lambda text: (len(text), text))
+        rows = [self._read(distinct[start : start + batch]) for start in range(0, len(distinct), batch)]
+        place = {text: row for row, text in enumerate(distinct)}
+        return F.normalize(torch.cat(rows), dim=1)[[place[text] for text in cut]]
+
+    def shares_cut(self, captions: Sequence[str]) -> dict[str, float]:
+        """Share of captions cut at `MAX_CHARACTERS`, and of those cut at `max_tokens` after that."""
         short = [caption[:MAX_CHARACTERS] for caption in captions]
-        lengths = [len(ids) for ids in self.words(short)["input_ids"]]
+        lengths = [len(ids) for ids in self.words(short, verbose=False)["input_ids"]]
         return {
             "cut_by_characters": sum(len(c) > MAX_CHARACTERS for c in captions) / len(captions),
-            "cut_by_tokens": sum(length > self._max_tokens for length in lengths) / len(captions),
+            "cut_by_tokens": sum(length > self.max_tokens for length in lengths) / len(captions),
         }
 
-    @property
-    def _max_tokens(self) -> int:
-        return int(self.model.config.text_config.max_position_embeddings)
+    def _see(self, pictures: Pictures) -> Float[Tensor, "B d"]:
+        opened = list(pictures.cpu()) if isinstance(pictures, Tensor) else [_rgb(each) for each in pictures]
+        form = {"input_data_format": "channels_first"} if isinstance(pictures, Tensor) else {}
+        values = self.pictures(opened, return_tensors="pt", **form)["pixel_values"]
+        values = values.to(self.model.device, self.model.dtype)
+        return self.model.get_image_features(pixel_values=values).pooler_output.float()
 
-
-def _chunks(items: list[str], size: int) -> Iterator[list[str]]:
-    return (items[start : start + size] for start in range(0, len(items), size))
+    def _read(self, texts: list[str]) -> Float[Tensor, "B d"]:
+        encoded = self.words(
+            texts, padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt"
+        ).to(self.model.device)
+        found = self.model.get_text_features(
+            input_ids=encoded["input_ids"], attention_mask=encoded["attention_mask"]
+        )
+        return found.pooler_output.float()
 
 
 def clip_recall(
     encoder: ClipEncoder,
-    images: Float[Tensor, "N d"],
-    captions: list[str],
-    target: Int[Tensor, " M"] | None = None,
+    images: Float[Tensor, "N d"] | Pictures,
+    captions: Sequence[str],
     *,
+    target: Int[Tensor, " M"] | None = None,
+    sources: Sequence[str] = (),
     ties: Ties = "optimistic",
 ) -> Evaluation:
-    """CLIP Recall of captions against the embeddings of their pictures (`encoder.images`), both directions.
+    """CLIP Recall of captions against pictures or their embeddings (`encoder.images`), both directions.
 
-    The figures `share_of_ties`, `cut_by_characters` and `cut_by_tokens` say how far the rest can be trusted.
+    `target` names the row of each caption's picture (None = the same row), `sources` says where that picture
+    came from. Figures of image to text begin with `image_`; they come per caption too where all pictures have
+    equally many captions. `cut_by_characters`, `cut_by_tokens` and `share_of_ties` say how far to trust them.
+
+    Raises:
+        ValueError: no captions, or captions, pictures, targets and sources that do not fit together.
     """
-    if not captions:
-        raise ValueError("no captions to evaluate")
-    texts = encoder.texts(captions).to(images.device)
-    ranks = rank_texts(images, texts, target, ties=ties)
-    own = {f"image_{name}": value for name, value in recall_metrics(rank_images(images, texts, target)).items()}
-    metrics = recall_metrics(ranks) | own | encoder.shares_cut(captions)
-    metrics["share_of_ties"] = share_of_ties(images, texts, target)
-    per_sample = {f"recall@{k}": (ranks <= k).double().tolist() for k in (1, 5, 10)}
-    protocol = {
-        "encoder": encoder.name,
+    if sources and len(sources) != len(captions):
+        raise ValueError(f"{len(sources)} sources for {len(captions)} captions; give one a caption")
+    texts = encoder.texts(captions)
+    embedded = images if isinstance(images, Tensor) and images.is_floating_point() else encoder.images(images)
+    texts = texts.to(embedded.device)
+    by_text, by_image = rank_texts(embedded, texts, target), rank_images(embedded, texts, target)
+    places, image_places = by_text.places(ties), by_image.places(ties)
+    metrics = recall_metrics(places) | _prefixed(recall_metrics(image_places))
+    metrics |= encoder.shares_cut(captions) | {"share_of_ties": by_text.share_of_ties}
+    per_sample = recall_values(places)
+    spread = _for_each_text(image_places, target)
+    if spread is not None:
+        per_sample |= _prefixed(recall_values(spread))
+    protocol = encoder.protocol | {
         "ties": ties,
-        "images": str(len(images)),
+        "images": str(len(embedded)),
         "captions": str(len(captions)),
-        "image_preparation": f"shorter side to {encoder.size}, centre crop",
-        "text_cut": f"{MAX_CHARACTERS} characters, then tokens",
-        "transformers": transformers.__version__,
+        "text_cut": f"{MAX_CHARACTERS} characters, then {encoder.max_tokens} tokens",
     }
-    return Evaluation(
-        metrics=metrics,
-        per_sample=per_sample | {"mrr": ranks.double().reciprocal().tolist()},
-        protocol=protocol | {"hash": protocol_hash(protocol)},
+    protocol["hash"] = protocol_hash(protocol)
+    if by_text.share_of_ties > TOLERATED_TIES:
+        protocol["warning"] = _tie_warning(by_text.share_of_ties, len(captions), ties)
+    samples = [
+        {"source": source, "caption": caption} for source, caption in zip(sources, captions, strict=False)
+    ]
+    return Evaluation(metrics=metrics, per_sample=per_sample, samples=samples, protocol=protocol)
+
+
+def clip_recall_of_files(
+    encoder: ClipEncoder, captions: CaptionSet, *, ties: Ties = "optimistic"
+) -> Evaluation:
+    """CLIP Recall of captions of picture files (see `pairs.read_captions`), both directions."""
+    return clip_recall(
+        encoder,
+        captions.images,
+        captions.captions,
+        target=torch.tensor(captions.target),
+        sources=captions.sources,
+        ties=ties,
     )
 
 
 def protocol_hash(protocol: dict[str, str]) -> str:
     """A short name for exactly this protocol: figures of different hashes do not compare."""
-    return hashlib.sha256(json.dumps(protocol, sort_keys=True).encode()).hexdigest()[:12]
+    told = {name: value for name, value in protocol.items() if name not in _NOT_PROTOCOL}
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _prefixed(figures: dict[str, Any]) -> dict[str, Any]:
+    return {f"image_{name}": value for name, value in figures.items()}
+
+
+def _for_each_text(image_places: Tensor, target: Tensor | None) -> Tensor | None:
+    """The place of each caption's picture; None where their mean would not be the mean over pictures."""
+    if target is None:
+        return image_places
+    _, row, count = target.to(image_places.device).unique(return_inverse=True, return_counts=True)
+    return image_places[row] if bool((count == count[0]).all()) else None
+
+
+def _tie_warning(share: float, number: int, ties: Ties) -> str:
+    effect = {"optimistic": "as won", "pessimistic": "as lost", "expected": "half"}[ties]
+    return (
+        f"{round(share * number)} of {number} captions are exactly as close to a wrong picture as to their "
+        f"own and count {effect}; look for pictures that occur twice and for half-precision embeddings"
+    )
+
+
+def _rgb(picture: Picture) -> Image.Image:
+    """8-bit RGB, upright, transparency over white."""
+    name = "a picture" if isinstance(picture, Image.Image) else str(picture)
+    try:
+        image = picture if isinstance(picture, Image.Image) else Image.open(picture)
+        image = ImageOps.exif_transpose(image)
+        if image.mode in ("I", "F") or image.mode.startswith("I;"):
+            raise ValueError(
+                f"{name} has more than 8 bits a channel (mode {image.mode}); save it with 8 bits"
+            )
+        if image.has_transparency_data:
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+        return image.convert("RGB")
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{name} cannot be read as a picture: {error}") from error
+
+
+def _digest(*weights: Tensor) -> str:
+    """Tells two models of the same name apart."""
+    digest = hashlib.sha256()
+    for weight in weights:
+        digest.update(weight.detach().float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:12]
+
+
+def _crop_of(pictures: Any) -> str:
+    """What the processor does to a picture, in words."""
+    size, crop = pictures.size, pictures.crop_size
+    short = size["shortest_edge"]
+    resized = f"shorter side to {short}" if short else f"squashed to {size['height']} x {size['width']}"
+    steps = [resized] * pictures.do_resize
+    steps += [f"centre {crop['height']} x {crop['width']}"] * pictures.do_center_crop
+    return ", ".join(steps)

@@ -1,0 +1,136 @@
+"""Captions and the pictures they belong to, from files: jsonl, json and csv."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+_SHOWN = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionSet:
+    """Distinct picture files, captions, and which picture each caption belongs to."""
+
+    images: list[Path]
+    captions: list[str]
+    target: list[int]
+    """For each caption the place of its picture in `images`."""
+
+    @property
+    def sources(self) -> list[str]:
+        """The picture of each caption as a path."""
+        return [str(self.images[place]) for place in self.target]
+
+
+def caption_set(pairs: Iterable[tuple[str | Path, str]], *, several: bool = False) -> CaptionSet:
+    """Pairs of picture and caption, checked: every picture exists and has one caption.
+
+    `several` allows more captions a picture, as for the captions that people wrote.
+
+    Raises:
+        ValueError: no pairs, pictures that are missing, or pictures that come up twice.
+    """
+    listed = [(Path(image), caption) for image, caption in pairs]
+    if not listed:
+        raise ValueError("no captions; give at least one pair of picture and caption")
+    files = {image: image.resolve() for image, _ in listed}
+    missing = [image for image, file in files.items() if not file.is_file()]
+    if missing:
+        raise ValueError(
+            f"{_examples(missing)} missing; paths in a captions file start at its folder or image_root"
+        )
+    counts = Counter(files[image] for image, _ in listed)
+    repeated = [file for file, count in counts.items() if count > 1]
+    if repeated and not several:
+        raise ValueError(f"{_examples(repeated)} captioned twice; use several=True if that is meant")
+    place = {file: row for row, file in enumerate(counts)}
+    first = {files[image]: image for image, _ in reversed(listed)}
+    return CaptionSet(
+        images=[first[file] for file in counts],
+        captions=[caption for _, caption in listed],
+        target=[place[files[image]] for image, _ in listed],
+    )
+
+
+def read_captions(
+    file: str | Path, *, image_root: str | Path | None = None, several: bool = False
+) -> CaptionSet:
+    """Captions of a file, checked as `caption_set` does.
+
+    `.jsonl` has an object `{"image": path, "caption": text}` a line; `.json` a list of such objects, a
+    mapping from path to caption, or is an evaluation of a run folder; `.csv` has the columns image and
+    caption. Relative paths start at `image_root`, by default the folder of the file.
+
+    Raises:
+        ValueError: the file is missing or of another form (naming the entry), or as for `caption_set`.
+    """
+    path = Path(file)
+    if path.suffix not in _READERS:
+        raise ValueError(f"{path} ends in {path.suffix!r}; use one of {', '.join(_READERS)}")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    root = path.parent if image_root is None else Path(image_root)
+    try:
+        pairs = [(root / image, caption) for image, caption in _READERS[path.suffix](text)]
+    except (ValueError, csv.Error) as error:
+        raise ValueError(f"{path}: {error}") from error
+    return caption_set(pairs, several=several)
+
+
+def _lines(text: str) -> Iterator[tuple[str, str]]:
+    # Not `splitlines`, which also splits at separators that JSON allows inside a text.
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"line {number} is no JSON object: {error}") from error
+            yield _pair(record, f"line {number}")
+
+
+def _document(text: str) -> Iterator[tuple[str, str]]:
+    document = json.loads(text)
+    if isinstance(document, dict) and isinstance(document.get("samples"), list):
+        document = [{**sample, "image": sample.get("source")} for sample in document["samples"]]
+    if isinstance(document, dict):
+        document = [{"image": image, "caption": caption} for image, caption in document.items()]
+    if not isinstance(document, list):
+        raise ValueError("neither a list of objects nor a mapping from path to caption")
+    for number, record in enumerate(document, 1):
+        yield _pair(record, f"entry {number}")
+
+
+def _table(text: str) -> Iterator[tuple[str, str]]:
+    for number, record in enumerate(csv.DictReader(StringIO(text, newline="")), 2):
+        yield _pair(record, f"row {number}")
+
+
+_READERS = {".jsonl": _lines, ".json": _document, ".csv": _table}
+
+
+def _pair(record: Any, place: str) -> tuple[str, str]:
+    if not isinstance(record, dict):
+        raise ValueError(f'{place} is {record!r}; write {{"image": path, "caption": text}}')
+    image, caption = record.get("image"), record.get("caption")
+    if not isinstance(image, str) or not image:
+        raise ValueError(f"{place} has no image: {record!r}")
+    # An empty caption is what a captioner said; a missing one is a mistake in the file.
+    if not isinstance(caption, str):
+        raise ValueError(f"{place} has no caption: {record!r}")
+    return image, caption
+
+
+def _examples(files: Sequence[Path]) -> str:
+    shown = ", ".join(map(str, files[:_SHOWN]))
+    more = len(files) - _SHOWN
+    rest = f" and {more} more" if more > 0 else ""
+    return f"{shown}{rest} {'are' if len(files) > 1 else 'is'}"
