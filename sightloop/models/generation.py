@@ -1,6 +1,8 @@
-"""Drawing tokens left to right from a frozen decoder, and scoring given ones without the full logits in memory.
+"""Drawing tokens left to right from a frozen decoder, and scoring given ones without the full logits in
+memory.
 
-The cache is laid out once for the longest text, rows that have ended leave the batch, and the language-model head
+The cache is laid out once for the longest text, rows that have ended leave the batch, and the
+language-model head
 runs only where a token is drawn or scored.
 """
 
@@ -24,7 +26,9 @@ _LEAVE_SHARE = 1 / 8
 
 
 class RoomyLayer(DynamicLayer):
-    """Keys and values of one layer in buffers with room for the whole text, so that a step copies only itself."""
+    """Keys and values of one layer in buffers with room for the whole text, so that a step copies only
+    itself.
+    """
 
     def __init__(self, room: int) -> None:
         super().__init__()
@@ -74,7 +78,9 @@ class Writer:
     ends: tuple[int, ...]
     pad: int
     everyone_done: Callable[[bool], bool] = lambda done: done
-    """Whether all ranks are done: sharded weights are gathered together, so ranks must take the same steps."""
+    """Whether all ranks are done: sharded weights are gathered together, so ranks must take the same
+    steps.
+    """
 
 
 @torch.no_grad()
@@ -165,9 +171,13 @@ def token_log_probs(
 ) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"]]:
     """Log-probability of each token given the hidden state that predicts it, and the entropy there (nats).
 
-    The head must be frozen: the gradient by the hidden state is settled in the forward pass, a slice of rows at a
-    time, so neither pass holds the logits of all tokens. `under` None is the model's own law. A token that the law
-    cannot draw (outside the top k) has log-probability -inf. Only the log-probability carries a gradient.
+    The head must be frozen: the gradient by the hidden state is settled in the forward pass, a slice of
+    rows at a
+    time, so neither pass holds the logits of all tokens. `under` None is the model's own law. A token
+    outside the
+    top k is scored as if it were the last of them: rounding alone can push a drawn token there, and -inf
+    would
+    spoil the step. Only the log-probability carries a gradient.
 
     Raises:
         ValueError: the head is trainable, or the law is greedy and has no likelihood.
@@ -184,9 +194,20 @@ def token_log_probs(
     return log_probs, entropy
 
 
+def _only_candidates(
+    logits: Float[Tensor, "N V"], ids: Int[Tensor, "N 1"], top_k: int
+) -> Float[Tensor, "N V"]:
+    """The logits of exactly `top_k` tokens a row, the given one among them; -inf elsewhere."""
+    candidates = logits.topk(top_k, dim=-1).indices
+    missing = ~(candidates == ids).any(1)
+    candidates[:, -1] = torch.where(missing, ids[:, 0], candidates[:, -1])
+    kept = torch.full_like(logits, -torch.inf)
+    return kept.scatter_(1, candidates, logits.gather(1, candidates))
+
+
 class _TokenLogProbs(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden, head, ids, temperature, top_k):  # noqa: ANN001, ANN205  # pyright: ignore
+    def forward(ctx, hidden, head, ids, temperature, top_k):  # pyright: ignore
         num_rows = max(1, _LOGITS_IN_MEMORY // head.shape[0])
         log_probs = torch.empty(len(ids), device=hidden.device)
         entropy = torch.empty_like(log_probs)
@@ -196,14 +217,13 @@ class _TokenLogProbs(torch.autograd.Function):
             logits = (hidden[rows].to(head.dtype) @ head.T).float()
             if temperature != 1:
                 logits /= temperature
-            target = logits.gather(1, ids[rows, None])[:, 0]
+            given = ids[rows, None]
+            target = logits.gather(1, given)
             if top_k < head.shape[0]:
-                threshold = logits.topk(top_k, dim=-1).values[:, -1:]
-                target = target.masked_fill(target < threshold[:, 0], -torch.inf)
-                logits.masked_fill_(logits < threshold, -torch.inf)
-            total = logits.logsumexp(-1)
-            log_probs[rows] = target - total
-            law = logits.sub_(total[:, None]).exp()
+                logits = _only_candidates(logits, given, top_k)
+            total = logits.logsumexp(-1, keepdim=True)
+            log_probs[rows] = (target - total)[:, 0]
+            law = logits.sub_(total).exp()
             entropy[rows] = -(law * logits.clamp_(min=-1e4)).sum(-1)
             if slope is not None:
                 expected = law.to(head.dtype) @ head
@@ -214,6 +234,6 @@ class _TokenLogProbs(torch.autograd.Function):
         return log_probs, entropy
 
     @staticmethod
-    def backward(ctx, grad, _):  # noqa: ANN001, ANN205  # pyright: ignore
+    def backward(ctx, grad, _):  # pyright: ignore
         (slope,) = ctx.saved_tensors
         return slope * grad[:, None].to(slope.dtype), None, None, None, None
