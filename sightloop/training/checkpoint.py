@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from sightloop.training import distributed
+from sightloop.training.randomness import random_state, set_random_state
 
 _PARTIAL = ".partial"
 
@@ -38,7 +37,7 @@ def write_checkpoint(
     batches_state: dict[str, Any],
 ) -> None:
     """Save everything that the rest of the run depends on. All ranks call it; rank 0 writes."""
-    random_states = distributed.gather(_random_state())
+    random_states = distributed.gather(random_state())
     positions = distributed.gather(batches_state)
     if distributed.rank() == 0:
         final = checkpoints / f"step_{step:06d}"
@@ -81,7 +80,7 @@ def read_checkpoint(
     for group, kept in zip(optimizer.param_groups, options, strict=True):
         group.update(kept)
     random_states = torch.load(saved.folder / "random.pt", weights_only=True)
-    _set_random_state(random_states[distributed.rank()])
+    set_random_state(random_states[distributed.rank()])
     return state["batches"][distributed.rank()]
 
 
@@ -171,31 +170,3 @@ def flush_to_disk(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def seed_everything(seed: int) -> None:
-    """Put all global random generators at a start of their own, whatever drew from them before."""
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
-
-
-def _random_state() -> dict[str, Any]:
-    kind, keys, position, has_gauss, cached = np.random.get_state()
-    version, internal, gauss = random.getstate()
-    return {
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
-        "numpy": [str(kind), np.asarray(keys).tolist(), int(position), int(has_gauss), float(cached)],
-        "python": [version, list(internal), gauss],
-    }
-
-
-def _set_random_state(state: dict[str, Any]) -> None:
-    torch.set_rng_state(state["torch"])
-    if state["cuda"] is not None and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])
-    kind, keys, position, has_gauss, cached = state["numpy"]
-    np.random.set_state((kind, np.array(keys, dtype=np.uint32), position, has_gauss, cached))
-    version, internal, gauss = state["python"]
-    random.setstate((version, tuple(internal), gauss))

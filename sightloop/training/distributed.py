@@ -92,12 +92,13 @@ def any_rank(flag: bool) -> bool:
 
 
 def broadcast_parameters(modules: Iterable[nn.Module]) -> None:
-    """Give every rank the parameters of rank 0."""
+    """Give every rank the trained parameters of rank 0; frozen ones come from files and may be sharded."""
     if not dist.is_initialized():
         return
     for module in modules:
         for parameter in module.parameters():
-            dist.broadcast(parameter.data, 0)
+            if parameter.requires_grad:
+                dist.broadcast(parameter.data, 0)
 
 
 def sum_gradients(parameters: Sequence[nn.Parameter]) -> None:

@@ -15,6 +15,7 @@ from sightloop.training import distributed
 from sightloop.training.alarms import Alarm
 from sightloop.training.metrics import Measured, rollout_metrics, update_metrics
 from sightloop.training.optimizer import clip_gradients, make_optimizer, set_learning_rate
+from sightloop.training.randomness import untouched_randomness
 from sightloop.training.runlog import Run
 from sightloop.training.schedule import Schedule
 from sightloop.types import Algorithm, Credit, Evaluation, LossOutput, Policy, Rollout, Tokens, Turn
@@ -108,9 +109,10 @@ def train(experiment: Experiment[Any, Any], run: Run) -> None:
 
 
 def evaluate(experiment: Experiment[Any, Any], run: Run, step: int) -> None:
-    """Every evaluator's figures, written to the run folder."""
-    for name, evaluator in experiment.evaluators.items():
-        run.log_evaluation(step, name, evaluator(experiment.policy))
+    """Every evaluator's figures, written to the run folder; training draws the same numbers without them."""
+    with untouched_randomness():
+        for name, evaluator in experiment.evaluators.items():
+            run.log_evaluation(step, name, evaluator(experiment.policy))
 
 
 def update(
@@ -186,9 +188,18 @@ def _described(what: str, rollout: Rollout, rows: Tensor) -> str:
         + (f", {''.join(rollout.pieces[row])!r})" if rollout.pieces else ")")
         for row in rows.tolist()
     ]
-    everyones = [sample for rank in distributed.gather(mine) for sample in rank]
+    spreading = [
+        text for text, row in zip(mine, rows.tolist(), strict=True) if not math.isfinite(totals[row])
+    ]
+    # One such reward spoils the credit of the whole batch: the others are not to blame.
+    causes = [text for rank in distributed.gather(spreading) for text in rank]
+    everyones = causes or [text for rank in distributed.gather(mine) for text in rank]
     named = "; ".join(everyones[:_NUM_NAMED]) + (" and others" if len(everyones) > _NUM_NAMED else "")
-    whose = f"on {len(everyones)} samples: {named}" if everyones else "only once all samples are added up"
+    whose = (
+        f"on {len(everyones)} sample{'s' * (len(everyones) > 1)}: {named}"
+        if everyones
+        else "only once all samples are added up"
+    )
     return (
         f"the {what} is not finite {whose}. Nothing was updated. Look at the rewards and tokens of these "
         "samples, then at the last lines of metrics.jsonl: gradient norms or critic/loss that grow ask for a "

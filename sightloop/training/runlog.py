@@ -25,6 +25,7 @@ from sightloop.training import checkpoint, distributed
 from sightloop.training.alarms import Alarm, History, Record, Watch
 from sightloop.training.gallery import copy_picture, gallery_samples
 from sightloop.training.progress import Progress
+from sightloop.training.randomness import seed_everything
 from sightloop.training.schedule import Schedule
 from sightloop.training.tracking import Log, Tracker, start_trackers
 from sightloop.types import Credit, Evaluation, Rollout
@@ -108,7 +109,7 @@ class Run:
             position = checkpoint.read_checkpoint(saved[-1], trainable=trainable, optimizer=optimizer)
             batches.load_state_dict(position)
         else:
-            checkpoint.seed_everything(self.schedule.seed + distributed.rank())
+            seed_everything(self.schedule.seed + distributed.rank())
         # All ranks have read before rank 0 tidies up.
         distributed.barrier()
         if self._writes:
