@@ -1,0 +1,115 @@
+"""Captions read from files, and what is wrong with files said in words."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sightloop.evaluation.pairs import caption_set, read_captions
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with pictures a.png, b.png and sub/c.png (only their presence is looked at)."""
+    (tmp_path / "sub").mkdir()
+    for name in ("a.png", "b.png", "sub/c.png"):
+        (tmp_path / name).touch()
+    return tmp_path
+
+
+def written(folder: Path, name: str, text: str) -> Path:
+    """The file with this text."""
+    (folder / name).write_text(text, encoding="utf-8")
+    return folder / name
+
+
+PAIRS = [("a.png", "a cat, \u201cred\u201d"), ("sub/c.png", "")]
+RECORDS = [{"image": image, "caption": caption} for image, caption in PAIRS]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("x.jsonl", "\n".join(json.dumps(record) for record in RECORDS) + "\n\n"),
+        ("x.jsonl", "\ufeff" + "\n".join(json.dumps(record, ensure_ascii=False) for record in RECORDS)),
+        ("x.json", json.dumps(RECORDS)),
+        ("x.json", json.dumps(dict(PAIRS))),
+        (
+            "x.json",
+            json.dumps(
+                {
+                    "step": 1,
+                    "samples": [{"source": i, "caption": c, "image": "images/0.png"} for i, c in PAIRS],
+                }
+            ),
+        ),
+        ("x.csv", 'image,caption\na.png,"a cat, \u201cred\u201d"\r\nsub/c.png,\n'),
+        ("x.csv", 'caption,note,image\n"a cat, \u201cred\u201d",-,a.png\n,-,sub/c.png\n'),
+    ],
+)
+def test_all_forms_of_a_captions_file_say_the_same(folder: Path, name: str, text: str) -> None:
+    found = read_captions(written(folder, name, text))
+    assert found.images == [folder / "a.png", folder / "sub/c.png"]
+    assert found.captions == ["a cat, \u201cred\u201d", ""]
+    assert found.target == [0, 1]
+    assert found.sources == [str(folder / "a.png"), str(folder / "sub/c.png")]
+
+
+def test_line_separators_inside_of_a_caption_do_not_end_the_line(folder: Path) -> None:
+    text = '{"image": "a.png", "caption": "a\u2028b"}\n{"image": "b.png", "caption": "c\u0085d"}\n'
+    assert read_captions(written(folder, "x.jsonl", text)).captions == ["a\u2028b", "c\u0085d"]
+    table = 'image,caption\na.png,"two\nlines"\nb.png,one\u2028\n'
+    assert read_captions(written(folder, "x.csv", table)).captions == ["two\nlines", "one\u2028"]
+
+
+def test_relative_paths_can_start_elsewhere(folder: Path) -> None:
+    file = written(folder, "x.json", '{"c.png": "a dog"}')
+    assert read_captions(file, image_root=folder / "sub").images == [folder / "sub" / "c.png"]
+    absolute = written(folder, "y.json", json.dumps({str(folder / "b.png"): "a dog"}))
+    assert read_captions(absolute, image_root=folder / "sub").images == [folder / "b.png"]
+
+
+def test_several_captions_of_a_picture_must_be_asked_for(folder: Path) -> None:
+    pairs = [(folder / "b.png", "one"), (folder / "a.png", "two"), (folder / "sub" / ".." / "b.png", "three")]
+    with pytest.raises(ValueError, match="captioned twice"):
+        caption_set(pairs)
+    found = caption_set(pairs, several=True)
+    assert found.images == [folder / "b.png", folder / "a.png"]
+    assert found.target == [0, 1, 0]
+    assert found.captions == ["one", "two", "three"]
+
+
+def test_missing_pictures_are_named(folder: Path) -> None:
+    pairs = [(folder / f"{index}.png", "a") for index in range(5)] + [(folder / "a.png", "a")]
+    with pytest.raises(ValueError, match=r"0.png, .*1.png, .*2.png and 2 more are missing"):
+        caption_set(pairs)
+    with pytest.raises(ValueError, match=r"sub is missing"):
+        caption_set([(folder / "sub", "a folder")])
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("x.jsonl", '{"image": "a.png", "caption": "a"}\n{oops}\n', "x.jsonl: line 2 is no JSON object"),
+        ("x.jsonl", '{"image": "a.png"}', "line 1 has no caption"),
+        ("x.jsonl", '{"image": "a.png", "caption": null}', "line 1 has no caption"),
+        ("x.jsonl", '{"caption": "a"}', "line 1 has no image"),
+        ("x.jsonl", '["a.png", "a"]', "line 1 is"),
+        ("x.jsonl", "", "no captions"),
+        ("x.json", '"a.png"', "neither a list"),
+        ("x.json", "[", "x.json: "),
+        ("x.csv", "a.png,a cat\n", "no captions"),
+        ("x.csv", "file,caption\na.png,a cat\n", "row 2 has no image"),
+        ("x.txt", "a.png a cat", "ends in '.txt'; use one of .jsonl, .json, .csv"),
+    ],
+)
+def test_files_of_another_form_are_refused(folder: Path, name: str, text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_captions(written(folder, name, text))
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="cannot be read"):
+        read_captions(tmp_path / "none.json")
