@@ -80,7 +80,12 @@ def resume(words: list[str]) -> None:
 
     folder = tyro.cli(Resume, args=words, prog="sightloop train").resume
     saved = _read_config(folder / "config.json")
-    _start(saved["recipe"], config_from_json(RECIPES[saved["recipe"]].config, saved["config"]), folder, resume=True)
+    _start(
+        saved["recipe"],
+        config_from_json(RECIPES[saved["recipe"]].config, saved["config"]),
+        folder,
+        resume=True,
+    )
 
 
 def replay(words: list[str]) -> None:
@@ -128,14 +133,18 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ClipRecall:
-    """How well captions find their own images among all others (CLIP Recall, both directions, MRR, intervals)."""
+    """How well captions find their own images among all others (CLIP Recall, both directions, MRR,
+    intervals).
+    """
 
     captions: Path | None = None
     """File of captions: .jsonl or .json with "image" and "caption", or .csv with these columns."""
     model: str = ""
     """Captioner that writes the captions instead: a BLIP-2 folder, or a run folder."""
     images: str = ""
-    """Folder, glob, shards or Karpathy JSON of the pictures; with --captions the folder its names start from."""
+    """Folder, glob, shards or Karpathy JSON of the pictures; with --captions the folder its names start
+    from.
+    """
     image_root: str = ""
     split: str = "test"
     limit: int | None = None
@@ -183,7 +192,11 @@ def evaluate(words: list[str]) -> None:
     from sightloop.recipes import measure
 
     if isinstance(options, ClipRecall):
-        given = {field.name: getattr(options, field.name) for field in dataclasses.fields(measure.RecallJob) if field.name != "decode"}
+        given = {
+            field.name: getattr(options, field.name)
+            for field in dataclasses.fields(measure.RecallJob)
+            if field.name != "decode"
+        }
         found = measure.measured_recall(measure.RecallJob(**given, decode=_decode(options)))
     else:
         found = measure.measured_captions(

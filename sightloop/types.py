@@ -9,12 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol
+from typing import Literal, Protocol, cast
 
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 Modality = Literal["text", "image"]
+
+
+def numbers_of(index: Int[Tensor, " N"]) -> list[int]:
+    """Row numbers as Python integers."""
+    return cast("list[int]", index.tolist())  # pyright: ignore[reportUnknownMemberType]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,16 +107,18 @@ class Prompt:
     images: Images | Tokens | None = None
     wants: Modality = "text"
     seeds: list[int] | None = None
-    """One a sample: the same seed draws the same tokens whatever else is in the batch. None = global generator."""
+    """One a sample: the same seed draws the same tokens whatever else is in the batch. None = global
+    generator.
+    """
 
     def __len__(self) -> int:
         return len(self.texts)
 
     def rows(self, index: Int[Tensor, " N"]) -> Prompt:
         """The prompts at `index`."""
-        texts = [self.texts[i] for i in index.tolist()]
+        texts = [self.texts[i] for i in numbers_of(index)]
         images = None if self.images is None else self.images.rows(index)
-        seeds = None if self.seeds is None else [self.seeds[i] for i in index.tolist()]
+        seeds = None if self.seeds is None else [self.seeds[i] for i in numbers_of(index)]
         return replace(self, texts=texts, images=images, seeds=seeds)
 
 
@@ -204,7 +211,9 @@ class Outcome:
 
 
 Reward = Callable[[Outcome], Float[Tensor, "B T"]]
-"""What each token earns. Rewards of a whole text go on its last token: see `rewards.combine.on_last_token`."""
+"""What each token earns. Rewards of a whole text go on its last token: see
+`rewards.combine.on_last_token`.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,7 +238,7 @@ class Rollout:
 
     def rows(self, index: Int[Tensor, " N"]) -> Rollout:
         """The samples at `index`."""
-        rows = index.tolist()
+        rows = numbers_of(index)
         at = index.to(self.rewards.device)
         return Rollout(
             turns=tuple(turn.rows(index) for turn in self.turns),

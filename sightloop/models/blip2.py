@@ -1,16 +1,16 @@
-"""BLIP-2 (OPT) as a captioning policy: frozen tower and language model, trainable queries, Q-Former and projection.
+"""BLIP-2 (OPT) as a captioning policy: frozen tower and language model, trainable queries, Q-Former and
+projection.
 
 The tower sees a picture once (`look`); sampler, scorer, critic and judge read its features from the `Images`.
-Everything after it is composed from transformers' own modules, because `Blip2ForConditionalGeneration.generate`
+Everything after it is composed from transformers' own modules, because
+`Blip2ForConditionalGeneration.generate`
 always starts from pixels and its `forward` always computes the logits of every position.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,19 +18,20 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 from transformers import AutoTokenizer, Blip2ForConditionalGeneration, PreTrainedTokenizerBase
 from transformers.cache_utils import Cache
-from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
 from sightloop.models.critic import ValuePosition
 from sightloop.models.generation import Writer, draw_tokens, token_log_probs
 from sightloop.models.pieces import Pieces
+from sightloop.models.recompute import Contexts, Recomputation
 from sightloop.types import Images, Prompt, Sampling, Tokens, TokenScores, Turn
 
 TOWER = "blip2.vision"
-"""Key of the tower's features, taken before its last LayerNorm: each model that shares them applies its own."""
+"""Key of the tower's features, taken before its last LayerNorm: each model that shares them applies its
+own.
+"""
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
 
 
@@ -47,6 +48,9 @@ class Bridge(nn.Module):
 class Blip2Captioner(nn.Module):
     """A `Captioner` on transformers' BLIP-2 with an OPT language model."""
 
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
     def __init__(
         self,
         model: Blip2ForConditionalGeneration,
@@ -61,22 +65,24 @@ class Blip2Captioner(nn.Module):
         self.register_buffer("pixel_mean", mean, persistent=False)
         self.register_buffer("pixel_std", std, persistent=False)
         self.everyone_done: Callable[[bool], bool] = lambda done: done
-        text = model.config.text_config
-        generation = model.generation_config
+        text: Any = model.config.text_config
+        generation: Any = model.generation_config
         self.hidden_size = int(text.hidden_size)
         self.bos = int(_first(generation.bos_token_id, text.bos_token_id))
         self.pad = int(_first(generation.pad_token_id, text.pad_token_id))
         ends = _first(generation.eos_token_id, text.eos_token_id)
         self.ends: tuple[int, ...] = tuple(ends) if isinstance(ends, list) else (int(ends),)
         self.pieces = Pieces(words, end_ids=self.ends)
-        self._checkpointing = False
+        self._language_layers = Recomputation(model.language_model)
+        self._qformer_layers = Recomputation(model.qformer)
         self._freeze()
 
     @staticmethod
     def from_pretrained(
         folder: str | Path, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
     ) -> Blip2Captioner:
-        """Load a folder of the hub's format (or a hub name); frozen parts in `dtype`, trainable ones in float32.
+        """Load a folder of the hub's format (or a hub name); frozen parts in `dtype`, trainable ones in
+        float32.
 
         Raises:
             ValueError: the folder does not hold a BLIP-2 model with an OPT language model.
@@ -87,10 +93,11 @@ class Blip2Captioner(nn.Module):
         return Blip2Captioner(model, words, pictures).to(device)
 
     def _freeze(self) -> None:
-        if self.model.config.text_config.model_type != "opt":
+        text: Any = self.model.config.text_config
+        if text.model_type != "opt":
             raise ValueError(
-                f"the language model is {self.model.config.text_config.model_type!r}; Blip2Captioner drives OPT only "
-                "(use the generic captioner for other models)"
+                f"the language model is {text.model_type!r} and Blip2Captioner drives OPT only; "
+                "use the generic captioner for other models"
             )
         self.model.requires_grad_(False)
         no_dropout(self.model)
@@ -100,15 +107,10 @@ class Blip2Captioner(nn.Module):
         """The trainable parts; they share their tensors with the model."""
         return Bridge(self.model)
 
-    def enable_gradient_checkpointing(self, contexts: Callable[[], Any] | None = None) -> None:
-        """Recompute layers in the backward pass; `contexts` restores what they depended on (a critic's adapters)."""
-        for part, around in ((self.model.language_model, contexts), (self.model.qformer, None)):
-            options = {} if around is None else {"context_fn": around}
-            for layer in part.modules():
-                if isinstance(layer, GradientCheckpointingLayer):
-                    layer.gradient_checkpointing = True
-                    layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False, **options)
-        self._checkpointing = True
+    def enable_gradient_checkpointing(self, contexts: Contexts | None = None) -> None:
+        """Recompute layers in the backward pass; `contexts` restore what they depended on (adapters)."""
+        self._language_layers.enable(*([] if contexts is None else [contexts]))
+        self._qformer_layers.enable()
 
     # -- seeing
 
@@ -132,7 +134,8 @@ class Blip2Captioner(nn.Module):
                 features = self._tower(images.pixels)
         features = self.model.vision_model.post_layernorm(features).float()
         queries = self.model.query_tokens.expand(len(features), -1, -1)
-        seen = self.model.qformer(query_embeds=queries, encoder_hidden_states=features).last_hidden_state
+        with self._qformer_layers.active():
+            seen = self.model.qformer(query_embeds=queries, encoder_hidden_states=features).last_hidden_state
         return self.model.language_projection(seen).to(self._decoder.embed_tokens.weight.dtype)
 
     # -- the language model
@@ -187,21 +190,8 @@ class Blip2Captioner(nn.Module):
         embeds = torch.cat([context, self._embed(turn.tokens.ids)], 1)
         if mask is not None:
             mask = F.pad(mask, (0, turn.tokens.ids.shape[1]), value=True)
-        with self._recomputing():
+        with self._language_layers.active():
             return self._run(embeds, mask), context.shape[1] - 1
-
-    @contextmanager
-    def _recomputing(self) -> Iterator[None]:
-        # transformers checkpoints layers in training mode only, and drops the cache there.
-        layers = [part for part in self.model.modules() if isinstance(part, GradientCheckpointingLayer)]
-        active = self._checkpointing and torch.is_grad_enabled()
-        for layer in layers if active else ():
-            layer.training = True
-        try:
-            yield
-        finally:
-            for layer in layers if active else ():
-                layer.training = False
 
     # -- the policy
 
@@ -266,7 +256,9 @@ class Blip2Captioner(nn.Module):
         min_tokens: int = 4,
         max_tokens: int = 60,
     ) -> list[str]:
-        """Captions by beam search; the defaults are the paper's (table 2). 1 beam and no n-gram rule is greedy."""
+        """Captions by beam search; the defaults are the paper's (table 2). 1 beam and no n-gram rule is
+        greedy.
+        """
         context, _ = self._context(Prompt(texts=[prompt] * len(images), images=images))
         ids = self.model.language_model.generate(
             inputs_embeds=context,
@@ -346,7 +338,9 @@ def no_dropout(module: nn.Module) -> None:
 
 
 def same_tower(one: nn.Module, other: nn.Module) -> bool:
-    """Whether two BLIP-2 vision towers are equal but for their last LayerNorm, up to half-precision rounding."""
+    """Whether two BLIP-2 vision towers are equal but for their last LayerNorm, up to half-precision
+    rounding.
+    """
     ours, theirs = dict(one.named_parameters()), dict(other.named_parameters())
     if ours.keys() != theirs.keys():
         return False

@@ -1,6 +1,7 @@
 """The critic of VLRM: a value head and its own low-rank adapters over the policy's frozen language model.
 
-The adapters work through forward hooks and only inside the critic's own pass, so the policy's weights, names and
+The adapters work through forward hooks and only inside the critic's own pass, so the policy's weights,
+names and
 state dict stay plain and nobody else knows about them.
 """
 
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import pairwise
 from typing import Literal, Protocol
 
 import torch
@@ -54,7 +56,7 @@ class Adapters(nn.Module):
             self.up[key] = nn.Parameter(torch.zeros(linear.out_features, rank, device=device))
             linear.register_forward_hook(self._hook(key))
 
-    def _hook(self, key: str):  # noqa: ANN202
+    def _hook(self, key: str):
         def add(_module: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> Tensor | None:
             if not self.active:
                 return None
@@ -73,15 +75,19 @@ class Adapters(nn.Module):
             self.active = before
 
     def checkpoint_contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        """For gradient checkpointing: recompute a layer with the adapters as they were in the forward pass."""
+        """For gradient checkpointing: recompute a layer with the adapters as they were in the forward
+        pass.
+        """
         return nullcontext(), self.switched(self.active)
 
 
 class ValueHead(nn.Module):
     """A perceptron on every token's hidden state, in float32; widths are multiples of the hidden size.
 
-    The paper's figure of it is not public; 2h, 4h, 8h is the only perceptron of up to three hidden layers with
-    widths 1, 2, 4 or 8 h that has the paper's 275 M parameters at h = 2560. No widths = the plain linear head that
+    The paper's figure of it is not public; 2h, 4h, 8h is the only perceptron of up to three hidden layers
+    with
+    widths 1, 2, 4 or 8 h that has the paper's 275 M parameters at h = 2560. No widths = the plain linear
+    head that
     the paper reports to collapse.
     """
 
@@ -91,7 +97,7 @@ class ValueHead(nn.Module):
         super().__init__()
         sizes = [hidden_size, *(round(hidden_size * width) for width in widths)]
         layers: list[nn.Module] = []
-        for wide_in, wide_out in zip(sizes, sizes[1:], strict=False):
+        for wide_in, wide_out in pairwise(sizes):
             layers += [nn.Linear(wide_in, wide_out, device=device), nn.GELU()]
         last = nn.Linear(sizes[-1], 1, device=device)
         nn.init.normal_(last.weight, 0, 1e-3)

@@ -30,6 +30,9 @@ class RoomyLayer(DynamicLayer):
     itself.
     """
 
+    keys: Tensor
+    values: Tensor
+
     def __init__(self, room: int) -> None:
         super().__init__()
         self.room = room

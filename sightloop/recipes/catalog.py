@@ -1,4 +1,6 @@
-"""The recipes by name: the command line's only look-up. Building a recipe loads the networks, so it comes last."""
+"""The recipes by name: the command line's only look-up. Building a recipe loads the networks, so it comes
+last.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ from sightloop.training.schedule import Schedule
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """A configuration class and its named starting points; the first preset is used when no policy is given."""
+    """A configuration class and its named starting points; the first preset is used when no policy is
+    given.
+    """
 
     does: str
     config: type[Any]

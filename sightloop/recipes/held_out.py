@@ -31,7 +31,14 @@ class Writes(Captioner, Protocol):
     image_size: int
 
     def write(
-        self, images: Images, *, prompt: str, beams: int, no_repeat_ngram: int, min_tokens: int, max_tokens: int
+        self,
+        images: Images,
+        *,
+        prompt: str,
+        beams: int,
+        no_repeat_ngram: int,
+        min_tokens: int,
+        max_tokens: int,
     ) -> list[str]: ...
 
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-
 from sightloop.data.decode import Decoding, Fit
 from sightloop.data.images import ImageSet
 from sightloop.data.sources import FileSource, open_source
@@ -91,7 +90,9 @@ def _paths(spec: str) -> list[str]:
         return [spec]
     source = open_source(spec)
     if not isinstance(source, FileSource):
-        raise ValueError(f"{spec!r} is not a picture, a folder or a glob of pictures; `evaluate` and `train` read shards")
+        raise ValueError(
+            f"{spec!r} is not a picture, a folder or a glob of pictures; `evaluate` and `train` read shards"
+        )
     return list(source.paths)
 
 
@@ -123,7 +124,9 @@ def measured_recall(job: RecallJob) -> Evaluation:
         given = read_captions(job.captions, image_root=job.image_root or None)
         return clip_recall_of_files(encoder, given, ties=job.ties)
     if not job.images:
-        raise ValueError("name what to evaluate: --captions FILE, or --images (and --model for another captioner)")
+        raise ValueError(
+            "name what to evaluate: --captions FILE, or --images (and --model for another captioner)"
+        )
     policy = load_captioner(job.model, device=device)
     source = open_pictures(HeldOutSettings(images=job.images, image_root=job.image_root, split=job.split))
     if not isinstance(source, FileSource):
@@ -149,7 +152,9 @@ def measured_captions(
         return measures
     truth = truth_of(scenes)
     told = truth_measures([truth(s, text) for s, text in zip(given.sources, given.captions, strict=True)])
-    return Evaluation(metrics=measures.metrics | told.metrics, per_sample=measures.per_sample | told.per_sample)
+    return Evaluation(
+        metrics=measures.metrics | told.metrics, per_sample=measures.per_sample | told.per_sample
+    )
 
 
 def _references(file: Path, sources: list[str], image_root: str) -> list[list[str]]:

@@ -1,4 +1,6 @@
-"""The resource plan: parameters, memory and FLOPs of a step, from configurations alone. No weight is loaded."""
+"""The resource plan: parameters, memory and FLOPs of a step, from configurations alone. No weight is
+loaded.
+"""
 
 from __future__ import annotations
 
@@ -110,13 +112,9 @@ def shapes_of(config: VlrmConfig) -> Shapes:
         captioner = Blip2ForConditionalGeneration(blip2)
         judge = clip = head = adapters = None
         if config.rewards.similarity:
-            judge = Blip2ForImageTextRetrieval(
-                config_of(config.judge.model or str(WEIGHTS / "judge"))
-            )
+            judge = Blip2ForImageTextRetrieval(config_of(config.judge.model or str(WEIGHTS / "judge")))
         if config.rewards.retrieval:
-            clip = CLIPModel(
-                config_of(config.judge.retrieval_clip or str(WEIGHTS / "clip_retrieval"))
-            )
+            clip = CLIPModel(config_of(config.judge.retrieval_clip or str(WEIGHTS / "clip_retrieval")))
         if config.algorithm == "a2c":
             hidden = int(blip2.text_config.hidden_size)
             head = ValueHead(hidden, config.critic.widths, torch.device("meta"))
@@ -185,7 +183,9 @@ def _num_patches(vision: Any) -> int:
 
 
 def step_flops(config: VlrmConfig) -> dict[str, float]:
-    """Expected FLOPs of one step by pass: 2 a weight and position forward, 2 more backward through frozen weights."""
+    """Expected FLOPs of one step by pass: 2 a weight and position forward, 2 more backward through frozen
+    weights.
+    """
     shapes = shapes_of(config)
     captioner = shapes.captioner
     vision, text = captioner.config.vision_config, captioner.config.text_config
@@ -231,6 +231,9 @@ def print_plan(config: VlrmConfig) -> None:
     for name, size in (memory | {"together": sum(memory.values())}).items():
         print(f"  {name:<52} {size:>15.3f}")
     flops = step_flops(config)
-    print(f"FLOPs of a step of {config.batch} pictures, all ranks (expected; captions of {_CAPTION_SHARE:.0%} of the limit)")
+    print(
+        f"FLOPs of a step of {config.batch} pictures, all ranks "
+        f"(expected; captions of {_CAPTION_SHARE:.0%} of the limit)"
+    )
     for name, number in (flops | {"together": sum(flops.values())}).items():
         print(f"  {name:<52} {number:>15.3e}")

@@ -71,5 +71,7 @@ def _choose(run: Path, step: str) -> checkpoint.Saved:
         return saved[max(saved)]
     wanted = best if step == "best" else int(step) if step.isdigit() else None
     if wanted not in saved:
-        raise ValueError(f"{run} has no checkpoint {step!r}; there are: best, last, {', '.join(map(str, saved))}")
+        raise ValueError(
+            f"{run} has no checkpoint {step!r}; there are: best, last, {', '.join(map(str, saved))}"
+        )
     return saved[wanted]

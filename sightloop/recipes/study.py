@@ -1,6 +1,7 @@
 """The study of VLRM on the embedded world: every row from saved runs over three seeds.
 
-`python -m sightloop.recipes.study` trains what is missing below `runs/study` and prints the tables as Markdown.
+`python -m sightloop.recipes.study` trains what is missing below `runs/study` and prints the tables as
+Markdown.
 A run that was cut off goes on from its checkpoint.
 """
 
@@ -63,7 +64,9 @@ VARIANTS = {
         says="4 captions an image, group mean as baseline, no critic",
         config=replace(SHAPES, algorithm="group", batch=64, draw=replace(SHAPES.draw, per_image=4)),
     ),
-    "scst": Variant(says="SCST: greedy caption as baseline, no critic", config=replace(SHAPES, algorithm="scst")),
+    "scst": Variant(
+        says="SCST: greedy caption as baseline, no critic", config=replace(SHAPES, algorithm="scst")
+    ),
     "forgiving": Variant(says="a forgiving judge", config=_judged_by("judge_forgiving")),
     "hackable": Variant(says="a judge that likes empty prefixes", config=_judged_by("judge_hackable")),
     "hackable_free": Variant(
@@ -77,7 +80,12 @@ def run_variant(variant: Variant, folder: Path, *, steps: int, seed: int) -> Non
     """Train one row with one seed, unless it is finished."""
     every = steps // 6
     schedule = replace(
-        variant.config.schedule, steps=steps, seed=seed, save_every=every, eval_every=every, sample_every=steps
+        variant.config.schedule,
+        steps=steps,
+        seed=seed,
+        save_every=every,
+        eval_every=every,
+        sample_every=steps,
     )
     config = replace(variant.config, schedule=schedule)
     if (folder / "config.json").exists():
@@ -91,7 +99,9 @@ def run_variant(variant: Variant, folder: Path, *, steps: int, seed: int) -> Non
     run.close()
 
 
-def with_exact_facts(experiment: Experiment[Any], config: VlrmConfig, folder: Path) -> Experiment[Any]:
+def with_exact_facts(
+    experiment: Experiment[Any, Any], config: VlrmConfig, folder: Path
+) -> Experiment[Any, Any]:
     """The experiment with the judge's logit replaced by the scene's own truth."""
     truth = truth_of(folder / "pictures" / "train")
 
@@ -112,7 +122,9 @@ def with_exact_facts(experiment: Experiment[Any], config: VlrmConfig, folder: Pa
 
 def final_figures(folder: Path, steps: int) -> dict[str, float]:
     """The last evaluation of a finished run."""
-    record = json.loads((folder / "evaluations" / f"held_out_step_{steps:06d}.json").read_text(encoding="utf-8"))
+    record = json.loads(
+        (folder / "evaluations" / f"held_out_step_{steps:06d}.json").read_text(encoding="utf-8")
+    )
     return {name: record["metrics"][name] for name in FIGURES}
 
 
@@ -131,7 +143,9 @@ def table(rows: dict[str, list[dict[str, float]]]) -> str:
 
 def main() -> None:
     """Train what is missing and print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--runs", type=Path, default=Path("runs/study"))
     parser.add_argument("--only", nargs="*", choices=list(VARIANTS), default=list(VARIANTS))
     parser.add_argument("--seeds", type=int, nargs="*", default=list(SEEDS))

@@ -33,7 +33,9 @@ class JudgeSettings:
     """What judges a caption."""
 
     model: str = "Salesforce/blip2-itm-vit-g"
-    """BLIP-2 image-text matcher: folder or hub name. The paper does not name the checkpoint; this one saw no labels."""
+    """BLIP-2 image-text matcher: folder or hub name. The paper does not name the checkpoint; this one saw
+    no labels.
+    """
     max_text_tokens: int = 64
     """Judge's text length; LAVIS cuts at 32, which hides the tail of long captions."""
     share_tower: Literal["auto", "never"] = "auto"
@@ -86,7 +88,9 @@ class DataSettings:
     """Where pictures come from."""
 
     images: str = ""
-    """Folder, glob, tar shards, parquet, video files, or a Karpathy JSON; empty = scenes of the embedded world."""
+    """Folder, glob, tar shards, parquet, video files, or a Karpathy JSON; empty = scenes of the embedded
+    world.
+    """
     image_root: str = ""
     """Folder of the pictures that a Karpathy JSON names."""
     split: str = "train"
@@ -155,10 +159,13 @@ class VlrmConfig:
 
     def __post_init__(self) -> None:
         if self.batch < 2:
-            raise ValueError(f"batch is {self.batch}; the advantages are standardised over it, use at least 2")
+            raise ValueError(
+                f"batch is {self.batch}; the advantages are standardised over it, use at least 2"
+            )
         if self.algorithm == "group" and self.draw.per_image < 2:
             raise ValueError(
-                f"algorithm 'group' compares captions of one image, draw.per_image is {self.draw.per_image}; use at least 2"
+                "algorithm 'group' compares captions of one image, draw.per_image is "
+                f"{self.draw.per_image}; use at least 2"
             )
         if self.algorithm != "group" and self.rewards.retrieval and self.judge.contrast == 1:
             raise ValueError("judge.contrast is 1; the retrieval term needs at least 2 captions to contrast")

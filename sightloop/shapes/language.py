@@ -165,20 +165,25 @@ def _settle(phrase: dict[str, int], words: list[str], remaining: list[Thing], ve
         verdicts[position] = 1 if getattr(best, kind) == words[position] else -1
 
 
-_KIND = (
-    dict.fromkeys(SIZES, "size")
-    | dict.fromkeys(COLOURS, "colour")
-    | dict.fromkeys(SHAPES, "shape")
-    | dict.fromkeys(CORNERS, "corner")
-    | dict.fromkeys(GROUNDS, "ground")
-)
+_KIND: dict[str, str] = {
+    word: kind
+    for kind, words in (
+        ("size", SIZES),
+        ("colour", COLOURS),
+        ("shape", SHAPES),
+        ("corner", CORNERS),
+        ("ground", GROUNDS),
+    )
+    for word in words
+}
 
 
 def count_facts(scene: Scene, text: str) -> FactCount:
     """Facts of the caption checked against the scene.
 
     >>> from sightloop.shapes.scenes import Scene, Thing
-    >>> scene = Scene(ground="white", things=(Thing(size="small", colour="red", shape="circle", corner="top-left"),))
+    >>> thing = Thing(size="small", colour="red", shape="circle", corner="top-left")
+    >>> scene = Scene(ground="white", things=(thing,))
     >>> count_facts(scene, "a large red circle on white")
     FactCount(true=3, false=1, total=5)
     """

@@ -1,4 +1,5 @@
-"""The embedded world's models: the classes of the real ones with small sizes, and the bundled folders they live in.
+"""The embedded world's models: the classes of the real ones with small sizes, and the bundled folders they
+live in.
 
 Each folder is in the hub's own format, so the loaders of the real checkpoints read it.
 """

@@ -29,7 +29,9 @@ def write_pictures(folder: Path, *, number: int, seed: int) -> Path:
     if manifest.exists():
         held = len(manifest.read_text(encoding="utf-8").splitlines())
         if held != number:
-            raise ValueError(f"{folder} holds {held} scenes, not {number}; choose another folder or remove it")
+            raise ValueError(
+                f"{folder} holds {held} scenes, not {number}; choose another folder or remove it"
+            )
         return folder
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng([seed, crc32(folder.name.encode())])

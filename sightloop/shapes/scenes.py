@@ -1,4 +1,6 @@
-"""Scenes of the embedded world: up to four coloured shapes in the corners of a plain ground, and their pictures."""
+"""Scenes of the embedded world: up to four coloured shapes in the corners of a plain ground, and their
+pictures.
+"""
 
 from __future__ import annotations
 

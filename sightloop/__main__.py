@@ -1,0 +1,5 @@
+"""`python -m sightloop`, for torchrun."""
+
+from sightloop.cli import main
+
+main()

@@ -1,0 +1,72 @@
+"""Gradient checkpointing that leaves dropout off and restores what a layer depended on.
+
+transformers recomputes layers only while they are in training mode, which would also switch dropout on. Here
+only the layers' own flag is set, for the length of one pass; their parts stay in evaluation mode.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+Contexts = Callable[[], tuple[AbstractContextManager[None], AbstractContextManager[None]]]
+"""Called in the forward pass of each layer: contexts of that pass and of its later recomputation."""
+
+
+class Recomputation:
+    """The layers of a module that may be computed anew in the backward pass instead of kept in memory."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.layers: list[Any] = [
+            part for part in module.modules() if isinstance(part, GradientCheckpointingLayer)
+        ]
+        self.enabled = False
+
+    def enable(self, *contexts: Contexts) -> None:
+        """Recompute from now on; `contexts` restore what the layers depended on (which adapters were on).
+
+        Raises:
+            ValueError: the module has no layer that transformers can recompute.
+        """
+        if not self.layers:
+            raise ValueError("no layer of this model supports gradient checkpointing; switch it off")
+        for layer in self.layers:
+            layer.gradient_checkpointing = True
+            layer._gradient_checkpointing_func = partial(
+                checkpoint, use_reentrant=False, context_fn=partial(_joined, contexts)
+            )
+        self.enabled = True
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Layers inside are recomputed if enabled and if there is a backward pass to come."""
+        layers = self.layers if self.enabled and torch.is_grad_enabled() else []
+        for layer in layers:
+            layer.training = True
+        try:
+            yield
+        finally:
+            for layer in layers:
+                layer.training = False
+
+
+def _joined(
+    contexts: tuple[Contexts, ...],
+) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    pairs = [make() for make in contexts]
+    return _all_of([first for first, _ in pairs]), _all_of([second for _, second in pairs])
+
+
+@contextmanager
+def _all_of(contexts: list[AbstractContextManager[None]]) -> Iterator[None]:
+    with ExitStack() as stack:
+        for context in contexts:
+            stack.enter_context(context)
+        yield

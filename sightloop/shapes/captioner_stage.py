@@ -1,0 +1,102 @@
+"""Pre-training stage 2: the tiny captioner."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import Blip2ForConditionalGeneration
+
+from sightloop.shapes.fitting import CornerHeads, Stage, World, fit, held_out, queries_of, text_ids
+from sightloop.shapes.language import STYLES, Style, caption, count_facts, natural_caption
+from sightloop.shapes.models import BOS, EOS, NUM_QUERIES, PAD, WIDTH, new_captioner, tokenizer
+from sightloop.shapes.scenes import GROUNDS
+
+
+def train_captioner(
+    world: World, base: Any, work: Path, steps: int = 2400, style_steps: int = 1800
+) -> Blip2ForConditionalGeneration:
+    """Stage 2: mostly full captions first, then the world's own habit of detail."""
+    torch.manual_seed(2)
+    model = new_captioner()
+    model.vision_model.load_state_dict(base.vision_model.state_dict())
+    model.qformer.load_state_dict(base.qformer.state_dict(), strict=False)
+    model.query_tokens.data.copy_(base.query_tokens.data)
+    heads = CornerHeads(WIDTH * NUM_QUERIES)
+    parts = nn.ModuleDict({"model": model, "heads": heads})
+    model.vision_model.requires_grad_(False)
+    trained = [parameter for parameter in parts.parameters() if parameter.requires_grad]
+
+    def mixture(rng: np.random.Generator) -> Style:
+        return STYLES[rng.choice(3, p=(0.1, 0.25, 0.65))]
+
+    def loss_with(styled: bool) -> Callable[[int, np.random.Generator], Tensor]:
+        def loss_at(step: int, rng: np.random.Generator) -> Tensor:
+            index = world.batch(rng, 128)
+            scenes = [world.scenes[i] for i in index]
+            texts = [natural_caption(s, rng) if styled else caption(s, mixture(rng), rng) for s in scenes]
+            queries = queries_of(model, world.features[index])
+            seen = _text_loss(model, texts, model.language_projection(queries))
+            alone = [world.scenes[i] for i in world.batch(rng, 48)]
+            blind = _text_loss(model, [caption(s, STYLES[rng.integers(3)], rng) for s in alone], None)
+            return seen + 0.4 * blind + 0.3 * heads(queries.flatten(1), scenes)[0]
+
+        return loss_at
+
+    def report() -> str:
+        index = list(held_out(world))
+        texts = write_captions(model, world.features[index])
+        figures = [f"{texts[0]!r}", _fact_figures(world, index, texts)]
+        for ground in GROUNDS:
+            rows = [k for k, i in enumerate(index) if world.scenes[i].ground == ground]
+            figures.append(
+                f"{ground}: " + _fact_figures(world, [index[k] for k in rows], [texts[k] for k in rows])
+            )
+        return " | ".join(figures)
+
+    full = Stage(name="captioner_full", steps=steps, peak_lr=1.5e-3, work=work)
+    fit(full, parts, trained, loss_at=loss_with(False), report=report)
+    styled = Stage(name="captioner", steps=style_steps, peak_lr=8e-4, work=work)
+    fit(styled, parts, trained, loss_at=loss_with(True), report=report)
+    return model
+
+
+def _text_loss(model: Any, texts: list[str], prefix: Tensor | None) -> Tensor:
+    ids, mask = text_ids(texts)
+    embedded = model.language_model.get_input_embeddings()(ids)
+    if prefix is not None:
+        embedded = torch.cat([prefix, embedded], 1)
+        mask = F.pad(mask, (prefix.shape[1], 0), value=True)
+    logits = model.language_model(inputs_embeds=embedded, attention_mask=mask.long()).logits
+    logits = logits[:, -ids.shape[1] : -1]
+    return F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), ignore_index=PAD)
+
+
+@torch.no_grad()
+def write_captions(model: Blip2ForConditionalGeneration, features: Tensor) -> list[str]:
+    """Greedy captions from the tower's features."""
+    prefix = model.language_projection(queries_of(model, features))
+    start = model.language_model.get_input_embeddings()(torch.full((len(prefix), 1), BOS))
+    embedded = torch.cat([prefix, start], 1)
+    mask = torch.ones(embedded.shape[:2], dtype=torch.long)
+    out = model.language_model.generate(
+        inputs_embeds=embedded,
+        attention_mask=mask,
+        max_new_tokens=36,
+        do_sample=False,
+        eos_token_id=EOS,
+        pad_token_id=PAD,
+    )
+    return tokenizer(frame=False).batch_decode(out, skip_special_tokens=True)
+
+
+def _fact_figures(world: World, index: list[int], texts: list[str]) -> str:
+    counts = [count_facts(world.scenes[i], text) for i, text in zip(index, texts, strict=True)]
+    true, false = sum(c.true for c in counts), sum(c.false for c in counts)
+    told = true / sum(c.total for c in counts)
+    return f"right {true / max(1, true + false):.4f} told {told:.3f}"
