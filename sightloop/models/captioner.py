@@ -1,0 +1,274 @@
+"""Any image-text-to-text model of transformers as a captioning policy that trains low-rank adapters.
+
+The model runs composed from its parts, the frozen tower once a picture (`models/composed.py`), or as a whole
+from pixels in every pass (`models/whole.py`). Adapters off = the reference; a critic reads the reference and
+brings adapters of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
+
+from sightloop.models.blip2 import no_dropout
+from sightloop.models.composed import ComposedModel
+from sightloop.models.critic import Adapters, ValuePosition
+from sightloop.models.generation import token_log_probs
+from sightloop.models.pieces import Pieces
+from sightloop.models.reader import PromptReader
+from sightloop.models.recompute import Contexts, Recomputation
+from sightloop.models.whole import WholeModel
+from sightloop.types import Images, Prompt, Sampling, Tokens, TokenScores, Turn
+
+ANY_SIZE = 448
+"""Side of the pictures in pixels for models that take any size."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionerSettings:
+    """How a captioner reads prompts and pictures, and what of it is trained."""
+
+    lora_alpha: float | None = None
+    """None = twice the rank."""
+    lora_targets: tuple[str, ...] | None = None
+    """Last names of the adapted linear layers (`q_proj`); None = all of the language model."""
+    template: str | None = None
+    """The whole prompt, with `{prompt}` and the model's picture token in it; None = the model's chat
+    template, or the picture and then the prompt where it has none."""
+    image_size: int | None = None
+    """Side of the pictures in pixels; None = as the vision tower's configuration says."""
+    reuse_features: bool = True
+    """Run the frozen tower once a picture; False runs the whole model in every pass."""
+
+
+class GenericCaptioner(nn.Module):
+    """A `Captioner` on any transformers model that reads a picture and writes text."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        processor: ProcessorMixin,
+        *,
+        lora_rank: int = 16,
+        settings: CaptionerSettings | None = None,
+    ) -> None:
+        super().__init__()
+        settings = CaptionerSettings() if settings is None else settings
+        self.model: Any = model.eval().requires_grad_(False)
+        no_dropout(model)
+        self.settings = settings
+        self.words = cast("Any", processor).tokenizer
+        config = model.config.to_dict()
+        self.picture_token: int = config.get("image_token_id") or config.get("image_token_index") or -1
+        self._check(self.model)
+        self.image_size: int = settings.image_size or config["vision_config"].get("image_size") or ANY_SIZE
+        self.hidden_size = int(model.config.get_text_config().hidden_size)
+        self._read_special_tokens()
+        self.pieces = Pieces(self.words, end_ids=self.ends)
+        reader = PromptReader(
+            processor, model.base_model, picture_token=self.picture_token, template=settings.template
+        )
+        self._whole = WholeModel(model, reader, pad=self.pad, stops=self.stops)
+        self._composed = ComposedModel(model, reader, pad=self.pad, stops=self.stops)
+        self._way = self._composed if settings.reuse_features else self._whole
+        targets = self._targets(settings.lora_targets)
+        alpha = 2 * lora_rank if settings.lora_alpha is None else settings.lora_alpha
+        self.adapters = Adapters(targets, rank=lora_rank, alpha=alpha)
+        self._recomputation = Recomputation(self._language)
+
+    @staticmethod
+    def from_pretrained(
+        folder: str | Path,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        lora_rank: int = 16,
+        settings: CaptionerSettings | None = None,
+    ) -> GenericCaptioner:
+        """Load a folder of the hub's format (or a hub name); frozen weights in `dtype`, adapters in float32.
+
+        Raises:
+            ValueError: the checkpoint is not a picture-to-text model that can be driven.
+        """
+        model = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype)
+        processor = AutoProcessor.from_pretrained(folder)
+        if not isinstance(processor, ProcessorMixin):
+            raise ValueError(f"{folder} has no processor for pictures and text (processor_config.json)")
+        return GenericCaptioner(model, processor, lora_rank=lora_rank, settings=settings).to(device)
+
+    def _check(self, model: Any) -> None:
+        kind = model.config.model_type
+        if model.base_model is model or self.picture_token < 0:
+            raise ValueError(
+                f"{kind!r} does not place its pictures among the prompt's tokens; it needs a captioner "
+                "of its own (BLIP-2 has models/blip2.py)"
+            )
+        head = model.get_output_embeddings()
+        if not isinstance(head, nn.Linear) or head.bias is not None:
+            raise ValueError(
+                f"the language-model head of {kind!r} is not a plain matrix; it cannot be scored"
+            )
+
+    def _read_special_tokens(self) -> None:
+        words = self.words
+        ends: int | list[int] | None = self.model.generation_config.eos_token_id
+        if ends is None:
+            ends = words.eos_token_id
+        if ends is None:
+            raise ValueError("neither generation_config nor tokenizer names an end token")
+        self.ends: tuple[int, ...] = tuple(ends) if isinstance(ends, list) else (ends,)
+        self.end: int = words.eos_token_id if words.eos_token_id in self.ends else self.ends[0]
+        if words.pad_token_id is None:
+            words.pad_token = words.convert_ids_to_tokens(self.end)
+        self.pad: int = words.convert_tokens_to_ids(words.pad_token)
+        self.begin: int = self.end if words.bos_token_id is None else words.bos_token_id
+        # A drawn picture token has no picture behind it: a text that asks for one stops there, unfinished.
+        self.stops = (*self.ends, self.picture_token)
+
+    def _targets(self, names: tuple[str, ...] | None) -> dict[str, nn.Linear]:
+        linears = self.trunk_linears()
+        if names is None:
+            return linears
+        last_names = {name: name.rsplit(".", 1)[-1] for name in linears}
+        unknown = sorted(set(names) - set(last_names.values()))
+        if unknown:
+            raise ValueError(f"lora_targets has {unknown}; there are {sorted(set(last_names.values()))}")
+        return {name: linear for name, linear in linears.items() if last_names[name] in names}
+
+    # -- the parts
+
+    @property
+    def _language(self) -> nn.Module:
+        return self.model.base_model.get_decoder()
+
+    @property
+    def _head(self) -> Tensor:
+        return self.model.get_output_embeddings().weight
+
+    @property
+    def everyone_done(self) -> Callable[[bool], bool]:
+        """Whether all ranks are done: with sharded weights they must take the same steps."""
+        return self._composed.everyone_done
+
+    @everyone_done.setter
+    def everyone_done(self, ask: Callable[[bool], bool]) -> None:
+        """Ask this before every drawn token."""
+        self._composed.everyone_done = ask
+
+    def bridge(self) -> Adapters:
+        """The trainable part: the policy's adapters."""
+        return self.adapters
+
+    def trunk_linears(self) -> dict[str, nn.Linear]:
+        """All linear layers of the language model, the head not among them."""
+        head = self.model.get_output_embeddings()
+        parts = self._language.named_modules()
+        return {name: part for name, part in parts if isinstance(part, nn.Linear) and part is not head}
+
+    def shard_units(self) -> list[nn.Module]:
+        """The frozen layers whose weights may be spread over ranks."""
+        return cast("list[nn.Module]", list(self._recomputation.layers))
+
+    def enable_gradient_checkpointing(self, contexts: Contexts | None = None) -> None:
+        """Recompute layers in the backward pass; `contexts` restores a critic's adapters there."""
+        own = self.adapters.checkpoint_contexts
+        self._recomputation.enable(*([own] if contexts is None else [own, contexts]))
+
+    @torch.no_grad()
+    def look(self, images: Images) -> Images:
+        """Add the frozen tower's features; pictures that have them are returned as they are."""
+        return self._composed.look(images) if self.settings.reuse_features else images
+
+    def _hidden(self, turn: Turn) -> tuple[Float[Tensor, "B L h"], int]:
+        self._way.compare(turn.prompt)
+        with self._recomputation.active():
+            return self._way.hidden(turn)
+
+    # -- the policy
+
+    @torch.no_grad()
+    def sample(self, prompt: Prompt, sampling: Sampling) -> Tokens:
+        """Draw captions; the prompt's seeds decide the draws if given."""
+        self._way.compare(prompt)
+        with self.adapters.switched(True):
+            return self._way.draw(prompt, sampling)
+
+    def score(self, turn: Turn, under: Sampling | None = None) -> TokenScores:
+        """Log-probabilities under the model's own law (None), or under a temperature and top-k."""
+        tokens, mask = turn.tokens, turn.tokens.mask
+        shorter = replace(turn, tokens=Tokens(ids=tokens.ids[:, :-1], mask=mask[:, :-1]))
+        with self.adapters.switched(True):
+            hidden, start = self._hidden(shorter)
+        predicting = hidden[:, start : start + mask.shape[1]]
+        return self._scores(predicting, tokens, under)
+
+    @torch.no_grad()
+    def reference_log_probs(self, tokens: Tokens) -> Float[Tensor, "B T"]:
+        """What the language model says of the text alone, adapters off, after its begin token.
+
+        Models without a begin token start from their end token, as texts do in pretraining.
+        """
+        ids = F.pad(tokens.ids[:, :-1], (1, 0), value=self.begin)
+        return self._scores(self._composed.hidden_of_text(ids), tokens, None).log_probs
+
+    def _scores(self, hidden: Tensor, tokens: Tokens, under: Sampling | None) -> TokenScores:
+        mask = tokens.mask
+        log_probs, entropy = token_log_probs(hidden[mask], self._head, tokens.ids[mask], under=under)
+        blank = torch.zeros(mask.shape, device=mask.device)
+        return TokenScores(
+            log_probs=blank.masked_scatter(mask, log_probs), entropy=blank.masked_scatter(mask, entropy)
+        )
+
+    def hidden_states(self, turn: Turn, position: ValuePosition = "pre") -> Float[Tensor, "B T h"]:
+        """Last hidden state before (`pre`) or after (`post`) each token; the policy's adapters are off."""
+        with self.adapters.switched(False):
+            hidden, start = self._hidden(turn)
+        first = start if position == "pre" else start + 1
+        return hidden[:, first : first + turn.tokens.ids.shape[1]]
+
+    def encode(self, texts: list[str]) -> Tokens:
+        """Words of given captions with the end token, right-padded."""
+        rows = [[*self.words(text, add_special_tokens=False).input_ids, self.end] for text in texts]
+        longest, device = max(map(len, rows)), self._head.device
+        ids = torch.tensor([row + [self.pad] * (longest - len(row)) for row in rows], device=device)
+        lengths = torch.tensor([len(row) for row in rows], device=device)
+        return Tokens(ids=ids, mask=torch.arange(longest, device=device)[None] < lengths[:, None])
+
+    def decode(self, tokens: Tokens) -> list[list[str]]:
+        """The text of each token up to the end token, which has none."""
+        return self.pieces(tokens)
+
+    def is_end(self, tokens: Tokens) -> Bool[Tensor, "B T"]:
+        """True where a token that counts is an end token."""
+        return torch.isin(tokens.ids, torch.tensor(self.ends, device=tokens.ids.device)) & tokens.mask
+
+    @torch.no_grad()
+    def write(
+        self,
+        images: Images,
+        *,
+        prompt: str = "",
+        beams: int = 5,
+        no_repeat_ngram: int = 2,
+        min_tokens: int = 4,
+        max_tokens: int = 60,
+    ) -> list[str]:
+        """Captions by beam search; 1 beam and no n-gram rule is greedy."""
+        with self.adapters.switched(True):
+            ids = self._whole.generate(
+                Prompt(texts=[prompt] * len(images), images=images),
+                num_beams=beams,
+                no_repeat_ngram_size=no_repeat_ngram,
+                min_new_tokens=min_tokens,
+                max_new_tokens=max_tokens,
+                suppress_tokens=[self.picture_token],
+            )
+        return [text.strip() for text in self.words.batch_decode(ids, skip_special_tokens=True)]

@@ -1,0 +1,105 @@
+"""From prompts and pictures to what an image-text-to-text model reads, by the checkpoint's own processor.
+
+A processor takes milliseconds a picture, and a training step needs the same prompt in several passes. What a
+prompt looks like in tokens depends on its text and the size of the picture only, so it is remembered.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Int, UInt8
+from PIL import Image
+from torch import Tensor
+from transformers import ProcessorMixin
+
+_REMEMBERED_PROMPTS = 4096
+
+
+@runtime_checkable
+class TurnsInPlane(Protocol):
+    """A model whose picture tokens have positions in a plane (Qwen-VL)."""
+
+    def get_rope_index(self, **inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Positions of prompts: one row each for time, height and width."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptRow:
+    """A prompt in tokens, its picture as placeholders."""
+
+    ids: Int[Tensor, " L"]
+    positions: Int[Tensor, "P L"]
+    """P is 1, or 3 where pictures lie in a plane."""
+
+    @property
+    def shift(self) -> int:
+        """Position of the next token, less the number of tokens before it."""
+        return int(self.positions.max()) + 1 - len(self.ids)
+
+
+class PromptReader:
+    """Prepares prompts with one picture each for a model."""
+
+    def __init__(
+        self, processor: ProcessorMixin, core: Any, *, picture_token: int, template: str | None
+    ) -> None:
+        self.processor: Any = processor
+        self.words = self.processor.tokenizer
+        self.picture_token = picture_token
+        self.template = template
+        self._core = core
+        self.row = lru_cache(_REMEMBERED_PROMPTS)(self._row)
+
+    def text(self, prompt: str) -> str:
+        """The prompt with a place for its picture."""
+        if self.template is not None:
+            return self.template.replace("{prompt}", prompt)
+        if self.processor.chat_template is not None:
+            content = [{"type": "image"}, {"type": "text", "text": prompt}]
+            chat = [{"role": "user", "content": content[: 2 if prompt else 1]}]
+            return self.processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
+        return self.words.convert_ids_to_tokens(self.picture_token) + prompt
+
+    def inputs(self, prompts: list[str], pixels: UInt8[Tensor, "B 3 H W"]) -> dict[str, Tensor]:
+        """Everything the model reads, by the names of its forward pass; prompts are padded on the left."""
+        texts = [self.text(prompt) for prompt in prompts]
+        bos = self.words.bos_token
+        framed = bos is not None and all(text.startswith(bos) for text in texts)
+        made = self.processor(
+            text=texts,
+            images=[Image.fromarray(picture) for picture in pixels.permute(0, 2, 3, 1).cpu().numpy()],
+            add_special_tokens=not framed,
+            padding=True,
+            padding_side="left",
+            return_tensors="pt",
+        )
+        # Some processors make training labels of the prompt, which would have the model compute a loss.
+        inputs = {name: value.to(self._core.device) for name, value in made.items() if name != "labels"}
+        places = (inputs["input_ids"] == self.picture_token).sum(1)
+        if (places == 0).any():
+            raise ValueError(
+                f"the prompt {texts[int(places.argmin())]!r} has no place for its picture; put "
+                f"{self.words.convert_ids_to_tokens(self.picture_token)!r} into the template"
+            )
+        return inputs
+
+    def picture_inputs(self, pixels: UInt8[Tensor, "B 3 H W"]) -> dict[str, Tensor]:
+        """What the vision tower reads."""
+        inputs = self.inputs([""] * len(pixels), pixels)
+        shape = inputs["input_ids"].shape
+        return {name: value for name, value in inputs.items() if value.shape != shape}
+
+    def _row(self, prompt: str, height: int, width: int) -> PromptRow:
+        inputs = self.inputs([prompt], torch.zeros(1, 3, height, width, dtype=torch.uint8))
+        ids = inputs["input_ids"]
+        if isinstance(self._core, TurnsInPlane):
+            known = ("input_ids", "mm_token_type_ids", "image_grid_thw")
+            positions = self._core.get_rope_index(**{k: v for k, v in inputs.items() if k in known})[0][:, 0]
+        else:
+            positions = torch.arange(ids.shape[1], device=ids.device)[None]
+        return PromptRow(ids=ids[0], positions=positions)

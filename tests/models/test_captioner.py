@@ -1,0 +1,270 @@
+"""Any picture-to-text model as a policy, on tiny random LLaVA, Idefics3 and Qwen2-VL.
+
+LLaVA and Idefics3 are loaded from folders in the hub's format. Qwen2-VL's processor needs torchvision for its
+video part, so it is built in memory without that part; everything else of it is transformers' own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_captioners import (
+    EOS,
+    FAMILIES,
+    IMAGE,
+    LAW,
+    PAD,
+    SIDE,
+    TEXTS,
+    TURN,
+    Make,
+    llava,
+    noise,
+    paligemma,
+    prompt,
+)
+from torch import Tensor
+from transformers import Blip2Config, Blip2ForConditionalGeneration
+
+from sightloop.models.captioner import CaptionerSettings, GenericCaptioner
+from sightloop.types import Images, Prompt, Sampling, Tokens, Turn
+
+
+@pytest.mark.parametrize("reuse", [True, False])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_drawn_tokens_score_as_they_were_drawn(make: Make, family: str, reuse: bool) -> None:
+    captioner = make(family, reuse_features=reuse)
+    asked = prompt(captioner)
+    tokens = captioner.sample(asked, LAW)
+    scores = captioner.score(Turn(prompt=asked, tokens=tokens), under=LAW)
+
+    assert tokens.log_probs is not None
+    assert len(set(tokens.ids.flatten().tolist())) > 3
+    torch.testing.assert_close(scores.log_probs, tokens.log_probs, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("reuse", [True, False])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_scores_are_those_of_the_models_own_forward_pass(make: Make, family: str, reuse: bool) -> None:
+    captioner = make(family, stirred=False, reuse_features=reuse)
+    asked = prompt(captioner)
+    ids = torch.randint(IMAGE + 1, 200, (3, 4))
+    turn = Turn(prompt=asked, tokens=Tokens(ids=ids, mask=torch.ones_like(ids, dtype=torch.bool)))
+    scores = captioner.score(turn)
+
+    for row in range(3):
+        # One row has no padding, so transformers needs no help with positions.
+        pixels = asked.images.pixels[row : row + 1]  # pyright: ignore
+        inputs = captioner._composed.reader.inputs([TEXTS[row]], pixels)
+        length = inputs["input_ids"].shape[1]
+        for name, value in inputs.items():
+            if value.shape == (1, length):
+                tail = {"input_ids": ids[row : row + 1], "attention_mask": torch.ones(1, 4)}
+                more = tail.get(name, torch.zeros(1, 4))
+                inputs[name] = torch.cat([value, more.to(value.dtype)], 1)
+        law = captioner.model(**inputs).logits[0, length - 1 : -1].log_softmax(-1)
+        expected = law.gather(1, ids[row, :, None])[:, 0]
+        torch.testing.assert_close(scores.log_probs[row], expected, atol=1e-5, rtol=0)
+        torch.testing.assert_close(scores.entropy[row], -(law.exp() * law).sum(-1), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_both_ways_draw_the_same_and_look_alike_to_a_critic(make: Make, family: str) -> None:
+    composed, whole = make(family), make(family, reuse_features=False)
+    whole.adapters.load_state_dict(composed.adapters.state_dict())
+    ours, theirs = prompt(composed), prompt(whole)
+    tokens = composed.sample(ours, LAW)
+
+    assert not theirs.images.features  # pyright: ignore
+    assert tokens.ids.tolist() == whole.sample(theirs, LAW).ids.tolist()
+    torch.testing.assert_close(
+        composed.hidden_states(Turn(prompt=ours, tokens=tokens))[tokens.mask],
+        whole.hidden_states(Turn(prompt=theirs, tokens=tokens))[tokens.mask],
+        atol=1e-4,
+        rtol=0,
+    )
+
+
+@pytest.mark.parametrize("reuse", [True, False])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_seed_draws_the_same_whatever_else_is_in_the_batch(make: Make, family: str, reuse: bool) -> None:
+    captioner = make(family, reuse_features=reuse)
+    asked = prompt(captioner)
+    together = captioner.sample(asked, LAW)
+
+    for row in range(3):
+        alone = captioner.sample(asked.rows(torch.tensor([row])), LAW)
+        length = int(alone.mask.sum())
+        assert together.mask[row].sum() == length
+        assert together.ids[row, :length].tolist() == alone.ids[0, :length].tolist()
+    other = captioner.sample(replace(asked, seeds=[7, 8, 9]), LAW)
+    assert other.ids.tolist() != together.ids.tolist()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_scores_do_not_depend_on_padding_or_neighbours(make: Make, family: str) -> None:
+    captioner = make(family)
+    asked = prompt(captioner)
+    ids = torch.randint(IMAGE + 1, 200, (3, 5))
+    mask = torch.arange(5)[None] < torch.tensor([[5], [2], [4]])
+    turn = Turn(prompt=asked, tokens=Tokens(ids=ids.masked_fill(~mask, PAD), mask=mask))
+    together = captioner.score(turn).log_probs
+
+    alone = torch.cat([captioner.score(turn.rows(torch.tensor([row]))).log_probs for row in range(3)])
+    padded = replace(turn.tokens, ids=ids.masked_fill(~mask, 77))
+    torch.testing.assert_close(alone, together, atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        captioner.score(replace(turn, tokens=padded)).log_probs, together, atol=1e-6, rtol=0
+    )
+    assert together[~mask].tolist() == [0.0] * 4
+
+
+@pytest.mark.parametrize("reuse", [True, False])
+def test_the_greedy_text_is_the_one_transformers_writes(make: Make, reuse: bool) -> None:
+    captioner = make("llava", reuse_features=reuse)
+    asked = prompt(captioner, ["describe", "describe"])
+    tokens = captioner.sample(asked, Sampling(max_tokens=6, temperature=0))
+    images = asked.images
+    assert isinstance(images, Images)
+    written = captioner.write(
+        images, prompt="describe", beams=1, no_repeat_ngram=0, min_tokens=0, max_tokens=6
+    )
+
+    assert tokens.log_probs is None
+    assert ["".join(row).strip() for row in captioner.decode(tokens)] == written
+
+
+def test_beams_find_a_text_at_least_as_likely_as_the_greedy_one(make: Make) -> None:
+    captioner = make("llava")
+    asked = prompt(captioner)
+    images = asked.images
+    assert isinstance(images, Images)
+
+    def likelihood(beams: int) -> Tensor:
+        ids = captioner._whole.generate(asked, num_beams=beams, max_new_tokens=3, min_new_tokens=3)
+        tokens = Tokens(ids=ids, mask=torch.ones_like(ids, dtype=torch.bool))
+        return captioner.score(Turn(prompt=asked, tokens=tokens)).log_probs.sum(1)
+
+    with captioner.adapters.switched(True):
+        gain = likelihood(8) - likelihood(1)
+    assert (gain > -1e-4).all()
+    assert gain.max() > 0.01
+
+
+def test_the_tower_sees_a_picture_once(make: Make) -> None:
+    captioner = make("llava")
+    seen: list[int] = []
+    tower = captioner.model.model.vision_tower
+    tower.register_forward_hook(lambda module, args, out: seen.append(len(out.last_hidden_state)))
+    asked = prompt(captioner)
+    assert seen == [3]
+    captioner.sample(asked, LAW)
+    seen.clear()  # the first use compares with the model's own pass
+
+    turn = Turn(prompt=asked, tokens=captioner.sample(asked, LAW))
+    captioner.score(turn)
+    captioner.hidden_states(turn)
+    assert captioner.look(asked.images) is asked.images  # pyright: ignore
+    assert seen == []
+    blind = replace(asked, images=Images(pixels=noise(3)))
+    torch.testing.assert_close(
+        captioner.score(replace(turn, prompt=blind)).log_probs, captioner.score(turn).log_probs
+    )
+    assert seen == [3]
+
+
+def test_pictures_and_prompts_decide_what_is_said(make: Make) -> None:
+    captioner = make("llava")
+    tokens = captioner.encode(["a cat"])
+
+    def score(text: str, seed: int) -> Tensor:
+        images = Images(pixels=noise(1, seed=seed))
+        asked = Prompt(texts=[text], images=images)
+        return captioner.score(Turn(prompt=asked, tokens=tokens)).log_probs
+
+    assert (score("a", 0) - score("a", 1)).abs().max() > 0.05
+    assert (score("a", 0) - score("b", 0)).abs().max() > 0.05
+
+
+@pytest.mark.parametrize("reuse", [True, False])
+def test_a_text_that_asks_for_a_picture_stops_there_unfinished(make: Make, reuse: bool) -> None:
+    captioner = make("llava", reuse_features=reuse)
+    head = captioner.model.lm_head.weight
+    head.data[:] = head.data[:1]  # every token is equally likely
+    asked = prompt(captioner, ["describe"] * 64)
+    law = Sampling(max_tokens=60)
+    tokens = captioner.sample(asked, law)
+
+    def last(row: int) -> int:
+        return int(tokens.ids[row, int(tokens.mask[row].sum()) - 1])
+
+    stops = {last(row): row for row in range(64)}
+    assert {EOS, TURN, IMAGE} <= stops.keys()
+    ended = captioner.is_end(tokens).any(1)
+    assert [bool(ended[stops[token]]) for token in (EOS, TURN, IMAGE)] == [True, True, False]
+    scores = captioner.score(Turn(prompt=asked, tokens=tokens), under=law)
+    torch.testing.assert_close(scores.log_probs, tokens.log_probs, atol=1e-4, rtol=0)
+    assert torch.isfinite(captioner.hidden_states(Turn(prompt=asked, tokens=tokens), "post")).all()
+
+
+def test_texts_survive_encoding_and_decoding(make: Make) -> None:
+    captioner = make("idefics3")
+    tokens = captioner.encode(["a cat", "né!"])
+
+    assert tokens.mask.sum(1).tolist() == [6, 5]
+    assert tokens.ids[1].tolist()[4:] == [EOS, PAD]
+    assert ["".join(row) for row in captioner.decode(tokens)] == ["a cat", "né!"]
+    assert captioner.is_end(tokens).sum(1).tolist() == [1, 1]
+
+
+def test_a_prompt_follows_the_chat_template_a_given_one_or_none(make: Make, tmp_path: Path) -> None:
+    chat = make("llava")._composed.reader
+    given = make("llava", template="Q: <image>{prompt} A:")._composed.reader
+    plain = GenericCaptioner.from_pretrained(llava(tmp_path / "plain", chat=False))._composed.reader
+
+    assert chat.text("why?") == "<s>User: <image>why?<turn>Assistant:"
+    assert chat.text("") == "<s>User: <image><turn>Assistant:"
+    assert given.text("why?") == "Q: <image>why? A:"
+    assert plain.text("why?") == "<image>why?"
+    ids = chat.row("why?", SIDE, SIDE).ids.tolist()
+    assert (ids.count(1), ids.count(IMAGE)) == (1, 4)
+
+
+def test_what_cannot_work_is_refused_with_the_reason(make: Make) -> None:
+    with pytest.raises(ValueError, match=r"lora_targets has \['qkv'\]; there are \['down_proj'"):
+        make("llava", lora_targets=("qkv", "q_proj"))
+    blind = make("llava", template="no picture here: {prompt}")
+    with pytest.raises(ValueError, match="<image> tokens in the prompts"):
+        prompt(blind)
+    captioner = make("llava")
+    with pytest.raises(ValueError, match="a caption needs pictures"):
+        captioner.sample(Prompt(texts=["a"]), LAW)
+    with pytest.raises(ValueError, match="needs a captioner of its own"):
+        blip = Blip2ForConditionalGeneration(tiny_blip2())
+        GenericCaptioner(blip, captioner._composed.reader.processor)
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # in its processor
+@pytest.mark.parametrize(
+    ("reuse", "message"), [(True, r"pass of 'paligemma'.*reuse_features=False"), (False, "reads a text")]
+)
+def test_a_model_whose_prompt_looks_ahead_is_refused(reuse: bool, message: str) -> None:
+    captioner = GenericCaptioner(*paligemma(), settings=CaptionerSettings(reuse_features=reuse))
+
+    with pytest.raises(ValueError, match=message):
+        captioner.sample(prompt(captioner), LAW)
+
+
+def tiny_blip2() -> Blip2Config:
+    """The smallest BLIP-2."""
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 20}
+    return Blip2Config(
+        vision_config={**sizes, "intermediate_size": 8, "image_size": 8, "patch_size": 8},
+        qformer_config={**sizes, "intermediate_size": 8, "encoder_hidden_size": 8},
+        text_config={**sizes, "model_type": "opt", "ffn_dim": 8, "word_embed_proj_dim": 8},
+        num_query_tokens=2,
+        image_token_index=19,
+    )
