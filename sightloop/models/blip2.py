@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -45,6 +45,11 @@ class Bridge(nn.Module):
         self.language_projection = model.language_projection
 
 
+class _LoadsBridgeExactly(Blip2ForConditionalGeneration):
+    # Half precision would round the weights that are trained, before the first step.
+    _keep_in_fp32_modules_strict: ClassVar[list[str]] = ["query_tokens", "qformer", "language_projection"]
+
+
 class Blip2Captioner(nn.Module):
     """A `Captioner` on transformers' BLIP-2 with an OPT language model."""
 
@@ -58,14 +63,20 @@ class Blip2Captioner(nn.Module):
         pictures: BlipImageProcessorPil,
     ) -> None:
         super().__init__()
+        text: Any = model.config.text_config
+        if text.model_type != "opt":
+            raise ValueError(
+                f"the language model is {text.model_type!r} and Blip2Captioner drives OPT only; "
+                "use the generic captioner for other models"
+            )
         self.model = model.eval()
         self.words = words
+        self.pictures = pictures
         self.image_size = int(pictures.size["height"])
         mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (pictures.image_mean, pictures.image_std))
         self.register_buffer("pixel_mean", mean, persistent=False)
         self.register_buffer("pixel_std", std, persistent=False)
         self.everyone_done: Callable[[bool], bool] = lambda done: done
-        text: Any = model.config.text_config
         generation: Any = model.generation_config
         self.hidden_size = int(text.hidden_size)
         self.bos = int(_first(generation.bos_token_id, text.bos_token_id))
@@ -87,18 +98,14 @@ class Blip2Captioner(nn.Module):
         Raises:
             ValueError: the folder does not hold a BLIP-2 model with an OPT language model.
         """
-        model = Blip2ForConditionalGeneration.from_pretrained(folder, dtype=dtype)
+        model = _LoadsBridgeExactly.from_pretrained(folder, dtype=dtype)
+        # Its own name would end up in the configuration of an export.
+        model.__class__ = Blip2ForConditionalGeneration
         words = AutoTokenizer.from_pretrained(folder)
         pictures = BlipImageProcessorPil.from_pretrained(folder)
         return Blip2Captioner(model, words, pictures).to(device)
 
     def _freeze(self) -> None:
-        text: Any = self.model.config.text_config
-        if text.model_type != "opt":
-            raise ValueError(
-                f"the language model is {text.model_type!r} and Blip2Captioner drives OPT only; "
-                "use the generic captioner for other models"
-            )
         self.model.requires_grad_(False)
         no_dropout(self.model)
         self.bridge().float().requires_grad_(True)
@@ -260,7 +267,11 @@ class Blip2Captioner(nn.Module):
         greedy.
         """
         context, _ = self._context(Prompt(texts=[prompt] * len(images), images=images))
+        read = [self.bos, *self._text_ids(prompt)]
+        # Embeddings stand for them; the n-gram rule reads the prompt's words here.
+        before = torch.tensor([self.pad] * (context.shape[1] - len(read)) + read, device=context.device)
         ids = self.model.language_model.generate(
+            input_ids=before.expand(len(images), -1),
             inputs_embeds=context,
             attention_mask=torch.ones(context.shape[:2], dtype=torch.long, device=context.device),
             do_sample=False,
@@ -272,7 +283,8 @@ class Blip2Captioner(nn.Module):
             pad_token_id=self.pad,
             bos_token_id=self.bos,
         )
-        return [text.strip() for text in self.words.batch_decode(ids, skip_special_tokens=True)]
+        written = [[id for id in row if id not in self.ends] for row in ids[:, context.shape[1] :].tolist()]
+        return [text.strip() for text in self.words.batch_decode(written, skip_special_tokens=True)]
 
     # -- the critic's trunk
 

@@ -32,7 +32,7 @@ class RewardWeights:
 class JudgeSettings:
     """What judges a caption."""
 
-    model: str = "Salesforce/blip2-itm-vit-g"
+    model: Annotated[str, tyro.conf.arg(aliases=("--judge",))] = "Salesforce/blip2-itm-vit-g"
     """BLIP-2 image-text matcher: folder or hub name. The paper does not name the checkpoint; this one saw
     no labels.
     """
@@ -87,7 +87,7 @@ class DrawSettings:
 class DataSettings:
     """Where pictures come from."""
 
-    images: str = ""
+    images: Annotated[str, tyro.conf.arg(aliases=("--images",))] = ""
     """Folder, glob, tar shards, parquet, video files, or a Karpathy JSON; empty = scenes of the embedded
     world.
     """

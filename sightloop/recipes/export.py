@@ -1,0 +1,57 @@
+"""What the command `export` does: a run's captioner for those who do not have sightloop."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from sightloop.models.blip2 import Blip2Captioner
+from sightloop.models.convert import Card, export_folder, export_tensors
+from sightloop.recipes.restore import Restored, restore
+
+DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+_TOLD = ("recall@1", "recall@5", "mrr", "precision", "told", "length")
+
+
+def export_run(
+    run: Path,
+    output: Path,
+    *,
+    form: Literal["folder", "tensors"],
+    step: str,
+    dtype: Literal["float16", "bfloat16", "float32"],
+    license_name: str,
+) -> None:
+    """Write a run's captioner as a plain BLIP-2 folder with a model card, or as VLRM's 257 tensors.
+
+    Raises:
+        ValueError: no such run or checkpoint, a captioner that is not BLIP-2, or an output that is in the
+        way.
+    """
+    restored = restore(run, step, device=torch.device("cpu"))
+    if not isinstance(restored.policy, Blip2Captioner):
+        raise ValueError(f"{run} trained adapters of {restored.base!r}; export writes BLIP-2 captioners only")
+    if form == "tensors":
+        export_tensors(restored.policy, output, dtype=DTYPES[dtype])
+        return
+    export_folder(
+        restored.policy,
+        output,
+        base=restored.base,
+        card=_card(run, restored, license_name),
+        dtype=DTYPES[dtype],
+    )
+
+
+def _card(run: Path, restored: Restored, license_name: str) -> Card:
+    before, after = _figures(run, 0), _figures(run, restored.step)
+    figures = {name: (before[name], after[name]) for name in _TOLD if name in before and name in after}
+    return Card(base=restored.base, steps=restored.step, figures=figures, license_name=license_name)
+
+
+def _figures(run: Path, step: int) -> dict[str, float]:
+    path = run / "evaluations" / f"held_out_step_{step:06d}.json"
+    return json.loads(path.read_text(encoding="utf-8"))["metrics"] if path.is_file() else {}
