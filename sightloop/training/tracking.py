@@ -33,7 +33,7 @@ def _module(name: str, module: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise ValueError(f"--track {name} needs a missing package: pip install 'sightloop[track]'") from error
+        raise ValueError(f"--track {name}: {error}; pip install 'sightloop[track]'") from error
 
 
 def _wandb(folder: Path, config: dict[str, Any]) -> Log:

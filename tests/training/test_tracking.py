@@ -14,7 +14,7 @@ from sightloop.training.tracking import Tracker, start_trackers
 def test_a_tracker_that_is_not_installed_names_the_extra(name: Tracker, tmp_path: Path) -> None:
     if importlib.util.find_spec(name) is not None:
         pytest.skip(f"{name} is installed here")
-    with pytest.raises(ValueError, match=rf"--track {name} .* pip install 'sightloop\[track\]'"):
+    with pytest.raises(ValueError, match=rf"--track {name}: .*{name}.*; pip install 'sightloop\[track\]'"):
         start_trackers([name], tmp_path, {})
 
 
