@@ -33,7 +33,7 @@ $(STAMP): $(BIN)/python pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(STAMP) ## train the bundled captioner with VLRM on this computer, no download
-	$(BIN)/sightloop train vlrm --run runs/demo-vlrm --overwrite
+	OMP_NUM_THREADS=1 $(BIN)/sightloop train vlrm --run runs/demo-vlrm --overwrite
 
 test: $(STAMP) ## run the tests (ARGS="-m 'not slow'": the quick ones)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ARGS)
@@ -48,5 +48,5 @@ check: $(STAMP) ## lint, format, types, spelling, structure
 weights: $(STAMP) ## make the bundled weights again, from nothing (hours)
 	$(BIN)/python -m sightloop.shapes.pretrain
 
-study: $(STAMP) ## repeat the study of the embedded world
-	$(BIN)/python -m sightloop.shapes.study
+study: $(STAMP) ## repeat the study of VLRM on the embedded world (hours)
+	$(BIN)/python -m sightloop.recipes.study

@@ -225,6 +225,14 @@ def test_links_on_the_page_lead_somewhere(page: str) -> None:
     assert not wrong, "\n".join(wrong)
 
 
+def test_the_makefile_starts_what_exists() -> None:
+    recipes = re.findall(r"^\t\$\(BIN\)/(.+)$", (ROOT / "Makefile").read_text(), flags=re.M)
+    ours = [shlex.split(line) for line in recipes if "sightloop" in line]
+    wrong = [line for words in ours for line in wrong_command(Command(place="Makefile", words=tuple(words)))]
+    assert len(ours) >= 3
+    assert not wrong, "\n".join(wrong)
+
+
 def test_the_checks_see_what_is_wrong() -> None:
     page = (
         "# A page\n`sightloop train vlrm --no-such-option 3` and [a link](nowhere.md)\n[another](#a-page)\n"
