@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sightloop.data.decode import Decoding
 from sightloop.data.images import ImageSet
-from sightloop.data.sources import Source, open_source
+from sightloop.data.sources import FileSource, Source, open_source
 from sightloop.evaluation.captions import caption_measures, truth_measures
 from sightloop.evaluation.retrieval import ClipEncoder, clip_recall, protocol_hash
 from sightloop.recipes.vlrm_config import DataSettings, HeldOutSettings
@@ -48,7 +48,8 @@ class Pictures:
 
     pixels: Tensor
     sources: list[str]
-    references: list[str]
+    references: list[list[str]]
+    """What people wrote about each; empty lists where nothing is known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,8 +66,7 @@ class HeldOut:
         """CLIP Recall, caption measures, and precision of the facts told where scenes are known."""
         captions = self.captions(policy)
         recall = clip_recall(self.encoder, self.embeddings, captions)
-        described = all(self.pictures.references)
-        references = [[reference] for reference in self.pictures.references] if described else None
+        references = self.pictures.references if all(self.pictures.references) else None
         parts = [recall, caption_measures(captions, references=references, flag=contains_bad_phrase)]
         samples = [
             {"source": source, "caption": caption}
@@ -156,9 +156,13 @@ def open_pictures(settings: DataSettings | HeldOutSettings) -> Source:
 def load_pictures(settings: HeldOutSettings, *, size: int) -> Pictures:
     """All held-out pictures in the order of their source."""
     decoding = Decoding(size=size, fit=settings.fit)
-    batches = list(ImageSet(open_pictures(settings), decoding, limit=settings.limit))
+    source = open_pictures(settings)
+    batches = list(ImageSet(source, decoding, limit=settings.limit))
+    sources = [name for batch in batches for name in batch.sources]
+    known = source.all_references if isinstance(source, FileSource) else None
+    references = [[] for _ in sources] if known is None else [list(texts) for texts in known[: len(sources)]]
     return Pictures(
         pixels=torch.cat([batch.images.pixels for batch in batches]),
-        sources=[source for batch in batches for source in batch.sources],
-        references=[reference for batch in batches for reference in batch.references],
+        sources=sources,
+        references=references,
     )
