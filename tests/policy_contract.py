@@ -1,8 +1,6 @@
 """What every captioning policy must keep: one set of checks, run on each of them by the tests of its file.
 
-    @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
-    def test_my_captioner_keeps_the_contract(check, candidate) -> None:
-        check(candidate)
+For each of `CHECKS` (`pytest.mark.parametrize`) call `check(candidate)`.
 """
 
 from __future__ import annotations
@@ -41,13 +39,15 @@ class Candidate:
     vocabulary: int
     max_tokens: int
     natural_logits: Callable[[Images, str, list[int]], Tensor] | None = None
-    """Logits (T, V) of transformers' own forward pass at each token, from one picture, prompt and token ids."""
+    """Logits (T, V) of transformers' own forward pass at each token, of one picture, prompt and token ids."""
 
     def prompt(self, *, texts: list[str] | None = None) -> Prompt:
         """A prompt about all pictures, with a seed each."""
         number = len(self.images)
         texts = [""] * number if texts is None else texts
-        return Prompt(texts=texts, images=self.policy.look(self.images), seeds=[7 + 13 * i for i in range(number)])
+        return Prompt(
+            texts=texts, images=self.policy.look(self.images), seeds=[7 + 13 * i for i in range(number)]
+        )
 
     def law(self, **changes: Any) -> Sampling:
         """A drawing law with this candidate's limit."""
@@ -66,7 +66,9 @@ def same_rows(one: Tokens, other: Tokens) -> None:
     if one.log_probs is None or other.log_probs is None:
         assert one.log_probs is other.log_probs
     else:
-        torch.testing.assert_close(one.log_probs[one.mask], other.log_probs[other.mask], atol=TOLERANCE, rtol=0)
+        torch.testing.assert_close(
+            one.log_probs[one.mask], other.log_probs[other.mask], atol=TOLERANCE, rtol=0
+        )
 
 
 def the_mask_ends_at_the_end_token(candidate: Candidate) -> None:
@@ -85,7 +87,7 @@ def the_mask_ends_at_the_end_token(candidate: Candidate) -> None:
         ended = ends.any(1)
         assert (ended | (lengths == law.max_tokens)).all(), "a text stops before its end"
         num_ended += int(ended.sum())
-    assert 0 < num_ended, "no text ended: the check saw nothing"
+    assert num_ended > 0, "no text ended: the check saw nothing"
 
 
 def texts_come_back_from_their_tokens(candidate: Candidate) -> None:
@@ -185,7 +187,9 @@ def the_natural_law_is_the_whole_models(candidate: Candidate) -> None:
     tokens = candidate.policy.sample(prompt, candidate.law(temperature=2.0))
     scores = candidate.policy.score(Turn(prompt=prompt, tokens=tokens))
     for row, ids in enumerate(texts_of(tokens)):
-        logits = candidate.natural_logits(candidate.images.rows(torch.tensor([row])), candidate.prompts[row], ids)
+        logits = candidate.natural_logits(
+            candidate.images.rows(torch.tensor([row])), candidate.prompts[row], ids
+        )
         law = logits.log_softmax(-1)
         expected = law.gather(1, torch.tensor(ids)[:, None])[:, 0]
         torch.testing.assert_close(scores.log_probs[row, : len(ids)], expected, atol=TOLERANCE, rtol=0)

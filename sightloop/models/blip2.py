@@ -98,7 +98,7 @@ class Blip2Captioner(nn.Module):
         Raises:
             ValueError: the folder does not hold a BLIP-2 model with an OPT language model.
         """
-        model = _LoadsBridgeExactly.from_pretrained(folder, dtype=dtype)
+        model: Any = _LoadsBridgeExactly.from_pretrained(folder, dtype=dtype)
         # Its own name would end up in the configuration of an export.
         model.__class__ = Blip2ForConditionalGeneration
         words = AutoTokenizer.from_pretrained(folder)

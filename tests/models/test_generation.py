@@ -9,7 +9,14 @@ from torch import Tensor
 from transformers.cache_utils import DynamicLayer
 
 from sightloop.models import generation
-from sightloop.models.generation import RoomyLayer, Writer, draw, draw_tokens, token_log_probs, uniform_numbers
+from sightloop.models.generation import (
+    RoomyLayer,
+    Writer,
+    draw,
+    draw_tokens,
+    token_log_probs,
+    uniform_numbers,
+)
 from sightloop.types import Prompt, Sampling, Tokens
 
 LAWS = [
@@ -77,7 +84,9 @@ def test_scores_do_not_depend_on_how_many_rows_are_taken_at_once(num_rows, monke
 
 
 def test_no_rows_have_no_scores() -> None:
-    log_probs, entropy = token_log_probs(torch.randn(0, 8), torch.randn(20, 8), torch.zeros(0, dtype=torch.long))
+    log_probs, entropy = token_log_probs(
+        torch.randn(0, 8), torch.randn(20, 8), torch.zeros(0, dtype=torch.long)
+    )
     assert log_probs.shape == entropy.shape == (0,)
 
 
@@ -190,7 +199,9 @@ def test_the_roomy_cache_holds_what_the_plain_one_holds() -> None:
         assert torch.equal(one, other)
 
 
-@pytest.mark.parametrize("texts", [[""] * 5, ["", "a red", "circle", "a small blue cross", ""]], ids=["even", "ragged"])
+@pytest.mark.parametrize(
+    "texts", [[""] * 5, ["", "a red", "circle", "a small blue cross", ""]], ids=["even", "ragged"]
+)
 def test_greedy_drawing_is_transformers_own(texts) -> None:
     policy = tiny_blip2.captioner()
     prompt = Prompt(texts=texts, images=tiny_blip2.pictures(5))
@@ -212,12 +223,14 @@ def test_greedy_drawing_is_transformers_own(texts) -> None:
 class PlannedText:
     """A model that writes the texts of a plan; counts the rows that it runs.
 
-    Row r writes 10 r + 10, 10 r + 11, ... and after its length the end token 9, so each token names its place.
+    Row r writes 10 r + 10, 10 r + 11, ... and after its length the end token 9: tokens name their place.
     """
 
     def __init__(self, lengths: list[int], *, width: int = 8) -> None:
         self.lengths = lengths
-        rows = [[9 if k == n - 1 else 10 * row + 10 + k for k in range(width)] for row, n in enumerate(lengths)]
+        rows = [
+            [9 if k == n - 1 else 10 * row + 10 + k for k in range(width)] for row, n in enumerate(lengths)
+        ]
         # Row 0 is what an ended text writes on.
         self.plan = torch.tensor([[9] * width, *rows])
         self.rows_run: list[int] = []

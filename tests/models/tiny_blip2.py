@@ -27,13 +27,13 @@ from sightloop.types import Images
 SIDE, NUM_QUERIES, WIDTH = 16, 4, 32
 BOS = WORDS.index("</s>")
 END = WORDS.index("is")
-"""As in the published checkpoints, texts begin with `</s>` and end with an ordinary word (there: a newline)."""
+"""As in the published checkpoints, texts begin with `</s>` and end with an word (there a newline)."""
 MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.3, 0.25]
 
 
 def config(*, image_token_index: int | None = IMAGE, reads_text: bool = False) -> Blip2Config:
     """Two layers of everything, with the dropout of the published configurations."""
-    sizes = {
+    sizes: dict[str, Any] = {
         "hidden_size": WIDTH,
         "intermediate_size": 2 * WIDTH,
         "num_hidden_layers": 2,
@@ -104,7 +104,9 @@ def model(*, image_token_index: int | None = IMAGE, seed: int = 0) -> Blip2ForCo
 
 def captioner(*, image_token_index: int | None = IMAGE, seed: int = 0) -> Blip2Captioner:
     """The same as a policy."""
-    return Blip2Captioner(model(image_token_index=image_token_index, seed=seed), words(), pictures_processor())
+    return Blip2Captioner(
+        model(image_token_index=image_token_index, seed=seed), words(), pictures_processor()
+    )
 
 
 def matcher(*, seed: int = 1) -> Blip2ForImageTextRetrieval:
@@ -131,10 +133,15 @@ def whole_model_logits(policy: Blip2Captioner, images: Images, prompt: str, ids:
     """What transformers' own forward pass says at each of the tokens `ids` about one picture."""
     made: Any = policy.model
     before = policy.words(prompt, add_special_tokens=False).input_ids if prompt else []
-    row = [made.config.image_token_index] * made.config.num_query_tokens + [policy.bos, *before, *ids]
+    text = [policy.bos, *before, *ids]
+    # The features replace the placeholders, so any token will do that the text does not use.
+    placeholder = next(id for id in range(len(WORDS)) if id not in text)
+    row = [placeholder] * made.config.num_query_tokens + text
+    usual, made.config.image_token_index = made.config.image_token_index, placeholder
     logits = made(
         pixel_values=(images.pixels.float() / 255 - policy.pixel_mean) / policy.pixel_std,
         input_ids=torch.tensor([row]),
         attention_mask=torch.ones(1, len(row), dtype=torch.long),
     ).logits
+    made.config.image_token_index = usual
     return logits[0, -len(ids) - 1 : -1].float()
