@@ -27,7 +27,7 @@ def clip_score(
     *,
     references: Sequence[Sequence[str]] | None = None,
 ) -> Evaluation:
-    """`clip_score` of each caption with the picture of the same row, 0 to 2.5; with references `ref_clip_score`.
+    """`clip_score` of each caption and the picture of its row, 0 to 2.5; `ref_clip_score` with references.
 
     Raises:
         ValueError: not one picture and, where given, one list of references a caption.

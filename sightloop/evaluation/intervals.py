@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +27,7 @@ class Interval:
 
 
 def bootstrap_interval(
-    values: Sequence[float] | NDArray[np.float64],
+    values: Sequence[float] | NDArray[np.floating[Any]],
     *,
     groups: Sequence[Hashable] | None = None,
     resamples: int = 10_000,
@@ -63,8 +64,8 @@ def bootstrap_interval(
 
 
 def paired_difference(
-    before: Sequence[float] | NDArray[np.float64],
-    after: Sequence[float] | NDArray[np.float64],
+    before: Sequence[float] | NDArray[np.floating[Any]],
+    after: Sequence[float] | NDArray[np.floating[Any]],
     *,
     groups: Sequence[Hashable] | None = None,
     resamples: int = 10_000,

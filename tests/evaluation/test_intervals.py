@@ -41,6 +41,16 @@ def test_hits_and_misses_follow_the_binomial_law() -> None:
     assert abs(found.high - binomial_quantile(200, 0.3, 0.975) / 200) <= 0.005
 
 
+def test_groups_of_few_kinds_weigh_as_many_samples_as_they_hold() -> None:
+    # 100 groups of three misses, 100 of one hit. With k hits among 200 drawn groups: k of 600 - 2 k samples.
+    values = [0.0, 0.0, 0.0, 1.0] * 100
+    groups = [number for index in range(100) for number in (index, index, index, 100 + index)]
+    found = bootstrap_interval(values, groups=groups, resamples=100_000)
+    low, high = (binomial_quantile(200, 0.5, share) for share in (0.025, 0.975))
+    assert found.low == pytest.approx(low / (600 - 2 * low), abs=0.005)
+    assert found.high == pytest.approx(high / (600 - 2 * high), abs=0.005)
+
+
 def test_values_that_repeat_and_values_that_do_not_get_the_same_interval() -> None:
     hits = np.array([1.0] * 60 + [0.0] * 140)
     distinct = hits + np.arange(200) * 1e-9

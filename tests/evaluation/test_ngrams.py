@@ -119,7 +119,7 @@ def test_bleu_counts_a_word_no_more_often_than_a_reference_has_it() -> None:
 
 def test_bleu_takes_the_closest_reference_length_and_of_two_the_shorter() -> None:
     # Four words against three and five: three, so no penalty.
-    assert bleu(["a b c d"], [["a b c", "a b c d e"]])[0] == pytest.approx(1)
+    assert bleu(["a b c d"], [["a b c d e", "a b c"]])[0] == pytest.approx(1)
 
 
 def test_self_bleu_equals_bleu_against_all_the_others() -> None:
