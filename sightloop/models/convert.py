@@ -1,102 +1,157 @@
 """Trained captioners in and out: VLRM's published forms, and plain transformers folders.
 
 VLRM's authors published 257 tensors (query tokens, Q-Former, language projection) in half precision, and a
-full
-sharded model. Everything written here appears under its final name only when it is complete.
+full sharded model. Everything written here appears under its final name only when it is complete, and nothing
+is loaded unless all of it fits.
 """
 
 from __future__ import annotations
 
+import json
 import os
+import pickle
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
-from transformers import AutoConfig, Blip2ForConditionalGeneration
+from transformers import AutoTokenizer, Blip2Config, Blip2ForConditionalGeneration
+from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
+from transformers.utils.hub import cached_file
 
 from sightloop.models.blip2 import Blip2Captioner, Bridge
 
 BRIDGE_PREFIXES = ("query_tokens", "qformer.", "language_projection.")
 _SHARD = "2GB"
-_NOT_COPIED = {".safetensors", ".bin", ".pt", ".h5", ".msgpack"}
+_NAMED_PROBLEMS = 3
+_WORDS_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+)
+_PICTURES_FILES = ("preprocessor_config.json", "processor_config.json", "chat_template.jinja")
+
+
+# -- in
 
 
 def load_vlrm(model: Blip2ForConditionalGeneration, path: Path) -> None:
     """Put published weights into a BLIP-2 model: the 257 tensors (.pt, .safetensors), or a full folder.
 
     Raises:
-        ValueError: tensors are missing, unknown or of another shape; nothing is loaded then.
+        ValueError: tensors are missing, unknown, of another shape or not finite, or a file cannot be read;
+            nothing is loaded then.
     """
-    tensors = dict(_read(path))
-    bridge = Bridge(model)
-    wanted = bridge.state_dict()
-    given = {name: tensor for name, tensor in tensors.items() if name.startswith(BRIDGE_PREFIXES)}
-    foreign = sorted(set(tensors) - set(given)) if not path.is_dir() else []
-    _require(path, wanted, given, foreign)
+    wanted = Bridge(model).state_dict()
+    given = _read_folder(path) if path.is_dir() else _read(path)
+    problems = [f"{name} is missing" for name in wanted if name not in given]
+    problems += [f"{name} is unknown" for name in given if name not in wanted]
+    for name in (name for name in wanted if name in given):
+        if given[name].shape != wanted[name].shape:
+            shapes = tuple(given[name].shape), tuple(wanted[name].shape)
+            problems.append(f"{name} is {shapes[0]}, the model wants {shapes[1]}")
+        elif not given[name].isfinite().all():
+            problems.append(f"{name} is not finite")
+    _refuse(f"{path} does not fit the model", problems)
     with torch.no_grad():
         for name, tensor in wanted.items():
             tensor.copy_(given[name])
 
 
-def _read(path: Path) -> Iterator[tuple[str, Tensor]]:
-    if path.is_dir():
-        files = sorted(path.glob("*.safetensors")) or sorted(path.glob("*.bin"))
-        if not files:
-            raise ValueError(f"{path} holds no .safetensors and no .bin file")
-        for file in files:
-            yield from _read(file)
-    elif not path.is_file():
-        raise ValueError(f"{path} does not exist; give the published .pt file or the folder of its shards")
-    elif path.suffix == ".safetensors":
-        yield from load_file(path).items()
-    else:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-        if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
-            raise ValueError(f"{path} does not hold a dictionary of tensors")
-        yield from loaded.items()
+def load_published(
+    folder: Path, base: Path | str | None = None, *, dtype: torch.dtype = torch.float32
+) -> Blip2Captioner:
+    """A full published VLRM folder; words and picture preparation are those of `base` if it is given.
 
+    The published configuration predates `image_token_index`, without which current transformers fails; it is
+    filled in as current processors number that token.
 
-def _require(
-    path: Path, wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], foreign: list[str]
-) -> None:
-    problems = [f"{name} is missing" for name in wanted if name not in given]
-    problems += [f"{name} is unknown" for name in [*given, *foreign] if name not in wanted]
-    problems += [
-        f"{name} is {tuple(given[name].shape)}, the model wants {tuple(tensor.shape)}"
-        for name, tensor in wanted.items()
-        if name in given and given[name].shape != tensor.shape
-    ]
-    if problems:
-        more = f", and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise ValueError(f"{path} does not fit the model: {'; '.join(problems[:3])}{more}")
-
-
-def load_published(folder: Path, base: Path, *, dtype: torch.dtype = torch.float32) -> Blip2Captioner:
-    """A full published VLRM folder on the configuration and processor of a current BLIP-2 folder.
-
-    The published configuration predates `image_token_index`, without which current transformers fails.
+    Raises:
+        ValueError: tensors are missing or of another shape, or no number is left for the picture token.
     """
-    model = Blip2ForConditionalGeneration.from_pretrained(
-        folder, config=AutoConfig.from_pretrained(base), dtype=dtype
+    words = AutoTokenizer.from_pretrained(folder if base is None else base)
+    pictures = BlipImageProcessorPil.from_pretrained(folder if base is None else base)
+    config = Blip2Config.from_pretrained(folder)
+    if config.image_token_index is None:
+        config.image_token_index = _picture_token(config, words)
+    loaded: Any = Blip2ForConditionalGeneration.from_pretrained(
+        folder, config=config, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
     )
-    plain = Blip2Captioner.from_pretrained(base, dtype=dtype)
-    return Blip2Captioner(model, plain.words, plain.pictures)
+    model, found = loaded
+    problems = [f"{name} is missing" for name in sorted(found["missing_keys"])]
+    problems += [f"{name} is unknown" for name in sorted(found["unexpected_keys"])]
+    problems += [f"{name} is {given}, not {wanted}" for name, given, wanted in found["mismatched_keys"]]
+    _refuse(f"{folder} is not a whole BLIP-2 model", problems)
+    captioner = Blip2Captioner(model, words, pictures)
+    # Through `dtype`, the trained tensors may have been rounded.
+    load_vlrm(captioner.model, folder)
+    return captioner
+
+
+def _picture_token(config: Blip2Config, words: Any) -> int:
+    known = words.get_vocab().get("<image>")
+    token = len(words) if known is None else known
+    text: Any = config.text_config
+    if token >= text.vocab_size:
+        raise ValueError(
+            f"the configuration has no image_token_index, and token {token} is beyond the vocabulary of "
+            f"{text.vocab_size}; set image_token_index in config.json"
+        )
+    return token
+
+
+def _read_folder(folder: Path) -> dict[str, Tensor]:
+    files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
+    if not files:
+        raise ValueError(f"{folder} holds no .safetensors and no .bin file")
+    return {name: tensor for file in files for name, tensor in _read(file, BRIDGE_PREFIXES).items()}
+
+
+def _read(file: Path, prefixes: tuple[str, ...] = ("",)) -> dict[str, Tensor]:
+    """The tensors of a file whose names start with one of the prefixes."""
+    if not file.is_file():
+        raise ValueError(f"{file} does not exist; give the published .pt file or the folder of its shards")
+    try:
+        if file.suffix == ".safetensors":
+            with safe_open(file, framework="pt") as tensors:
+                names = [name for name in tensors.keys() if name.startswith(prefixes)]  # noqa: SIM118
+                return {name: tensors.get_tensor(name) for name in names}
+        loaded = torch.load(file, map_location="cpu", weights_only=True)
+    except (SafetensorError, RuntimeError, pickle.UnpicklingError, EOFError, OSError) as error:
+        raise ValueError(f"{file} cannot be read ({error}); download it again") from error
+    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
+        raise ValueError(f"{file} does not hold a dictionary of tensors")
+    return {name: tensor for name, tensor in loaded.items() if name.startswith(prefixes)}
+
+
+def _refuse(what: str, problems: Sequence[str]) -> None:
+    if problems:
+        hidden = len(problems) - _NAMED_PROBLEMS
+        more = f", and {hidden} more" if hidden > 0 else ""
+        raise ValueError(f"{what}: {'; '.join(problems[:_NAMED_PROBLEMS])}{more}")
+
+
+# -- out
 
 
 def export_tensors(captioner: Blip2Captioner, path: Path, *, dtype: torch.dtype = torch.float16) -> None:
-    """Write query tokens, Q-Former and projection under their published names; .pt or .safetensors."""
-    tensors = {
-        name: tensor.detach().to("cpu", dtype).contiguous()
-        for name, tensor in captioner.bridge().state_dict().items()
-    }
+    """Write query tokens, Q-Former and projection under their published names; .pt or .safetensors.
+
+    Raises:
+        ValueError: another ending, or a weight too large for `dtype`.
+    """
     if path.suffix not in {".pt", ".safetensors"}:
         raise ValueError(f"{path} must end in .pt or .safetensors")
+    tensors = _cast(captioner.bridge().state_dict(), dtype)
     with _whole(path) as partial:
         if path.suffix == ".pt":
             torch.save(tensors, partial)
@@ -116,36 +171,101 @@ class Card:
 
 
 def export_folder(
-    captioner: Blip2Captioner, output: Path, *, base: str, card: Card, dtype: torch.dtype = torch.float16
+    captioner: Blip2Captioner,
+    output: Path,
+    *,
+    base: str,
+    card: Card,
+    dtype: torch.dtype = torch.float16,
+    shard: str = _SHARD,
 ) -> None:
     """Write a folder that `Blip2ForConditionalGeneration.from_pretrained` loads without sightloop.
 
+    The processor's files are those of `base`, a folder or a name on the hub.
+
     Raises:
-        ValueError: the output exists and is not empty.
+        ValueError: the output is in the way, or a weight is too large for `dtype`.
     """
-    if output.exists() and any(output.iterdir()):
+    if output.is_file() or (output.is_dir() and any(output.iterdir())):
         raise ValueError(f"{output} is not empty; choose another folder")
-    model: Any = captioner.model
+    state = _cast(captioner.model.state_dict(), dtype)
+    with torch.device("meta"):
+        plain = set(Blip2ForConditionalGeneration(captioner.model.config).state_dict())
+    _refuse("the model has parts that transformers does not know", sorted(set(state) - plain))
     with _whole(output) as partial:
         partial.mkdir(parents=True)
-        state = {name: tensor.detach().to("cpu", dtype) for name, tensor in model.state_dict().items()}
-        model.save_pretrained(partial, state_dict=state, max_shard_size=_SHARD)
-        captioner.words.save_pretrained(partial)
-        captioner.pictures.save_pretrained(partial)
-        for file in Path(base).iterdir() if Path(base).is_dir() else ():
-            if file.is_file() and file.suffix not in _NOT_COPIED and not (partial / file.name).exists():
-                shutil.copy(file, partial / file.name)
+        captioner.model.save_pretrained(partial, state_dict=state, max_shard_size=shard)
+        _write_config(captioner, partial / "config.json", dtype)
+        _write_processor(captioner, partial, base)
         (partial / "README.md").write_text(card_text(card), encoding="utf-8")
+
+
+def _cast(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """The same tensors in `dtype`; tensors that share memory still do."""
+    made: dict[tuple[int, torch.Size], Tensor] = {}
+    for tensor in tensors.values():
+        key = (tensor.data_ptr(), tensor.shape)
+        if key not in made:
+            made[key] = tensor.detach().to("cpu", dtype if tensor.is_floating_point() else None).contiguous()
+    cast = {name: made[tensor.data_ptr(), tensor.shape] for name, tensor in tensors.items()}
+    spoiled = [name for name, tensor in cast.items() if not tensor.isfinite().all()]
+    _refuse(f"not finite in {dtype}; choose another dtype", spoiled)
+    return cast
+
+
+def _write_config(captioner: Blip2Captioner, file: Path, dtype: torch.dtype) -> None:
+    def corrected(value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        # transformers states the precision of the first weight in memory, which is a trained one.
+        return {k: str(dtype).split(".")[1] if k == "dtype" else corrected(v) for k, v in value.items()}
+
+    config = corrected(json.loads(file.read_text(encoding="utf-8")))
+    if config.get("image_token_index") is None:
+        config["image_token_index"] = _picture_token(captioner.model.config, captioner.words)
+    _write_json(file, config)
+
+
+def _write_processor(captioner: Blip2Captioner, folder: Path, base: str) -> None:
+    found = {name: _file_of(base, name) for name in (*_WORDS_FILES, *_PICTURES_FILES)}
+    for name, source in found.items():
+        if source is not None:
+            shutil.copyfile(source, folder / name)
+    if all(found[name] is None for name in _WORDS_FILES):
+        captioner.words.save_pretrained(folder)
+    if all(found[name] is None for name in _PICTURES_FILES):
+        captioner.pictures.save_pretrained(folder)
+    file = folder / "processor_config.json"
+    settings = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    if settings.get("num_query_tokens") is None:
+        # Older folders lack it, and their processor then leaves the picture out of the prompt.
+        number = captioner.model.config.num_query_tokens
+        _write_json(file, settings | {"num_query_tokens": number, "processor_class": "Blip2Processor"})
+
+
+def _file_of(base: str, name: str) -> str | None:
+    return cached_file(
+        base,
+        name,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+        _raise_exceptions_for_gated_repo=False,
+    )
+
+
+def _write_json(file: Path, content: dict[str, Any]) -> None:
+    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def card_text(card: Card) -> str:
     """The model card as Markdown with the hub's header."""
-    head = ["---", "library_name: transformers", "pipeline_tag: image-to-text"]
-    if card.license_name:
-        head.append(f"license: {card.license_name}")
-    if not Path(card.base).exists():
-        head.append(f"base_model: {card.base}")
+    on_hub = not Path(card.base).exists()
+    head = ["---", "library_name: transformers", "pipeline_tag: image-to-text", "language: en"]
+    head += [f"license: {card.license_name}"] if card.license_name else []
+    head += [f"base_model: {card.base}"] if on_hub else []
     rows = [f"| {name} | {before:.3f} | {after:.3f} |" for name, (before, after) in card.figures.items()]
+    table = ["| held-out figure | before | after |", "|---|--:|--:|", *rows, ""] if rows else []
+    name = f"[{card.base}](https://huggingface.co/{card.base})" if on_hub else f"`{Path(card.base).name}`"
     lines = [
         *head,
         "tags: [image-captioning, reinforcement-learning, vlrm, sightloop]",
@@ -153,24 +273,26 @@ def card_text(card: Card) -> str:
         "",
         "# A BLIP-2 captioner trained by what a judge sees",
         "",
-        f"`{Path(card.base).name}` after {card.steps} steps of VLRM (arXiv 2404.01911) with sightloop:",
-        "query tokens, Q-Former and language projection were trained on the judgement of a frozen",
-        "image-text matcher, a language model and text rules, without reference captions. Vision tower",
-        "and language model are those of the base.",
+        f"{name} after {card.steps} steps of VLRM ([arXiv 2404.01911](https://arxiv.org/abs/2404.01911))",
+        "with sightloop: query tokens, Q-Former and language projection were trained on the judgement of a",
+        "frozen image-text matcher, a language model and text rules, without reference captions. Vision",
+        "tower and language model are those of the base.",
         "",
-        "| held-out figure | before | after |",
-        "|---|--:|--:|",
-        *rows,
-        "",
+        *table,
         "```python",
         "from transformers import AutoProcessor, Blip2ForConditionalGeneration",
         "",
         'model = Blip2ForConditionalGeneration.from_pretrained("FOLDER")',
         'processor = AutoProcessor.from_pretrained("FOLDER")',
+        'inputs = processor(images=image, return_tensors="pt").to(model.dtype)',
+        "ids = model.generate(",
+        "    **inputs, num_beams=5, no_repeat_ngram_size=2, min_new_tokens=4, max_new_tokens=60",
+        ")",
+        "print(processor.batch_decode(ids, skip_special_tokens=True)[0].strip())",
         "```",
         "",
-        "Captions are longer than the base model's and may name things that are not there; check before",
-        "relying on them. The paper decodes with 5 beams, no repeated bigram, 4 to 60 new tokens.",
+        "The decoding is the paper's. Captions are longer than the base model's and may name things that are",
+        "not there; check before relying on them. The licence of the base model applies as well.",
     ]
     return "\n".join(lines) + "\n"
 
