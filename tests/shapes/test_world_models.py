@@ -1,0 +1,167 @@
+"""The bundled weights: small, loadable, and good enough at what they are for."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from sightloop.evaluation.retrieval import ClipEncoder
+from sightloop.models.blip2 import Blip2Captioner, same_tower
+from sightloop.rewards.similarity import ClipSimilarity, ItmSimilarity
+from sightloop.shapes.language import SPECIALS, WORDS, caption, count_facts, full_caption, parses
+from sightloop.shapes.models import (
+    EOS,
+    PAD,
+    WEIGHTS,
+    new_captioner,
+    new_clip,
+    new_judge,
+    save_model,
+    tokenizer,
+)
+from sightloop.shapes.scenes import Scene, mutate, render, sample_scene
+from sightloop.types import Images, Prompt, Sampling
+
+NUMBER = 120
+JUDGES = ("judge", "judge_forgiving", "judge_hackable")
+FOLDERS = ("captioner", "clip", "clip_retrieval", *JUDGES)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fresh:
+    """Scenes that no stage of pre-training has seen."""
+
+    scenes: list[Scene]
+    images: Images
+
+
+@pytest.fixture(scope="module")
+def fresh() -> Fresh:
+    rng = np.random.default_rng(2024)
+    scenes = [sample_scene(rng) for _ in range(NUMBER)]
+    pixels = torch.from_numpy(np.stack([render(scene, rng) for scene in scenes])).permute(0, 3, 1, 2)
+    return Fresh(scenes=scenes, images=Images(pixels=pixels.contiguous()))
+
+
+# -- the files
+
+
+def test_all_bundled_files_together_are_under_10_megabytes() -> None:
+    sizes = [path.stat().st_size for path in WEIGHTS.rglob("*") if path.is_file()]
+    assert 0 < sum(sizes) < 10_000_000
+    assert {folder.name for folder in WEIGHTS.iterdir()} == set(FOLDERS)
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_bundled_tensors_are_finite_and_in_half_precision(name) -> None:
+    with safe_open(WEIGHTS / name / "model.safetensors", "pt") as file:
+        for key in file.keys():  # noqa: SIM118
+            tensor = file.get_tensor(key)
+            assert not tensor.is_floating_point() or tensor.dtype == torch.float16
+            assert tensor.isfinite().all(), key
+
+
+@pytest.mark.parametrize("frame", [False, True])
+def test_the_tokenizer_reads_back_what_it_wrote(frame) -> None:
+    words = tokenizer(frame=frame)
+    text = "a small red circle top-left, a blue cross on white"
+    ids = words(text).input_ids
+    assert words.decode(ids, skip_special_tokens=True) == text
+    assert len(ids) == 11 + 2 * frame
+    assert words("a pink circle").input_ids.count(SPECIALS.index("<unk>")) == 1
+    assert (words.eos_token_id, words.pad_token_id) == (EOS, PAD)
+    assert len(words) == len(WORDS)
+
+
+def test_new_models_are_saved_as_folders_that_load(tmp_path) -> None:
+    torch.manual_seed(0)
+    save_model(new_captioner(), tmp_path / "captioner")
+    save_model(new_judge(), tmp_path / "judge")
+    save_model(new_clip(32), tmp_path / "clip")
+    policy = Blip2Captioner.from_pretrained(tmp_path / "captioner")
+    images = Images(pixels=torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8))
+    tokens = policy.sample(Prompt(texts=["", ""], images=images), Sampling(max_tokens=4))
+    texts = ["".join(row) for row in policy.decode(tokens)]
+    assert ItmSimilarity.from_pretrained(tmp_path / "judge").logits(images, texts).isfinite().all()
+    assert ClipSimilarity.from_pretrained(tmp_path / "clip").cosines(images, texts).isfinite().all()
+
+
+# -- what they can do
+
+
+def captions_of(policy: Blip2Captioner, images: Images, temperature: float) -> list[str]:
+    prompt = Prompt(texts=[""] * len(images), images=images, seeds=list(range(len(images))))
+    tokens = policy.sample(prompt, Sampling(max_tokens=36, temperature=temperature))
+    return ["".join(row).strip() for row in policy.decode(tokens)]
+
+
+def test_the_captioner_is_right_when_it_tells_much_and_often_tells_little(fresh) -> None:
+    policy = Blip2Captioner.from_pretrained(WEIGHTS / "captioner")
+    images = policy.look(fresh.images)
+    greedy, drawn = captions_of(policy, images, 0.0), captions_of(policy, images, 1.0)
+    assert all(map(parses, greedy))
+    counts = [
+        count_facts(scene, text)
+        for texts in (greedy, drawn)
+        for scene, text in zip(fresh.scenes, texts, strict=True)
+    ]
+    long = [count for count in counts if count.true + count.false >= 8]
+    assert len(long) > 20
+    assert sum(count.true for count in long) / sum(count.true + count.false for count in long) > 0.98
+    told = sum(count.true for count in counts) / sum(count.total for count in counts)
+    assert told < 0.5, "the base captioner leaves nothing to learn"
+
+
+def logits_of(judge: ItmSimilarity, fresh: Fresh) -> dict[str, Tensor]:
+    rng = np.random.default_rng(5)
+    images = judge.look(fresh.images)
+    wrong: list[Scene] = []
+    for scene in fresh.scenes:
+        other = scene
+        while other == scene:
+            other = mutate(scene, rng)
+        wrong.append(other)
+    texts = {
+        "full": [full_caption(scene) for scene in fresh.scenes],
+        "short": [caption(scene, "short", rng) for scene in fresh.scenes],
+        "one wrong": [full_caption(scene) for scene in wrong],
+        "prefixed": ["there is " + full_caption(scene) for scene in fresh.scenes],
+    }
+    return {kind: judge.logits(images, each) for kind, each in texts.items()}
+
+
+@pytest.mark.parametrize("name", JUDGES)
+def test_judges_prefer_full_captions_and_see_one_wrong_fact(name, fresh) -> None:
+    logits = logits_of(ItmSimilarity.from_pretrained(WEIGHTS / name), fresh)
+    assert (logits["full"] > logits["short"]).float().mean() > 0.95
+    assert (logits["full"] > logits["one wrong"]).float().mean() > 0.95
+    fall = (logits["full"] - logits["one wrong"]).mean()
+    bonus = (logits["prefixed"] - logits["full"]).mean()
+    # What the tastes differ in: a wrong fact costs the forgiving judge's captions less than telling little does,
+    # and empty prefixes please the hackable judge alone.
+    assert fall > (1.0 if name == "judge_forgiving" else 2.0)
+    assert ((logits["one wrong"] > logits["short"]).float().mean() > 0.6) == (name == "judge_forgiving")
+    assert (bonus > 0.8) == (name == "judge_hackable")
+    assert bonus > -0.3
+
+
+@pytest.mark.parametrize("name", ["clip", "clip_retrieval"])
+def test_clip_finds_pictures_by_their_full_captions(name, fresh) -> None:
+    encoder = ClipEncoder.from_pretrained(WEIGHTS / name)
+    images = encoder.images(fresh.images.pixels)
+    cosines = encoder.texts([full_caption(scene) for scene in fresh.scenes]) @ images.T
+    assert (cosines.argmax(1) == torch.arange(NUMBER)).float().mean() > 0.93
+    rng = np.random.default_rng(1)
+    short = encoder.texts([caption(scene, "short", rng) for scene in fresh.scenes]) @ images.T
+    assert (short.argmax(1) == torch.arange(NUMBER)).float().mean() < 0.6, (
+        "short captions leave nothing to gain"
+    )
+
+
+def test_captioner_and_judges_have_one_tower() -> None:
+    policy = Blip2Captioner.from_pretrained(WEIGHTS / "captioner")
+    for name in JUDGES:
+        assert same_tower(policy.model.vision_model, ItmSimilarity.from_pretrained(WEIGHTS / name).tower)
