@@ -141,22 +141,8 @@ def test_thirty_steps_make_captions_longer_and_keep_them_true(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(vlrm, "NUM_SCENES", 1024)
-    main(
-        [
-            "train",
-            "vlrm",
-            "--run",
-            str(tmp_path / "run"),
-            "--steps",
-            "30",
-            "--eval-every",
-            "30",
-            "--batch",
-            "128",
-            "--held-out.limit",
-            "300",
-        ]
-    )
+    length = ["--steps", "30", "--eval-every", "30", "--batch", "128", "--held-out.limit", "300"]
+    main(["train", "vlrm", "--run", str(tmp_path / "run"), *length])
     before, after = (record for record in figures(tmp_path / "run") if record["kind"] == "eval")
     assert after["held_out/recall@1"] > before["held_out/recall@1"] + 0.15
     assert after["held_out/told"] > 1.3 * before["held_out/told"]
