@@ -75,7 +75,9 @@ def read_checkpoint(
         )
     load_trainable(saved.folder, trainable)
     options = [{name: group[name] for name in group if name != "params"} for group in optimizer.param_groups]
-    optimizer.load_state_dict(torch.load(saved.folder / "optimizer.pt", weights_only=True))
+    optimizer.load_state_dict(
+        torch.load(saved.folder / "optimizer.pt", weights_only=True, map_location="cpu")
+    )
     # Rates come from the schedule, which may have been changed on purpose; only the moments are restored.
     for group, kept in zip(optimizer.param_groups, options, strict=True):
         group.update(kept)

@@ -53,7 +53,7 @@ def test_a_killed_run_goes_on_bit_by_bit_as_if_undisturbed(tmp_path: Path) -> No
 
 @pytest.mark.slow
 def test_a_run_may_be_killed_at_any_moment(tmp_path: Path) -> None:
-    moments = [str(moment) for moment in range(1, 190, 9)]
+    moments = [str(moment) for moment in range(1, 190, 19)]
     assert killed(tmp_path, moments) == {moment: [] for moment in moments}
 
 
