@@ -132,7 +132,7 @@ def test_a_mistake_is_one_line(words: list[str], message: str, capsys: pytest.Ca
 
 def test_an_unknown_command_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        main(["trian"])
+        main(["trainn"])
     assert "did you mean 'train'?" in capsys.readouterr().err
 
 
