@@ -60,8 +60,8 @@ def test_all_forms_of_a_captions_file_say_the_same(folder: Path, name: str, text
 def test_line_separators_inside_of_a_caption_do_not_end_the_line(folder: Path) -> None:
     text = '{"image": "a.png", "caption": "a\u2028b"}\n{"image": "b.png", "caption": "c\u0085d"}\n'
     assert read_captions(written(folder, "x.jsonl", text)).captions == ["a\u2028b", "c\u0085d"]
-    table = 'image,caption\na.png,"two\nlines"\nb.png,one\u2028\n'
-    assert read_captions(written(folder, "x.csv", table)).captions == ["two\nlines", "one\u2028"]
+    table = 'image,caption\na.png,"two\nlines"\nb.png,one\u2028two\n'
+    assert read_captions(written(folder, "x.csv", table)).captions == ["two\nlines", "one\u2028two"]
 
 
 def test_relative_paths_can_start_elsewhere(folder: Path) -> None:

@@ -225,6 +225,8 @@ def test_clip_score_is_two_and_a_half_times_the_cosine(encoder: ClipEncoder, wor
     wanted = 2.5 * (images * texts).sum(1).clamp(min=0)
     assert found.per_sample["clip_score"] == pytest.approx(wanted.tolist(), abs=1e-4)
     assert found.metrics["clip_score"] == pytest.approx(wanted.mean().item(), abs=1e-4)
+    assert wanted.gt(0).all()
+    assert clip_score(encoder, -images, captions).metrics["clip_score"] == 0
 
 
 def test_ref_clip_score_is_the_harmonic_mean_with_the_best_reference(encoder: ClipEncoder, world) -> None:
