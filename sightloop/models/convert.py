@@ -61,7 +61,7 @@ def load_vlrm(model: Blip2ForConditionalGeneration, path: Path) -> None:
             problems.append(f"{name} is {shapes[0]}, the model wants {shapes[1]}")
         elif not given[name].isfinite().all():
             problems.append(f"{name} is not finite")
-    _refuse(f"{path} does not fit the model", problems)
+    refuse(f"{path} does not fit the model", problems)
     with torch.no_grad():
         for name, tensor in wanted.items():
             tensor.copy_(given[name])
@@ -90,7 +90,7 @@ def load_published(
     problems = [f"{name} is missing" for name in sorted(found["missing_keys"])]
     problems += [f"{name} is unknown" for name in sorted(found["unexpected_keys"])]
     problems += [f"{name} is {given}, not {wanted}" for name, given, wanted in found["mismatched_keys"]]
-    _refuse(f"{folder} is not a whole BLIP-2 model", problems)
+    refuse(f"{folder} is not a whole BLIP-2 model", problems)
     captioner = Blip2Captioner(model, words, pictures)
     # Through `dtype`, the trained tensors may have been rounded.
     load_vlrm(captioner.model, folder)
@@ -133,7 +133,8 @@ def _read(file: Path, prefixes: tuple[str, ...] = ("",)) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in loaded.items() if name.startswith(prefixes)}
 
 
-def _refuse(what: str, problems: Sequence[str]) -> None:
+def refuse(what: str, problems: Sequence[str]) -> None:
+    """Raise a ValueError that names the first problems, if there are any."""
     if problems:
         hidden = len(problems) - _NAMED_PROBLEMS
         more = f", and {hidden} more" if hidden > 0 else ""
@@ -152,7 +153,7 @@ def export_tensors(captioner: Blip2Captioner, path: Path, *, dtype: torch.dtype 
     if path.suffix not in {".pt", ".safetensors"}:
         raise ValueError(f"{path} must end in .pt or .safetensors")
     tensors = _cast(captioner.bridge().state_dict(), dtype)
-    with _whole(path) as partial:
+    with whole(path) as partial:
         if path.suffix == ".pt":
             torch.save(tensors, partial)
         else:
@@ -191,8 +192,8 @@ def export_folder(
     state = _cast(captioner.model.state_dict(), dtype)
     with torch.device("meta"):
         plain = set(Blip2ForConditionalGeneration(captioner.model.config).state_dict())
-    _refuse("the model has parts that transformers does not know", sorted(set(state) - plain))
-    with _whole(output) as partial:
+    refuse("the model has parts that transformers does not know", sorted(set(state) - plain))
+    with whole(output) as partial:
         partial.mkdir(parents=True)
         captioner.model.save_pretrained(partial, state_dict=state, max_shard_size=shard)
         _write_config(captioner, partial / "config.json", dtype)
@@ -209,7 +210,7 @@ def _cast(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor
             made[key] = tensor.detach().to("cpu", dtype if tensor.is_floating_point() else None).contiguous()
     cast = {name: made[tensor.data_ptr(), tensor.shape] for name, tensor in tensors.items()}
     spoiled = [name for name, tensor in cast.items() if not tensor.isfinite().all()]
-    _refuse(f"not finite in {dtype}; choose another dtype", spoiled)
+    refuse(f"not finite in {dtype}; choose another dtype", spoiled)
     return cast
 
 
@@ -298,7 +299,8 @@ def card_text(card: Card) -> str:
 
 
 @contextmanager
-def _whole(path: Path) -> Iterator[Path]:
+def whole(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` for a file or folder, renamed to it if nothing fails inside."""
     # The suffix stays last: writers choose their format by it.
     partial = path.with_name(f".partial-{path.name}")
     shutil.rmtree(partial, ignore_errors=True)

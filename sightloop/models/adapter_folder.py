@@ -1,0 +1,87 @@
+"""A captioner's trained adapters as a folder that peft loads without sightloop, and back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from sightloop.models.captioner import GenericCaptioner
+from sightloop.models.convert import refuse, whole
+
+_CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_PREFIX = "base_model.model."
+
+
+def export_adapter(captioner: GenericCaptioner, output: Path, *, base: str) -> None:
+    """Write the adapters over `base` (folder or hub name) for `peft.PeftModel.from_pretrained`.
+
+    Raises:
+        ValueError: the output is in the way.
+    """
+    if output.is_file() or (output.is_dir() and any(output.iterdir())):
+        raise ValueError(f"{output} is not empty; choose another folder")
+    adapters = captioner.adapters
+    rank = len(next(iter(adapters.down.values())))
+    config = {
+        "peft_type": "LORA",
+        "base_model_name_or_path": base,
+        "r": rank,
+        "lora_alpha": adapters.scale * rank,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "target_modules": sorted(_paths(captioner).values()),
+        "inference_mode": True,
+    }
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in _named(captioner).items()}
+    with whole(output) as partial:
+        partial.mkdir(parents=True)
+        (partial / _CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        save_file(tensors, partial / _WEIGHTS, metadata={"format": "pt"})
+
+
+def load_adapter(captioner: GenericCaptioner, folder: Path) -> None:
+    """Put adapters from a peft folder into a captioner of the same rank, scale and layers.
+
+    Raises:
+        ValueError: the adapters do not fit; nothing is loaded then.
+    """
+    if not (folder / _CONFIG).is_file() or not (folder / _WEIGHTS).is_file():
+        raise ValueError(f"{folder} is not an adapter folder; it needs {_CONFIG} and {_WEIGHTS}")
+    config: dict[str, Any] = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
+    wanted, given = _named(captioner), load_file(folder / _WEIGHTS)
+    problems = [f"{name} is missing" for name in wanted if name not in given]
+    problems += [f"{name} is unknown" for name in given if name not in wanted]
+    problems += [
+        f"{name} is {tuple(given[name].shape)}, the captioner wants {tuple(tensor.shape)}"
+        for name, tensor in wanted.items()
+        if name in given and given[name].shape != tensor.shape
+    ]
+    scale = config["lora_alpha"] / config["r"]
+    if scale != captioner.adapters.scale:
+        problems.append(f"alpha / rank is {scale:g}, the captioner has {captioner.adapters.scale:g}")
+    # They change the numbers without changing a name.
+    problems += [f"{name} is on" for name in ("use_rslora", "use_dora", "fan_in_fan_out") if config.get(name)]
+    refuse(f"{folder} does not fit the captioner", problems)
+    with torch.no_grad():
+        for name, tensor in wanted.items():
+            tensor.copy_(given[name])
+
+
+def _paths(captioner: GenericCaptioner) -> dict[str, str]:
+    """Where each adapted layer lies in the whole model."""
+    linears = captioner.trunk_linears()
+    names = {id(linears[key.replace("/", ".")]): key for key in captioner.adapters.down}
+    return {names[id(part)]: path for path, part in captioner.model.named_modules() if id(part) in names}
+
+
+def _named(captioner: GenericCaptioner) -> dict[str, Tensor]:
+    named: dict[str, Tensor] = {}
+    for key, path in _paths(captioner).items():
+        named[f"{_PREFIX}{path}.lora_A.weight"] = captioner.adapters.down[key]
+        named[f"{_PREFIX}{path}.lora_B.weight"] = captioner.adapters.up[key]
+    return named
