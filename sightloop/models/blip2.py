@@ -23,7 +23,7 @@ from transformers.cache_utils import Cache
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
 from sightloop.models.critic import ValuePosition
-from sightloop.models.generation import Writer, draw_tokens, token_log_probs
+from sightloop.models.generation import Writer, draw_tokens, like_lengths, token_log_probs
 from sightloop.models.pieces import Pieces
 from sightloop.models.recompute import Contexts, Recomputation
 from sightloop.types import Images, Prompt, Sampling, Tokens, TokenScores, Turn
@@ -190,15 +190,28 @@ class Blip2Captioner(nn.Module):
         )
         return out.last_hidden_state
 
-    def _read(self, turn: Turn, *, through_bridge: bool) -> tuple[Float[Tensor, "B L h"], int]:
-        """Hidden states over context and all tokens, and the position that predicts the first token."""
+    def _read(self, turn: Turn, *, through_bridge: bool) -> Float[Tensor, "B L h"]:
+        """The hidden state before the first token and after each one, T + 1 positions; where no gradient is
+        asked for, 0 behind the last token that counts.
+        """
+        if torch.is_grad_enabled():
+            return self._read_rows(turn, through_bridge=through_bridge)
+        size, width = turn.tokens.ids.shape
+        hidden = self._head.new_zeros(size, width + 1, self._head.shape[1])
+        for rows, length in like_lengths(turn.tokens.mask):
+            part = turn.rows(rows)
+            shorter = Tokens(ids=part.tokens.ids[:, :length], mask=part.tokens.mask[:, :length])
+            hidden[rows, : length + 1] = self._read_rows(replace(part, tokens=shorter), through_bridge=False)
+        return hidden
+
+    def _read_rows(self, turn: Turn, *, through_bridge: bool) -> Float[Tensor, "B L h"]:
         with torch.set_grad_enabled(through_bridge and torch.is_grad_enabled()):
             context, mask = self._context(turn.prompt)
         embeds = torch.cat([context, self._embed(turn.tokens.ids)], 1)
         if mask is not None:
             mask = F.pad(mask, (0, turn.tokens.ids.shape[1]), value=True)
         with self._language_layers.active():
-            return self._run(embeds, mask), context.shape[1] - 1
+            return self._run(embeds, mask)[:, context.shape[1] - 1 :]
 
     # -- the policy
 
@@ -220,19 +233,19 @@ class Blip2Captioner(nn.Module):
     def score(self, turn: Turn, under: Sampling | None = None) -> TokenScores:
         """Log-probabilities under the model's own law (None), or under a temperature and top-k."""
         mask = turn.tokens.mask
-        shorter = Tokens(ids=turn.tokens.ids[:, :-1], mask=mask[:, :-1])
-        hidden, start = self._read(replace(turn, tokens=shorter), through_bridge=True)
-        predicting = hidden[:, start : start + mask.shape[1]]
+        hidden = self._read(_without_last(turn), through_bridge=True)
         return _scattered(
-            mask, *token_log_probs(predicting[mask], self._head, turn.tokens.ids[mask], under=under)
+            mask, *token_log_probs(hidden[mask], self._head, turn.tokens.ids[mask], under=under)
         )
 
     @torch.no_grad()
     def reference_log_probs(self, tokens: Tokens) -> Float[Tensor, "B T"]:
         """What the frozen language model says of the text alone, after its begin token."""
-        start = torch.full_like(tokens.ids[:, :1], self.bos)
-        hidden = self._run(self._embed(torch.cat([start, tokens.ids[:, :-1]], 1)), None)
         mask = tokens.mask
+        read = torch.cat([torch.full_like(tokens.ids[:, :1], self.bos), tokens.ids[:, :-1]], 1)
+        hidden = self._head.new_zeros(*mask.shape, self._head.shape[1])
+        for rows, length in like_lengths(mask):
+            hidden[rows, :length] = self._run(self._embed(read[rows, :length]), None)
         return _scattered(mask, *token_log_probs(hidden[mask], self._head, tokens.ids[mask])).log_probs
 
     def encode(self, texts: list[str]) -> Tokens:
@@ -318,9 +331,15 @@ class Blip2Captioner(nn.Module):
 
     def hidden_states(self, turn: Turn, position: ValuePosition = "pre") -> Float[Tensor, "B T h"]:
         """Last hidden state before (`pre`) or after (`post`) each token; no gradient into the bridge."""
-        hidden, start = self._read(turn, through_bridge=False)
-        first = start if position == "pre" else start + 1
-        return hidden[:, first : first + turn.tokens.ids.shape[1]]
+        if position == "pre":
+            return self._read(_without_last(turn), through_bridge=False)
+        return self._read(turn, through_bridge=False)[:, 1:]
+
+
+def _without_last(turn: Turn) -> Turn:
+    # Nothing is predicted from the last token.
+    tokens = turn.tokens
+    return replace(turn, tokens=Tokens(ids=tokens.ids[:, :-1], mask=tokens.mask[:, 1:]))
 
 
 def _first(*values: Any) -> Any:

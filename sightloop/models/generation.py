@@ -8,7 +8,7 @@ runs only where a token is drawn or scored.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -19,8 +19,8 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from sightloop.types import Sampling, Tokens
 
-_LOGITS_IN_MEMORY = 2**24
-"""Most logits held at once while scoring: 64 MiB in float32."""
+_LOGITS_IN_MEMORY = 2**23
+"""Most logits held at once while scoring: 32 MiB in float32."""
 _LEAVE_SHARE = 1 / 8
 """Finished rows leave once they are this share of the batch: each leaving copies the cache of the others."""
 
@@ -135,6 +135,18 @@ def draw_tokens(
     return Tokens(ids=ids[:, :longest], mask=counts, log_probs=recorded)
 
 
+def like_lengths(mask: Bool[Tensor, "B T"]) -> Iterator[tuple[Int[Tensor, " N"], int]]:
+    """Rows in up to four parts of like length, and the length of the longest row of each.
+
+    A forward pass pays for padding as it does for tokens. The number of parts depends on B alone, because
+    ranks with sharded weights must take the same steps.
+    """
+    places = torch.arange(1, mask.shape[1] + 1, device=mask.device)
+    lengths = torch.nn.functional.pad(mask * places, (1, 0)).amax(1)
+    for rows in lengths.argsort(stable=True).split(max(4, -(-len(mask) // 4))):
+        yield rows, int(lengths[rows[-1]])
+
+
 def uniform_numbers(size: int, length: int, seeds: list[int] | None) -> Float[Tensor, "B T"]:
     """Numbers in [0, 1) that decide the draws: one stream a seed, or the global generator."""
     if seeds is None:
@@ -224,12 +236,17 @@ class _TokenLogProbs(torch.autograd.Function):
             target = logits.gather(1, given)
             if top_k < head.shape[0]:
                 logits = _only_candidates(logits, given, top_k)
-            total = logits.logsumexp(-1, keepdim=True)
-            log_probs[rows] = (target - total)[:, 0]
-            law = logits.sub_(total).exp()
-            entropy[rows] = -(law * logits.clamp_(min=-1e4)).sum(-1)
+            # Few passes over the logits, and no copy of them but one: they are far larger than any cache.
+            peak = logits.amax(-1, keepdim=True)
+            law = logits.sub_(peak).exp()
+            weight = law.sum(-1, keepdim=True)
+            log_probs[rows] = (target - peak - weight.log())[:, 0]
+            if top_k < head.shape[0]:
+                logits.clamp_(min=-1e4)
+            mean = torch.bmm(law[:, None], logits[:, :, None])[:, :, 0] / weight
+            entropy[rows] = (weight.log() - mean)[:, 0]
             if slope is not None:
-                expected = law.to(head.dtype) @ head
+                expected = (law.to(head.dtype) @ head) / weight
                 slope[rows] = ((head[ids[rows]] - expected) / temperature).to(slope.dtype)
         if slope is not None:
             ctx.save_for_backward(slope)
