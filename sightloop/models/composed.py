@@ -77,12 +77,15 @@ class ComposedModel:
         """The prompts, ready for the language model."""
         images = pictures(prompt)
         device = self._head.device
-        rows = [self.reader.row(text, *images.pixels.shape[2:]) for text in prompt.texts]
+        # Most batches ask one question, so each is padded once and then picked.
+        texts = {text: place for place, text in enumerate(dict.fromkeys(prompt.texts))}
+        each = torch.tensor([texts[text] for text in prompt.texts], device=device)
+        rows = [self.reader.row(text, *images.pixels.shape[2:]) for text in texts]
         gaps = [max(len(row.ids) for row in rows) - len(row.ids) for row in rows]
         pairs = list(zip(rows, gaps, strict=True))
-        ids = torch.stack([F.pad(row.ids, (gap, 0), value=self.pad) for row, gap in pairs]).to(device)
-        positions = torch.stack([F.pad(row.positions, (gap, 0)) for row, gap in pairs], 1).to(device)
-        mask = (torch.arange(ids.shape[1]) >= torch.tensor(gaps)[:, None]).to(device)
+        ids = torch.stack([F.pad(row.ids, (gap, 0), value=self.pad) for row, gap in pairs]).to(device)[each]
+        positions = torch.stack([F.pad(row.positions, (gap, 0)) for row, gap in pairs], 1).to(device)[:, each]
+        mask = (torch.arange(ids.shape[1]) >= torch.tensor(gaps)[:, None]).to(device)[each]
         shifts = {row.shift for row in rows}
         assert len(shifts) == 1, "pictures of one size take equally many positions"
         features = images.features.get(self.key)
@@ -90,7 +93,7 @@ class ComposedModel:
         places = (ids == self.reader.picture_token) & mask
         if int(places.sum()) != features.shape[0] * features.shape[1]:
             raise ValueError(
-                f"a picture has {features.shape[1]} features and {int(places.sum()) / len(rows):g} places in "
+                f"a picture has {features.shape[1]} features and {int(places.sum()) / len(ids):g} places in "
                 "the prompt; the template must name the picture token once"
             )
         embeds = self.embed(ids)

@@ -35,11 +35,8 @@ class PromptRow:
     ids: Int[Tensor, " L"]
     positions: Int[Tensor, "P L"]
     """P is 1, or 3 where pictures lie in a plane."""
-
-    @property
-    def shift(self) -> int:
-        """Position of the next token, less the number of tokens before it."""
-        return int(self.positions.max()) + 1 - len(self.ids)
+    shift: int
+    """Position of the next token, less the number of tokens before it."""
 
 
 class PromptReader:
@@ -102,4 +99,5 @@ class PromptReader:
             positions = self._core.get_rope_index(**{k: v for k, v in inputs.items() if k in known})[0][:, 0]
         else:
             positions = torch.arange(ids.shape[1], device=ids.device)[None]
-        return PromptRow(ids=ids[0], positions=positions)
+        shift = int(positions.max()) + 1 - ids.shape[1]
+        return PromptRow(ids=ids[0], positions=positions, shift=shift)
