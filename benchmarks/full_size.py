@@ -1,7 +1,7 @@
 """One whole VLRM step at the real size of BLIP-2 OPT-2.7B, with random weights, and the memory of its parts.
 
 Frozen parts in bfloat16, everything trained in float32, the judge on the captioner's vision tower: the
-paper's preset, but for a batch of 2 and captions of 8 tokens. The plan of the recipe stands beside each figure.
+paper's preset, but for a batch of 2 and captions of 8 tokens. The plan of the recipe stands beside them.
 
     OMP_NUM_THREADS=1 python -m benchmarks.full_size [--batch 2] [--tokens 8] [--output results.json]
 """
@@ -96,7 +96,8 @@ def step_of(ours: OurVlrm, pixels: Tensor, ledger: Ledger) -> int:
     highest.append(peak_resident())
     ledger.add("on top while settling credit", highest[1] - before)
     reset_peak()
-    update(ours.experiment, ours.optimizer, rollout, credit)
+    with ours.clock.phase("update"):
+        update(ours.experiment, ours.optimizer, rollout, credit)
     highest.append(peak_resident())
     ledger.add("on top while learning, at most", highest[2] - before, (*LEARNING, PASSING[2]))
     ledger.add("  of it gradients and Adam's moments", reset_peak() - before, LEARNING)
