@@ -61,6 +61,8 @@ class HeldOut:
     pictures: Pictures
     encoder: ClipEncoder
     embeddings: Tensor
+    shared_work: bool = True
+    """The ranks caption a part of the pictures each; sharded weights need every rank to caption all."""
 
     def __call__(self, policy: Writes) -> Evaluation:
         """CLIP Recall, caption measures, and precision of the facts told where scenes are known."""
@@ -91,7 +93,9 @@ class HeldOut:
 
     def captions(self, policy: Writes) -> list[str]:
         """A caption of each picture; the ranks share the work."""
-        rows = torch.arange(len(self.pictures.sources))[distributed.rank() :: distributed.num_ranks()]
+        rows = torch.arange(len(self.pictures.sources))
+        if self.shared_work:
+            rows = rows[distributed.rank() :: distributed.num_ranks()]
         mine = {
             int(row): caption
             for chunk in rows.split(_CHUNK)
@@ -128,7 +132,12 @@ class HeldOut:
 
 
 def held_out_of(
-    settings: HeldOutSettings, *, prompt: str, image_size: int, device: torch.device
+    settings: HeldOutSettings,
+    *,
+    prompt: str,
+    image_size: int,
+    device: torch.device,
+    shared_work: bool = True,
 ) -> HeldOut | None:
     """The evaluation that the settings name; None if they name no pictures."""
     if not settings.images:
@@ -143,6 +152,7 @@ def held_out_of(
         pictures=pictures,
         encoder=encoder,
         embeddings=encoder.images(seen.pixels),
+        shared_work=shared_work,
     )
 
 

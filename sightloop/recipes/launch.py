@@ -35,7 +35,9 @@ def launch(name: str, config: Any, folder: Path, *, overwrite: bool = False, res
             )
         experiment = import_module(RECIPES[name].builder).build(config, folder)
         run.stop_on_signals()
-        train(experiment, run)
-        run.close()
+        try:
+            train(experiment, run)
+        finally:
+            run.close()
     finally:
         distributed.stop()

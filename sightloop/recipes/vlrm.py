@@ -86,20 +86,26 @@ def build(config: VlrmConfig, run_folder: Path) -> Experiment:
     critic = _critic(config, policy) if config.algorithm == "a2c" else None
     if config.gradient_checkpointing:
         policy.enable_gradient_checkpointing(critic.adapters.checkpoint_contexts if critic else None)
-    if config.shard:
-        distributed.shard(policy.shard_units(), policy.bridge().parameters())
-        policy.everyone_done = distributed.all_ranks
     trainable: dict[str, nn.Module] = {"policy": policy.bridge()}
     if critic is not None:
         trainable["critic"] = critic
     held_out = held_out_of(
-        config.held_out, prompt=config.draw.prompt, image_size=policy.image_size, device=device
+        config.held_out,
+        prompt=config.draw.prompt,
+        image_size=policy.image_size,
+        device=device,
+        shared_work=not config.shard,
     )
+    collect = _collector(config, policy, device)
+    if config.shard:
+        # After the judge has compared its tower with the policy's, which whole weights can do only.
+        distributed.shard(policy.shard_units(), policy.bridge().parameters())
+        policy.everyone_done = distributed.all_ranks
     return Experiment(
         policy=policy,
         trainable=trainable,
         batches=_batches(config, policy),
-        collect=_collector(config, policy, device),
+        collect=collect,
         algorithm=_algorithm(config, critic),
         evaluators={"held_out": held_out} if held_out is not None else {},
         schedule=config.schedule,

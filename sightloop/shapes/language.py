@@ -125,15 +125,18 @@ def check_words(scene: Scene, words: list[str]) -> list[int]:
 
     A phrase is about the thing, not described before, that it agrees with most; each attribute it names is
     then right or wrong. A phrase whose colour and shape fit nothing is about nothing: all of it is false.
+    Telling something again, a thing or the ground, is false too.
     """
     verdicts = [0] * len(words)
+    ground: str | None = scene.ground
     remaining = list(scene.things)
     phrase: dict[str, int] = {}
     for position, word in enumerate([*words, ","]):
         kind = _KIND.get(word)
         if kind is not None and not (kind == "ground" and (position == 0 or words[position - 1] != "on")):
             if kind == "ground":
-                verdicts[position] = 1 if word == scene.ground else -1
+                verdicts[position] = 1 if word == ground else -1
+                ground = None
                 continue
             if kind in phrase:
                 _settle(phrase, words, remaining, verdicts)

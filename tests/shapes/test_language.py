@@ -127,7 +127,7 @@ def test_anything_else_does_not(text) -> None:
 
 def test_captions_of_every_style_are_true_and_grammatical() -> None:
     rng = np.random.default_rng(0)
-    for _ in range(100):
+    for _ in range(40):
         scene = sample_scene(rng)
         for style in ("short", "medium", "full"):
             text = caption(scene, style, rng)
@@ -155,7 +155,7 @@ def test_people_write_more_about_brighter_grounds() -> None:
     rng = np.random.default_rng(3)
     told: dict[str, list[float]] = {ground: [] for ground in DETAIL}
     openings: Counter[bool] = Counter()
-    for _ in range(1500):
+    for _ in range(500):
         scene = sample_scene(rng)
         text = natural_caption(scene, rng)
         counts = count_facts(scene, text)
@@ -164,7 +164,7 @@ def test_people_write_more_about_brighter_grounds() -> None:
         openings[text.startswith(PREFIXES)] += 1
     share = {ground: float(np.mean(values)) for ground, values in told.items()}
     assert share["white"] > share["gray"] + 0.1 > share["black"] + 0.15
-    assert openings[True] / 1500 == pytest.approx(PREFIX_PROBABILITY, abs=0.02)
+    assert openings[True] / 500 == pytest.approx(PREFIX_PROBABILITY, abs=0.03)
 
 
 def test_words_are_one_token_each_and_unique() -> None:

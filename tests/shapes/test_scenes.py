@@ -44,14 +44,14 @@ def test_the_same_seed_gives_the_same_scenes_and_pixels() -> None:
 
 
 def test_scenes_hold_one_to_four_things_in_reading_order() -> None:
-    for scene in drawn(300):
+    for scene in drawn(100):
         corners = [CORNERS.index(thing.corner) for thing in scene.things]
         assert 1 <= len(corners) <= 4
         assert corners == sorted(set(corners))
 
 
 def test_every_word_of_the_world_is_used() -> None:
-    scenes = drawn(600)
+    scenes = drawn(300)
     things = [thing for scene in scenes for thing in scene.things]
     assert {scene.ground for scene in scenes} == set(GROUNDS)
     for kind, words in (("size", SIZES), ("colour", COLOURS), ("shape", SHAPES), ("corner", CORNERS)):
@@ -94,7 +94,7 @@ def test_large_things_cover_more_than_small_ones(ground) -> None:
 
 def test_a_mutation_changes_what_it_says_and_keeps_the_rules() -> None:
     rng = np.random.default_rng(1)
-    for scene in drawn(200):
+    for scene in drawn(100):
         other = mutate(scene, rng)
         facts = [(t.size, t.colour, t.shape, t.corner) for t in scene.things]
         other_facts = [(t.size, t.colour, t.shape, t.corner) for t in other.things]

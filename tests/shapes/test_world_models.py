@@ -86,7 +86,7 @@ def test_new_models_are_saved_as_folders_that_load(tmp_path) -> None:
     tokens = policy.sample(Prompt(texts=["", ""], images=images), Sampling(max_tokens=4))
     texts = ["".join(row) for row in policy.decode(tokens)]
     assert ItmSimilarity.from_pretrained(tmp_path / "judge").logits(images, texts).isfinite().all()
-    assert ClipSimilarity.from_pretrained(tmp_path / "clip").cosines(images, texts).isfinite().all()
+    assert ClipSimilarity.from_pretrained(tmp_path / "clip").text_embeddings(texts).isfinite().all()
 
 
 # -- what they can do
@@ -140,8 +140,8 @@ def test_judges_prefer_full_captions_and_see_one_wrong_fact(name, fresh) -> None
     assert (logits["full"] > logits["one wrong"]).float().mean() > 0.95
     fall = (logits["full"] - logits["one wrong"]).mean()
     bonus = (logits["prefixed"] - logits["full"]).mean()
-    # What the tastes differ in: a wrong fact costs the forgiving judge's captions less than telling little does,
-    # and empty prefixes please the hackable judge alone.
+    # What the tastes differ in: to the forgiving judge a wrong fact is better than telling little, and empty
+    # prefixes please the hackable judge alone.
     assert fall > (1.0 if name == "judge_forgiving" else 2.0)
     assert ((logits["one wrong"] > logits["short"]).float().mean() > 0.6) == (name == "judge_forgiving")
     assert (bonus > 0.8) == (name == "judge_hackable")
