@@ -163,7 +163,7 @@ def test_people_write_more_about_brighter_grounds() -> None:
         told[scene.ground].append(counts.true / counts.total)
         openings[text.startswith(PREFIXES)] += 1
     share = {ground: float(np.mean(values)) for ground, values in told.items()}
-    assert share["white"] > share["gray"] + 0.1 > share["black"] + 0.15
+    assert share["white"] - 0.05 > share["gray"] > share["black"] + 0.05
     assert openings[True] / 500 == pytest.approx(PREFIX_PROBABILITY, abs=0.03)
 
 
