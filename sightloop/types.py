@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol, cast
+from typing import Any, Literal, Protocol, cast
 
 from jaxtyping import Bool, Float, Int, UInt8
-from torch import Tensor
+from torch import Tensor, nn
 
 Modality = Literal["text", "image"]
+MaskSchedule = Literal["cosine", "linear", "pow", "sigmoid"]
 
 
 def numbers_of(index: Int[Tensor, " N"]) -> list[int]:
@@ -26,16 +27,30 @@ def numbers_of(index: Int[Tensor, " N"]) -> list[int]:
 class Sampling:
     """How tokens are drawn, and under which law they may be scored.
 
-    `temperature` 0 means greedy (the most likely token). `top_k` None keeps the whole vocabulary.
-    `guidance`, `decode_steps` and `relaxation` concern image tokens only.
+    All settings below `top_k` concern image tokens only.
     """
 
     max_tokens: int
     temperature: float = 1.0
+    """0 means greedy: the most likely token."""
     top_k: int | None = None
+    """None keeps the whole vocabulary."""
     guidance: float = 0.0
+    """Classifier-free guidance as the family's own code counts it; 0 = off. Show-o: (1 + g) c - g u;
+    Janus: u + g (c - u).
+    """
     decode_steps: int | None = None
+    """Masked decoders: number of parallel rounds."""
+    schedule: MaskSchedule = "cosine"
+    """Masked decoders: how many tokens stay unknown after each round."""
+    order_temperature: float = 1.0
+    """Masked decoders: noise in the choice of the tokens that a round fixes; falls to 0 over the rounds."""
     relaxation: float | None = None
+    """Straight-through Gumbel temperature: tokens also carry one-hot codes with a gradient. None = plain."""
+    relaxed_hard: bool = True
+    """Relaxed codes are one-hot with a soft gradient; False: the soft codes themselves."""
+    relaxed_round: int = -1
+    """Masked decoders: the round whose unknown tokens carry the gradient; negative counts from the end."""
 
     def __post_init__(self) -> None:
         if self.max_tokens < 1:
@@ -44,6 +59,17 @@ class Sampling:
             raise ValueError(f"temperature is {self.temperature}; use 0 for greedy or a positive value")
         if self.top_k is not None and self.top_k < 1:
             raise ValueError(f"top_k is {self.top_k}; use None for the whole vocabulary or at least 1")
+        if self.guidance < 0:
+            raise ValueError(f"guidance is {self.guidance}; use 0 (off) or a positive scale")
+        if self.decode_steps is not None and not 1 <= self.decode_steps <= self.max_tokens:
+            raise ValueError(
+                f"decode_steps is {self.decode_steps}; use 1 to max_tokens ({self.max_tokens}) rounds, "
+                "each fixes at least one token"
+            )
+        if self.order_temperature < 0:
+            raise ValueError(f"order_temperature is {self.order_temperature}; use 0 or a positive value")
+        if self.relaxation is not None and self.relaxation <= 0:
+            raise ValueError(f"relaxation is {self.relaxation}; use None or a positive temperature")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +131,8 @@ class Prompt:
 
     texts: list[str]
     images: Images | Tokens | None = None
+    """Pixels, or the policy's own image tokens. Where an image is wanted: tokens to keep, where their mask is
+    True."""
     wants: Modality = "text"
     seeds: list[int] | None = None
     """One a sample: the same seed draws the same tokens whatever else is in the batch. None = global
@@ -181,6 +209,29 @@ class Captioner(Policy, Protocol):
 
     def reference_log_probs(self, tokens: Tokens) -> Float[Tensor, "B T"]:
         """Log-probabilities of the text alone under the frozen language model, no picture, no adapters."""
+        ...
+
+
+class ImagePolicy(Policy, Protocol):
+    """A policy that also draws pictures: `sample` of a prompt that `wants` an image returns its tokens."""
+
+    num_image_tokens: int
+    """Tokens of a picture."""
+
+    def drawing(self, **changes: Any) -> Sampling:
+        """The law its authors draw pictures with, with `changes`."""
+        ...
+
+    def pixels(self, tokens: Tokens) -> Images:
+        """Pictures of image tokens, without gradient."""
+        ...
+
+    def image_tokens(self, images: Images) -> Tokens:
+        """Image tokens of pictures; all count."""
+        ...
+
+    def trained_part(self) -> nn.Module:
+        """What an optimizer may change."""
         ...
 
 
