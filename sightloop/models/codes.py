@@ -1,0 +1,74 @@
+"""Scoring the codes of pictures under a head that may be trained, without the logits of all codes in memory.
+
+A picture has hundreds of codes and each is one of thousands: their logits would be larger than all else that
+a pass keeps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from sightloop.types import Sampling
+
+
+def code_log_probs(
+    logits_of: Callable[..., Float[Tensor, "n V"]],
+    hidden: tuple[Float[Tensor, "N _"], ...],
+    ids: Int[Tensor, " N"],
+    *,
+    under: Sampling | None = None,
+    rows_at_once: int = 512,
+) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"]]:
+    """Log-probability of each code given the hidden states that predict it, and the entropy there (nats).
+
+    `logits_of(*parts)` is called with the same rows of every tensor of `hidden` (guidance needs two) and may
+    read trained weights. It runs `rows_at_once` rows at a time, and once more in the backward pass, so what
+    it reads must not change in between. Temperature and top-k are those of `under`; guidance is up to
+    `logits_of`. None is the law of the logits as they are. A code outside the top k is scored as if it were
+    the last of them, as in `generation.token_log_probs`. Only the log-probability carries a gradient.
+
+    Raises:
+        ValueError: the law is greedy and has no likelihood.
+    """
+    if under is not None and under.temperature == 0:
+        raise ValueError(
+            "temperature 0 (greedy) has no likelihood; score under a positive temperature or None"
+        )
+    temperature = 1.0 if under is None else under.temperature
+    top_k = None if under is None else under.top_k
+
+    def scored(rows: Tensor, *parts: Tensor) -> tuple[Tensor, Tensor]:
+        return _law(logits_of(*parts).float() / temperature, rows[:, None], top_k)
+
+    found: list[tuple[Tensor, Tensor]] = []
+    for start in range(0, len(ids), rows_at_once):
+        part = slice(start, start + rows_at_once)
+        given = (ids[part], *(tensor[part] for tensor in hidden))
+        if torch.is_grad_enabled():
+            found.append(checkpoint(scored, *given, use_reentrant=False, preserve_rng_state=False))
+        else:
+            found.append(scored(*given))
+    if not found:
+        return torch.zeros(0, device=ids.device), torch.zeros(0, device=ids.device)
+    log_probs, entropy = (torch.cat(values) for values in zip(*found, strict=True))
+    return log_probs, entropy
+
+
+def _law(
+    logits: Float[Tensor, "n V"], ids: Int[Tensor, "n 1"], top_k: int | None
+) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
+    target = logits.gather(1, ids)
+    if top_k is not None and top_k < logits.shape[1]:
+        logits, candidates = logits.topk(top_k, dim=-1)
+        missing = ~(candidates == ids).any(1, keepdim=True)
+        last = torch.where(missing, target, logits[:, -1:])
+        logits = torch.cat([logits[:, :-1], last], 1)
+    weight = logits.logsumexp(-1)
+    with torch.no_grad():
+        entropy = torch.special.entr(logits.sub(weight[:, None]).exp_()).sum(-1)
+    return target[:, 0] - weight, entropy
