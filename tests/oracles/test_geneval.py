@@ -1,0 +1,70 @@
+"""GenEval's rules on the golden cases: verdicts, reasons, kept objects, relations, summaries, shaped reward."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sightloop.evaluation.geneval import (
+    Detection,
+    Rules,
+    flow_grpo_reward,
+    relations_between,
+    verdict,
+)
+from sightloop.evaluation.geneval_prompts import parse_prompt
+
+OPTIONS = {
+    "threshold": "threshold",
+    "counting_threshold": "counting_threshold",
+    "max_objects": "max_objects",
+    "max_overlap": "max_overlap",
+    "position_threshold": "position_margin",
+}
+
+
+def read(oracles: Path, name: str) -> list[dict[str, Any]]:
+    """One file of the golden cases."""
+    return json.loads((oracles / "geneval" / name).read_text())
+
+
+def seen_in(case: dict[str, Any]) -> list[Detection]:
+    """What the recorded detector and colour classifier said."""
+    return [
+        Detection(name=seen["class"], box=tuple(seen["box"]), score=seen["score"], colour=seen["color"])
+        for seen in case["detections"]
+    ]
+
+
+def test_every_verdict_reason_and_kept_object(oracles: Path) -> None:
+    cases = read(oracles, "cases.json")
+    assert {True, False} == {case["expected"]["correct"] for case in cases}
+    for case in cases:
+        rules = Rules(**{OPTIONS[name]: value for name, value in case.get("options", {}).items()})
+        found = verdict(parse_prompt(case["metadata"]), seen_in(case), rules=rules)
+        wanted = case["expected"]
+        assert (found.correct, found.reason) == (wanted["correct"], wanted["reason"]), case["id"]
+        assert set(found.kept) == set(wanted["kept"]), case["id"]
+        for name, objects in found.kept.items():
+            rows = [[*each.box, each.score] for each in objects]
+            assert rows == [pytest.approx(row, abs=1e-6) for row in wanted["kept"][name]], case["id"]
+
+
+def test_every_shaped_reward(oracles: Path) -> None:
+    cases = [case for case in read(oracles, "cases.json") if case.get("shaped")]
+    assert len(cases) > 50
+    for case in cases:
+        found = flow_grpo_reward(parse_prompt(case["metadata"]), seen_in(case))
+        assert found.strict is case["shaped"]["strict"], case["id"]
+        assert found.reward == pytest.approx(case["shaped"]["reward"], abs=1e-9), case["id"]
+
+
+def test_every_relation(oracles: Path) -> None:
+    cases = read(oracles, "position.json")
+    assert {len(case["relations"]) for case in cases} == {0, 1, 2}
+    for case in cases:
+        found = relations_between(tuple(case["a"]), tuple(case["b"]), margin=case["margin"])
+        assert sorted(found) == case["relations"], case
