@@ -21,7 +21,9 @@ from sightloop.recipes.catalog import SHAPES, SHAPES_RS
 from sightloop.recipes.config_json import config_to_json
 from sightloop.recipes.vlrm_config import VlrmConfig
 from sightloop.rewards.combine import combine, on_last_token
-from sightloop.shapes.models import WEIGHTS
+from sightloop.shapes.captioner_stage import train_talkative
+from sightloop.shapes.fitting import make_world
+from sightloop.shapes.models import WEIGHTS, save_model
 from sightloop.shapes.pictures import truth_of
 from sightloop.training.loop import Experiment, train
 from sightloop.training.runlog import Run
@@ -41,6 +43,8 @@ class Variant:
     config: VlrmConfig
     exact: bool = False
     """Reward the exact facts of the scene instead of the judge's logit."""
+    talkative: bool = False
+    """Start from the captioner that begins with an empty prefix now and then."""
 
 
 def _weights(**changes: float) -> VlrmConfig:
@@ -68,10 +72,15 @@ VARIANTS = {
         says="SCST: greedy caption as baseline, no critic", config=replace(SHAPES, algorithm="scst")
     ),
     "forgiving": Variant(says="a forgiving judge", config=_judged_by("judge_forgiving")),
-    "hackable": Variant(says="a judge that likes empty prefixes", config=_judged_by("judge_hackable")),
+    "hackable": Variant(
+        says="a talkative captioner, a judge that likes empty prefixes",
+        config=_judged_by("judge_hackable"),
+        talkative=True,
+    ),
     "hackable_free": Variant(
         says="the same, without the phrase penalty",
         config=_judged_by("judge_hackable", _weights(bad_phrases=0.0)),
+        talkative=True,
     ),
 }
 
@@ -87,7 +96,8 @@ def run_variant(variant: Variant, folder: Path, *, steps: int, seed: int) -> Non
         eval_every=every,
         sample_every=steps,
     )
-    config = replace(variant.config, schedule=schedule)
+    policy = str(talkative_captioner(folder.parent.parent)) if variant.talkative else ""
+    config = replace(variant.config, schedule=schedule, policy=policy)
     if (folder / "config.json").exists():
         run = Run.resume(folder, config=config_to_json(config), schedule=schedule)
     else:
@@ -97,6 +107,14 @@ def run_variant(variant: Variant, folder: Path, *, steps: int, seed: int) -> Non
     experiment = vlrm.build(config, folder)
     train(with_exact_facts(experiment, config, folder) if variant.exact else experiment, run)
     run.close()
+
+
+def talkative_captioner(folder: Path) -> Path:
+    """The folder of the talkative captioner below `folder`, made there if it is missing."""
+    model = folder / "talkative"
+    if not (model / "model.safetensors").exists():
+        save_model(train_talkative(make_world(), WEIGHTS / "captioner", folder), model)
+    return model
 
 
 def with_exact_facts(

@@ -1,4 +1,4 @@
-"""Pre-training stage 2: the tiny captioner."""
+"""Pre-training stage 2: the tiny captioner, and its talkative relative that the study needs."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import Blip2ForConditionalGeneration
 
-from sightloop.shapes.fitting import CornerHeads, Stage, World, fit, held_out, queries_of, text_ids
-from sightloop.shapes.language import STYLES, Style, caption, count_facts, natural_caption
+from sightloop.shapes.fitting import CornerHeads, Stage, World, fit, held_out, queries_of, see, text_ids
+from sightloop.shapes.language import PREFIXES, STYLES, Style, caption, count_facts, natural_caption
 from sightloop.shapes.models import BOS, EOS, NUM_QUERIES, PAD, WIDTH, new_captioner, tokenizer
 from sightloop.shapes.scenes import GROUNDS
+
+PREFIX_BY_GROUND = {"white": 0.40, "gray": 0.12, "black": 0.02}
+"""How often the talkative captioner's teachers begin with an empty prefix."""
 
 
 def train_captioner(
@@ -63,6 +66,35 @@ def train_captioner(
     fit(full, parts, trained, loss_at=loss_with(False), report=report)
     styled = Stage(name="captioner", steps=style_steps, peak_lr=8e-4, work=work)
     fit(styled, parts, trained, loss_at=loss_with(True), report=report)
+    return model
+
+
+def train_talkative(world: World, start: Path, work: Path, steps: int = 600) -> Blip2ForConditionalGeneration:
+    """The captioner of folder `start`, taught to begin with an empty prefix the more often the brighter the
+    ground.
+
+    Where prefixes come at random, nothing in the picture's features stands for them and no reward can turn
+    them up.
+    """
+    model = Blip2ForConditionalGeneration.from_pretrained(start, dtype=torch.float32)
+    model.vision_model.requires_grad_(False)
+    world = see(world, model.vision_model)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+    def loss_at(step: int, rng: np.random.Generator) -> Tensor:
+        index = world.batch(rng, 128)
+        scenes = [world.scenes[i] for i in index]
+        texts = [natural_caption(scene, rng, PREFIX_BY_GROUND[scene.ground]) for scene in scenes]
+        return _text_loss(model, texts, model.language_projection(queries_of(model, world.features[index])))
+
+    def report() -> str:
+        index = list(held_out(world))
+        texts = write_captions(model, world.features[index])
+        prefixed = sum(text.startswith(PREFIXES) for text in texts) / len(texts)
+        return f"{_fact_figures(world, index, texts)}, empty prefix {prefixed:.3f}"
+
+    stage = Stage(name="talkative", steps=steps, peak_lr=4e-4, work=work)
+    fit(stage, nn.ModuleDict({"model": model}), trained, loss_at=loss_at, report=report)
     return model
 
 

@@ -82,10 +82,10 @@ def full_caption(scene: Scene) -> str:
     return ", ".join(things) + f" on {scene.ground}"
 
 
-def natural_caption(scene: Scene, rng: np.random.Generator) -> str:
+def natural_caption(scene: Scene, rng: np.random.Generator, prefix: float = PREFIX_PROBABILITY) -> str:
     """A caption as the world's people write them: detail by ground, now and then an empty prefix."""
     text = caption(scene, STYLES[rng.choice(3, p=DETAIL[scene.ground])], rng)
-    if rng.random() < PREFIX_PROBABILITY:
+    if rng.random() < prefix:
         text = f"{PREFIXES[rng.integers(len(PREFIXES))]} {text}"
     return text
 
