@@ -1,0 +1,344 @@
+"""Quizzes: a prompt to draw, a question about the picture, and the answer that the prompt implies.
+
+Six categories after GenEval (Ghosh et al., 2023), the training task of UniRL. A quiz also holds its atomic
+facts, so that an answer can be judged fact by fact, and GenEval's clauses, so that a picture can be judged.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
+
+from sightloop.data.vocabulary import NUMBER_WORDS, OPPOSITES, REAL, Vocabulary, with_article
+
+Category = Literal["single_object", "two_object", "counting", "colors", "position", "color_attr"]
+CATEGORIES: tuple[Category, ...] = get_args(Category)
+"""GenEval's tags, in its order."""
+
+QUESTIONS: dict[Category, tuple[str, ...]] = {
+    "single_object": (
+        "What is shown in this picture?",
+        "Which object do you see?",
+        "What is the main thing here?",
+        "Name the object in the picture.",
+    ),
+    "two_object": (
+        "Which two objects are shown?",
+        "What are the two things in this picture?",
+        "Name both objects that you see.",
+        "Which pair of objects is here?",
+    ),
+    "counting": (
+        "How many objects are shown, and of which kind?",
+        "What is here, and how many of them?",
+        "Count the objects and name them.",
+        "How many things do you see, and what are they?",
+    ),
+    "colors": (
+        "What is the color of the object?",
+        "Which color does the object have?",
+        "Name the color of the thing shown.",
+        "In which color is the object?",
+    ),
+    "position": (
+        "Which two objects are shown, and how are they placed?",
+        "Where is one object seen from the other?",
+        "Describe how the two objects are arranged.",
+        "Name both objects and their relative position.",
+    ),
+    "color_attr": (
+        "Which two objects are shown, and what are their colors?",
+        "Name both objects with the color of each.",
+        "What color does each of the two objects have?",
+        "Describe the two things and their colors.",
+    ),
+}
+"""Several wordings a category, so that the answering side cannot hang on one."""
+
+PROMPT_START = "a photo of"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clause:
+    """Things of one kind that a picture must show, as GenEval writes it."""
+
+    noun: str
+    count: int = 1
+    colour: str | None = None
+    position: tuple[str, int] | None = None
+    """Relation to the things of an earlier clause, and that clause's place."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fact:
+    """One thing that a right answer says."""
+
+    kind: Literal["noun", "number", "colour", "relation"]
+    words: tuple[str, ...]
+    """Phrases of which any tells it; the first is the canonical one."""
+    about: tuple[str, ...] = ()
+    """Names of the noun that the colour belongs to, or of the relation's subject; empty: of nothing named."""
+    target: tuple[str, ...] = ()
+    """Names of the relation's other noun."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quiz:
+    """What to draw, what to ask about it, and what the answer must say."""
+
+    category: Category
+    prompt: str
+    question: str
+    answer: str
+    facts: tuple[Fact, ...]
+    include: tuple[Clause, ...]
+    exclude: tuple[Clause, ...] = ()
+    """Things of which there must be fewer than `count`."""
+
+    def metadata(self) -> dict[str, Any]:
+        """The quiz as a line of GenEval's prompts file, with question and answer as UniRL adds them."""
+        record: dict[str, Any] = {"tag": self.category, "include": [_clause_json(c) for c in self.include]}
+        if self.exclude:
+            record["exclude"] = [_clause_json(clause) for clause in self.exclude]
+        return record | {"prompt": self.prompt, "question": self.question, "answer": self.answer}
+
+
+def quiz_of(
+    category: Category, include: Sequence[Clause], vocabulary: Vocabulary, *, wording: int = 0
+) -> Quiz:
+    """The quiz about a picture that fulfils the clauses. `wording` picks the question, cyclically.
+
+    In the category `position` the first clause is the target, as in GenEval.
+
+    >>> clauses = (Clause(noun="cat"), Clause(noun="dog", position=("left of", 0)))
+    >>> quiz = quiz_of("position", clauses, REAL)
+    >>> quiz.prompt, quiz.answer
+    ('a photo of a dog left of a cat', 'The dog is left of the cat')
+    """
+    include = tuple(include)
+    questions = QUESTIONS[category]
+    prompt, answer = _told(category, include, vocabulary)
+    exclude = tuple(Clause(noun=c.noun, count=c.count + 1) for c in include) if category == "counting" else ()
+    return Quiz(
+        category=category,
+        prompt=f"{PROMPT_START} {prompt}",
+        question=questions[wording % len(questions)],
+        answer=answer,
+        facts=facts_of(category, include, vocabulary),
+        include=include,
+        exclude=exclude,
+    )
+
+
+def _told(category: Category, include: tuple[Clause, ...], vocabulary: Vocabulary) -> tuple[str, str]:
+    first, last = include[0], include[-1]
+    if category == "counting":
+        told = f"{NUMBER_WORDS[first.count]} {vocabulary.noun(first.noun).plural}"
+        return told, told
+    if category == "single_object":
+        return with_article(first.noun), first.noun
+    if category == "colors":
+        return with_article(f"{first.colour} {first.noun}"), str(first.colour)
+    if category == "two_object":
+        both = f"{with_article(first.noun)} and {with_article(last.noun)}"
+        return both, f"There is {both}"
+    if category == "position":
+        assert last.position is not None
+        relation = last.position[0]
+        return (
+            f"{with_article(last.noun)} {relation} {with_article(first.noun)}",
+            f"The {last.noun} is {relation} the {first.noun}",
+        )
+    return (
+        " and ".join(with_article(f"{clause.colour} {clause.noun}") for clause in include),
+        f"The {first.noun} is {first.colour} and the {last.noun} is {last.colour}",
+    )
+
+
+def facts_of(category: Category, include: Sequence[Clause], vocabulary: Vocabulary) -> tuple[Fact, ...]:
+    """What a right answer to the category's question says: 1 fact (single object, colours) to 4."""
+    forms = [vocabulary.noun(clause.noun).forms for clause in include]
+    nouns = [Fact(kind="noun", words=names) for names in forms]
+    if category == "colors":
+        return (Fact(kind="colour", words=(str(include[0].colour),)),)
+    if category == "counting":
+        count = include[0].count
+        return (Fact(kind="number", words=(NUMBER_WORDS.get(count, str(count)), str(count))), *nouns)
+    if category == "position":
+        found: list[Fact] = []
+        for clause, names in zip(include, forms, strict=True):
+            if clause.position is not None:
+                relation, place = clause.position
+                words = (relation, f"to the {relation}") if " of" in relation else (relation,)
+                found.append(Fact(kind="relation", words=words, about=names, target=forms[place]))
+        return (*nouns, *found)
+    if category == "color_attr":
+        colours = [
+            Fact(kind="colour", words=(str(clause.colour),), about=names)
+            for clause, names in zip(include, forms, strict=True)
+        ]
+        return (*nouns, *colours)
+    return tuple(nouns)
+
+
+def _clause_json(clause: Clause) -> dict[str, Any]:
+    record: dict[str, Any] = {"class": clause.noun, "count": clause.count}
+    if clause.colour is not None:
+        record["color"] = clause.colour
+    if clause.position is not None:
+        record["position"] = list(clause.position)
+    return record
+
+
+def user_quizzes(path: Path, vocabulary: Vocabulary = REAL) -> list[Quiz]:
+    """Quizzes of a JSON-lines file with `tag`, `prompt`, `question`, `answer`, `include` and maybe `exclude`.
+
+    GenEval's prompts file with the two fields that UniRL adds. `vocabulary` gives plurals and synonyms.
+
+    Raises:
+        ValueError: a line is no such record, with its number; or the file holds none.
+    """
+    quizzes: list[Quiz] = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            quizzes.append(_quiz_of_record(json.loads(line), vocabulary))
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}: {error}") from error
+    if not quizzes:
+        raise ValueError(f"{path} holds no quiz; write one JSON object a line")
+    return quizzes
+
+
+def _quiz_of_record(record: Any, vocabulary: Vocabulary) -> Quiz:
+    if not isinstance(record, dict):
+        raise ValueError(f"{record!r} is no JSON object")
+    fields = cast("dict[str, Any]", record)
+    for key in ("tag", "prompt", "question", "answer", "include"):
+        if key not in fields:
+            raise ValueError(f"field {key!r} is missing")
+    for key in ("prompt", "question", "answer"):
+        if not isinstance(fields[key], str) or not fields[key].strip():
+            raise ValueError(f"field {key!r} is {fields[key]!r}; write a text")
+    if fields["tag"] not in CATEGORIES:
+        raise ValueError(f"unknown category {fields['tag']!r}; use one of {', '.join(CATEGORIES)}")
+    include = _clauses(fields["include"], "include")
+    _check_category(fields["tag"], include)
+    return Quiz(
+        category=fields["tag"],
+        prompt=fields["prompt"],
+        question=fields["question"],
+        answer=fields["answer"],
+        facts=facts_of(fields["tag"], include, vocabulary),
+        include=include,
+        exclude=_clauses(fields["exclude"], "exclude") if fields.get("exclude") else (),
+    )
+
+
+def _clauses(records: Any, field: str) -> tuple[Clause, ...]:
+    if not isinstance(records, list) or not records:
+        raise ValueError(f"field {field!r} is {records!r}; write a list of clauses")
+    return tuple(_clause(record, place, field) for place, record in enumerate(cast("list[Any]", records)))
+
+
+def _clause(record: Any, place: int, field: str) -> Clause:
+    fields = cast("Mapping[str, Any]", record) if isinstance(record, dict) else {}
+    noun, count = fields.get("class"), fields.get("count", 1)
+    colour, position = fields.get("color"), fields.get("position")
+    if not isinstance(noun, str) or not noun:
+        raise ValueError(f"{field} clause {place} has no 'class': {record!r}")
+    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+        raise ValueError(f"{field} clause {place} has 'count' {count!r}; use a whole number from 1")
+    if colour is not None and not isinstance(colour, str):
+        raise ValueError(f"{field} clause {place} has 'color' {colour!r}; use a word")
+    if position is None:
+        return Clause(noun=noun, count=count, colour=colour)
+    if not isinstance(position, list) or len(cast("list[Any]", position)) != 2:
+        raise ValueError(f"{field} clause {place} has 'position' {position!r}; use [relation, place]")
+    relation, target = cast("list[Any]", position)
+    if relation not in OPPOSITES:
+        raise ValueError(f"{field} clause {place}: unknown relation {relation!r}; use {', '.join(OPPOSITES)}")
+    if not isinstance(target, int) or not 0 <= target < place:
+        raise ValueError(f"{field} clause {place} points at clause {target!r}; use an earlier one")
+    return Clause(noun=noun, count=count, colour=colour, position=(relation, target))
+
+
+def _check_category(category: Category, include: tuple[Clause, ...]) -> None:
+    needed = 1 if category in ("single_object", "counting", "colors") else 2
+    if len(include) != needed:
+        raise ValueError(f"a {category} quiz needs {needed} include clauses, not {len(include)}")
+    if category in ("colors", "color_attr") and any(clause.colour is None for clause in include):
+        raise ValueError(f"every include clause of a {category} quiz needs 'color'")
+    if category == "position" and include[1].position is None:
+        raise ValueError("the second include clause of a position quiz needs 'position'")
+
+
+_ARTICLES = {"a", "an", "the"}
+_START = re.compile(r"^(?:an?|the)? ?(?:photo|image|picture)s? of ")
+_RELATION = re.compile(r"^(.+?) (?:is |are )?(?:to the )?(left of|right of|above|below) (.+)$")
+
+
+def normalized_prompt(prompt: str, vocabulary: Vocabulary = REAL) -> str:
+    """One spelling for all prompts of the same meaning: order of clauses, articles, case, plural, side named.
+
+    >>> normalized_prompt("a photo of a dog left of the cats") == normalized_prompt("A cat right of a dog.")
+    True
+    """
+    text = " ".join(re.findall(r"[a-z0-9-]+|,", prompt.lower()))
+    text = _START.sub("", text)
+    singular = {noun.plural: noun.name for noun in vocabulary.nouns}
+    related = _RELATION.match(text)
+    if related:
+        one, relation, other = related.groups()
+        if relation in ("right of", "below"):
+            one, relation, other = other, OPPOSITES[relation], one
+        return f"{_clause_key(one, singular)} {relation} {_clause_key(other, singular)}"
+    clauses = [part for part in re.split(r"\band\b|,", text) if part.strip()]
+    return " and ".join(sorted(_clause_key(clause, singular) for clause in clauses))
+
+
+_DIGITS = {word: str(number) for number, word in NUMBER_WORDS.items()}
+
+
+def _clause_key(clause: str, singular: Mapping[str, str]) -> str:
+    words = [_DIGITS.get(word, word) for word in clause.split() if word not in _ARTICLES]
+    words = [word for word in words if word != "1"]
+    for start in range(len(words)):
+        if name := singular.get(" ".join(words[start:])):
+            return " ".join([*words[:start], name])
+    return " ".join(words)
+
+
+def excludes(prompts: Iterable[str], vocabulary: Vocabulary = REAL) -> Callable[[Quiz], bool]:
+    """Says of a quiz whether its prompt means the same as one of `prompts`: keeps test prompts out of
+    training.
+    """
+    held = frozenset(normalized_prompt(prompt, vocabulary) for prompt in prompts)
+    return lambda quiz: normalized_prompt(quiz.prompt, vocabulary) in held
+
+
+def read_prompts(path: Path) -> list[str]:
+    """The prompts of a file: one a line, or GenEval's JSON lines with a field `prompt`.
+
+    Raises:
+        ValueError: a JSON line has no text in `prompt`, with its number.
+    """
+    prompts: list[str] = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if not line.strip():
+            continue
+        prompt = line.strip()
+        if prompt.startswith("{"):
+            try:
+                prompt = json.loads(line).get("prompt")
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{path}, line {number}: {error}") from error
+            if not isinstance(prompt, str):
+                raise ValueError(f"{path}, line {number}: field 'prompt' is missing")
+        prompts.append(prompt)
+    return prompts
