@@ -1,0 +1,188 @@
+"""Tensors of checkpoints on disk: one file or shards with an index, .safetensors or .bin, in and out.
+
+Whatever cannot be read, or does not fit, is one error that names it; nothing is loaded in part.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from sightloop.models.convert import refuse
+
+WEIGHT_FILES = (
+    "model.safetensors",
+    "diffusion_pytorch_model.safetensors",
+    "pytorch_model.bin",
+    "diffusion_pytorch_model.bin",
+)
+"""Names that transformers and diffusers give to weights, in the order they are looked for."""
+_INDEX = ".index.json"
+_SHARD_BYTES = 5_000_000_000
+_READING = (SafetensorError, RuntimeError, pickle.UnpicklingError, EOFError, OSError, UnicodeDecodeError)
+
+
+# -- in
+
+
+def weight_files(source: Path) -> list[Path]:
+    """The files that together hold the weights of a folder, or the given file itself.
+
+    Raises:
+        ValueError: nothing there, or an index that names files that are missing.
+    """
+    if source.is_file():
+        return [source]
+    if not source.is_dir():
+        raise ValueError(f"{source} does not exist; give a checkpoint's folder or its weight file")
+    for name in WEIGHT_FILES:
+        if (source / name).is_file():
+            return [source / name]
+        index = source / f"{name}{_INDEX}"
+        if index.is_file():
+            files = [source / shard for shard in sorted(set(_weight_map(index).values()))]
+            refuse(f"{index} names shards that are missing", [f.name for f in files if not f.is_file()])
+            return files
+    raise ValueError(
+        f"{source} holds no weights; looked for {', '.join(WEIGHT_FILES)} and an index of their shards"
+    )
+
+
+def read_weights(source: Path) -> dict[str, Tensor]:
+    """Every tensor of a weight file, or of a folder with one or with shards, on the CPU.
+
+    Raises:
+        ValueError: no weights, a shard or tensor of the index is missing, or a file cannot be read.
+    """
+    tensors: dict[str, Tensor] = {}
+    for file in weight_files(source):
+        tensors |= _read(file)
+    if source.is_dir():
+        for index in (source / f"{name}{_INDEX}" for name in WEIGHT_FILES):
+            if index.is_file() and set(_weight_map(index).values()) <= {f.name for f in weight_files(source)}:
+                missing = [f"{name} is missing" for name in _weight_map(index) if name not in tensors]
+                refuse(f"the shards of {index} are not whole", missing)
+    return tensors
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """The object that a JSON file holds.
+
+    Raises:
+        ValueError: the file is missing or holds something else.
+    """
+    if not file.is_file():
+        raise ValueError(f"{file} does not exist; a checkpoint's folder holds its {file.name}")
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} is not JSON ({error}); download it again") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{file} holds {type(content).__name__}, not an object")
+    return content
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    mapped = read_json(index).get("weight_map")
+    if not isinstance(mapped, dict) or not mapped:
+        raise ValueError(f"{index} has no weight_map; download it again")
+    return mapped
+
+
+def _read(file: Path) -> dict[str, Tensor]:
+    try:
+        if file.suffix == ".safetensors":
+            with safe_open(file, framework="pt") as tensors:
+                return {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
+        # Only the zip form of torch can be mapped; pages are then read when a tensor is used.
+        loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+    except _READING as error:
+        raise ValueError(f"{file} cannot be read ({error}); download it again") from error
+    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
+        raise ValueError(f"{file} does not hold a dictionary of tensors")
+    return loaded
+
+
+def misfits(given: Mapping[str, Tensor], wanted: Mapping[str, Sequence[int]]) -> list[str]:
+    """A sentence for each tensor that is missing, unknown, of another shape or not finite."""
+    problems = [f"{name} is missing" for name in wanted if name not in given]
+    problems += [f"{name} is unknown" for name in given if name not in wanted]
+    for name in (name for name in wanted if name in given):
+        if tuple(given[name].shape) != tuple(wanted[name]):
+            problems.append(f"{name} is {tuple(given[name].shape)}, the model wants {tuple(wanted[name])}")
+        elif not given[name].isfinite().all():
+            problems.append(f"{name} is not finite")
+    return problems
+
+
+def load_exactly(module: nn.Module, tensors: Mapping[str, Tensor], *, source: str) -> None:
+    """Copy the tensors into the module.
+
+    Raises:
+        ValueError: not exactly the module's tensors, by name and shape; nothing is loaded then.
+    """
+    state = module.state_dict()
+    refuse(f"{source} does not fit the model", misfits(tensors, {k: v.shape for k, v in state.items()}))
+    with torch.no_grad():
+        for name, tensor in state.items():
+            tensor.copy_(tensors[name])
+
+
+# -- out
+
+
+def write_weights(
+    folder: Path,
+    tensors: Mapping[str, Tensor],
+    *,
+    name: str = "model.safetensors",
+    shard_bytes: int = _SHARD_BYTES,
+) -> None:
+    """Write tensors as one file, or as shards with an index where they are larger than one may be."""
+    shards = _shards(tensors.items(), shard_bytes)
+    if len(shards) == 1:
+        _save(shards[0], folder / name)
+        return
+    stem, ending = name.rsplit(".", 1)
+    weight_map: dict[str, str] = {}
+    for number, shard in enumerate(shards, 1):
+        file = f"{stem}-{number:05d}-of-{len(shards):05d}.{ending}"
+        _save(shard, folder / file)
+        weight_map |= dict.fromkeys(shard, file)
+    size = sum(tensor.nbytes for tensor in tensors.values())
+    write_json(folder / f"{name}{_INDEX}", {"metadata": {"total_size": size}, "weight_map": weight_map})
+
+
+def _shards(tensors: Iterable[tuple[str, Tensor]], limit: int) -> list[dict[str, Tensor]]:
+    shards: list[dict[str, Tensor]] = [{}]
+    room = limit
+    for name, tensor in tensors:
+        if shards[-1] and tensor.nbytes > room:
+            shards.append({})
+            room = limit
+        shards[-1][name] = tensor
+        room -= tensor.nbytes
+    return shards
+
+
+def _save(tensors: Mapping[str, Tensor], file: Path) -> None:
+    # Views and shared memory are not allowed in a file of its own.
+    plain = {name: tensor.detach().to("cpu").clone().contiguous() for name, tensor in tensors.items()}
+    if file.suffix == ".safetensors":
+        save_file(plain, file, metadata={"format": "pt"})
+    else:
+        torch.save(plain, file)
+
+
+def write_json(file: Path, content: Mapping[str, Any]) -> None:
+    """Write an object as indented JSON."""
+    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
