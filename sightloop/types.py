@@ -23,6 +23,10 @@ def numbers_of(index: Int[Tensor, " N"]) -> list[int]:
     return cast("list[int]", index.tolist())  # pyright: ignore[reportUnknownMemberType]
 
 
+def _picked(value: Tensor | None, index: Tensor) -> Tensor | None:
+    return None if value is None else value[index]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
     """How tokens are drawn, and under which law they may be scored.
@@ -36,9 +40,8 @@ class Sampling:
     top_k: int | None = None
     """None keeps the whole vocabulary."""
     guidance: float = 0.0
-    """Classifier-free guidance as the family's own code counts it; 0 = off. Show-o: (1 + g) c - g u;
-    Janus: u + g (c - u).
-    """
+    """Classifier-free guidance as each family counts it; 0 = off. Show-o: (1 + g) c - g u; Janus:
+    u + g (c - u)."""
     decode_steps: int | None = None
     """Masked decoders: number of parallel rounds."""
     schedule: MaskSchedule = "cosine"
@@ -62,10 +65,7 @@ class Sampling:
         if self.guidance < 0:
             raise ValueError(f"guidance is {self.guidance}; use 0 (off) or a positive scale")
         if self.decode_steps is not None and not 1 <= self.decode_steps <= self.max_tokens:
-            raise ValueError(
-                f"decode_steps is {self.decode_steps}; use 1 to max_tokens ({self.max_tokens}) rounds, "
-                "each fixes at least one token"
-            )
+            raise ValueError(f"decode_steps is {self.decode_steps}; use 1 to max_tokens ({self.max_tokens})")
         if self.order_temperature < 0:
             raise ValueError(f"order_temperature is {self.order_temperature}; use 0 or a positive value")
         if self.relaxation is not None and self.relaxation <= 0:
@@ -113,15 +113,12 @@ class Tokens:
         """The samples at `index`."""
         index = index.to(self.ids.device)
 
-        def pick(value: Tensor | None) -> Tensor | None:
-            return None if value is None else value[index]
-
         return Tokens(
             ids=self.ids[index],
             mask=self.mask[index],
-            log_probs=pick(self.log_probs),
-            decode_step=pick(self.decode_step),
-            one_hot=pick(self.one_hot),
+            log_probs=_picked(self.log_probs, index),
+            decode_step=_picked(self.decode_step, index),
+            one_hot=_picked(self.one_hot, index),
         )
 
 
@@ -131,23 +128,20 @@ class Prompt:
 
     texts: list[str]
     images: Images | Tokens | None = None
-    """Pixels, or the policy's own image tokens. Where an image is wanted: tokens to keep, where their mask is
-    True."""
+    """Pixels, or the policy's own image tokens. Where an image is wanted: tokens to keep, if they count."""
     wants: Modality = "text"
     seeds: list[int] | None = None
-    """One a sample: the same seed draws the same tokens whatever else is in the batch. None = global
-    generator.
-    """
+    """One a sample: the same seed draws the same tokens beside any others. None = global generator."""
 
     def __len__(self) -> int:
         return len(self.texts)
 
     def rows(self, index: Int[Tensor, " N"]) -> Prompt:
         """The prompts at `index`."""
-        texts = [self.texts[i] for i in numbers_of(index)]
+        picked = numbers_of(index)
         images = None if self.images is None else self.images.rows(index)
-        seeds = None if self.seeds is None else [self.seeds[i] for i in numbers_of(index)]
-        return replace(self, texts=texts, images=images, seeds=seeds)
+        seeds = None if self.seeds is None else [self.seeds[i] for i in picked]
+        return replace(self, texts=[self.texts[i] for i in picked], images=images, seeds=seeds)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,14 +234,26 @@ Critic = Callable[[Turn], Float[Tensor, "B T"]]
 
 
 @dataclass(frozen=True, kw_only=True)
+class Fact:
+    """One thing that a right answer says."""
+
+    kind: Literal["noun", "number", "colour", "relation"]
+    words: tuple[str, ...]
+    """Phrases of which any tells it; the first is the canonical one."""
+    about: tuple[str, ...] = ()
+    """Names of the noun that the colour belongs to, or of the relation's subject; empty: of nothing named."""
+    target: tuple[str, ...] = ()
+    """Names of the relation's other noun."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Outcome:
     """All that a reward may look at: results, never the policy."""
 
     tokens: Tokens
     """Detached."""
     pieces: list[list[str]]
-    """The text of each token that is not special; `"".join(pieces[i])` is caption i. At most T entries a row:
-    the end token has none."""
+    """The text of each token that is not special, joined the text of row i; the end token has none."""
     ended: Bool[Tensor, " B"]
     """True where an end token was drawn."""
     images: Images | None
@@ -255,6 +261,14 @@ class Outcome:
     """The true answer, or the prompt; "" if there is none."""
     sources: list[str] = field(default_factory=list[str])
     """Where each picture came from (a path), for error messages and rewards that look up a truth."""
+    questions: list[str] = field(default_factory=list[str])
+    """What was asked about each picture."""
+    facts: list[tuple[Fact, ...]] = field(default_factory=list[tuple[Fact, ...]])
+    """What a right answer says."""
+    group: Int[Tensor, " B"] | None = None
+    """Samples of one prompt share an id."""
+    others: Mapping[str, Outcome] = field(default_factory=dict[str, "Outcome"])
+    """Further answers to compare with, sample by sample: about a blank picture, to a trap."""
 
     def texts(self) -> list[str]:
         """The captions, stripped of white space at both ends."""
@@ -262,9 +276,7 @@ class Outcome:
 
 
 Reward = Callable[[Outcome], Float[Tensor, "B T"]]
-"""What each token earns. Rewards of a whole text go on its last token: see
-`rewards.combine.on_last_token`.
-"""
+"""What each token earns; what a whole text earns goes on its last token (`rewards.combine.on_last_token`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -283,6 +295,12 @@ class Rollout:
     """Where each picture came from."""
     baseline: Float[Tensor, " B"] | None = None
     """Total reward of the greedy caption of the same picture (SCST); None otherwise."""
+    references: list[str] = field(default_factory=list[str])
+    """The true answers of a quiz."""
+    answers: list[str] = field(default_factory=list[str])
+    """The answers that were judged, where the last turn may hold the true ones instead."""
+    drawn: Images | None = None
+    """Pictures of the first turn's tokens, for galleries."""
 
     def __len__(self) -> int:
         return self.rewards.shape[0]
@@ -299,6 +317,9 @@ class Rollout:
             pieces=[self.pieces[i] for i in rows] if self.pieces else [],
             sources=[self.sources[i] for i in rows] if self.sources else [],
             baseline=None if self.baseline is None else self.baseline[at],
+            references=[self.references[i] for i in rows] if self.references else [],
+            answers=[self.answers[i] for i in rows] if self.answers else [],
+            drawn=None if self.drawn is None else self.drawn.rows(index),
         )
 
 
@@ -308,24 +329,29 @@ class Credit:
 
     advantages: Float[Tensor, "B S"]
     shares: Float[Tensor, "B S"]
-    """Weight of each token in the batch loss: 0 where masked, sum 1 over the batch on all ranks."""
+    """Weight of each token in the batch loss: 0 where it does not count, sum 1 over all ranks' batch."""
     returns: Float[Tensor, "B S"] | None = None
     """The target of a critic."""
     values: Float[Tensor, "B S"] | None = None
     """What the critic expected, before this step's update; for the log."""
+    orders: tuple[Turn, ...] = ()
+    """The drawing turn in other orders, equal in weight: scored in its place."""
+    old_log_probs: tuple[Float[Tensor, "B K T"], ...] = ()
+    """Of each turn's tokens before the first update, in each order (K = 1 without); for ratios."""
+    figures: Mapping[str, float] = field(default_factory=dict[str, float])
+    """What credit found out about the batch on all ranks, for the log."""
 
     def rows(self, index: Int[Tensor, " N"]) -> Credit:
         """The samples at `index`."""
         index = index.to(self.advantages.device)
-
-        def pick(value: Tensor | None) -> Tensor | None:
-            return None if value is None else value[index]
-
         return Credit(
             advantages=self.advantages[index],
             shares=self.shares[index],
-            returns=pick(self.returns),
-            values=pick(self.values),
+            returns=_picked(self.returns, index),
+            values=_picked(self.values, index),
+            orders=tuple(turn.rows(index) for turn in self.orders),
+            old_log_probs=tuple(value[index] for value in self.old_log_probs),
+            figures=self.figures,
         )
 
 
