@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from sightloop.data.vocabulary import NUMBER_WORDS, OPPOSITES, REAL, Vocabulary, with_article
+from sightloop.types import Fact
 
 Category = Literal["single_object", "two_object", "counting", "colors", "position", "color_attr"]
 CATEGORIES: tuple[Category, ...] = get_args(Category)
@@ -71,19 +72,6 @@ class Clause:
     colour: str | None = None
     position: tuple[str, int] | None = None
     """Relation to the things of an earlier clause, and that clause's place."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Fact:
-    """One thing that a right answer says."""
-
-    kind: Literal["noun", "number", "colour", "relation"]
-    words: tuple[str, ...]
-    """Phrases of which any tells it; the first is the canonical one."""
-    about: tuple[str, ...] = ()
-    """Names of the noun that the colour belongs to, or of the relation's subject; empty: of nothing named."""
-    target: tuple[str, ...] = ()
-    """Names of the relation's other noun."""
 
 
 @dataclass(frozen=True, kw_only=True)
