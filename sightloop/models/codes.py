@@ -72,3 +72,69 @@ def _law(
     with torch.no_grad():
         entropy = torch.special.entr(logits.sub(weight[:, None]).exp_()).sum(-1)
     return target[:, 0] - weight, entropy
+
+
+def unit_exponentials(
+    shape: tuple[int, ...], seeds: list[int] | None, *, skip: int = 0
+) -> Float[Tensor, "B T V"]:
+    """Draws of the exponential law: one stream a seed, or the global generator.
+
+    `skip` is how many uniform numbers of each stream decided the codes themselves: those may not be used
+    again.
+    """
+    if seeds is None:
+        return torch.empty(shape).exponential_()
+    if len(seeds) != shape[0]:
+        raise ValueError(f"{len(seeds)} seeds for {shape[0]} samples; give one seed a sample")
+    generator = torch.Generator()
+    rows: list[Tensor] = []
+    for seed in seeds:
+        generator.manual_seed(seed)
+        torch.rand(skip, generator=generator)
+        rows.append(torch.empty(shape[1:]).exponential_(generator=generator))
+    return torch.stack(rows)
+
+
+def relaxed_codes(
+    logits: Float[Tensor, "B T V"],
+    ids: Int[Tensor, "B T"],
+    exponentials: Float[Tensor, "B T V"],
+    *,
+    sampling: Sampling,
+) -> Float[Tensor, "B T V"]:
+    """Straight-through one-hot codes of codes that were already drawn (Gumbel-softmax, arXiv 1611.01144).
+
+    The Gumbel noise is drawn given that it picks `ids`, so the hard codes are the drawn ones and the soft
+    codes have the law they would have had, had noise and codes been drawn together. The gradient is that of
+    the soft codes with the noise held. Greedy codes have no noise.
+    """
+    temperature = 1.0 if sampling.temperature == 0 else sampling.temperature
+    law = logits.float() / temperature
+    if sampling.top_k is not None and sampling.top_k < law.shape[-1]:
+        last = law.detach().topk(sampling.top_k, dim=-1).values[..., -1:]
+        # A drawn code stays in, should rounding have moved it below the last place.
+        last = torch.minimum(last, law.detach().gather(-1, ids[..., None]))
+        law = law.masked_fill(law.detach() < last, -torch.inf)
+    law = law.log_softmax(-1)
+    if sampling.temperature > 0:
+        law = law + gumbel_noise_given(law.detach(), ids, exponentials)
+    assert sampling.relaxation is not None, "only a law with a relaxation has relaxed codes"
+    soft = (law / sampling.relaxation).softmax(-1)
+    if not sampling.relaxed_hard:
+        return soft
+    hard = torch.zeros_like(soft).scatter_(-1, ids[..., None], 1.0)
+    return hard + (soft - soft.detach())
+
+
+@torch.no_grad()
+def gumbel_noise_given(
+    law: Float[Tensor, "B T V"], ids: Int[Tensor, "B T"], exponentials: Float[Tensor, "B T V"]
+) -> Float[Tensor, "B T V"]:
+    """Gumbel noise under which `ids` are the codes that log-probabilities `law` and noise pick.
+
+    The largest sum of both is Gumbel whatever wins it; the others are Gumbel below it.
+    """
+    chosen = ids[..., None]
+    first = exponentials.gather(-1, chosen)
+    noise = -(exponentials + law.exp() * first).log()
+    return noise.scatter_(-1, chosen, -first.log() - law.gather(-1, chosen))

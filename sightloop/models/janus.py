@@ -1,0 +1,326 @@
+"""Janus (transformers' `JanusForConditionalGeneration`) as a policy that draws and answers.
+
+Janus: arXiv 2410.13848, Janus-Pro: arXiv 2501.17811. Vision tower, its aligner and the VQ model stay frozen.
+What learns is low-rank adapters over the language model, or the language model with the two parts that read
+and write codes. transformers' own `generate` can neither draw without guidance nor tell log-probabilities, so
+drawing is done here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from transformers import (
+    AutoProcessor,
+    JanusForConditionalGeneration,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    ProcessorMixin,
+)
+
+from sightloop.models.blip2 import no_dropout
+from sightloop.models.codes import code_log_probs, relaxed_codes, unit_exponentials
+from sightloop.models.critic import Adapters
+from sightloop.models.generation import token_log_probs
+from sightloop.models.janus_answers import JanusAnswers
+from sightloop.models.janus_body import JanusBody
+from sightloop.models.janus_drawing import JanusDrawing
+from sightloop.models.janus_pictures import JanusPictures, Preparation
+from sightloop.models.janus_prompts import JanusPrompts
+from sightloop.models.pieces import Pieces
+from sightloop.models.recompute import Recomputation
+from sightloop.types import Images, Prompt, Sampling, Tokens, TokenScores, Turn
+
+
+@dataclass(frozen=True, kw_only=True)
+class JanusSettings:
+    """What of Janus learns, and how it reads prompts."""
+
+    trained: Literal["lora", "full"] = "lora"
+    """Adapters over the language model, or the language model itself."""
+    lora_rank: int = 16
+    lora_alpha: float | None = None
+    """None = twice the rank."""
+    generation_head: bool = True
+    """Full training: what turns hidden states into codes learns too."""
+    generation_aligner: bool = True
+    """Full training: what turns codes into the language model's input learns too."""
+    embeddings: bool = False
+    """Full training: embeddings of words and codes and the head for words learn too."""
+    drawing_template: str = "<|User|>: {prompt}\n\n<|Assistant|>:"
+    """The conversation that asks for a picture; also a question without a picture."""
+    answer_template: str = "<|User|>: {image}\n{prompt}\n\n<|Assistant|>:"
+    """The conversation that asks about a picture."""
+    frame: tuple[str, str] = ("<begin_of_image>", "<end_of_image>")
+    """Tokens before and after a picture."""
+
+    def __post_init__(self) -> None:
+        if self.trained not in ("lora", "full"):
+            raise ValueError(f"trained is {self.trained!r}; use 'lora' or 'full'")
+        if self.trained == "lora" and self.embeddings:
+            raise ValueError("embeddings learn with trained='full' only; adapters leave them frozen")
+
+
+class FullPart(nn.Module):
+    """What full training changes; it shares its tensors with the model."""
+
+    def __init__(self, model: Any, settings: JanusSettings) -> None:
+        super().__init__()
+        core = model.model
+        self.layers, self.norm = core.language_model.layers, core.language_model.norm
+        if settings.generation_head:
+            self.generation_head = core.generation_head
+        if settings.generation_aligner:
+            self.generation_aligner = core.generation_aligner
+        if settings.embeddings:
+            self.embed_tokens, self.lm_head = core.language_model.embed_tokens, model.lm_head
+            self.generation_embeddings = core.generation_embeddings
+
+
+class Janus(nn.Module):
+    """An `ImagePolicy` on Janus and Janus-Pro of any size."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        processor: ProcessorMixin | PreTrainedTokenizerBase,
+        *,
+        settings: JanusSettings | None = None,
+    ) -> None:
+        super().__init__()
+        settings = JanusSettings() if settings is None else settings
+        _check(model)
+        self.settings = settings
+        self.model: Any = model.eval().requires_grad_(False)
+        no_dropout(model)
+        given: Any = processor
+        self.words = cast(
+            "PreTrainedTokenizerBase", given.tokenizer if isinstance(given, ProcessorMixin) else given
+        )
+        self.pictures = JanusPictures(model, _preparation(processor))
+        self.num_image_tokens = self.pictures.num_image_tokens
+        self.prompts = JanusPrompts(
+            self.words,
+            picture=self.model.config.image_token_id,
+            num_places=self.pictures.num_places,
+            frame=settings.frame,
+            drawing=settings.drawing_template,
+            answering=settings.answer_template,
+        )
+        self.end = int(self.words.convert_tokens_to_ids(str(self.words.eos_token)))
+        self.pieces = Pieces(self.words, end_ids=(self.end,))
+        body = JanusBody(model, pad=self.prompts.pad)
+        self.drawings = JanusDrawing(body, self.prompts, num_tokens=self.num_image_tokens)
+        self.answers = JanusAnswers(body, self.prompts, self.pictures)
+        self._recomputation = Recomputation(self._language)
+        self.adapters: Adapters | None = None
+        if settings.trained == "lora":
+            alpha = 2 * settings.lora_rank if settings.lora_alpha is None else settings.lora_alpha
+            self.adapters = Adapters(self.trunk_linears(), rank=settings.lora_rank, alpha=alpha)
+            self.adapters.active = True
+        self.trained_part().float().requires_grad_(True)
+
+    @staticmethod
+    def from_pretrained(
+        folder: str | Path,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        settings: JanusSettings | None = None,
+    ) -> Janus:
+        """Load a folder of the hub's format (or a hub name); frozen weights in `dtype`, trained ones in
+        float32.
+        """
+        model = JanusForConditionalGeneration.from_pretrained(folder, dtype=dtype)
+        return Janus(model, AutoProcessor.from_pretrained(folder), settings=settings).to(device)
+
+    # -- the parts
+
+    @property
+    def _language(self) -> nn.Module:
+        return self.model.model.language_model
+
+    @property
+    def _head(self) -> Tensor:
+        return self.model.lm_head.weight
+
+    def trained_part(self) -> nn.Module:
+        """What an optimizer may change: the adapters, or the parts that full training names."""
+        return FullPart(self.model, self.settings) if self.adapters is None else self.adapters
+
+    def trunk_linears(self) -> dict[str, nn.Linear]:
+        """The linear layers of the language model; towers and heads are not among them."""
+        parts = self._language.named_modules()
+        return {name: part for name, part in parts if isinstance(part, nn.Linear)}
+
+    def adapters_off(self) -> AbstractContextManager[None]:
+        """The model from before training, inside the context.
+
+        Raises:
+            ValueError: the language model itself is trained.
+        """
+        if self.adapters is None:
+            raise ValueError("trained='full' has no adapters to switch off; keep a frozen copy instead")
+        return self.adapters.switched(False)
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Recompute the language model's layers in the backward pass."""
+        self._recomputation.enable(*([] if self.adapters is None else [self.adapters.checkpoint_contexts]))
+
+    @property
+    def everyone_done(self) -> Callable[[bool], bool]:
+        """Whether all ranks are done: with sharded weights they must take the same steps."""
+        return self.answers.everyone_done
+
+    @everyone_done.setter
+    def everyone_done(self, ask: Callable[[bool], bool]) -> None:
+        """Ask this before every drawn word."""
+        self.answers.everyone_done = ask
+
+    # -- pictures
+
+    @torch.no_grad()
+    def look(self, images: Images) -> Images:
+        """Add what the frozen tower sees; pictures that have it are returned as they are."""
+        if self.pictures.key in images.features:
+            return images
+        seen, places = self.pictures.see(images)
+        return replace(images, features={**images.features, self.pictures.key: seen[places]})
+
+    def pixels(self, tokens: Tokens) -> Images:
+        """Pictures of image tokens, rounded as the official code rounds them."""
+        return Images(pixels=self.pictures.pixels(tokens))
+
+    def image_tokens(self, images: Images) -> Tokens:
+        """The codes of pictures of any size; all count."""
+        ids = self.pictures.codes(images)
+        return Tokens(ids=ids, mask=torch.ones_like(ids, dtype=torch.bool))
+
+    # -- the policy
+
+    def drawing(self, **changes: Any) -> Sampling:
+        """The official law for pictures: guidance 5, temperature 1, all codes."""
+        return Sampling(**{"max_tokens": self.num_image_tokens, "guidance": 5.0, **changes})
+
+    def sample(self, prompt: Prompt, sampling: Sampling) -> Tokens:
+        """Draw pictures or answers; the prompt's seeds decide the draws if given.
+
+        Raises:
+            ValueError: the law or the prompt does not fit what is wanted.
+        """
+        if sampling.decode_steps is not None:
+            raise ValueError(f"decode_steps is {sampling.decode_steps}; Janus draws one token after another")
+        if prompt.wants == "text":
+            _check_words(sampling)
+            with torch.no_grad():
+                return self.answers.draw(prompt, sampling, head=self._word_logits, ends=(self.end,))
+        self._check_drawing(prompt)
+        if sampling.max_tokens != self.num_image_tokens:
+            raise ValueError(
+                f"max_tokens is {sampling.max_tokens}; a picture of this model has {self.num_image_tokens}"
+            )
+        tokens = self.drawings.draw(prompt.texts, sampling, prompt.seeds)
+        if sampling.relaxation is None:
+            return tokens
+        with self._recomputation.active():
+            logits = self.drawings.logits(prompt.texts, tokens.ids, sampling)
+        noise = unit_exponentials(logits.shape, prompt.seeds, skip=self.num_image_tokens).to(logits.device)
+        return replace(tokens, one_hot=relaxed_codes(logits, tokens.ids, noise, sampling=sampling))
+
+    def score(self, turn: Turn, under: Sampling | None = None) -> TokenScores:
+        """Log-probabilities under the model's own law (None: no guidance), or under that of `under`."""
+        tokens = turn.tokens
+        with self._recomputation.active():
+            if turn.prompt.wants == "image":
+                self._check_drawing(turn.prompt)
+                self._check_codes(tokens)
+                log_probs, entropy = self.drawings.scores(turn.prompt.texts, tokens, under)
+            else:
+                if under is not None:
+                    _check_words(under)
+                log_probs, entropy = self._answer_scores(turn, under)
+        blank = torch.zeros(tokens.mask.shape, device=tokens.mask.device)
+        return TokenScores(
+            log_probs=blank.masked_scatter(tokens.mask, log_probs),
+            entropy=blank.masked_scatter(tokens.mask, entropy),
+        )
+
+    def _answer_scores(self, turn: Turn, under: Sampling | None) -> tuple[Tensor, Tensor]:
+        mask = turn.tokens.mask
+        ids = turn.tokens.ids.masked_fill(~mask, self.prompts.pad)
+        hidden = self.answers.hidden(turn.prompt, ids)[mask]
+        if self._head.requires_grad:
+            return code_log_probs(self._word_logits, (hidden,), ids[mask], under=under, rows_at_once=64)
+        return token_log_probs(hidden, self._head, ids[mask], under=under)
+
+    def _word_logits(self, hidden: Float[Tensor, "N h"]) -> Float[Tensor, "N V"]:
+        return hidden.to(self._head.dtype) @ self._head.T
+
+    def _check_drawing(self, prompt: Prompt) -> None:
+        if prompt.images is not None:
+            raise ValueError(
+                "Janus draws a picture from its first token to its last and keeps none of another; leave "
+                "the prompt's images out"
+            )
+
+    def _check_codes(self, tokens: Tokens) -> None:
+        counted = tokens.ids[tokens.mask]
+        if tokens.ids.shape[1] > self.num_image_tokens:
+            raise ValueError(f"{tokens.ids.shape[1]} tokens; a picture has {self.num_image_tokens}")
+        if len(counted) and not 0 <= int(counted.min()) <= int(counted.max()) < self.pictures.num_codes:
+            raise ValueError(
+                f"image tokens are {int(counted.min())} to {int(counted.max())}; there are "
+                f"{self.pictures.num_codes} codes"
+            )
+
+    def encode(self, texts: list[str]) -> Tokens:
+        """Words of given answers with the end token, right-padded."""
+        rows = [[*self.words(text, add_special_tokens=False).input_ids, self.end] for text in texts]
+        longest, device = max(map(len, rows)), self._head.device
+        ids = torch.tensor([row + [self.prompts.pad] * (longest - len(row)) for row in rows], device=device)
+        lengths = torch.tensor([len(row) for row in rows], device=device)
+        return Tokens(ids=ids, mask=torch.arange(longest, device=device)[None] < lengths[:, None])
+
+    def decode(self, tokens: Tokens) -> list[list[str]]:
+        """The text of each word of an answer; the end token has none."""
+        return self.pieces(tokens)
+
+    def is_end(self, tokens: Tokens) -> Bool[Tensor, "B T"]:
+        """True where a word that counts is the end token."""
+        return (tokens.ids == self.end) & tokens.mask
+
+
+def _check(model: Any) -> None:
+    kind: type = type(model)
+    if not issubclass(kind, JanusForConditionalGeneration):
+        raise ValueError(
+            f"{kind.__name__} has no head for image tokens that Janus knows; give a "
+            "JanusForConditionalGeneration"
+        )
+    outputs = model.model.generation_head.vision_head.out_features
+    codes = model.config.vq_config.num_embeddings
+    if outputs != codes:
+        raise ValueError(f"the generation head knows {outputs} codes and the VQ model {codes}")
+
+
+def _check_words(sampling: Sampling) -> None:
+    if sampling.guidance:
+        raise ValueError(f"guidance is {sampling.guidance}; it guides pictures, use 0 for answers")
+    if sampling.relaxation is not None:
+        raise ValueError(f"relaxation is {sampling.relaxation}; it relaxes pictures, use None for answers")
+
+
+def _preparation(processor: Any) -> Preparation:
+    if not isinstance(processor, ProcessorMixin):
+        return Preparation()
+    pictures: Any = cast("Any", processor).image_processor
+    return Preparation(
+        mean=tuple(pictures.image_mean), std=tuple(pictures.image_std), min_size=int(pictures.min_size)
+    )

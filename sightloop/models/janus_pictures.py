@@ -1,0 +1,173 @@
+"""The frozen parts of Janus that see: pictures to codes and back, pictures to what the language model reads.
+
+All of it is exact against the official code. transformers' own `JanusVQVAE.encode` is not used: it looks for
+the nearest code without scaling latents and codebook to unit length, and finds others.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int, UInt8
+from PIL import Image
+from torch import Tensor
+
+from sightloop.models.sharing import distinct, image_keys
+from sightloop.types import Images, Tokens
+
+_PICTURES_AT_ONCE = 4
+"""The decoder's activations take over half a gigabyte for each picture of 384 pixels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preparation:
+    """How pictures of any size are brought to a square; the values are those of every released Janus."""
+
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    min_size: int = 14
+    """The shorter side is no shorter than this, in pixels."""
+
+
+class JanusPictures:
+    """Vision tower, aligner and VQ model of a `JanusForConditionalGeneration`."""
+
+    def __init__(self, model: Any, preparation: Preparation) -> None:
+        self._core: Any = model.model
+        self.preparation = preparation
+        vision, vq = model.config.vision_config, model.config.vq_config
+        self.tower_size = int(vision.image_size)
+        self.num_places = (self.tower_size // int(vision.patch_size)) ** 2
+        self.grid: tuple[int, int] = tuple(self._core.vqmodel.quantize.quant_state_dims)
+        self.num_codes = int(vq.num_embeddings)
+        self.code_size = self.grid[0] * 2 ** (len(vq.channel_multiplier) - 1)
+        self.key = f"janus:{model.config.name_or_path}"
+
+    @property
+    def num_image_tokens(self) -> int:
+        """Codes of a picture."""
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def _like(self) -> Tensor:
+        return self._core.vqmodel.quant_conv.weight
+
+    # -- squares
+
+    def squares(self, pixels: UInt8[Tensor, "B 3 H W"], size: int) -> UInt8[Tensor, "B 3 s s"]:
+        """The whole picture in a square: longest side `size`, the rest in the mean colour."""
+        height, width = pixels.shape[2:]
+        if height == width == size:
+            return pixels
+        longest = max(height, width)
+        least = self.preparation.min_size
+        high, wide = (max(round(side * size / longest), least) for side in (height, width))
+        side = max(high, wide)
+        if side != size:
+            raise ValueError(f"a picture of {size} pixels cannot hold sides of {least} or more; set min_size")
+        colour = torch.tensor([int(255 * value) for value in self.preparation.mean], dtype=torch.uint8)
+        board = colour.to(pixels.device)[None, :, None, None].repeat(len(pixels), 1, side, side)
+        top, left = (side - high) // 2, (side - wide) // 2
+        for row, picture in enumerate(pixels.permute(0, 2, 3, 1).cpu().numpy()):
+            # Pillow's own filter: other libraries' bicubic differs by a grey level here and there.
+            scaled = Image.fromarray(picture).resize((wide, high), Image.Resampling.BICUBIC)
+            board[row, :, top : top + high, left : left + wide] = torch.from_numpy(np.array(scaled)).permute(
+                2, 0, 1
+            )
+        return board
+
+    def _values(self, pixels: UInt8[Tensor, "B 3 s s"]) -> Float[Tensor, "B 3 s s"]:
+        return self._scaled(pixels.to(self._like.device).float() / 255)
+
+    def _scaled(self, shares: Float[Tensor, "B 3 s s"]) -> Float[Tensor, "B 3 s s"]:
+        mean, std = (
+            torch.tensor(value, device=shares.device).view(1, 3, 1, 1)
+            for value in (self.preparation.mean, self.preparation.std)
+        )
+        return (shares - mean) / std
+
+    # -- seeing
+
+    def see(self, images: Images | Tokens) -> tuple[Float[Tensor, "D N h"], list[int]]:
+        """What the language model reads of each different picture, and for every row the number of its
+        picture.
+
+        Tokens with one-hot codes are each seen by themselves and carry a gradient to those codes.
+        """
+        if isinstance(images, Images) and self.key in images.features:
+            firsts, places = distinct(image_keys(images))
+            return images.features[self.key][firsts], places
+        if isinstance(images, Tokens) and images.one_hot is not None:
+            return self.features(self._shown(images.one_hot)), list(range(len(images)))
+        firsts, places = distinct(image_keys(images))
+        rows = images.rows(torch.tensor(firsts))
+        with torch.no_grad():
+            pixels = rows.pixels if isinstance(rows, Images) else self.pixels(rows)
+            return self.features(self._values(self.squares(pixels, self.tower_size))), places
+
+    def features(self, values: Float[Tensor, "B 3 s s"]) -> Float[Tensor, "B N h"]:
+        """Tower and aligner on prepared values."""
+        return self._core.get_image_features(values.to(self._like.dtype)).pooler_output
+
+    def _shown(self, one_hot: Float[Tensor, "B T V"]) -> Float[Tensor, "B 3 s s"]:
+        """Prepared values of the pictures that codes make: rounded as pictures are, with the gradient of
+        unrounded ones.
+        """
+        shares = ((self.values_of(one_hot).float() + 1) / 2).clamp(0, 1)
+        rounded = (shares.detach() * 255).to(torch.uint8).float() / 255
+        shares = shares + (rounded - shares).detach()
+        if self.code_size != self.tower_size:
+            size = (self.tower_size, self.tower_size)
+            shares = F.interpolate(shares, size, mode="bicubic", antialias=True, align_corners=False)
+        return self._scaled(shares)
+
+    # -- codes
+
+    def values_of(self, codes: Int[Tensor, "B T"] | Float[Tensor, "B T V"]) -> Float[Tensor, "B 3 s s"]:
+        """Decoded pictures, about -1 to 1; codes may be (soft) one-hot and then carry a gradient."""
+        vq = self._core.vqmodel
+        book = F.normalize(vq.quantize.embedding.weight, dim=-1)
+        chosen = book[codes] if codes.ndim == 2 else codes.to(book.dtype) @ book
+        latents = chosen.unflatten(1, self.grid).permute(0, 3, 1, 2)
+        return vq.decoder(vq.post_quant_conv(latents.contiguous()))
+
+    @torch.no_grad()
+    def pixels(self, tokens: Tokens) -> UInt8[Tensor, "B 3 s s"]:
+        """Pictures of codes, rounded as the official code rounds them.
+
+        Raises:
+            ValueError: the tokens are not the codes of whole pictures.
+        """
+        ids = tokens.ids
+        if ids.shape[1] != self.num_image_tokens or not bool(tokens.mask.all()):
+            raise ValueError(
+                f"a picture has {self.num_image_tokens} tokens that all count; these have {ids.shape[1]}, "
+                f"{int(tokens.mask.sum())} of {tokens.mask.numel()} count"
+            )
+        if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < self.num_codes:
+            raise ValueError(
+                f"image tokens are {int(ids.min())} to {int(ids.max())}; there are {self.num_codes} codes"
+            )
+        made = [self.values_of(part).float() for part in ids.to(self._like.device).split(_PICTURES_AT_ONCE)]
+        return ((torch.cat(made) + 1) / 2 * 255).clamp(0, 255).to(torch.uint8)
+
+    @torch.no_grad()
+    def codes(self, images: Images) -> Int[Tensor, "B T"]:
+        """The nearest codes of pictures, row by row."""
+        values = self._values(self.squares(images.pixels, self.code_size))
+        return torch.cat([self.nearest(part) for part in values.split(_PICTURES_AT_ONCE)])
+
+    def latents(self, values: Float[Tensor, "B 3 s s"]) -> Float[Tensor, "B c H W"]:
+        """What the codes stand for, before the nearest are found."""
+        vq = self._core.vqmodel
+        return vq.quant_conv(vq.encoder(values.to(self._like.dtype)))
+
+    def nearest(self, values: Float[Tensor, "B 3 s s"]) -> Int[Tensor, "B T"]:
+        """Codes of prepared values: the largest cosine, because the official search is on the sphere."""
+        latents = F.normalize(self.latents(values).float(), dim=1).flatten(2).transpose(1, 2)
+        book = F.normalize(self._core.vqmodel.quantize.embedding.weight.float(), dim=-1)
+        return (latents @ book.T).argmax(-1)

@@ -1,0 +1,96 @@
+"""What Janus reads: conversations in its own template, with a place for a picture, and blank ones."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from transformers import PreTrainedTokenizerBase
+
+_REMEMBERED_PROMPTS = 4096
+IMAGE_PLACE = "{image}"
+TEXT_PLACE = "{prompt}"
+
+
+class JanusPrompts:
+    """Turns texts into rows of ids; what a text looks like in ids is remembered."""
+
+    def __init__(
+        self,
+        words: PreTrainedTokenizerBase,
+        *,
+        picture: int,
+        num_places: int,
+        frame: tuple[str, str],
+        drawing: str,
+        answering: str,
+    ) -> None:
+        """`picture` is the id of a picture's place, `num_places` how many a picture takes, `frame` the tokens
+        around them; the last two are the templates.
+
+        Raises:
+            ValueError: a template lacks a place, or the tokenizer lacks a special token.
+        """
+        for name, template, places in (
+            ("drawing_template", drawing, (TEXT_PLACE,)),
+            ("answer_template", answering, (IMAGE_PLACE, TEXT_PLACE)),
+        ):
+            for place in places:
+                if template.count(place) != 1:
+                    raise ValueError(f"{name} is {template!r}; it must hold {place} exactly once")
+        if answering.index(IMAGE_PLACE) > answering.index(TEXT_PLACE):
+            raise ValueError(f"answer_template is {answering!r}; the picture comes before the question")
+        self.words = words
+        self.picture = picture
+        self.num_places = num_places
+        self.drawing, self.answering = drawing, answering
+        self.begin, self.pad = self._id("bos_token", words.bos_token), self._id("pad_token", words.pad_token)
+        self.start, self.stop = (self._id("image frame", token) for token in frame)
+        self.drawing_row = lru_cache(_REMEMBERED_PROMPTS)(self._drawing_row)
+        self.question_row = lru_cache(_REMEMBERED_PROMPTS)(self._question_row)
+
+    def _id(self, name: str, token: object) -> int:
+        if not isinstance(token, str) or token not in self.words.get_vocab():
+            raise ValueError(
+                f"the tokenizer has no {name} {token!r}; use the tokenizer of a Janus checkpoint"
+            )
+        return int(self.words.get_vocab()[token])
+
+    def _ids(self, text: str) -> list[int]:
+        return [int(token) for token in self.words(text, add_special_tokens=False).input_ids]
+
+    def _drawing_row(self, text: str) -> tuple[int, ...]:
+        """The prompt for a picture, up to the token that begins it."""
+        if not text.strip():
+            raise ValueError(f"the prompt {text!r} is empty; say what to draw")
+        words = self._ids(self.drawing.replace(TEXT_PLACE, text))
+        return (self.begin, *self._no_picture(words, text), self.start)
+
+    def blank(self, row: tuple[int, ...]) -> tuple[int, ...]:
+        """The prompt without its content: as long, pads between its first and its last token."""
+        return (row[0], *[self.pad] * (len(row) - 2), row[-1])
+
+    def _question_row(self, text: str, about_picture: bool) -> tuple[int, ...]:
+        """The conversation up to where the answer begins, places for its picture included."""
+        if not about_picture:
+            if not text.strip():
+                raise ValueError(f"the prompt {text!r} is empty and there is no picture; give one of them")
+            plain = self.drawing.replace(TEXT_PLACE, text)
+            return (self.begin, *self._no_picture(self._ids(plain), text))
+        place = self.words.convert_ids_to_tokens(self.picture)
+        # One text from end to end, because a word may be cut differently at the seam of two.
+        before, after = self.answering.split(IMAGE_PLACE)
+        ids = self._ids(f"{before}{place}{after.replace(TEXT_PLACE, text)}")
+        if ids.count(self.picture) != 1:
+            raise ValueError(
+                f"the question {text!r} names {place!r}, which stands for the picture; leave it out"
+            )
+        at = ids.index(self.picture)
+        framed = (self.start, *[self.picture] * self.num_places, self.stop)
+        if at + 1 == len(ids):
+            raise ValueError(f"answer_template is {self.answering!r}; something must follow the picture")
+        return (self.begin, *ids[:at], *framed, *ids[at + 1 :])
+
+    def _no_picture(self, ids: list[int], text: str) -> list[int]:
+        if self.picture in ids:
+            raise ValueError(f"the prompt {text!r} holds a picture's place; it may hold words only")
+        return ids
