@@ -20,7 +20,7 @@ GROUNDS = ("white", "gray", "black")
 SIDE = 32
 """Width and height of a picture, in pixels."""
 
-_COLOUR_RGB = {
+COLOUR_RGB = {
     "red": (220, 40, 40),
     "green": (40, 170, 60),
     "blue": (50, 80, 220),
@@ -112,14 +112,15 @@ def render(scene: Scene, rng: np.random.Generator) -> UInt8[np.ndarray, "H W 3"]
         half = SIDE / 2
         center_y = half * (row + 0.5) + rng.uniform(-1.2, 1.2)
         center_x = half * (column + 0.5) + rng.uniform(-1.2, 1.2)
-        inside = _inside(thing.shape, (x_grid - center_x) / radius, (y_grid - center_y) / radius)
-        picture[inside] = np.array(_COLOUR_RGB[thing.colour]) / 255 * (1 + 0.05 * rng.standard_normal())
+        covered = inside(thing.shape, (x_grid - center_x) / radius, (y_grid - center_y) / radius)
+        picture[covered] = np.array(COLOUR_RGB[thing.colour]) / 255 * (1 + 0.05 * rng.standard_normal())
     picture = picture.reshape(SIDE, _SUPERSAMPLE, SIDE, _SUPERSAMPLE, 3).mean((1, 3))
     picture = picture + 0.02 * rng.standard_normal(picture.shape)
     return (picture.clip(0, 1) * 255).round().astype(np.uint8)
 
 
-def _inside(shape: str, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.bool_]:
+def inside(shape: str, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which points a shape of radius 1 at the origin covers; y points down."""
     abs_x, abs_y = np.abs(x), np.abs(y)
     if shape == "circle":
         return x * x + y * y < 1

@@ -1,0 +1,202 @@
+"""Pre-training of the picture tokenizers: the tiny MAGVIT-v2 of Show-o and the tiny VQ of Janus.
+
+Codes are taught, not found: what a cell of 8 x 8 pixels shows (which quarter of which shape, in which colour,
+on which ground) has a fixed number. The encoder learns to name it from pictures with jitter and noise, the
+decoder to draw it without them. Found codes need many times the training and make the policies' task harder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor, nn
+from transformers.models.janus.modeling_janus import JanusVQVAE
+
+from sightloop.models.magvit2 import Magvit2
+from sightloop.shapes.checker import SURE, detect
+from sightloop.shapes.fitting import Stage, fit
+from sightloop.shapes.quizzes import DRAWN_SIZE, sample_drawn_scene
+from sightloop.shapes.scenes import COLOURS, CORNERS, GROUNDS, SHAPES, Scene, Thing, render
+from sightloop.shapes.unified_models import GRID, new_magvit2, vq_config
+
+NUM_DRAWN, NUM_DRAWN_HELD_OUT = 3_000, 300
+_EMPTY = len(COLOURS)
+"""Stands where the colour stands in the code of a cell without a thing."""
+_SHARPNESS = 20.0
+"""Inverse temperature of the cosines between a latent and the codes of the tiny VQ."""
+
+
+def codes_of(scenes: list[Scene]) -> Int[Tensor, "B N"]:
+    """The taught codes of scenes, row by row: 2 bits ground, 2 bits quarter, 3 bits colour, 2 bits shape."""
+    codes = np.zeros((len(scenes), GRID, GRID), dtype=np.int64)
+    for grid, scene in zip(codes, scenes, strict=True):
+        grid[:] = GROUNDS.index(scene.ground) * 128 + _EMPTY * 4
+        for thing in scene.things:
+            row, column = divmod(CORNERS.index(thing.corner), 2)
+            what = COLOURS.index(thing.colour) * 4 + SHAPES.index(thing.shape)
+            ground = GROUNDS.index(scene.ground) * 128
+            quarters = np.array([[0, 32], [64, 96]]) + ground + what
+            grid[2 * row : 2 * row + 2, 2 * column : 2 * column + 2] = quarters
+    return torch.from_numpy(codes).flatten(1)
+
+
+class StillGenerator(np.random.Generator):
+    """Random numbers that are always their mean: what is rendered with it has no jitter and no noise."""
+
+    def __init__(self) -> None:
+        super().__init__(np.random.PCG64(0))
+
+    def standard_normal(self, size: Any = None, *_: Any, **__: Any) -> Any:
+        """0."""
+        return 0.0 if size is None else np.zeros(size)
+
+    def uniform(self, low: Any = 0.0, high: Any = 1.0, size: Any = None) -> Any:
+        """The middle."""
+        middle = (low + high) / 2
+        return middle if size is None else np.full(size, middle)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawnWorld:
+    """Scenes, their pictures as people take them, the same without jitter and noise, and their codes."""
+
+    scenes: list[Scene]
+    pixels: UInt8[Tensor, "B 3 H W"]
+    plain: UInt8[Tensor, "B 3 H W"]
+    codes: Int[Tensor, "B N"]
+
+
+def make_drawn_world(seed: int = 0) -> DrawnWorld:
+    """Mostly scenes full of things: the more things, the more a step teaches."""
+    rng = np.random.default_rng([seed, crc32(b"drawn")])
+    number = NUM_DRAWN + NUM_DRAWN_HELD_OUT
+    scenes = [sample_drawn_scene(rng) if rng.random() < 0.4 else _full_scene(rng) for _ in range(number)]
+    still = StillGenerator()
+    return DrawnWorld(
+        scenes=scenes,
+        pixels=stacked([render(scene, rng) for scene in scenes]),
+        plain=stacked([render(scene, still) for scene in scenes]),
+        codes=codes_of(scenes),
+    )
+
+
+def _full_scene(rng: np.random.Generator) -> Scene:
+    num_things = int(rng.integers(3, 5))
+    things = tuple(
+        Thing(
+            size=DRAWN_SIZE,
+            colour=COLOURS[rng.integers(len(COLOURS))],
+            shape=SHAPES[rng.integers(len(SHAPES))],
+            corner=CORNERS[corner],
+        )
+        for corner in sorted(rng.permutation(4)[:num_things].tolist())
+    )
+    return Scene(ground=GROUNDS[rng.integers(len(GROUNDS))], things=things)
+
+
+def stacked(pictures: list[UInt8[np.ndarray, "H W 3"]]) -> UInt8[Tensor, "B 3 H W"]:
+    """Rendered pictures as one batch."""
+    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
+
+
+def values_of(pixels: UInt8[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
+    """Pixels in [-1, 1]."""
+    return pixels.float() / 127.5 - 1
+
+
+def redraw_loss(redrawn: Float[Tensor, "B 3 H W"], wanted: Float[Tensor, "B 3 H W"]) -> Float[Tensor, ""]:
+    """Absolute and squared error of pixels, and absolute error of their steps to the right and down."""
+    error = redrawn - wanted
+    steps = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
+    return error.abs().mean() + 2 * error.square().mean() + steps
+
+
+def share_recovered(pixels: UInt8[Tensor, "B 3 H W"], scenes: list[Scene]) -> float:
+    """Share of pictures in which the checker finds exactly the scene's things: shape, colour and corner."""
+    right = 0
+    for picture, scene in zip(pixels, scenes, strict=True):
+        seen = detect(picture.permute(1, 2, 0).contiguous().numpy())
+        found = sorted((d.noun, d.colour, d.corner) for d in seen if d.score > SURE)
+        right += found == sorted((t.shape, t.colour, t.corner) for t in scene.things)
+    return right / len(scenes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Lesson:
+    """How one kind of tokenizer is taught."""
+
+    name_loss: Callable[[Tensor, Tensor], Tensor]
+    """Loss of naming the cells of pixel values with their codes."""
+    name: Callable[[Tensor], Tensor]
+    """Codes of pixel values."""
+    draw: Callable[[Tensor], Tensor]
+    """Pixel values of codes."""
+
+
+def _teach(world: DrawnWorld, model: nn.Module, lesson: _Lesson, stage: Stage) -> None:
+    model.requires_grad_(True)
+
+    def loss_at(step: int, rng: np.random.Generator) -> Tensor:
+        index = rng.integers(0, NUM_DRAWN, 32)
+        codes = world.codes[index]
+        redrawn = lesson.draw(codes)
+        # A quarter of the pictures is plain, as those that the policies draw will be.
+        given = torch.cat([world.pixels[index[:24]], world.plain[index[24:]]])
+        naming = lesson.name_loss(values_of(given), codes)
+        return redraw_loss(redrawn, values_of(world.plain[index])) + naming
+
+    def report() -> str:
+        held = slice(NUM_DRAWN, NUM_DRAWN + 200)
+        named = lesson.name(values_of(world.pixels[held]))
+        redrawn = ((lesson.draw(named) + 1) / 2).clamp(0, 1).mul(255).to(torch.uint8)
+        off = (redrawn.float() - world.plain[held].float()).abs().mean().item()
+        cells = (named == world.codes[held]).float().mean().item()
+        right = share_recovered(redrawn, world.scenes[held])
+        return f"held out: cells named {cells:.4f}, off by {off:.2f} of 255, checker right {right:.4f}"
+
+    fit(stage, nn.ModuleDict({"model": model}), list(model.parameters()), loss_at=loss_at, report=report)
+
+
+def train_magvit2(world: DrawnWorld, work: Path, steps: int = 600) -> Magvit2:
+    """The tokenizer of the tiny Show-o: every bit of a code is the sign of a channel."""
+    torch.manual_seed(6)
+    model = new_magvit2()
+
+    def name_loss(values: Tensor, codes: Tensor) -> Tensor:
+        latents = model.latents(values)
+        signs = model.quantize.signs_of(codes, (GRID, GRID))
+        return F.softplus(-2 * latents * signs).mean() + 0.02 * (latents.abs() - 1).square().mean()
+
+    lesson = _Lesson(name_loss=name_loss, name=model.encode, draw=model.decode)
+    _teach(world, model, lesson, Stage(name="magvit2", steps=steps, peak_lr=2e-3, work=work))
+    return model.eval().requires_grad_(False)
+
+
+def train_vq(world: DrawnWorld, work: Path, steps: int = 600) -> JanusVQVAE:
+    """The tokenizer of the tiny Janus: a code is the nearest direction of a learned codebook."""
+    torch.manual_seed(7)
+    model = JanusVQVAE(vq_config())
+    nn.init.normal_(model.quantize.embedding.weight)
+
+    def cosines(values: Tensor) -> Tensor:
+        unit = F.normalize(model.quant_conv(model.encoder(values)), dim=1)
+        book = F.normalize(model.quantize.embedding.weight, dim=-1)
+        return torch.einsum("bdhw,cd->bhwc", unit, book).flatten(1, 2)
+
+    def name_loss(values: Tensor, codes: Tensor) -> Tensor:
+        return F.cross_entropy(_SHARPNESS * cosines(values).flatten(0, 1), codes.flatten())
+
+    def name(values: Tensor) -> Tensor:
+        return cosines(values).argmax(-1)
+
+    lesson = _Lesson(name_loss=name_loss, name=name, draw=model.decode)
+    _teach(world, model, lesson, Stage(name="vq", steps=steps, peak_lr=2e-3, work=work))
+    return model.eval().requires_grad_(False)
