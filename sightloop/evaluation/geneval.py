@@ -174,9 +174,9 @@ def flow_grpo_reward(
 ) -> Shaped:
     """The reward that Flow-GRPO's server (arXiv 2505.05470) gives, slips included.
 
-    The mean of one entry for each count, `1 - |wanted - found| / wanted`, one for each colour and two for each
-    relation. Its slips: entries have no lower end, so that 16 dogs instead of one cost 15; a relation that
-    fails earns half of its two entries; `exclude` is ignored. `exact_reward` has none of them.
+    The mean of one entry for each count, `1 - |wanted - found| / wanted`, one for each colour and two for
+    each relation. Its slips: entries have no lower end, so that 16 dogs instead of one cost 15; a relation
+    that fails earns half of its two entries; `exclude` is ignored. `exact_reward` has none of them.
 
     Raises:
         ValueError: an object whose colour matters has none.

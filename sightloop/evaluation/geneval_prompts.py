@@ -65,11 +65,11 @@ class GenEvalPrompt:
 def parse_prompt(record: Mapping[str, Any]) -> GenEvalPrompt:
     """A prompt from one line of the prompts file.
 
-    >>> parse_prompt({"tag": "single_object", "include": [{"class": "dog", "count": 1}], "prompt": "a dog"}).names
+    >>> parse_prompt({"tag": "t", "include": [{"class": "dog", "count": 1}], "prompt": "a dog"}).names
     ('dog',)
 
     Raises:
-        ValueError: something is missing, of another type, or a relation to a clause that does not come before.
+        ValueError: something is missing or of another type, or a relation is to no earlier clause.
     """
     tag, text = record.get("tag"), record.get("prompt")
     if not isinstance(tag, str) or not isinstance(text, str):
@@ -123,7 +123,7 @@ def _clause(record: Any, place: int, text: str) -> Clause:
     relation, target = position if isinstance(position, list | tuple) and len(position) == 2 else (None, None)
     if relation not in RELATIONS or not isinstance(target, int) or not 0 <= target < place:
         raise ValueError(
-            f"clause {place} of {text!r} has the position {position!r}; use one of {', '.join(RELATIONS)} and "
-            "the place of an earlier clause"
+            f"clause {place} of {text!r} has the position {position!r}; use one of {', '.join(RELATIONS)} "
+            "and the place of an earlier clause"
         )
     return Clause(name=record["class"], count=count, colour=colour, relation=relation, target=target)

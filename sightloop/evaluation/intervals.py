@@ -42,18 +42,7 @@ def bootstrap_interval(
     Raises:
         ValueError: no values, a value that is not finite, groups of another length, or a wrong setting.
     """
-    data = np.asarray(values, dtype=np.float64)
-    if data.ndim != 1 or not len(data):
-        raise ValueError(f"values have the shape {data.shape}; an interval needs a list of at least one")
-    if not np.isfinite(data).all():
-        place = int(np.flatnonzero(~np.isfinite(data))[0])
-        raise ValueError(
-            f"value {place} is {data[place]}; leave out samples without a value before and after"
-        )
-    if not 0 < level < 1:
-        raise ValueError(f"level is {level}; use a share between 0 and 1, such as 0.95")
-    if resamples < 1:
-        raise ValueError(f"resamples is {resamples}; use at least 1, usually 10000")
+    data = _checked(values, resamples, level)
     sums, counts = _by_group(data, groups)
     value = float(data.mean())
     if len(sums) == 1:
@@ -89,6 +78,61 @@ def paired_difference(
             raise ValueError(f"a value {name} is not finite; leave that sample out of both")
     change = np.asarray(after, dtype=np.float64) - np.asarray(before, dtype=np.float64)
     return bootstrap_interval(change, groups=groups, resamples=resamples, level=level, seed=seed)
+
+
+def interval_of_strata(
+    values: Sequence[float] | NDArray[np.floating[Any]],
+    *,
+    strata: Sequence[Hashable],
+    groups: Sequence[Hashable] | None = None,
+    resamples: int = 10_000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """The plain mean of the means of `strata` (tasks), with its interval; groups are drawn within each.
+
+    >>> interval_of_strata([1.0, 1.0, 0.0], strata=["a", "a", "b"]).value
+    0.5
+
+    Raises:
+        ValueError: not one stratum a value, or as for `bootstrap_interval`.
+    """
+    data = _checked(values, resamples, level)
+    if len(strata) != len(data):
+        raise ValueError(f"{len(strata)} strata for {len(data)} values; give one a value")
+    rng = np.random.default_rng(seed)
+    means: list[float] = []
+    drawn = np.zeros(resamples)
+    alone = False
+    for stratum in dict.fromkeys(strata):
+        rows = [row for row, own in enumerate(strata) if own == stratum]
+        sums, counts = _by_group(data[rows], None if groups is None else [groups[row] for row in rows])
+        means.append(float(data[rows].mean()))
+        alone = alone or len(sums) == 1
+        drawn += _resampled_means(sums, counts, resamples, rng)
+    value = float(np.mean(means))
+    if alone:
+        return Interval(value=value, low=math.nan, high=math.nan)
+    low, high = np.quantile(drawn / len(means), [(1 - level) / 2, (1 + level) / 2])
+    return Interval(value=value, low=float(low), high=float(high))
+
+
+def _checked(
+    values: Sequence[float] | NDArray[np.floating[Any]], resamples: int, level: float
+) -> NDArray[np.float64]:
+    data = np.asarray(values, dtype=np.float64)
+    if data.ndim != 1 or not len(data):
+        raise ValueError(f"values have the shape {data.shape}; an interval needs a list of at least one")
+    if not np.isfinite(data).all():
+        place = int(np.flatnonzero(~np.isfinite(data))[0])
+        raise ValueError(
+            f"value {place} is {data[place]}; leave out samples without a value before and after"
+        )
+    if not 0 < level < 1:
+        raise ValueError(f"level is {level}; use a share between 0 and 1, such as 0.95")
+    if resamples < 1:
+        raise ValueError(f"resamples is {resamples}; use at least 1, usually 10000")
+    return data
 
 
 def _by_group(

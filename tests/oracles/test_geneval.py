@@ -1,4 +1,4 @@
-"""GenEval's rules on the golden cases: verdicts, reasons, kept objects, relations, summaries, shaped reward."""
+"""GenEval's rules on the golden cases: verdicts, reasons, kept objects, relations, crops, summaries."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from sightloop.evaluation.detection_colours import crop_of
 from sightloop.evaluation.geneval import (
     Detection,
     Rules,
@@ -16,6 +19,7 @@ from sightloop.evaluation.geneval import (
     verdict,
 )
 from sightloop.evaluation.geneval_prompts import parse_prompt
+from sightloop.evaluation.geneval_scores import Result, summarise
 
 OPTIONS = {
     "threshold": "threshold",
@@ -68,3 +72,41 @@ def test_every_relation(oracles: Path) -> None:
     for case in cases:
         found = relations_between(tuple(case["a"]), tuple(case["b"]), margin=case["margin"])
         assert sorted(found) == case["relations"], case
+
+
+def test_every_crop(oracles: Path) -> None:
+    cases = read(oracles, "crops.json")
+    with np.load(oracles / "geneval" / "crops.npz") as arrays:
+        for case in cases:
+            image, mask, wanted = (arrays[f"{name}_{case['i']}"] for name in ("image", "mask", "crop"))
+            ground = case["options"].get("bgcolor", "#999")
+            crop = crop_of(
+                Image.fromarray(image),
+                None if case["options"].get("crop") == "0" else tuple(case["box"]),
+                mask=mask,
+                ground=None if ground == "original" else ground,
+            )
+            assert np.array_equal(np.asarray(crop).reshape(wanted.shape), wanted), case["i"]
+
+
+def test_every_summary(oracles: Path) -> None:
+    for case in read(oracles, "aggregate.json"):
+        results = [
+            Result(
+                file=f"{place}.png",
+                tag=result["tag"],
+                text=result["prompt"],
+                correct=result["correct"],
+                reason="",
+                metadata=json.dumps(result.get("metadata", result["prompt"])),
+                details={},
+            )
+            for place, result in enumerate(case["results"])
+        ]
+        found, wanted = summarise(results, resamples=10), case["expected"]
+        tasks = {tag: [score.right, score.images] for tag, score in found.tasks.items()}
+        assert list(tasks.items()) == list(wanted["tasks"].items())
+        assert (found.images, found.prompts) == (wanted["images"], wanted["prompts"])
+        assert round(100 * found.image_rate, 2) == wanted["image_rate_pct"]
+        assert round(100 * found.prompt_rate, 2) == wanted["prompt_rate_pct"]
+        assert round(found.overall.value, 5) == wanted["overall"]

@@ -1,0 +1,215 @@
+"""What sees the objects of a picture: the interface of detectors, and detections that were written to a file.
+
+A detections file has one JSON object a line, so that any detector can write it:
+`{"file": "00000/samples/0000.png", "size": [width, height], "detections": [...]}`, each detection being
+`{"class": name, "box": [left, top, right, bottom], "score": 0 to 1, "color": name, "mask": runs}`.
+`color`, `mask` and `size` may be left out; `runs` are COCO's `{"size": [height, width], "counts": ...}`, as
+numbers or as pycocotools' text. A first line `{"protocol": {...}}` says which detector wrote the file, and
+with `floor` the score below which nothing was written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import struct
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from jaxtyping import Bool
+from PIL import Image, ImageOps
+
+from sightloop.evaluation.geneval import Detection
+
+_RENAMED = {"mouse": "computer mouse", "remote": "tv remote", "keyboard": "computer keyboard"}
+_DAMAGE = (
+    Image.DecompressionBombError,
+    EOFError,
+    IndexError,
+    MemoryError,
+    OSError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+)
+"""What Pillow raises on damaged files."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """A picture to look at."""
+
+    file: str
+    """Its path inside the folder of pictures, with forward slashes."""
+    image: Image.Image
+    """Upright 8-bit RGB."""
+    names: tuple[str, ...] = ()
+    """The classes that matter; only detectors of free vocabulary look at them."""
+
+
+class Detector(Protocol):
+    """Finds objects in pictures."""
+
+    protocol: dict[str, str]
+    """What its detections depend on, for the record; `detector` is its name."""
+    vocabulary: frozenset[str] | None
+    """The classes it knows; None = any."""
+
+    def detect(self, pictures: Sequence[Picture]) -> list[list[Detection]]:
+        """The objects of each picture, in any order, all that the rules might keep."""
+        ...
+
+
+def open_picture(path: str | Path) -> Image.Image:
+    """A picture file as upright 8-bit RGB, transparency over white.
+
+    Raises:
+        ValueError: it is missing, damaged, no picture, or has more than 8 bits a channel.
+    """
+    try:
+        with Image.open(path) as image:
+            upright = ImageOps.exif_transpose(image)
+            if upright.mode in ("I", "F") or upright.mode.startswith("I;"):
+                raise ValueError(f"more than 8 bits a channel (mode {upright.mode}); save it with 8 bits")
+            if upright.has_transparency_data:
+                ground = Image.new("RGBA", upright.size, "white")
+                upright = Image.alpha_composite(ground, upright.convert("RGBA"))
+            return upright.convert("RGB")
+    except _DAMAGE as error:
+        raise ValueError(f"{path} cannot be read as a picture: {error}") from error
+
+
+class DetectionsFile:
+    """Detections that another program, or an earlier evaluation, wrote."""
+
+    def __init__(self, path: str | Path) -> None:
+        header, self._records = read_detections(path)
+        digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()[:12]
+        self.protocol = dict(header) if header else {"detector": "file", "detections": digest}
+        self.vocabulary: frozenset[str] | None = None
+        self.path = Path(path)
+
+    def detect(self, pictures: Sequence[Picture]) -> list[list[Detection]]:
+        """The written detections.
+
+        Raises:
+            ValueError: a picture is not in the file, or had another size.
+        """
+        return [self._of(picture) for picture in pictures]
+
+    def _of(self, picture: Picture) -> list[Detection]:
+        record = self._records.get(picture.file)
+        if record is None:
+            raise ValueError(
+                f"{self.path} says nothing about {picture.file}; give every picture a line, also where "
+                "nothing was found"
+            )
+        size = record.get("size")
+        if size is not None and tuple(size) != picture.image.size:
+            raise ValueError(
+                f"{self.path} was made for a picture {picture.file} of {size[0]} x {size[1]} pixels; it has "
+                f"{picture.image.width} x {picture.image.height}"
+            )
+        return [_detection(entry, f"{self.path}, {picture.file}") for entry in record["detections"]]
+
+
+def read_detections(path: str | Path) -> tuple[dict[str, str], dict[str, dict[str, Any]]]:
+    """The protocol line, {} if there is none, and the other lines by `file`.
+
+    Raises:
+        ValueError: the file is missing, a line has another form, or a picture comes up twice.
+    """
+    if not Path(path).is_file():
+        raise ValueError(f"{path} does not exist; it should hold detections, one picture a line")
+    header: dict[str, str] = {}
+    records: dict[str, dict[str, Any]] = {}
+    for number, line in enumerate(Path(path).read_text(encoding="utf-8").split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path} line {number} is no JSON object: {error}") from error
+        if isinstance(record, dict) and number == 1 and "protocol" in record:
+            header = {str(name): str(value) for name, value in record["protocol"].items()}
+            continue
+        file = record.get("file") if isinstance(record, dict) else None
+        if not isinstance(file, str) or not isinstance(record.get("detections"), list):
+            raise ValueError(f'{path} line {number} needs "file" and a list of "detections"')
+        if file in records:
+            raise ValueError(f"{path} line {number} names {file} a second time")
+        records[file] = record
+    return header, records
+
+
+def detections_line(
+    picture: Picture, detections: Sequence[Detection], *, extra: Mapping[str, Any] | None = None
+) -> str:
+    """One line of a detections file, without masks; `extra` goes along."""
+    listed = [
+        {"class": seen.name, "box": list(seen.box), "score": seen.score}
+        | ({} if seen.colour is None else {"color": seen.colour})
+        for seen in detections
+    ]
+    record = {"file": picture.file, "size": list(picture.image.size), **(extra or {}), "detections": listed}
+    return json.dumps(record)
+
+
+def mask_of_runs(runs: Mapping[str, Any]) -> Bool[np.ndarray, "H W"]:
+    """A mask from COCO's run lengths: down the columns, the first run is outside.
+
+    >>> mask_of_runs({"size": [2, 2], "counts": [1, 2, 1]}).tolist()
+    [[False, True], [True, False]]
+
+    Raises:
+        ValueError: the runs do not fill the size.
+    """
+    height, width = runs["size"]
+    counts = runs["counts"]
+    lengths = _unpacked(counts) if isinstance(counts, str) else [int(length) for length in counts]
+    if sum(lengths) != height * width or min(lengths, default=0) < 0:
+        raise ValueError(f"runs of {sum(lengths)} pixels in a mask of {height} x {width}")
+    inside = np.arange(len(lengths)) % 2 == 1
+    return np.repeat(inside, lengths).reshape(width, height).T
+
+
+def _unpacked(text: str) -> list[int]:
+    """Run lengths from pycocotools' text: 5 bits a character; the fourth and later ones are changes."""
+    lengths: list[int] = []
+    value, shift = 0, 0
+    for character in text:
+        bits = ord(character) - 48
+        value |= (bits & 31) << shift
+        shift += 5
+        if bits & 32:
+            continue
+        if bits & 16:
+            value -= 1 << shift
+        lengths.append(value + (lengths[-2] if len(lengths) > 2 else 0))
+        value, shift = 0, 0
+    return lengths
+
+
+def _detection(entry: Any, place: str) -> Detection:
+    try:
+        name, score = entry["class"], float(entry["score"])
+        left, top, right, bottom = (float(value) for value in entry["box"])
+        mask = mask_of_runs(entry["mask"]) if entry.get("mask") else None
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(
+            f'{place}: {entry!r} is no detection with "class", "box", "score": {error}'
+        ) from error
+    if name in _RENAMED:
+        raise ValueError(f"{place}: GenEval's name of COCO's {name!r} is {_RENAMED[name]!r}; rename it")
+    if not 0 <= score <= 1 or not all(map(math.isfinite, (left, top, right, bottom))):
+        raise ValueError(f"{place}: {entry!r} has a score outside of 0 to 1, or a box that is not finite")
+    return Detection(
+        name=str(name), box=(left, top, right, bottom), score=score, colour=entry.get("color"), mask=mask
+    )

@@ -1,0 +1,78 @@
+"""GenEval's folder of pictures: `00000/metadata.jsonl` and `00000/samples/0000.png`, a folder a prompt."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sightloop.evaluation.geneval_prompts import GenEvalPrompt, parse_prompt
+from sightloop.evaluation.geneval_scores import check_complete
+
+_PICTURE = re.compile(r"\d+\.png")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """A prompt and its pictures."""
+
+    prompt: GenEvalPrompt
+    files: tuple[str, ...]
+    """Paths inside the folder, with forward slashes."""
+
+
+def read_folder(folder: str | Path, *, expected: Sequence[GenEvalPrompt] | None = None) -> list[Drawn]:
+    """All prompts and pictures in order; `expected` has to be there, without it the official 553 prompts.
+
+    Raises:
+        ValueError: what would give another number than the benchmark's: a gap in the numbering, a
+            folder without pictures or metadata, different numbers of pictures, other files, missing prompts.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise ValueError(
+            f"{root} is no folder; it should hold 00000/metadata.jsonl and 00000/samples/0000.png"
+        )
+    numbered = sorted(
+        (p for p in root.iterdir() if p.is_dir() and p.name.isdigit()), key=lambda p: int(p.name)
+    )
+    if not numbered:
+        raise ValueError(f"{root} holds no numbered folders; it should hold 00000/metadata.jsonl and so on")
+    for place, path in enumerate(numbered):
+        if int(path.name) != place:
+            raise ValueError(
+                f"{root} has no folder {place:05} but {path.name}: numbers start at 0 and leave nothing out"
+                if int(path.name) > place
+                else f"{root} has the number {int(path.name)} twice, the second time as {path.name}"
+            )
+    drawn = [Drawn(prompt=_prompt_of(path), files=_pictures_of(path)) for path in numbered]
+    most = max(len(each.files) for each in drawn)
+    for path, each in zip(numbered, drawn, strict=True):
+        if len(each.files) != most:
+            raise ValueError(
+                f"{path} has {len(each.files)} pictures, others have {most}; give every prompt as many"
+            )
+    check_complete([each.prompt for each in drawn], expected=expected)
+    return drawn
+
+
+def _prompt_of(path: Path) -> GenEvalPrompt:
+    file = path / "metadata.jsonl"
+    if not file.is_file():
+        raise ValueError(f"{file} does not exist; it holds the prompt's line of the prompts file")
+    try:
+        return parse_prompt(json.loads(file.read_text(encoding="utf-8-sig")))
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{file} is not one line of the prompts file: {error}") from error
+
+
+def _pictures_of(path: Path) -> tuple[str, ...]:
+    samples = path / "samples"
+    entries = sorted(entry.name for entry in samples.iterdir()) if samples.is_dir() else []
+    if wrong := [name for name in entries if not _PICTURE.fullmatch(name)]:
+        raise ValueError(f"{samples / wrong[0]} is not named as a picture (0000.png); remove or rename it")
+    if not entries:
+        raise ValueError(f"{samples} holds no pictures; a prompt without pictures cannot be left out")
+    return tuple(f"{path.name}/samples/{name}" for name in sorted(entries, key=lambda name: int(name[:-4])))
