@@ -1,0 +1,332 @@
+"""Show-o (arXiv 2408.12528) as a policy: one transformer that draws pictures and answers about them.
+
+It reads its own codes of a picture, or (w-clip-vit variant) features of a frozen vision tower. Trained are
+low-rank adapters, or the whole language model; the tokenizer of pictures is always frozen.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from transformers import PhiForCausalLM, PreTrainedTokenizerBase
+
+from sightloop.models.critic import Adapters
+from sightloop.models.magvit2 import Magvit2, pixel_values_of, pixels_from
+from sightloop.models.pieces import Pieces
+from sightloop.models.sharing import distinct, image_keys
+from sightloop.models.show_o_answers import Pictures, draw_answers, score_answers
+from sightloop.models.show_o_body import Body, no_contexts
+from sightloop.models.show_o_drawing import draw_codes, relaxed_round, seeded_noise
+from sightloop.models.show_o_layout import (
+    QUESTION_TEMPLATE,
+    begun,
+    picture_prefix,
+    plain_text,
+    right_padded,
+    vocabulary_of,
+)
+from sightloop.models.show_o_losses import (
+    Losses,
+    Masking,
+    caption_lesson,
+    drawing_lesson,
+    losses_of,
+    text_lesson,
+    without_conditions,
+)
+from sightloop.models.show_o_scores import Canvas, canvas_of, score_codes
+from sightloop.types import Images, Prompt, Sampling, Tokens, TokenScores, Turn
+
+logger = logging.getLogger(__name__)
+CONDITION_DROPOUT = 0.1
+"""Share of prompts that training replaces by no condition."""
+LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "dense", "fc1", "fc2")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShowOSettings:
+    """Sizes of a checkpoint's sequences, how questions are asked, and what is trained."""
+
+    num_image_tokens: int = 256
+    """Codes of a picture: 256 at 256 pixels, 1024 at 512."""
+    max_text_tokens: int = 128
+    """Text positions; longer prompts are cut. UniRL's 512-pixel configuration has 64."""
+    trained: Literal["lora", "full"] = "lora"
+    lora_rank: int = 16
+    lora_alpha: float | None = None
+    """None = twice the rank."""
+    lora_targets: tuple[str, ...] = LORA_TARGETS
+    """Last names of the adapted linear layers."""
+    question_template: str = QUESTION_TEMPLATE
+    """Holds `{question}`."""
+
+    def __post_init__(self) -> None:
+        if math.isqrt(self.num_image_tokens) ** 2 != self.num_image_tokens:
+            raise ValueError(f"num_image_tokens is {self.num_image_tokens}; pictures are squares of codes")
+        if self.max_text_tokens < 2:
+            raise ValueError(f"max_text_tokens is {self.max_text_tokens}; a prompt has a begin and an end")
+        if self.trained not in ("lora", "full"):
+            raise ValueError(f"trained is {self.trained!r}; use 'lora' or 'full'")
+        if "{question}" not in self.question_template:
+            raise ValueError(f"question_template is {self.question_template!r}; it needs {{question}}")
+
+
+class ShowO(nn.Module):
+    """An `ImagePolicy`: draws pictures from prompts, answers questions about pictures, scores both."""
+
+    def __init__(
+        self,
+        model: PhiForCausalLM,
+        tokenizer: PreTrainedTokenizerBase,
+        magvit: Magvit2,
+        *,
+        settings: ShowOSettings | None = None,
+    ) -> None:
+        super().__init__()
+        settings = ShowOSettings() if settings is None else settings
+        self.settings = settings
+        self.tokenizer = tokenizer
+        self.magvit = magvit.eval().requires_grad_(False)
+        self.model = model.eval().requires_grad_(settings.trained == "full")
+        self.vocabulary = vocabulary_of(
+            tokenizer, num_codes=self.magvit.num_codes, size=model.config.vocab_size
+        )
+        self.body = Body(model, self.vocabulary)
+        self.num_image_tokens = settings.num_image_tokens
+        self.pieces = Pieces(tokenizer, end_ids=(self.vocabulary.end,))
+        self.adapters: Adapters | None = None
+        if settings.trained == "lora":
+            alpha = 2 * settings.lora_rank if settings.lora_alpha is None else settings.lora_alpha
+            self.adapters = Adapters(self._targets(), rank=settings.lora_rank, alpha=alpha)
+        self._adapted = True
+        self._cut_before = False
+
+    def _targets(self) -> dict[str, nn.Linear]:
+        linears = {
+            name: part for name, part in self.model.model.named_modules() if isinstance(part, nn.Linear)
+        }
+        last_names = {name.rsplit(".", 1)[-1] for name in linears}
+        unknown = sorted(set(self.settings.lora_targets) - last_names)
+        if unknown:
+            raise ValueError(f"lora_targets has {unknown}; there are {sorted(last_names)}")
+        return {
+            name: linear
+            for name, linear in linears.items()
+            if name.rsplit(".", 1)[-1] in self.settings.lora_targets
+        }
+
+    # -- what is trained, and what it is compared with
+
+    def trained_part(self) -> nn.Module:
+        """The adapters, or the language model."""
+        return self.model if self.adapters is None else self.adapters
+
+    @contextmanager
+    def adapters_off(self) -> Iterator[None]:
+        """The policy as it was before training, inside.
+
+        Raises:
+            ValueError: the whole model is trained; compare with a copy (`models.adapted.frozen_copy`).
+        """
+        if self.adapters is None:
+            raise ValueError("the whole model is trained, there are no adapters; compare with a frozen copy")
+        before, self._adapted = self._adapted, False
+        try:
+            yield
+        finally:
+            self._adapted = before
+
+    @contextmanager
+    def _active(self) -> Iterator[None]:
+        if self.adapters is None:
+            yield
+        else:
+            with self.adapters.switched(self._adapted):
+                yield
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Recompute layers in the backward pass instead of keeping what they computed."""
+        self.body.recompute = no_contexts if self.adapters is None else self.adapters.checkpoint_contexts
+
+    # -- pictures
+
+    def drawing(self, **changes: Any) -> Sampling:
+        """The official law: guidance 1.75 and 18 rounds up to 256 pixels, 5 and 50 at 512."""
+        large = self.num_image_tokens >= 1024
+        official: dict[str, Any] = {
+            "max_tokens": self.num_image_tokens,
+            "guidance": 5.0 if large else 1.75,
+            "decode_steps": min(50 if large else 18, self.num_image_tokens),
+        }
+        return Sampling(**(official | changes))
+
+    @property
+    def image_size(self) -> int:
+        """Side of a picture in pixels."""
+        return math.isqrt(self.num_image_tokens) * self.magvit.factor
+
+    @torch.no_grad()
+    def pixels(self, tokens: Tokens) -> Images:
+        """Pictures of image tokens; every id is part of the picture, whatever the mask says."""
+        return Images(pixels=pixels_from(self.magvit.decode(self._whole(tokens).ids)))
+
+    @torch.no_grad()
+    def image_tokens(self, images: Images) -> Tokens:
+        """Image tokens of pictures, which are brought to the policy's size as the official code does."""
+        ids = self.magvit.encode(pixel_values_of(images.pixels, self.image_size).to(self.body.device))
+        return Tokens(ids=ids, mask=torch.ones_like(ids, dtype=torch.bool))
+
+    def _whole(self, tokens: Tokens) -> Tokens:
+        if tokens.ids.shape[1] != self.num_image_tokens:
+            raise ValueError(
+                f"{tokens.ids.shape[1]} tokens a picture; this policy's pictures have {self.num_image_tokens}"
+            )
+        return tokens
+
+    # -- the policy
+
+    @torch.no_grad()
+    def sample(self, prompt: Prompt, sampling: Sampling) -> Tokens:
+        """Draw pictures or answers; the prompt's seeds decide the draws if given.
+
+        Pictures keep the codes where the mask of `prompt.images` is True. Their tokens' mask is True where a
+        code was drawn. With `sampling.relaxation` they carry codes with a gradient to the weights.
+        """
+        with self._active():
+            if prompt.wants == "image":
+                return self._draw(prompt, sampling)
+            pictures, questions = self._asked(prompt)
+            return draw_answers(self.body, pictures, questions, sampling=sampling, seeds=prompt.seeds)
+
+    def _draw(self, prompt: Prompt, sampling: Sampling) -> Tokens:
+        if sampling.max_tokens != self.num_image_tokens:
+            raise ValueError(
+                f"max_tokens is {sampling.max_tokens}; a picture has {self.num_image_tokens} tokens"
+            )
+        known = self._known(prompt)
+        shape = (len(known), self.num_image_tokens, self.vocabulary.num_codes)
+        noise = seeded_noise(shape, sampling, prompt.seeds)
+        with torch.set_grad_enabled(relaxed_round(sampling) is not None):
+            canvas = self._canvas(prompt.texts, sampling)
+        return draw_codes(canvas.look, canvas.logits_of, known, sampling=sampling, noise=noise)
+
+    def _known(self, prompt: Prompt) -> Tokens:
+        if isinstance(prompt.images, Images):
+            raise ValueError("a drawing keeps codes, not pixels; give image_tokens(images) with a mask")
+        if prompt.images is None:
+            ids = torch.zeros(len(prompt), self.num_image_tokens, dtype=torch.int64, device=self.body.device)
+            return Tokens(ids=ids, mask=torch.zeros_like(ids, dtype=torch.bool))
+        return self._whole(prompt.images)
+
+    def _canvas(self, texts: list[str], sampling: Sampling | None) -> Canvas:
+        return canvas_of(
+            self.body,
+            self.text_ids(texts),
+            max_text=self.settings.max_text_tokens,
+            guidance=0.0 if sampling is None else sampling.guidance,
+        )
+
+    def text_ids(self, texts: list[str]) -> list[list[int]]:
+        """Ids of user texts; special tokens written in them become spaces."""
+        plain = [plain_text(text, self.tokenizer) for text in texts]
+        return [self.tokenizer(text, add_special_tokens=False).input_ids for text in plain]
+
+    def score(self, turn: Turn, under: Sampling | None = None) -> TokenScores:
+        """Log-probabilities under the model's own law (None: no guidance, temperature 1) or a drawing law.
+
+        Codes of a picture are scored from those that earlier rounds (`decode_step`) fixed; without rounds,
+        all at once from a picture of which nothing is known.
+        """
+        with self._active():
+            if turn.prompt.wants == "image":
+                canvas = self._canvas(turn.prompt.texts, under)
+                return score_codes(canvas, self._whole(turn.tokens), under)
+            pictures, questions = self._asked(turn.prompt)
+            return score_answers(self.body, pictures, questions, turn.tokens, under)
+
+    def _asked(self, prompt: Prompt) -> tuple[Pictures, list[list[int]]]:
+        if prompt.images is None:
+            raise ValueError("a question needs pictures; set prompt.images")
+        texts = [plain_text(text, self.tokenizer) for text in prompt.texts]
+        asked = [self.settings.question_template.replace("{question}", text) for text in texts]
+        ids = [self.tokenizer(text, add_special_tokens=False).input_ids for text in asked]
+        return self._pictures(prompt.images), [begun(row, self.vocabulary) for row in ids]
+
+    def _pictures(self, images: Images | Tokens) -> Pictures:
+        device = self.body.device
+        if isinstance(images, Tokens) and images.one_hot is not None:
+            rows, row_of = list(range(len(images))), list(range(len(images)))
+        else:
+            every = images if isinstance(images, Images) else Tokens(ids=images.ids, mask=images.ids >= 0)
+            rows, row_of = distinct(image_keys(every))
+        few = images.rows(torch.tensor(rows))
+        tokens = self._whole(self.image_tokens(few) if isinstance(few, Images) else few)
+        words = self.vocabulary
+        embeds = self.body.embed(picture_prefix(tokens.ids + words.first_code, words))
+        if tokens.one_hot is not None:
+            mixed = self.body.mix_codes(tokens.one_hot)
+            embeds = torch.cat([embeds[:, :2], mixed, embeds[:, -1:]], 1)
+        return Pictures(embeds=embeds, row_of=torch.tensor(row_of, device=device))
+
+    # -- supervised training
+
+    def losses(
+        self,
+        *,
+        drawings: tuple[list[str], Tokens] | None = None,
+        captions: tuple[Tokens, list[str]] | None = None,
+        texts: list[str] | None = None,
+        masking: Masking | None = None,
+        dropped: Float[Tensor, " B"] | None = None,
+    ) -> Losses:
+        """The official training losses of prompts with pictures, pictures with captions, and plain texts.
+
+        `masking` None hides codes at random. A prompt whose number in `dropped` is below 0.1 counts as no
+        condition, which guidance needs; None draws these numbers too.
+
+        Raises:
+            ValueError: there is nothing to learn from.
+        """
+        words, max_text = self.vocabulary, self.settings.max_text_tokens
+        drawing = text = answer = None
+        if drawings is not None:
+            prompts, codes = self.text_ids(drawings[0]), self._whole(drawings[1]).ids
+            masking = Masking.drawn(len(codes), codes.shape[1]) if masking is None else masking
+            dropped = torch.rand(len(prompts)) if dropped is None else dropped
+            prompts = without_conditions(prompts, dropped, probability=CONDITION_DROPOUT)
+            hidden = masking.hidden().to(codes.device)
+            drawing = drawing_lesson(prompts, codes, hidden, words, max_text=max_text)
+        if captions is not None:
+            codes = self._whole(captions[0]).ids
+            answer = caption_lesson(codes, self.text_ids(captions[1]), words, max_text=max_text)
+        if texts is not None:
+            text = text_lesson(
+                self.text_ids(texts), words, max_text=max_text, num_image=self.num_image_tokens
+            )
+        with self._active():
+            return losses_of(self.body, max_text=max_text, drawing=drawing, text=text, answer=answer)
+
+    # -- texts
+
+    def encode(self, texts: list[str]) -> Tokens:
+        """Ids of given answers with the end token, right-padded."""
+        rows = [[*ids, self.vocabulary.end] for ids in self.text_ids(texts)]
+        ids = right_padded(rows, self.vocabulary.pad).to(self.body.device)
+        lengths = torch.tensor([len(row) for row in rows], device=ids.device)
+        return Tokens(ids=ids, mask=torch.arange(ids.shape[1], device=ids.device) < lengths[:, None])
+
+    def decode(self, tokens: Tokens) -> list[list[str]]:
+        """The text of each token of answers up to the end token, which has none."""
+        return self.pieces(tokens)
+
+    def is_end(self, tokens: Tokens) -> Bool[Tensor, "B T"]:
+        """True where a token that counts is the end token."""
+        return (tokens.ids == self.vocabulary.end) & tokens.mask

@@ -1,0 +1,166 @@
+"""Answers about pictures: many at once, the picture read once for all its questions, with a cache.
+
+A picture before a text is a closed block that never sees the text, so its keys and values serve every
+question about it. Drawn and scored are text tokens and the end token only; codes of pictures and special
+tokens have no place in an answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from transformers.cache_utils import Cache
+
+from sightloop.models.codes import code_log_probs
+from sightloop.models.generation import Writer, draw_tokens
+from sightloop.models.show_o_body import Body, Prefix
+from sightloop.models.show_o_layout import right_padded
+from sightloop.models.show_o_masks import answer_mask
+from sightloop.types import Sampling, Tokens, TokenScores
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pictures:
+    """The distinct pictures of a batch as embeddings, everything before the question included."""
+
+    embeds: Float[Tensor, "D P h"]
+    row_of: Int[Tensor, " B"]
+    """Which picture each row of the batch asks about."""
+    first: int = 0
+    """First position that everybody sees, also from before it."""
+    last: int | None = None
+    """Last such position; None = the end of the prefix."""
+
+    def read(self, body: Body) -> Prefix:
+        """Their keys and values."""
+        count, width = self.embeds.shape[:2]
+        last = width - 1 if self.last is None else self.last
+        device = self.embeds.device
+        # Who all see each other need no mask.
+        is_block = self.first == 0 and last == width - 1
+        return body.prefix(
+            self.embeds,
+            torch.arange(width, device=device)[None],
+            lengths=torch.full((count,), width, device=device),
+            row_of=self.row_of,
+            mask=None if is_block else answer_mask(width, first=self.first, last=last, device=device),
+        )
+
+
+def draw_answers(
+    body: Body,
+    pictures: Pictures,
+    questions: Sequence[Sequence[int]],
+    *,
+    sampling: Sampling,
+    seeds: list[int] | None,
+    head: Callable[[Float[Tensor, "B h"]], Float[Tensor, "B V"]] | None = None,
+    end: int | None = None,
+) -> Tokens:
+    """One answer to each question, given as ids. `head` None draws text alone; `end` None is the text's end.
+
+    Raises:
+        ValueError: picture, question and answer are longer than the model reads.
+    """
+    width = pictures.embeds.shape[1]
+    longest = max(map(len, questions))
+    _check_length(body, width + longest + sampling.max_tokens)
+    ids = torch.tensor(
+        [[body.vocabulary.pad] * (longest - len(row)) + list(row) for row in questions], device=body.device
+    )
+    places = torch.arange(longest, device=body.device)
+    real = places >= longest - torch.tensor([len(row) for row in questions], device=body.device)[:, None]
+    mask = None if bool(real.all()) else torch.nn.functional.pad(real, (width, 0), value=True)
+    words = body.vocabulary
+    writer = Writer(
+        decoder=_Decoder(body=body, pictures=pictures),
+        embed=body.embed,
+        head=body.text_logits if head is None else head,
+        num_layers=len(body.phi.layers),
+        ends=(words.end if end is None else end,),
+        pad=words.pad,
+    )
+    context = torch.cat([pictures.embeds[pictures.row_of], body.embed(ids)], 1)
+    return draw_tokens(writer, context, mask=mask, sampling=sampling, seeds=seeds)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Decoder:
+    """Runs new positions; at first the pictures, each distinct one once, and all questions."""
+
+    body: Body
+    pictures: Pictures
+
+    def __call__(
+        self, embeds: Float[Tensor, "B Q h"], mask: Bool[Tensor, "B K"] | None, cache: Cache
+    ) -> Float[Tensor, "B _ h"]:
+        """Last hidden states of the question, or of the new token."""
+        body, before = self.body, cache.get_seq_length()
+        if before == 0:
+            prefix = self.pictures.read(body)
+            for layer, states in enumerate(prefix.states):
+                cache.update(states[0][prefix.row_of], states[1][prefix.row_of], layer)
+            before = prefix.width
+            embeds = embeds[:, before:]
+        length = embeds.shape[1]
+        if mask is None:
+            positions = torch.arange(before, before + length, device=embeds.device)[None]
+        else:
+            positions = (mask.cumsum(1) - 1)[:, before:]
+        seen = None if mask is None else mask[:, None, None]
+        if length > 1:
+            after = answer_mask(before + length, last=before - 1, device=embeds.device)[:, :, before:]
+            seen = after if seen is None else seen & after
+        return body(embeds, positions, mask=seen, cache=cache)
+
+
+def score_answers(
+    body: Body,
+    pictures: Pictures,
+    questions: Sequence[Sequence[int]],
+    tokens: Tokens,
+    under: Sampling | None,
+) -> TokenScores:
+    """Log-probabilities of given answers among all texts.
+
+    Raises:
+        ValueError: a token that counts is no text token, or the whole is longer than the model reads.
+    """
+    words, mask = body.vocabulary, tokens.mask
+    if bool((tokens.ids[mask] >= words.num_text).any()):
+        wrong = int(tokens.ids[mask].max())
+        raise ValueError(
+            f"id {wrong} is no text token ({words.num_text} of them); an answer holds text alone"
+        )
+    width = pictures.embeds.shape[1]
+    # An answer's tokens that count come first, so its length says all; each is predicted by the one before.
+    given = [
+        [*question, *row[: max(0, count - 1)]]
+        for question, row, count in zip(questions, tokens.ids.tolist(), mask.sum(1).tolist(), strict=True)
+    ]
+    ids = right_padded(given, words.pad).to(body.device)
+    _check_length(body, width + ids.shape[1])
+    positions = torch.arange(width, width + ids.shape[1], device=body.device)[None]
+    seen = answer_mask(width + ids.shape[1], last=width - 1, device=body.device)[:, :, width:]
+    hidden = body(body.embed(ids), positions, mask=seen, prefix=pictures.read(body))
+    rows, places = mask.nonzero(as_tuple=True)
+    lengths = torch.tensor([len(question) for question in questions], device=body.device)
+    predicting = hidden[rows, lengths[rows] - 1 + places]
+    log_probs, entropy = code_log_probs(body.text_logits, (predicting,), tokens.ids[mask], under=under)
+    blank = torch.zeros(mask.shape, device=mask.device)
+    return TokenScores(
+        log_probs=blank.masked_scatter(mask, log_probs), entropy=blank.masked_scatter(mask, entropy)
+    )
+
+
+def _check_length(body: Body, length: int) -> None:
+    limit = body.phi.config.max_position_embeddings
+    if length > limit:
+        raise ValueError(
+            f"picture, question and answer take {length} positions; the model reads {limit}. Shorten the "
+            "question or lower max_tokens"
+        )

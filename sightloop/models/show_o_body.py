@@ -1,0 +1,209 @@
+"""Running the parts of a transformers Phi model that Show-o needs: a prefix once, then what follows it.
+
+A prefix (a prompt, or a picture that is asked about) never sees what comes behind it, so its keys and values
+are computed once for each distinct prefix of a batch and joined to those of every row that continues it. They
+carry a gradient where one is wanted. The head runs on a slice of the vocabulary and on chosen positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+from transformers import PhiForCausalLM
+from transformers.cache_utils import Cache
+
+from sightloop.models.show_o_layout import Vocabulary, right_padded
+
+Contexts = Callable[[], tuple[AbstractContextManager[None], AbstractContextManager[None]]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prefix:
+    """Keys and values of the distinct beginnings of a batch, right-padded."""
+
+    states: tuple[tuple[Float[Tensor, "D heads P d"], Float[Tensor, "D heads P d"]], ...]
+    """Of each layer."""
+    lengths: Int[Tensor, " D"]
+    row_of: Int[Tensor, " B"]
+    """Which beginning each row of the batch has."""
+
+    @property
+    def width(self) -> int:
+        """Positions with pads."""
+        return self.states[0][0].shape[2]
+
+    def rows(self, index: Int[Tensor, " R"]) -> Prefix:
+        """For the rows of the batch at `index`."""
+        return Prefix(states=self.states, lengths=self.lengths, row_of=self.row_of[index])
+
+    def seen(self) -> Bool[Tensor, "B P"] | None:
+        """Which columns of each row are no pads; None if all rows fill them."""
+        if bool((self.lengths == self.width).all()):
+            return None
+        place = torch.arange(self.width, device=self.lengths.device)
+        return (place < self.lengths[:, None])[self.row_of]
+
+
+class _Recorder:
+    """Stands where transformers expects a cache: keeps each layer's first keys and values."""
+
+    def __init__(self) -> None:
+        self.states: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def update(self, keys: Tensor, values: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+        # A layer that is recomputed in the backward pass comes by again.
+        self.states.setdefault(layer, (keys, values))
+        return keys, values
+
+
+class _Joined:
+    """Stands where transformers expects a cache: puts the prefix before the new keys and values."""
+
+    def __init__(self, prefix: Prefix) -> None:
+        self.prefix = prefix
+
+    def update(self, keys: Tensor, values: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+        row_of = self.prefix.row_of
+        before = self.prefix.states[layer]
+        if len(before[0]) == 1:
+            before = [states.expand(len(row_of), -1, -1, -1) for states in before]
+        else:
+            before = [states[row_of] for states in before]
+        return torch.cat([before[0], keys], 2), torch.cat([before[1], values], 2)
+
+
+class Body:
+    """A Phi model with Show-o's vocabulary, run part by part.
+
+    Raises:
+        ValueError: the model does not fit the vocabulary, or its attention would misread boolean masks.
+    """
+
+    def __init__(self, model: PhiForCausalLM, vocabulary: Vocabulary) -> None:
+        if model.config.vocab_size != vocabulary.size:
+            raise ValueError(
+                f"the model has {model.config.vocab_size} ids and the vocabulary {vocabulary.size}; "
+                "they must agree"
+            )
+        if model.config._attn_implementation != "sdpa":
+            raise ValueError(
+                f"attention is {model.config._attn_implementation!r}, which cannot read Show-o's masks; load "
+                "the model with attn_implementation='sdpa'"
+            )
+        self.phi: Any = model.model
+        self.head = model.lm_head
+        self.vocabulary = vocabulary
+        self.recompute: Contexts | None = None
+        """Layers are computed anew in the backward pass if given: the contexts of both passes."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+        return self.head.weight.device
+
+    def embed(self, ids: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape h"]:
+        """Embeddings of ids."""
+        return self.phi.embed_tokens(ids)
+
+    def mix_codes(self, weights: Float[Tensor, "B N K"]) -> Float[Tensor, "B N h"]:
+        """Embeddings of codes that are given as weights: a gradient passes to them."""
+        first = self.vocabulary.first_code
+        table = self.phi.embed_tokens.weight[first : first + self.vocabulary.num_codes]
+        return weights.to(table.dtype) @ table
+
+    def __call__(
+        self,
+        embeds: Float[Tensor, "B Q h"],
+        positions: Int[Tensor, "_ Q"],
+        *,
+        mask: Bool[Tensor, "_ 1 _ K"] | None = None,
+        is_causal: bool = False,
+        prefix: Prefix | None = None,
+        cache: Cache | None = None,
+    ) -> Float[Tensor, "B Q h"]:
+        """Last hidden states. Without a mask everybody sees everybody, or what is before if `is_causal`."""
+        memory = cache if prefix is None else _Joined(prefix)
+        return self._run(embeds, positions, mask, is_causal, memory)
+
+    def _run(
+        self,
+        embeds: Tensor,
+        positions: Tensor,
+        mask: Tensor | None,
+        is_causal: bool,
+        memory: _Recorder | _Joined | Cache | None,
+    ) -> Tensor:
+        hidden = embeds
+        rotary = self.phi.rotary_emb(hidden, positions)
+        for layer in self.phi.layers:
+            run = partial(
+                layer,
+                attention_mask=mask,
+                position_embeddings=rotary,
+                past_key_values=memory,
+                is_causal=is_causal,
+            )
+            if self.recompute is not None and torch.is_grad_enabled():
+                hidden = checkpoint(run, hidden, use_reentrant=False, context_fn=self.recompute)
+            else:
+                hidden = run(hidden)
+        return self.phi.final_layernorm(hidden)
+
+    def prefix(
+        self,
+        embeds: Float[Tensor, "D P h"],
+        positions: Int[Tensor, "_ P"],
+        *,
+        lengths: Int[Tensor, " D"],
+        row_of: Int[Tensor, " B"],
+        mask: Bool[Tensor, "_ 1 P P"] | None = None,
+        is_causal: bool = False,
+    ) -> Prefix:
+        """Keys and values of right-padded beginnings, who see each other as in `__call__`."""
+        recorder = _Recorder()
+        self._run(embeds, positions, mask, is_causal, recorder)
+        states = tuple(recorder.states[layer] for layer in range(len(self.phi.layers)))
+        return Prefix(states=states, lengths=lengths, row_of=row_of)
+
+    def text_prefix(
+        self, rows: Sequence[Sequence[int]], row_of: Int[Tensor, " B"], *, ends_at: int
+    ) -> Prefix:
+        """Keys and values of texts whose last token stands at position `ends_at` - 1."""
+        lengths = torch.tensor([len(row) for row in rows], device=self.device)
+        ids = right_padded(rows, self.vocabulary.pad).to(self.device)
+        positions = torch.arange(ids.shape[1], device=self.device) + (ends_at - lengths)[:, None]
+        return self.prefix(
+            self.embed(ids), positions, lengths=lengths, row_of=row_of.to(self.device), is_causal=True
+        )
+
+    def code_logits(self, hidden: Float[Tensor, "n h"]) -> Float[Tensor, "n K"]:
+        """Logits of the codes alone."""
+        first = self.vocabulary.first_code
+        return self._logits(hidden, slice(first, first + self.vocabulary.num_codes))
+
+    def text_logits(self, hidden: Float[Tensor, "n h"]) -> Float[Tensor, "n V"]:
+        """Logits of the text tokens alone; the end token is one of them."""
+        return self._logits(hidden, slice(0, self.vocabulary.num_text))
+
+    def logits(self, hidden: Float[Tensor, "*n h"]) -> Float[Tensor, "*n V"]:
+        """Logits of the whole vocabulary."""
+        return self._logits(hidden, slice(None))
+
+    def _logits(self, hidden: Tensor, part: slice) -> Tensor:
+        # A view, not a copy: the head may be trained.
+        bias = None if self.head.bias is None else self.head.bias[part]
+        return F.linear(hidden.to(self.head.weight.dtype), self.head.weight[part], bias).float()
+
+
+def no_contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """Contexts of a recomputation that depends on nothing."""
+    return nullcontext(), nullcontext()

@@ -1,0 +1,117 @@
+"""Pictures in the making behind their prompts: what sampling and scoring of codes look at.
+
+A canvas holds the prompts' keys and values, each distinct prompt once and "no condition" once for all.
+Looking at it recomputes only the picture between its marks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from sightloop.models.codes import code_log_probs
+from sightloop.models.sharing import distinct
+from sightloop.models.show_o_body import Body, Prefix
+from sightloop.models.show_o_layout import drawing_prompt, framed
+from sightloop.types import Sampling, Tokens, TokenScores
+
+_POSITIONS_AT_ONCE = 8192
+"""Positions in one forward pass of a score without gradient."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Canvas:
+    """The prompts of a batch, ready to be followed by pictures."""
+
+    body: Body
+    start: int
+    """Position of the mark before the picture."""
+    conditions: tuple[Prefix, ...]
+    """The prompts, and no condition if there is guidance."""
+    guidance: float
+
+    def rows(self, index: Int[Tensor, " R"]) -> Canvas:
+        """For the samples at `index`."""
+        return replace(self, conditions=tuple(prefix.rows(index) for prefix in self.conditions))
+
+    def look(
+        self,
+        codes: Int[Tensor, "B N"],
+        unknown: Bool[Tensor, "B N"],
+        wanted: Bool[Tensor, "B N"] | None = None,
+    ) -> tuple[Float[Tensor, "n h"], ...]:
+        """Hidden states at the `wanted` (None = the unknown) positions, one tensor for each condition."""
+        words = self.body.vocabulary
+        ids = torch.where(unknown, words.mask, codes + words.first_code)
+        embeds = self.body.embed(framed(ids, words))
+        positions = self.start + torch.arange(embeds.shape[1], device=embeds.device)[None]
+        chosen = unknown if wanted is None else wanted
+        found: list[Tensor] = []
+        for prefix in self.conditions:
+            seen = prefix.seen()
+            if seen is not None:
+                seen = torch.nn.functional.pad(seen, (0, embeds.shape[1]), value=True)[:, None, None]
+            hidden = self.body(embeds, positions, mask=seen, prefix=prefix)
+            found.append(hidden[:, 1:-1][chosen])
+        return tuple(found)
+
+    def logits_of(self, *hidden: Float[Tensor, "n h"]) -> Float[Tensor, "n K"]:
+        """Logits of the codes: (1 + g) conditioned - g unconditioned.
+
+        The head is linear, so in float32 hidden states are combined before it, which is half the work. Half
+        precision would lose too much there.
+        """
+        if len(hidden) == 1:
+            return self.body.code_logits(hidden[0])
+        conditioned, free = hidden
+        if conditioned.dtype == torch.float32:
+            return self.body.code_logits((1 + self.guidance) * conditioned - self.guidance * free)
+        logits = [self.body.code_logits(states) for states in (conditioned, free)]
+        return (1 + self.guidance) * logits[0] - self.guidance * logits[1]
+
+
+def canvas_of(body: Body, texts: list[list[int]], *, max_text: int, guidance: float) -> Canvas:
+    """A canvas for prompts given as text ids; equal prompts are read once."""
+    prompts = [drawing_prompt(text, body.vocabulary, max_text=max_text) for text in texts]
+    firsts, row_of = distinct([tuple(ids) for ids in prompts])
+    start = max_text + 1
+    conditions = [body.text_prefix([prompts[i] for i in firsts], torch.tensor(row_of), ends_at=start)]
+    if guidance > 0:
+        free = drawing_prompt([], body.vocabulary, max_text=max_text)
+        conditions.append(body.text_prefix([free], torch.zeros(len(texts), dtype=torch.int64), ends_at=start))
+    return Canvas(body=body, start=start, conditions=tuple(conditions), guidance=guidance)
+
+
+def score_codes(canvas: Canvas, tokens: Tokens, under: Sampling | None) -> TokenScores:
+    """Log-probabilities of codes, each from those that earlier rounds fixed.
+
+    All rounds that the mask touches are evaluated, each in its own pass over the picture.
+    `decode_step` None means one round from a picture of which nothing is known.
+    """
+    mask, codes = tokens.mask, tokens.ids
+    steps = torch.zeros_like(codes) if tokens.decode_step is None else tokens.decode_step
+    rows, places = mask.nonzero(as_tuple=True)
+    pairs = torch.stack([rows, steps[rows, places]], 1).unique(dim=0)
+    at_once = len(pairs) if torch.is_grad_enabled() else max(1, _POSITIONS_AT_ONCE // codes.shape[1])
+    hidden: list[tuple[Tensor, ...]] = []
+    flat: list[Tensor] = []
+    for part in pairs.split(max(1, at_once)):
+        row, step = part.unbind(1)
+        unknown = steps[row] >= step[:, None]
+        wanted = mask[row] & (steps[row] == step[:, None])
+        hidden.append(canvas.rows(row).look(codes[row], unknown, wanted))
+        at, place = wanted.nonzero(as_tuple=True)
+        flat.append(row[at] * codes.shape[1] + place)
+    blank = torch.zeros(codes.numel(), device=codes.device)
+    if not hidden:
+        return TokenScores(log_probs=blank.view(codes.shape), entropy=blank.view(codes.shape))
+    index = torch.cat(flat)
+    joined = tuple(torch.cat(branch) for branch in zip(*hidden, strict=True))
+    log_probs, entropy = code_log_probs(canvas.logits_of, joined, codes.flatten()[index], under=under)
+    return TokenScores(
+        log_probs=blank.index_put((index,), log_probs).view(codes.shape),
+        entropy=blank.index_put((index,), entropy).view(codes.shape),
+    )

@@ -1,0 +1,71 @@
+"""Greedy answers of the official Show-o code, token by token."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from show_o_golden import Golden, load_golden, same
+from torch import Tensor
+
+from sightloop.models.show_o_answers import Pictures, draw_answers
+from sightloop.types import Sampling, Tokens
+
+RUNS = ["greedy", "greedy_eot", "greedy_same_image_q2"]
+
+
+@pytest.fixture(scope="module")
+def golden(oracles: Path) -> Golden:
+    """The golden model."""
+    return load_golden(oracles / "show_o")
+
+
+class Watched:
+    """The head over the whole vocabulary, which remembers its logits."""
+
+    def __init__(self, golden: Golden) -> None:
+        self.golden, self.logits = golden, []
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        """Logits of the last position."""
+        self.logits.append(self.golden.body.logits(hidden))
+        return self.logits[-1]
+
+
+def answers(golden: Golden, runs: list[str]) -> tuple[Tokens, list[Tensor]]:
+    """Answers to the questions of `runs` in one batch, and the logits of every step."""
+    ids = [golden.tensors("mmu", f"{run}.")["input_ids"][0] for run in runs]
+    body, width, head = golden.body, golden.num_image + 3, Watched(golden)
+    prefixes = torch.stack([row[:width] for row in ids]).unique(dim=0, return_inverse=True)
+    facts = golden.facts["mmu_generate"][runs[0]]
+    tokens = draw_answers(
+        body,
+        Pictures(embeds=body.embed(prefixes[0]), row_of=prefixes[1]),
+        [row[width:].tolist() for row in ids],
+        sampling=Sampling(max_tokens=facts["max_new_tokens"], temperature=0.0),
+        seeds=None,
+        head=head,
+        end=-1 if facts["eot"] is None else facts["eot"],
+    )
+    return tokens, head.logits
+
+
+@pytest.mark.parametrize("run", RUNS)
+@torch.no_grad()
+def test_answers_and_their_logits_are_the_official_ones(golden: Golden, run: str) -> None:
+    wanted = golden.tensors("mmu", f"{run}.")
+    tokens, logits = answers(golden, [run])
+    assert tokens.ids[0].tolist() == wanted["tokens"].tolist()
+    assert tokens.mask.all()
+    same(torch.cat(logits), wanted["last_logits"])
+
+
+@torch.no_grad()
+def test_two_questions_about_one_picture_are_answered_together(golden: Golden) -> None:
+    runs = ["greedy", "greedy_same_image_q2"]
+    tokens, logits = answers(golden, runs)
+    for row, run in enumerate(runs):
+        wanted = golden.tensors("mmu", f"{run}.")
+        assert tokens.ids[row].tolist() == wanted["tokens"].tolist()
+        same(torch.stack([step[row] for step in logits]), wanted["last_logits"])
