@@ -114,7 +114,7 @@ class Janus(nn.Module):
             drawing=settings.drawing_template,
             answering=settings.answer_template,
         )
-        self.end = int(self.words.convert_tokens_to_ids(str(self.words.eos_token)))
+        self.end = self.prompts.id("eos_token", self.words.eos_token)
         self.pieces = Pieces(self.words, end_ids=(self.end,))
         body = JanusBody(model, pad=self.prompts.pad)
         self.drawings = JanusDrawing(body, self.prompts, num_tokens=self.num_image_tokens)

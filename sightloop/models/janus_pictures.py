@@ -33,6 +33,11 @@ class Preparation:
     """The shorter side is no shorter than this, in pixels."""
 
 
+def rounded(values: Float[Tensor, "B 3 s s"]) -> UInt8[Tensor, "B 3 s s"]:
+    """Decoded values (-1 to 1) as pixels: cut off, as the official code does, not to the nearest."""
+    return ((values + 1) / 2 * 255).clamp(0, 255).to(torch.uint8)
+
+
 class JanusPictures:
     """Vision tower, aligner and VQ model of a `JanusForConditionalGeneration`."""
 
@@ -153,7 +158,7 @@ class JanusPictures:
                 f"image tokens are {int(ids.min())} to {int(ids.max())}; there are {self.num_codes} codes"
             )
         made = [self.values_of(part).float() for part in ids.to(self._like.device).split(_PICTURES_AT_ONCE)]
-        return ((torch.cat(made) + 1) / 2 * 255).clamp(0, 255).to(torch.uint8)
+        return rounded(torch.cat(made))
 
     @torch.no_grad()
     def codes(self, images: Images) -> Int[Tensor, "B T"]:

@@ -43,12 +43,17 @@ class JanusPrompts:
         self.picture = picture
         self.num_places = num_places
         self.drawing, self.answering = drawing, answering
-        self.begin, self.pad = self._id("bos_token", words.bos_token), self._id("pad_token", words.pad_token)
-        self.start, self.stop = (self._id("image frame", token) for token in frame)
+        self.begin, self.pad = self.id("bos_token", words.bos_token), self.id("pad_token", words.pad_token)
+        self.start, self.stop = (self.id("image frame", token) for token in frame)
         self.drawing_row = lru_cache(_REMEMBERED_PROMPTS)(self._drawing_row)
         self.question_row = lru_cache(_REMEMBERED_PROMPTS)(self._question_row)
 
-    def _id(self, name: str, token: object) -> int:
+    def id(self, name: str, token: object) -> int:
+        """The id of a special token.
+
+        Raises:
+            ValueError: there is none.
+        """
         if not isinstance(token, str) or token not in self.words.get_vocab():
             raise ValueError(
                 f"the tokenizer has no {name} {token!r}; use the tokenizer of a Janus checkpoint"
