@@ -336,10 +336,14 @@ class Credit:
     """What the critic expected, before this step's update; for the log."""
     orders: tuple[Turn, ...] = ()
     """The drawing turn in other orders, equal in weight: scored in its place."""
-    old_log_probs: tuple[Float[Tensor, "B K T"], ...] = ()
-    """Of each turn's tokens before the first update, in each order (K = 1 without); for ratios."""
+    old_log_probs: tuple[Float[Tensor, "B _ _"], ...] = ()
+    """Of each turn before the first update: sample, order (1 without orders), token; for ratios."""
     figures: Mapping[str, float] = field(default_factory=dict[str, float])
     """What credit found out about the batch on all ranks, for the log."""
+    settled: Mapping[nn.Parameter, Tensor] = field(default_factory=dict[nn.Parameter, Tensor])
+    """Gradients of terms that did not have to wait for the advantages, such as a critic's: of all rows of this
+    rank, so `rows` leaves them behind. The update takes them over and clips them in place.
+    """
 
     def rows(self, index: Int[Tensor, " N"]) -> Credit:
         """The samples at `index`."""

@@ -5,10 +5,10 @@ Differences from the paper:
    preset.
 2. The paper does not say under which law p_k is computed. The model's own (full vocabulary, temperature 1) is
    the preset; `under` gives another, such as the one that drew the tokens.
-3. The paper updates the critic and the policy in two passes. Their parameters are disjoint (value head and
-   adapters against queries, Q-Former and projection) and neither loss reaches the other's, so one backward
-   pass over the sum and one optimizer step give the same update. Advantages come from the critic before that
-   step, as in the paper.
+3. The paper updates the critic and then the policy. Their parameters are disjoint (value head and adapters
+   against queries, Q-Former and projection), neither loss reaches the other's, and the returns do not depend
+   on the critic: one pass of it gives its values and, at once, the gradient of its loss. Advantages come from
+   these values, from before the step, as in the paper. One optimizer step then updates both.
 4. "Across the whole batch" of eq. 3 is read as: over all tokens that count, of all ranks; padding never
    enters.
 5. Eqs. 2 and 4 define the loss of one caption. The batch loss is read as their mean: each caption weighs the
@@ -17,18 +17,18 @@ Differences from the paper:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
 
 from sightloop.algorithms.credit import discounted_returns
 from sightloop.algorithms.masked import shares_per_sample, shares_per_token, standardise
 from sightloop.types import (
     Credit,
-    Critic,
     LossOutput,
     Policy,
     Reduction,
@@ -37,6 +37,15 @@ from sightloop.types import (
     Turn,
     one_rank,
 )
+
+
+class LearningCritic(Protocol):
+    """The value before each token is drawn, and the parameters that its error trains."""
+
+    def __call__(self, turn: Turn, /) -> Float[Tensor, "B T"]: ...
+
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+
 
 Objective = Literal["probability", "log_probability"]
 Share = Literal["caption", "token"]
@@ -128,9 +137,11 @@ def require_choices(*, objective: str, share: str, gamma: float, under: Sampling
 
 @dataclass(frozen=True, kw_only=True)
 class A2C:
-    """Returns minus a critic's values, standardised over the batch; policy and critic terms in one loss."""
+    """Returns minus a critic's values, standardised over the batch; the critic learns while credit is
+    settled.
+    """
 
-    critic: Critic
+    critic: LearningCritic
     gamma: float = 1.0
     objective: Objective = "probability"  # Paper: eq. 4
     share: Share = "caption"
@@ -139,7 +150,9 @@ class A2C:
     """The law whose probabilities are pushed; None = the model's own."""
     reduce: Reduction = one_rank
     critic_batch: int | None = None
-    """Rows the critic sees at once when credit is settled; None = all. Every rank needs as many rows."""
+    """Rows the critic learns from at once; None = all. Any size gives the same gradient. Every rank needs as
+    many rows.
+    """
 
     def __post_init__(self) -> None:
         require_choices(objective=self.objective, share=self.share, gamma=self.gamma, under=self.under)
@@ -152,34 +165,54 @@ class A2C:
 
     @torch.no_grad()
     def credit(self, policy: Policy, rollout: Rollout) -> Credit:
-        """Returns, the critic's values before this step, and their standardised difference (eqs. 1 and 3)."""
+        """Returns, the critic's values before this step, their standardised difference (eqs. 1 and 3), and the
+        gradient of the critic's loss (eq. 2).
+        """
         turn = only_turn(rollout)
         mask = turn.tokens.mask
         returns = discounted_returns(rollout.rewards, mask, self.gamma)
-        values = self._values(turn).masked_fill(~mask, 0)
+        shares = SHARES[self.share](mask, reduce=self.reduce, dtype=returns.dtype)
+        values, settled = self._criticised(turn, returns, shares)
         return Credit(
             advantages=standardise(returns - values, mask, reduce=self.reduce),
-            shares=SHARES[self.share](mask, reduce=self.reduce, dtype=returns.dtype),
+            shares=shares,
             returns=returns,
             values=values,
+            settled=settled,
         )
 
     def loss(self, policy: Policy, rollout: Rollout, credit: Credit) -> LossOutput:
-        """Policy term plus weighted critic term of each token (eqs. 4 and 2)."""
-        if credit.returns is None:
-            raise ValueError("the credit has no returns; A2C needs the credit that its own `credit` settled")
+        """Policy term of each token (eq. 4); the critic's (eq. 2) is a metric, its gradient is settled."""
+        if credit.returns is None or credit.values is None:
+            raise ValueError(
+                "the credit has no returns or no values; A2C needs the credit that its own `credit` settled"
+            )
         turn = only_turn(rollout)
-        policy_part = policy_loss(policy, turn, credit, objective=self.objective, under=self.under)
-        critic_part = value_error(self.critic(turn), credit.returns).masked_fill(~turn.tokens.mask, 0)
-        return LossOutput(
-            per_token=policy_part.per_token + self.value_weight * critic_part,
-            metrics=policy_part.metrics | {"critic/loss": critic_part.detach()},
-        )
+        output = policy_loss(policy, turn, credit, objective=self.objective, under=self.under)
+        error = value_error(credit.values, credit.returns).masked_fill(~turn.tokens.mask, 0)
+        return replace(output, metrics=output.metrics | {"critic/loss": error})
 
-    def _values(self, turn: Turn) -> Float[Tensor, "B T"]:
-        size = self.critic_batch
-        if size is None:
-            return self.critic(turn)
-        starts = range(0, len(turn), size)
-        rows = [torch.arange(start, min(start + size, len(turn))) for start in starts]
-        return torch.cat([self.critic(turn.rows(index)) for index in rows])
+    def _criticised(
+        self, turn: Turn, returns: Float[Tensor, "B T"], shares: Float[Tensor, "B T"]
+    ) -> tuple[Float[Tensor, "B T"], dict[nn.Parameter, Tensor]]:
+        """The critic's values, and the gradient of its loss."""
+        trained = [parameter for parameter in self.critic.parameters() if parameter.requires_grad]
+        gradients: dict[nn.Parameter, Tensor] = {}
+        values = torch.zeros_like(returns)
+        for rows in _like_lengths(turn.tokens.mask, self.critic_batch):
+            part, at = turn.rows(rows), rows.to(returns.device)
+            with torch.enable_grad():
+                expected = self.critic(part).masked_fill(~part.tokens.mask, 0)
+                loss = self.value_weight * (value_error(expected, returns[at]) * shares[at]).sum()
+            values[at] = expected.detach().to(values.dtype)
+            found = torch.autograd.grad(loss, trained, allow_unused=True) if trained else ()
+            for parameter, gradient in zip(trained, found, strict=True):
+                if gradient is not None:
+                    known = gradients.get(parameter)
+                    gradients[parameter] = gradient if known is None else known.add_(gradient)
+        return values, gradients
+
+
+def _like_lengths(mask: Bool[Tensor, "B T"], size: int | None) -> tuple[Tensor, ...]:
+    # Rows of like length together hold little padding.
+    return mask.sum(1).argsort(stable=True).cpu().split(size or len(mask))

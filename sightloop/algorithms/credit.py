@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Protocol
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+
+class Gather(Protocol):
+    """Every rank's tensor, in the order of ranks, on every rank."""
+
+    def __call__(self, tensor: Tensor, /) -> list[Tensor]: ...
+
+
+def this_rank(tensor: Tensor, /) -> list[Tensor]:
+    """The gathering of a run on one rank: the tensor alone."""
+    return [tensor]
 
 
 def discounted_returns(
@@ -30,7 +42,9 @@ def discounted_returns(
     return torch.stack(columns[::-1], 1).masked_fill(~mask, 0)
 
 
-def other_mean(totals: Float[Tensor, " B"], group: Int[Tensor, " B"]) -> Float[Tensor, " B"]:
+def other_mean(
+    totals: Float[Tensor, " B"], group: Int[Tensor, " B"], *, gather: Gather = this_rank
+) -> Float[Tensor, " B"]:
     """Mean total of the OTHER samples of each sample's group: a baseline that does not know the sample.
 
     Raises:
@@ -39,19 +53,45 @@ def other_mean(totals: Float[Tensor, " B"], group: Int[Tensor, " B"]) -> Float[T
     >>> other_mean(torch.tensor([1.0, 3.0, 8.0, 5.0]), torch.tensor([7, 7, 7, 7]))
     tensor([5.3333, 4.6667, 3.0000, 4.0000])
     """
-    same = _same_group(totals, group)
-    require_company(group)
-    return ((same * totals).sum(1) - totals) / (same.sum(1) - 1)
+    require_company(group, gather=gather)
+    everyone, same = _same_group(totals, group, gather)
+    return ((same * everyone).sum(1) - totals) / (same.sum(1) - 1)
 
 
-def group_mean(totals: Float[Tensor, " B"], group: Int[Tensor, " B"]) -> Float[Tensor, " B"]:
+def group_mean(
+    totals: Float[Tensor, " B"], group: Int[Tensor, " B"], *, gather: Gather = this_rank
+) -> Float[Tensor, " B"]:
     """Mean total of each sample's group, the sample itself included.
 
     >>> group_mean(torch.tensor([1.0, 3.0, 8.0]), torch.tensor([7, 7, 2]))
     tensor([2., 2., 8.])
     """
-    same = _same_group(totals, group)
-    return (same * totals).sum(1) / same.sum(1)
+    everyone, same = _same_group(totals, group, gather)
+    return (same * everyone).sum(1) / same.sum(1)
+
+
+def group_best(
+    totals: Float[Tensor, " B"], group: Int[Tensor, " B"], *, gather: Gather = this_rank
+) -> Float[Tensor, " B"]:
+    """Highest total of each sample's group.
+
+    >>> group_best(torch.tensor([1.0, 3.0, -8.0]), torch.tensor([7, 7, 2]))
+    tensor([ 3.,  3., -8.])
+    """
+    everyone, same = _same_group(totals, group, gather)
+    return everyone.expand(len(totals), -1).masked_fill(same == 0, -torch.inf).amax(1)
+
+
+def groups_with_signal(
+    totals: Float[Tensor, " B"], group: Int[Tensor, " B"], *, gather: Gather = this_rank
+) -> Bool[Tensor, " B"]:
+    """True for the samples of groups whose totals are not all the same: only these can teach anything.
+
+    >>> groups_with_signal(torch.tensor([1.0, 3.0, 8.0, 8.0]), torch.tensor([7, 7, 2, 2]))
+    tensor([ True,  True, False, False])
+    """
+    best = group_best(totals, group, gather=gather)
+    return best != -group_best(-totals, group, gather=gather)
 
 
 def group_relative(
@@ -61,10 +101,11 @@ def group_relative(
     divide_by_std: bool = True,
     leave_one_out: bool = False,
     eps: float = 1e-4,
+    gather: Gather = this_rank,
 ) -> Float[Tensor, " B"]:
     """Totals minus the mean of their group, divided by (the group's std (n - 1) + `eps`) if asked.
 
-    A group lives on one rank. A single sample, and a group that agrees, get 0.
+    With `gather` a group may lie on several ranks. A single sample, and a group that agrees, get 0.
 
     Raises:
         ValueError: `leave_one_out` with a group of one sample.
@@ -75,28 +116,35 @@ def group_relative(
     >>> group_relative(totals, group, divide_by_std=False, leave_one_out=True)
     tensor([-2.,  2.,  0.,  0.])
     """
-    mean = group_mean(totals, group)
-    advantages = totals - (other_mean(totals, group) if leave_one_out else mean)
+    everyone, same = _same_group(totals, group, gather)
+    size = same.sum(1)
+    mean = (same * everyone).sum(1) / size
+    advantages = totals - (other_mean(totals, group, gather=gather) if leave_one_out else mean)
     if not divide_by_std:
         return advantages
-    same = _same_group(totals, group)
-    variance = (same * (totals - mean).square()).sum(1) / (same.sum(1) - 1).clamp(min=1)
+    variance = (same * (everyone[None] - mean[:, None]).square()).sum(1) / (size - 1).clamp(min=1)
     return advantages / (variance.sqrt() + eps)
 
 
-def require_company(group: Int[Tensor, " B"]) -> None:
-    """Check that every group has at least two samples.
+def require_company(group: Int[Tensor, " B"], *, gather: Gather = this_rank) -> None:
+    """Check that every group has at least two samples, on all ranks together.
 
     Raises:
         ValueError: a group has one sample only.
     """
-    alone = [name for name, size in Counter(map(int, group.cpu())).items() if size < 2]
+    ids = [name for part in gather(group) for name in map(int, part.cpu())]
+    alone = [name for name, size in Counter(ids).items() if size < 2]
     if alone:
         raise ValueError(
             f"group {alone[0]} has a single sample; its baseline needs at least 2 samples a prompt"
         )
 
 
-def _same_group(totals: Tensor, group: Tensor) -> Float[Tensor, "B B"]:
+def _same_group(
+    totals: Tensor, group: Tensor, gather: Gather
+) -> tuple[Float[Tensor, " N"], Float[Tensor, "B N"]]:
     # Row sums, not a matrix product or a scatter: exact in float32 and the same in every run on every device.
-    return (group[:, None] == group[None, :]).to(totals.dtype)
+    # In the order of ranks, so that all ranks of a group find the same mean to the last bit.
+    everyone = torch.cat([part.to(totals.device) for part in gather(totals)])
+    groups = torch.cat([part.to(group.device) for part in gather(group)])
+    return everyone, (group[:, None] == groups[None, :]).to(totals.dtype).to(totals.device)

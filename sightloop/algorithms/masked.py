@@ -96,6 +96,25 @@ def shares_per_token(
     return mask / reduce(mask.sum(dtype=dtype)).clamp(min=1)
 
 
+def shares_per_length(
+    mask: Bool[Tensor, "B T"],
+    length: int,
+    *,
+    reduce: Reduction = one_rank,
+    dtype: torch.dtype = torch.float32,
+) -> Float[Tensor, "B T"]:
+    """Every token weighs `1 / length` of a sample, however many the sample has (Dr. GRPO, arXiv 2503.20783).
+
+    Sums to less than 1 where samples are shorter than `length`.
+
+    >>> shares_per_length(torch.tensor([[True, True, True], [True, False, False]]), 4)
+    tensor([[0.1250, 0.1250, 0.1250],
+            [0.1250, 0.0000, 0.0000]])
+    """
+    samples = reduce(mask.any(1).sum(dtype=dtype))
+    return mask / (length * samples.clamp(min=1))
+
+
 def explained_variance(
     values: Float[Tensor, "B T"],
     returns: Float[Tensor, "B T"],

@@ -1,0 +1,189 @@
+"""The two sides of a model that draws and answers: what each weighs, under which law it is scored, in how
+many orders of unmasking.
+
+The loss of a batch is the weighted mean of its sides, each a mean over its own tokens: a picture of a
+thousand codes does not outweigh an answer of ten words. A rollout of one turn has one side.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from sightloop.algorithms.masked import shares_per_length, shares_per_sample, shares_per_token
+from sightloop.types import Policy, Reduction, Rollout, Sampling, Turn
+
+Share = Literal["sample", "token", "length"]
+SHARES: tuple[Share, ...] = ("sample", "token", "length")
+"""Within a side each sample weighs the same, or each token, or each token 1 / `max_length` of a sample."""
+
+Orders = Callable[[Turn], list[Turn]]
+"""The drawn turn in K orders of unmasking that weigh the same; tokens with mask True are scored."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Side:
+    """How the tokens of one modality are learned."""
+
+    weight: float = 1.0
+    """Relative to the other side; 0 = this side is neither scored nor trained."""
+    under: Sampling | None = None
+    """The law whose probabilities are pushed: None = the model's own (pictures: without guidance); the law
+    that drew them is the other honest choice."""
+    max_length: int | None = None
+    """What the sum over a sample's tokens is divided by if `share` is "length"."""
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.weight) and self.weight >= 0):
+            raise ValueError(
+                f"the weight of a side is {self.weight}; use 0 (not trained) or a positive number"
+            )
+        if self.under is not None and self.under.temperature == 0:
+            raise ValueError(
+                "under.temperature is 0: a greedy law has no gradient; use None or a positive temperature"
+            )
+        if self.max_length is not None and self.max_length < 1:
+            raise ValueError(f"max_length is {self.max_length}; use at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """One turn of a rollout as it is scored: in one order, or in K orders of a masked decoder."""
+
+    name: str
+    """`drawing` or `answering`; `policy` in a rollout of one turn. For the log."""
+    side: Side
+    weight: float
+    """Share of the side in the batch loss."""
+    turns: tuple[Turn, ...]
+    start: int
+    """First of its columns in credit."""
+    share: Share
+
+    @property
+    def columns(self) -> slice:
+        """Its columns in credit."""
+        return slice(self.start, self.start + self.turns[0].tokens.mask.shape[1])
+
+    @property
+    def mask(self) -> Bool[Tensor, "B K T"]:
+        """Tokens that count, in each order."""
+        return torch.stack([turn.tokens.mask for turn in self.turns], 1)
+
+    def score(self, policy: Policy) -> tuple[Float[Tensor, "B K T"], Float[Tensor, "B K T"]]:
+        """Log-probabilities and entropies under the side's law."""
+        scores = [policy.score(turn, self.side.under) for turn in self.turns]
+        log_probs = torch.stack([score.log_probs for score in scores], 1)
+        return log_probs, torch.stack([score.entropy for score in scores], 1)
+
+    def shares(
+        self, keep: Bool[Tensor, " B"], *, reduce: Reduction, dtype: torch.dtype
+    ) -> Float[Tensor, "B T"]:
+        """The weight of each token in the batch loss; they sum to the side's weight over all ranks.
+
+        Orders of a sample count like samples of their own.
+        """
+        mask = self.mask & keep[:, None, None]
+        rows = mask.flatten(0, 1)
+        if self.share == "length":
+            shares = shares_per_length(rows, self.side.max_length or 1, reduce=reduce, dtype=dtype)
+        else:
+            fill = shares_per_sample if self.share == "sample" else shares_per_token
+            shares = fill(rows, reduce=reduce, dtype=dtype)
+        return self.weight * shares.view(mask.shape).sum(1)
+
+    def average(self, values: Float[Tensor, "B K T"]) -> Float[Tensor, "B T"]:
+        """Mean over the orders, weighted as in `shares`, of each token that any of them scores; else 0."""
+        mask = self.mask
+        weights = mask.to(values.dtype)
+        if self.share == "sample":
+            weights = weights / mask.sum(-1, keepdim=True).clamp(min=1)
+        total = weights.sum(1)
+        return (weights * values).sum(1) / total.where(total > 0, 1)
+
+    def figure(self, values: Float[Tensor, "B K T"]) -> Float[Tensor, "B T"]:
+        """Values for the log, scaled so that their share-weighted sum is this side's mean."""
+        return self.average(values.detach()) / self.weight
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sides:
+    """Both sides, how each is averaged, and the orders in which masked drawings are scored."""
+
+    drawing: Side = Side()
+    answering: Side = Side()
+    share: Share = "sample"
+    orders: Orders | None = None
+    """None scores the tokens of a drawing in the order in which they were drawn."""
+
+    def __post_init__(self) -> None:
+        if self.share not in SHARES:
+            raise ValueError(f"share is {self.share!r}; use one of {', '.join(SHARES)}")
+        if self.drawing.weight + self.answering.weight <= 0:
+            raise ValueError("both sides have weight 0; give at least one a positive weight")
+        for name, side in (("drawing", self.drawing), ("answering", self.answering)):
+            if (side.max_length is None) == (self.share == "length" and side.weight > 0):
+                raise ValueError(
+                    f'share is {self.share!r} and {name}.max_length is {side.max_length}; share "length" '
+                    "needs it on each trained side, others have no use for it"
+                )
+        if self.orders is not None and self.drawing.weight == 0:
+            raise ValueError("orders are for drawings, which have weight 0; leave orders out")
+
+    def draw_orders(self, rollout: Rollout) -> tuple[Turn, ...]:
+        """The orders in which the rollout's drawing is scored; empty: as it was drawn.
+
+        Raises:
+            ValueError: there are orders but no drawing.
+        """
+        if self.orders is None:
+            return ()
+        drawings = [turn for turn in rollout.turns if turn.prompt.wants == "image"]
+        if len(drawings) != 1:
+            raise ValueError(
+                f"orders are for a rollout with one drawing; this one has {len(drawings)}: leave orders out"
+            )
+        return tuple(self.orders(drawings[0]))
+
+    def views(self, rollout: Rollout, orders: tuple[Turn, ...]) -> list[View]:
+        """Each turn as it is scored, in the order of the rollout.
+
+        Raises:
+            ValueError: the sides that the rollout has both weigh 0.
+        """
+        sides = [self._side(turn) for turn in rollout.turns]
+        total = sum(side.weight for side in sides)
+        if total == 0:
+            raise ValueError("the rollout has only turns of weight 0; give the side it has a positive weight")
+        views: list[View] = []
+        start = 0
+        for turn, side in zip(rollout.turns, sides, strict=True):
+            drawn = turn.prompt.wants == "image"
+            views.append(
+                View(
+                    name="policy" if len(sides) == 1 else "drawing" if drawn else "answering",
+                    side=side,
+                    weight=side.weight / total,
+                    turns=orders if drawn and orders else (turn,),
+                    start=start,
+                    share=self.share,
+                )
+            )
+            start += turn.tokens.mask.shape[1]
+        return views
+
+    def _side(self, turn: Turn) -> Side:
+        return self.drawing if turn.prompt.wants == "image" else self.answering
+
+
+def shares_of(
+    views: list[View], keep: Bool[Tensor, " B"], *, reduce: Reduction, dtype: torch.dtype
+) -> Float[Tensor, "B S"]:
+    """Shares of all turns side by side; samples that are not kept have none, the others share alike."""
+    return torch.cat([view.shares(keep, reduce=reduce, dtype=dtype) for view in views], 1)

@@ -1,0 +1,503 @@
+import math
+from dataclasses import replace
+from typing import Any, cast
+
+import pytest
+import torch
+from algorithms.drawn_and_answered import ANSWERS, TwoTables, tables, two_turns
+from torch import Tensor
+
+from sightloop.algorithms.credit import group_relative, groups_with_signal, other_mean, require_company
+from sightloop.algorithms.grpo import GRPO, NAMED, named
+from sightloop.algorithms.masked import shares_per_length
+from sightloop.algorithms.ratios import clipped_ratio, is_clipped, kl_to_reference, sequence_log_probs
+from sightloop.algorithms.sides import Side, Sides
+from sightloop.types import Credit, Rollout, Sampling, Tokens, Turn
+
+WARM = Sampling(max_tokens=4, temperature=2.0)
+PLAIN = GRPO(kl_weight=0)
+LENGTHS = Sides(share="length", drawing=Side(max_length=4), answering=Side(max_length=8))
+
+
+def gradients(algorithm: GRPO, policy: TwoTables, rollout: Rollout, *, size: int = 99) -> list[Tensor]:
+    """Gradients of both tables when the rows are processed `size` at a time."""
+    credit = algorithm.credit(policy, rollout)
+    policy.zero_grad()
+    for index in torch.arange(len(rollout)).split(size):
+        part = credit.rows(index)
+        (algorithm.loss(policy, rollout.rows(index), part).per_token * part.shares).sum().backward()
+    grads = [policy.picture.grad, policy.answer.grad]
+    return [torch.zeros(1) if grad is None else grad.clone() for grad in grads]
+
+
+def total(algorithm: GRPO, policy: TwoTables, rollout: Rollout, credit: Credit | None = None) -> Tensor:
+    credit = algorithm.credit(policy, rollout) if credit is None else credit
+    return (algorithm.loss(policy, rollout, credit).per_token * credit.shares).sum()
+
+
+def four(policy: TwoTables, *, law: Sampling | None = None) -> Rollout:
+    """Two groups of two; advantages without the deviation are -1, 1, -2, 2."""
+    return two_turns(policy, [1.0, 3.0, 0.0, 4.0], [5, 5, 2, 2], law=law)
+
+
+# Pure functions.
+
+
+def test_ratios_within_the_clip_are_free_and_beyond_it_flat() -> None:
+    old = torch.zeros(1, 4)
+    new = torch.log(torch.tensor([[1.1, 1.3, 0.7, 0.7]])).requires_grad_()
+    worth = torch.tensor([[2.0, 2.0, 2.0, -2.0]])
+    loss = clipped_ratio(new, old, worth, low=0.2, high=0.2)
+    # A shrunken ratio with a positive advantage stays free: the minimum is the unclipped one.
+    torch.testing.assert_close(loss, torch.tensor([[-2.2, -2.4, -1.4, 1.6]]))
+    (slope,) = torch.autograd.grad(loss.sum(), new)
+    torch.testing.assert_close(slope, torch.tensor([[-2.2, 0.0, -1.4, 0.0]]))
+    assert is_clipped(new, old, worth, low=0.2, high=0.2).tolist() == [[False, True, False, True]]
+
+
+def test_each_side_of_the_clip_has_its_own_bound_or_none() -> None:
+    old, worth = torch.zeros(1, 2), torch.tensor([[1.0, -1.0]])
+    new = torch.log(torch.tensor([[1.25, 0.1]]))
+    torch.testing.assert_close(
+        clipped_ratio(new, old, worth, low=0.2, high=0.28), torch.tensor([[-1.25, 0.8]])
+    )
+    torch.testing.assert_close(
+        clipped_ratio(new, old, worth, low=None, high=0.2), torch.tensor([[-1.2, 0.1]])
+    )
+    assert is_clipped(new, old, worth, low=None, high=None).tolist() == [[False, False]]
+
+
+def test_the_divergence_is_0_for_the_same_policy_and_its_mean_is_the_true_one() -> None:
+    law, reference = torch.randn(1, 6).log_softmax(1), torch.randn(1, 6).log_softmax(1)
+    assert kl_to_reference(law, law).abs().max() == 0
+    found = kl_to_reference(law, reference)
+    assert (found > 0).all()
+    torch.testing.assert_close((law.exp() * found).sum(), (law.exp() * (law - reference)).sum())
+
+
+def test_a_sequences_mean_is_over_its_own_tokens() -> None:
+    log_probs = torch.tensor([[-1.0, -2.0, -6.0], [-4.0, -9.0, -9.0], [-1.0, -1.0, -1.0]])
+    mask = torch.tensor([[True, True, True], [True, False, False], [False, False, False]])
+    assert sequence_log_probs(log_probs, mask).tolist() == [[-3, -3, -3], [-4, 0, 0], [0, 0, 0]]
+
+
+def test_a_constant_length_makes_a_long_text_weigh_more_than_a_short_one() -> None:
+    mask = torch.tensor([[True, True, True], [True, False, False], [False, False, False]])
+    # Two samples have tokens: 1 / (2 * 5) each.
+    torch.testing.assert_close(shares_per_length(mask, 5), mask / 10)
+
+
+def test_groups_on_two_ranks_compare_with_all_their_samples() -> None:
+    totals, group = torch.tensor([1.0, 3.0, 8.0, 0.0, 4.0]), torch.tensor([7, 7, 1, 1, 7])
+    here = torch.tensor([0, 2])
+    there = torch.tensor([1, 3, 4])
+
+    def gather(tensor: Tensor, /) -> list[Tensor]:
+        whole = totals if tensor.is_floating_point() else group
+        sign = -1 if tensor.is_floating_point() and (tensor < 0).any() else 1
+        return [sign * whole[here], sign * whole[there]]
+
+    settings: dict[str, Any]
+    for settings in ({}, {"divide_by_std": False}, {"leave_one_out": True}):
+        whole = group_relative(totals, group, **settings)
+        part = group_relative(totals[here], group[here], gather=gather, **settings)
+        torch.testing.assert_close(part, whole[here])
+    assert other_mean(totals[here], group[here], gather=gather).tolist() == [3.5, 0]
+    require_company(group[here], gather=gather)
+    assert groups_with_signal(totals[here], group[here], gather=gather).tolist() == [True, True]
+    with pytest.raises(ValueError, match="group 7 has a single sample"):
+        require_company(group[here])
+
+
+# Credit.
+
+
+def test_every_token_of_both_turns_gets_its_samples_advantage() -> None:
+    policy = tables()
+    credit = replace(PLAIN, divide_by_std=False).credit(policy, four(policy))
+    counts = torch.cat([torch.ones(4, 4, dtype=torch.bool), ANSWERS], 1)
+    wanted = torch.tensor([-1.0, 1.0, -2.0, 2.0])[:, None] * counts
+    torch.testing.assert_close(credit.advantages, wanted)
+    scaled = PLAIN.credit(policy, four(policy)).advantages
+    # Deviations (n - 1) are sqrt(2) and 2 sqrt(2).
+    torch.testing.assert_close(scaled, torch.sign(wanted) / math.sqrt(2), atol=1e-4, rtol=0)
+    alone = replace(PLAIN, divide_by_std=False, leave_one_out=True).credit(policy, four(policy))
+    torch.testing.assert_close(alone.advantages, 2 * wanted)
+
+
+def test_each_side_is_a_mean_over_its_own_tokens_and_the_weights_are_relative() -> None:
+    policy = tables()
+    sides = Sides(drawing=Side(weight=3.0), answering=Side(weight=1.0))
+    shares = replace(PLAIN, sides=sides).credit(policy, four(policy)).shares
+    torch.testing.assert_close(shares[:, :4], torch.full((4, 4), 0.75 / 16))
+    answers = torch.tensor([[1 / 8, 1 / 8, 0], [1 / 12, 1 / 12, 1 / 12], [1 / 4, 0, 0], [1 / 8, 1 / 8, 0]])
+    torch.testing.assert_close(shares[:, 4:], 0.25 * answers)
+    by_token = replace(PLAIN, sides=replace(sides, share="token")).credit(policy, four(policy)).shares
+    torch.testing.assert_close(by_token[:, 4:], 0.25 * ANSWERS / 8)
+    by_length = replace(PLAIN, sides=LENGTHS).credit(policy, four(policy)).shares
+    torch.testing.assert_close(by_length[:, 4:], 0.5 * ANSWERS / 32)
+
+
+def test_silent_groups_are_skipped_counted_and_the_rest_shares_everything() -> None:
+    policy = tables()
+    rollout = two_turns(policy, [2.0, 2.0, 0.0, 4.0], [5, 5, 2, 2])
+    credit = replace(PLAIN, skip_silent=True).credit(policy, rollout)
+    assert credit.shares[:2].abs().max() == 0
+    torch.testing.assert_close(credit.shares.sum(), torch.tensor(1.0))
+    assert credit.figures == {"groups/all": 2, "groups/silent": 1}
+    kept = PLAIN.credit(policy, rollout)
+    assert kept.shares[:2].sum() > 0 and kept.advantages[:2].abs().max() == 0
+    assert kept.figures == credit.figures
+    silent = two_turns(policy, [2.0, 2.0, 4.0, 4.0], [5, 5, 2, 2])
+    nothing = replace(PLAIN, skip_silent=True)
+    assert nothing.credit(policy, silent).shares.abs().max() == 0
+    assert all(grad.abs().max() == 0 for grad in gradients(nothing, policy, silent))
+
+
+def test_a_group_of_one_is_refused() -> None:
+    policy = tables()
+    with pytest.raises(ValueError, match="group 2 has a single sample"):
+        PLAIN.credit(policy, two_turns(policy, [1.0, 2.0, 3.0], [5, 5, 2]))
+
+
+def test_answers_of_another_model_are_refused_unless_their_side_weighs_nothing() -> None:
+    policy = tables()
+    rollout = four(policy)
+    answer = rollout.turns[1]
+    given = replace(answer, tokens=replace(answer.tokens, log_probs=None))
+    rollout = replace(rollout, turns=(rollout.turns[0], given))
+    with pytest.raises(ValueError, match="answering side carry no log-probabilities"):
+        PLAIN.credit(policy, rollout)
+    only_drawing = replace(PLAIN, sides=Sides(answering=Side(weight=0)))
+    picture, words = gradients(only_drawing, policy, rollout)
+    assert picture.abs().max() > 0 and words.abs().max() == 0
+    assert "text" not in policy.calls
+
+
+# Loss.
+
+
+def test_without_an_old_policy_the_gradient_is_the_policy_gradient() -> None:
+    policy = tables()
+    rollout = four(policy)
+    credit = PLAIN.credit(policy, rollout)
+    found = gradients(PLAIN, policy, rollout)
+    log_probs = torch.cat([policy.score(turn).log_probs for turn in rollout.turns], 1)
+    policy.zero_grad()
+    (-log_probs * credit.advantages * credit.shares).sum().backward()
+    for grad, parameter in zip(found, (policy.picture, policy.answer), strict=True):
+        assert parameter.grad is not None and grad.abs().max() > 0
+        torch.testing.assert_close(grad, parameter.grad)
+    # In value the ratio is 1.
+    loss = PLAIN.loss(policy, rollout, credit).per_token
+    torch.testing.assert_close(loss, -credit.advantages)
+
+
+@pytest.mark.parametrize("name", sorted(NAMED))
+def test_the_size_of_the_pieces_leaves_every_methods_gradient_unchanged(name) -> None:
+    policy = tables()
+    rollout = four(policy)
+    given = GRPO(reference=tables(), sides=LENGTHS if name == "dr_grpo" else Sides())
+    algorithm = named(name, given)
+    whole, pieces = gradients(algorithm, policy, rollout), gradients(algorithm, policy, rollout, size=1)
+    for one, other in zip(whole, pieces, strict=True):
+        assert one.abs().max() > 0
+        torch.testing.assert_close(one, other)
+
+
+def test_the_reference_pulls_where_nothing_was_learned() -> None:
+    policy, reference = tables(), tables()
+    rollout = two_turns(policy, [2.0, 2.0, 4.0, 4.0], [5, 5, 2, 2])
+    algorithm = GRPO(reference=reference, kl_weight=0.2)
+    credit = algorithm.credit(policy, rollout)
+    new = torch.cat([policy.score(turn).log_probs for turn in rollout.turns], 1)
+    old = torch.cat([reference.score(turn).log_probs for turn in rollout.turns], 1)
+    wanted = 0.2 * (kl_to_reference(new, old) * credit.shares).sum()
+    torch.testing.assert_close(total(algorithm, policy, rollout, credit), wanted)
+    picture, words = gradients(algorithm, policy, rollout)
+    assert picture.abs().max() > 0 and words.abs().max() > 0
+    assert reference.picture.grad is None
+
+
+def test_a_reference_that_is_the_policy_is_refused() -> None:
+    policy = tables()
+    with pytest.raises(ValueError, match="the policy itself"):
+        GRPO(reference=policy).credit(policy, four(policy))
+
+
+def test_each_side_is_scored_under_its_own_law_by_policy_and_reference() -> None:
+    policy, reference = tables(), tables()
+    rollout = four(policy, law=WARM)
+    algorithm = GRPO(reference=reference, sides=Sides(drawing=Side(under=WARM)))
+    out = algorithm.loss(policy, rollout, algorithm.credit(policy, rollout))
+    kl = [
+        kl_to_reference(policy.score(turn, law).log_probs, reference.score(turn, law).log_probs)
+        for turn, law in zip(rollout.turns, (WARM, None), strict=True)
+    ]
+    torch.testing.assert_close(out.metrics["drawing/kl"][:, :4], 2 * kl[0].detach())
+    torch.testing.assert_close(out.metrics["answering/kl"][:, 4:], 2 * kl[1].detach())
+
+
+def test_figures_of_a_side_sum_up_to_its_mean() -> None:
+    policy = tables()
+    rollout = four(policy)
+    algorithm = replace(PLAIN, sides=Sides(drawing=Side(weight=5.0)))
+    credit = algorithm.credit(policy, rollout)
+    out = algorithm.loss(policy, rollout, credit)
+    means = {name: float((value * credit.shares).sum()) for name, value in out.metrics.items()}
+    log_probs = policy.score(rollout.turns[1]).log_probs.detach()
+    wanted = float((log_probs.sum(1) / ANSWERS.sum(1)).mean())
+    assert means["answering/log_prob"] == pytest.approx(wanted, rel=1e-5)
+    drawn = float(policy.score(rollout.turns[0]).log_probs.detach().mean())
+    assert means["drawing/log_prob"] == pytest.approx(drawn, rel=1e-5)
+    assert sorted(means) == [
+        f"{side}/{name}" for side in ("answering", "drawing") for name in ("entropy", "log_prob", "loss")
+    ]
+    assert not any(value.requires_grad for value in out.metrics.values())
+
+
+def test_a_rollout_of_one_turn_is_a_policys() -> None:
+    policy = tables()
+    rollout = four(policy)
+    single = replace(rollout, turns=rollout.turns[1:])
+    credit = PLAIN.credit(policy, single)
+    out = PLAIN.loss(policy, single, credit)
+    assert "policy/loss" in out.metrics
+    torch.testing.assert_close(credit.shares.sum(), torch.tensor(1.0))
+    with pytest.raises(ValueError, match="only turns of weight 0"):
+        replace(PLAIN, sides=Sides(answering=Side(weight=0))).credit(policy, single)
+
+
+# Several updates from one rollout.
+
+
+def test_the_first_of_several_updates_is_the_policy_gradient_and_later_ones_are_clipped() -> None:
+    policy = tables()
+    rollout = four(policy)
+    algorithm = replace(PLAIN, old="rescored", clip_low=0.1, clip_high=0.1)
+    for one, other in zip(
+        gradients(algorithm, policy, rollout), gradients(PLAIN, policy, rollout), strict=True
+    ):
+        torch.testing.assert_close(one, other)
+    credit = algorithm.credit(policy, rollout)
+    optimizer = torch.optim.SGD(policy.parameters(), lr=30.0)
+    clipped: list[float] = []
+    for _ in range(3):
+        optimizer.zero_grad()
+        out = algorithm.loss(policy, rollout, credit)
+        clipped.append(float((out.metrics["drawing/clipped"] * credit.shares).sum()))
+        (out.per_token * credit.shares).sum().backward()
+        optimizer.step()
+    assert clipped[0] == 0 and max(clipped[1:]) > 0
+    # The same ratios by hand, from the log-probabilities of the start.
+    worth = credit.advantages[:, 4:]
+    new = policy.score(rollout.turns[1]).log_probs
+    old = credit.old_log_probs[1][:, 0]
+    found = algorithm.loss(policy, rollout, credit).per_token[:, 4:]
+    torch.testing.assert_close(found, clipped_ratio(new, old, worth, low=0.1, high=0.1) * ANSWERS)
+
+
+def test_old_log_probs_may_be_the_recorded_ones_of_the_law_that_is_named() -> None:
+    policy = tables()
+    rollout = four(policy, law=WARM)
+    sides = Sides(drawing=Side(under=WARM), answering=Side(under=WARM))
+    recorded = replace(PLAIN, old="recorded", sides=sides).credit(policy, rollout).old_log_probs
+    rescored = (
+        replace(PLAIN, old="rescored", sides=sides, score_batch=3).credit(policy, rollout).old_log_probs
+    )
+    for one, other in zip(recorded, rescored, strict=True):
+        assert one.shape[1] == 1
+        torch.testing.assert_close(one, other)
+    with pytest.raises(ValueError, match="name it in each trained"):
+        replace(PLAIN, old="recorded")
+
+
+def test_a_cut_answer_meets_its_own_old_log_probs() -> None:
+    policy = tables()
+    rollout = four(policy)
+    algorithm = replace(PLAIN, old="rescored")
+    credit = algorithm.credit(policy, rollout)
+    row = torch.tensor([0])
+    part, worth = rollout.rows(row), credit.rows(row)
+    words = part.turns[1].tokens
+    cut = Tokens(ids=words.ids[:, :2], mask=words.mask[:, :2], log_probs=None)
+    narrow = replace(part, turns=(part.turns[0], replace(part.turns[1], tokens=cut)))
+    less = replace(worth, advantages=worth.advantages[:, :6], shares=worth.shares[:, :6])
+    torch.testing.assert_close(total(algorithm, policy, narrow, less), total(algorithm, policy, part, worth))
+
+
+def test_a_sequence_ratio_moves_all_tokens_of_a_sequence_alike() -> None:
+    policy = tables()
+    rollout = four(policy)
+    algorithm = replace(PLAIN, old="rescored", ratio="sequence", clip_low=0.5, clip_high=0.5)
+    credit = algorithm.credit(policy, rollout)
+    with torch.no_grad():
+        policy.answer.add_(0.3 * torch.randn(3, 4))
+    new, old = policy.score(rollout.turns[1]).log_probs, credit.old_log_probs[1][:, 0]
+    ratio = ((new - old).sum(1) / ANSWERS.sum(1)).exp()
+    wanted = -torch.minimum(ratio * credit.advantages[:, 4], ratio.clamp(0.5, 1.5) * credit.advantages[:, 4])
+    found = algorithm.loss(policy, rollout, credit).per_token[:, 4:]
+    torch.testing.assert_close(found, wanted[:, None] * ANSWERS)
+
+
+# Orders of unmasking.
+
+
+def halves(turn: Turn) -> list[Turn]:
+    """The first code alone, then the other three: two orders that score different tokens."""
+    mask = torch.zeros_like(turn.tokens.mask)
+    mask[:, :1] = True
+    return [replace(turn, tokens=replace(turn.tokens, mask=part)) for part in (mask, ~mask)]
+
+
+def test_orders_weigh_the_same_however_many_tokens_they_score() -> None:
+    policy = tables()
+    rollout = four(policy)
+    algorithm = replace(PLAIN, sides=Sides(orders=halves, answering=Side(weight=0)))
+    credit = algorithm.credit(policy, rollout)
+    assert len(credit.orders) == 2
+    # Half of the weight on one code, half on three.
+    torch.testing.assert_close(credit.shares[0, :4], torch.tensor([1 / 2, 1 / 6, 1 / 6, 1 / 6]) / 4)
+    by_token = replace(PLAIN, sides=Sides(orders=halves, answering=Side(weight=0), share="token"))
+    torch.testing.assert_close(by_token.credit(policy, rollout).shares[:, :4], torch.full((4, 4), 1 / 16))
+
+
+@pytest.mark.parametrize("share", ["sample", "token"])
+def test_overlapping_orders_are_averaged_loss_by_loss_for_policy_and_reference(share) -> None:
+    policy, reference = tables(), tables()
+
+    def overlapping(turn: Turn) -> list[Turn]:
+        first = turn.tokens.mask.clone()
+        first[:, 2:] = False
+        return [replace(turn, tokens=replace(turn.tokens, mask=first)), turn]
+
+    sides = Sides(orders=overlapping, share=share)
+    algorithm = GRPO(reference=reference, sides=sides, old="rescored", clip_low=0.2, clip_high=0.2)
+    rollout = four(policy)
+    credit = algorithm.credit(policy, rollout)
+    with torch.no_grad():
+        policy.picture.add_(0.3 * torch.randn(4, 3))
+    found = total(algorithm, policy, rollout, credit)
+    drawing, answer = rollout.turns
+    new, frozen = policy.score(drawing).log_probs, reference.score(drawing).log_probs
+    worth = credit.advantages[:, :4]
+    old = credit.old_log_probs[0][:, 1]
+    loss = clipped_ratio(new, old, worth, low=0.2, high=0.2) + 0.2 * kl_to_reference(new, frozen)
+    two, all_four = loss[:, :2], loss
+    # By token: 2 + 4 tokens a sample; by sample: half of two means.
+    drawn = (two.sum() + all_four.sum()) / 24 if share == "token" else (two.mean() + all_four.mean()) / 2
+    words = algorithm.loss(policy, rollout, credit).per_token[:, 4:] * credit.shares[:, 4:]
+    torch.testing.assert_close(found, 0.5 * drawn + words.sum())
+    assert answer.tokens.mask.shape[1] == 3
+
+
+def test_orders_are_drawn_once_whatever_the_size_of_the_pieces() -> None:
+    policy = tables()
+    rollout = four(policy)
+
+    def random_half(turn: Turn) -> list[Turn]:
+        mask = torch.rand(turn.tokens.mask.shape).argsort(1) < 2
+        return [replace(turn, tokens=replace(turn.tokens, mask=mask))]
+
+    algorithm = GRPO(reference=tables(), sides=Sides(orders=random_half))
+    credit = algorithm.credit(policy, rollout)
+    whole = total(algorithm, policy, rollout, credit)
+    pieces = sum(
+        total(algorithm, policy, rollout.rows(index), credit.rows(index))
+        for index in torch.arange(4).split(1)
+    )
+    torch.testing.assert_close(whole, pieces)
+
+
+def test_orders_without_a_drawing_are_refused() -> None:
+    policy = tables()
+    rollout = four(policy)
+    with pytest.raises(ValueError, match="rollout with one drawing; this one has 0"):
+        replace(PLAIN, sides=Sides(orders=halves)).credit(policy, replace(rollout, turns=rollout.turns[1:]))
+
+
+# Settings.
+
+
+def test_named_methods_change_what_their_papers_change() -> None:
+    given = GRPO(reference=tables(), kl_weight=0.2)
+    assert named("unirl", given) is given and given.old == "none"
+    dapo = named("dapo", given)
+    assert (dapo.clip_low, dapo.clip_high, dapo.sides.share, dapo.skip_silent) == (0.2, 0.28, "token", True)
+    assert dapo.reference is None and dapo.kl_weight == 0 and dapo.divide_by_std
+    doctor = named("dr_grpo", replace(given, sides=LENGTHS))
+    assert not doctor.divide_by_std and doctor.sides.share == "length" and doctor.kl_weight == 0
+    gspo = named("gspo", given)
+    assert (gspo.ratio, gspo.clip_low, gspo.clip_high, gspo.old) == ("sequence", 3e-4, 4e-4, "rescored")
+    assert named("rloo", given).leave_one_out
+    with pytest.raises(ValueError, match="unknown method 'ppo'"):
+        named("ppo", given)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"kl_weight": 0.2}, "without a reference"),
+        ({"kl_weight": -1.0}, "kl_weight is -1.0"),
+        ({"clip_low": 0.2}, 'old is "none"'),
+        ({"clip_low": 1.5, "old": "rescored"}, "clip_low is 1.5"),
+        ({"clip_high": 0.0, "old": "rescored"}, "clip_high is 0.0"),
+        ({"old": "stored"}, "old is 'stored'"),
+        ({"score_batch": 0}, "score_batch is 0"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(PLAIN, **changes)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Side(weight=-1.0), "weight of a side is -1.0"),
+        (lambda: Side(weight=math.nan), "weight of a side is nan"),
+        (lambda: Side(under=Sampling(max_tokens=1, temperature=0.0)), "greedy law has no gradient"),
+        (lambda: Side(max_length=0), "max_length is 0"),
+        (lambda: Sides(drawing=Side(weight=0), answering=Side(weight=0)), "both sides have weight 0"),
+        (lambda: Sides(share=cast("Any", "caption")), "share is 'caption'"),
+        (lambda: Sides(share="length"), "drawing.max_length is None"),
+        (lambda: Sides(drawing=Side(max_length=5)), "others have no use for it"),
+        (lambda: Sides(drawing=Side(weight=0), orders=halves), "leave orders out"),
+        (lambda: named("dr_grpo", PLAIN), "drawing.max_length is None"),
+    ],
+)
+def test_sides_that_cannot_work_are_refused(make, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize("name", sorted(NAMED))
+def test_every_method_learns_to_draw_and_say_the_rewarded(name) -> None:
+    policy, reference = tables(0.0), tables(0.0)
+    sides = replace(LENGTHS, answering=Side(max_length=3)) if name == "dr_grpo" else Sides()
+    algorithm = named(name, GRPO(reference=reference, kl_weight=0.01, sides=sides))
+    optimizer = torch.optim.Adam(policy.parameters(), lr=0.15)
+    for _ in range(25):
+        rollout = two_turns(policy, [0.0] * 4, [0] * 4)
+        parts = [two_turns(policy, [0.0] * 4, [number] * 4) for number in range(16)]
+        turns = [
+            Turn(
+                prompt=replace(turn.prompt, texts=turn.prompt.texts * 16, images=None),
+                tokens=Tokens(
+                    ids=torch.cat([part.turns[i].tokens.ids for part in parts]),
+                    mask=torch.ones(64, turn.tokens.ids.shape[1], dtype=torch.bool),
+                    log_probs=torch.zeros(64, turn.tokens.ids.shape[1]),
+                ),
+            )
+            for i, turn in enumerate(rollout.turns)
+        ]
+        earned = torch.zeros(64, 3)
+        earned[:, -1] = sum((turn.tokens.ids == 1).float().mean(1) for turn in turns)
+        judged = Rollout(turns=tuple(turns), rewards=earned, reward_parts={}, group=torch.arange(64) // 4)
+        credit = algorithm.credit(policy, judged)
+        for _ in range(2 if algorithm.old == "rescored" else 1):
+            optimizer.zero_grad()
+            (algorithm.loss(policy, judged, credit).per_token * credit.shares).sum().backward()
+            optimizer.step()
+    for table in (policy.picture, policy.answer):
+        assert (table.softmax(-1)[:, 1] > 0.6).all()
