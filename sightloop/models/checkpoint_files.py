@@ -21,6 +21,7 @@ from sightloop.models.convert import refuse
 
 WEIGHT_FILES = (
     "model.safetensors",
+    "pytorch_model.safetensors",
     "diffusion_pytorch_model.safetensors",
     "pytorch_model.bin",
     "diffusion_pytorch_model.bin",
