@@ -1,0 +1,116 @@
+import math
+from dataclasses import replace
+from typing import Any, cast
+
+import pytest
+import torch
+from algorithms.drawn_and_answered import tables, two_turns
+from torch import Tensor
+
+from sightloop.algorithms.grpo import GRPO, named
+from sightloop.algorithms.ratios import clipped_ratio, kl_to_reference
+from sightloop.algorithms.sides import Side, Sides
+from sightloop.types import Credit, Policy, Rollout, Sampling, Turn
+
+PLAIN = GRPO(kl_weight=0)
+
+
+def total(algorithm: GRPO, policy: Policy, rollout: Rollout, credit: Credit) -> Tensor:
+    return (algorithm.loss(policy, rollout, credit).per_token * credit.shares).sum()
+
+
+def four(policy: Any) -> Rollout:
+    return two_turns(policy, [1.0, 3.0, 0.0, 4.0], [5, 5, 2, 2])
+
+
+def halves(turn: Turn) -> list[Turn]:
+    """The first code alone, then the other three: two orders that score different tokens."""
+    mask = torch.zeros_like(turn.tokens.mask)
+    mask[:, :1] = True
+    return [replace(turn, tokens=replace(turn.tokens, mask=part)) for part in (mask, ~mask)]
+
+
+def test_orders_weigh_the_same_however_many_tokens_they_score() -> None:
+    policy = tables()
+    rollout = four(policy)
+    algorithm = replace(PLAIN, sides=Sides(orders=halves, answering=Side(weight=0)))
+    credit = algorithm.credit(policy, rollout)
+    assert len(credit.orders) == 2
+    # Half of the weight on one code, half on three.
+    torch.testing.assert_close(credit.shares[0, :4], torch.tensor([1 / 2, 1 / 6, 1 / 6, 1 / 6]) / 4)
+    by_token = replace(PLAIN, sides=Sides(orders=halves, answering=Side(weight=0), share="token"))
+    torch.testing.assert_close(by_token.credit(policy, rollout).shares[:, :4], torch.full((4, 4), 1 / 16))
+
+
+@pytest.mark.parametrize("share", ["sample", "token"])
+def test_overlapping_orders_are_averaged_loss_by_loss_for_policy_and_reference(share) -> None:
+    policy, reference = tables(), tables()
+
+    def overlapping(turn: Turn) -> list[Turn]:
+        first = turn.tokens.mask.clone()
+        first[:, 2:] = False
+        return [replace(turn, tokens=replace(turn.tokens, mask=first)), turn]
+
+    sides = Sides(orders=overlapping, share=share)
+    algorithm = GRPO(reference=reference, sides=sides, old="rescored", clip_low=0.2, clip_high=0.2)
+    rollout = four(policy)
+    credit = algorithm.credit(policy, rollout)
+    with torch.no_grad():
+        policy.picture.add_(0.3 * torch.randn(4, 3))
+    found = total(algorithm, policy, rollout, credit)
+    drawing, answer = rollout.turns
+    new, frozen = policy.score(drawing).log_probs, reference.score(drawing).log_probs
+    worth = credit.advantages[:, :4]
+    old = credit.old_log_probs[0][:, 1]
+    loss = clipped_ratio(new, old, worth, low=0.2, high=0.2) + 0.2 * kl_to_reference(new, frozen)
+    two, all_four = loss[:, :2], loss
+    # By token: 2 + 4 tokens a sample; by sample: half of two means.
+    drawn = (two.sum() + all_four.sum()) / 24 if share == "token" else (two.mean() + all_four.mean()) / 2
+    words = algorithm.loss(policy, rollout, credit).per_token[:, 4:] * credit.shares[:, 4:]
+    torch.testing.assert_close(found, 0.5 * drawn + words.sum())
+    assert answer.tokens.mask.shape[1] == 3
+
+
+def test_orders_are_drawn_once_whatever_the_size_of_the_pieces() -> None:
+    policy = tables()
+    rollout = four(policy)
+
+    def random_half(turn: Turn) -> list[Turn]:
+        mask = torch.rand(turn.tokens.mask.shape).argsort(1) < 2
+        return [replace(turn, tokens=replace(turn.tokens, mask=mask))]
+
+    algorithm = GRPO(reference=tables(), sides=Sides(orders=random_half))
+    credit = algorithm.credit(policy, rollout)
+    whole = total(algorithm, policy, rollout, credit)
+    pieces = sum(
+        total(algorithm, policy, rollout.rows(index), credit.rows(index))
+        for index in torch.arange(4).split(1)
+    )
+    torch.testing.assert_close(whole, pieces)
+
+
+def test_orders_without_a_drawing_are_refused() -> None:
+    policy = tables()
+    rollout = four(policy)
+    with pytest.raises(ValueError, match="rollout with one drawing; this one has 0"):
+        replace(PLAIN, sides=Sides(orders=halves)).credit(policy, replace(rollout, turns=rollout.turns[1:]))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Side(weight=-1.0), "weight of a side is -1.0"),
+        (lambda: Side(weight=math.nan), "weight of a side is nan"),
+        (lambda: Side(under=Sampling(max_tokens=1, temperature=0.0)), "greedy law has no gradient"),
+        (lambda: Side(max_length=0), "max_length is 0"),
+        (lambda: Sides(drawing=Side(weight=0), answering=Side(weight=0)), "both sides have weight 0"),
+        (lambda: Sides(share=cast("Any", "caption")), "share is 'caption'"),
+        (lambda: Sides(share="length"), "drawing.max_length is None"),
+        (lambda: Sides(drawing=Side(max_length=5)), "others have no use for it"),
+        (lambda: Sides(drawing=Side(weight=0), orders=halves), "leave orders out"),
+        (lambda: named("dr_grpo", PLAIN), "drawing.max_length is None"),
+    ],
+)
+def test_sides_that_cannot_work_are_refused(make, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
