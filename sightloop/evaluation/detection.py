@@ -104,6 +104,14 @@ class DetectionsFile:
         """
         return [self._of(picture) for picture in pictures]
 
+    def all_of(self, file: str) -> list[Detection]:
+        """What is written of a picture, by its path inside the folder.
+
+        Raises:
+            ValueError: an entry has another form.
+        """
+        return [_detection(entry, f"{self.path}, {file}") for entry in self._records[file]["detections"]]
+
     def _of(self, picture: Picture) -> list[Detection]:
         record = self._records.get(picture.file)
         if record is None:
@@ -117,7 +125,7 @@ class DetectionsFile:
                 f"{self.path} was made for a picture {picture.file} of {size[0]} x {size[1]} pixels; it has "
                 f"{picture.image.width} x {picture.image.height}"
             )
-        return [_detection(entry, f"{self.path}, {picture.file}") for entry in record["detections"]]
+        return self.all_of(picture.file)
 
 
 def read_detections(path: str | Path) -> tuple[dict[str, str], dict[str, dict[str, Any]]]:

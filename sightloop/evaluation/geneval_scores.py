@@ -237,15 +237,29 @@ def change_between(
     return Change(tasks=tasks, overall=overall)
 
 
-def save_record(path: str | Path, protocol: Mapping[str, str], summary: Summary) -> None:
-    """Figures, protocol and its hash as JSON."""
+def save_record(
+    path: str | Path,
+    protocol: Mapping[str, str],
+    summary: Summary,
+    *,
+    drawing: Mapping[str, Any] | None = None,
+) -> None:
+    """Figures, protocol and its hash as JSON; `drawing` says how the pictures were made."""
     record = {
         "overall": summary.overall.value,
         "tasks": {tag: [score.right, score.images] for tag, score in summary.tasks.items()},
         "protocol": dict(protocol),
         "hash": protocol_hash(dict(protocol)),
+        "drawing": None if drawing is None else dict(drawing),
     }
     Path(path).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def read_protocol(path: str | Path) -> dict[str, str] | None:
+    """The protocol of a record; None if there is no record."""
+    if not Path(path).is_file():
+        return None
+    return json.loads(Path(path).read_text(encoding="utf-8"))["protocol"]
 
 
 def protocol_warning(before: Mapping[str, str] | None, after: Mapping[str, str] | None) -> str:

@@ -1,0 +1,381 @@
+"""What `sightloop evaluate geneval` does: from pictures to detections, verdicts and scores."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import PIL
+from tqdm import tqdm
+from transformers import AutoConfig
+
+from sightloop.evaluation.detection import (
+    DetectionsFile,
+    Detector,
+    Picture,
+    detections_line,
+    open_picture,
+    read_detections,
+)
+from sightloop.evaluation.detection_colours import ClipColours, ColourClassifier
+from sightloop.evaluation.detection_mask2former import Mask2FormerDetector
+from sightloop.evaluation.geneval import (
+    Detection,
+    Rules,
+    kept_objects,
+    objects_to_colour,
+    verdict,
+)
+from sightloop.evaluation.geneval_folder import Drawn, read_folder
+from sightloop.evaluation.geneval_prompts import GenEvalPrompt, read_prompts
+from sightloop.evaluation.geneval_scores import (
+    Change,
+    Result,
+    Summary,
+    change_between,
+    protocol_warning,
+    read_protocol,
+    read_results,
+    result_of,
+    save_record,
+    summarise,
+    write_results,
+)
+from sightloop.evaluation.intervals import Interval
+from sightloop.evaluation.retrieval import ClipEncoder, protocol_hash
+from sightloop.recipes.geneval_drawing import PROMPT_KEY, drawing_record
+from sightloop.shapes.checker import SURE, detect
+from sightloop.shapes.scenes import SHAPES
+from sightloop.training import distributed
+
+EMBEDDED = "shapes"
+"""The name of the embedded world's checker as a detector."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenEvalJob:
+    """What to evaluate, and by which eyes."""
+
+    images: Path
+    output: Path
+    """The results file; what was detected and the protocol go beside it."""
+    detector: str = ""
+    """A checkpoint: folder or hub name; "shapes" is the embedded world's checker."""
+    detections: Path | None = None
+    """A file of detections instead."""
+    colours: str = ""
+    """CLIP model: folder or hub name."""
+    prompts: Path | None = None
+    """What the folder has to hold; None = the 553 official prompts."""
+    threshold: float | None = None
+    counting_threshold: float | None = None
+    max_overlap: float = 1.0
+    batch: int = 1
+    """Pictures that go through the detector together."""
+    device: str = "auto"
+
+    @property
+    def rules(self) -> Rules:
+        """The rules; thresholds not given are official, or those of the embedded world's checker."""
+        usual = Rules(threshold=SURE, counting_threshold=SURE) if self.detector == EMBEDDED else Rules()
+        return Rules(
+            threshold=usual.threshold if self.threshold is None else self.threshold,
+            counting_threshold=(
+                usual.counting_threshold if self.counting_threshold is None else self.counting_threshold
+            ),
+            max_overlap=self.max_overlap,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenEvalRun:
+    """An evaluation that is done."""
+
+    results: list[Result]
+    summary: Summary
+    protocol: dict[str, str]
+
+
+class ShapesDetector:
+    """The embedded world's exact checker; it names colours too."""
+
+    protocol: dict[str, str]
+    vocabulary: frozenset[str] | None
+
+    def __init__(self) -> None:
+        self.protocol = {"detector": "shapes-checker", "floor": "0.0"}
+        self.vocabulary = frozenset(SHAPES)
+
+    def detect(self, pictures: Sequence[Picture]) -> list[list[Detection]]:
+        """The things of each picture."""
+        return [
+            [
+                Detection(name=seen.noun, box=seen.box, score=seen.score, colour=seen.colour)
+                for seen in detect(np.asarray(picture.image))
+            ]
+            for picture in pictures
+        ]
+
+
+def run_geneval(job: GenEvalJob) -> GenEvalRun:
+    """Evaluate a folder of pictures; goes on where it was stopped.
+
+    Raises:
+        ValueError: anything that would make the number another than the benchmark's, named.
+    """
+    expected = None if job.prompts is None else read_prompts(job.prompts)
+    drawn = read_folder(job.images, expected=expected)
+    detector = open_detector(job)
+    _check_detector(detector, job.rules, [each.prompt for each in drawn])
+    judge = _colour_judge(job, detector)
+    protocol = _protocol(job.rules, drawn, detector, judge)
+    job.output.parent.mkdir(parents=True, exist_ok=True)
+    results = [
+        result_of(str(job.images / file), prompt, verdict(prompt, seen, rules=job.rules))
+        for prompt, file, seen in _seen(job, drawn, detector, judge, protocol)
+    ]
+    summary = summarise(results)
+    write_results(results, job.output)
+    save_record(record_path(job.output), protocol, summary, drawing=drawing_record(job.images))
+    return GenEvalRun(results=results, summary=summary, protocol=protocol)
+
+
+def open_detector(job: GenEvalJob) -> Detector:
+    """The detector that a job names.
+
+    Raises:
+        ValueError: none or two are named, or the checkpoint is of an architecture that cannot be used.
+    """
+    if (job.detections is None) == (not job.detector):
+        raise ValueError(
+            "name what sees the objects, one of: --detector facebook/mask2former-swin-small-coco-instance or "
+            f"a folder, --detector {EMBEDDED} for the embedded world, --detections FILE"
+        )
+    if job.detections is not None:
+        return DetectionsFile(job.detections)
+    if job.detector == EMBEDDED:
+        return ShapesDetector()
+    kind = AutoConfig.from_pretrained(job.detector).model_type
+    if kind != "mask2former":
+        raise ValueError(
+            f"{job.detector} is a {kind} model; use a Mask2Former, or --detections with what it saw"
+        )
+    device = distributed.device(job.device)
+    return Mask2FormerDetector.from_pretrained(job.detector, floor=job.rules.floor, device=device)
+
+
+def detections_path(output: Path) -> Path:
+    """Where what was detected is kept."""
+    return output.with_name(f"{output.stem}.detections.jsonl")
+
+
+def record_path(output: Path) -> Path:
+    """Where the figures and the protocol of a results file are."""
+    return output.with_name(f"{output.stem}.protocol.json")
+
+
+def geneval_table(run: GenEvalRun) -> str:
+    """Counts, rates and intervals by task, and the protocol."""
+    summary = run.summary
+    per_prompt = summary.images // summary.prompts
+    title = f"geneval ({run.protocol['detector']}): {summary.prompts} prompts, {per_prompt} pictures each"
+    width = max(len("overall"), *map(len, summary.tasks))
+    lines = [title, "", f"{'task':<{width}}  {'right':>5}  {'of':>5}  rate    95% interval"]
+    for tag, score in summary.tasks.items():
+        lines.append(f"{tag:<{width}}  {score.right:>5}  {score.images:>5}  {_rate(score.rate)}")
+    lines.append(f"{'overall':<{width}}  {'':>5}  {'':>5}  {_rate(summary.overall)}")
+    lines += [
+        "",
+        "overall: the mean of the task rates; intervals: 10000 bootstrap draws of prompts",
+        f"pictures right: {summary.image_rate:.4f}",
+        f"prompts with any right picture: {summary.prompt_rate:.4f}",
+        *(f"{name}: {value}" for name, value in run.protocol.items()),
+        f"hash: {protocol_hash(run.protocol)}",
+    ]
+    return "\n".join(lines)
+
+
+def compared(before: Path, after: Path) -> str:
+    """The change from one results file to another as a table, with a warning if they do not compare.
+
+    Raises:
+        ValueError: a file is missing, or they are about different prompts.
+    """
+    change = change_between(read_results(before), read_results(after))
+    protocols = [read_protocol(record_path(file)) for file in (before, after)]
+    warning = protocol_warning(*protocols)
+    lines = [f"warning: {warning}"] * bool(warning)
+    return "\n".join([*lines, change_table(change)])
+
+
+def change_table(change: Change) -> str:
+    """Changes of the rates by task, after minus before."""
+    width = max(len("overall"), *map(len, change.tasks))
+    rows = {**change.tasks, "overall": change.overall}
+    head = f"{'task':<{width}}  change   95% interval, paired by prompt"
+    return "\n".join([head, *(f"{name:<{width}}  {_rate(value, sign='+')}" for name, value in rows.items())])
+
+
+def _seen(
+    job: GenEvalJob,
+    drawn: Sequence[Drawn],
+    detector: Detector,
+    judge: ColourClassifier | None,
+    protocol: Mapping[str, str],
+) -> Iterator[tuple[GenEvalPrompt, str, list[Detection]]]:
+    """Prompt, file and coloured detections of every picture in order; each is written down as it is made."""
+    todo = [(each.prompt, file) for each in drawn for file in each.files]
+    if isinstance(detector, DetectionsFile):
+        for prompt, file in tqdm(todo, desc="pictures", unit="picture", disable=None):
+            picture, _ = _opened(job.images, prompt, file)
+            yield prompt, file, _coloured(prompt, picture, detector.detect([picture])[0], job.rules, judge)
+        return
+    kept = _Kept(detections_path(job.output), protocol)
+    with tqdm(total=len(todo), desc="pictures", unit="picture", disable=None) as bar:
+        for start in range(0, len(todo), job.batch):
+            some = todo[start : start + job.batch]
+            opened = [_opened(job.images, *each) for each in some]
+            fresh = [row for row, each in enumerate(opened) if not kept.holds(some[row][0], *each)]
+            found = detector.detect([opened[row][0] for row in fresh])
+            for row, seen in zip(fresh, found, strict=True):
+                prompt, picture = some[row][0], opened[row][0]
+                coloured = _coloured(prompt, picture, seen, job.rules, judge)
+                kept.add(prompt, *opened[row], coloured)
+            bar.update(len(some))
+            for prompt, file in some:
+                yield prompt, file, kept.of(file)
+
+
+class _Kept:
+    """Detections on disk, so that a stopped evaluation goes on."""
+
+    def __init__(self, path: Path, protocol: Mapping[str, str]) -> None:
+        self._path = path
+        self._seen: dict[str, tuple[str, list[Detection]]] = {}
+        if not path.exists():
+            path.write_text(json.dumps({"protocol": dict(protocol)}) + "\n", encoding="utf-8")
+            return
+        text = path.read_bytes()
+        # What a crash cut off in the middle of a line is made again.
+        path.write_bytes(text[: text.rfind(b"\n") + 1])
+        header, records = read_detections(path)
+        if header != dict(protocol):
+            raise ValueError(
+                f"{path} and this evaluation were {protocol_warning(header, protocol)}; name another "
+                "--output or remove the file"
+            )
+        file = DetectionsFile(path)
+        for name, record in records.items():
+            self._seen[name] = (record.get("picture", ""), file.all_of(name))
+
+    def holds(self, prompt: GenEvalPrompt, picture: Picture, digest: str) -> bool:
+        """True if exactly this picture was seen for this prompt."""
+        return picture.file in self._seen and self._seen[picture.file][0] == _key(prompt, digest)
+
+    def add(self, prompt: GenEvalPrompt, picture: Picture, digest: str, found: list[Detection]) -> None:
+        """Write down what was seen."""
+        if picture.file in self._seen:
+            raise ValueError(
+                f"{self._path} holds detections of another {picture.file}; pictures or prompts changed "
+                "since: name another --output or remove it"
+            )
+        line = detections_line(picture, found, extra={"picture": _key(prompt, digest)})
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+        self._seen[picture.file] = (_key(prompt, digest), [replace(seen, mask=None) for seen in found])
+
+    def of(self, file: str) -> list[Detection]:
+        """What was seen."""
+        return self._seen[file][1]
+
+
+def _key(prompt: GenEvalPrompt, digest: str) -> str:
+    told = json.dumps(prompt.metadata, sort_keys=True)
+    return hashlib.sha256(f"{digest} {told}".encode()).hexdigest()[:16]
+
+
+def _opened(root: Path, prompt: GenEvalPrompt, file: str) -> tuple[Picture, str]:
+    """The picture, and a digest of its file."""
+    image = open_picture(root / file)
+    told = image.info.get(PROMPT_KEY)
+    if told is not None and told != prompt.text:
+        raise ValueError(
+            f"{root / file} was drawn for {told!r}, but its metadata says {prompt.text!r}; the folder mixes "
+            "two sets"
+        )
+    digest = hashlib.sha256((root / file).read_bytes()).hexdigest()
+    return Picture(file=file, image=image, names=prompt.names), digest
+
+
+def _coloured(
+    prompt: GenEvalPrompt,
+    picture: Picture,
+    found: list[Detection],
+    rules: Rules,
+    judge: ColourClassifier | None,
+) -> list[Detection]:
+    """The detections, with the colours that the verdict needs."""
+    wanted = objects_to_colour(prompt, kept_objects(prompt.tag, found, rules))
+    missing = [seen for seen in wanted if seen.colour is None]
+    if not missing:
+        return found
+    if judge is None:
+        raise ValueError(
+            f"{picture.file} needs the colour of its {missing[0].name}; name a CLIP model with --colours, "
+            "officially openai/clip-vit-large-patch14"
+        )
+    colours = judge.colours(picture.image, missing)
+    named = {id(seen): colour for seen, colour in zip(missing, colours, strict=True)}
+    return [replace(seen, colour=named.get(id(seen), seen.colour)) for seen in found]
+
+
+def _colour_judge(job: GenEvalJob, detector: Detector) -> ColourClassifier | None:
+    if not job.colours:
+        return None
+    if isinstance(detector, ShapesDetector):
+        raise ValueError("the embedded world's checker names colours itself; leave --colours out")
+    encoder = ClipEncoder.from_pretrained(job.colours, device=distributed.device(job.device))
+    return ClipColours(encoder)
+
+
+def _check_detector(detector: Detector, rules: Rules, prompts: Sequence[GenEvalPrompt]) -> None:
+    if detector.vocabulary is not None:
+        for prompt in prompts:
+            if unknown := [name for name in prompt.names if name not in detector.vocabulary]:
+                raise ValueError(
+                    f"{detector.protocol['detector']} does not know the class {unknown[0]!r} of "
+                    f"{prompt.text!r}; use another detector, or --detections"
+                )
+    floor = float(detector.protocol.get("floor", 0.0))
+    if floor > rules.floor:
+        raise ValueError(
+            f"the detections hold nothing below {floor}, the thresholds go down to {rules.floor}; "
+            "detect again"
+        )
+
+
+def _protocol(
+    rules: Rules, drawn: Sequence[Drawn], detector: Detector, judge: ColourClassifier | None
+) -> dict[str, str]:
+    prompts = json.dumps([each.prompt.metadata for each in drawn], sort_keys=True)
+    # The detector first: one that reads a file tells the whole protocol of whoever wrote it.
+    return {
+        **detector.protocol,
+        "benchmark": "geneval",
+        "prompts": str(len(drawn)),
+        "prompts_digest": hashlib.sha256(prompts.encode()).hexdigest()[:12],
+        "images_per_prompt": str(len(drawn[0].files)),
+        **(judge.protocol if judge else {}),
+        **{name: str(value) for name, value in asdict(rules).items()},
+        "pillow": PIL.__version__,
+    }
+
+
+def _rate(found: Interval, *, sign: str = "") -> str:
+    value = f"{found.value:{sign}.4f}"
+    return value if math.isnan(found.low) else f"{value}  [{found.low:{sign}.4f}, {found.high:{sign}.4f}]"

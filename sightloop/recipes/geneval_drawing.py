@@ -1,0 +1,173 @@
+"""Draws GenEval's pictures with a policy, into GenEval's folder; goes on where it was stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from PIL import Image, PngImagePlugin
+from torch import Tensor
+from tqdm import tqdm
+
+from sightloop.evaluation.detection import open_picture
+from sightloop.evaluation.geneval_prompts import GenEvalPrompt
+from sightloop.types import ImagePolicy, Prompt, Sampling
+
+PROMPT_KEY = "GenEval prompt"
+"""The text chunk of a PNG file that says what it was drawn for."""
+_RECORD = "drawing.json"
+_SHEET = "contact_sheet.png"
+_SHEET_COLUMNS, _SHEET_SIDE = 10, 128
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawing:
+    """How pictures are drawn."""
+
+    per_prompt: int = 4
+    """Pictures of each prompt; officially 4."""
+    seed: int = 0
+    batch: int = 8
+    """Pictures drawn together; they do not depend on it."""
+
+    def __post_init__(self) -> None:
+        for name in ("per_prompt", "batch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; use at least 1")
+
+
+def draw_prompts(
+    policy: ImagePolicy,
+    prompts: Sequence[GenEvalPrompt],
+    folder: Path,
+    *,
+    name: str,
+    sampling: Sampling,
+    drawing: Drawing,
+) -> int:
+    """Draw every prompt's pictures that are not there yet; how many were drawn.
+
+    A picture's seed is made from its prompt, its number and `drawing.seed`, so it does not depend on the
+    other prompts, the order or the batch. `name` says which policy it is.
+
+    Raises:
+        ValueError: the folder holds pictures that were drawn in another way or for other prompts.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    _check_record(folder, name, sampling, drawing)
+    for place, prompt in enumerate(prompts):
+        _write_metadata(folder / f"{place:05}", prompt)
+    missing = [
+        (place, number)
+        for place in range(len(prompts))
+        for number in range(drawing.per_prompt)
+        if not (folder / _file(place, number)).exists()
+    ]
+    total = len(prompts) * drawing.per_prompt
+    with tqdm(total=total, initial=total - len(missing), desc="drawn", unit="picture", disable=None) as bar:
+        for some in _parts(missing, drawing.batch):
+            texts = [prompts[place].text for place, _ in some]
+            seeds = [picture_seed(prompts[place].text, number, drawing.seed) for place, number in some]
+            with torch.no_grad():
+                tokens = policy.sample(Prompt(texts=texts, wants="image", seeds=seeds), sampling)
+                pixels = policy.pixels(tokens).pixels.cpu()
+            for (place, number), text, picture in zip(some, texts, pixels, strict=True):
+                _save(folder / _file(place, number), picture, text)
+            bar.update(len(some))
+    contact_sheet(prompts, folder).save(folder / _SHEET)
+    return len(missing)
+
+
+def picture_seed(text: str, number: int, seed: int = 0) -> int:
+    """The seed of a prompt's picture of this number.
+
+    >>> picture_seed("a photo of a dog", 0) == picture_seed("a photo of a dog", 1)
+    False
+    """
+    digest = hashlib.sha256(f"{seed}\n{number}\n{text}".encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1
+
+
+def drawing_record(folder: Path) -> dict[str, Any] | None:
+    """How the pictures of a folder were drawn; None if sightloop did not draw them."""
+    file = folder / _RECORD
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+
+
+def contact_sheet(prompts: Sequence[GenEvalPrompt], folder: Path) -> Image.Image:
+    """The first pictures of some prompts of each task, a row a task."""
+    rows: dict[str, list[int]] = {}
+    for place, prompt in enumerate(prompts):
+        rows.setdefault(prompt.tag, []).append(place)
+    columns = min(_SHEET_COLUMNS, max(map(len, rows.values())))
+    sheet = Image.new("RGB", (columns * _SHEET_SIDE, len(rows) * _SHEET_SIDE), "white")
+    for row, places in enumerate(rows.values()):
+        shown = min(columns, len(places))
+        for column in range(shown):
+            picture = open_picture(folder / _file(places[column * len(places) // shown], 0))
+            small = picture.resize((_SHEET_SIDE, _SHEET_SIDE), Image.Resampling.BICUBIC)
+            sheet.paste(small, (column * _SHEET_SIDE, row * _SHEET_SIDE))
+    return sheet
+
+
+def _file(place: int, number: int) -> str:
+    return f"{place:05}/samples/{number:04}.png"
+
+
+def _parts(missing: Sequence[tuple[int, int]], size: int) -> Iterator[Sequence[tuple[int, int]]]:
+    for start in range(0, len(missing), size):
+        yield missing[start : start + size]
+
+
+def _check_record(folder: Path, name: str, sampling: Sampling, drawing: Drawing) -> None:
+    settings = {"policy": name, **asdict(sampling), "seed": drawing.seed, "per_prompt": drawing.per_prompt}
+    before = drawing_record(folder)
+    if before is None:
+        if any(folder.glob("*/samples/*.png")):
+            raise ValueError(f"{folder} holds pictures that this command did not draw; name another folder")
+        _replace(folder / _RECORD, (json.dumps(settings, indent=1) + "\n").encode())
+        return
+    # More pictures of each prompt may be drawn later: those that are there stay as they are.
+    changed = [key for key in settings if key != "per_prompt" and before.get(key) != settings[key]]
+    if changed or before["per_prompt"] > drawing.per_prompt:
+        key = changed[0] if changed else "per_prompt"
+        raise ValueError(
+            f"{folder} was drawn with {key} {before.get(key)!r}, now it is {settings[key]!r}; go on with the "
+            "same settings or name another folder"
+        )
+    _replace(folder / _RECORD, (json.dumps(settings, indent=1) + "\n").encode())
+
+
+def _write_metadata(path: Path, prompt: GenEvalPrompt) -> None:
+    file = path / "metadata.jsonl"
+    line = json.dumps(prompt.metadata)
+    if file.exists():
+        if json.loads(file.read_text(encoding="utf-8")) != prompt.metadata:
+            raise ValueError(f"{file} is another prompt than {prompt.text!r}; name another folder")
+        return
+    (path / "samples").mkdir(parents=True, exist_ok=True)
+    _replace(file, f"{line}\n".encode())
+
+
+def _save(path: Path, picture: UInt8[Tensor, "3 H W"], text: str) -> None:
+    image = Image.fromarray(np.ascontiguousarray(picture.permute(1, 2, 0).numpy()))
+    info = PngImagePlugin.PngInfo()
+    info.add_text(PROMPT_KEY, text)
+    # Whole or not at all: a picture that is there counts as drawn.
+    partial = path.with_suffix(".partial")
+    image.save(partial, format="PNG", pnginfo=info)
+    os.replace(partial, path)
+
+
+def _replace(path: Path, content: bytes) -> None:
+    partial = path.with_suffix(".partial")
+    partial.write_bytes(content)
+    os.replace(partial, path)

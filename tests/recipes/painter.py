@@ -1,0 +1,104 @@
+"""A policy that draws what it is asked for, in the embedded world, and a folder of its pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sightloop.data.quizzes import CATEGORIES, Quiz
+from sightloop.evaluation.geneval_prompts import GenEvalPrompt, parse_prompt
+from sightloop.recipes.geneval_drawing import Drawing, draw_prompts
+from sightloop.shapes.quizzes import sample_quiz, scene_for
+from sightloop.shapes.scenes import SIDE, render
+from sightloop.types import Images, Prompt, Sampling, Tokens, TokenScores, Turn
+
+
+def some_quizzes(per_category: int = 2) -> list[Quiz]:
+    """Distinct quizzes of every category."""
+    rng = np.random.default_rng(0)
+    quizzes: dict[str, Quiz] = {}
+    for category in CATEGORIES:
+        wanted = len(quizzes) + per_category
+        while len(quizzes) < wanted:
+            quiz = sample_quiz(rng, category)
+            quizzes.setdefault(quiz.prompt, quiz)
+    return list(quizzes.values())
+
+
+def prompts_of(quizzes: list[Quiz]) -> list[GenEvalPrompt]:
+    """The same as GenEval's prompts."""
+    return [parse_prompt(quiz.metadata()) for quiz in quizzes]
+
+
+class Painter(nn.Module):
+    """Its tokens are the values of the picture; it fails after `patience` pictures."""
+
+    num_image_tokens = 3 * SIDE * SIDE
+
+    def __init__(self, quizzes: list[Quiz], *, patience: int = 10**9) -> None:
+        super().__init__()
+        self.by_prompt = {quiz.prompt: quiz for quiz in quizzes}
+        self.patience = patience
+        self.drawn: list[str] = []
+
+    def drawing(self, **changes: Any) -> Sampling:
+        """Its usual law."""
+        return Sampling(max_tokens=self.num_image_tokens, **changes)
+
+    def sample(self, prompt: Prompt, sampling: Sampling) -> Tokens:
+        """A scene for each prompt, by its seed."""
+        assert prompt.wants == "image" and prompt.seeds is not None
+        if len(self.drawn) + len(prompt) > self.patience:
+            raise KeyboardInterrupt
+        self.drawn += prompt.texts
+        pictures = [
+            render(scene_for(self.by_prompt[text], rng := np.random.default_rng(seed)), rng)
+            for text, seed in zip(prompt.texts, prompt.seeds, strict=True)
+        ]
+        ids = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).flatten(1).long()
+        return Tokens(ids=ids, mask=torch.ones_like(ids, dtype=torch.bool))
+
+    def pixels(self, tokens: Tokens) -> Images:
+        """The picture whose values the tokens are."""
+        return Images(pixels=tokens.ids.view(-1, 3, SIDE, SIDE).to(torch.uint8))
+
+    def image_tokens(self, images: Images) -> Tokens:
+        """Nothing here reads pictures."""
+        raise NotImplementedError
+
+    def score(self, turn: Turn, under: Sampling | None = None) -> TokenScores:
+        """Nothing here scores."""
+        raise NotImplementedError
+
+    def encode(self, texts: list[str]) -> Tokens:
+        """Nothing here writes."""
+        raise NotImplementedError
+
+    def decode(self, tokens: Tokens) -> list[list[str]]:
+        """Nothing here writes."""
+        raise NotImplementedError
+
+    def trained_part(self) -> nn.Module:
+        """Nothing is trained."""
+        raise NotImplementedError
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Nothing is computed."""
+        raise NotImplementedError
+
+
+def paint(folder: Path, quizzes: list[Quiz], *, per_prompt: int = 2, painter: Painter | None = None) -> None:
+    """A folder of pictures of the quizzes."""
+    policy = painter or Painter(quizzes)
+    draw_prompts(
+        policy,
+        prompts_of(quizzes),
+        folder,
+        name="painter",
+        sampling=policy.drawing(),
+        drawing=Drawing(per_prompt=per_prompt, batch=5),
+    )

@@ -1,0 +1,205 @@
+"""The evaluation of a folder of pictures, end to end in the embedded world."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from painter import paint, some_quizzes
+from PIL import Image
+
+from sightloop.evaluation.geneval_scores import read_protocol, read_results
+from sightloop.recipes.geneval import (
+    GenEvalJob,
+    GenEvalRun,
+    compared,
+    detections_path,
+    geneval_table,
+    record_path,
+    run_geneval,
+)
+
+QUIZZES = some_quizzes()
+
+
+@pytest.fixture(scope="module")
+def painted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures that fulfil their prompts, and their prompts file."""
+    folder = tmp_path_factory.mktemp("painted")
+    paint(folder / "images", QUIZZES)
+    lines = [json.dumps(quiz.metadata()) for quiz in QUIZZES]
+    (folder / "prompts.jsonl").write_text("\n".join(lines))
+    return folder
+
+
+@pytest.fixture
+def world(painted: Path, tmp_path: Path) -> Path:
+    """A copy that a test may spoil."""
+    shutil.copytree(painted, tmp_path, dirs_exist_ok=True)
+    return tmp_path
+
+
+def evaluated(world: Path, **changes: Any) -> GenEvalRun:
+    """The folder as the embedded world's checker sees it."""
+    usual = {
+        "detector": "shapes",
+        "prompts": world / "prompts.jsonl",
+        "output": world / "out" / "results.jsonl",
+    }
+    return run_geneval(GenEvalJob(images=world / "images", **{**usual, **changes}))
+
+
+def test_right_pictures_are_right_and_the_files_say_so(world: Path) -> None:
+    run = evaluated(world)
+    assert run.summary.overall.value == 1.0
+    assert {tag: (score.right, score.images) for tag, score in run.summary.tasks.items()} == dict.fromkeys(
+        ["single_object", "two_object", "counting", "colors", "position", "color_attr"], (4, 4)
+    )
+    lines = [json.loads(line) for line in (world / "out" / "results.jsonl").read_text().splitlines()]
+    assert list(lines[0]) == ["filename", "tag", "prompt", "correct", "reason", "metadata", "details"]
+    assert lines[0]["filename"] == str(world / "images" / "00000" / "samples" / "0000.png")
+    assert json.loads(lines[0]["metadata"]) == QUIZZES[0].metadata()
+    assert set(json.loads(lines[0]["details"])) == {QUIZZES[0].include[0].noun}
+    record = json.loads(record_path(world / "out" / "results.jsonl").read_text())
+    assert record["overall"] == 1.0 and record["drawing"]["policy"] == "painter"
+    table = geneval_table(run)
+    assert "geneval (shapes-checker): 12 prompts, 2 pictures each" in table
+    assert f"hash: {record['hash']}" in table
+
+
+def test_pictures_of_other_prompts_are_wrong(world: Path) -> None:
+    # Files as another program would write them, without a note of the prompt.
+    for place, other in ((0, 11), (4, 2)):
+        with Image.open(world / "images" / f"{other:05}" / "samples" / "0000.png") as picture:
+            picture.info.clear()
+            picture.save(world / "images" / f"{place:05}" / "samples" / "0000.png")
+    run = evaluated(world)
+    assert [result.correct for result in run.results].count(False) == 2
+    assert not run.results[8].correct and run.results[8].reason.startswith("expected ")
+    assert run.summary.overall.value == pytest.approx(1 - 2 / 4 / 6)
+    assert run.summary.overall.low < run.summary.overall.value <= run.summary.overall.high
+
+
+def test_the_detections_that_were_written_give_the_same_results(world: Path) -> None:
+    first = evaluated(world)
+    written = detections_path(world / "out" / "results.jsonl")
+    again = evaluated(
+        world,
+        detector="",
+        detections=written,
+        output=world / "again.jsonl",
+        threshold=0.8,
+        counting_threshold=0.8,
+    )
+    assert again.results == first.results
+    assert again.protocol == first.protocol
+    stricter = evaluated(
+        world,
+        detector="",
+        detections=written,
+        output=world / "b.jsonl",
+        threshold=0.999999,
+        counting_threshold=1.0,
+    )
+    assert stricter.summary.overall.value < 0.2
+    table = compared(world / "again.jsonl", world / "b.jsonl")
+    assert "warning: made under different protocols" in table and "threshold 0.8 and 0.999999" in table
+    assert "warning" not in compared(world / "out" / "results.jsonl", world / "again.jsonl")
+
+
+def test_a_stopped_evaluation_looks_only_at_what_is_missing(world: Path) -> None:
+    whole = evaluated(world)
+    written = detections_path(world / "out" / "results.jsonl")
+    lines = written.read_text().splitlines()
+    spoiled = lines[1].replace('"score": 0.9', '"score": 0.1')
+    assert spoiled != lines[1]
+    # The last line was cut off in the middle; the first picture's is not made again, as its score shows.
+    written.write_text("\n".join([lines[0], spoiled, *lines[2:7]]) + "\n" + lines[7][:30])
+    run = evaluated(world)
+    assert not run.results[0].correct
+    assert run.results[1:] == whole.results[1:]
+    assert written.read_text().splitlines()[2:] == lines[2:]
+
+
+def test_a_picture_that_changed_since_is_refused(world: Path) -> None:
+    evaluated(world)
+    picture = world / "images" / "00002" / "samples" / "0000.png"
+    shutil.copy(world / "images" / "00002" / "samples" / "0001.png", picture)
+    with pytest.raises(ValueError, match=r"another 00002/samples/0000.png"):
+        evaluated(world)
+
+
+def test_other_settings_do_not_go_on_with_old_detections(world: Path) -> None:
+    evaluated(world)
+    with pytest.raises(ValueError, match=r"threshold 0.8 and 0.5.*name another --output"):
+        evaluated(world, threshold=0.5)
+
+
+def test_what_would_change_the_number_is_refused(world: Path) -> None:
+    images, prompts = world / "images", world / "prompts.jsonl"
+    with pytest.raises(
+        ValueError, match="not GenEval's 553 prompts: single_object has 2 prompts instead of 80"
+    ):
+        evaluated(world, prompts=None)
+    with pytest.raises(ValueError, match=r"prompts/evaluation_metadata.jsonl of the repository djghosh13"):
+        evaluated(world, prompts=world / "none.jsonl")
+    lines = prompts.read_text().splitlines()
+    prompts.write_text("\n".join([*lines, lines[0]]))
+    with pytest.raises(ValueError, match="12 prompts have pictures; the prompts file has 13"):
+        evaluated(world)
+    prompts.write_text("\n".join(lines[::-1]))
+    with pytest.raises(ValueError, match=r"prompt 00000 is .*, the prompts file says"):
+        evaluated(world)
+    prompts.write_text("\n".join(lines))
+    (images / "00004").rename(images / "00012")
+    with pytest.raises(ValueError, match="has no folder 00004 but 00005"):
+        evaluated(world)
+
+
+def test_damaged_and_foreign_pictures_are_refused_by_name(world: Path) -> None:
+    images = world / "images"
+    picture = images / "00003" / "samples" / "0001.png"
+    whole = picture.read_bytes()
+    picture.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"00003/samples/0001.png cannot be read as a picture"):
+        evaluated(world)
+    shutil.copy(images / "00009" / "samples" / "0000.png", picture)
+    with pytest.raises(ValueError, match=r"0001.png was drawn for '.*', but its metadata says"):
+        evaluated(world)
+    picture.unlink()
+    with pytest.raises(ValueError, match="00003 has 1 pictures, others have 2"):
+        evaluated(world)
+
+
+def test_exactly_one_pair_of_eyes_is_wanted_and_it_must_know_the_classes(world: Path) -> None:
+    for changes in ({"detector": ""}, {"detections": world / "prompts.jsonl"}):
+        with pytest.raises(ValueError, match="name what sees the objects, one of"):
+            evaluated(world, **changes)
+    with pytest.raises(ValueError, match="names colours itself"):
+        evaluated(world, colours="somewhere")
+    for file in [world / "prompts.jsonl", *(world / "images").glob("*/metadata.jsonl")]:
+        file.write_text(file.read_text().replace('"class": "square"', '"class": "zebra"'))
+    with pytest.raises(ValueError, match="shapes-checker does not know the class 'zebra'"):
+        evaluated(world)
+
+
+def test_a_colour_that_nobody_named_is_refused(world: Path) -> None:
+    evaluated(world)
+    written = detections_path(world / "out" / "results.jsonl")
+    lines = [json.loads(line) for line in written.read_text().splitlines()]
+    for line in lines[1:]:
+        for seen in line["detections"]:
+            del seen["color"]
+    bare = world / "bare.jsonl"
+    bare.write_text("\n".join(json.dumps(line) for line in lines))
+    with pytest.raises(ValueError, match=r"needs the colour of its .*; name a CLIP model with --colours"):
+        evaluated(world, detector="", detections=bare)
+
+
+def test_results_read_back_as_they_were_written(world: Path) -> None:
+    run = evaluated(world)
+    assert read_results(world / "out" / "results.jsonl") == run.results
+    assert read_protocol(record_path(world / "out" / "results.jsonl")) == run.protocol
