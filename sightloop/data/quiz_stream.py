@@ -16,7 +16,7 @@ from sightloop.data.quizzes import CATEGORIES, Category, Clause, Quiz, quiz_of
 from sightloop.data.vocabulary import Vocabulary
 from sightloop.types import numbers_of
 
-EVEN: dict[Category, float] = dict.fromkeys(CATEGORIES, 1.0)
+EVEN: dict[str, float] = dict.fromkeys(CATEGORIES, 1.0)
 """Every category as often as any other."""
 _GRAMMAR, _LISTED = 101, 102
 _MAX_ATTEMPTS = 1000
@@ -69,7 +69,7 @@ class GrammarQuizzes:
         vocabulary: Vocabulary,
         *,
         seed: int,
-        weights: Mapping[Category, float] = EVEN,
+        weights: Mapping[str, float] = EVEN,
         excluded: Callable[[Quiz], bool] | None = None,
     ) -> None:
         wrong = [name for name in weights if name not in CATEGORIES]

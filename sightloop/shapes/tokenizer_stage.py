@@ -30,6 +30,8 @@ from sightloop.shapes.unified_models import GRID, new_magvit2, vq_config
 NUM_DRAWN, NUM_DRAWN_HELD_OUT = 3_000, 300
 _EMPTY = len(COLOURS)
 """Stands where the colour stands in the code of a cell without a thing."""
+_NAMING = 0.55
+"""Share of the steps in which the encoder learns too: it is done earlier than the decoder."""
 _SHARPNESS = 20.0
 """Inverse temperature of the cosines between a latent and the codes of the tiny VQ."""
 
@@ -147,11 +149,12 @@ def _teach(world: DrawnWorld, model: nn.Module, lesson: _Lesson, stage: Stage) -
     def loss_at(step: int, rng: np.random.Generator) -> Tensor:
         index = rng.integers(0, NUM_DRAWN, 32)
         codes = world.codes[index]
-        redrawn = lesson.draw(codes)
+        loss = redraw_loss(lesson.draw(codes), values_of(world.plain[index]))
+        if step >= stage.steps * _NAMING:
+            return loss
         # A quarter of the pictures is plain, as those that the policies draw will be.
         given = torch.cat([world.pixels[index[:24]], world.plain[index[24:]]])
-        naming = lesson.name_loss(values_of(given), codes)
-        return redraw_loss(redrawn, values_of(world.plain[index])) + naming
+        return loss + lesson.name_loss(values_of(given), codes)
 
     def report() -> str:
         held = slice(NUM_DRAWN, NUM_DRAWN + 200)

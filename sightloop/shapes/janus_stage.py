@@ -1,0 +1,109 @@
+"""Pre-training of the tiny Janus: drawing code by code from prompts, and, better, seeing and answering."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers.models.janus.modeling_janus import JanusVQVAE
+
+from sightloop.models.janus import Janus, JanusSettings
+from sightloop.shapes.fitting import CornerHeads, Stage, fit
+from sightloop.shapes.lessons import answer_lessons, drawing_lessons
+from sightloop.shapes.scenes import render
+from sightloop.shapes.tokenizer_stage import StillGenerator, codes_of, stacked, values_of
+from sightloop.shapes.unified_gates import (
+    answer_figures,
+    drawing_figures,
+    held_out_quizzes,
+    held_out_scenes,
+    pictures_of,
+    seen_in_codes,
+)
+from sightloop.shapes.unified_models import NUM_IMAGE_TOKENS, UNIFIED_WIDTH, janus_processor, new_janus
+from sightloop.types import Images, Prompt
+
+NUM_DRAWINGS, NUM_ANSWERS = 56, 40
+"""Rows of a step."""
+NO_CONDITION = 0.1
+_PLAIN = 0.4
+"""Share of pictures in answer lessons without jitter and noise, as the model draws them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Learner:
+    """The policy, and the heads that keep its tower looking while it has no words yet."""
+
+    policy: Janus
+    heads: CornerHeads
+
+
+def janus_policy(vq: JanusVQVAE) -> Janus:
+    """An untrained tiny Janus with this picture tokenizer; its tower learns too."""
+    model: Any = new_janus()
+    model.model.vqmodel.load_state_dict(vq.state_dict())
+    settings = JanusSettings(trained="full", embeddings=True)
+    policy = Janus(model, janus_processor(), settings=settings)
+    model.requires_grad_(True)
+    model.model.vqmodel.requires_grad_(False)
+    return policy
+
+
+def train_janus(vq: JanusVQVAE, work: Path, steps: int = 1400) -> Janus:
+    """Codes of drawings from left to right, answers about pictures, and what is in each corner."""
+    torch.manual_seed(9)
+    learner = _Learner(policy=janus_policy(vq), heads=CornerHeads(UNIFIED_WIDTH * NUM_IMAGE_TOKENS))
+    policy = learner.policy
+    quizzes = held_out_quizzes(20)
+    pictures = pictures_of(held_out_scenes(quizzes))
+
+    def loss_at(step: int, rng: np.random.Generator) -> Tensor:
+        seeing, answering = _answer_losses(learner, rng)
+        fading = max(0.1, 1 - 2 * step / stage.steps)
+        return _drawing_loss(policy, rng) + answering + 0.3 * fading * seeing
+
+    def report() -> str:
+        drawn = drawing_figures(
+            policy, quizzes, policy.drawing(), look=lambda tokens: seen_in_codes(tokens.ids)
+        )
+        return f"drawings {drawn}, answers {answer_figures(policy, quizzes, pictures)}"
+
+    stage = Stage(name="janus", steps=steps, peak_lr=2e-3, work=work)
+    parts = nn.ModuleDict({"model": policy.model, "heads": learner.heads})
+    trained = [parameter for parameter in parts.parameters() if parameter.requires_grad]
+    fit(stage, parts, trained, loss_at=loss_at, report=report)
+    return policy
+
+
+def _drawing_loss(policy: Janus, rng: np.random.Generator) -> Tensor:
+    lessons = drawing_lessons(rng, NUM_DRAWINGS)
+    rows = [policy.prompts.drawing_row(lesson.quiz.prompt) for lesson in lessons]
+    rows = [policy.prompts.blank(row) if rng.random() < NO_CONDITION else row for row in rows]
+    codes = codes_of([lesson.scene for lesson in lessons])
+    body = policy.drawings.body
+    ids, mask = body.padded(rows)
+    mask = None if mask is None else F.pad(mask, (0, NUM_IMAGE_TOKENS - 1), value=True)
+    hidden = body.run(torch.cat([body.words(ids), body.codes(codes[:, :-1])], 1), mask)
+    logits = body.code_logits(hidden[:, ids.shape[1] - 1 :])
+    return F.cross_entropy(logits.flatten(0, 1), codes.flatten())
+
+
+def _answer_losses(learner: _Learner, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    policy, still = learner.policy, StillGenerator()
+    lessons = answer_lessons(rng, NUM_ANSWERS)
+    scenes = [lesson.scene for lesson in lessons]
+    pixels = stacked([render(scene, still if rng.random() < _PLAIN else rng) for scene in scenes])
+    features = policy.pictures.features(values_of(pixels))
+    seeing = learner.heads(features.flatten(1), scenes)[0]
+    # The policy's own tower runs without gradient; features that are given pass theirs on.
+    images = Images(pixels=pixels, features={policy.pictures.key: features})
+    prompt = Prompt(texts=[lesson.quiz.question for lesson in lessons], images=images)
+    answers = policy.encode([lesson.quiz.answer for lesson in lessons])
+    hidden = policy.answers.hidden(prompt, answers.ids)[answers.mask]
+    logits = policy.model.lm_head(hidden)
+    return seeing, F.cross_entropy(logits, answers.ids[answers.mask])

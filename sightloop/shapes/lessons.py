@@ -1,0 +1,75 @@
+"""What the models that draw and see are taught from: prompts with their scenes, questions with their answers.
+
+Some drawings are not what their prompt says, as in data from the web, and mostly where models are known to be
+weak: relations, numbers and which colour belongs to which thing. So there is something left to learn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from sightloop.data.quizzes import Category, Clause, Quiz, quiz_of
+from sightloop.data.vocabulary import OPPOSITES
+from sightloop.shapes.quizzes import SHAPES_VOCABULARY, sample_quiz, scene_for
+from sightloop.shapes.scenes import COLOURS, SHAPES, Scene
+
+WRONG_SHARES: dict[Category, float] = {
+    "single_object": 0.05,
+    "two_object": 0.15,
+    "counting": 0.4,
+    "colors": 0.1,
+    "position": 0.44,
+    "color_attr": 0.4,
+}
+"""How often the drawing of a prompt shows something else."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lesson:
+    """A quiz and the scene that stands for its picture."""
+
+    quiz: Quiz
+    scene: Scene
+
+
+def drawing_lessons(
+    rng: np.random.Generator, size: int, wrong: Mapping[Category, float] = WRONG_SHARES
+) -> list[Lesson]:
+    """Prompts of all categories, some with the scene of a quiz that differs in one thing."""
+    lessons: list[Lesson] = []
+    for _ in range(size):
+        quiz = sample_quiz(rng)
+        shown = mistaken(quiz, rng) if rng.random() < wrong[quiz.category] else quiz
+        lessons.append(Lesson(quiz=quiz, scene=scene_for(shown, rng)))
+    return lessons
+
+
+def answer_lessons(rng: np.random.Generator, size: int) -> list[Lesson]:
+    """Quizzes of all categories with a scene that fulfils them."""
+    quizzes = [sample_quiz(rng) for _ in range(size)]
+    return [Lesson(quiz=quiz, scene=scene_for(quiz, rng)) for quiz in quizzes]
+
+
+def mistaken(quiz: Quiz, rng: np.random.Generator) -> Quiz:
+    """The quiz with its places or colours swapped, another number, another colour or another shape."""
+    first, last = quiz.include[0], quiz.include[-1]
+    if quiz.category == "position":
+        assert last.position is not None
+        turned = (OPPOSITES[last.position[0]], 0)
+        clauses: tuple[Clause, ...] = (first, replace(last, position=turned))
+    elif quiz.category == "color_attr":
+        clauses = (replace(first, colour=last.colour), replace(last, colour=first.colour))
+    elif quiz.category == "counting":
+        counts = [count for count in SHAPES_VOCABULARY.counts if count != first.count]
+        clauses = (replace(first, count=counts[rng.integers(len(counts))]),)
+    elif quiz.category == "colors":
+        colours = [colour for colour in COLOURS if colour != first.colour]
+        clauses = (replace(first, colour=colours[rng.integers(len(colours))]),)
+    else:
+        told = {clause.noun for clause in quiz.include}
+        nouns = [noun for noun in SHAPES if noun not in told]
+        clauses = (replace(first, noun=nouns[rng.integers(len(nouns))]), *quiz.include[1:])
+    return quiz_of(quiz.category, clauses, SHAPES_VOCABULARY)

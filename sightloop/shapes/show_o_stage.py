@@ -1,0 +1,121 @@
+"""Pre-training of the tiny Show-o: it learns to draw from prompts, and better to answer about pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from sightloop.models.magvit2 import Magvit2
+from sightloop.models.show_o import ShowO, ShowOSettings
+from sightloop.models.show_o_layout import IGNORED
+from sightloop.models.show_o_losses import (
+    Masking,
+    Rows,
+    caption_lesson,
+    drawing_lesson,
+    losses_of,
+    text_lesson,
+    without_conditions,
+)
+from sightloop.shapes.fitting import Stage, fit
+from sightloop.shapes.lessons import answer_lessons, drawing_lessons
+from sightloop.shapes.tokenizer_stage import codes_of
+from sightloop.shapes.unified_gates import (
+    answer_figures,
+    drawing_figures,
+    held_out_quizzes,
+    held_out_scenes,
+    seen_in_codes,
+)
+from sightloop.shapes.unified_models import (
+    MAX_TEXT,
+    NUM_CODES,
+    NUM_IMAGE_TOKENS,
+    new_show_o,
+    show_o_tokenizer,
+)
+from sightloop.types import Tokens
+
+NUM_DRAWINGS, NUM_ANSWERS, NUM_TEXTS = 56, 32, 6
+"""Rows of a step."""
+NO_CONDITION = 0.1
+_BLURRED_CELLS = 0.02
+"""Share of cells that are misread in answer lessons, as a picture tokenizer and a poor drawing do."""
+
+
+def show_o_policy(magvit: Magvit2) -> ShowO:
+    """An untrained tiny Show-o, all of it trained."""
+    settings = ShowOSettings(num_image_tokens=NUM_IMAGE_TOKENS, max_text_tokens=MAX_TEXT, trained="full")
+    return ShowO(new_show_o(), show_o_tokenizer(), magvit, settings=settings)
+
+
+def train_show_o(magvit: Magvit2, work: Path, steps: int = 1400) -> ShowO:
+    """Masked prediction of drawings, answers about pictures, and a little plain text."""
+    torch.manual_seed(8)
+    policy = show_o_policy(magvit)
+    quizzes = held_out_quizzes(20)
+    codes = codes_of(held_out_scenes(quizzes))
+    shown = Tokens(ids=codes, mask=torch.ones_like(codes, dtype=torch.bool))
+
+    def loss_at(step: int, rng: np.random.Generator) -> Tensor:
+        losses = losses_of(
+            policy.body,
+            max_text=MAX_TEXT,
+            drawing=_drawings(policy, rng),
+            text=_texts(policy, rng),
+            answer=_answers(policy, rng),
+        )
+        return losses.total()
+
+    def report() -> str:
+        drawn = drawing_figures(
+            policy, quizzes, policy.drawing(), look=lambda tokens: seen_in_codes(tokens.ids)
+        )
+        return f"drawings {drawn}, answers {answer_figures(policy, quizzes, shown)}"
+
+    stage = Stage(name="show_o", steps=steps, peak_lr=2e-3, work=work)
+    parameters = [parameter for parameter in policy.model.parameters() if parameter.requires_grad]
+    fit(stage, nn.ModuleDict({"model": policy.model}), parameters, loss_at=loss_at, report=report)
+    return policy
+
+
+def _drawings(policy: ShowO, rng: np.random.Generator) -> Rows:
+    lessons = drawing_lessons(rng, NUM_DRAWINGS)
+    texts = policy.text_ids([lesson.quiz.prompt for lesson in lessons])
+    texts = without_conditions(texts, torch.rand(len(texts)), probability=NO_CONDITION)
+    hidden = Masking.drawn(len(texts), NUM_IMAGE_TOKENS).hidden()
+    codes = codes_of([lesson.scene for lesson in lessons])
+    return drawing_lesson(texts, codes, hidden, policy.vocabulary, max_text=MAX_TEXT)
+
+
+def _answers(policy: ShowO, rng: np.random.Generator) -> Rows:
+    lessons = answer_lessons(rng, NUM_ANSWERS)
+    codes = misread(codes_of([lesson.scene for lesson in lessons]), _BLURRED_CELLS)
+    asked = [policy.settings.question_template.format(question=lesson.quiz.question) for lesson in lessons]
+    questions = policy.text_ids(asked)
+    answers = policy.text_ids([lesson.quiz.answer for lesson in lessons])
+    texts = [[*question, *answer] for question, answer in zip(questions, answers, strict=True)]
+    rows = caption_lesson(codes, texts, policy.vocabulary, max_text=MAX_TEXT)
+    start = rows.labels.shape[1] - MAX_TEXT
+    for labels, question in zip(rows.labels, questions, strict=True):
+        # Begin token and question are given, not asked for.
+        labels[: start + 1 + len(question)] = IGNORED
+    return rows
+
+
+def _texts(policy: ShowO, rng: np.random.Generator) -> Rows:
+    quizzes = [lesson.quiz for lesson in answer_lessons(rng, NUM_TEXTS)]
+    texts = [quiz.prompt if rng.random() < 0.5 else quiz.answer for quiz in quizzes]
+    return text_lesson(
+        policy.text_ids(texts), policy.vocabulary, max_text=MAX_TEXT, num_image=NUM_IMAGE_TOKENS
+    )
+
+
+def misread(codes: Int[Tensor, "B N"], share: float) -> Int[Tensor, "B N"]:
+    """The codes with a share of them replaced by any."""
+    other = torch.randint(0, NUM_CODES, codes.shape)
+    return torch.where(torch.rand(codes.shape) < share, other, codes)

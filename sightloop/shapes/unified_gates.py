@@ -1,0 +1,112 @@
+"""The gates of models that draw and see: how many drawings fulfil their quiz, how many answers are right."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from zlib import crc32
+
+import numpy as np
+from torch import Tensor
+
+from sightloop.data.quizzes import CATEGORIES, Category, Quiz
+from sightloop.shapes.checker import Detection, detect
+from sightloop.shapes.quizzes import is_right_answer, sample_quiz, scene_for
+from sightloop.shapes.scenes import COLOURS, CORNERS, SHAPES, SIDE, Scene, render
+from sightloop.shapes.tokenizer_stage import stacked
+from sightloop.shapes.unified_models import GRID
+from sightloop.shapes.verdicts import fulfils
+from sightloop.types import ImagePolicy, Images, Prompt, Sampling, Tokens
+
+MAX_ANSWER = 12
+"""Words of an answer, its end included."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figures:
+    """Shares by category."""
+
+    of: dict[Category, float]
+
+    @property
+    def mean(self) -> float:
+        """Of the categories, each counted alike."""
+        return sum(self.of.values()) / len(self.of)
+
+    def __str__(self) -> str:
+        parts = " ".join(f"{category} {share:.2f}" for category, share in self.of.items())
+        return f"{self.mean:.3f} ({parts})"
+
+
+def held_out_quizzes(per_category: int, seed: int = 0) -> list[Quiz]:
+    """Quizzes for the gates, the same for all models."""
+    rng = np.random.default_rng([seed, crc32(b"gates")])
+    return [sample_quiz(rng, category) for category in CATEGORIES for _ in range(per_category)]
+
+
+def held_out_scenes(quizzes: list[Quiz], seed: int = 0) -> list[Scene]:
+    """A scene that fulfils each quiz."""
+    rng = np.random.default_rng([seed, crc32(b"gate scenes")])
+    return [scene_for(quiz, rng) for quiz in quizzes]
+
+
+def pictures_of(scenes: list[Scene], seed: int = 0) -> Images:
+    """A picture of each scene, with jitter and noise."""
+    rng = np.random.default_rng([seed, crc32(b"gate pictures")])
+    return Images(pixels=stacked([render(scene, rng) for scene in scenes]))
+
+
+def seen_in(images: Images) -> list[list[Detection]]:
+    """What the checker finds in pictures."""
+    return [detect(picture.permute(1, 2, 0).contiguous().cpu().numpy()) for picture in images.pixels]
+
+
+def seen_in_codes(ids: Tensor) -> list[list[Detection]]:
+    """The things whose four quarters the taught codes name alike: a picture need not be decoded for that."""
+    found: list[list[Detection]] = []
+    for grid in ids.reshape(-1, GRID, GRID).cpu().numpy():
+        things: list[Detection] = []
+        for corner in range(len(CORNERS)):
+            row, column = divmod(corner, 2)
+            cells = grid[2 * row : 2 * row + 2, 2 * column : 2 * column + 2].ravel()
+            whole = (cells >> 5 & 3 == np.arange(4)).all() and len(set((cells & ~96).tolist())) == 1
+            colour, shape = int(cells[0] >> 2 & 7), int(cells[0] & 3)
+            if whole and colour < len(COLOURS):
+                left, top = (SIDE / 2 * place + 2 for place in (column, row))
+                box = (left, top, left + 12, top + 12)
+                things.append(Detection(noun=SHAPES[shape], colour=COLOURS[colour], box=box, score=1.0))
+        found.append(things)
+    return found
+
+
+def drawing_figures(
+    policy: ImagePolicy,
+    quizzes: list[Quiz],
+    sampling: Sampling,
+    *,
+    look: Callable[[Tokens], list[list[Detection]]] | None = None,
+) -> Figures:
+    """Share of drawings that fulfil their quiz, by category; None looks at the drawn pixels."""
+    prompt = Prompt(
+        texts=[quiz.prompt for quiz in quizzes], wants="image", seeds=list(range(1, len(quizzes) + 1))
+    )
+    tokens = policy.sample(prompt, sampling)
+    found = seen_in(policy.pixels(tokens)) if look is None else look(tokens)
+    return _by_category(quizzes, [fulfils(seen, quiz) for seen, quiz in zip(found, quizzes, strict=True)])
+
+
+def answer_figures(policy: ImagePolicy, quizzes: list[Quiz], images: Images | Tokens) -> Figures:
+    """Share of greedy answers that are right, by category."""
+    prompt = Prompt(texts=[quiz.question for quiz in quizzes], images=images)
+    tokens = policy.sample(prompt, Sampling(max_tokens=MAX_ANSWER, temperature=0))
+    answers = ["".join(pieces) for pieces in policy.decode(tokens)]
+    return _by_category(quizzes, [is_right_answer(q, a) for q, a in zip(quizzes, answers, strict=True)])
+
+
+def _by_category(quizzes: list[Quiz], right: list[bool]) -> Figures:
+    shares: dict[Category, float] = {}
+    for category in CATEGORIES:
+        own = [r for r, quiz in zip(right, quizzes, strict=True) if quiz.category == category]
+        if own:
+            shares[category] = sum(own) / len(own)
+    return Figures(of=shares)
