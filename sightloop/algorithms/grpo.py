@@ -32,7 +32,7 @@ from sightloop.algorithms.credit import (
     this_rank,
 )
 from sightloop.algorithms.ratios import clipped_ratio, is_clipped, kl_to_reference, sequence_log_probs
-from sightloop.algorithms.sides import Sides, View, shares_of
+from sightloop.algorithms.sides import Sides, View, shares_of, spread
 from sightloop.types import Credit, LossOutput, Policy, Reduction, Rollout, Turn, numbers_of, one_rank
 
 Old = Literal["none", "rescored", "recorded"]
@@ -149,9 +149,7 @@ class GRPO:
             found = self._view_loss(policy, view, credit.advantages[:, view.columns], old)
             parts.append(view.average(found.pop("total")))
             for name, values in found.items():
-                before, behind = credit.shares[:, : view.columns.start], credit.shares[:, view.columns.stop :]
-                figure = [torch.zeros_like(before), view.figure(values), torch.zeros_like(behind)]
-                metrics[f"{view.name}/{name}"] = torch.cat(figure, 1)
+                metrics[f"{view.name}/{name}"] = spread(view.figure(values), view.columns, credit.shares)
         return LossOutput(per_token=torch.cat(parts, 1), metrics=metrics)
 
     def _view_loss(

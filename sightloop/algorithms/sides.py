@@ -187,3 +187,15 @@ def shares_of(
 ) -> Float[Tensor, "B S"]:
     """Shares of all turns side by side; samples that are not kept have none, the others share alike."""
     return torch.cat([view.shares(keep, reduce=reduce, dtype=dtype) for view in views], 1)
+
+
+def spread(
+    values: Float[Tensor, "B T"], columns: slice, shares: Float[Tensor, "B S"]
+) -> Float[Tensor, "B S"]:
+    """Values of one turn in its columns of credit, 0 elsewhere.
+
+    >>> spread(torch.ones(1, 2), slice(1, 3), torch.zeros(1, 4))
+    tensor([[0., 1., 1., 0.]])
+    """
+    before, behind = shares[:, : columns.start], shares[:, columns.stop :]
+    return torch.cat([torch.zeros_like(before), values, torch.zeros_like(behind)], 1)
