@@ -13,9 +13,9 @@ from sightloop.models.show_o import ShowO, ShowOSettings
 from sightloop.models.show_o_layout import SPECIAL_TOKENS
 from sightloop.types import Images
 
-NUM_TOKENS, FACTOR, NUM_BITS = 16, 4, 5
+NUM_TOKENS, FACTOR, NUM_BITS = 9, 4, 5
 """Codes of a picture, pixels along a code's side, bits of a code."""
-SIDE = 16
+SIDE = 12
 END = "<|endoftext|>"
 
 
@@ -41,19 +41,16 @@ def magvit(seed: int = 0) -> Magvit2:
     model = Magvit2(config)
     generator = torch.Generator().manual_seed(seed)
     for parameter in model.parameters():
-        if parameter.ndim > 1:
-            spread = parameter[0].numel() ** -0.5
-            parameter.data = torch.randn(parameter.shape, generator=generator) * spread
+        spread = parameter[0].numel() ** -0.5 if parameter.ndim > 1 else 0.0
+        noise = torch.randn(parameter.shape, generator=generator) * spread
+        parameter.data = noise if parameter.ndim > 1 else parameter.data.round()
     return model
 
 
 def language(words: PreTrainedTokenizerFast, *, seed: int = 0, layers: int = 2) -> PhiForCausalLM:
     """A Phi of two narrow layers, decided enough that a prompt or a picture changes what it says."""
     config = PhiConfig(
-        vocab_size=len(words)
-        + len(SPECIAL_TOKENS) * (SPECIAL_TOKENS[0] not in words.get_vocab())
-        + 2**NUM_BITS
-        + 1,
+        vocab_size=len(words) + len(SPECIAL_TOKENS) + 2**NUM_BITS + 1,
         hidden_size=32,
         intermediate_size=64,
         num_hidden_layers=layers,
@@ -66,6 +63,9 @@ def language(words: PreTrainedTokenizerFast, *, seed: int = 0, layers: int = 2) 
     )
     model = PhiForCausalLM(config)
     random_weights(model, seed)
+    # So that answers end, and are not all the same.
+    model.lm_head.weight.data *= 0.4
+    model.lm_head.bias.data[words.eos_token_id] += 1.5
     return model
 
 

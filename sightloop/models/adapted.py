@@ -1,0 +1,65 @@
+"""What a trained policy is compared with: itself with its adapters off, or a copy from before training."""
+
+from __future__ import annotations
+
+import copy
+from contextlib import AbstractContextManager
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import nn
+
+from sightloop.models.critic import Adapters
+from sightloop.types import Policy, Prompt, Sampling, Tokens, TokenScores, Turn
+
+Kind = TypeVar("Kind", bound=nn.Module)
+
+
+class Adapted(Policy, Protocol):
+    """A policy whose adapters can be switched off."""
+
+    def adapters_off(self) -> AbstractContextManager[None]:
+        """The policy as it was before training, inside."""
+        ...
+
+
+class Reference:
+    """A `Policy`: the same model without its adapters and without gradient. It holds no weights of its own."""
+
+    def __init__(self, policy: Adapted) -> None:
+        self._policy = policy
+
+    @torch.no_grad()
+    def sample(self, prompt: Prompt, sampling: Sampling) -> Tokens:
+        """Draw tokens as the policy did before training."""
+        with self._policy.adapters_off():
+            return self._policy.sample(prompt, sampling)
+
+    @torch.no_grad()
+    def score(self, turn: Turn, under: Sampling | None = None) -> TokenScores:
+        """Log-probabilities as they were before training."""
+        with self._policy.adapters_off():
+            return self._policy.score(turn, under)
+
+    def encode(self, texts: list[str]) -> Tokens:
+        """Tokens of given texts, end token included."""
+        return self._policy.encode(texts)
+
+    def decode(self, tokens: Tokens) -> list[list[str]]:
+        """The text of each token."""
+        return self._policy.decode(tokens)
+
+
+def frozen_copy(policy: Kind) -> Kind:
+    """The policy as it is now, never to change: the reference where all weights are trained.
+
+    Weights that are not trained are shared with it, not copied.
+
+    Raises:
+        ValueError: it has adapters, whose hooks would still obey the original; use `Reference`.
+    """
+    if any(isinstance(part, Adapters) for part in policy.modules()):
+        raise ValueError("this policy has adapters; Reference(policy) compares without a copy")
+    shared: dict[int, Any] = {id(p): p for p in policy.parameters() if not p.requires_grad}
+    copied = copy.deepcopy(policy, shared)
+    return copied.eval().requires_grad_(False)

@@ -1,0 +1,498 @@
+"""What every policy that draws pictures and answers about them must keep: one set of checks for all families.
+
+For each of `CHECKS` (`pytest.mark.parametrize`) call `check(candidate)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from sightloop.models.adapted import Reference
+from sightloop.types import Images, Prompt, Sampling, Tokens, TokenScores, Turn
+
+TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A policy with what it can be tried on."""
+
+    make: Callable[[], Any]
+    """A policy just built, its adapters as they start: an `ImagePolicy` that trains adapters, with
+    `adapters_off()`, `is_end()` and `enable_gradient_checkpointing()`.
+    """
+    stir: Callable[[Any], Any]
+    """Gives a policy adapters that do something, and returns it."""
+    prompts: list[str]
+    """At least 4, of different lengths, one of them empty."""
+    questions: list[str]
+    """As many, of different lengths."""
+    images: Images
+    """As many, different ones; other sizes are tried too."""
+    answers: list[str]
+    """As many texts that the tokenizer holds without loss, of different lengths."""
+    num_codes: int
+    num_words: int
+    """Size of the law that answers are drawn from."""
+    max_tokens: int
+    """At temperature 1 some answers end within it."""
+    laws: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Changes of `policy.drawing()` by name: all that the family can do."""
+    greedy: dict[str, Any] = field(default_factory=lambda: {"temperature": 0.0})
+    """Changes of `policy.drawing()` that leave nothing to chance."""
+
+    @property
+    def policy(self) -> Any:
+        """A policy with adapters that do something, the same at every call."""
+        torch.manual_seed(0)
+        return self.stir(self.make())
+
+    @property
+    def seeds(self) -> list[int]:
+        """One a prompt."""
+        return [7 + 13 * row for row in range(len(self.prompts))]
+
+    def drawing(self, texts: list[str] | None = None, seeds: list[int] | None = None) -> Prompt:
+        """A prompt that wants pictures."""
+        texts = self.prompts if texts is None else texts
+        return Prompt(texts=texts, wants="image", seeds=self.seeds if seeds is None else seeds)
+
+    def asking(self, about: Images | Tokens | None = None) -> Prompt:
+        """Questions about pictures."""
+        return Prompt(texts=self.questions, images=self.images if about is None else about, seeds=self.seeds)
+
+    def writing(self, **changes: Any) -> Sampling:
+        """A law of answers."""
+        return Sampling(max_tokens=self.max_tokens, **changes)
+
+
+def close(one: Tensor, other: Tensor, tolerance: float = TOLERANCE) -> None:
+    """Equal within the tolerance."""
+    torch.testing.assert_close(one, other, atol=tolerance, rtol=0)
+
+
+def rows(*index: int) -> Tensor:
+    """An index of rows."""
+    return torch.tensor(index)
+
+
+def one_by_one(policy: Any, turn: Turn, under: Sampling | None) -> TokenScores:
+    """Scores of each row alone."""
+    found = [policy.score(turn.rows(rows(row)), under) for row in range(len(turn))]
+    return TokenScores(
+        log_probs=torch.cat([one.log_probs for one in found]),
+        entropy=torch.cat([one.entropy for one in found]),
+    )
+
+
+def same_texts(one: Tokens, other: Tokens) -> None:
+    """The same ids where they count."""
+    for a, b, mask_a, mask_b in zip(one.ids, other.ids, one.mask, other.mask, strict=True):
+        assert torch.equal(a[mask_a], b[mask_b])
+
+
+# -- drawing
+
+
+def a_drawing_is_a_whole_picture(candidate: Candidate) -> None:
+    """Ids of codes, all of which count, that become pixels and codes again."""
+    policy = candidate.policy
+    tokens = policy.sample(candidate.drawing(), policy.drawing())
+    assert tokens.ids.shape == (len(candidate.prompts), policy.num_image_tokens)
+    assert tokens.mask.all()
+    assert ((tokens.ids >= 0) & (tokens.ids < candidate.num_codes)).all()
+    assert tokens.one_hot is None
+    images = policy.pixels(tokens)
+    assert images.pixels.dtype == torch.uint8
+    assert images.pixels.shape[:2] == (len(tokens), 3)
+    again = policy.image_tokens(images)
+    assert again.ids.shape == tokens.ids.shape
+    assert again.mask.all()
+    assert ((again.ids >= 0) & (again.ids < candidate.num_codes)).all()
+
+
+def pictures_of_any_size_become_codes(candidate: Candidate) -> None:
+    """They are brought to the policy's own size."""
+    policy = candidate.policy
+    side = candidate.images.pixels.shape[-1]
+    wide = torch.randint(0, 256, (2, 3, side + 3, 2 * side)).to(torch.uint8)
+    assert policy.image_tokens(Images(pixels=wide)).ids.shape == (2, policy.num_image_tokens)
+
+
+def drawn_codes_score_as_recorded(candidate: Candidate) -> None:
+    """`score` under the drawing law gives what `sample` wrote down, under every law of the family."""
+    policy = candidate.policy
+    assert candidate.laws
+    for changes in candidate.laws.values():
+        law = policy.drawing(**changes)
+        tokens = policy.sample(candidate.drawing(), law)
+        assert tokens.log_probs is not None
+        assert tokens.log_probs.isfinite().all()
+        assert (tokens.log_probs <= 0).all()
+        scored = policy.score(Turn(prompt=candidate.drawing(), tokens=tokens), law)
+        close(scored.log_probs, tokens.log_probs)
+
+
+def the_natural_law_is_without_guidance(candidate: Candidate) -> None:
+    """None stands for temperature 1, no guidance, all codes; guidance is another law."""
+    policy = candidate.policy
+    tokens = policy.sample(candidate.drawing(), policy.drawing())
+    turn = Turn(prompt=candidate.drawing(), tokens=tokens)
+    plain = policy.score(turn)
+    close(plain.log_probs, policy.score(turn, policy.drawing(guidance=0.0)).log_probs)
+    guided = policy.score(turn, policy.drawing(guidance=3.0))
+    assert (guided.log_probs - plain.log_probs).abs().max() > 10 * TOLERANCE
+    hot = policy.score(turn, policy.drawing(guidance=0.0, temperature=3.0))
+    assert (hot.entropy >= plain.entropy - TOLERANCE).all()
+    assert (plain.entropy >= -TOLERANCE).all()
+    assert plain.log_probs.dtype == plain.entropy.dtype == torch.float32
+
+
+def a_picture_depends_on_its_seed_alone(candidate: Candidate) -> None:
+    """Whatever else is in the batch, in whatever order."""
+    policy = candidate.policy
+    law, prompt = policy.drawing(), candidate.drawing()
+    together = policy.sample(prompt, law)
+    for row in range(len(prompt)):
+        alone = policy.sample(prompt.rows(rows(row)), law)
+        assert torch.equal(alone.ids, together.ids[row : row + 1])
+        close(alone.log_probs, together.log_probs[row : row + 1])
+    backwards = torch.arange(len(prompt)).flip(0)
+    assert torch.equal(policy.sample(prompt.rows(backwards), law).ids, together.ids[backwards])
+
+
+def other_seeds_draw_other_pictures(candidate: Candidate) -> None:
+    """Seeds are used; without them the global generator decides."""
+    policy = candidate.policy
+    law, prompt = policy.drawing(guidance=0.0), candidate.drawing(texts=[""] * len(candidate.prompts))
+    first = policy.sample(prompt, law).ids
+    assert torch.equal(first, policy.sample(prompt, law).ids)
+    assert len(first.unique(dim=0)) > 1
+    others = [seed + 1 for seed in candidate.seeds]
+    assert not torch.equal(first, policy.sample(replace(prompt, seeds=others), law).ids)
+    free = replace(prompt, seeds=None)
+    torch.manual_seed(5)
+    once = policy.sample(free, law).ids
+    assert not torch.equal(once, policy.sample(free, law).ids)
+    torch.manual_seed(5)
+    assert torch.equal(once, policy.sample(free, law).ids)
+    with pytest.raises(ValueError, match="seed"):
+        policy.sample(replace(prompt, seeds=candidate.seeds[:-1]), law)
+
+
+def codes_score_alike_alone_and_together(candidate: Candidate) -> None:
+    """Neighbours, their longer prompts and the micro-batch change no log-probability."""
+    policy = candidate.policy
+    law = policy.drawing()
+    turn = Turn(prompt=candidate.drawing(), tokens=policy.sample(candidate.drawing(), law))
+    for under in (None, law):
+        together = policy.score(turn, under)
+        alone = one_by_one(policy, turn, under)
+        close(alone.log_probs, together.log_probs)
+        close(alone.entropy, together.entropy)
+
+
+def masked_codes_score_nothing(candidate: Candidate) -> None:
+    """0 where masked, and no other score changes."""
+    policy = candidate.policy
+    tokens = policy.sample(candidate.drawing(), policy.drawing())
+    whole = policy.score(Turn(prompt=candidate.drawing(), tokens=tokens))
+    mask = torch.rand(tokens.ids.shape) < 0.5
+    mask[0] = False
+    part = policy.score(Turn(prompt=candidate.drawing(), tokens=replace(tokens, mask=mask)))
+    assert (part.log_probs[~mask] == 0).all()
+    assert (part.entropy[~mask] == 0).all()
+    close(part.log_probs[mask], whole.log_probs[mask])
+    close(part.entropy[mask], whole.entropy[mask])
+
+
+def greedy_pictures_have_no_law(candidate: Candidate) -> None:
+    """Nothing is recorded, nothing is left to chance, nothing can be scored."""
+    policy = candidate.policy
+    law = policy.drawing(**candidate.greedy)
+    tokens = policy.sample(candidate.drawing(), law)
+    assert tokens.log_probs is None
+    assert torch.equal(tokens.ids, policy.sample(replace(candidate.drawing(), seeds=None), law).ids)
+    with pytest.raises(ValueError, match="greedy"):
+        policy.score(Turn(prompt=candidate.drawing(), tokens=tokens), law)
+
+
+def prompts_matter(candidate: Candidate) -> None:
+    """The same codes score otherwise after another prompt; an empty prompt is no condition."""
+    policy = candidate.policy
+    tokens = policy.sample(candidate.drawing(), policy.drawing(guidance=0.0))
+    asked = policy.score(Turn(prompt=candidate.drawing(), tokens=tokens)).log_probs
+    empty = candidate.drawing(texts=[""] * len(candidate.prompts))
+    free = policy.score(Turn(prompt=empty, tokens=tokens)).log_probs
+    differences = (asked - free).abs().amax(1)
+    for text, difference in zip(candidate.prompts, differences, strict=True):
+        assert (difference > 10 * TOLERANCE) == (text != "")
+
+
+def a_drawing_law_of_the_wrong_length_is_refused(candidate: Candidate) -> None:
+    """A picture has one number of tokens."""
+    policy = candidate.policy
+    with pytest.raises(ValueError, match=str(policy.num_image_tokens)):
+        policy.sample(candidate.drawing(), policy.drawing(max_tokens=policy.num_image_tokens + 1))
+
+
+# -- answers
+
+
+def answers_score_as_recorded(candidate: Candidate) -> None:
+    """About pixels and about the policy's own codes, under every law."""
+    policy = candidate.policy
+    own = policy.sample(candidate.drawing(), policy.drawing())
+    for about in (candidate.images, own):
+        prompt = candidate.asking(about)
+        for law in (candidate.writing(temperature=0.7), candidate.writing(temperature=2.0, top_k=5)):
+            tokens = policy.sample(prompt, law)
+            assert (tokens.log_probs[tokens.mask] <= 0).all()
+            scored = policy.score(Turn(prompt=prompt, tokens=tokens), law).log_probs
+            close(scored[tokens.mask], tokens.log_probs[tokens.mask])
+            assert (scored[~tokens.mask] == 0).all()
+
+
+def answers_end_at_the_end_token(candidate: Candidate) -> None:
+    """The mask stops at it; ids are text."""
+    policy = candidate.policy
+    tokens = policy.sample(candidate.asking(), candidate.writing())
+    assert ((tokens.ids[tokens.mask] >= 0) & (tokens.ids[tokens.mask] < candidate.num_words)).all()
+    ended = 0
+    for row in range(len(tokens)):
+        count = int(tokens.mask[row].sum())
+        assert tokens.mask[row, :count].all()
+        ends = policy.is_end(tokens)[row]
+        assert not ends[: count - 1].any()
+        assert bool(ends[count - 1]) or count == candidate.max_tokens
+        ended += int(ends.any())
+    assert ended, "no answer ended"
+    pieces = policy.decode(tokens)
+    assert len(pieces) == len(tokens)
+
+
+def an_answer_depends_on_its_seed_alone(candidate: Candidate) -> None:
+    """Whatever is asked beside it, in whatever order."""
+    policy = candidate.policy
+    prompt, law = candidate.asking(), candidate.writing()
+    together = policy.sample(prompt, law)
+    turn = Turn(prompt=prompt, tokens=together)
+    for row in range(len(prompt)):
+        same_texts(policy.sample(prompt.rows(rows(row)), law), together.rows(rows(row)))
+    backwards = torch.arange(len(prompt)).flip(0)
+    same_texts(policy.sample(prompt.rows(backwards), law), together.rows(backwards))
+    found, alone = policy.score(turn), one_by_one(policy, turn, None)
+    close(alone.log_probs, found.log_probs)
+    close(alone.entropy, found.entropy)
+
+
+def several_questions_about_one_picture(candidate: Candidate) -> None:
+    """Rows that share a picture answer as rows with a copy of it do alone."""
+    policy = candidate.policy
+    for about in (candidate.images, policy.image_tokens(candidate.images)):
+        one = about.rows(torch.zeros(len(candidate.questions), dtype=torch.int64))
+        prompt, law = candidate.asking(one), candidate.writing()
+        tokens = policy.sample(prompt, law)
+        for row in range(len(prompt)):
+            same_texts(policy.sample(prompt.rows(rows(row)), law), tokens.rows(rows(row)))
+        turn = Turn(prompt=prompt, tokens=tokens)
+        close(policy.score(turn).log_probs, one_by_one(policy, turn, None).log_probs)
+
+
+def pictures_and_questions_matter(candidate: Candidate) -> None:
+    """The same answer scores otherwise about another picture and to another question."""
+    policy = candidate.policy
+    tokens = policy.encode([candidate.answers[0]] * len(candidate.questions))
+    shifted = candidate.images.rows(torch.arange(len(candidate.images)).roll(1))
+    asked = policy.score(Turn(prompt=candidate.asking(), tokens=tokens)).log_probs
+    for prompt in (
+        candidate.asking(shifted),
+        replace(candidate.asking(), texts=candidate.questions[::-1]),
+    ):
+        other = policy.score(Turn(prompt=prompt, tokens=tokens)).log_probs
+        assert (other - asked).abs().max() > 10 * TOLERANCE
+
+
+def greedy_answers_need_no_seed(candidate: Candidate) -> None:
+    """Temperature 0 records nothing and cannot be scored; it draws what a law of one word draws."""
+    policy = candidate.policy
+    law = candidate.writing(temperature=0.0)
+    tokens = policy.sample(candidate.asking(), law)
+    assert tokens.log_probs is None
+    same_texts(policy.sample(replace(candidate.asking(), seeds=None), law), tokens)
+    same_texts(policy.sample(candidate.asking(), candidate.writing(top_k=1)), tokens)
+    with pytest.raises(ValueError, match="greedy"):
+        policy.score(Turn(prompt=candidate.asking(), tokens=tokens), law)
+
+
+def answers_come_back_from_their_tokens(candidate: Candidate) -> None:
+    """`encode` ends every text; `decode` returns it; padding scores nothing."""
+    policy = candidate.policy
+    tokens = policy.encode(candidate.answers)
+    assert ["".join(pieces) for pieces in policy.decode(tokens)] == candidate.answers
+    assert (policy.is_end(tokens).sum(1) == 1).all()
+    scores = policy.score(Turn(prompt=candidate.asking(), tokens=tokens))
+    assert not tokens.mask.all()
+    assert (scores.log_probs[~tokens.mask] == 0).all()
+    assert (scores.log_probs[tokens.mask] < 0).all()
+    longer = Tokens(
+        ids=torch.nn.functional.pad(tokens.ids, (0, 3)), mask=torch.nn.functional.pad(tokens.mask, (0, 3))
+    )
+    padded = policy.score(Turn(prompt=candidate.asking(), tokens=longer)).log_probs
+    close(padded[:, :-3], scores.log_probs)
+    assert (padded[:, -3:] == 0).all()
+
+
+# -- training
+
+
+def only_the_trained_part_learns(candidate: Candidate) -> None:
+    """Both scores carry a gradient to it and to nothing else; drawing leaves no trace."""
+    policy = candidate.policy
+    trained = set(policy.trained_part().parameters())
+    assert trained
+    assert {p for p in policy.parameters() if p.requires_grad} == trained
+    drawn = policy.sample(candidate.drawing(), policy.drawing())
+    written = policy.sample(candidate.asking(), candidate.writing())
+    assert not drawn.log_probs.requires_grad
+    for turn in (
+        Turn(prompt=candidate.drawing(), tokens=drawn),
+        Turn(prompt=candidate.asking(), tokens=written),
+    ):
+        scores = policy.score(turn)
+        assert not scores.entropy.requires_grad
+        scores.log_probs.sum().backward()
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in trained)
+        assert any(p.grad is not None and p.grad.abs().max() > 0 for p in trained)
+        assert all(p.grad is None for p in policy.parameters() if p not in trained)
+        policy.zero_grad(set_to_none=True)
+
+
+def gradients_add_up_over_rows(candidate: Candidate) -> None:
+    """The gradient of a batch is the sum of those of its rows, also where rows share what they start with."""
+    policy = candidate.policy
+    law = policy.drawing()
+    shared = replace(candidate.drawing(), texts=[*candidate.prompts[:2]] * 2, seeds=candidate.seeds[:4])
+    asking = candidate.asking(candidate.images.rows(rows(0, 0, 1, 1))).rows(rows(0, 1, 2, 3))
+    for prompt, under, sampling in ((shared, law, law), (asking, None, candidate.writing())):
+        turn = Turn(prompt=prompt, tokens=policy.sample(prompt, sampling))
+        policy.score(turn, under).log_probs.sum().backward()
+        together = [p.grad.clone() for p in policy.trained_part().parameters()]
+        policy.zero_grad(set_to_none=True)
+        one_by_one(policy, turn, under).log_probs.sum().backward()
+        for p, wanted in zip(policy.trained_part().parameters(), together, strict=True):
+            torch.testing.assert_close(p.grad, wanted, atol=1e-4, rtol=1e-3)
+        policy.zero_grad(set_to_none=True)
+
+
+def recomputed_layers_give_the_same_gradient(candidate: Candidate) -> None:
+    """Gradient checkpointing changes no number."""
+    plain, saving = candidate.policy, candidate.policy
+    saving.enable_gradient_checkpointing()
+    law = plain.drawing()
+    drawn = plain.sample(candidate.drawing(), law)
+    written = plain.sample(candidate.asking(), candidate.writing())
+    for turn, under in (
+        (Turn(prompt=candidate.drawing(), tokens=drawn), law),
+        (Turn(prompt=candidate.asking(), tokens=written), None),
+    ):
+        for policy in (plain, saving):
+            policy.zero_grad(set_to_none=True)
+            policy.score(turn, under).log_probs.sum().backward()
+        pairs = zip(plain.trained_part().parameters(), saving.trained_part().parameters(), strict=True)
+        for one, other in pairs:
+            torch.testing.assert_close(one.grad, other.grad, atol=1e-5, rtol=1e-4)
+
+
+def adapters_start_as_the_reference(candidate: Candidate) -> None:
+    """Untrained adapters change nothing; switched off, trained ones do not either; the reference has no grad."""
+    fresh, policy = candidate.make(), candidate.policy
+    drawn = fresh.sample(candidate.drawing(), fresh.drawing())
+    written = fresh.sample(candidate.asking(), candidate.writing())
+    for turn in (
+        Turn(prompt=candidate.drawing(), tokens=drawn),
+        Turn(prompt=candidate.asking(), tokens=written),
+    ):
+        start = fresh.score(turn).log_probs
+        reference = Reference(policy).score(turn)
+        assert not reference.log_probs.requires_grad
+        close(reference.log_probs, start.detach())
+        assert (policy.score(turn).log_probs - start).abs().max() > 10 * TOLERANCE
+    with policy.adapters_off():
+        again = policy.sample(candidate.drawing(), policy.drawing())
+    assert torch.equal(again.ids, drawn.ids)
+    assert torch.equal(Reference(policy).sample(candidate.drawing(), policy.drawing()).ids, drawn.ids)
+    assert Reference(policy).decode(written) == policy.decode(written)
+    assert torch.equal(Reference(policy).encode(candidate.answers).ids, policy.encode(candidate.answers).ids)
+
+
+def relaxed_codes_carry_a_gradient(candidate: Candidate) -> None:
+    """Hard ones are the drawn codes, soft ones sum to 1; through both an answer teaches the hand that drew."""
+    policy = candidate.policy
+    trained = list(policy.trained_part().parameters())
+    for is_hard in (True, False):
+        law = policy.drawing(relaxation=0.7, relaxed_hard=is_hard)
+        tokens = policy.sample(candidate.drawing(), law)
+        assert tokens.one_hot is not None
+        assert tokens.one_hot.shape == (*tokens.ids.shape, candidate.num_codes)
+        assert tokens.one_hot.requires_grad
+        close(tokens.one_hot.detach().sum(-1), torch.ones(tokens.ids.shape))
+        if is_hard:
+            assert torch.equal(tokens.one_hot.argmax(-1), tokens.ids)
+            close(tokens.one_hot.detach().amax(-1), torch.ones(tokens.ids.shape))
+        answer = Turn(prompt=candidate.asking(tokens), tokens=policy.encode(candidate.answers))
+        upstream = torch.autograd.grad(
+            policy.score(answer).log_probs.sum(), tokens.one_hot, retain_graph=True
+        )[0]
+        assert upstream.abs().max() > 0
+        found = torch.autograd.grad(tokens.one_hot, trained, upstream, allow_unused=True)
+        assert any(grad is not None and grad.abs().max() > 0 for grad in found)
+        with pytest.raises(ValueError, match="relax"):
+            policy.sample(candidate.drawing(), replace(law, **candidate.greedy))
+
+
+def hard_codes_answer_as_their_ids(candidate: Candidate) -> None:
+    """A picture given as one-hot codes is the picture given as ids."""
+    policy = candidate.policy
+    own = policy.sample(candidate.drawing(), policy.drawing())
+    exact = torch.nn.functional.one_hot(own.ids, candidate.num_codes).float()
+    answers = policy.encode(candidate.answers)
+    by_ids = policy.score(Turn(prompt=candidate.asking(own), tokens=answers)).log_probs
+    by_codes = policy.score(
+        Turn(prompt=candidate.asking(replace(own, one_hot=exact)), tokens=answers)
+    ).log_probs
+    close(by_codes, by_ids)
+
+
+CHECKS: tuple[Callable[[Candidate], None], ...] = (
+    a_drawing_is_a_whole_picture,
+    pictures_of_any_size_become_codes,
+    drawn_codes_score_as_recorded,
+    the_natural_law_is_without_guidance,
+    a_picture_depends_on_its_seed_alone,
+    other_seeds_draw_other_pictures,
+    codes_score_alike_alone_and_together,
+    masked_codes_score_nothing,
+    greedy_pictures_have_no_law,
+    prompts_matter,
+    a_drawing_law_of_the_wrong_length_is_refused,
+    answers_score_as_recorded,
+    answers_end_at_the_end_token,
+    an_answer_depends_on_its_seed_alone,
+    several_questions_about_one_picture,
+    pictures_and_questions_matter,
+    greedy_answers_need_no_seed,
+    answers_come_back_from_their_tokens,
+    only_the_trained_part_learns,
+    gradients_add_up_over_rows,
+    recomputed_layers_give_the_same_gradient,
+    adapters_start_as_the_reference,
+    relaxed_codes_carry_a_gradient,
+    hard_codes_answer_as_their_ids,
+)
