@@ -101,6 +101,7 @@ class OurVlrm:
         self.policy.look = clock.timed("sample", policy.look)
         self.policy.sample = clock.timed("sample", policy.sample)
         self.policy.score = clock.timed("policy", policy.score)
+        self.critic.forward = clock.timed("critic", self.critic.forward)
         self.experiment = Experiment(
             policy=policy,
             trainable={"policy": policy.bridge(), "critic": self.critic},
@@ -109,7 +110,7 @@ class OurVlrm:
                 judge=combine(rewards, dict.fromkeys(rewards, 1.0)),
                 sampling=Sampling(max_tokens=tokens, temperature=2.0, top_k=6),
             ),
-            algorithm=A2C(critic=clock.timed("critic", self.critic), critic_batch=micro_batch),
+            algorithm=A2C(critic=self.critic, critic_batch=micro_batch),
             evaluators={},
             schedule=Schedule(micro_batch=micro_batch),
         )
@@ -133,8 +134,8 @@ class OurVlrm:
         experiment = self.experiment
         with self.clock.phase("rest"):
             rollout = self.collect(pixels)
-            credit = experiment.algorithm.credit(experiment.policy, rollout)
         with self.clock.phase("update"):
+            credit = experiment.algorithm.credit(experiment.policy, rollout)
             update(experiment, self.optimizer, rollout, credit)
         return rollout
 

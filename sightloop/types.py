@@ -341,9 +341,7 @@ class Credit:
     figures: Mapping[str, float] = field(default_factory=dict[str, float])
     """What credit found out about the batch on all ranks, for the log."""
     settled: Mapping[nn.Parameter, Tensor] = field(default_factory=dict[nn.Parameter, Tensor])
-    """Gradients of terms that did not have to wait for the advantages, such as a critic's: of all rows of this
-    rank, so `rows` leaves them behind. The update takes them over and clips them in place.
-    """
+    """Gradients that need no advantages (a critic's), of all rows of this rank; the update uses them up."""
 
     def rows(self, index: Int[Tensor, " N"]) -> Credit:
         """The samples at `index`."""

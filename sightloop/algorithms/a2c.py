@@ -214,5 +214,7 @@ class A2C:
 
 
 def _like_lengths(mask: Bool[Tensor, "B T"], size: int | None) -> tuple[Tensor, ...]:
+    if size is None:
+        return (torch.arange(len(mask)),)
     # Rows of like length together hold little padding.
-    return mask.sum(1).argsort(stable=True).cpu().split(size or len(mask))
+    return mask.sum(1).argsort(stable=True).cpu().split(size)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from itertools import pairwise
 from typing import Literal, Protocol
 
@@ -17,7 +18,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sightloop.types import Turn
+from sightloop.types import Tokens, Turn
 
 ValuePosition = Literal["pre", "post"]
 
@@ -131,8 +132,19 @@ class TrunkCritic(nn.Module):
 
     def forward(self, turn: Turn) -> Float[Tensor, "B T"]:
         """Values at the turn's tokens, 0 where masked."""
-        mask = turn.tokens.mask
+        mask, used = turn.tokens.mask, _used_columns(turn)
         with self.adapters.switched(True):
-            hidden = self._trunk[0].hidden_states(turn, self.position)
+            hidden = self._trunk[0].hidden_states(used, self.position)
         values = torch.zeros(mask.shape, device=mask.device)
-        return values.masked_scatter(mask, self.head(hidden[mask]))
+        return values.masked_scatter(mask, self.head(hidden[used.tokens.mask]))
+
+
+
+def _used_columns(turn: Turn) -> Turn:
+    # Columns of text behind the last token that counts would be read for nothing.
+    mask = turn.tokens.mask
+    used = mask.any(0).nonzero()
+    if not len(used) or turn.prompt.wants != "text" or turn.tokens.decode_step is not None:
+        return turn
+    length = int(used[-1]) + 1
+    return replace(turn, tokens=Tokens(ids=turn.tokens.ids[:, :length], mask=mask[:, :length]))

@@ -141,6 +141,8 @@ def update(
         for name, value in output.metrics.items():
             total = (value * shares).sum()
             totals[name] = total if name not in totals else totals[name] + total
+    for parameter, gradient in credit.settled.items():
+        parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
     for group in optimizer.param_groups:
         distributed.sum_gradients(group["params"])
     norms = clip_gradients(optimizer, schedule.clip, schedule.clip_at)
@@ -174,9 +176,13 @@ def _rows_with_bad_gradient(
     found: list[Tensor] = []
     for rows in by_length(credit.shares, experiment.schedule.micro_batch):
         optimizer.zero_grad(set_to_none=True)
-        _backward(experiment, rollout.rows(rows), credit.rows(rows))
+        part = rollout.rows(rows)
+        _backward(experiment, part, credit.rows(rows))
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        if not all(bool(p.grad.isfinite().all()) for p in parameters if p.grad is not None):
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        if credit.settled:
+            gradients += experiment.algorithm.credit(experiment.policy, part).settled.values()
+        if not all(bool(gradient.isfinite().all()) for gradient in gradients):
             found.append(rows)
     return torch.cat(found).sort().values if found else torch.arange(0)
 

@@ -19,6 +19,7 @@ def policy() -> TablePolicy:
 
 def gradients(algorithm: A2C, actor: TablePolicy, critic: TableCritic, *, size: int) -> list[torch.Tensor]:
     """Gradients of actor and critic when the rows are processed `size` at a time."""
+    algorithm = replace(algorithm, critic_batch=size)
     rollout = rollout_of(REWARDS, MASK, ids=IDS)
     credit = algorithm.credit(actor, rollout)
     actor.zero_grad()
@@ -26,8 +27,9 @@ def gradients(algorithm: A2C, actor: TablePolicy, critic: TableCritic, *, size: 
     for index in torch.arange(len(rollout)).split(size):
         rows = credit.rows(index)
         (algorithm.loss(actor, rollout.rows(index), rows).per_token * rows.shares).sum().backward()
-    assert actor.logits.grad is not None and critic.values.grad is not None
-    return [actor.logits.grad.clone(), critic.values.grad.clone()]
+    # The critic's gradient came with the credit; the loss does not reach the critic.
+    assert actor.logits.grad is not None and critic.values.grad is None
+    return [actor.logits.grad.clone(), credit.settled[critic.values].clone()]
 
 
 def test_credit_is_the_standardised_difference_of_returns_and_values() -> None:
@@ -83,7 +85,7 @@ def test_the_size_of_the_pieces_leaves_the_gradient_unchanged(objective, share) 
         torch.testing.assert_close(one, other)
 
 
-def test_one_backward_gives_the_gradients_of_the_papers_two_passes() -> None:
+def test_one_pass_of_the_critic_gives_the_gradients_of_the_papers_two_updates() -> None:
     actor, critic = policy(), TableCritic(torch.randn(2, 3))
     algorithm = A2C(critic=critic, value_weight=0.7)
     rollout = rollout_of(REWARDS, MASK, ids=IDS)
@@ -128,6 +130,19 @@ def test_the_critic_may_see_few_rows_at_once_when_credit_is_settled() -> None:
     pieces = A2C(critic=critic, critic_batch=2).credit(policy(), rollout)
     assert critic.sizes == [5, 2, 2, 1]
     torch.testing.assert_close(pieces.advantages, whole.advantages)
+    torch.testing.assert_close(pieces.settled[critic.values], whole.settled[critic.values])
+    assert whole.settled[critic.values].abs().max() > 0 and critic.values.grad is None
+
+
+def test_a_critic_without_trained_parameters_settles_nothing() -> None:
+    critic = TableCritic(torch.zeros(2, 3)).requires_grad_(False)
+    credit = A2C(critic=critic).credit(policy(), rollout_of(REWARDS, MASK))
+    assert not credit.settled and credit.advantages.abs().max() > 0
+
+
+def test_settled_gradients_stay_behind_when_rows_are_picked() -> None:
+    credit = A2C(critic=TableCritic(torch.zeros(2, 3))).credit(policy(), rollout_of(REWARDS, MASK))
+    assert credit.settled and not credit.rows(torch.tensor([0])).settled
 
 
 @pytest.mark.parametrize(
@@ -169,6 +184,7 @@ def test_a_table_learns_to_draw_the_rewarded_token(objective) -> None:
         rollout = rollout_of((ids == 2).float(), mask, ids=ids)
         credit = algorithm.credit(actor, rollout)
         optimizer.zero_grad()
+        critic.values.grad = credit.settled[critic.values]
         (algorithm.loss(actor, rollout, credit).per_token * credit.shares).sum().backward()
         optimizer.step()
     assert (actor.logits.softmax(-1)[:, 2] > 0.8).all()
