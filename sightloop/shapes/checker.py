@@ -18,7 +18,7 @@ from sightloop.shapes.scenes import COLOUR_RGB, COLOURS, CORNERS, SHAPES, SIDE, 
 Pixels = UInt8[np.ndarray, "H W 3"]
 Floats = NDArray[np.float64]
 _PALETTE = np.array([COLOUR_RGB[colour] for colour in COLOURS], dtype=np.float64)
-SURE = 0.8
+SURE = 0.85
 """Score above which a thing counts; true things of clean pictures score above 0.9."""
 _MIN_STRENGTH = 0.5
 _MAX_STRENGTH = 1.25

@@ -12,15 +12,17 @@ queries.
 same tower.
 4. `clip`, `clip_retrieval`: two contrastive models, one for the evaluation only, one for VLRM-RS' retrieval
 term.
+5. `magvit2`, `vq`: picture tokenizers. `show_o`, `janus`: the models that draw with them, and answer.
 
 The random numbers of a step depend on the stage's name and the step only, so a resumed run repeats an
 uninterrupted
-one. See `fitting`, `captioner_stage`, `judge_stage` and `clip_stage`.
+one. See `fitting` and the files named after the stages.
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,8 +33,13 @@ from transformers import Blip2ForImageTextRetrieval
 from sightloop.shapes.captioner_stage import train_captioner
 from sightloop.shapes.clip_stage import train_clip
 from sightloop.shapes.fitting import CornerHeads, Stage, World, fit, held_out, make_world, queries_of, see
+from sightloop.shapes.janus_stage import train_janus
 from sightloop.shapes.judge_stage import train_judge, train_reader
 from sightloop.shapes.models import NUM_QUERIES, WEIGHTS, WIDTH, new_judge, normalized, save_model
+from sightloop.shapes.show_o_stage import train_show_o
+from sightloop.shapes.tokenizer_stage import make_drawn_world, train_magvit2, train_vq
+from sightloop.shapes.unified_gates import report_gates
+from sightloop.shapes.unified_models import save_janus, save_show_o
 
 JUDGE_STEPS, VARIANT_STEPS = 2400, 800
 RETRIEVAL_CLIP_WIDTH = 64
@@ -73,27 +80,37 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("build/weights"), help="snapshots of the stages")
     parser.add_argument("--output", type=Path, default=WEIGHTS, help="where the bundled folders go")
     parser.add_argument(
-        "--only", default="", help="one part: captioner, judge, judge_forgiving, judge_hackable, clip, ..."
+        "--only", default="", help="one part: captioner, judge, judge_forgiving, clip, show_o, janus, ..."
     )
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     options.work.mkdir(parents=True, exist_ok=True)
+    if options.only not in UNIFIED:
+        make_seeing_models(options.work, options.output, options.only)
+    for name, make in UNIFIED.items():
+        if options.only in ("", name):
+            make(options.work, options.output / name)
+            print(f"wrote {options.output / name}", flush=True)
+
+
+def make_seeing_models(work: Path, output: Path, only: str) -> None:
+    """Captioner, judges and CLIPs, or the one of them that is named."""
     world = make_world()
-    base = train_vision(world, options.work)
+    base = train_vision(world, work)
     world = see(world, base.vision_model)
 
     def judge(name: str, steps: int) -> nn.Module:
-        start = train_reader(world, base, options.work)
+        start = train_reader(world, base, work)
         if name != "judge":
-            start = train_judge(world, start, "judge", options.work, JUDGE_STEPS)
-        return train_judge(world, start, name, options.work, steps)
+            start = train_judge(world, start, "judge", work, JUDGE_STEPS)
+        return train_judge(world, start, name, work, steps)
 
     def clip_stage(name: str, steps: int) -> Stage:
-        return Stage(name=name, steps=steps, peak_lr=1.2e-3, work=options.work)
+        return Stage(name=name, steps=steps, peak_lr=1.2e-3, work=work)
 
     parts: dict[str, Callable[[], nn.Module]] = {
-        "captioner": lambda: train_captioner(world, base, options.work),
+        "captioner": lambda: train_captioner(world, base, work),
         "judge": lambda: judge("judge", JUDGE_STEPS),
         "clip": lambda: train_clip(world, clip_stage("clip", 2400), WIDTH),
         "clip_retrieval": lambda: train_clip(world, clip_stage("clip_retrieval", 1800), RETRIEVAL_CLIP_WIDTH),
@@ -101,9 +118,29 @@ def main() -> None:
         "judge_hackable": lambda: judge("judge_hackable", VARIANT_STEPS),
     }
     for name, make in parts.items():
-        if options.only in ("", name):
-            save_model(make(), options.output / name)
-            print(f"wrote {options.output / name}", flush=True)
+        if only in ("", name):
+            save_model(make(), output / name)
+            print(f"wrote {output / name}", flush=True)
+
+
+def make_show_o(work: Path, folder: Path) -> None:
+    """The tiny Show-o with its picture tokenizer, and its gates."""
+    magvit = train_magvit2(make_drawn_world(), work)
+    policy = train_show_o(magvit, work)
+    print(report_gates("show_o", policy), flush=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    save_show_o(policy.model, magvit, folder)
+
+
+def make_janus(work: Path, folder: Path) -> None:
+    """The tiny Janus with its picture tokenizer, and its gates."""
+    policy = train_janus(train_vq(make_drawn_world(), work), work)
+    print(report_gates("janus", policy), flush=True)
+    save_janus(policy.model, folder)
+
+
+UNIFIED: dict[str, Callable[[Path, Path], None]] = {"show_o": make_show_o, "janus": make_janus}
+"""The models that draw and see."""
 
 
 if __name__ == "__main__":

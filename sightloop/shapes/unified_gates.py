@@ -110,3 +110,11 @@ def _by_category(quizzes: list[Quiz], right: list[bool]) -> Figures:
         if own:
             shares[category] = sum(own) / len(own)
     return Figures(of=shares)
+
+
+def report_gates(name: str, policy: ImagePolicy, per_category: int = 60) -> str:
+    """Both gates on pixels: drawings with the policy's own law, answers about rendered pictures."""
+    quizzes = held_out_quizzes(per_category, seed=1)
+    drawn = drawing_figures(policy, quizzes, policy.drawing())
+    asked = answer_figures(policy, quizzes, pictures_of(held_out_scenes(quizzes, seed=1), seed=1))
+    return f"{name}: drawings {drawn}, answers {asked}"
