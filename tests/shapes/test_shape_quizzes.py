@@ -7,7 +7,7 @@ import pytest
 
 from sightloop.data.quizzes import CATEGORIES, QUESTIONS, Clause, quiz_of
 from sightloop.data.vocabulary import REAL
-from sightloop.shapes.lessons import WRONG_SHARES, Lesson, answer_lessons, drawing_lessons, mistaken
+from sightloop.shapes.lessons import WRONG_SHARES, answer_lessons, drawing_lessons, mistaken
 from sightloop.shapes.quizzes import (
     SHAPES_VOCABULARY,
     is_right_answer,
