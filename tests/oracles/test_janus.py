@@ -25,7 +25,7 @@ from sightloop.models.janus import Janus, JanusSettings
 from sightloop.models.janus_pictures import rounded
 from sightloop.types import Images, Prompt, Sampling, Tokens, Turn
 
-CLOSE = {"atol": 1e-4, "rtol": 0.0}
+CLOSE: dict[str, Any] = {"atol": 1e-4, "rtol": 0.0}
 
 
 class Golden:
