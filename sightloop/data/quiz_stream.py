@@ -12,7 +12,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from sightloop.data.order import derive, mix, permutation, sample_seeds
-from sightloop.data.quizzes import CATEGORIES, Category, Clause, Quiz, quiz_of
+from sightloop.data.quizzes import CATEGORIES, Category, Quiz, random_quiz
 from sightloop.data.vocabulary import Vocabulary
 from sightloop.types import numbers_of
 
@@ -20,7 +20,6 @@ EVEN: dict[str, float] = dict.fromkeys(CATEGORIES, 1.0)
 """Every category as often as any other."""
 _GRAMMAR, _LISTED = 101, 102
 _MAX_ATTEMPTS = 1000
-_WORDINGS = 2**16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +78,7 @@ class GrammarQuizzes:
             raise ValueError(f"weights are {dict(weights)}; use numbers from 0, at least one above")
         self._vocabulary = vocabulary
         self._seed = seed
-        self._categories = [name for name in CATEGORIES if weights.get(name, 0) > 0]
+        self._categories: list[Category] = [name for name in CATEGORIES if weights.get(name, 0) > 0]
         shares = np.array([weights[name] for name in self._categories])
         self._ends = np.cumsum(shares / shares.sum())
         self._weights = dict(weights)
@@ -118,40 +117,6 @@ class _Draw:
 
     def share(self) -> float:
         return next(self._numbers) / 2**64
-
-
-def random_quiz(category: Category, vocabulary: Vocabulary, *, pick: Callable[[int], int]) -> Quiz:
-    """A quiz of the category; `pick(n)` gives a random number below n.
-
-    Two nouns and two colours of one quiz differ.
-    """
-    coloured = category in ("colors", "color_attr")
-    nouns = [noun.name for noun in vocabulary.nouns if noun.takes_colour or not coloured]
-    wording = pick(_WORDINGS)
-    first = nouns[pick(len(nouns))]
-    others = [noun for noun in nouns if noun != first]
-    if category == "counting":
-        count = vocabulary.counts[pick(len(vocabulary.counts))]
-        clauses = [Clause(noun=first, count=count)]
-    elif category == "single_object":
-        clauses = [Clause(noun=first)]
-    elif category == "colors":
-        clauses = [Clause(noun=first, colour=vocabulary.colours[pick(len(vocabulary.colours))])]
-    else:
-        second = others[pick(len(others))]
-        if category == "two_object":
-            clauses = [Clause(noun=first), Clause(noun=second)]
-        elif category == "position":
-            relation = vocabulary.relations[pick(len(vocabulary.relations))]
-            clauses = [Clause(noun=first), Clause(noun=second, position=(relation, 0))]
-        else:
-            colour = vocabulary.colours[pick(len(vocabulary.colours))]
-            rest = [name for name in vocabulary.colours if name != colour]
-            clauses = [
-                Clause(noun=first, colour=colour),
-                Clause(noun=second, colour=rest[pick(len(rest))]),
-            ]
-    return quiz_of(category, clauses, vocabulary, wording=wording)
 
 
 class ListedQuizzes:

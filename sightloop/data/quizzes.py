@@ -61,6 +61,7 @@ QUESTIONS: dict[Category, tuple[str, ...]] = {
 """Several wordings a category, so that the answering side cannot hang on one."""
 
 PROMPT_START = "a photo of"
+_WORDINGS = 2**16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,6 +172,40 @@ def facts_of(category: Category, include: Sequence[Clause], vocabulary: Vocabula
         ]
         return (*nouns, *colours)
     return tuple(nouns)
+
+
+def random_quiz(category: Category, vocabulary: Vocabulary, *, pick: Callable[[int], int]) -> Quiz:
+    """A quiz of the category; `pick(n)` gives a random number below n.
+
+    Two nouns and two colours of one quiz differ.
+    """
+    coloured = category in ("colors", "color_attr")
+    nouns = [noun.name for noun in vocabulary.nouns if noun.takes_colour or not coloured]
+    wording = pick(_WORDINGS)
+    first = nouns[pick(len(nouns))]
+    others = [noun for noun in nouns if noun != first]
+    if category == "counting":
+        count = vocabulary.counts[pick(len(vocabulary.counts))]
+        clauses = [Clause(noun=first, count=count)]
+    elif category == "single_object":
+        clauses = [Clause(noun=first)]
+    elif category == "colors":
+        clauses = [Clause(noun=first, colour=vocabulary.colours[pick(len(vocabulary.colours))])]
+    else:
+        second = others[pick(len(others))]
+        if category == "two_object":
+            clauses = [Clause(noun=first), Clause(noun=second)]
+        elif category == "position":
+            relation = vocabulary.relations[pick(len(vocabulary.relations))]
+            clauses = [Clause(noun=first), Clause(noun=second, position=(relation, 0))]
+        else:
+            colour = vocabulary.colours[pick(len(vocabulary.colours))]
+            rest = [name for name in vocabulary.colours if name != colour]
+            clauses = [
+                Clause(noun=first, colour=colour),
+                Clause(noun=second, colour=rest[pick(len(rest))]),
+            ]
+    return quiz_of(category, clauses, vocabulary, wording=wording)
 
 
 def _clause_json(clause: Clause) -> dict[str, Any]:

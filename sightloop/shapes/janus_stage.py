@@ -28,7 +28,7 @@ from sightloop.shapes.unified_gates import (
 from sightloop.shapes.unified_models import NUM_IMAGE_TOKENS, UNIFIED_WIDTH, janus_processor, new_janus
 from sightloop.types import Images, Prompt
 
-NUM_DRAWINGS, NUM_ANSWERS = 56, 40
+NUM_DRAWINGS, NUM_ANSWERS = 56, 32
 """Rows of a step."""
 NO_CONDITION = 0.1
 _PLAIN = 0.4
@@ -103,7 +103,7 @@ def _answer_losses(learner: _Learner, rng: np.random.Generator) -> tuple[Tensor,
     # The policy's own tower runs without gradient; features that are given pass theirs on.
     images = Images(pixels=pixels, features={policy.pictures.key: features})
     prompt = Prompt(texts=[lesson.quiz.question for lesson in lessons], images=images)
-    answers = policy.encode([lesson.quiz.answer for lesson in lessons])
+    answers = policy.encode([lesson.answer for lesson in lessons])
     hidden = policy.answers.hidden(prompt, answers.ids)[answers.mask]
     logits = policy.model.lm_head(hidden)
     return seeing, F.cross_entropy(logits, answers.ids[answers.mask])

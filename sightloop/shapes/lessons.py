@@ -13,7 +13,7 @@ import numpy as np
 
 from sightloop.data.quizzes import Category, Clause, Quiz, quiz_of
 from sightloop.data.vocabulary import OPPOSITES
-from sightloop.shapes.quizzes import SHAPES_VOCABULARY, sample_quiz, scene_for
+from sightloop.shapes.quizzes import SHAPES_VOCABULARY, quizzes_about, sample_quiz, scene_for
 from sightloop.shapes.scenes import COLOURS, SHAPES, Scene
 
 WRONG_SHARES: dict[Category, float] = {
@@ -33,6 +33,12 @@ class Lesson:
 
     quiz: Quiz
     scene: Scene
+
+    @property
+    def answer(self) -> str:
+        """What is right to say, the things in reading order: tiny models bind by place, if at all."""
+        told = [quiz.answer for quiz in quizzes_about(self.scene) if quiz.category == self.quiz.category]
+        return told[0]
 
 
 def drawing_lessons(

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sightloop.data.quiz_stream import random_quiz
 from sightloop.data.quizzes import (
     CATEGORIES,
     PROMPT_START,
@@ -19,6 +18,7 @@ from sightloop.data.quizzes import (
     Clause,
     Quiz,
     quiz_of,
+    random_quiz,
 )
 from sightloop.data.vocabulary import NUMBER_WORDS, OPPOSITES, Noun, Vocabulary, plural_of
 from sightloop.shapes.scenes import COLOURS, CORNERS, GROUNDS, SHAPES, Scene, Thing

@@ -40,7 +40,7 @@ from sightloop.shapes.unified_models import (
 )
 from sightloop.types import Tokens
 
-NUM_DRAWINGS, NUM_ANSWERS, NUM_TEXTS = 56, 32, 6
+NUM_DRAWINGS, NUM_ANSWERS, NUM_TEXTS = 56, 24, 6
 """Rows of a step."""
 NO_CONDITION = 0.1
 _BLURRED_CELLS = 0.02
@@ -97,7 +97,7 @@ def _answers(policy: ShowO, rng: np.random.Generator) -> Rows:
     codes = misread(codes_of([lesson.scene for lesson in lessons]), _BLURRED_CELLS)
     asked = [policy.settings.question_template.format(question=lesson.quiz.question) for lesson in lessons]
     questions = policy.text_ids(asked)
-    answers = policy.text_ids([lesson.quiz.answer for lesson in lessons])
+    answers = policy.text_ids([lesson.answer for lesson in lessons])
     texts = [[*question, *answer] for question, answer in zip(questions, answers, strict=True)]
     rows = caption_lesson(codes, texts, policy.vocabulary, max_text=MAX_TEXT)
     start = rows.labels.shape[1] - MAX_TEXT

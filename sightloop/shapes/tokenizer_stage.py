@@ -30,7 +30,7 @@ from sightloop.shapes.unified_models import GRID, new_magvit2, vq_config
 NUM_DRAWN, NUM_DRAWN_HELD_OUT = 3_000, 300
 _EMPTY = len(COLOURS)
 """Stands where the colour stands in the code of a cell without a thing."""
-_NAMING = 0.55
+_NAMING = 0.4
 """Share of the steps in which the encoder learns too: it is done earlier than the decoder."""
 _SHARPNESS = 20.0
 """Inverse temperature of the cosines between a latent and the codes of the tiny VQ."""
@@ -168,7 +168,7 @@ def _teach(world: DrawnWorld, model: nn.Module, lesson: _Lesson, stage: Stage) -
     fit(stage, nn.ModuleDict({"model": model}), list(model.parameters()), loss_at=loss_at, report=report)
 
 
-def train_magvit2(world: DrawnWorld, work: Path, steps: int = 600) -> Magvit2:
+def train_magvit2(world: DrawnWorld, work: Path, steps: int = 900) -> Magvit2:
     """The tokenizer of the tiny Show-o: every bit of a code is the sign of a channel."""
     torch.manual_seed(6)
     model = new_magvit2()
@@ -183,7 +183,7 @@ def train_magvit2(world: DrawnWorld, work: Path, steps: int = 600) -> Magvit2:
     return model.eval().requires_grad_(False)
 
 
-def train_vq(world: DrawnWorld, work: Path, steps: int = 600) -> JanusVQVAE:
+def train_vq(world: DrawnWorld, work: Path, steps: int = 900) -> JanusVQVAE:
     """The tokenizer of the tiny Janus: a code is the nearest direction of a learned codebook."""
     torch.manual_seed(7)
     model = JanusVQVAE(vq_config())
@@ -200,6 +200,7 @@ def train_vq(world: DrawnWorld, work: Path, steps: int = 600) -> JanusVQVAE:
     def name(values: Tensor) -> Tensor:
         return cosines(values).argmax(-1)
 
-    lesson = _Lesson(name_loss=name_loss, name=name, draw=model.decode)
+    decode: Any = model.decode
+    lesson = _Lesson(name_loss=name_loss, name=name, draw=decode)
     _teach(world, model, lesson, Stage(name="vq", steps=steps, peak_lr=2e-3, work=work))
     return model.eval().requires_grad_(False)

@@ -91,7 +91,6 @@ def new_show_o() -> PhiForCausalLM:
         bos_token_id=None,
         eos_token_id=None,
         pad_token_id=None,
-        attn_implementation="sdpa",
     )
     model = PhiForCausalLM(config)
     initialize(model)
@@ -105,7 +104,7 @@ def save_show_o(model: PhiForCausalLM, magvit: Magvit2, folder: Path) -> None:
         num_image_tokens=NUM_IMAGE_TOKENS,
         num_text=len(tokenizer) - len(SPECIAL_TOKENS),
         num_codes=NUM_CODES,
-        max_text=MAX_TEXT,
+        max_text_tokens=MAX_TEXT,
         language_model="sightloop's embedded world",
     )
     weights = ShowOWeights(model=model.half(), projector=None, sizes=sizes)
