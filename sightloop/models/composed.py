@@ -14,23 +14,26 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformers.cache_utils import Cache
+from transformers.cache_utils import Cache, DynamicLayer
 
-from sightloop.models.generation import Decoder, RoomyLayer, Writer, draw_tokens
+from sightloop.models.generation import Decoder, Writer, draw_tokens
 from sightloop.models.reader import PromptReader
+from sightloop.models.sharing import distinct, image_keys
 from sightloop.models.whole import distance, pictures
 from sightloop.types import Images, Prompt, Sampling, Tokens, Turn
 
 
 @dataclass(frozen=True, kw_only=True)
 class Context:
-    """Embedded prompts with their pictures in place, padded on the left."""
+    """Embedded prompts with their pictures in place, padded on the left; equal ones once."""
 
-    embeds: Float[Tensor, "B L h"]
-    mask: Bool[Tensor, "B L"] | None
-    positions: Int[Tensor, "P B L"]
+    embeds: Float[Tensor, "D L h"]
+    mask: Bool[Tensor, "D L"] | None
+    positions: Int[Tensor, "P D L"]
     shift: int
     """Position of the next token, less the number of tokens before it."""
+    places: Int[Tensor, " B"]
+    """The prompt of each row."""
 
 
 class ComposedModel:
@@ -43,6 +46,8 @@ class ComposedModel:
         self.stops = stops
         self.key = f"captioner:{model.config.name_or_path}"
         self.everyone_done: Callable[[bool], bool] = lambda done: done
+        self.recomputes = False
+        """Whether layers are computed anew in the backward pass."""
         self._compared = False
 
     @property
@@ -75,8 +80,11 @@ class ComposedModel:
     @torch.no_grad()
     def context(self, prompt: Prompt) -> Context:
         """The prompts, ready for the language model."""
-        images = pictures(prompt)
+        keys = zip(prompt.texts, image_keys(pictures(prompt)), strict=True)
+        firsts, places = distinct(list(keys))
         device = self._head.device
+        prompt = replace(prompt, seeds=None).rows(torch.tensor(firsts))
+        images = pictures(prompt)
         # Most batches ask one question, so each is padded once and then picked.
         texts = {text: place for place, text in enumerate(dict.fromkeys(prompt.texts))}
         each = torch.tensor([texts[text] for text in prompt.texts], device=device)
@@ -90,16 +98,20 @@ class ComposedModel:
         assert len(shifts) == 1, "pictures of one size take equally many positions"
         features = images.features.get(self.key)
         features = self._see(images) if features is None else features
-        places = (ids == self.reader.picture_token) & mask
-        if int(places.sum()) != features.shape[0] * features.shape[1]:
+        slots = (ids == self.reader.picture_token) & mask
+        if int(slots.sum()) != features.shape[0] * features.shape[1]:
             raise ValueError(
-                f"a picture has {features.shape[1]} features and {int(places.sum()) / len(ids):g} places in "
+                f"a picture has {features.shape[1]} features and {int(slots.sum()) / len(ids):g} places in "
                 "the prompt; the template must name the picture token once"
             )
         embeds = self.embed(ids)
-        embeds = embeds.masked_scatter(places[..., None], features.to(embeds))
+        embeds = embeds.masked_scatter(slots[..., None], features.to(embeds))
         return Context(
-            embeds=embeds, mask=mask if any(gaps) else None, positions=positions, shift=shifts.pop()
+            embeds=embeds,
+            mask=mask if any(gaps) else None,
+            positions=positions,
+            shift=shifts.pop(),
+            places=torch.tensor(places, device=device),
         )
 
     # -- the language model
@@ -117,6 +129,9 @@ class ComposedModel:
         )
         return out.last_hidden_state
 
+    def _cache(self) -> Cache:
+        return Cache(layers=[DynamicLayer() for _ in range(self._num_layers)])
+
     def _decoder(self, context: Context) -> Decoder:
         planes = len(context.positions)
 
@@ -124,7 +139,9 @@ class ComposedModel:
             size, new = embeds.shape[:2]
             seen = cache.get_seq_length()
             if seen == 0:
-                return self.run(embeds, mask, context.positions[:, :, :new], cache)
+                hidden = self.run(context.embeds, context.mask, context.positions, cache)
+                cache.batch_select_indices(context.places)
+                return hidden[context.places]
             if mask is None:
                 before = torch.arange(seen, seen + new, device=embeds.device).expand(size, new)
             else:
@@ -145,22 +162,41 @@ class ComposedModel:
             pad=self.pad,
             everyone_done=self.everyone_done,
         )
-        return draw_tokens(writer, context.embeds, mask=context.mask, sampling=sampling, seeds=prompt.seeds)
+        mask = None if context.mask is None else context.mask[context.places]
+        return draw_tokens(
+            writer, context.embeds[context.places], mask=mask, sampling=sampling, seeds=prompt.seeds
+        )
 
     def hidden(self, turn: Turn) -> tuple[Float[Tensor, "B L h"], int]:
-        """Last hidden states over prompt and tokens, and the position that predicts the first token."""
+        """Last hidden states of the tokens after those of the prompt or of its end, and the position that
+        predicts the first token.
+        """
         context, ids = self.context(turn.prompt), turn.tokens.ids
+        # A layer that is recomputed in the backward pass would add to its cache twice.
+        if len(context.embeds) == len(ids) or (self.recomputes and torch.is_grad_enabled()):
+            return self._hidden_at_once(context, ids)
+        decoder = self._decoder(context)
+        cache = self._cache()
+        last = decoder(context.embeds, context.mask, cache)[:, -1:]
+        if not ids.shape[1]:
+            return last, 0
+        mask = context.mask
+        mask = None if mask is None else F.pad(mask[context.places], (0, ids.shape[1]), value=True)
+        return torch.cat([last, decoder(self.embed(ids), mask, cache)], 1), 0
+
+    def _hidden_at_once(
+        self, context: Context, ids: Int[Tensor, "B T"]
+    ) -> tuple[Float[Tensor, "B L h"], int]:
         size, new = ids.shape
-        length = context.embeds.shape[1]
+        length, each = context.embeds.shape[1], context.places
         if context.mask is None:
             mask, real = None, torch.full((size,), length, device=ids.device)
         else:
-            mask, real = F.pad(context.mask, (0, new), value=True), context.mask.sum(1)
-        next_positions = real[:, None] + torch.arange(new, device=ids.device) + context.shift
-        positions = torch.cat(
-            [context.positions, next_positions.expand(len(context.positions), size, new)], 2
-        )
-        embeds = torch.cat([context.embeds, self.embed(ids)], 1)
+            mask, real = F.pad(context.mask[each], (0, new), value=True), context.mask.sum(1)[each]
+        after = real[:, None] + torch.arange(new, device=ids.device) + context.shift
+        before = context.positions[:, each]
+        positions = torch.cat([before, after.expand(len(before), size, new)], 2)
+        embeds = torch.cat([context.embeds[each], self.embed(ids)], 1)
         return self.run(embeds, mask, positions), length - 1
 
     def hidden_of_text(self, ids: Int[Tensor, "B T"]) -> Float[Tensor, "B T h"]:
@@ -185,13 +221,18 @@ class ComposedModel:
         one = Prompt(texts=prompt.texts[:1], images=Images(pixels=noise))
         own = self.model(**self.reader.inputs(one.texts, noise), logits_to_keep=1).logits[:, -1]
         context = self.context(one)
-        composed = self.run(context.embeds, None, context.positions)[:, -1]
-        length, step = context.embeds.shape[1], self._decoder(context)
-        cache = Cache(layers=[RoomyLayer(length) for _ in range(self._num_layers)])
-        step(context.embeds[:, :-1], None, cache)
-        cached = step(context.embeds[:, -1:], None, cache)[:, -1]
-        for way, hidden in (("composed", composed), ("cached", cached)):
-            apart = distance(hidden @ self._head.T, own)
+        # A text goes on after its prompt: what the cache holds must be what the whole pass sees.
+        ids = torch.full((1, 2), self.stops[0], device=self._head.device)
+        composed, start = self._hidden_at_once(context, ids)
+        decoder, cache = self._decoder(context), self._cache()
+        decoder(context.embeds, None, cache)
+        cached = decoder(self.embed(ids), None, cache)
+        whole = composed @ self._head.T
+        for way, logits, wanted in (
+            ("composed", whole[:, start], own),
+            ("cached", cached @ self._head.T, whole[:, start + 1 :]),
+        ):
+            apart = distance(logits, wanted)
             if apart > 1:
                 raise ValueError(
                     f"the {way} pass of {self.model.config.model_type!r} is {apart:.1f} times as far from "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from tiny_captioners import (
@@ -16,7 +18,7 @@ from tiny_captioners import (
 from torch import Tensor
 
 from sightloop.models.critic import TrunkCritic
-from sightloop.types import Images, Tokens, Turn
+from sightloop.types import Images, Prompt, Tokens, Turn
 
 
 def test_new_adapters_change_nothing_and_trained_ones_only_the_policy(make: Make) -> None:
@@ -174,3 +176,49 @@ def test_the_reference_is_the_language_model_on_text_alone(make: Make) -> None:
     law = captioner.model(input_ids=ids).logits[0, :-1].log_softmax(-1)
     torch.testing.assert_close(reference[0], law.gather(1, tokens.ids[0, :, None])[:, 0])
     assert reference[1, 4:].tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_captions_of_one_picture_share_its_prompt_and_nothing_changes(make: Make, family: str) -> None:
+    captioner = make(family)
+    seen = captioner.look(Images(pixels=noise(2)))
+    each = torch.tensor([0, 1, 0, 0, 1])
+    texts = ["describe", "why?", "describe", "what is this?", "why?"]
+    asked = Prompt(texts=texts, images=seen.rows(each), seeds=list(range(5)))
+    tokens = captioner.sample(asked, LAW)
+    together = Turn(prompt=asked, tokens=tokens)
+    widths: list[int] = []
+    core = captioner.model.base_model.get_decoder()
+    core.register_forward_hook(lambda module, args, out: widths.append(len(out.last_hidden_state)))
+
+    scores = captioner.score(together).log_probs
+    assert widths == [3, 5]
+    weights = torch.arange(1.0, scores.numel() + 1).view_as(scores)
+    (scores * weights).sum().backward()
+    shared = [parameter.grad.clone() for parameter in captioner.adapters.parameters()]  # pyright: ignore
+    captioner.adapters.zero_grad()
+    for row in range(5):
+        alone = together.rows(torch.tensor([row]))
+        score = captioner.score(alone).log_probs
+        torch.testing.assert_close(score[0], scores[row], atol=1e-5, rtol=0)
+        (score * weights[row]).sum().backward()
+        drawn = captioner.sample(alone.prompt, LAW)
+        assert drawn.ids[drawn.mask].tolist() == tokens.ids[row][tokens.mask[row]].tolist()
+    for parameter, gradient in zip(captioner.adapters.parameters(), shared, strict=True):
+        assert parameter.grad is not None
+        assert (parameter.grad - gradient).norm() < 1e-4 * gradient.norm()
+
+
+def test_drawing_leaves_the_weights_and_the_law_as_they_were(make: Make) -> None:
+    captioner = make("llava")
+    before = {name: tensor.clone() for name, tensor in captioner.model.state_dict().items()}
+    asked = prompt(captioner)
+    tokens = captioner.sample(asked, LAW)
+    captioner.everyone_done = lambda done: done  # as with sharded weights: adapters stay beside the weights
+
+    assert captioner.sample(asked, LAW).ids.tolist() == tokens.ids.tolist()
+    for name, tensor in captioner.model.state_dict().items():
+        assert torch.equal(tensor, before[name])
+    with pytest.raises(ValueError, match="seeds"):
+        captioner.sample(replace(asked, seeds=[1]), LAW)
+    assert torch.equal(captioner.model.state_dict()["lm_head.weight"], before["lm_head.weight"])
