@@ -106,20 +106,18 @@ def relaxed_codes(
 
     The Gumbel noise is drawn given that it picks `ids`, so the hard codes are the drawn ones and the soft
     codes have the law they would have had, had noise and codes been drawn together. The gradient is that of
-    the soft codes with the noise held. Greedy codes have no noise.
+    the soft codes with the noise held.
     """
-    temperature = 1.0 if sampling.temperature == 0 else sampling.temperature
-    law = logits.float() / temperature
+    assert sampling.relaxation is not None and sampling.temperature > 0, "a law that can be relaxed"
+    law = logits.float() / sampling.temperature
     if sampling.top_k is not None and sampling.top_k < law.shape[-1]:
         last = law.detach().topk(sampling.top_k, dim=-1).values[..., -1:]
         # A drawn code stays in, should rounding have moved it below the last place.
         last = torch.minimum(last, law.detach().gather(-1, ids[..., None]))
         law = law.masked_fill(law.detach() < last, -torch.inf)
     law = law.log_softmax(-1)
-    if sampling.temperature > 0:
-        law = law + gumbel_noise_given(law.detach(), ids, exponentials)
-    assert sampling.relaxation is not None, "only a law with a relaxation has relaxed codes"
-    soft = (law / sampling.relaxation).softmax(-1)
+    noise = gumbel_noise_given(law.detach(), ids, exponentials)
+    soft = ((law + noise) / sampling.relaxation).softmax(-1)
     if not sampling.relaxed_hard:
         return soft
     hard = torch.zeros_like(soft).scatter_(-1, ids[..., None], 1.0)

@@ -11,14 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from transformers import (
-    AutoProcessor,
     JanusForConditionalGeneration,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -117,7 +115,9 @@ class Janus(nn.Module):
         self.end = self.prompts.id("eos_token", self.words.eos_token)
         self.pieces = Pieces(self.words, end_ids=(self.end,))
         body = JanusBody(model, pad=self.prompts.pad)
-        self.drawings = JanusDrawing(body, self.prompts, num_tokens=self.num_image_tokens)
+        self.drawings = JanusDrawing(
+            body, self.prompts, num_tokens=self.num_image_tokens, num_codes=self.pictures.num_codes
+        )
         self.answers = JanusAnswers(body, self.prompts, self.pictures)
         self._recomputation = Recomputation(self._language)
         self.adapters: Adapters | None = None
@@ -126,20 +126,6 @@ class Janus(nn.Module):
             self.adapters = Adapters(self.trunk_linears(), rank=settings.lora_rank, alpha=alpha)
             self.adapters.active = True
         self.trained_part().float().requires_grad_(True)
-
-    @staticmethod
-    def from_pretrained(
-        folder: str | Path,
-        *,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str = "cpu",
-        settings: JanusSettings | None = None,
-    ) -> Janus:
-        """Load a folder of the hub's format (or a hub name); frozen weights in `dtype`, trained ones in
-        float32.
-        """
-        model = JanusForConditionalGeneration.from_pretrained(folder, dtype=dtype)
-        return Janus(model, AutoProcessor.from_pretrained(folder), settings=settings).to(device)
 
     # -- the parts
 
@@ -215,6 +201,8 @@ class Janus(nn.Module):
         Raises:
             ValueError: the law or the prompt does not fit what is wanted.
         """
+        if sampling.relaxation is not None and sampling.temperature == 0:
+            raise ValueError("temperature 0 (greedy) has no law to relax; use a positive temperature")
         if sampling.decode_steps is not None:
             raise ValueError(f"decode_steps is {sampling.decode_steps}; Janus draws one token after another")
         if prompt.wants == "text":

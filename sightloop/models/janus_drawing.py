@@ -40,10 +40,11 @@ def is_guided(sampling: Sampling | None) -> bool:
 class JanusDrawing:
     """Draws and reads the codes of pictures."""
 
-    def __init__(self, body: JanusBody, prompts: JanusPrompts, *, num_tokens: int) -> None:
+    def __init__(self, body: JanusBody, prompts: JanusPrompts, *, num_tokens: int, num_codes: int) -> None:
         self.body = body
         self.prompts = prompts
         self.num_tokens = num_tokens
+        self.num_codes = num_codes
 
     def branches(self, texts: list[str], *, guided: bool) -> Branches:
         """The prompts as rows.
@@ -101,7 +102,8 @@ class JanusDrawing:
     ) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"]]:
         """Log-probability and entropy of every code that counts."""
         mask, guidance = tokens.mask, 0.0 if under is None else under.guidance
-        ids = tokens.ids.masked_fill(~mask, 0)
+        # What does not count may be anything; where it is a code, later codes still follow it.
+        ids = tokens.ids.clamp(0, self.num_codes - 1)
         hidden = self.hidden(texts, ids, guided=is_guided(under))
 
         def logits(*parts: Tensor) -> Tensor:

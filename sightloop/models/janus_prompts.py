@@ -65,8 +65,6 @@ class JanusPrompts:
 
     def _drawing_row(self, text: str) -> tuple[int, ...]:
         """The prompt for a picture, up to the token that begins it."""
-        if not text.strip():
-            raise ValueError(f"the prompt {text!r} is empty; say what to draw")
         words = self._ids(self.drawing.replace(TEXT_PLACE, text))
         return (self.begin, *self._no_picture(words, text), self.start)
 

@@ -106,8 +106,10 @@ def random_weights(model: nn.Module, seed: int = 0) -> None:
         if "embed" in name:
             parameter.data *= parameter.shape[-1] ** 0.5
         if name == "lm_head.weight":
-            # Decided enough that, as in trained models, a picture's place is hardly ever drawn.
+            # Decided enough that, as in trained models, a picture's place is hardly ever drawn,
+            # and texts end.
             parameter.data[PICTURE] = 0
+            parameter.data[EOS] *= 2
 
 
 def tiny_model(seed: int = 0) -> JanusForConditionalGeneration:
@@ -129,16 +131,21 @@ def tiny_processor() -> JanusProcessor:
     return JanusProcessor(pictures, tokenizer(), num_image_tokens=NUM_TOKENS)
 
 
-def tiny_janus(*, stirred: bool = True, dtype: torch.dtype = torch.float32, **settings: Any) -> Janus:
-    """The policy; `stirred` gives its adapters weights."""
+def stirred(policy: Janus) -> Janus:
+    """The policy with adapters that do something."""
+    assert policy.adapters is not None
+    generator = torch.Generator().manual_seed(5)
+    for up in policy.adapters.up.values():
+        up.data = torch.randn(up.shape, generator=generator) * 0.3
+    return policy
+
+
+def tiny_janus(*, stir: bool = True, dtype: torch.dtype = torch.float32, **settings: Any) -> Janus:
+    """The policy; `stir` gives its adapters weights."""
     chosen = JanusSettings(**{"lora_rank": 2, **settings})
     model: Any = tiny_model()
     policy = Janus(model.to(dtype), tiny_processor(), settings=chosen)
-    if stirred and policy.adapters is not None:
-        generator = torch.Generator().manual_seed(5)
-        for up in policy.adapters.up.values():
-            up.data = torch.randn(up.shape, generator=generator) * 0.3
-    return policy
+    return stirred(policy) if stir and policy.adapters is not None else policy
 
 
 def pictures(number: int, *, height: int = SIDE, width: int = SIDE, seed: int = 1) -> Images:
