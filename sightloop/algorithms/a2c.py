@@ -165,8 +165,8 @@ class A2C:
 
     @torch.no_grad()
     def credit(self, policy: Policy, rollout: Rollout) -> Credit:
-        """Returns, the critic's values before this step, their standardised difference (eqs. 1 and 3), and the
-        gradient of the critic's loss (eq. 2).
+        """Returns, the critic's values before this step and their standardised difference (eqs. 1 and 3), and
+        the gradient of the critic's loss (eq. 2).
         """
         turn = only_turn(rollout)
         mask = turn.tokens.mask

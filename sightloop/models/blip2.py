@@ -24,6 +24,7 @@ from transformers.models.blip.image_processing_pil_blip import BlipImageProcesso
 
 from sightloop.models.critic import ValuePosition
 from sightloop.models.generation import Writer, draw_tokens, like_lengths, token_log_probs
+from sightloop.models.last_layer import READ_FROM, read_in_part
 from sightloop.models.pieces import Pieces
 from sightloop.models.recompute import Contexts, Recomputation
 from sightloop.types import Images, Prompt, Sampling, Tokens, TokenScores, Turn
@@ -87,6 +88,7 @@ class Blip2Captioner(nn.Module):
         self._language_layers = Recomputation(model.language_model)
         self._qformer_layers = Recomputation(model.qformer)
         self._freeze()
+        read_in_part(self._decoder.layers[-1])
 
     @staticmethod
     def from_pretrained(
@@ -183,12 +185,20 @@ class Blip2Captioner(nn.Module):
     def _text_ids(self, text: str) -> list[int]:
         return cast("list[int]", self.words(text, add_special_tokens=False).input_ids) if text else []
 
-    def _run(self, embeds: Tensor, mask: Tensor | None, cache: Cache | None = None) -> Tensor:
-        attention = None if mask is None else mask.long()
+    def _run(
+        self, embeds: Tensor, mask: Tensor | None, cache: Cache | None = None, *, first: int = 0
+    ) -> Tensor:
+        """Last hidden states from the position `first` on."""
+        # transformers takes the cache from a layer that is recomputed, so such a layer runs in full.
+        recomputed = self._language_layers.enabled and torch.is_grad_enabled()
         out = self._decoder(
-            inputs_embeds=embeds, attention_mask=attention, past_key_values=cache, use_cache=cache is not None
+            inputs_embeds=embeds,
+            attention_mask=None if mask is None else mask.long(),
+            past_key_values=cache,
+            use_cache=cache is not None,
+            **({READ_FROM: first} if first and not recomputed else {}),
         )
-        return out.last_hidden_state
+        return out.last_hidden_state[:, first - embeds.shape[1] :]
 
     def _read(self, turn: Turn, *, through_bridge: bool) -> Float[Tensor, "B L h"]:
         """The hidden state before the first token and after each one, T + 1 positions; where no gradient is
@@ -211,7 +221,7 @@ class Blip2Captioner(nn.Module):
         if mask is not None:
             mask = F.pad(mask, (0, turn.tokens.ids.shape[1]), value=True)
         with self._language_layers.active():
-            return self._run(embeds, mask)[:, context.shape[1] - 1 :]
+            return self._run(embeds, mask, first=context.shape[1] - 1)
 
     # -- the policy
 
@@ -220,7 +230,7 @@ class Blip2Captioner(nn.Module):
         with torch.no_grad():
             context, mask = self._context(prompt)
         writer = Writer(
-            decoder=self._run,
+            decoder=lambda new, mask, cache: self._run(new, mask, cache, first=new.shape[1] - 1),
             embed=self._embed,
             head=lambda hidden: hidden @ self._head.T,
             num_layers=len(self._decoder.layers),

@@ -139,7 +139,6 @@ class TrunkCritic(nn.Module):
         return values.masked_scatter(mask, self.head(hidden[used.tokens.mask]))
 
 
-
 def _used_columns(turn: Turn) -> Turn:
     # Columns of text behind the last token that counts would be read for nothing.
     mask = turn.tokens.mask

@@ -48,6 +48,32 @@ def test_the_gradient_is_that_of_the_sum_of_losses_times_shares() -> None:
     torch.testing.assert_close(gradients(experiment_of(LOOSE), 4)[0], expected, rtol=1e-5, atol=1e-7)
 
 
+def test_settled_gradients_join_those_of_the_loss() -> None:
+    experiment = experiment_of(LOOSE)
+    rollout = Collector(noise=())(experiment.policy, list(range(BATCH)))
+    credit = experiment.algorithm.credit(experiment.policy, rollout)
+    table = experiment.policy.table
+    optimizer = make_optimizer(experiment.trainable, experiment.schedule)
+    (alone,) = [
+        gradient for gradient in gradients(experiment_of(LOOSE), BATCH) if gradient.shape == table.shape
+    ]
+    more = dict(credit.settled) | {table: torch.full_like(table, 0.25)}
+    update(experiment, optimizer, rollout, replace(credit, settled=more))
+    torch.testing.assert_close(table.grad, alone + 0.25)
+
+
+def test_a_settled_gradient_that_is_not_finite_updates_nothing() -> None:
+    experiment = experiment_of(LOOSE)
+    rollout = Collector(noise=())(experiment.policy, list(range(BATCH)))
+    credit = experiment.algorithm.credit(experiment.policy, rollout)
+    table, optimizer = experiment.policy.table, make_optimizer(experiment.trainable, LOOSE)
+    before = table.detach().clone()
+    more = dict(credit.settled) | {table: torch.full_like(table, torch.inf)}
+    measured = update(experiment, optimizer, rollout, replace(credit, settled=more))
+    assert measured.problem is not None and "gradient is not finite" in measured.problem
+    assert torch.equal(table, before)
+
+
 def test_rows_of_like_length_share_a_micro_batch() -> None:
     shares = torch.tensor([[0.1, 0.1, 0.1], [0.1, 0, 0], [0.1, 0.1, 0], [0.1, 0, 0]])
     assert [rows.tolist() for rows in by_length(shares, 2)] == [[1, 3], [2, 0]]
