@@ -28,7 +28,7 @@ from sightloop.shapes.unified_gates import (
 from sightloop.shapes.unified_models import NUM_IMAGE_TOKENS, UNIFIED_WIDTH, janus_processor, new_janus
 from sightloop.types import Images, Prompt
 
-NUM_DRAWINGS, NUM_ANSWERS = 56, 32
+NUM_DRAWINGS, NUM_ANSWERS = 64, 24
 """Rows of a step."""
 NO_CONDITION = 0.1
 _PLAIN = 0.4
@@ -54,7 +54,7 @@ def janus_policy(vq: JanusVQVAE) -> Janus:
     return policy
 
 
-def train_janus(vq: JanusVQVAE, work: Path, steps: int = 1400) -> Janus:
+def train_janus(vq: JanusVQVAE, work: Path, steps: int = 1600) -> Janus:
     """Codes of drawings from left to right, answers about pictures, and what is in each corner."""
     torch.manual_seed(9)
     learner = _Learner(policy=janus_policy(vq), heads=CornerHeads(UNIFIED_WIDTH * NUM_IMAGE_TOKENS))

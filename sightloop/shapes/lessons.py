@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sightloop.data.quizzes import Category, Clause, Quiz, quiz_of
+from sightloop.data.quizzes import CATEGORIES, Category, Clause, Quiz, quiz_of
 from sightloop.data.vocabulary import OPPOSITES
 from sightloop.shapes.quizzes import SHAPES_VOCABULARY, quizzes_about, sample_quiz, scene_for
 from sightloop.shapes.scenes import COLOURS, SHAPES, Scene
@@ -19,12 +19,21 @@ from sightloop.shapes.scenes import COLOURS, SHAPES, Scene
 WRONG_SHARES: dict[Category, float] = {
     "single_object": 0.05,
     "two_object": 0.15,
-    "counting": 0.4,
+    "counting": 0.3,
     "colors": 0.1,
-    "position": 0.44,
-    "color_attr": 0.4,
+    "position": 0.3,
+    "color_attr": 0.25,
 }
 """How often the drawing of a prompt shows something else."""
+DRAWING_WEIGHTS: dict[Category, float] = {
+    "single_object": 1,
+    "two_object": 1,
+    "counting": 1.5,
+    "colors": 1.5,
+    "position": 2.5,
+    "color_attr": 2.5,
+}
+"""How often drawings are of each category: the hardest most often."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,9 +54,10 @@ def drawing_lessons(
     rng: np.random.Generator, size: int, wrong: Mapping[Category, float] = WRONG_SHARES
 ) -> list[Lesson]:
     """Prompts of all categories, some with the scene of a quiz that differs in one thing."""
+    weights = np.array([DRAWING_WEIGHTS[category] for category in CATEGORIES])
     lessons: list[Lesson] = []
-    for _ in range(size):
-        quiz = sample_quiz(rng)
+    for place in rng.choice(len(CATEGORIES), size, p=weights / weights.sum()).tolist():
+        quiz = sample_quiz(rng, CATEGORIES[place])
         shown = mistaken(quiz, rng) if rng.random() < wrong[quiz.category] else quiz
         lessons.append(Lesson(quiz=quiz, scene=scene_for(shown, rng)))
     return lessons
