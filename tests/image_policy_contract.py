@@ -411,7 +411,7 @@ def recomputed_layers_give_the_same_gradient(candidate: Candidate) -> None:
 
 
 def adapters_start_as_the_reference(candidate: Candidate) -> None:
-    """Untrained adapters change nothing; switched off, trained ones do not either; the reference has no grad."""
+    """Untrained adapters change nothing, nor do trained ones that are off; the reference has no gradient."""
     fresh, policy = candidate.make(), candidate.policy
     drawn = fresh.sample(candidate.drawing(), fresh.drawing())
     written = fresh.sample(candidate.asking(), candidate.writing())
@@ -433,7 +433,7 @@ def adapters_start_as_the_reference(candidate: Candidate) -> None:
 
 
 def relaxed_codes_carry_a_gradient(candidate: Candidate) -> None:
-    """Hard ones are the drawn codes, soft ones sum to 1; through both an answer teaches the hand that drew."""
+    """Hard ones are the drawn codes, soft ones sum to 1; through both an answer teaches the drawing."""
     policy = candidate.policy
     trained = list(policy.trained_part().parameters())
     for is_hard in (True, False):

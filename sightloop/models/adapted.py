@@ -24,7 +24,7 @@ class Adapted(Policy, Protocol):
 
 
 class Reference:
-    """A `Policy`: the same model without its adapters and without gradient. It holds no weights of its own."""
+    """A `Policy`: the same model without its adapters and without gradient, with no weights of its own."""
 
     def __init__(self, policy: Adapted) -> None:
         self._policy = policy

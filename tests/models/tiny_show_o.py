@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from tiny_captioners import random_weights
 from tokenizers import Tokenizer, decoders, pre_tokenizers
@@ -65,15 +67,19 @@ def language(words: PreTrainedTokenizerFast, *, seed: int = 0, layers: int = 2) 
     random_weights(model, seed)
     # So that answers end, and are not all the same.
     model.lm_head.weight.data *= 0.4
-    model.lm_head.bias.data[words.eos_token_id] += 1.5
+    model.lm_head.bias.data[words.get_vocab()[END]] += 1.5
     return model
 
 
-def show_o(**settings: object) -> ShowO:
+def show_o(**settings: Any) -> ShowO:
     """The policy; its adapters are stirred, so that on and off differ."""
     words = tokenizer()
-    chosen = {"num_image_tokens": NUM_TOKENS, "max_text_tokens": 12, "lora_rank": 2} | settings
-    return ShowO(language(words), words, magvit(), settings=ShowOSettings(**chosen))  # pyright: ignore
+    chosen: dict[str, Any] = {
+        "num_image_tokens": NUM_TOKENS,
+        "max_text_tokens": 12,
+        "lora_rank": 2,
+    } | settings
+    return ShowO(language(words), words, magvit(), settings=ShowOSettings(**chosen))
 
 
 def stirred(policy: ShowO, scale: float = 0.2) -> ShowO:
