@@ -10,12 +10,13 @@ import pickle
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from sightloop.models.convert import refuse
 
@@ -28,6 +29,7 @@ WEIGHT_FILES = (
 )
 """Names that transformers and diffusers give to weights, in the order they are looked for."""
 _INDEX = ".index.json"
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json")
 _SHARD_BYTES = 5_000_000_000
 _READING = (SafetensorError, RuntimeError, pickle.UnpicklingError, EOFError, OSError, UnicodeDecodeError)
 
@@ -92,6 +94,21 @@ def read_json(file: Path) -> dict[str, Any]:
     return content
 
 
+def open_tokenizer(
+    folder: Path, *, hint: str = "a folder with one", **options: Any
+) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder; `options` go to transformers.
+
+    Raises:
+        ValueError: there is none; `hint` says which folder would have it.
+    """
+    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
+        raise ValueError(f"{folder} holds no tokenizer; name {hint} with --tokenizer")
+    # tokenizer.json is the whole tokenizer. A class named beside it may be another program's, and add tokens.
+    reader = PreTrainedTokenizerFast if (folder / _TOKENIZER_FILES[0]).is_file() else AutoTokenizer
+    return cast("PreTrainedTokenizerBase", reader.from_pretrained(folder, **options))
+
+
 def _weight_map(index: Path) -> dict[str, str]:
     mapped = read_json(index).get("weight_map")
     if not isinstance(mapped, dict) or not mapped:
@@ -139,6 +156,16 @@ def load_exactly(module: nn.Module, tensors: Mapping[str, Tensor], *, source: st
 
 
 # -- out
+
+
+def refuse_filled(output: Path) -> None:
+    """Refuse an output that is in the way.
+
+    Raises:
+        ValueError: it is a file, or a folder that is not empty.
+    """
+    if output.is_file() or (output.is_dir() and any(output.iterdir())):
+        raise ValueError(f"{output} is not empty; choose another folder")
 
 
 def write_weights(

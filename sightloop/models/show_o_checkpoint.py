@@ -9,17 +9,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoTokenizer, PhiConfig, PhiForCausalLM, PreTrainedTokenizerBase
+from transformers import PhiConfig, PhiForCausalLM, PreTrainedTokenizerBase
 
 from sightloop.models.checkpoint_files import (
     load_exactly,
     misfits,
+    open_tokenizer,
     read_json,
     read_weights,
+    refuse_filled,
     write_json,
     write_weights,
 )
@@ -32,7 +34,6 @@ from sightloop.models.show_o_layout import SPECIAL_TOKENS, vocabulary_of
 OFFICIAL_WEIGHTS = "pytorch_model.bin"
 """The only name that the official code looks for."""
 _PREFIX, _PROJECTOR = "showo.", "mm_projector."
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json")
 _UNUSED = "rotary_emb.inv_freq"
 
 
@@ -194,12 +195,7 @@ def read_tokenizer(folder: Path | str, sizes: ShowOSizes) -> PreTrainedTokenizer
     Raises:
         ValueError: there is none, or it has not as many tokens as the checkpoint's text part.
     """
-    folder = Path(folder)
-    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
-        raise ValueError(
-            f"{folder} holds no tokenizer; name the folder of {sizes.language_model}'s with --tokenizer"
-        )
-    tokenizer = cast("PreTrainedTokenizerBase", AutoTokenizer.from_pretrained(folder))
+    tokenizer = open_tokenizer(Path(folder), hint=f"the folder of {sizes.language_model}'s")
     vocabulary_of(tokenizer, num_codes=sizes.num_codes, size=sizes.vocabulary)
     return tokenizer
 
@@ -316,16 +312,6 @@ def write_magvit2(magvit: Magvit2, output: Path, *, official: bool) -> None:
         write_json(
             partial / "config.json", {"_class_name": "MAGVITv2"} if official else {"family": "magvit2"}
         )
-
-
-def refuse_filled(output: Path) -> None:
-    """Refuse an output that is in the way.
-
-    Raises:
-        ValueError: it is a file, or a folder that is not empty.
-    """
-    if output.is_file() or (output.is_dir() and any(output.iterdir())):
-        raise ValueError(f"{output} is not empty; choose another folder")
 
 
 def check_magvit(magvit: Magvit2, sizes: ShowOSizes) -> None:

@@ -1,0 +1,348 @@
+"""Janus' checkpoints in and out: the authors' `multi_modality` folders and those of transformers.
+
+The authors' folders leave some sizes to their program; those are read off the tensors. Ids of special tokens
+come from the tokenizer. Checked against the code of deepseek-ai/Janus; JanusFlow is another model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import (
+    GenerationConfig,
+    JanusConfig,
+    JanusForConditionalGeneration,
+    JanusVisionConfig,
+    JanusVQVAEConfig,
+    LlamaConfig,
+    PreTrainedTokenizerBase,
+)
+from transformers.models.janus.image_processing_pil_janus import JanusImageProcessorPil
+from transformers.models.janus.processing_janus import JanusProcessor
+
+from sightloop.models.checkpoint_files import (
+    misfits,
+    open_tokenizer,
+    read_json,
+    read_weights,
+    refuse_filled,
+    write_json,
+    write_weights,
+)
+from sightloop.models.convert import refuse, whole
+from sightloop.models.families import require
+from sightloop.models.janus import Janus, JanusSettings
+from sightloop.models.janus_names import from_official, to_official
+
+SPECIAL_TOKENS = {
+    "image_token": "<image_placeholder>",
+    "boi_token": "<begin_of_image>",
+    "eoi_token": "<end_of_image>",
+}
+"""What the processor of transformers calls them, and how they are written."""
+_PAD = "<｜▁pad▁｜>"  # noqa: RUF001
+_TOWER_HEADS = {"siglip_large_patch16_384": 16, "siglip_so400m_patch14_384": 16}
+_OF_OTHERS = (
+    "model_type",
+    "torch_dtype",
+    "dtype",
+    "_attn_implementation",
+    "architectures",
+    "tie_word_embeddings",
+)
+_MEAN = _STD = (0.5, 0.5, 0.5)
+_GUIDANCE = 5.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpecialIds:
+    """Ids that the model itself must know."""
+
+    begin: int
+    end: int
+    pad: int
+    picture: int
+    """A picture's place among words."""
+    picture_start: int
+
+    @classmethod
+    def of_tokenizer(cls, words: PreTrainedTokenizerBase) -> SpecialIds:
+        """The ids of Janus' special tokens.
+
+        Raises:
+            ValueError: the tokenizer lacks one.
+        """
+        known = words.get_vocab()
+        pad = _PAD if _PAD in known else words.pad_token
+        written = {
+            "begin": words.bos_token,
+            "end": words.eos_token,
+            "pad": pad,
+            "picture": SPECIAL_TOKENS["image_token"],
+            "picture_start": SPECIAL_TOKENS["boi_token"],
+        }
+        missing = [f"{name} ({token})" for name, token in written.items() if token not in known]
+        refuse("the tokenizer lacks special tokens of Janus", missing)
+        return cls(**{name: known[str(token)] for name, token in written.items()})
+
+
+# -- in
+
+
+def read_janus(
+    folder: Path | str, *, tokenizer: Path | str | None = None, dtype: torch.dtype | None = None
+) -> JanusForConditionalGeneration:
+    """The model of a folder of either form; dtype None = as stored.
+
+    Raises:
+        ValueError: another family, or tensors and sizes that do not fit; they are named.
+    """
+    folder = Path(folder)
+    if require(folder, "janus") == "transformers":
+        return _read_transformers(folder, dtype)
+    ids = SpecialIds.of_tokenizer(read_janus_tokenizer(folder if tokenizer is None else tokenizer))
+    tensors = from_official(read_weights(folder))
+    config = official_config(read_json(folder / "config.json"), tensors, ids)
+    model = _filled(config, tensors, str(folder), dtype)
+    model.generation_config = _generation(ids)
+    return model
+
+
+def read_janus_tokenizer(folder: Path | str) -> PreTrainedTokenizerBase:
+    """A tokenizer that names Janus' special tokens as transformers' processor wants it.
+
+    Raises:
+        ValueError: there is none.
+    """
+    words = open_tokenizer(Path(folder), extra_special_tokens=SPECIAL_TOKENS)
+    if _PAD in words.get_vocab():
+        words.pad_token = _PAD
+    return words
+
+
+def _read_transformers(folder: Path, dtype: torch.dtype | None) -> JanusForConditionalGeneration:
+    config: Any = JanusConfig.from_pretrained(folder)
+    tensors = read_weights(folder)
+    if "lm_head.weight" in tensors:
+        # The default says tied, which would put the head in the place of the embedding.
+        config.tie_word_embeddings = config.text_config.tie_word_embeddings = False
+    model = _filled(config, tensors, str(folder), dtype)
+    if (folder / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(folder)
+    return model
+
+
+def _filled(
+    config: JanusConfig, tensors: Mapping[str, Tensor], source: str, dtype: torch.dtype | None
+) -> JanusForConditionalGeneration:
+    with torch.device("meta"):
+        state = JanusForConditionalGeneration(config).state_dict()
+    shapes = {name: tuple(value.shape) for name, value in state.items()}
+    if config.tie_word_embeddings:
+        shapes.pop("lm_head.weight", None)
+    refuse(f"{source} does not fit the model", misfits(tensors, shapes))
+    stored = tensors["model.language_model.embed_tokens.weight"].dtype
+    model = JanusForConditionalGeneration.from_pretrained(
+        None, config=config, state_dict=dict(tensors), dtype=stored if dtype is None else dtype
+    )
+    return model.eval()
+
+
+def official_config(
+    official: Mapping[str, Any], tensors: Mapping[str, Tensor], ids: SpecialIds
+) -> JanusConfig:
+    """The configuration of an official model from its own, and from its tensors under the names of
+    transformers.
+
+    Raises:
+        ValueError: a part that no released Janus has, or tensors that tell sizes are missing.
+    """
+    given = official.get("language_config")
+    if not isinstance(given, Mapping):
+        raise ValueError("config.json has no language_config; it is not the configuration of a Janus")
+    text = {name: value for name, value in given.items() if name not in _OF_OTHERS}
+    text |= {"bos_token_id": ids.begin, "eos_token_id": ids.end, "pad_token_id": ids.pad}
+    return JanusConfig(
+        text_config=LlamaConfig(**text, tie_word_embeddings=False),
+        vision_config=_vision_config(official, tensors),
+        vq_config=_vq_config(tensors),
+        image_token_id=ids.picture,
+        tie_word_embeddings=False,
+    )
+
+
+def _vision_config(official: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> JanusVisionConfig:
+    params = official.get("vision_config", {}).get("params", {})
+    tower = str(params.get("model_name"))
+    heads = params.get("num_heads", _TOWER_HEADS.get(tower))
+    wrong = (
+        [] if heads else [f"model_name is {tower!r}, of which the number of heads is unknown; set num_heads"]
+    )
+    for name, wanted in (("select_feature", "same"), ("select_layer", -1)):
+        if params.get(name, wanted) != wanted:
+            wrong.append(f"{name} is {params[name]!r}, only {wanted!r} is known")
+    refuse("vision_config.params", wrong)
+    stem = "model.vision_model."
+    patches, places, inner, aligned = _shapes(
+        tensors,
+        f"{stem}embeddings.patch_embedding.weight",
+        f"{stem}embeddings.position_embedding.weight",
+        f"{stem}encoder.layers.0.mlp.fc1.weight",
+        "model.aligner.fc1.weight",
+    )
+    return JanusVisionConfig(
+        hidden_size=patches[0],
+        num_hidden_layers=_count(tensors, f"{stem}encoder.layers."),
+        num_attention_heads=int(heads),
+        image_size=round(places[0] ** 0.5) * patches[2],
+        patch_size=patches[2],
+        num_image_tokens=places[0],
+        mlp_ratio=inner[0] / patches[0],
+        projection_dim=aligned[0],
+        depth=1 + _count(tensors, "model.aligner.hidden_layers."),
+    )
+
+
+def _vq_config(tensors: Mapping[str, Tensor]) -> JanusVQVAEConfig:
+    stem = "model.vqmodel."
+    levels = _count(tensors, f"{stem}encoder.down.")
+    first, last, book, head, aligned, *widths = _shapes(
+        tensors,
+        f"{stem}encoder.conv_in.weight",
+        f"{stem}encoder.conv_out.weight",
+        f"{stem}quantize.embedding.weight",
+        "model.generation_head.proj_out.weight",
+        "model.generation_aligner.fc1.weight",
+        *(f"{stem}encoder.down.{level}.block.0.conv1.weight" for level in range(levels)),
+    )
+    return JanusVQVAEConfig(
+        embed_dim=book[1],
+        num_embeddings=book[0],
+        latent_channels=last[0],
+        base_channels=first[0],
+        channel_multiplier=[width[0] // first[0] for width in widths],
+        num_res_blocks=_count(tensors, f"{stem}encoder.down.0.block."),
+        image_token_embed_dim=head[1],
+        projection_dim=aligned[0],
+        num_hidden_layers=1 + _count(tensors, "model.generation_aligner.hidden_layers."),
+    )
+
+
+def _shapes(tensors: Mapping[str, Tensor], *names: str) -> list[torch.Size]:
+    refuse("no Janus checkpoint", [f"{name} is missing" for name in names if name not in tensors])
+    return [tensors[name].shape for name in names]
+
+
+def _count(tensors: Mapping[str, Tensor], prefix: str) -> int:
+    return len({name.removeprefix(prefix).split(".")[0] for name in tensors if name.startswith(prefix)})
+
+
+def _generation(ids: SpecialIds) -> GenerationConfig:
+    made: Any = GenerationConfig(bos_token_id=ids.begin, eos_token_id=ids.end, pad_token_id=ids.pad)
+    made.temperature, made.guidance_scale = 1.0, _GUIDANCE
+    # Drawing needs it, and without the second line saving would forget it.
+    made.generation_kwargs = {"boi_token_id": ids.picture_start}
+    made._from_model_config = False
+    return made
+
+
+def load_janus(
+    folder: Path | str,
+    *,
+    tokenizer: Path | str | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    settings: JanusSettings | None = None,
+) -> Janus:
+    """The policy of a folder of either form.
+
+    Raises:
+        ValueError: a part is missing, or the parts do not fit.
+    """
+    model = read_janus(folder, tokenizer=tokenizer, dtype=dtype)
+    words = read_janus_tokenizer(folder if tokenizer is None else tokenizer)
+    return Janus(model, processor_of(model, words), settings=settings).to(device)
+
+
+def processor_of(model: JanusForConditionalGeneration, words: PreTrainedTokenizerBase) -> JanusProcessor:
+    """Words and picture preparation of a Janus; mean and spread are one half, as in all released ones."""
+    vision: Any = model.config.vision_config
+    side = {"height": vision.image_size, "width": vision.image_size}
+    pictures = JanusImageProcessorPil(size=side, image_mean=list(_MEAN), image_std=list(_STD))
+    return JanusProcessor(pictures, words, num_image_tokens=vision.num_image_tokens)
+
+
+# -- out
+
+
+def write_janus(
+    model: JanusForConditionalGeneration, output: Path, *, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """Write a folder that `JanusForConditionalGeneration` and `AutoProcessor` load without sightloop.
+
+    Raises:
+        ValueError: the output is in the way, or the tokenizer lacks special tokens.
+    """
+    refuse_filled(output)
+    model.generation_config = _generation(SpecialIds.of_tokenizer(tokenizer))
+    with whole(output) as partial:
+        partial.mkdir(parents=True)
+        model.save_pretrained(partial)
+        processor_of(model, tokenizer).save_pretrained(partial)
+
+
+def write_official_janus(
+    model: JanusForConditionalGeneration, output: Path, *, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """Write a folder that the authors' program reads: its configuration, weights and tokenizer.
+
+    Raises:
+        ValueError: the output is in the way.
+    """
+    refuse_filled(output)
+    tensors = to_official(model.state_dict())
+    with whole(output) as partial:
+        partial.mkdir(parents=True)
+        write_weights(partial, tensors)
+        write_json(partial / "config.json", _config_for_authors(model))
+        tokenizer.save_pretrained(partial)
+
+
+def _config_for_authors(model: JanusForConditionalGeneration) -> dict[str, Any]:
+    config: Any = model.config
+    text, vision, vq = config.text_config, config.vision_config, config.vq_config
+    kept = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    kept += ("num_key_value_heads", "max_position_embeddings", "rms_norm_eps")
+    kept += ("bos_token_id", "eos_token_id", "pad_token_id")
+    theta = {"rope_theta": text.rope_parameters["rope_theta"]}
+    large = (vision.hidden_size, vision.num_hidden_layers, vision.patch_size, vision.image_size)
+    name = "siglip_large_patch16_384" if large == (1024, 24, 16, 384) else "siglip_other"
+
+    def part(cls: str, **params: Any) -> dict[str, Any]:
+        return {"cls": cls, "params": params}
+
+    def aligner(width: int, depth: int) -> dict[str, Any]:
+        params = {"input_dim": width, "n_embed": text.hidden_size, "depth": depth}
+        return part("MlpProjector", projector_type="mlp_gelu", **params)
+
+    tower = {"image_size": vision.image_size, "num_heads": vision.num_attention_heads}
+    if name in _TOWER_HEADS:
+        del tower["num_heads"]
+    head = {"image_token_embed": vq.image_token_embed_dim, "image_token_size": vq.num_embeddings}
+    return {
+        "model_type": "multi_modality",
+        "architectures": ["MultiModalityCausalLM"],
+        "vision_config": part(
+            "CLIPVisionTower", model_name=name, select_feature="same", select_layer=-1, **tower
+        ),
+        "aligner_config": aligner(vision.hidden_size, vision.depth),
+        "gen_vision_config": part("VQ-16", image_token_size=vq.num_embeddings, n_embed=vq.embed_dim),
+        "gen_aligner_config": aligner(vq.embed_dim, vq.num_hidden_layers),
+        "gen_head_config": part("vision_head", n_embed=vq.projection_dim, **head),
+        "language_config": {"model_type": "llama", **{key: text.to_dict()[key] for key in kept}, **theta},
+    }
