@@ -28,9 +28,11 @@ from sightloop.shapes.unified_gates import (
 from sightloop.shapes.unified_models import NUM_IMAGE_TOKENS, UNIFIED_WIDTH, janus_processor, new_janus
 from sightloop.types import Images, Prompt
 
-NUM_DRAWINGS, NUM_ANSWERS = 64, 24
+NUM_DRAWINGS, NUM_ANSWERS = 64, 12
 """Rows of a step."""
-NO_CONDITION = 0.1
+NO_CONDITION = 0.15
+_OUT_OF_THE_QUESTION, _DEPTH, _DEPTH_WEIGHT = -9.0, -16.0, 1e-3
+"""Log-probability below which a code is never meant, where such codes are held, and how strongly."""
 _PLAIN = 0.4
 """Share of pictures in answer lessons without jitter and noise, as the model draws them."""
 
@@ -89,8 +91,12 @@ def _drawing_loss(policy: Janus, rng: np.random.Generator) -> Tensor:
     ids, mask = body.padded(rows)
     mask = None if mask is None else F.pad(mask, (0, NUM_IMAGE_TOKENS - 1), value=True)
     hidden = body.run(torch.cat([body.words(ids), body.codes(codes[:, :-1])], 1), mask)
-    logits = body.code_logits(hidden[:, ids.shape[1] - 1 :])
-    return F.cross_entropy(logits.flatten(0, 1), codes.flatten())
+    log_probs = body.code_logits(hidden[:, ids.shape[1] - 1 :]).log_softmax(-1)
+    told = F.nll_loss(log_probs.flatten(0, 1), codes.flatten())
+    # Guidance multiplies differences of log-probabilities. Far down these are noise, and noise times five is
+    # drawn; so what is out of the question is held at one depth, with a condition and without.
+    depth = (log_probs - _DEPTH).square() * (log_probs.detach() < _OUT_OF_THE_QUESTION)
+    return told + _DEPTH_WEIGHT * depth.sum(-1).mean()
 
 
 def _answer_losses(learner: _Learner, rng: np.random.Generator) -> tuple[Tensor, Tensor]:

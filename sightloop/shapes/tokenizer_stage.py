@@ -27,11 +27,8 @@ from sightloop.shapes.quizzes import DRAWN_SIZE, sample_drawn_scene
 from sightloop.shapes.scenes import COLOURS, CORNERS, GROUNDS, SHAPES, Scene, Thing, render
 from sightloop.shapes.unified_models import GRID, new_magvit2, vq_config
 
-NUM_DRAWN, NUM_DRAWN_HELD_OUT = 3_000, 300
 _EMPTY = len(COLOURS)
 """Stands where the colour stands in the code of a cell without a thing."""
-_NAMING = 0.4
-"""Share of the steps in which the encoder learns too: it is done earlier than the decoder."""
 _SHARPNESS = 20.0
 """Inverse temperature of the cosines between a latent and the codes of the tiny VQ."""
 
@@ -74,12 +71,14 @@ class DrawnWorld:
     pixels: UInt8[Tensor, "B 3 H W"]
     plain: UInt8[Tensor, "B 3 H W"]
     codes: Int[Tensor, "B N"]
+    num_taught: int
+    """The scenes behind the first so many are held out."""
 
 
-def make_drawn_world(seed: int = 0) -> DrawnWorld:
+def make_drawn_world(num_taught: int = 3000, num_held_out: int = 300) -> DrawnWorld:
     """Mostly scenes full of things: the more things, the more a step teaches."""
-    rng = np.random.default_rng([seed, crc32(b"drawn")])
-    number = NUM_DRAWN + NUM_DRAWN_HELD_OUT
+    rng = np.random.default_rng([0, crc32(b"drawn")])
+    number = num_taught + num_held_out
     scenes = [sample_drawn_scene(rng) if rng.random() < 0.4 else _full_scene(rng) for _ in range(number)]
     still = StillGenerator()
     return DrawnWorld(
@@ -87,6 +86,7 @@ def make_drawn_world(seed: int = 0) -> DrawnWorld:
         pixels=stacked([render(scene, rng) for scene in scenes]),
         plain=stacked([render(scene, still) for scene in scenes]),
         codes=codes_of(scenes),
+        num_taught=num_taught,
     )
 
 
@@ -141,23 +141,25 @@ class _Lesson:
     """Codes of pixel values."""
     draw: Callable[[Tensor], Tensor]
     """Pixel values of codes."""
+    naming: float
+    """Share of the steps in which the encoder learns too: it is done earlier than the decoder."""
 
 
 def _teach(world: DrawnWorld, model: nn.Module, lesson: _Lesson, stage: Stage) -> None:
     model.requires_grad_(True)
 
     def loss_at(step: int, rng: np.random.Generator) -> Tensor:
-        index = rng.integers(0, NUM_DRAWN, 32)
+        index = rng.integers(0, world.num_taught, 32)
         codes = world.codes[index]
         loss = redraw_loss(lesson.draw(codes), values_of(world.plain[index]))
-        if step >= stage.steps * _NAMING:
+        if step >= stage.steps * lesson.naming:
             return loss
         # A quarter of the pictures is plain, as those that the policies draw will be.
         given = torch.cat([world.pixels[index[:24]], world.plain[index[24:]]])
         return loss + lesson.name_loss(values_of(given), codes)
 
     def report() -> str:
-        held = slice(NUM_DRAWN, NUM_DRAWN + 200)
+        held = slice(world.num_taught, None)
         named = lesson.name(values_of(world.pixels[held]))
         redrawn = ((lesson.draw(named) + 1) / 2).clamp(0, 1).mul(255).to(torch.uint8)
         off = (redrawn.float() - world.plain[held].float()).abs().mean().item()
@@ -168,7 +170,7 @@ def _teach(world: DrawnWorld, model: nn.Module, lesson: _Lesson, stage: Stage) -
     fit(stage, nn.ModuleDict({"model": model}), list(model.parameters()), loss_at=loss_at, report=report)
 
 
-def train_magvit2(world: DrawnWorld, work: Path, steps: int = 900) -> Magvit2:
+def train_magvit2(world: DrawnWorld, work: Path, steps: int = 1000) -> Magvit2:
     """The tokenizer of the tiny Show-o: every bit of a code is the sign of a channel."""
     torch.manual_seed(6)
     model = new_magvit2()
@@ -178,12 +180,12 @@ def train_magvit2(world: DrawnWorld, work: Path, steps: int = 900) -> Magvit2:
         signs = model.quantize.signs_of(codes, (GRID, GRID))
         return F.softplus(-2 * latents * signs).mean() + 0.02 * (latents.abs() - 1).square().mean()
 
-    lesson = _Lesson(name_loss=name_loss, name=model.encode, draw=model.decode)
+    lesson = _Lesson(name_loss=name_loss, name=model.encode, draw=model.decode, naming=0.35)
     _teach(world, model, lesson, Stage(name="magvit2", steps=steps, peak_lr=2e-3, work=work))
     return model.eval().requires_grad_(False)
 
 
-def train_vq(world: DrawnWorld, work: Path, steps: int = 900) -> JanusVQVAE:
+def train_vq(world: DrawnWorld, work: Path, steps: int = 1200) -> JanusVQVAE:
     """The tokenizer of the tiny Janus: a code is the nearest direction of a learned codebook."""
     torch.manual_seed(7)
     model = JanusVQVAE(vq_config())
@@ -201,6 +203,6 @@ def train_vq(world: DrawnWorld, work: Path, steps: int = 900) -> JanusVQVAE:
         return cosines(values).argmax(-1)
 
     decode: Any = model.decode
-    lesson = _Lesson(name_loss=name_loss, name=name, draw=decode)
+    lesson = _Lesson(name_loss=name_loss, name=name, draw=decode, naming=0.6)
     _teach(world, model, lesson, Stage(name="vq", steps=steps, peak_lr=2e-3, work=work))
     return model.eval().requires_grad_(False)

@@ -7,11 +7,20 @@ import torch
 from sightloop.models.janus import Janus, JanusSettings
 from sightloop.models.janus_checkpoint import load_janus
 from sightloop.models.show_o_checkpoint import load_show_o
+from sightloop.shapes.janus_stage import train_janus
 from sightloop.shapes.models import WEIGHTS
 from sightloop.shapes.quizzes import sample_drawn_scene, sample_quiz
 from sightloop.shapes.scenes import Scene, Thing, render
-from sightloop.shapes.show_o_stage import misread, show_o_policy
-from sightloop.shapes.tokenizer_stage import StillGenerator, codes_of, share_recovered, stacked
+from sightloop.shapes.show_o_stage import misread, show_o_policy, train_show_o
+from sightloop.shapes.tokenizer_stage import (
+    StillGenerator,
+    codes_of,
+    make_drawn_world,
+    share_recovered,
+    stacked,
+    train_magvit2,
+    train_vq,
+)
 from sightloop.shapes.unified_gates import (
     answer_figures,
     drawing_figures,
@@ -171,3 +180,21 @@ def test_the_bundled_folders_are_small(name) -> None:
     files = [path for path in (WEIGHTS / name).rglob("*") if path.is_file()]
     assert files
     assert sum(path.stat().st_size for path in files) < 6_000_000
+
+
+@pytest.mark.slow
+def test_every_stage_learns_and_is_only_loaded_once_it_is_finished(tmp_path) -> None:
+    world = make_drawn_world(40, 2)
+    magvit, vq = train_magvit2(world, tmp_path, steps=2), train_vq(world, tmp_path, steps=2)
+    policies = train_show_o(magvit, tmp_path, steps=2), train_janus(vq, tmp_path, steps=2)
+    again = train_show_o(magvit, tmp_path, steps=2), train_janus(vq, tmp_path, steps=2)
+    torch.manual_seed(8)
+    untrained = show_o_policy(magvit)
+    for one, other in zip(policies, again, strict=True):
+        for own, same in zip(one.model.parameters(), other.model.parameters(), strict=True):
+            assert torch.equal(own, same)
+    changed = [
+        not torch.equal(own, before)
+        for own, before in zip(policies[0].model.parameters(), untrained.model.parameters(), strict=True)
+    ]
+    assert all(changed)
