@@ -22,6 +22,7 @@ from transformers import (
 )
 
 from sightloop.models.janus import Janus, JanusSettings
+from sightloop.models.janus_names import from_official, to_official
 from sightloop.models.janus_pictures import rounded
 from sightloop.types import Images, Prompt, Sampling, Tokens, Turn
 
@@ -46,9 +47,7 @@ class Golden:
         width = parts["language_config"]["hidden_size"]
         places = (tower["image_size"] // tower["patch_size"]) ** 2
         return JanusConfig(
-            text_config=LlamaConfig(
-                **parts["language_config"], rms_norm_eps=1e-6, rope_theta=10000.0, tie_word_embeddings=False
-            ),
+            text_config=LlamaConfig(**parts["language_config"], rms_norm_eps=1e-6, tie_word_embeddings=False),
             vision_config=JanusVisionConfig(
                 hidden_size=tower["width"],
                 num_hidden_layers=tower["layers"],
@@ -79,7 +78,11 @@ class Golden:
     def words(self) -> PreTrainedTokenizerFast:
         """One word an id, so that prompts can be written as ids."""
         ids = self.meta["ids"]
-        core = Tokenizer(WordLevel({f"<{k}>": k for k in range(self.config().text_config.vocab_size)}, "<0>"))
+        core = Tokenizer(
+            WordLevel(
+                {f"<{k}>": k for k in range(self.meta["config"]["language_config"]["vocab_size"])}, "<0>"
+            )
+        )
         core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # pyright: ignore
         bos, eos, pad = (f"<{ids[name]}>" for name in ("bos", "eos", "pad"))
         return PreTrainedTokenizerFast(tokenizer_object=core, bos_token=bos, eos_token=eos, pad_token=pad)
@@ -88,7 +91,7 @@ class Golden:
         """The official weights behind the policy."""
         ids = self.meta["ids"]
         model = JanusForConditionalGeneration(self.config())
-        missing, unexpected = model.load_state_dict(converted(self.weights), strict=False)
+        missing, unexpected = model.load_state_dict(from_official(self.weights), strict=False)
         assert not missing
         assert not unexpected
         frame = (f"<{ids['begin_of_image']}>", f"<{ids['end_of_image']}>")
@@ -255,13 +258,14 @@ def test_gradients_of_every_parameter(golden: Golden, branch: str) -> None:
     parameters = dict(janus.model.named_parameters())
     gradients = {n: p.grad for n, p in parameters.items() if p.grad is not None and bool(p.grad.any())}
     norms = golden.meta[f"t2i.grad_norms_{branch}"]
-    assert gradients.keys() == {ours(name) for name in norms}
+    official = to_official(gradients)
+    assert norms.keys() == {name for name, gradient in official.items() if bool(gradient.any())}
     for name, norm in norms.items():
-        assert float(gradients[ours(name)].norm()) == pytest.approx(norm, rel=1e-3), name
+        assert float(official[name].norm()) == pytest.approx(norm, rel=1e-3), name
     whole = [name for name in golden.tensors if name.startswith(f"t2i.grad_{branch}.")]
     assert whole
     for name in whole:
-        found = gradients[ours(name.removeprefix(f"t2i.grad_{branch}."))]
+        found = official[name.removeprefix(f"t2i.grad_{branch}.")]
         torch.testing.assert_close(found, golden[name], **CLOSE)
 
 
@@ -299,73 +303,3 @@ def test_no_golden_tensor_is_left_out(golden: Golden) -> None:
     made = {f"t2i.grad_{branch}." for branch in ("cond", "guided")}
     left = [n for n in golden.tensors if f'"{n}"' not in read and not n.startswith(tuple(made))]
     assert not left
-
-
-RENAMED = {
-    "vision_model.vision_tower.": "model.vision_model.",
-    "blocks.": "encoder.layers.",
-    "attn.proj.": "self_attn.projection_layer.",
-    "norm1.": "layer_norm1.",
-    "norm2.": "layer_norm2.",
-    "patch_embed.proj.": "embeddings.patch_embedding.",
-}
-
-
-def ours(name: str) -> str:
-    """transformers' name of an official parameter outside the tower and the VQ model."""
-    for old, new in (
-        ("gen_aligner.layers.0", "model.generation_aligner.fc1"),
-        ("gen_aligner.layers.2", "model.generation_aligner.hidden_layers.0"),
-        ("aligner.layers.0", "model.aligner.fc1"),
-        ("aligner.layers.2", "model.aligner.hidden_layers.0"),
-        ("gen_head.output_mlp_projector", "model.generation_head.proj_out"),
-        ("gen_head.", "model.generation_head."),
-        ("gen_embed.", "model.generation_embeddings."),
-        ("language_model.model.", "model.language_model."),
-        ("language_model.lm_head", "lm_head"),
-    ):
-        if name.startswith(old):
-            return name.replace(old, new, 1)
-    raise KeyError(name)
-
-
-def converted(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Official weights by transformers' names."""
-    found: dict[str, Tensor] = {}
-    for name, value in weights.items():
-        if ".attn_pool." in name or name.endswith("codebook_used"):
-            continue
-        if name.startswith("vision_model."):
-            found |= tower(name, value)
-        elif name.startswith("gen_vision_model."):
-            found[vq_name(name)] = value
-        else:
-            found[ours(name)] = value
-    return found
-
-
-def tower(name: str, value: Tensor) -> dict[str, Tensor]:
-    for old, new in RENAMED.items():
-        name = name.replace(old, new)
-    if name.endswith("pos_embed"):
-        return {"model.vision_model.embeddings.position_embedding.weight": value[0]}
-    if "attn.qkv." in name:
-        parts = zip("qkv", value.chunk(3), strict=True)
-        return {name.replace("attn.qkv.", f"self_attn.{k}_proj."): part.clone() for k, part in parts}
-    if name.startswith("model.vision_model.norm."):
-        name = name.replace(".norm.", ".post_layernorm.")
-    return {name: value}
-
-
-def vq_name(name: str) -> str:
-    name = name.replace("gen_vision_model.", "model.vqmodel.")
-    for old, new in (
-        ("encoder.conv_blocks", "encoder.down"),
-        ("decoder.conv_blocks", "decoder.up"),
-        (".res.", ".block."),
-        ("mid.0.", "mid.block_1."),
-        ("mid.1.", "mid.attn_1."),
-        ("mid.2.", "mid.block_2."),
-    ):
-        name = name.replace(old, new)
-    return name
