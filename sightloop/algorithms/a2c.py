@@ -205,7 +205,9 @@ class A2C:
                 expected = self.critic(part).masked_fill(~part.tokens.mask, 0)
                 loss = self.value_weight * (value_error(expected, returns[at]) * shares[at]).sum()
             values[at] = expected.detach().to(values.dtype)
-            found = torch.autograd.grad(loss, trained, allow_unused=True) if trained else ()
+            if not trained:
+                continue
+            found: tuple[Tensor | None, ...] = torch.autograd.grad(loss, trained, allow_unused=True)
             for parameter, gradient in zip(trained, found, strict=True):
                 if gradient is not None:
                     known = gradients.get(parameter)
@@ -217,4 +219,5 @@ def _like_lengths(mask: Bool[Tensor, "B T"], size: int | None) -> tuple[Tensor, 
     if size is None:
         return (torch.arange(len(mask)),)
     # Rows of like length together hold little padding.
-    return mask.sum(1).argsort(stable=True).cpu().split(size)
+    order: Tensor = mask.sum(1).argsort(stable=True).cpu()
+    return torch.split(order, size)

@@ -230,7 +230,7 @@ class Blip2Captioner(nn.Module):
         with torch.no_grad():
             context, mask = self._context(prompt)
         writer = Writer(
-            decoder=lambda new, mask, cache: self._run(new, mask, cache, first=new.shape[1] - 1),
+            decoder=lambda embeds, mask, cache: self._run(embeds, mask, cache, first=embeds.shape[1] - 1),
             embed=self._embed,
             head=lambda hidden: hidden @ self._head.T,
             num_layers=len(self._decoder.layers),
