@@ -18,6 +18,7 @@ import tyro
 
 from sightloop.recipes.catalog import RECIPES
 from sightloop.recipes.config_json import config_from_json
+from sightloop.recipes.geneval_options import GenEvalOptions
 
 Positional = tyro.conf.Positional
 
@@ -184,11 +185,19 @@ class CaptionMeasures:
 
 
 def evaluate(words: list[str]) -> None:
-    """Measure captions."""
-    kinds: dict[str, type[Any]] = {"clip-recall": ClipRecall, "captions": CaptionMeasures}
+    """Measure captions or drawn pictures."""
+    kinds: dict[str, type[Any]] = {
+        "clip-recall": ClipRecall,
+        "captions": CaptionMeasures,
+        "geneval": GenEvalOptions,
+    }
     if not words or words[0] not in kinds:
         _fail_or_help("evaluate", words, {name: str(kind.__doc__) for name, kind in kinds.items()}, "")
     options = tyro.cli(kinds[words[0]], args=words[1:], prog=f"sightloop evaluate {words[0]}")
+    if isinstance(options, GenEvalOptions):
+        from sightloop.recipes.geneval_command import evaluate_geneval
+
+        return print(evaluate_geneval(options))
     from sightloop.recipes import measure
 
     if isinstance(options, ClipRecall):
@@ -320,7 +329,7 @@ _TRAIN_NOTE = (
 )
 COMMANDS: dict[str, tuple[Callable[[list[str]], None], str]] = {
     "train": (train, "train a model on what a judge sees (vlrm)"),
-    "evaluate": (evaluate, "measure captions (clip-recall, captions)"),
+    "evaluate": (evaluate, "measure captions (clip-recall, captions) or drawn pictures (geneval)"),
     "caption": (caption, "write captions of images"),
     "report": (report, "one page and one table about a run"),
     "export": (export, "a run's model for transformers, without sightloop"),

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from painter import paint, some_quizzes
+from painter import Painter, paint, some_quizzes
 from PIL import Image
 
+from sightloop.cli import main
 from sightloop.evaluation.geneval_scores import read_protocol, read_results
 from sightloop.recipes.geneval import (
     GenEvalJob,
@@ -21,6 +22,10 @@ from sightloop.recipes.geneval import (
     record_path,
     run_geneval,
 )
+from sightloop.recipes.geneval_command import evaluate_drawn
+from sightloop.recipes.geneval_drawing import Drawing
+from sightloop.recipes.geneval_options import GenEvalOptions
+from sightloop.shapes.checker import SURE
 
 QUIZZES = some_quizzes()
 
@@ -91,8 +96,8 @@ def test_the_detections_that_were_written_give_the_same_results(world: Path) -> 
         detector="",
         detections=written,
         output=world / "again.jsonl",
-        threshold=0.8,
-        counting_threshold=0.8,
+        threshold=SURE,
+        counting_threshold=SURE,
     )
     assert again.results == first.results
     assert again.protocol == first.protocol
@@ -106,7 +111,7 @@ def test_the_detections_that_were_written_give_the_same_results(world: Path) -> 
     )
     assert stricter.summary.overall.value < 0.2
     table = compared(world / "again.jsonl", world / "b.jsonl")
-    assert "warning: made under different protocols" in table and "threshold 0.8 and 0.999999" in table
+    assert "warning: made under different protocols" in table and f"threshold {SURE} and 0.999999" in table
     assert "warning" not in compared(world / "out" / "results.jsonl", world / "again.jsonl")
 
 
@@ -134,7 +139,7 @@ def test_a_picture_that_changed_since_is_refused(world: Path) -> None:
 
 def test_other_settings_do_not_go_on_with_old_detections(world: Path) -> None:
     evaluated(world)
-    with pytest.raises(ValueError, match=r"threshold 0.8 and 0.5.*name another --output"):
+    with pytest.raises(ValueError, match=rf"threshold {SURE} and 0.5.*name another --output"):
         evaluated(world, threshold=0.5)
 
 
@@ -203,3 +208,36 @@ def test_results_read_back_as_they_were_written(world: Path) -> None:
     run = evaluated(world)
     assert read_results(world / "out" / "results.jsonl") == run.results
     assert read_protocol(record_path(world / "out" / "results.jsonl")) == run.protocol
+
+
+def test_the_command_prints_the_table_and_what_changed(
+    world: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["evaluate", "geneval", "--images", str(world / "images"), "--detector", "shapes"]
+    words += ["--prompts", str(world / "prompts.jsonl")]
+    main([*words, "--output", str(world / "first.jsonl")])
+    assert "overall" in capsys.readouterr().out
+    main([*words, "--output", str(world / "second.jsonl"), "--compare", str(world / "first.jsonl")])
+    told = capsys.readouterr().out
+    assert "change since" in told and "+0.0000  [+0.0000, +0.0000]" in told and "warning" not in told
+    with pytest.raises(SystemExit):
+        main([*words, "--output", str(world / "first.jsonl"), "--compare", str(world / "first.jsonl")])
+    assert "would be compared with itself" in capsys.readouterr().err
+
+
+def test_a_policy_draws_and_is_evaluated_in_one_go(world: Path) -> None:
+    options = GenEvalOptions(images=world / "drawn", detector="shapes", prompts=world / "prompts.jsonl")
+    run = evaluate_drawn(
+        Painter(QUIZZES), options, name="painter", drawing=Drawing(per_prompt=3), changes={"guidance": 1.5}
+    )
+    assert run.summary.images == 36 and run.summary.overall.value == 1.0
+    record = json.loads(record_path(world / "drawn" / "results.jsonl").read_text())
+    assert record["drawing"]["guidance"] == 1.5 and record["drawing"]["policy"] == "painter"
+    with pytest.raises(ValueError, match=r"--prompts FILE; GenEval's prompts are the file"):
+        evaluate_drawn(
+            Painter(QUIZZES),
+            GenEvalOptions(images=world / "drawn", detector="shapes"),
+            name="painter",
+            drawing=Drawing(),
+            changes={},
+        )
