@@ -52,6 +52,8 @@ class JanusSettings:
     """Full training: what turns codes into the language model's input learns too."""
     embeddings: bool = False
     """Full training: embeddings of words and codes and the head for words learn too."""
+    guidance: float | None = None
+    """Of drawings; None = as the checkpoint's generation_config says, 5 where it says nothing."""
     drawing_template: str = "<|User|>: {prompt}\n\n<|Assistant|>:"
     """The conversation that asks for a picture; also a question without a picture."""
     answer_template: str = "<|User|>: {image}\n{prompt}\n\n<|Assistant|>:"
@@ -64,6 +66,9 @@ class JanusSettings:
             raise ValueError(f"trained is {self.trained!r}; use 'lora' or 'full'")
         if self.trained == "lora" and self.embeddings:
             raise ValueError("embeddings learn with trained='full' only; adapters leave them frozen")
+
+
+_OFFICIAL_GUIDANCE = 5.0
 
 
 class FullPart(nn.Module):
@@ -192,8 +197,14 @@ class Janus(nn.Module):
     # -- the policy
 
     def drawing(self, **changes: Any) -> Sampling:
-        """The official law for pictures: guidance 5, temperature 1, all codes."""
-        return Sampling(**{"max_tokens": self.num_image_tokens, "guidance": 5.0, **changes})
+        """The official law for pictures, temperature 1 over all codes, with the checkpoint's guidance."""
+        return Sampling(**{"max_tokens": self.num_image_tokens, "guidance": self._guidance(), **changes})
+
+    def _guidance(self) -> float:
+        if self.settings.guidance is not None:
+            return self.settings.guidance
+        saved = self.model.generation_config.guidance_scale
+        return _OFFICIAL_GUIDANCE if saved is None else float(saved)
 
     def sample(self, prompt: Prompt, sampling: Sampling) -> Tokens:
         """Draw pictures or answers; the prompt's seeds decide the draws if given.

@@ -289,7 +289,10 @@ def write_janus(
         ValueError: the output is in the way, or the tokenizer lacks special tokens.
     """
     refuse_filled(output)
+    guidance = model.generation_config.guidance_scale
     model.generation_config = _generation(SpecialIds.of_tokenizer(tokenizer))
+    if guidance is not None:
+        model.generation_config.guidance_scale = guidance
     with whole(output) as partial:
         partial.mkdir(parents=True)
         model.save_pretrained(partial)
