@@ -89,7 +89,6 @@ def test_strata_of_one_value_have_no_interval_and_wrong_lengths_are_refused() ->
         interval_of_strata([1.0, 0.0, 1.0], strata=["a", "a"])
 
 
-@pytest.mark.slow
 def test_ten_thousand_draws_of_the_official_set_take_less_than_two_cpu_seconds() -> None:
     rng = np.random.default_rng(0)
     results = [
