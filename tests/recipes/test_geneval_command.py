@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from painter import Painter, paint, some_quizzes
+from geneval_painter import Painter, paint, some_quizzes
 from PIL import Image
 
 from sightloop.cli import main

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from painter import Painter, paint, prompts_of, some_quizzes
+from geneval_painter import Painter, paint, prompts_of, some_quizzes
 from PIL import Image
 
 from sightloop.recipes.geneval_drawing import Drawing, draw_prompts, picture_seed
