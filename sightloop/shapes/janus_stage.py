@@ -31,8 +31,10 @@ from sightloop.types import Images, Prompt
 NUM_DRAWINGS, NUM_ANSWERS = 64, 12
 """Rows of a step."""
 NO_CONDITION = 0.15
-_OUT_OF_THE_QUESTION, _DEPTH, _DEPTH_WEIGHT = -9.0, -16.0, 1e-3
+_OUT_OF_THE_QUESTION, _DEPTH, _DEPTH_WEIGHT = -9.0, -16.0, 5e-4
 """Log-probability below which a code is never meant, where such codes are held, and how strongly."""
+_DEPTH_FROM = 0.5
+"""Share of the steps after which they are held: before, the pull hides what prompts mean."""
 _PLAIN = 0.4
 """Share of pictures in answer lessons without jitter and noise, as the model draws them."""
 
@@ -67,7 +69,8 @@ def train_janus(vq: JanusVQVAE, work: Path, steps: int = 1600) -> Janus:
     def loss_at(step: int, rng: np.random.Generator) -> Tensor:
         seeing, answering = _answer_losses(learner, rng)
         fading = max(0.1, 1 - 2 * step / stage.steps)
-        return _drawing_loss(policy, rng) + answering + 0.3 * fading * seeing
+        hold = _DEPTH_WEIGHT * max(0.0, step / stage.steps - _DEPTH_FROM) / (1 - _DEPTH_FROM)
+        return _drawing_loss(policy, rng, hold) + answering + 0.3 * fading * seeing
 
     def report() -> str:
         drawn = drawing_figures(
@@ -82,7 +85,7 @@ def train_janus(vq: JanusVQVAE, work: Path, steps: int = 1600) -> Janus:
     return policy
 
 
-def _drawing_loss(policy: Janus, rng: np.random.Generator) -> Tensor:
+def _drawing_loss(policy: Janus, rng: np.random.Generator, hold: float) -> Tensor:
     lessons = drawing_lessons(rng, NUM_DRAWINGS)
     rows = [policy.prompts.drawing_row(lesson.quiz.prompt) for lesson in lessons]
     rows = [policy.prompts.blank(row) if rng.random() < NO_CONDITION else row for row in rows]
@@ -93,10 +96,10 @@ def _drawing_loss(policy: Janus, rng: np.random.Generator) -> Tensor:
     hidden = body.run(torch.cat([body.words(ids), body.codes(codes[:, :-1])], 1), mask)
     log_probs = body.code_logits(hidden[:, ids.shape[1] - 1 :]).log_softmax(-1)
     told = F.nll_loss(log_probs.flatten(0, 1), codes.flatten())
-    # Guidance multiplies differences of log-probabilities. Far down these are noise, and noise times five is
+    # Guidance multiplies differences of log-probabilities. Far down these are noise, and multiplied noise is
     # drawn; so what is out of the question is held at one depth, with a condition and without.
     depth = (log_probs - _DEPTH).square() * (log_probs.detach() < _OUT_OF_THE_QUESTION)
-    return told + _DEPTH_WEIGHT * depth.sum(-1).mean()
+    return told + hold * depth.sum(-1).mean()
 
 
 def _answer_losses(learner: _Learner, rng: np.random.Generator) -> tuple[Tensor, Tensor]:

@@ -40,7 +40,7 @@ from sightloop.shapes.unified_models import (
 )
 from sightloop.types import Tokens
 
-NUM_DRAWINGS, NUM_ANSWERS, NUM_TEXTS = 72, 16, 4
+NUM_DRAWINGS, NUM_ANSWERS, NUM_TEXTS = 72, 10, 4
 """Rows of a step."""
 NO_CONDITION = 0.1
 _BLURRED_CELLS = 0.02
@@ -53,7 +53,7 @@ def show_o_policy(magvit: Magvit2) -> ShowO:
     return ShowO(new_show_o(), show_o_tokenizer(), magvit, settings=settings)
 
 
-def train_show_o(magvit: Magvit2, work: Path, steps: int = 1800) -> ShowO:
+def train_show_o(magvit: Magvit2, work: Path, steps: int = 1400) -> ShowO:
     """Masked prediction of drawings, answers about pictures, and a little plain text."""
     torch.manual_seed(8)
     policy = show_o_policy(magvit)
