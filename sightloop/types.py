@@ -229,10 +229,6 @@ class ImagePolicy(Policy, Protocol):
         ...
 
 
-Critic = Callable[[Turn], Float[Tensor, "B T"]]
-"""The value before each token is drawn; an `nn.Module` that owns its adapters."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Fact:
     """One thing that a right answer says."""
