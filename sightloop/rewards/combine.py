@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Mapping
 from difflib import get_close_matches
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -14,6 +15,11 @@ from sightloop.types import Outcome, Reward, Tokens
 
 Judge = Callable[[Outcome], tuple[Float[Tensor, "B T"], dict[str, Float[Tensor, " B"]]]]
 """The weighted sum of all rewards per token, and each named reward summed over the tokens, unweighted."""
+
+
+Scale = Literal["raw", "group"]
+SCALES: tuple[Scale, ...] = ("raw", "group")
+_EPS = 1e-4
 
 
 def on_last_token(values: Float[Tensor, " B"], tokens: Tokens) -> Float[Tensor, "B T"]:
@@ -30,8 +36,11 @@ def on_last_token(values: Float[Tensor, " B"], tokens: Tokens) -> Float[Tensor, 
     return placed.scatter(1, last[:, None], values.to(mask.device)[:, None])
 
 
-def combine(rewards: Mapping[str, Reward], weights: Mapping[str, float]) -> Judge:
+def combine(rewards: Mapping[str, Reward], weights: Mapping[str, float], *, scale: Scale = "raw") -> Judge:
     """One judge from named rewards; a weight of 0 measures a reward without using it.
+
+    With `scale` "group" each reward first gets mean 0 and standard deviation 1 among the samples of a prompt
+    that are judged together, so that weights compare like with like. The parts stay raw.
 
     Raises:
         ValueError: no reward, a reward without a weight, a weight without a reward, or a weight that is not a
@@ -39,6 +48,8 @@ def combine(rewards: Mapping[str, Reward], weights: Mapping[str, float]) -> Judg
     """
     if not rewards:
         raise ValueError("no rewards; name at least one")
+    if scale not in SCALES:
+        raise ValueError(f"scale is {scale!r}; use one of {', '.join(SCALES)}")
     _require_names("weights", weights, known=rewards, kind="reward")
     _require_names("rewards", rewards, known=weights, kind="weight")
     for name, weight in weights.items():
@@ -52,11 +63,32 @@ def combine(rewards: Mapping[str, Reward], weights: Mapping[str, float]) -> Judg
         for name, reward in rewards.items():
             earned = reward(outcome).to(mask.device).float()
             _require_sound(name, earned, outcome)
-            total = total + weights[name] * earned
+            scaled = earned if scale == "raw" else standardised_in_group(earned, outcome)
+            total = total + weights[name] * scaled
             parts[name] = earned.sum(1)
         return total, parts
 
     return judge
+
+
+def standardised_in_group(earned: Float[Tensor, "B T"], outcome: Outcome) -> Float[Tensor, "B T"]:
+    """A reward whose totals have mean 0 and standard deviation 1 (n - 1) in each group; 0 if a group agrees.
+
+    Tokens keep their own rewards, divided by the deviation; the mean is taken off the last one.
+
+    Raises:
+        ValueError: the outcome has no groups.
+    """
+    if outcome.group is None:
+        raise ValueError('scale is "group", but the outcome has no groups; use "raw" for samples without')
+    totals = earned.sum(1)
+    group = outcome.group.to(earned.device)
+    same = (group[:, None] == group[None, :]).to(earned.dtype)
+    size = same.sum(1)
+    mean = (same * totals).sum(1) / size
+    variance = (same * (totals[None] - mean[:, None]).square()).sum(1) / (size - 1).clamp(min=1)
+    deviation = variance.sqrt() + _EPS
+    return earned / deviation[:, None] - on_last_token(mean / deviation, outcome.tokens)
 
 
 def _require_names(given_as: str, names: Collection[str], *, known: Collection[str], kind: str) -> None:

@@ -1,4 +1,5 @@
 import math
+from typing import Any, cast
 
 import pytest
 import torch
@@ -83,3 +84,39 @@ def test_a_reward_on_a_masked_token_is_refused() -> None:
 def test_a_reward_of_another_shape_is_refused() -> None:
     with pytest.raises(ValueError, match=r"'flat' has shape \(2,\)"):
         combine({"flat": lambda of: torch.ones(2)}, {"flat": 1.0})(outcome())
+
+
+def test_rewards_scaled_by_group_weigh_the_same_whatever_their_range() -> None:
+    mask = torch.tensor([[True, True]] * 4)
+    judged = Outcome(
+        tokens=Tokens(ids=mask.long(), mask=mask),
+        pieces=[[" a"]] * 4,
+        ended=mask[:, 0],
+        images=None,
+        references=[""] * 4,
+        group=torch.tensor([3, 3, 1, 1]),
+    )
+
+    def wide(of: Outcome) -> torch.Tensor:
+        return on_last_token(torch.tensor([100.0, 300.0, 5.0, 5.0]), of.tokens)
+
+    def by_token(of: Outcome) -> torch.Tensor:
+        return torch.tensor([[0.02, 0.0], [0.0, 0.01], [0.04, 0.0], [0.01, 0.01]])
+
+    judge = combine({"wide": wide, "tokens": by_token}, {"wide": 1.0, "tokens": 10.0}, scale="group")
+    rewards, parts = judge(judged)
+    half = math.sqrt(0.5)
+    assert parts["wide"].tolist() == [100, 300, 5, 5]
+    torch.testing.assert_close(parts["tokens"], torch.tensor([0.02, 0.01, 0.04, 0.02]))
+    # Totals differ by 200 and .01 in the first group; by 0 and .02 in the second.
+    wanted = torch.tensor([-1.0, 1.0, 0.0, 0.0]) + 10 * torch.tensor([1.0, -1.0, 1.0, -1.0])
+    torch.testing.assert_close(rewards.sum(1), half * wanted, rtol=0.03, atol=1e-3)
+    # A group that agrees earns nothing, its tokens keep theirs before the mean is taken off.
+    assert rewards[0, 0] > 0 > rewards[0, 1]
+
+
+def test_scaling_by_group_needs_groups() -> None:
+    with pytest.raises(ValueError, match="the outcome has no groups"):
+        combine({"whole": whole}, {"whole": 1.0}, scale="group")(outcome())
+    with pytest.raises(ValueError, match="scale is 'batch'"):
+        combine({"whole": whole}, {"whole": 1.0}, scale=cast("Any", "batch"))

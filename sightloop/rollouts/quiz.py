@@ -1,0 +1,303 @@
+"""Prompts in, judged drawings out: draw, ask about the drawing, judge the answer. Two turns a sample.
+
+The question goes to a grader: the policy itself as in UniRL (arXiv 2505.23380), a frozen copy, or a moving
+average. Answers of another grader than the policy carry no log-probabilities, so that no policy gradient is
+taken on them by mistake: train the drawing side alone then. With `second_turn` "truth" the true answer
+becomes the second turn, for supervised training, and the grader's answer only says how good the drawing is.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from sightloop.data.quiz_stream import QuizBatch
+from sightloop.data.quizzes import Quiz
+from sightloop.types import (
+    Fact,
+    ImagePolicy,
+    Images,
+    Outcome,
+    Policy,
+    Prompt,
+    Rollout,
+    Sampling,
+    Tokens,
+    Turn,
+)
+
+Judge = Callable[[Outcome], tuple[Float[Tensor, "B T"], dict[str, Float[Tensor, " B"]]]]
+PictureJudge = Callable[[Images, Sequence[Quiz]], Float[Tensor, " B"]]
+"""Says how well each picture fulfils its quiz, without a question."""
+Grader = Callable[[ImagePolicy], Policy]
+"""Who answers, given the policy."""
+Trap = Callable[[Sequence[Fact], int], tuple[str, Fact]]
+"""A question about a fact that must not hold, and that fact, from true facts and a seed."""
+SecondTurn = Literal["answer", "truth"]
+_SEED_STRIDE = 0x9E3779B97F4A7C15
+_ASK, _BLANK, _TRAP = 0xA5C1, 0xB1A2, 0x7A93
+_GREY = 127
+
+
+def itself(policy: ImagePolicy) -> Policy:
+    """The grader that UniRL uses: the policy in its present state."""
+    return policy
+
+
+class MovingAverage(nn.Module):
+    """A grader that follows the policy slowly. Frozen weights are shared with the policy, not copied.
+
+    Saved with a run it lets the run resume exactly. Each call is one step of the average.
+    """
+
+    def __init__(self, policy: nn.Module, *, decay: float = 0.99) -> None:
+        super().__init__()
+        if not 0 <= decay <= 1:
+            raise ValueError(f"decay is {decay}; use 0 (the policy itself) to 1 (a frozen copy)")
+        frozen = [p for p in policy.parameters() if not p.requires_grad]
+        self.average = copy.deepcopy(policy, {id(p): p for p in frozen})
+        self.average.requires_grad_(False)
+        self.decay = decay
+
+    @torch.no_grad()
+    def forward(self, policy: nn.Module) -> nn.Module:
+        """The average after a step towards `policy`."""
+        pairs = zip(self.average.parameters(), policy.parameters(), strict=True)
+        for mine, theirs in pairs:
+            if mine is not theirs:
+                mine.lerp_(theirs.to(mine.dtype), 1 - self.decay)
+        return self.average
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuizCollector:
+    """Draws `per_prompt` pictures of every quiz, has a grader asked about them and the answers judged."""
+
+    drawing: Sampling
+    answering: Sampling | None = None
+    """How the grader answers; None = nobody is asked."""
+    judge: Judge | None = None
+    """Of the answers, or of the drawings if nobody is asked; None = `picture_judge` alone."""
+    picture_judge: PictureJudge | None = None
+    picture_weight: float = 1.0
+    per_prompt: int = 8
+    first: int = 0
+    """Number of the first sample of a prompt: ranks that share a prompt must not draw the same pictures."""
+    grader: Grader = itself
+    second_turn: SecondTurn = "answer"
+    trap: Trap | None = None
+    """Also ask about something absent; answers go to the judge as the outcome's other `trap`."""
+    blank: bool = False
+    """Also ask about a grey picture, greedily; the outcome's other `blank`."""
+    show: bool = False
+    """Also decode the drawings when no judge needs pixels, for galleries."""
+    chunk: int | None = None
+    """Samples drawn at once, whole prompts at least; None = the whole batch."""
+
+    def __post_init__(self) -> None:
+        if self.per_prompt < 1 or self.first < 0:
+            raise ValueError(f"per_prompt is {self.per_prompt}, first {self.first}; use at least 1 and 0")
+        if self.chunk is not None and self.chunk < 1:
+            raise ValueError(f"chunk is {self.chunk}; use None for the whole batch or at least 1")
+        if self.second_turn not in ("answer", "truth"):
+            raise ValueError(f'second_turn is {self.second_turn!r}; use "answer" or "truth"')
+        if self.second_turn == "answer" and self.judge is None and self.picture_judge is None:
+            raise ValueError("nothing is judged; give a judge or a picture_judge")
+        if self.answering is None and (self.trap is not None or self.blank):
+            raise ValueError("nobody is asked (answering is None): leave trap and blank out")
+
+    def __call__(self, policy: ImagePolicy, batch: QuizBatch) -> Rollout:
+        """Judged drawings of the batch, the samples of one prompt side by side.
+
+        Gradients are on only while drawing with a relaxation.
+        """
+        with torch.no_grad():
+            grader = self.grader(policy)
+        size = len(batch) if self.chunk is None else max(1, self.chunk // self.per_prompt)
+        rows = [torch.arange(start, min(start + size, len(batch))) for start in range(0, len(batch), size)]
+        return join_rollouts([self._collect(policy, grader, batch.rows(index)) for index in rows])
+
+    def _collect(self, policy: ImagePolicy, grader: Policy, batch: QuizBatch) -> Rollout:
+        quizzes = [quiz for quiz in batch.quizzes for _ in range(self.per_prompt)]
+        seeds = [
+            (seed + (self.first + k) * _SEED_STRIDE) % 2**63
+            for seed in batch.seeds
+            for k in range(self.per_prompt)
+        ]
+        prompt = Prompt(texts=[quiz.prompt for quiz in quizzes], wants="image", seeds=seeds)
+        with torch.set_grad_enabled(self.drawing.relaxation is not None):
+            codes = policy.sample(prompt, self.drawing)
+        group = torch.tensor([index for index in batch.indices for _ in range(self.per_prompt)])
+        with torch.no_grad():
+            drawn = Drawn(quizzes=quizzes, seeds=seeds, codes=codes, group=group)
+            return self._judged(policy, grader, Turn(prompt=prompt, tokens=codes), drawn)
+
+    def _judged(self, policy: ImagePolicy, grader: Policy, drawing: Turn, drawn: Drawn) -> Rollout:
+        plain = replace(drawn.codes, one_hot=None)
+        pixels = self.show or self.picture_judge is not None or self.answering is None
+        images = policy.pixels(plain) if pixels else None
+        outcome = Outcome(
+            tokens=plain,
+            pieces=[[] for _ in drawn.quizzes],
+            ended=torch.ones(len(plain), dtype=torch.bool),
+            images=images,
+            references=[quiz.answer for quiz in drawn.quizzes],
+            sources=[quiz.prompt for quiz in drawn.quizzes],
+            questions=[quiz.question for quiz in drawn.quizzes],
+            facts=[quiz.facts for quiz in drawn.quizzes],
+            group=drawn.group,
+        )
+        if self.answering is not None:
+            outcome = self._asked(policy, grader, outcome, drawn)
+        rewards, parts = self._rewards(outcome, images, drawn)
+        turns, rewards, pieces = self._turns(policy, grader, drawing, outcome, rewards)
+        return Rollout(
+            turns=turns,
+            rewards=rewards,
+            reward_parts=parts,
+            group=drawn.group,
+            pieces=pieces,
+            sources=outcome.sources,
+            references=outcome.references,
+            answers=outcome.texts() if self.answering is not None else [],
+            drawn=images,
+        )
+
+    def _asked(self, policy: ImagePolicy, grader: Policy, outcome: Outcome, drawn: Drawn) -> Outcome:
+        assert self.answering is not None
+        codes = replace(drawn.codes, one_hot=None, log_probs=None)
+        others: dict[str, Outcome] = {}
+        if self.trap is not None:
+            traps = [
+                self.trap(quiz.facts, seed) for quiz, seed in zip(drawn.quizzes, drawn.seeds, strict=True)
+            ]
+            asked = replace(outcome, questions=[t[0] for t in traps], facts=[(t[1],) for t in traps])
+            others["trap"] = _answered(grader, asked, codes, self.answering, drawn.seeds_for(_TRAP))
+        if self.blank:
+            pictures = torch.full_like(policy.pixels(codes.rows(torch.tensor([0]))).pixels, _GREY)
+            grey = policy.image_tokens(Images(pixels=pictures)).rows(
+                torch.zeros(len(codes), dtype=torch.long)
+            )
+            greedy = replace(self.answering, temperature=0.0)
+            others["blank"] = _answered(grader, outcome, grey, greedy, drawn.seeds_for(_BLANK))
+        answered = _answered(grader, outcome, codes, self.answering, drawn.seeds_for(_ASK))
+        return replace(answered, others=others)
+
+    def _rewards(
+        self, outcome: Outcome, images: Images | None, drawn: Drawn
+    ) -> tuple[Float[Tensor, "B T"], dict[str, Float[Tensor, " B"]]]:
+        mask = outcome.tokens.mask
+        rewards, parts = torch.zeros(mask.shape, device=mask.device), {}
+        if self.judge is not None:
+            rewards, parts = self.judge(outcome)
+        if self.picture_judge is not None:
+            assert images is not None
+            scores = self.picture_judge(images, drawn.quizzes).to(mask.device).float()
+            wrong = (~scores.isfinite()).nonzero()
+            if len(wrong):
+                row = int(wrong[0])
+                raise ValueError(f"the picture judge says {scores[row]} about {outcome.sources[row]!r}")
+            rewards = rewards + _on_last(self.picture_weight * scores, outcome.tokens)
+            parts = parts | {"picture": scores}
+        return rewards, parts
+
+    def _turns(
+        self, policy: ImagePolicy, grader: Policy, drawing: Turn, outcome: Outcome, rewards: Tensor
+    ) -> tuple[tuple[Turn, ...], Tensor, list[list[str]]]:
+        if self.second_turn == "answer" and self.answering is None:
+            return (drawing,), rewards, outcome.pieces
+        tokens, pieces = outcome.tokens, outcome.pieces
+        if self.second_turn == "truth":
+            tokens = policy.encode(outcome.references)
+            pieces = policy.decode(tokens)
+            rewards = _on_last(rewards.sum(1), tokens)
+        elif grader is not policy:
+            tokens = replace(tokens, log_probs=None)
+        asking = Prompt(texts=outcome.questions, images=drawing.tokens)
+        return (drawing, Turn(prompt=asking, tokens=tokens)), rewards, pieces
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """Pictures of a batch, as codes, with what was asked for."""
+
+    quizzes: list[Quiz]
+    seeds: list[int]
+    codes: Tokens
+    group: Tensor
+
+    def seeds_for(self, purpose: int) -> list[int]:
+        """Seeds of a further draw about each picture."""
+        return [(seed ^ (purpose * _SEED_STRIDE)) % 2**63 for seed in self.seeds]
+
+
+def _answered(grader: Policy, asked: Outcome, codes: Tokens, law: Sampling, seeds: list[int]) -> Outcome:
+    tokens = grader.sample(Prompt(texts=asked.questions, images=codes, seeds=seeds), law)
+    pieces = grader.decode(tokens)
+    spelled = torch.tensor([len(row) for row in pieces], device=tokens.mask.device)
+    # The end token counts and has no text.
+    return replace(asked, tokens=tokens, pieces=pieces, ended=spelled < tokens.mask.sum(1))
+
+
+def _on_last(values: Float[Tensor, " B"], tokens: Tokens) -> Float[Tensor, "B T"]:
+    mask = tokens.mask
+    last = mask.shape[1] - 1 - mask.flip(1).int().argmax(1)
+    return F.one_hot(last, mask.shape[1]) * values.to(mask.device)[:, None]
+
+
+def join_rollouts(parts: list[Rollout]) -> Rollout:
+    """One rollout from several with the same turns, padded to the longest text."""
+    if len(parts) == 1:
+        return parts[0]
+    turns = tuple(_join_turns([part.turns[i] for part in parts]) for i in range(len(parts[0].turns)))
+    drawn = [part.drawn for part in parts if part.drawn is not None]
+    return Rollout(
+        turns=turns,
+        rewards=_pad([part.rewards for part in parts]),
+        reward_parts={n: torch.cat([p.reward_parts[n] for p in parts]) for n in parts[0].reward_parts},
+        group=torch.cat([part.group for part in parts]),
+        pieces=[row for part in parts for row in part.pieces],
+        sources=[text for part in parts for text in part.sources],
+        references=[text for part in parts for text in part.references],
+        answers=[text for part in parts for text in part.answers],
+        drawn=Images(pixels=torch.cat([i.pixels for i in drawn])) if drawn else None,
+    )
+
+
+def _join_turns(turns: list[Turn]) -> Turn:
+    prompts = [turn.prompt for turn in turns]
+    seen = [prompt.images for prompt in prompts if isinstance(prompt.images, Tokens)]
+    prompt = replace(
+        prompts[0],
+        texts=[text for prompt in prompts for text in prompt.texts],
+        images=_join_tokens(seen) if seen else None,
+        seeds=[seed for p in prompts for seed in p.seeds or []] if prompts[0].seeds is not None else None,
+    )
+    return Turn(prompt=prompt, tokens=_join_tokens([turn.tokens for turn in turns]))
+
+
+def _join_tokens(parts: list[Tokens]) -> Tokens:
+    def join(values: list[Tensor | None]) -> Tensor | None:
+        known = [value for value in values if value is not None]
+        return _pad(known) if len(known) == len(values) else None
+
+    codes = [part.one_hot for part in parts if part.one_hot is not None]
+    return Tokens(
+        ids=_pad([part.ids for part in parts]),
+        mask=_pad([part.mask for part in parts]),
+        log_probs=join([part.log_probs for part in parts]),
+        decode_step=join([part.decode_step for part in parts]),
+        one_hot=torch.cat(codes) if codes else None,
+    )
+
+
+def _pad(values: list[Tensor]) -> Tensor:
+    width = max(value.shape[1] for value in values)
+    return torch.cat([F.pad(value, (0, width - value.shape[1])) for value in values])
