@@ -112,8 +112,9 @@ def truth_measures(counts: Sequence[FactCount]) -> Evaluation:
     """How much of the truth captions tell, and how much of what they tell is true.
 
     `told`: share of a picture's facts that its caption tells, `hallucinates`: share of captions with a wrong
-    fact; both come per caption as well. `precision` and `told_pooled` are shares of all facts told and of all
-    there are; a set that tells nothing has precision 1.
+    fact. `precision` and `told_pooled` are shares of all facts told and of all there are; a set that tells
+    nothing has precision 1. All come per caption as well; the last two as values whose mean is the share and
+    whose interval is its interval, which say little about the caption alone.
 
     Raises:
         ValueError: no captions, or a picture without facts.
@@ -123,17 +124,33 @@ def truth_measures(counts: Sequence[FactCount]) -> Evaluation:
     for index, count in enumerate(counts):
         if count.total < 1:
             raise ValueError(f"picture {index} has {count.total} facts; leave out pictures of unknown truth")
-    true, false = sum(count.true for count in counts), sum(count.false for count in counts)
+    true, told = [count.true for count in counts], [count.true + count.false for count in counts]
+    pooled = {
+        "precision": _ratio(true, told, empty=1.0),
+        "told_pooled": _ratio(true, [count.total for count in counts], empty=0.0),
+    }
     per_sample = {
         "told": [count.true / count.total for count in counts],
         "hallucinates": [float(count.false > 0) for count in counts],
     }
-    pooled = {
-        "precision": true / (true + false) if true + false else 1.0,
-        "told_pooled": true / sum(count.total for count in counts),
-    }
-    metrics = {name: fmean(values) for name, values in per_sample.items()}
-    return Evaluation(metrics=pooled | metrics, per_sample=per_sample)
+    metrics = {name: share for name, (share, _) in pooled.items()}
+    metrics |= {name: fmean(values) for name, values in per_sample.items()}
+    return Evaluation(
+        metrics=metrics, per_sample=per_sample | {name: values for name, (_, values) in pooled.items()}
+    )
+
+
+def _ratio(parts: Sequence[int], wholes: Sequence[int], *, empty: float) -> tuple[float, list[float]]:
+    """The share of all parts in all wholes, and how each sample moves it.
+
+    A share of sums is no mean. Linearised (W. Cochran, Sampling Techniques, 1977, chapter 6) it is one, with
+    the same variance to first order, so that intervals of means apply.
+    """
+    whole = sum(wholes)
+    if not whole:
+        return empty, [empty] * len(parts)
+    share, mean = sum(parts) / whole, whole / len(wholes)
+    return share, [share + (part - share * out_of) / mean for part, out_of in zip(parts, wholes, strict=True)]
 
 
 def _colours(words: Sequence[str]) -> list[str]:

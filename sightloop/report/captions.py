@@ -10,6 +10,7 @@ from sightloop.report.cards import spread, value_at, with_picture
 from sightloop.report.labels import (
     GUARDS,
     HEADLINES,
+    POOLED,
     bare,
     first_of,
     is_share,
@@ -157,6 +158,8 @@ def _moved(run: RunRecords, first: EvaluationRecord, row: int, later: int) -> li
     """What each evaluator says about this picture, before and after; the most telling metrics first."""
     told: dict[str, str] = {}
     for metric, old, new in _paired(run, first, later):
+        if bare(metric) in POOLED:
+            continue
         before, after = value_at(old, row), value_at(new, row)
         if math.isfinite(before) and math.isfinite(after):
             told[metric] = f"{label_of(metric).text} {_plainly(before)} → {_plainly(after)}"

@@ -60,16 +60,36 @@ _MAIN = {
     "imbalance": Label(text="one right, the other wrong", better=_DOWN),
     "cider_d": Label(text="CIDEr-D", better=_UP),
     "bleu_4": Label(text="BLEU-4", better=_UP),
-    "clip_score": Label(text="CLIPScore", better=_UP),
+    "clip_score": Label(
+        text="CLIPScore", better=_UP, meaning="2.5 x cosine of caption and picture, 0 where negative"
+    ),
+    "ref_clip_score": Label(
+        text="RefCLIPScore",
+        better=_UP,
+        meaning="harmonic mean of CLIPScore and the caption's cosine to its nearest reference",
+    ),
     "length": Label(text="words per caption"),
     "colours": Label(text="colour words per caption"),
+    "names_colours": Label(text="captions that name a colour"),
     "colour_coverage": Label(
         text="colours named", better=_UP, meaning="share of the references' colours that captions name"
     ),
     "distinct_1": Label(text="distinct words", meaning="distinct words / all words of the set"),
     "distinct_2": Label(text="distinct word pairs", meaning="distinct pairs / all pairs of the set"),
     "repeats": Label(
-        text="repeated words", better=_DOWN, meaning="share of a caption's words that it used before"
+        text="repeated words",
+        better=_DOWN,
+        meaning="share of a caption's words that it used before; small words and colours may return",
+    ),
+    "repeated_pairs": Label(
+        text="repeated word pairs",
+        better=_DOWN,
+        meaning="share of a caption's word pairs that it used before",
+    ),
+    "self_bleu": Label(
+        text="sameness of captions",
+        better=_DOWN,
+        meaning="self-BLEU: how much of a caption the others say too",
     ),
     "bad_phrases": Label(text="captions with a bad phrase", better=_DOWN),
     "no_end": Label(text="captions cut off", better=_DOWN, meaning="share without an end token"),
@@ -91,6 +111,8 @@ _FURTHER = {
     "share_of_ties": Label(text="share of ties", meaning="captions with another picture exactly as near"),
 }
 """Evaluated metrics that few readers need."""
+POOLED = ("precision", "told_pooled")
+"""Shares of sums over the set: their values per sample make intervals and say little about the sample."""
 HEADLINES = ("recall@1", "overall", "told", "cider_d", "accuracy")
 """What the verdict leads with, first found first."""
 GUARDS = ("precision", "hallucinates", "accuracy", "repeats")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 
 from sightloop.evaluation.captions import caption_measures, truth_measures
+from sightloop.evaluation.intervals import bootstrap_interval
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,8 +106,26 @@ def test_told_facts_and_wrong_facts_are_counted() -> None:
     assert found.metrics["hallucinates"] == pytest.approx(1 / 3)
 
 
+def test_shares_of_all_facts_have_the_intervals_of_resampled_captions() -> None:
+    rng = np.random.default_rng(0)
+    true, false = rng.integers(0, 6, 400), rng.integers(0, 3, 400)
+    counts = [Counted(true=int(t), false=int(f), total=8) for t, f in zip(true, false, strict=True)]
+    found = truth_measures(counts)
+    picks = rng.integers(0, 400, (4000, 400))
+    resampled = true[picks].sum(1) / (true + false)[picks].sum(1)
+    wanted = np.quantile(resampled, [0.025, 0.975])
+    for name in ("precision", "told_pooled"):
+        assert np.mean(found.per_sample[name]) == pytest.approx(found.metrics[name], abs=1e-12)
+    interval = bootstrap_interval(found.per_sample["precision"])
+    assert (interval.low, interval.high) == pytest.approx(tuple(wanted), abs=2e-3)
+    assert interval.high - interval.low > 0.02
+    # Facts of one caption stand or fall together: they must not count as so many samples.
+    assert found.per_sample["told_pooled"] == pytest.approx((true / 8).tolist())
+
+
 def test_silence_tells_nothing_wrong() -> None:
     found = truth_measures([Counted(true=0, false=0, total=4)])
+    assert found.per_sample["precision"] == [1]
     assert (found.metrics["precision"], found.metrics["told"], found.metrics["hallucinates"]) == (1, 0, 0)
 
 
