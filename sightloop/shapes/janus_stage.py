@@ -28,7 +28,7 @@ from sightloop.shapes.unified_gates import (
 from sightloop.shapes.unified_models import NUM_IMAGE_TOKENS, UNIFIED_WIDTH, janus_processor, new_janus
 from sightloop.types import Images, Prompt
 
-NUM_DRAWINGS, NUM_ANSWERS = 64, 12
+NUM_DRAWINGS, NUM_ANSWERS = 64, 16
 """Rows of a step."""
 NO_CONDITION = 0.15
 _OUT_OF_THE_QUESTION, _DEPTH, _DEPTH_WEIGHT = -9.0, -16.0, 5e-4

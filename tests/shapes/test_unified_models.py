@@ -153,9 +153,10 @@ def test_the_bundled_models_draw_poorly_and_see_better(name) -> None:
     quizzes = held_out_quizzes(40, seed=2)
     drawn = drawing_figures(policy, quizzes, policy.drawing())
     asked = answer_figures(policy, quizzes, pictures_of(held_out_scenes(quizzes, seed=2), seed=2))
-    # The gates are .40 to .65 and .85 to .93; 240 quizzes add noise of about .03.
+    # 240 quizzes add noise of about .03 to what the stages reported.
     assert 0.35 < drawn.mean < 0.7
-    assert 0.8 < asked.mean < 0.98
+    assert asked.mean > 0.8
+    assert asked.mean > drawn.mean + 0.2
     assert max(drawn.of["position"], drawn.of["color_attr"]) < drawn.of["single_object"]
 
 
