@@ -39,8 +39,8 @@ def some_rounds(turn: Turn, *, number: int, generator: torch.Generator | None = 
     """As it was drawn, but only the codes of some rounds count: at random, others in each sample.
 
     A sample of R rounds keeps K = min(`number`, R), each round equally likely. Sums over the codes that
-    count, times R / K, are therefore on average the sums over all codes. A mean over them is close to the mean over
-    all codes, not equal on average: rounds with few codes then weigh more than their share.
+    count, times R / K, are therefore on average the sums over all codes. A mean over them is close to that
+    over all codes, not equal on average: rounds with few codes then weigh more than their share.
 
     Raises:
         ValueError: no rounds are asked for, or the turn does not say which there were.

@@ -22,13 +22,12 @@ from sightloop.models.critic import Adapters
 from sightloop.models.magvit2 import Magvit2, pixel_values_of, pixels_from
 from sightloop.models.pieces import Pieces
 from sightloop.models.sharing import distinct, image_keys
-from sightloop.models.show_o_answers import Pictures, draw_answers, score_answers
+from sightloop.models.show_o_answers import Pictures, code_pictures, draw_answers, score_answers
 from sightloop.models.show_o_body import Body, no_contexts
 from sightloop.models.show_o_drawing import draw_codes, relaxed_round, seeded_noise
 from sightloop.models.show_o_layout import (
     QUESTION_TEMPLATE,
     begun,
-    picture_prefix,
     plain_text,
     right_padded,
     vocabulary_of,
@@ -43,6 +42,7 @@ from sightloop.models.show_o_losses import (
     without_conditions,
 )
 from sightloop.models.show_o_scores import Canvas, canvas_of, score_codes
+from sightloop.models.show_o_vision import FEATURES, ShowOVision
 from sightloop.types import Images, Prompt, Sampling, Tokens, TokenScores, Turn
 
 logger = logging.getLogger(__name__)
@@ -89,6 +89,7 @@ class ShowO(nn.Module):
         magvit: Magvit2,
         *,
         settings: ShowOSettings | None = None,
+        vision: ShowOVision | None = None,
     ) -> None:
         super().__init__()
         settings = ShowOSettings() if settings is None else settings
@@ -106,8 +107,10 @@ class ShowO(nn.Module):
         if settings.trained == "lora":
             alpha = 2 * settings.lora_rank if settings.lora_alpha is None else settings.lora_alpha
             self.adapters = Adapters(self._targets(), rank=settings.lora_rank, alpha=alpha)
-        self._adapted = True
-        self._cut_before = False
+        self.vision = None if vision is None else vision.requires_grad_(False)
+        if vision is not None and settings.trained == "full":
+            vision.projector.requires_grad_(True)
+        self._adapted, self._has_warned = True, False
 
     def _targets(self) -> dict[str, nn.Linear]:
         linears = {
@@ -126,8 +129,10 @@ class ShowO(nn.Module):
     # -- what is trained, and what it is compared with
 
     def trained_part(self) -> nn.Module:
-        """The adapters, or the language model."""
-        return self.model if self.adapters is None else self.adapters
+        """The adapters, or the language model and what projects features into it."""
+        if self.adapters is not None:
+            return self.adapters
+        return self.model if self.vision is None else nn.ModuleList([self.model, self.vision.projector])
 
     @contextmanager
     def adapters_off(self) -> Iterator[None]:
@@ -189,6 +194,10 @@ class ShowO(nn.Module):
             raise ValueError(
                 f"{tokens.ids.shape[1]} tokens a picture; this policy's pictures have {self.num_image_tokens}"
             )
+        count = self.vocabulary.num_codes
+        if bool(((tokens.ids < 0) | (tokens.ids >= count)).any()):
+            low, high = int(tokens.ids.min()), int(tokens.ids.max())
+            raise ValueError(f"codes from {low} to {high}; pictures have codes from 0 to {count - 1}")
         return tokens
 
     # -- the policy
@@ -197,6 +206,7 @@ class ShowO(nn.Module):
     def sample(self, prompt: Prompt, sampling: Sampling) -> Tokens:
         """Draw pictures or answers; the prompt's seeds decide the draws if given.
 
+        A prompt is cut to the text positions as in the official code; an empty one is no condition.
         Pictures keep the codes where the mask of `prompt.images` is True. Their tokens' mask is True where a
         code was drawn. With `sampling.relaxation` they carry codes with a gradient to the weights.
         """
@@ -227,9 +237,20 @@ class ShowO(nn.Module):
         return self._whole(prompt.images)
 
     def _canvas(self, texts: list[str], sampling: Sampling | None) -> Canvas:
+        ids = self.text_ids(texts)
+        # Task, begin and end take three of the positions.
+        too_long = sum(len(row) + 3 > self.settings.max_text_tokens + 1 for row in ids)
+        if too_long and not self._has_warned:
+            self._has_warned = True
+            logger.warning(
+                "%d of %d prompts are longer than %d text positions and were cut; this is said once",
+                too_long,
+                len(ids),
+                self.settings.max_text_tokens,
+            )
         return canvas_of(
             self.body,
-            self.text_ids(texts),
+            ids,
             max_text=self.settings.max_text_tokens,
             guidance=0.0 if sampling is None else sampling.guidance,
         )
@@ -258,23 +279,34 @@ class ShowO(nn.Module):
         texts = [plain_text(text, self.tokenizer) for text in prompt.texts]
         asked = [self.settings.question_template.replace("{question}", text) for text in texts]
         ids = [self.tokenizer(text, add_special_tokens=False).input_ids for text in asked]
-        return self._pictures(prompt.images), [begun(row, self.vocabulary) for row in ids]
+        pictures = self._pictures(prompt.images)
+        # Behind features the official code leaves the begin token out.
+        return pictures, [begun(row, self.vocabulary) if self.vision is None else row for row in ids]
+
+    def look(self, images: Images) -> Images:
+        """The same pictures with what the frozen tower sees, where there is one."""
+        return images if self.vision is None else self.vision.look(images)
 
     def _pictures(self, images: Images | Tokens) -> Pictures:
-        device = self.body.device
         if isinstance(images, Tokens) and images.one_hot is not None:
-            rows, row_of = list(range(len(images))), list(range(len(images)))
+            # Rows that carry a gradient keep their own.
+            rows = row_of = list(range(len(images)))
         else:
             every = images if isinstance(images, Images) else Tokens(ids=images.ids, mask=images.ids >= 0)
             rows, row_of = distinct(image_keys(every))
-        few = images.rows(torch.tensor(rows))
+        few, index = images.rows(torch.tensor(rows)), torch.tensor(row_of, device=self.body.device)
+        if self.vision is not None:
+            features = self._features(self.vision, few)
+            system = self.text_ids([self.vision.system_prompt])[0]
+            return self.vision.pictures(self.body, features, system, row_of=index)
         tokens = self._whole(self.image_tokens(few) if isinstance(few, Images) else few)
-        words = self.vocabulary
-        embeds = self.body.embed(picture_prefix(tokens.ids + words.first_code, words))
-        if tokens.one_hot is not None:
-            mixed = self.body.mix_codes(tokens.one_hot)
-            embeds = torch.cat([embeds[:, :2], mixed, embeds[:, -1:]], 1)
-        return Pictures(embeds=embeds, row_of=torch.tensor(row_of, device=device))
+        return code_pictures(self.body, tokens, row_of=index)
+
+    def _features(self, vision: ShowOVision, images: Images | Tokens) -> Float[Tensor, "D P c"]:
+        if isinstance(images, Tokens) and images.one_hot is not None:
+            return vision.features(self.magvit.decode_soft(images.one_hot))
+        seen = images if isinstance(images, Images) else self.pixels(images)
+        return vision.look(seen).features[FEATURES].to(self.body.device)
 
     # -- supervised training
 

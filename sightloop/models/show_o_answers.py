@@ -18,7 +18,7 @@ from transformers.cache_utils import Cache
 from sightloop.models.codes import code_log_probs
 from sightloop.models.generation import Writer, draw_tokens
 from sightloop.models.show_o_body import Body, Prefix
-from sightloop.models.show_o_layout import right_padded
+from sightloop.models.show_o_layout import picture_prefix, right_padded
 from sightloop.models.show_o_masks import answer_mask
 from sightloop.types import Sampling, Tokens, TokenScores
 
@@ -49,6 +49,15 @@ class Pictures:
             row_of=self.row_of,
             mask=None if is_block else answer_mask(width, first=self.first, last=last, device=device),
         )
+
+
+def code_pictures(body: Body, tokens: Tokens, *, row_of: Int[Tensor, " B"]) -> Pictures:
+    """Pictures given by their codes; a gradient passes to one-hot codes."""
+    words = body.vocabulary
+    embeds = body.embed(picture_prefix(tokens.ids + words.first_code, words))
+    if tokens.one_hot is not None:
+        embeds = torch.cat([embeds[:, :2], body.mix_codes(tokens.one_hot), embeds[:, -1:]], 1)
+    return Pictures(embeds=embeds, row_of=row_of)
 
 
 def draw_answers(

@@ -2,7 +2,9 @@
 
 A prefix (a prompt, or a picture that is asked about) never sees what comes behind it, so its keys and values
 are computed once for each distinct prefix of a batch and joined to those of every row that continues it. They
-carry a gradient where one is wanted. The head runs on a slice of the vocabulary and on chosen positions.
+carry a gradient where one is wanted. Of a picture in the making, the first layer's projections are computed
+once for each kind of token and shared by all prefixes, and the last layer runs only where its output is read.
+The head runs on a slice of the vocabulary.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +22,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from transformers import PhiForCausalLM
 from transformers.cache_utils import Cache
+from transformers.models.phi.modeling_phi import rotate_half
 
 from sightloop.models.show_o_layout import Vocabulary, right_padded
 
@@ -79,6 +82,18 @@ class _Joined:
         else:
             before = [states[row_of] for states in before]
         return torch.cat([before[0], keys], 2), torch.cat([before[1], values], 2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opening:
+    """What the first layer computes from ids and positions alone, whatever is before them."""
+
+    residual: Float[Tensor, "B L h"]
+    feed: Float[Tensor, "B L h"]
+    """Output of the feed-forward part, which is parallel to attention."""
+    query: Float[Tensor, "B heads L d"]
+    key: Float[Tensor, "B heads L d"]
+    value: Float[Tensor, "B heads L d"]
 
 
 class Body:
@@ -142,9 +157,20 @@ class Body:
         is_causal: bool,
         memory: _Recorder | _Joined | Cache | None,
     ) -> Tensor:
-        hidden = embeds
-        rotary = self.phi.rotary_emb(hidden, positions)
-        for layer in self.phi.layers:
+        rotary = self.phi.rotary_emb(embeds, positions)
+        hidden = self._through(self.phi.layers, embeds, rotary, mask, is_causal, memory)
+        return self.phi.final_layernorm(hidden)
+
+    def _through(
+        self,
+        layers: Any,
+        hidden: Tensor,
+        rotary: Any,
+        mask: Tensor | None,
+        is_causal: bool,
+        memory: _Recorder | _Joined | Cache | None,
+    ) -> Tensor:
+        for layer in layers:
             run = partial(
                 layer,
                 attention_mask=mask,
@@ -152,11 +178,78 @@ class Body:
                 past_key_values=memory,
                 is_causal=is_causal,
             )
-            if self.recompute is not None and torch.is_grad_enabled():
-                hidden = checkpoint(run, hidden, use_reentrant=False, context_fn=self.recompute)
-            else:
-                hidden = run(hidden)
-        return self.phi.final_layernorm(hidden)
+            hidden = self._kept(run, hidden)
+        return hidden
+
+    def _kept(self, run: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+        if self.recompute is not None and torch.is_grad_enabled():
+            return checkpoint(run, *inputs, use_reentrant=False, context_fn=self.recompute)
+        return run(*inputs)
+
+    # -- pictures in the making
+
+    def opening(self, ids: Int[Tensor, "B L"], positions: Int[Tensor, "1 L"]) -> Opening:
+        """The first layer's part that needs no attention: once for each kind of token, most are the mask."""
+        kinds, which = ids.unique(return_inverse=True)
+        layer, embeds = self.phi.layers[0], self.embed(kinds)
+        normed = layer.input_layernorm(embeds)
+        query, key, value = _projected(layer.self_attn, normed[None])
+        rotary = self.phi.rotary_emb(embeds, positions)
+
+        def spread(states: Tensor) -> Tensor:
+            return states[0].transpose(0, 1)[which].transpose(1, 2)
+
+        return Opening(
+            residual=embeds[which],
+            feed=layer.mlp(normed)[which],
+            query=_turned(spread(query), rotary),
+            key=_turned(spread(key), rotary),
+            value=spread(value),
+        )
+
+    def continued(
+        self,
+        opening: Opening,
+        positions: Int[Tensor, "1 L"],
+        wanted: Bool[Tensor, "B L"],
+        *,
+        prefix: Prefix,
+    ) -> Float[Tensor, "n h"]:
+        """Last hidden states where they are wanted, row by row; all tokens see the prefix and each other."""
+        seen, length = prefix.seen(), opening.residual.shape[1]
+        if seen is not None:
+            seen = F.pad(seen, (0, length), value=True)[:, None, None]
+        layers, memory = self.phi.layers, _Joined(prefix)
+        rotary = self.phi.rotary_emb(opening.residual, positions)
+
+        def first(query: Tensor, key: Tensor, value: Tensor, feed: Tensor, residual: Tensor) -> Tensor:
+            attention = layers[0].self_attn
+            return _attended(attention, query, *memory.update(key, value, 0), seen) + feed + residual
+
+        parts = (opening.query, opening.key, opening.value, opening.feed, opening.residual)
+        hidden = self._kept(first, *parts)
+        if len(layers) == 1:
+            return self.phi.final_layernorm(hidden[wanted])
+        hidden = self._through(layers[1:-1], hidden, rotary, seen, False, memory)
+        # Rows want different positions, and perhaps different numbers of them: the rest of a row is dropped.
+        order = (~wanted).long().argsort(dim=1, stable=True)[:, : max(1, int(wanted.sum(1).max()))]
+        hidden = self._kept(partial(self._last, order=order, rotary=rotary, seen=seen, memory=memory), hidden)
+        return self.phi.final_layernorm(hidden[wanted.gather(1, order)])
+
+    def _last(
+        self, hidden: Tensor, *, order: Tensor, rotary: Any, seen: Tensor | None, memory: _Joined
+    ) -> Tensor:
+        number = len(self.phi.layers) - 1
+        layer = self.phi.layers[number]
+        attention, normed = layer.self_attn, layer.input_layernorm(hidden)
+        picked = order[..., None].expand(-1, -1, hidden.shape[-1])
+        few = normed.gather(1, picked)
+        key, value = (_heads(attention, name, normed) for name in ("key", "value"))
+        turns = tuple(part.expand(len(order), -1, -1).gather(1, _as_wide(order, part)) for part in rotary)
+        query = _turned(_heads(attention, "query", few), turns)
+        keys, values = memory.update(_turned(key, rotary), value, number)
+        attended = _attended(attention, query, keys, values, seen)
+        return attended + layer.mlp(few) + hidden.gather(1, picked)
 
     def prefix(
         self,
@@ -201,7 +294,47 @@ class Body:
     def _logits(self, hidden: Tensor, part: slice) -> Tensor:
         # A view, not a copy: the head may be trained.
         bias = None if self.head.bias is None else self.head.bias[part]
-        return F.linear(hidden.to(self.head.weight.dtype), self.head.weight[part], bias).float()
+        logits = F.linear(hidden.to(self.head.weight.dtype), self.head.weight[part], bias)
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def _heads(attention: Any, part: Literal["query", "key", "value"], normed: Float[Tensor, "B L h"]) -> Tensor:
+    """Queries, keys or values by head, normed but not yet turned to their positions."""
+    project = {"query": attention.q_proj, "key": attention.k_proj, "value": attention.v_proj}[part]
+    states = project(normed).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
+    if part == "value" or not attention.qk_layernorm:
+        return states
+    return (attention.q_layernorm if part == "query" else attention.k_layernorm)(states)
+
+
+def _projected(attention: Any, normed: Float[Tensor, "B L h"]) -> tuple[Tensor, Tensor, Tensor]:
+    query, key = _heads(attention, "query", normed), _heads(attention, "key", normed)
+    return query, key, _heads(attention, "value", normed)
+
+
+def _turned(states: Float[Tensor, "B heads L d"], rotary: tuple[Tensor, Tensor]) -> Tensor:
+    """Rotary positions on the first part of each head."""
+    cos, sin = (part[:, None] for part in rotary)
+    turned, passed = states.split([cos.shape[-1], states.shape[-1] - cos.shape[-1]], -1)
+    return torch.cat([turned * cos + rotate_half(turned) * sin, passed], -1)
+
+
+def _attended(
+    attention: Any, query: Tensor, keys: Tensor, values: Tensor, seen: Tensor | None
+) -> Float[Tensor, "B L h"]:
+    found = F.scaled_dot_product_attention(
+        query,
+        keys,
+        values,
+        attn_mask=seen,
+        scale=attention.scaling,
+        enable_gqa=query.shape[1] != keys.shape[1],
+    )
+    return attention.dense(found.transpose(1, 2).flatten(2))
+
+
+def _as_wide(order: Int[Tensor, "B U"], part: Float[Tensor, "_ L w"]) -> Int[Tensor, "B U w"]:
+    return order[..., None].expand(-1, -1, part.shape[-1])
 
 
 def no_contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:

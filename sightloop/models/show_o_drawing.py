@@ -234,7 +234,7 @@ def _draw_relaxed(
     if sampling.relaxed_hard:
         hard = torch.nn.functional.one_hot(picked, law.shape[1]).to(soft.dtype)
         soft = hard + soft - soft.detach()
-    return picked, law.detach().gather(1, picked[:, None])[:, 0], soft
+    return picked, law.detach().gather(1, picked[:, None])[:, 0].float(), soft
 
 
 def _with_known(

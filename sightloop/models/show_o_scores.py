@@ -19,7 +19,7 @@ from sightloop.models.show_o_layout import drawing_prompt, framed
 from sightloop.types import Sampling, Tokens, TokenScores
 
 _POSITIONS_AT_ONCE = 8192
-"""Positions in one forward pass of a score without gradient."""
+"""Positions in one forward pass of a score: what is recomputed in the backward pass at once, too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,17 +46,13 @@ class Canvas:
         """Hidden states at the `wanted` (None = the unknown) positions, one tensor for each condition."""
         words = self.body.vocabulary
         ids = torch.where(unknown, words.mask, codes + words.first_code)
-        embeds = self.body.embed(framed(ids, words))
-        positions = self.start + torch.arange(embeds.shape[1], device=embeds.device)[None]
-        chosen = unknown if wanted is None else wanted
-        found: list[Tensor] = []
-        for prefix in self.conditions:
-            seen = prefix.seen()
-            if seen is not None:
-                seen = torch.nn.functional.pad(seen, (0, embeds.shape[1]), value=True)[:, None, None]
-            hidden = self.body(embeds, positions, mask=seen, prefix=prefix)
-            found.append(hidden[:, 1:-1][chosen])
-        return tuple(found)
+        rows = framed(ids, words)
+        positions = self.start + torch.arange(rows.shape[1], device=rows.device)[None]
+        chosen = torch.nn.functional.pad(unknown if wanted is None else wanted, (1, 1))
+        opening = self.body.opening(rows, positions)
+        return tuple(
+            self.body.continued(opening, positions, chosen, prefix=prefix) for prefix in self.conditions
+        )
 
     def logits_of(self, *hidden: Float[Tensor, "n h"]) -> Float[Tensor, "n K"]:
         """Logits of the codes: (1 + g) conditioned - g unconditioned.
@@ -67,7 +63,7 @@ class Canvas:
         if len(hidden) == 1:
             return self.body.code_logits(hidden[0])
         conditioned, free = hidden
-        if conditioned.dtype == torch.float32:
+        if torch.finfo(conditioned.dtype).bits >= 32:
             return self.body.code_logits((1 + self.guidance) * conditioned - self.guidance * free)
         logits = [self.body.code_logits(states) for states in (conditioned, free)]
         return (1 + self.guidance) * logits[0] - self.guidance * logits[1]
@@ -95,19 +91,18 @@ def score_codes(canvas: Canvas, tokens: Tokens, under: Sampling | None) -> Token
     steps = torch.zeros_like(codes) if tokens.decode_step is None else tokens.decode_step
     rows, places = mask.nonzero(as_tuple=True)
     pairs = torch.stack([rows, steps[rows, places]], 1).unique(dim=0)
-    at_once = len(pairs) if torch.is_grad_enabled() else max(1, _POSITIONS_AT_ONCE // codes.shape[1])
+    blank = torch.zeros(codes.numel(), device=codes.device)
+    if not len(pairs):
+        return TokenScores(log_probs=blank.view(codes.shape), entropy=blank.view(codes.shape))
     hidden: list[tuple[Tensor, ...]] = []
     flat: list[Tensor] = []
-    for part in pairs.split(max(1, at_once)):
+    for part in pairs.split(max(1, _POSITIONS_AT_ONCE // codes.shape[1])):
         row, step = part.unbind(1)
         unknown = steps[row] >= step[:, None]
         wanted = mask[row] & (steps[row] == step[:, None])
         hidden.append(canvas.rows(row).look(codes[row], unknown, wanted))
         at, place = wanted.nonzero(as_tuple=True)
         flat.append(row[at] * codes.shape[1] + place)
-    blank = torch.zeros(codes.numel(), device=codes.device)
-    if not hidden:
-        return TokenScores(log_probs=blank.view(codes.shape), entropy=blank.view(codes.shape))
     index = torch.cat(flat)
     joined = tuple(torch.cat(branch) for branch in zip(*hidden, strict=True))
     log_probs, entropy = code_log_probs(canvas.logits_of, joined, codes.flatten()[index], under=under)

@@ -6,10 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from show_o_golden import Golden, load_golden, same
 from torch import Tensor
+from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from sightloop.models.show_o_answers import Pictures, draw_answers
+from sightloop.models.show_o_masks import answer_mask
+from sightloop.models.show_o_vision import ShowOVision, new_projector
 from sightloop.types import Sampling, Tokens
 
 RUNS = ["greedy", "greedy_eot", "greedy_same_image_q2"]
@@ -69,3 +73,49 @@ def test_two_questions_about_one_picture_are_answered_together(golden: Golden) -
         wanted = golden.tensors("mmu", f"{run}.")
         assert tokens.ids[row].tolist() == wanted["tokens"].tolist()
         same(torch.stack([step[row] for step in logits]), wanted["last_logits"])
+
+
+@torch.no_grad()
+def test_features_of_a_tower_are_read_as_in_the_official_code(golden: Golden) -> None:
+    wanted, weights = (
+        golden.tensors("mmu", "vit."),
+        load_file(golden.folder / "mm_projector_weights.safetensors"),
+    )
+    weights = {name.removeprefix("mm_projector."): value for name, value in weights.items()}
+    width, width_in = weights["0.weight"].shape
+    projector = new_projector(width_in, width)
+    projector.load_state_dict(weights)
+    config = CLIPVisionConfig(
+        hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=1, image_size=32
+    )
+    vision = ShowOVision(CLIPVisionModel(config), projector)
+    words, body = golden.vocabulary, golden.body
+    ids, features = wanted["input_ids"][0].tolist(), wanted["clip_features"]
+    start = ids.index(words.soi)
+    assert ids[start + 1] == words.eoi
+    pictures = vision.pictures(body, features, ids[1:start], row_of=torch.tensor([0]))
+    same(pictures.embeds[:, start + 1 : start + 9], wanted["projected_first8"])
+    question = ids[start + 2 :]
+    rows, length = wanted["rows"], pictures.embeds.shape[1] + len(question)
+    assert pictures.last is not None
+    mask = answer_mask(length, first=pictures.first, last=pictures.last)[0, 0]
+    same(mask[rows], wanted["mask_allowed_rows"])
+    same(mask.sum(1), wanted["mask_allowed_row_sums"])
+    same(mask.sum(0), wanted["mask_allowed_col_sums"])
+    embeds = torch.cat([pictures.embeds, body.embed(torch.tensor([question]))], 1)
+    hidden = body(embeds, torch.arange(length)[None], mask=mask[None, None])
+    same(body.logits(hidden[:, rows]), wanted["logits_rows"])
+
+    facts, head = golden.facts["mmu_generate"]["vit_greedy"], Watched(golden)
+    greedy = golden.tensors("mmu", "vit_greedy.")
+    tokens = draw_answers(
+        body,
+        pictures,
+        [question],
+        sampling=Sampling(max_tokens=facts["max_new_tokens"], temperature=0.0),
+        seeds=None,
+        head=head,
+        end=-1 if facts["eot"] is None else facts["eot"],
+    )
+    assert tokens.ids[0].tolist() == greedy["tokens"].tolist()
+    same(torch.cat(head.logits), greedy["last_logits"])
