@@ -1,4 +1,4 @@
-"""The command line: `sightloop train | evaluate | caption | report | export`.
+"""The command line: `sightloop train | evaluate | caption | draw | ask | report | export | convert`.
 
 Networks are imported when a command needs them, so that help comes at once.
 """
@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from sightloop.cli_unified import ask, convert, draw
 from sightloop.recipes.catalog import RECIPES
 from sightloop.recipes.config_json import config_from_json
 from sightloop.recipes.geneval_options import GenEvalOptions
@@ -294,7 +295,9 @@ def _show_report(folder: Path) -> None:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExportOptions:
-    """A run's captioner without sightloop: as a plain BLIP-2 folder, or VLRM's 257 tensors."""
+    """A run's captioner without sightloop: BLIP-2 as a plain folder or as VLRM's 257 tensors, any other as a
+    folder of adapters for peft.
+    """
 
     run: Positional[Path]
     output: Path
@@ -303,6 +306,7 @@ class ExportOptions:
     step: str = "best"
     """Checkpoint: "best", "last" or a step number."""
     dtype: Literal["float16", "bfloat16", "float32"] = "float16"
+    """Precision of BLIP-2's weights; adapters are always float32."""
     license: str = ""
     """Licence named in the model card; follow the base model's."""
 
@@ -331,8 +335,11 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], None], str]] = {
     "train": (train, "train a model on what a judge sees (vlrm)"),
     "evaluate": (evaluate, "measure captions (clip-recall, captions) or drawn pictures (geneval)"),
     "caption": (caption, "write captions of images"),
+    "draw": (draw, "draw pictures of a prompt (Show-o, Janus)"),
+    "ask": (ask, "ask a question about a picture (Show-o, Janus)"),
     "report": (report, "one page and one table about a run"),
     "export": (export, "a run's model for transformers, without sightloop"),
+    "convert": (convert, "checkpoints of Show-o, MAGVIT-v2 and Janus, from their authors' form and back"),
 }
 
 

@@ -9,6 +9,7 @@ import io
 import struct
 import threading
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -73,16 +74,29 @@ def decode(picture: bytes | Image.Image, decoding: Decoding) -> UInt8[np.ndarray
     Raises:
         BrokenImageError: it is no picture of a known format, is damaged, or is larger than `max_pixels`.
     """
+    image = _upright(picture, lambda size: _check_pixels(size, decoding))
+    return np.asarray(_square(image, decoding))
+
+
+def upright(picture: bytes, *, max_pixels: int = PIL_MAX_PIXELS) -> UInt8[np.ndarray, "H W 3"]:
+    """The whole picture as RGB in its own size.
+
+    Raises:
+        BrokenImageError: it is no picture of a known format, is damaged, or is larger than `max_pixels`.
+    """
+    return np.array(_upright(picture, lambda size: _check_number(size, max_pixels)))
+
+
+def _upright(picture: bytes | Image.Image, check: Callable[[tuple[int, int]], None]) -> Image.Image:
     try:
         image = _open(picture) if isinstance(picture, bytes) else picture
-        _check_pixels(image.size, decoding)
+        check(image.size)
         ImageOps.exif_transpose(image, in_place=True)
-        image = _rgb(image)
+        return _rgb(image)
     except BrokenImageError:
         raise
     except _DAMAGE as error:
         raise BrokenImageError(f"{type(error).__name__}: {error}") from error
-    return np.asarray(_square(image, decoding))
 
 
 def _open(data: bytes) -> Image.Image:
@@ -100,13 +114,17 @@ def _open(data: bytes) -> Image.Image:
             Image.MAX_IMAGE_PIXELS = limit
 
 
-def _check_pixels(size: tuple[int, int], decoding: Decoding) -> None:
+def _check_number(size: tuple[int, int], max_pixels: int) -> None:
     width, height = size
-    if width * height > decoding.max_pixels:
+    if width * height > max_pixels:
         raise BrokenImageError(
-            f"{width} x {height} pixels, more than max_pixels {decoding.max_pixels}; raise max_pixels to "
-            "accept it"
+            f"{width} x {height} pixels, more than max_pixels {max_pixels}; raise max_pixels to accept it"
         )
+
+
+def _check_pixels(size: tuple[int, int], decoding: Decoding) -> None:
+    _check_number(size, decoding.max_pixels)
+    width, height = size
     # The crop is cut from a resized whole, which for a very long picture can be far larger than the picture.
     long = decoding.size * max(size) // min(size)
     if decoding.fit == "crop" and long * decoding.size > max(decoding.max_pixels, PIL_MAX_PIXELS):

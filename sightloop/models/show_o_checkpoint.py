@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PhiConfig, PhiForCausalLM, PreTrainedTokenizerBase
+from transformers import CLIPVisionModel, PhiConfig, PhiForCausalLM, PreTrainedTokenizerBase
 
 from sightloop.models.checkpoint_files import (
     load_exactly,
@@ -30,6 +30,7 @@ from sightloop.models.families import require
 from sightloop.models.magvit2 import Magvit2
 from sightloop.models.show_o import ShowO, ShowOSettings
 from sightloop.models.show_o_layout import SPECIAL_TOKENS, vocabulary_of
+from sightloop.models.show_o_vision import ShowOVision, new_projector
 
 OFFICIAL_WEIGHTS = "pytorch_model.bin"
 """The only name that the official code looks for."""
@@ -183,8 +184,8 @@ def _projector(tensors: Mapping[str, Tensor], folder: Path, model: PhiForCausalL
         return None
     missing = [f"{_PROJECTOR}0.weight is missing"] if "0.weight" not in tensors else []
     refuse(f"{folder} is not a Show-o checkpoint", missing)
-    width, features = tensors["0.weight"].shape
-    made = nn.Sequential(nn.Linear(features, width), nn.GELU(), nn.Linear(width, model.config.hidden_size))
+    features = tensors["0.weight"].shape[1]
+    made = new_projector(features, model.config.hidden_size)
     load_exactly(made, tensors, source=f"{folder}: the projector")
     return made.to(model.dtype)
 
@@ -205,14 +206,16 @@ def load_show_o(
     *,
     magvit: Path | str | None = None,
     tokenizer: Path | str | None = None,
+    tower: Path | str | None = None,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
     settings: ShowOSettings | None = None,
 ) -> ShowO:
     """The policy of a folder of ours or an official one, which needs folders of its other two parts.
 
-    The checkpoint decides over the sizes in `settings`. Frozen weights are in `dtype`; MAGVIT-v2 stays in
-    float32, as its signs decide.
+    A w-clip-vit checkpoint also needs its CLIP `tower` (openai/clip-vit-large-patch14-336), a folder or a
+    name on the hub. The checkpoint decides over the sizes in `settings`. Frozen weights are in `dtype`;
+    MAGVIT-v2 stays in float32, as its signs decide.
 
     Raises:
         ValueError: a part is missing, or the parts do not fit.
@@ -222,10 +225,7 @@ def load_show_o(
     if magvit is None and not ours:
         raise ValueError(f"{folder} is an official folder, without MAGVIT-v2; name its folder with --magvit")
     weights = read_show_o(folder, dtype=dtype)
-    if weights.projector is not None:
-        raise ValueError(
-            f"{folder} reads features of a vision tower (w-clip-vit); load a Show-o that reads its own codes"
-        )
+    vision = _vision(folder, weights, tower)
     pictures = Magvit2.from_folder(folder / "magvit2" if magvit is None else magvit)
     check_magvit(pictures, weights.sizes)
     words = read_tokenizer(_words_folder(folder, tokenizer, ours), weights.sizes)
@@ -235,7 +235,21 @@ def load_show_o(
         num_image_tokens=weights.sizes.num_image_tokens,
         max_text_tokens=weights.sizes.max_text_tokens,
     )
-    return ShowO(weights.model, words, pictures, settings=settings).to(device)
+    return ShowO(weights.model, words, pictures, settings=settings, vision=vision).to(device)
+
+
+def _vision(folder: Path, weights: ShowOWeights, tower: Path | str | None) -> ShowOVision | None:
+    if (tower is None) != (weights.projector is None):
+        fix = "name its CLIP's folder with --tower" if tower is None else "leave --tower out"
+        reads = "features of a vision tower (w-clip-vit)" if tower is None else "its own codes of pictures"
+        raise ValueError(f"{folder} reads {reads}; {fix}")
+    if tower is None or weights.projector is None:
+        return None
+    loaded = CLIPVisionModel.from_pretrained(tower, dtype=weights.model.dtype)
+    wide, narrow = weights.projector.get_parameter("0.weight").shape[1], loaded.config.hidden_size
+    if wide != narrow:
+        raise ValueError(f"{tower} has features of {narrow} numbers, the projector of {folder} reads {wide}")
+    return ShowOVision(loaded, weights.projector)
 
 
 def _words_folder(folder: Path, tokenizer: Path | str | None, ours: bool) -> Path | str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,7 +25,7 @@ from tiny_show_o_folders import (
     tokenizer,
 )
 from torch import Tensor
-from transformers import PhiForCausalLM
+from transformers import CLIPVisionConfig, CLIPVisionModel, PhiForCausalLM
 
 from sightloop.models.checkpoint_files import read_weights, write_weights
 from sightloop.models.families import found_in, require
@@ -39,7 +40,7 @@ from sightloop.models.show_o_checkpoint import (
     write_official,
     write_show_o,
 )
-from sightloop.types import Prompt
+from sightloop.types import Images, Prompt, Sampling
 
 
 def same(model: PhiForCausalLM, other: PhiForCausalLM) -> bool:
@@ -285,6 +286,44 @@ def test_parts_that_an_official_folder_lacks_are_asked_for(tmp_path: Path) -> No
     write_magvit2(magvit(), tmp_path / "magvit", official=True)
     with pytest.raises(ValueError, match="name the folder of microsoft/phi-1_5's with --tokenizer"):
         load_show_o(theirs, magvit=tmp_path / "magvit")
-    tower = official_tensors() | projector_tensors()
-    with pytest.raises(ValueError, match="reads features of a vision tower"):
-        load_show_o(official_folder(tmp_path / "tower", tensors=tower, w_clip_vit=True), magvit=tmp_path)
+    words = tokenizer()
+    words.save_pretrained(tmp_path / "words")
+    found: dict[str, Any] = {"magvit": tmp_path / "magvit", "tokenizer": tmp_path / "words"}
+    with pytest.raises(ValueError, match="reads its own codes of pictures; leave --tower out"):
+        load_show_o(theirs, tower=tmp_path, **found)
+    tensors = official_tensors() | projector_tensors()
+    seeing = official_folder(tmp_path / "seeing", tensors=tensors, w_clip_vit=True)
+    with pytest.raises(
+        ValueError, match=r"reads features of a vision tower .* name its CLIP's folder with --tower"
+    ):
+        load_show_o(seeing, **found)
+    clip_tower(CLIP_WIDTH + 4).save_pretrained(tmp_path / "wide")
+    with pytest.raises(ValueError, match=r"has features of 16 numbers, the projector of .* reads 12"):
+        load_show_o(seeing, tower=tmp_path / "wide", **found)
+
+
+def test_the_variant_with_a_vision_tower_answers_by_its_features(tmp_path: Path) -> None:
+    tensors = official_tensors() | projector_tensors()
+    seeing = official_folder(tmp_path / "seeing", tensors=tensors, w_clip_vit=True)
+    write_show_o(read_show_o(seeing), tmp_path / "ours", tokenizer=tokenizer(), magvit=magvit())
+    clip_tower(CLIP_WIDTH).save_pretrained(tmp_path / "clip")
+    policy = load_show_o(tmp_path / "ours", tower=tmp_path / "clip")
+    assert policy.vision is not None
+    seen = policy.look(Images(pixels=torch.zeros(1, 3, 9, 7, dtype=torch.uint8)))
+    assert [value.shape for value in seen.features.values()] == [(1, 4, CLIP_WIDTH)]
+    tokens = policy.sample(Prompt(texts=["what is it"], images=seen), Sampling(max_tokens=3, temperature=0.0))
+    assert tokens.ids.shape[0] == 1
+
+
+def clip_tower(width: int) -> CLIPVisionModel:
+    """A CLIP that sees 4 patches."""
+    return CLIPVisionModel(
+        CLIPVisionConfig(
+            hidden_size=width,
+            intermediate_size=16,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            image_size=8,
+            patch_size=4,
+        )
+    )

@@ -1,0 +1,172 @@
+"""Drawing and asking by command: what is written and printed, and every wrong input as one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from models.tiny_janus import tiny_model as tiny_janus_model
+from models.tiny_janus import tokenizer as janus_tokenizer
+from PIL import Image
+from tiny_show_o_folders import magvit, official_folder, tokenizer
+
+from sightloop.cli import main
+from sightloop.models.janus_checkpoint import write_janus
+from sightloop.models.show_o_checkpoint import read_show_o, write_magvit2, write_show_o
+from sightloop.recipes.draw import AskJob, DrawJob, ask, contact_sheet, draw, read_picture
+from sightloop.recipes.unified import load_image_policy
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def show_o(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Show-o in a folder of ours."""
+    folder = tmp_path_factory.mktemp("show_o")
+    weights = read_show_o(official_folder(folder / "theirs"))
+    write_show_o(weights, folder / "ours", tokenizer=tokenizer(), magvit=magvit())
+    return folder / "ours"
+
+
+@pytest.fixture(scope="module")
+def janus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Janus in transformers' form."""
+    folder = tmp_path_factory.mktemp("janus") / "ours"
+    write_janus(tiny_janus_model(), folder, tokenizer=janus_tokenizer())
+    return folder
+
+
+def said(capsys: pytest.CaptureFixture[str], words: list[str]) -> str:
+    """What a command that fails says, as one line."""
+    with pytest.raises(SystemExit) as stopped:
+        main(words)
+    assert stopped.value.code == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("sightloop:")]
+    return line
+
+
+def test_pictures_and_their_sheet_are_written_and_their_paths_printed(
+    show_o: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["draw", "a red circle", "--model", str(show_o), "--number", "3", "--output", str(tmp_path / "out")])
+    names = ["0001.png", "0002.png", "0003.png", "sheet_0001-0003.png"]
+    assert capsys.readouterr().out.splitlines() == [str(tmp_path / "out" / name) for name in names]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
+    with Image.open(tmp_path / "out" / "0001.png") as picture:
+        assert picture.size == (8, 8) and picture.mode == "RGB"
+        assert picture.info["prompt"] == "a red circle"
+
+
+def test_numbers_go_on_and_a_picture_does_not_depend_on_how_many_are_drawn(
+    show_o: Path, tmp_path: Path
+) -> None:
+    policy = load_image_policy(str(show_o), device=CPU)
+    many = draw(policy, DrawJob(prompt="the square", number=5, output=tmp_path, steps=2))
+    one = draw(policy, DrawJob(prompt="the square", number=1, output=tmp_path, steps=2))
+    other = draw(policy, DrawJob(prompt="the square", number=1, output=tmp_path, steps=2, seed=1))
+    assert [path.name for path in (*many[:5], one[0], other[0])] == [f"{n:04}.png" for n in range(1, 8)]
+    pixels = {path: Image.open(path).tobytes() for path in (many[0], many[1], one[0], other[0])}
+    assert pixels[many[0]] == pixels[one[0]]
+    assert len({pixels[many[0]], pixels[many[1]], pixels[other[0]]}) == 3
+
+
+def test_the_sheet_shows_every_picture_once() -> None:
+    colours = [(50 * number, 0, 0) for number in range(5)]
+    sheet = contact_sheet([Image.new("RGB", (6, 8), colour) for colour in colours])
+    assert sheet.size == (3 * 10 + 4, 2 * 12 + 4)
+    counted = sheet.getcolors()
+    assert counted is not None
+    assert {colour: count for count, colour in counted if colour != (255, 255, 255)} == dict.fromkeys(
+        colours, 48
+    )
+
+
+@pytest.mark.parametrize("family", ["show_o", "janus"])
+@pytest.mark.parametrize(
+    ("mode", "size"), [("RGB", (8, 8)), ("RGBA", (31, 20)), ("L", (5, 17)), ("I;16", (9, 9)), ("P", (40, 3))]
+)
+def test_a_picture_of_any_mode_and_size_is_asked_about(
+    request: pytest.FixtureRequest, tmp_path: Path, family: str, mode: str, size: tuple[int, int]
+) -> None:
+    Image.new(mode, size).save(tmp_path / "picture.png")
+    policy = load_image_policy(str(request.getfixturevalue(family)), device=CPU)
+    picture = read_picture(tmp_path / "picture.png")
+    assert picture.shape == (size[1], size[0], 3)
+    job = AskJob(picture=picture, question="what is it", max_tokens=3)
+    assert ask(policy, job) == ask(policy, job)
+
+
+def test_the_answer_is_printed(show_o: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.new("RGB", (12, 9), "red").save(tmp_path / "picture.png")
+    words = ["ask", str(tmp_path / "picture.png"), "what colour is it", "--model", str(show_o)]
+    main([*words, "--max-tokens", "4"])
+    told = capsys.readouterr().out
+    policy = load_image_policy(str(show_o), device=CPU)
+    picture = read_picture(tmp_path / "picture.png")
+    wanted = ask(policy, AskJob(picture=picture, question="what colour is it", max_tokens=4))
+    assert told == f"{wanted}\n"
+
+
+def test_an_official_folder_is_drawn_with_when_its_parts_are_named(show_o: Path, tmp_path: Path) -> None:
+    official_folder(tmp_path / "theirs")
+    write_magvit2(magvit(), tmp_path / "magvit", official=True)
+    tokenizer().save_pretrained(tmp_path / "words")
+    parts = ["--magvit", str(tmp_path / "magvit"), "--tokenizer", str(tmp_path / "words")]
+    common = ["draw", "a circle", "--number", "1", "--output"]
+    main([*common, str(tmp_path / "a"), "--model", str(tmp_path / "theirs"), *parts])
+    main([*common, str(tmp_path / "b"), "--model", str(show_o)])
+    first, second = (Image.open(tmp_path / folder / "0001.png").tobytes() for folder in "ab")
+    assert first == second
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([" "], "the prompt is empty"),
+        (["a", "--number", "0"], "number is 0; draw at least 1"),
+        (["a", "--guidance", "-1"], "guidance is -1.0; use 0"),
+        (["a", "--steps", "5"], "decode_steps is 5; use 1 to max_tokens (4)"),
+        (["a", "--temperature", "-2"], "temperature is -2.0"),
+    ],
+)
+def test_wrong_settings_of_a_drawing_are_one_line(
+    show_o: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    out = tmp_path / "out"
+    assert message in said(capsys, ["draw", *options, "--model", str(show_o), "--output", str(out)])
+    assert not out.exists()
+
+
+def test_settings_that_a_family_lacks_are_one_line(
+    janus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["draw", "a", "--model", str(janus), "--output", str(tmp_path / "out")]
+    assert "Janus draws one token after another" in said(capsys, [*words, "--steps", "3"])
+    assert "leave --magvit and --tower out" in said(capsys, [*words, "--magvit", str(tmp_path)])
+
+
+def test_wrong_models_are_one_line_that_names_what_was_found(
+    show_o: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["draw", "a", "--output", str(tmp_path / "out"), "--model"]
+    assert "nowhere is not a folder" in said(capsys, [*words, "nowhere"])
+    assert "config.json does not exist" in said(capsys, [*words, str(tmp_path)])
+    (tmp_path / "config.json").write_text('{"model_type": "blip-2"}')
+    assert "model_type 'blip-2'; known are Show-o, MAGVIT-v2 and Janus" in said(
+        capsys, [*words, str(tmp_path)]
+    )
+    assert "is MAGVIT-v2 alone, which cannot draw" in said(capsys, [*words, str(show_o / "magvit2")])
+
+
+def test_pictures_that_cannot_be_asked_about_are_one_line(
+    show_o: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ["--model", str(show_o)]
+    assert "does not exist or is no file" in said(capsys, ["ask", str(tmp_path / "x.png"), "what", *common])
+    (tmp_path / "x.png").write_bytes(b"no picture")
+    assert "x.png: not a picture of a known format" in said(
+        capsys, ["ask", str(tmp_path / "x.png"), "what", *common]
+    )
+    Image.new("RGB", (4, 4)).save(tmp_path / "x.png")
+    assert "the question is empty" in said(capsys, ["ask", str(tmp_path / "x.png"), " ", *common])
