@@ -99,7 +99,7 @@ class AskOptions:
 
     image: Positional[Path]
     question: Positional[str]
-    max_tokens: int = 100
+    max_tokens: int = 64
     """Longest answer."""
     source: Annotated[ModelOptions, tyro.conf.arg(name="")] = ModelOptions()
 

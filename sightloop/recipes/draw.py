@@ -108,7 +108,7 @@ class AskJob:
 
     picture: UInt8[np.ndarray, "H W 3"]
     question: str
-    max_tokens: int = 100
+    max_tokens: int = 64
 
     def __post_init__(self) -> None:
         if not self.question.strip():

@@ -170,3 +170,14 @@ def test_pictures_that_cannot_be_asked_about_are_one_line(
     )
     Image.new("RGB", (4, 4)).save(tmp_path / "x.png")
     assert "the question is empty" in said(capsys, ["ask", str(tmp_path / "x.png"), " ", *common])
+
+
+def test_without_a_model_the_embedded_worlds_draws_and_answers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["draw", "a photo of a red circle", "--number", "1", "--output", str(tmp_path)])
+    assert capsys.readouterr().out.splitlines()[0] == str(tmp_path / "0001.png")
+    main(["ask", str(tmp_path / "0001.png"), "is there a circle?"])
+    assert capsys.readouterr().out.strip()
+    with pytest.raises(ValueError, match="world_model is 'bagel'; there are: show-o, janus"):
+        load_image_policy("", device=CPU, world_model="bagel")  # pyright: ignore[reportArgumentType]
