@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +13,26 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sightloop.models.captioner import GenericCaptioner
-from sightloop.models.convert import refuse, whole
+from sightloop.models.convert import Card, refuse, whole
 
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 
 
-def export_adapter(captioner: GenericCaptioner, output: Path, *, base: str) -> None:
+@dataclass(frozen=True, kw_only=True)
+class AdapterCard:
+    """What the model card of adapters says."""
+
+    told: Card
+    prompt: str
+    """What captions were drawn for in training."""
+    decoding: Mapping[str, int]
+    """Options of `generate` that the run was evaluated with."""
+
+
+def export_adapter(
+    captioner: GenericCaptioner, output: Path, *, base: str, card: AdapterCard | None = None
+) -> None:
     """Write the adapters over `base` (folder or hub name) for `peft.PeftModel.from_pretrained`.
 
     Raises:
@@ -42,6 +57,8 @@ def export_adapter(captioner: GenericCaptioner, output: Path, *, base: str) -> N
         partial.mkdir(parents=True)
         (partial / _CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         save_file(tensors, partial / _WEIGHTS, metadata={"format": "pt"})
+        if card is not None:
+            (partial / "README.md").write_text(_card_text(captioner, base, card), encoding="utf-8")
 
 
 def load_adapter(captioner: GenericCaptioner, folder: Path) -> None:
@@ -85,3 +102,54 @@ def _named(captioner: GenericCaptioner) -> dict[str, Tensor]:
         named[f"{_PREFIX}{path}.lora_A.weight"] = captioner.adapters.down[key]
         named[f"{_PREFIX}{path}.lora_B.weight"] = captioner.adapters.up[key]
     return named
+
+
+def _card_text(captioner: GenericCaptioner, base: str, card: AdapterCard) -> str:
+    told, on_hub = card.told, not Path(base).exists()
+    head = ["---", "library_name: peft", "pipeline_tag: image-text-to-text"]
+    head += [f"license: {told.license_name}"] if told.license_name else []
+    head += [f"base_model: {base}"] if on_hub else []
+    rows = [f"| {name} | {before:.3f} | {after:.3f} |" for name, (before, after) in told.figures.items()]
+    table = ["| held-out figure | before | after |", "|---|--:|--:|", *rows, ""] if rows else []
+    name = f"[{base}](https://huggingface.co/{base})" if on_hub else f"`{Path(base).name}`"
+    text = captioner.prompt_text(card.prompt)
+    options = ", ".join(f"{option}={value}" for option, value in card.decoding.items())
+    options += f", suppress_tokens=[{captioner.picture_token}]"
+    endings = f"eos_token_id={list(captioner.ends)}, pad_token_id={captioner.pad}"
+    lines = [
+        *head,
+        "tags: [image-captioning, reinforcement-learning, lora, vlrm, sightloop]",
+        "---",
+        "",
+        "# Adapters of a captioner trained by what a judge sees",
+        "",
+        f"Low-rank adapters for {name} after {told.steps} steps of training with sightloop on the judgement",
+        "of a frozen image-text matcher and text rules, without reference captions",
+        "(VLRM, [arXiv 2404.01911](https://arxiv.org/abs/2404.01911)).",
+        "",
+        *table,
+        "```python",
+        "from peft import PeftModel",
+        "from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig",
+        "",
+        f"base = {base!r}",
+        "processor = AutoProcessor.from_pretrained(base)",
+        "plain = AutoModelForImageTextToText.from_pretrained(base)",
+        "# Captions were drawn without the base's own options, such as a penalty of repetition.",
+        f"plain.generation_config = GenerationConfig({endings})",
+        'model = PeftModel.from_pretrained(plain, "FOLDER")',
+        "inputs = processor(",
+        f"    text=[{text!r}],",
+        "    images=[image],",
+        f"    add_special_tokens={not captioner.begins(text)},",
+        '    return_tensors="pt",',
+        ")",
+        f"ids = model.generate(**inputs, {options})",
+        'words = ids[:, inputs["input_ids"].shape[1] :]',
+        "print(processor.batch_decode(words, skip_special_tokens=True)[0].strip())",
+        "```",
+        "",
+        f"`image` is a square RGB picture of {captioner.image_size} pixels, as in training. Captions may",
+        "name things that are not there; check before relying on them. The base model's licence applies too.",
+    ]
+    return "\n".join(lines) + "\n"

@@ -168,6 +168,14 @@ class GenericCaptioner(nn.Module):
         self._composed.everyone_done = ask
         self._sharded = True
 
+    def prompt_text(self, prompt: str) -> str:
+        """What the processor reads for a prompt, the picture's place in it."""
+        return self._composed.reader.text(prompt)
+
+    def begins(self, text: str) -> bool:
+        """Whether such a text starts with the begin token, so that the processor must not add one."""
+        return self._composed.reader.begins(text)
+
     def bridge(self) -> Adapters:
         """The trainable part: the policy's adapters."""
         return self.adapters

@@ -62,15 +62,18 @@ class PromptReader:
             return self.processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
         return self.words.convert_ids_to_tokens(self.picture_token) + prompt
 
+    def begins(self, text: str) -> bool:
+        """Whether a prompt's text starts with the begin token, so that the processor must not add one."""
+        begin = self.words.bos_token
+        return begin is not None and text.startswith(begin)
+
     def inputs(self, prompts: list[str], pixels: UInt8[Tensor, "B 3 H W"]) -> dict[str, Tensor]:
         """Everything the model reads, by the names of its forward pass; prompts are padded on the left."""
         texts = [self.text(prompt) for prompt in prompts]
-        bos = self.words.bos_token
-        framed = bos is not None and all(text.startswith(bos) for text in texts)
         made = self.processor(
             text=texts,
             images=[Image.fromarray(picture) for picture in pixels.permute(0, 2, 3, 1).cpu().numpy()],
-            add_special_tokens=not framed,
+            add_special_tokens=not all(map(self.begins, texts)),
             padding=True,
             padding_side="left",
             return_tensors="pt",

@@ -8,6 +8,7 @@ from typing import Literal
 
 import torch
 
+from sightloop.models.adapter_folder import AdapterCard, export_adapter
 from sightloop.models.blip2 import Blip2Captioner
 from sightloop.models.convert import Card, export_folder, export_tensors
 from sightloop.recipes.restore import Restored, restore
@@ -25,15 +26,22 @@ def export_run(
     dtype: Literal["float16", "bfloat16", "float32"],
     license_name: str,
 ) -> None:
-    """Write a run's captioner as a plain BLIP-2 folder with a model card, or as VLRM's 257 tensors.
+    """Write a run's captioner: BLIP-2 as a plain folder with a model card or as VLRM's 257 tensors, any other
+    as a folder of adapters for peft, in float32, with a model card.
 
     Raises:
-        ValueError: no such run or checkpoint, a captioner that is not BLIP-2, or an output that is in the
-        way.
+        ValueError: no such run or checkpoint, a form that the captioner does not have, or an output that is
+            in the way.
     """
     restored = restore(run, step, device=torch.device("cpu"))
+    card = _card(run, restored, license_name)
     if not isinstance(restored.policy, Blip2Captioner):
-        raise ValueError(f"{run} trained adapters of {restored.base!r}; export writes BLIP-2 captioners only")
+        if form == "tensors":
+            raise ValueError(
+                f"{run} trained adapters of {restored.base!r}; VLRM's tensors are BLIP-2's, use --form folder"
+            )
+        asked = AdapterCard(told=card, prompt=restored.config.draw.prompt, decoding=_decoding(restored))
+        return export_adapter(restored.policy, output, base=restored.base, card=asked)
     if form == "tensors":
         export_tensors(restored.policy, output, dtype=DTYPES[dtype])
         return
@@ -41,9 +49,19 @@ def export_run(
         restored.policy,
         output,
         base=restored.base,
-        card=_card(run, restored, license_name),
+        card=card,
         dtype=DTYPES[dtype],
     )
+
+
+def _decoding(restored: Restored) -> dict[str, int]:
+    held_out = restored.config.held_out
+    return {
+        "num_beams": held_out.beams,
+        "no_repeat_ngram_size": held_out.no_repeat_ngram,
+        "min_new_tokens": held_out.min_tokens,
+        "max_new_tokens": held_out.max_tokens,
+    }
 
 
 def _card(run: Path, restored: Restored, license_name: str) -> Card:

@@ -20,6 +20,7 @@ from sightloop.evaluation.ranking import Ties
 from sightloop.evaluation.retrieval import ClipEncoder, clip_recall_of_files
 from sightloop.recipes.catalog import SHAPES
 from sightloop.recipes.held_out import open_pictures
+from sightloop.recipes.named_models import model_config
 from sightloop.recipes.restore import is_run, load_captioner, read_config
 from sightloop.recipes.vlrm import AnyCaptioner
 from sightloop.recipes.vlrm_config import PAPER, HeldOutSettings
@@ -119,7 +120,9 @@ def measured_recall(job: RecallJob) -> Evaluation:
         ValueError: neither captions nor pictures are named, or they do not fit together.
     """
     device = distributed.device(job.device)
-    encoder = ClipEncoder.from_pretrained(job.clip or str(WEIGHTS / "clip"), device=device)
+    clip = job.clip or str(WEIGHTS / "clip")
+    model_config(clip)
+    encoder = ClipEncoder.from_pretrained(clip, device=device)
     if job.captions is not None:
         given = read_captions(job.captions, image_root=job.image_root or None)
         return clip_recall_of_files(encoder, given, ties=job.ties)

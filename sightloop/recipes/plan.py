@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import (
-    AutoConfig,
     Blip2Config,
     Blip2ForConditionalGeneration,
     Blip2ForImageTextRetrieval,
@@ -27,6 +26,7 @@ from transformers import (
 
 from sightloop.models.blip2 import Blip2Captioner, Bridge
 from sightloop.models.critic import Adapters, ValueHead
+from sightloop.recipes.named_models import model_config
 from sightloop.recipes.vlrm_config import VlrmConfig
 from sightloop.shapes.models import WEIGHTS
 
@@ -83,7 +83,7 @@ def config_of(name: str) -> Any:
     """The configuration of a folder or hub name; the paper's own checkpoints are known by heart."""
     if name in PUBLISHED and not Path(name).exists():
         return PUBLISHED[name]()
-    return AutoConfig.from_pretrained(name)
+    return model_config(name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,9 +166,8 @@ def _activations(config: VlrmConfig, shapes: Shapes, half: int) -> float:
     per_layer = positions * (10 * text.hidden_size + 2 * text.ffn_dim) * half
     layers = 1 if config.gradient_checkpointing else text.num_hidden_layers
     kept = positions * text.hidden_size * half * text.num_hidden_layers
-    # Policy and critic are both alive until the backward pass.
-    passes = 2 if config.algorithm == "a2c" else 1
-    return config.schedule.micro_batch * passes * (layers * per_layer + kept)
+    # The critic has learned before the policy is scored: their graphs are never alive together.
+    return config.schedule.micro_batch * (layers * per_layer + kept)
 
 
 def _cache(config: VlrmConfig, shapes: Shapes, half: int) -> float:
@@ -208,7 +207,7 @@ def step_flops(config: VlrmConfig) -> dict[str, float]:
         flops["judge"] = captions * 2 * count(shapes.judge.qformer.encoder) * (queries + length)
     if shapes.head is not None:
         value = 2 * count(shapes.head) * length
-        flops["critic, twice forward and once backward"] = captions * (3 * language + 4 * value)
+        flops["critic, forward and backward"] = captions * (2 * language + 3 * value)
     return flops
 
 

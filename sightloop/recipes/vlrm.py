@@ -37,17 +37,17 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import AutoConfig
 
 from sightloop.algorithms.a2c import A2C
 from sightloop.algorithms.scst import SCST, GroupBaseline
 from sightloop.data.batches import Batching, ImageStream
 from sightloop.data.decode import Decoding
 from sightloop.models.blip2 import TOWER, Blip2Captioner, same_tower
-from sightloop.models.captioner import GenericCaptioner
+from sightloop.models.captioner import CaptionerSettings, GenericCaptioner
 from sightloop.models.critic import TrunkCritic
 from sightloop.recipes.held_out import held_out_of, open_pictures
-from sightloop.recipes.vlrm_config import VlrmConfig
+from sightloop.recipes.named_models import model_config
+from sightloop.recipes.vlrm_config import CaptionerChoices, VlrmConfig
 from sightloop.rewards.combine import combine
 from sightloop.rewards.fluency import LanguageModelFluency, TokenFluency
 from sightloop.rewards.phrases import (
@@ -80,6 +80,7 @@ def build(config: VlrmConfig, run_folder: Path) -> Experiment:
     """
     world = shapes_world(config, run_folder) if not config.data.images else None
     config = config if world is None else world
+    require_models(config)
     torch.manual_seed(config.schedule.seed)
     device = distributed.device(config.device)
     policy = load_policy(config, device)
@@ -136,12 +137,48 @@ def shapes_world(config: VlrmConfig, run_folder: Path) -> VlrmConfig:
     )
 
 
+def require_models(config: VlrmConfig) -> None:
+    """Look for every model that the run needs before the first one is loaded.
+
+    Raises:
+        ValueError: one is not named, does not exist or cannot be reached.
+    """
+    judge, weights, held_out = config.judge, config.rewards, config.held_out
+    needed = [
+        ("policy", base_model(config), True),
+        ("judge.model", judge.model, weights.similarity),
+        ("judge.reference_model", judge.reference_model, weights.reference and judge.reference_model),
+        ("judge.retrieval_clip", judge.retrieval_clip, weights.retrieval),
+        ("held_out.clip", held_out.clip, held_out.images),
+    ]
+    for setting, name, wanted in needed:
+        if wanted and not name:
+            raise ValueError(f"{setting} is empty; with pictures of your own, name a folder or a hub model")
+        if wanted:
+            model_config(name)
+
+
 def load_policy(config: VlrmConfig, device: torch.device) -> AnyCaptioner:
-    """BLIP-2 (OPT), or any other image-text-to-text model with adapters."""
-    name, dtype = base_model(config), DTYPES[config.dtype]
-    if AutoConfig.from_pretrained(name).model_type == "blip-2":
+    """BLIP-2 (OPT), or any other image-text-to-text model with adapters.
+
+    Raises:
+        ValueError: no model of this name can be read, or settings for other captioners beside BLIP-2.
+    """
+    name, dtype, chosen = base_model(config), DTYPES[config.dtype], config.captioner
+    if model_config(name).model_type == "blip-2":
+        if chosen != CaptionerChoices():
+            raise ValueError(f"{name!r} is BLIP-2, which has no captioner.* settings; leave them out")
         return Blip2Captioner.from_pretrained(name, dtype=dtype, device=device)
-    return GenericCaptioner.from_pretrained(name, dtype=dtype, device=device, lora_rank=config.lora_rank)
+    settings = CaptionerSettings(
+        lora_alpha=chosen.lora_alpha,
+        lora_targets=chosen.lora_targets or None,
+        template=chosen.template or None,
+        image_size=chosen.image_size,
+        reuse_features=chosen.reuse_features,
+    )
+    return GenericCaptioner.from_pretrained(
+        name, dtype=dtype, device=device, lora_rank=chosen.lora_rank, settings=settings
+    )
 
 
 def base_model(config: VlrmConfig) -> str:

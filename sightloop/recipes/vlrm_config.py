@@ -72,6 +72,25 @@ class CriticSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CaptionerChoices:
+    """How captioners other than BLIP-2 read prompts and pictures, and what of them is trained."""
+
+    lora_rank: int = 16
+    lora_alpha: float | None = None
+    """None = twice the rank."""
+    lora_targets: tuple[str, ...] = ()
+    """Last names of the adapted linear layers (q_proj v_proj); none = all of the language model."""
+    template: str = ""
+    """The whole prompt, with {prompt} and the model's picture token in it; empty = the model's chat template,
+    or the picture and then the prompt where it has none.
+    """
+    image_size: int | None = None
+    """Side of the pictures in pixels; None = as the vision tower's configuration says."""
+    reuse_features: bool = True
+    """Run the frozen tower once a picture; False runs the whole model in every pass."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class DrawSettings:
     """How captions are drawn in training (Paper: section 3.6)."""
 
@@ -146,12 +165,11 @@ class VlrmConfig:
     gradient_checkpointing: bool = False
     shard: bool = False
     """Spread the frozen weights over the ranks (fully_shard) instead of a copy on each."""
-    lora_rank: int = 16
-    """Trainable adapters of captioners other than BLIP-2."""
     track: tuple[Literal["wandb", "tensorboard", "trackio"], ...] = ()
     rewards: RewardWeights = field(default_factory=RewardWeights)
     judge: JudgeSettings = field(default_factory=JudgeSettings)
     critic: CriticSettings = field(default_factory=CriticSettings)
+    captioner: CaptionerChoices = field(default_factory=CaptionerChoices)
     draw: DrawSettings = field(default_factory=DrawSettings)
     data: DataSettings = field(default_factory=DataSettings)
     held_out: HeldOutSettings = field(default_factory=HeldOutSettings)

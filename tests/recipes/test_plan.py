@@ -1,0 +1,65 @@
+"""The plan of a run: the paper's parameter counts, from shapes alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from sightloop.recipes.catalog import SHAPES
+from sightloop.recipes.plan import GIB, Shapes, count, memory_plan, print_plan, shapes_of, step_flops
+from sightloop.recipes.vlrm_config import PAPER, PAPER_RS
+
+
+@pytest.fixture(scope="module")
+def paper() -> Shapes:
+    """The paper's networks without weights."""
+    return shapes_of(PAPER)
+
+
+def test_the_papers_networks_have_its_parameters(paper: Shapes) -> None:
+    assert count(paper.bridge) == 107_130_880
+    assert count(paper.head) == 275_307_521
+    assert count(paper.adapters) == 5_898_240
+    assert all(p.is_meta for p in paper.captioner.parameters())
+    assert count(None) == 0
+
+
+def test_the_plan_prints_them_and_its_parts_add_up(capsys: pytest.CaptureFixture[str]) -> None:
+    print_plan(PAPER)
+    printed = capsys.readouterr().out
+    for number in ("107,130,880", "275,307,521", "5,898,240"):
+        assert number in printed
+    assert "4096 pictures" in printed
+    memory = memory_plan(PAPER)
+    assert f"{sum(memory.values()):.3f}" in printed
+    trained = 107_130_880 + 275_307_521 + 5_898_240
+    assert memory["gradients and Adam's moments"] == pytest.approx(trained * 12 / GIB)
+    assert memory["value head"] == pytest.approx(275_307_521 * 4 / GIB)
+
+
+def test_settings_move_the_figures_they_concern() -> None:
+    small = replace(SHAPES, algorithm="scst")
+    memory, flops = memory_plan(SHAPES), step_flops(SHAPES)
+
+    assert {"value head", "critic's adapters"} <= memory.keys() - memory_plan(small).keys()
+    assert [name.partition(",")[0] for name in flops.keys() - step_flops(small).keys()] == ["critic"]
+    assert sum(step_flops(replace(SHAPES, batch=2 * SHAPES.batch)).values()) == pytest.approx(
+        2 * sum(flops.values())
+    )
+    kept = "tower features of a step"
+    assert kept not in memory_plan(replace(SHAPES, keep_features=False))
+    assert memory_plan(SHAPES, shared_tower=False)["judge's own tower"] > 0
+    halves = memory_plan(replace(SHAPES, dtype="bfloat16"))
+    frozen = "frozen tower and language model"
+    assert halves[frozen] == pytest.approx(memory[frozen] / 2)
+
+
+def test_the_retrieval_term_brings_a_clip() -> None:
+    assert "CLIP of the retrieval term" in memory_plan(PAPER_RS)
+    assert "reference" not in step_flops(PAPER_RS)
+
+
+def test_what_cannot_be_planned_is_named() -> None:
+    with pytest.raises(ValueError, match="'no/such/model' is neither a folder nor"):
+        shapes_of(replace(PAPER, policy="no/such/model"))
