@@ -107,7 +107,7 @@ class HeldOut:
     def _write(self, policy: Writes, pixels: Tensor) -> list[str]:
         settings = self.settings
         images = policy.look(Images(pixels=pixels))
-        if settings.beams > 1 or settings.no_repeat_ngram:
+        if settings.beams > 1 or settings.no_repeat_ngram or settings.min_tokens > 1:
             return policy.write(
                 images,
                 prompt=self.prompt,

@@ -11,39 +11,52 @@ from pathlib import Path
 from zlib import crc32
 
 import numpy as np
+from jaxtyping import UInt8
 from PIL import Image
 
 from sightloop.shapes.language import FactCount, count_facts, parses
 from sightloop.shapes.scenes import Scene, render, sample_scene
 
 MANIFEST = "scenes.jsonl"
+_CHECKED = 4
+"""Scenes of a folder that are drawn again to compare them."""
 
 
 def write_pictures(folder: Path, *, number: int, seed: int) -> Path:
     """Draw `number` scenes into `folder`, unless it holds them already.
 
     Raises:
-        ValueError: the folder holds another number of scenes.
+        ValueError: the folder holds another number of scenes, or those of another seed.
     """
     manifest = folder / MANIFEST
+    rng = np.random.default_rng([seed, crc32(folder.name.encode())])
     if manifest.exists():
         held = len(manifest.read_text(encoding="utf-8").splitlines())
         if held != number:
             raise ValueError(
                 f"{folder} holds {held} scenes, not {number}; choose another folder or remove it"
             )
+        drawn = [_draw(rng)[0] for _ in range(min(number, _CHECKED))]
+        if list(read_scenes(folder).values())[:_CHECKED] != drawn:
+            raise ValueError(
+                f"{folder} holds other scenes than seed {seed} draws; choose another folder or remove it"
+            )
         return folder
     folder.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng([seed, crc32(folder.name.encode())])
     lines = []
     for index in range(number):
-        scene = sample_scene(rng)
+        scene, pixels = _draw(rng)
         name = f"{index:05d}.png"
-        Image.fromarray(render(scene, rng)).save(folder / name)
+        Image.fromarray(pixels).save(folder / name)
         lines.append(json.dumps({"file": name, **scene.to_json()}))
     # The manifest comes last: a folder without it is unfinished and drawn again.
     manifest.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return folder
+
+
+def _draw(rng: np.random.Generator) -> tuple[Scene, UInt8[np.ndarray, "H W 3"]]:
+    scene = sample_scene(rng)
+    return scene, render(scene, rng)
 
 
 def read_scenes(folder: Path) -> dict[str, Scene]:

@@ -57,6 +57,14 @@ def test_another_number_of_scenes_is_refused(tmp_path) -> None:
         write_pictures(folder, number=5, seed=0)
 
 
+def test_scenes_of_another_seed_are_refused(tmp_path) -> None:
+    folder = write_pictures(tmp_path / "train", number=6, seed=0)
+    assert write_pictures(folder, number=6, seed=0) == folder
+    for seed in range(1, 9):
+        with pytest.raises(ValueError, match=f"holds other scenes than seed {seed} draws"):
+            write_pictures(folder, number=6, seed=seed)
+
+
 def test_the_manifest_is_a_scene_a_line(tmp_path) -> None:
     lines = (write_pictures(tmp_path, number=3, seed=0) / MANIFEST).read_text().splitlines()
     assert [json.loads(line)["file"] for line in lines] == ["00000.png", "00001.png", "00002.png"]
