@@ -6,96 +6,21 @@ For each of `CHECKS` (`pytest.mark.parametrize`) call `check(candidate)`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor
+from image_policy_candidate import TOLERANCE, Candidate, close, one_by_one, rows, same_texts
+from image_policy_learning import (
+    adapters_start_as_the_reference,
+    gradients_add_up_over_rows,
+    hard_codes_answer_as_their_ids,
+    only_the_trained_part_learns,
+    recomputed_layers_give_the_same_gradient,
+    relaxed_codes_carry_a_gradient,
+)
 
-from sightloop.models.adapted import Reference
-from sightloop.types import Images, Prompt, Sampling, Tokens, TokenScores, Turn
-
-TOLERANCE = 1e-4
-
-
-@dataclass(frozen=True, kw_only=True)
-class Candidate:
-    """A policy with what it can be tried on."""
-
-    make: Callable[[], Any]
-    """A policy just built, its adapters as they start: an `ImagePolicy` that trains adapters, with
-    `adapters_off()`, `is_end()` and `enable_gradient_checkpointing()`.
-    """
-    stir: Callable[[Any], Any]
-    """Gives a policy adapters that do something, and returns it."""
-    prompts: list[str]
-    """At least 4, of different lengths, one of them empty."""
-    questions: list[str]
-    """As many, of different lengths."""
-    images: Images
-    """As many, different ones; other sizes are tried too."""
-    answers: list[str]
-    """As many texts that the tokenizer holds without loss, of different lengths."""
-    num_codes: int
-    num_words: int
-    """Size of the law that answers are drawn from."""
-    max_tokens: int
-    """At temperature 1 some answers end within it."""
-    laws: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Changes of `policy.drawing()` by name: all that the family can do."""
-    greedy: dict[str, Any] = field(default_factory=lambda: {"temperature": 0.0})
-    """Changes of `policy.drawing()` that leave nothing to chance."""
-
-    @property
-    def policy(self) -> Any:
-        """A policy with adapters that do something, the same at every call."""
-        torch.manual_seed(0)
-        return self.stir(self.make())
-
-    @property
-    def seeds(self) -> list[int]:
-        """One a prompt."""
-        return [7 + 13 * row for row in range(len(self.prompts))]
-
-    def drawing(self, texts: list[str] | None = None, seeds: list[int] | None = None) -> Prompt:
-        """A prompt that wants pictures."""
-        texts = self.prompts if texts is None else texts
-        return Prompt(texts=texts, wants="image", seeds=self.seeds if seeds is None else seeds)
-
-    def asking(self, about: Images | Tokens | None = None) -> Prompt:
-        """Questions about pictures."""
-        return Prompt(texts=self.questions, images=self.images if about is None else about, seeds=self.seeds)
-
-    def writing(self, **changes: Any) -> Sampling:
-        """A law of answers."""
-        return Sampling(max_tokens=self.max_tokens, **changes)
-
-
-def close(one: Tensor, other: Tensor, tolerance: float = TOLERANCE) -> None:
-    """Equal within the tolerance."""
-    torch.testing.assert_close(one, other, atol=tolerance, rtol=0)
-
-
-def rows(*index: int) -> Tensor:
-    """An index of rows."""
-    return torch.tensor(index)
-
-
-def one_by_one(policy: Any, turn: Turn, under: Sampling | None) -> TokenScores:
-    """Scores of each row alone."""
-    found = [policy.score(turn.rows(rows(row)), under) for row in range(len(turn))]
-    return TokenScores(
-        log_probs=torch.cat([one.log_probs for one in found]),
-        entropy=torch.cat([one.entropy for one in found]),
-    )
-
-
-def same_texts(one: Tokens, other: Tokens) -> None:
-    """The same ids where they count."""
-    for a, b, mask_a, mask_b in zip(one.ids, other.ids, one.mask, other.mask, strict=True):
-        assert torch.equal(a[mask_a], b[mask_b])
-
+from sightloop.types import Images, Tokens, Turn
 
 # -- drawing
 
@@ -347,127 +272,6 @@ def answers_come_back_from_their_tokens(candidate: Candidate) -> None:
     padded = policy.score(Turn(prompt=candidate.asking(), tokens=longer)).log_probs
     close(padded[:, :-3], scores.log_probs)
     assert (padded[:, -3:] == 0).all()
-
-
-# -- training
-
-
-def only_the_trained_part_learns(candidate: Candidate) -> None:
-    """Both scores carry a gradient to it and to nothing else; drawing leaves no trace."""
-    policy = candidate.policy
-    trained = set(policy.trained_part().parameters())
-    assert trained
-    assert {p for p in policy.parameters() if p.requires_grad} == trained
-    drawn = policy.sample(candidate.drawing(), policy.drawing())
-    written = policy.sample(candidate.asking(), candidate.writing())
-    assert not drawn.log_probs.requires_grad
-    for turn in (
-        Turn(prompt=candidate.drawing(), tokens=drawn),
-        Turn(prompt=candidate.asking(), tokens=written),
-    ):
-        scores = policy.score(turn)
-        assert not scores.entropy.requires_grad
-        scores.log_probs.sum().backward()
-        assert all(p.grad is not None and p.grad.isfinite().all() for p in trained)
-        assert any(p.grad is not None and p.grad.abs().max() > 0 for p in trained)
-        assert all(p.grad is None for p in policy.parameters() if p not in trained)
-        policy.zero_grad(set_to_none=True)
-
-
-def gradients_add_up_over_rows(candidate: Candidate) -> None:
-    """The gradient of a batch is the sum of those of its rows, also where rows share what they start with."""
-    policy = candidate.policy
-    law = policy.drawing()
-    shared = replace(candidate.drawing(), texts=[*candidate.prompts[:2]] * 2, seeds=candidate.seeds[:4])
-    asking = candidate.asking(candidate.images.rows(rows(0, 0, 1, 1))).rows(rows(0, 1, 2, 3))
-    for prompt, under, sampling in ((shared, law, law), (asking, None, candidate.writing())):
-        turn = Turn(prompt=prompt, tokens=policy.sample(prompt, sampling))
-        policy.score(turn, under).log_probs.sum().backward()
-        together = [p.grad.clone() for p in policy.trained_part().parameters()]
-        policy.zero_grad(set_to_none=True)
-        one_by_one(policy, turn, under).log_probs.sum().backward()
-        for p, wanted in zip(policy.trained_part().parameters(), together, strict=True):
-            torch.testing.assert_close(p.grad, wanted, atol=1e-4, rtol=1e-3)
-        policy.zero_grad(set_to_none=True)
-
-
-def recomputed_layers_give_the_same_gradient(candidate: Candidate) -> None:
-    """Gradient checkpointing changes no number."""
-    plain, saving = candidate.policy, candidate.policy
-    saving.enable_gradient_checkpointing()
-    law = plain.drawing()
-    drawn = plain.sample(candidate.drawing(), law)
-    written = plain.sample(candidate.asking(), candidate.writing())
-    for turn, under in (
-        (Turn(prompt=candidate.drawing(), tokens=drawn), law),
-        (Turn(prompt=candidate.asking(), tokens=written), None),
-    ):
-        for policy in (plain, saving):
-            policy.zero_grad(set_to_none=True)
-            policy.score(turn, under).log_probs.sum().backward()
-        pairs = zip(plain.trained_part().parameters(), saving.trained_part().parameters(), strict=True)
-        for one, other in pairs:
-            torch.testing.assert_close(one.grad, other.grad, atol=1e-5, rtol=1e-4)
-
-
-def adapters_start_as_the_reference(candidate: Candidate) -> None:
-    """Untrained adapters change nothing, nor do trained ones that are off; the reference has no gradient."""
-    fresh, policy = candidate.make(), candidate.policy
-    drawn = fresh.sample(candidate.drawing(), fresh.drawing())
-    written = fresh.sample(candidate.asking(), candidate.writing())
-    for turn in (
-        Turn(prompt=candidate.drawing(), tokens=drawn),
-        Turn(prompt=candidate.asking(), tokens=written),
-    ):
-        start = fresh.score(turn).log_probs
-        reference = Reference(policy).score(turn)
-        assert not reference.log_probs.requires_grad
-        close(reference.log_probs, start.detach())
-        assert (policy.score(turn).log_probs - start).abs().max() > 10 * TOLERANCE
-    with policy.adapters_off():
-        again = policy.sample(candidate.drawing(), policy.drawing())
-    assert torch.equal(again.ids, drawn.ids)
-    assert torch.equal(Reference(policy).sample(candidate.drawing(), policy.drawing()).ids, drawn.ids)
-    assert Reference(policy).decode(written) == policy.decode(written)
-    assert torch.equal(Reference(policy).encode(candidate.answers).ids, policy.encode(candidate.answers).ids)
-
-
-def relaxed_codes_carry_a_gradient(candidate: Candidate) -> None:
-    """Hard ones are the drawn codes, soft ones sum to 1; through both an answer teaches the drawing."""
-    policy = candidate.policy
-    trained = list(policy.trained_part().parameters())
-    for is_hard in (True, False):
-        law = policy.drawing(relaxation=0.7, relaxed_hard=is_hard)
-        tokens = policy.sample(candidate.drawing(), law)
-        assert tokens.one_hot is not None
-        assert tokens.one_hot.shape == (*tokens.ids.shape, candidate.num_codes)
-        assert tokens.one_hot.requires_grad
-        close(tokens.one_hot.detach().sum(-1), torch.ones(tokens.ids.shape))
-        if is_hard:
-            assert torch.equal(tokens.one_hot.argmax(-1), tokens.ids)
-            close(tokens.one_hot.detach().amax(-1), torch.ones(tokens.ids.shape))
-        answer = Turn(prompt=candidate.asking(tokens), tokens=policy.encode(candidate.answers))
-        upstream = torch.autograd.grad(
-            policy.score(answer).log_probs.sum(), tokens.one_hot, retain_graph=True
-        )[0]
-        assert upstream.abs().max() > 0
-        found = torch.autograd.grad(tokens.one_hot, trained, upstream, allow_unused=True)
-        assert any(grad is not None and grad.abs().max() > 0 for grad in found)
-        with pytest.raises(ValueError, match="relax"):
-            policy.sample(candidate.drawing(), replace(law, **candidate.greedy))
-
-
-def hard_codes_answer_as_their_ids(candidate: Candidate) -> None:
-    """A picture given as one-hot codes is the picture given as ids."""
-    policy = candidate.policy
-    own = policy.sample(candidate.drawing(), policy.drawing())
-    exact = torch.nn.functional.one_hot(own.ids, candidate.num_codes).float()
-    answers = policy.encode(candidate.answers)
-    by_ids = policy.score(Turn(prompt=candidate.asking(own), tokens=answers)).log_probs
-    by_codes = policy.score(
-        Turn(prompt=candidate.asking(replace(own, one_hot=exact)), tokens=answers)
-    ).log_probs
-    close(by_codes, by_ids)
 
 
 CHECKS: tuple[Callable[[Candidate], None], ...] = (

@@ -122,7 +122,8 @@ def _relation(one: Thing, other: Thing) -> str | None:
 def right_answers(quiz: Quiz) -> tuple[str, ...]:
     """The quiz's answer and the same with the two things named the other way round.
 
-    >>> right_answers(sample_quiz(np.random.default_rng(1), "two_object"))
+    >>> both = (Clause(noun="circle"), Clause(noun="square"))
+    >>> right_answers(quiz_of("two_object", both, SHAPES_VOCABULARY))
     ('There is a circle and a square', 'There is a square and a circle')
     """
     first, last = quiz.include[0], quiz.include[-1]

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from image_policy_contract import CHECKS, Candidate
+from image_policy_candidate import Candidate
+from image_policy_contract import CHECKS
 from tiny_janus import NUM_CODES, NUM_TOKENS, pictures, stirred, tiny_janus, tiny_model, tokenizer
 from torch import Tensor, nn
 

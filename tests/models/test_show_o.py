@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from image_policy_contract import CHECKS, Candidate
+from image_policy_candidate import Candidate
+from image_policy_contract import CHECKS
 from tiny_show_o import NUM_BITS, language, magvit, pictures, show_o, stirred, tokenizer
 
 from sightloop.algorithms.orders import FreshMasks, SomeRounds
