@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import Literal, Protocol, cast
 
 import torch
 from jaxtyping import Bool, Float
@@ -207,7 +207,8 @@ class A2C:
             values[at] = expected.detach().to(values.dtype)
             if not trained:
                 continue
-            found: tuple[Tensor | None, ...] = torch.autograd.grad(loss, trained, allow_unused=True)
+            gradient_of_each = torch.autograd.grad(loss, trained, allow_unused=True)
+            found = cast("tuple[Tensor | None, ...]", gradient_of_each)
             for parameter, gradient in zip(trained, found, strict=True):
                 if gradient is not None:
                     known = gradients.get(parameter)

@@ -73,13 +73,13 @@ VARIANTS = {
     ),
     "forgiving": Variant(says="a forgiving judge", config=_judged_by("judge_forgiving")),
     "hackable": Variant(
-        says="a talkative captioner, a judge that likes empty prefixes",
-        config=_judged_by("judge_hackable"),
+        says="a talkative captioner, a judge that likes empty prefixes, no reference term",
+        config=_judged_by("judge_hackable", _weights(reference=0.0)),
         talkative=True,
     ),
     "hackable_free": Variant(
         says="the same, without the phrase penalty",
-        config=_judged_by("judge_hackable", _weights(bad_phrases=0.0)),
+        config=_judged_by("judge_hackable", _weights(reference=0.0, bad_phrases=0.0)),
         talkative=True,
     ),
 }
