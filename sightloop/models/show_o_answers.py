@@ -146,10 +146,11 @@ def score_answers(
             f"id {wrong} is no text token ({words.num_text} of them); an answer holds text alone"
         )
     width = pictures.embeds.shape[1]
-    # An answer's tokens that count come first, so its length says all; each is predicted by the one before.
+    # Each token is predicted from those before it, whether these count or not.
+    last = (mask * torch.arange(1, mask.shape[1] + 1, device=mask.device)).amax(1)
     given = [
         [*question, *row[: max(0, count - 1)]]
-        for question, row, count in zip(questions, tokens.ids.tolist(), mask.sum(1).tolist(), strict=True)
+        for question, row, count in zip(questions, tokens.ids.tolist(), last.tolist(), strict=True)
     ]
     ids = right_padded(given, words.pad).to(body.device)
     _check_length(body, width + ids.shape[1])

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -48,11 +49,24 @@ class Canvas:
         ids = torch.where(unknown, words.mask, codes + words.first_code)
         rows = framed(ids, words)
         positions = self.start + torch.arange(rows.shape[1], device=rows.device)[None]
-        chosen = torch.nn.functional.pad(unknown if wanted is None else wanted, (1, 1))
+        if wanted is None and bool(unknown.all()):
+            return tuple(self._blank(rows[:1], positions, prefix) for prefix in self.conditions)
+        chosen = F.pad(unknown if wanted is None else wanted, (1, 1))
         opening = self.body.opening(rows, positions)
         return tuple(
             self.body.continued(opening, positions, chosen, prefix=prefix) for prefix in self.conditions
         )
+
+    def _blank(
+        self, row: Int[Tensor, "1 L"], positions: Int[Tensor, "1 L"], prefix: Prefix
+    ) -> Float[Tensor, "n h"]:
+        """Before the first round rows with one prompt are one row, and without condition all are."""
+        kinds, which = prefix.row_of.unique(return_inverse=True)
+        rows = row.expand(len(kinds), -1)
+        wanted = F.pad(torch.ones_like(rows[:, 2:], dtype=torch.bool), (1, 1))
+        opening = self.body.opening(rows, positions)
+        hidden = self.body.continued(opening, positions, wanted, prefix=replace(prefix, row_of=kinds))
+        return hidden.unflatten(0, (len(kinds), -1))[which].flatten(0, 1)
 
     def logits_of(self, *hidden: Float[Tensor, "n h"]) -> Float[Tensor, "n K"]:
         """Logits of the codes: (1 + g) conditioned - g unconditioned.

@@ -259,3 +259,23 @@ def test_attention_that_misreads_masks_is_refused() -> None:
     model.set_attn_implementation("eager")
     with pytest.raises(ValueError, match="sdpa"):
         ShowO(model, words, magvit(), settings=ShowOSettings(num_image_tokens=9, max_text_tokens=12))
+
+
+def test_a_token_in_the_middle_that_does_not_count_is_still_read() -> None:
+    policy = stirred(show_o())
+    prompt = Prompt(texts=["what?", "who?"], images=pictures(2))
+    tokens = policy.encode(["a red cat", "two"])
+    whole = policy.score(Turn(prompt=prompt, tokens=tokens)).log_probs
+    mask = tokens.mask.clone()
+    mask[0, 2], mask[1] = False, False
+    part = policy.score(Turn(prompt=prompt, tokens=replace(tokens, mask=mask))).log_probs
+    torch.testing.assert_close(part, whole * mask, atol=1e-5, rtol=0)
+
+
+def test_a_group_of_one_prompt_draws_what_its_samples_draw_beside_others() -> None:
+    policy = stirred(show_o())
+    law = policy.drawing(decode_steps=3)
+    group = policy.sample(Prompt(texts=["a cat"] * 3, wants="image", seeds=[1, 2, 3]), law)
+    mixed = policy.sample(Prompt(texts=["a cat", "red", "a cat"], wants="image", seeds=[1, 2, 3]), law)
+    assert torch.equal(group.ids[[0, 2]], mixed.ids[[0, 2]])
+    assert not torch.equal(group.ids[0], group.ids[2])
