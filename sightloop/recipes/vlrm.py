@@ -49,6 +49,7 @@ from sightloop.recipes.held_out import held_out_of, open_pictures
 from sightloop.recipes.named_models import model_config
 from sightloop.recipes.vlrm_config import CaptionerChoices, VlrmConfig
 from sightloop.rewards.combine import combine
+from sightloop.rewards.custom import load_rewards
 from sightloop.rewards.fluency import LanguageModelFluency, TokenFluency
 from sightloop.rewards.phrases import (
     EXEMPT_WORDS,
@@ -138,11 +139,12 @@ def shapes_world(config: VlrmConfig, run_folder: Path) -> VlrmConfig:
 
 
 def require_models(config: VlrmConfig) -> None:
-    """Look for every model that the run needs before the first one is loaded.
+    """Look for every model and custom reward that the run needs before the first model is loaded.
 
     Raises:
         ValueError: one is not named, does not exist or cannot be reached.
     """
+    load_rewards(config.custom_rewards)
     judge, weights, held_out = config.judge, config.rewards, config.held_out
     needed = [
         ("policy", base_model(config), True),
@@ -242,8 +244,7 @@ def _batches(config: VlrmConfig, policy: AnyCaptioner) -> ImageStream:
 
 
 def _collector(config: VlrmConfig, policy: AnyCaptioner, device: torch.device) -> CaptionCollector:
-    rewards = named_rewards(config, policy, device)
-    weights = {name: getattr(config.rewards, name) for name in rewards}
+    rewards, weights = weighted_rewards(config, policy, device)
     return CaptionCollector(
         judge=combine(rewards, weights),
         sampling=drawing(config),
@@ -255,8 +256,19 @@ def _collector(config: VlrmConfig, policy: AnyCaptioner, device: torch.device) -
     )
 
 
+def weighted_rewards(
+    config: VlrmConfig, policy: AnyCaptioner, device: torch.device
+) -> tuple[dict[str, Reward], dict[str, float]]:
+    """All rewards of the run, the user's own included, and their weights."""
+    own = named_rewards(config, policy, device)
+    rewards, weights = load_rewards(config.custom_rewards, taken=vars(config.rewards))
+    if not own and not rewards:
+        raise ValueError("every reward weight is 0; give at least one a weight")
+    return own | rewards, {name: getattr(config.rewards, name) for name in own} | weights
+
+
 def named_rewards(config: VlrmConfig, policy: AnyCaptioner, device: torch.device) -> dict[str, Reward]:
-    """The rewards that have a weight, by name."""
+    """The rewards of the recipe that have a weight, by name."""
     judge, weights, dtype = config.judge, config.rewards, DTYPES[config.dtype]
     rewards: dict[str, Reward] = {}
     if weights.similarity:
@@ -283,8 +295,6 @@ def named_rewards(config: VlrmConfig, policy: AnyCaptioner, device: torch.device
         rewards["bad_phrases"] = BadPhrases(phrases=(*load_phrases(judge.phrases or None), *extra))
     if weights.repeats:
         rewards["repeats"] = Repeats(exempt=EXEMPT_WORDS | frozenset(judge.exempt_words))
-    if not rewards:
-        raise ValueError("every reward weight is 0; give at least one a weight")
     return rewards
 
 

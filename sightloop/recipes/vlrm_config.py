@@ -167,6 +167,8 @@ class VlrmConfig:
     """Spread the frozen weights over the ranks (fully_shard) instead of a copy on each."""
     track: tuple[Literal["wandb", "tensorboard", "trackio"], ...] = ()
     rewards: RewardWeights = field(default_factory=RewardWeights)
+    custom_rewards: tuple[str, ...] = ()
+    """Functions of your own with their weights: module:function=0.5, or file.py:function=0.5."""
     judge: JudgeSettings = field(default_factory=JudgeSettings)
     critic: CriticSettings = field(default_factory=CriticSettings)
     captioner: CaptionerChoices = field(default_factory=CaptionerChoices)
