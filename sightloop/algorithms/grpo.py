@@ -115,7 +115,7 @@ class GRPO:
         require_company(rollout.group, gather=self.gather)
         orders = self.sides.draw_orders(rollout)
         views = self.sides.views(rollout, orders)
-        _require_drawn(views)
+        _require_drawn(rollout, views)
         totals, group = rollout.rewards.sum(1), rollout.group.to(rollout.rewards.device)
         advantages = group_relative(
             totals,
@@ -208,9 +208,10 @@ class GRPO:
         return {"groups/all": float(len(everyone)), "groups/silent": float(len(everyone - speaking))}
 
 
-def _require_drawn(views: list[View]) -> None:
-    for view in views:
-        tokens = view.turns[0].tokens
+def _require_drawn(rollout: Rollout, views: list[View]) -> None:
+    # The turns as they were drawn: other orders of them carry no log-probabilities.
+    for turn, view in zip(rollout.turns, views, strict=True):
+        tokens = turn.tokens
         if view.weight > 0 and tokens.log_probs is None and tokens.one_hot is None:
             raise ValueError(
                 f"the tokens of the {view.name} side carry no log-probabilities: they were given, drawn "

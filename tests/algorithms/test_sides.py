@@ -8,6 +8,7 @@ from algorithms.drawn_and_answered import tables, two_turns
 from torch import Tensor
 
 from sightloop.algorithms.grpo import GRPO, named
+from sightloop.algorithms.orders import FreshMasks
 from sightloop.algorithms.ratios import clipped_ratio, kl_to_reference
 from sightloop.algorithms.sides import Side, Sides
 from sightloop.types import Credit, Policy, Rollout, Sampling, Turn
@@ -87,6 +88,18 @@ def test_orders_are_drawn_once_whatever_the_size_of_the_pieces() -> None:
         for index in torch.arange(4).split(1)
     )
     torch.testing.assert_close(whole, pieces)
+
+
+def test_drawn_pictures_are_scored_with_codes_hidden_anew_and_given_ones_are_not() -> None:
+    policy = tables()
+    algorithm = replace(PLAIN, sides=Sides(orders=FreshMasks(number=2)))
+    rollout = four(policy)
+    credit = algorithm.credit(policy, rollout)
+    assert len(credit.orders) == 2 and torch.isfinite(total(algorithm, policy, rollout, credit))
+    drawing = rollout.turns[0]
+    given = replace(drawing, tokens=replace(drawing.tokens, log_probs=None))
+    with pytest.raises(ValueError, match="drawing side carry no log-probabilities"):
+        algorithm.credit(policy, replace(rollout, turns=(given, rollout.turns[1])))
 
 
 def test_orders_without_a_drawing_are_refused() -> None:
