@@ -66,6 +66,11 @@ class MovingAverage(nn.Module):
         self.average.requires_grad_(False)
         self.decay = decay
 
+    def moving(self, policy: nn.Module) -> dict[str, Tensor]:
+        """The tensors that move, by name: what a checkpoint must hold; the others are the policy's own."""
+        shared = {id(parameter) for parameter in policy.parameters()}
+        return {name: value for name, value in self.average.named_parameters() if id(value) not in shared}
+
     @torch.no_grad()
     def forward(self, policy: nn.Module) -> nn.Module:
         """The average after a step towards `policy`."""

@@ -6,9 +6,9 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -18,6 +18,7 @@ from sightloop.training import distributed
 from sightloop.training.randomness import random_state, set_random_state
 
 _PARTIAL = ".partial"
+_KEPT = "kept.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,25 +29,40 @@ class Saved:
     folder: Path
 
 
-def write_checkpoint(
-    checkpoints: Path,
-    step: int,
-    *,
-    trainable: Mapping[str, nn.Module],
-    optimizer: torch.optim.Optimizer,
-    batches_state: dict[str, Any],
-) -> None:
+class Positioned(Protocol):
+    """A stream that can say where it stands, in plain data that JSON can hold."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Saveable:
+    """Everything that the rest of a run depends on, besides the random generators."""
+
+    trainable: Mapping[str, nn.Module]
+    optimizer: torch.optim.Optimizer
+    batches: Positioned
+    kept: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+    """What changes without an optimizer; put back in place."""
+
+
+def write_checkpoint(checkpoints: Path, step: int, what: Saveable) -> None:
     """Save everything that the rest of the run depends on. All ranks call it; rank 0 writes."""
     random_states = distributed.gather(random_state())
-    positions = distributed.gather(batches_state)
+    positions = distributed.gather(what.batches.state_dict())
     if distributed.rank() == 0:
         final = checkpoints / f"step_{step:06d}"
         partial = checkpoints / f"{final.name}{_PARTIAL}"
         if partial.exists():
             shutil.rmtree(partial)
         partial.mkdir(parents=True)
-        save_file(_tensors(trainable), partial / "trainable.safetensors")
-        torch.save(optimizer.state_dict(), partial / "optimizer.pt")
+        save_file(_tensors(what.trainable), partial / "trainable.safetensors")
+        if what.kept:
+            kept = {name: value.detach().cpu().contiguous() for name, value in what.kept.items()}
+            save_file(kept, partial / _KEPT)
+        torch.save(what.optimizer.state_dict(), partial / "optimizer.pt")
         torch.save(random_states, partial / "random.pt")
         state = {"step": step, "batches": positions}
         (partial / "state.json").write_text(json.dumps(state), encoding="utf-8")
@@ -59,10 +75,8 @@ def write_checkpoint(
     distributed.barrier()
 
 
-def read_checkpoint(
-    saved: Saved, *, trainable: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer
-) -> dict[str, Any]:
-    """Load a checkpoint into the modules and the optimizer; returns where the batches stand.
+def read_checkpoint(saved: Saved, into: Saveable) -> None:
+    """Load a checkpoint into modules, optimizer, stream and random generators.
 
     Raises:
         ValueError: it was written by another number of ranks, or its tensors do not fit the modules.
@@ -73,7 +87,9 @@ def read_checkpoint(
             f"{saved.folder} was written by {len(state['batches'])} ranks and this run has "
             f"{distributed.num_ranks()}; resume with the same number"
         )
-    load_trainable(saved.folder, trainable)
+    load_trainable(saved.folder, into.trainable)
+    _put_back(saved.folder, into.kept)
+    optimizer = into.optimizer
     options = [{name: group[name] for name in group if name != "params"} for group in optimizer.param_groups]
     optimizer.load_state_dict(
         torch.load(saved.folder / "optimizer.pt", weights_only=True, map_location="cpu")
@@ -83,7 +99,19 @@ def read_checkpoint(
         group.update(kept)
     random_states = torch.load(saved.folder / "random.pt", weights_only=True)
     set_random_state(random_states[distributed.rank()])
-    return state["batches"][distributed.rank()]
+    into.batches.load_state_dict(state["batches"][distributed.rank()])
+
+
+def _put_back(folder: Path, kept: Mapping[str, Tensor]) -> None:
+    tensors = load_file(folder / _KEPT) if (folder / _KEPT).exists() else {}
+    if wrong := sorted(tensors.keys() ^ kept.keys()):
+        raise ValueError(
+            f"{folder} keeps other things than this run: {len(wrong)} tensors are in only one of them, as "
+            f"{wrong[0]!r}"
+        )
+    with torch.no_grad():
+        for name, value in kept.items():
+            value.copy_(tensors[name])
 
 
 def load_trainable(folder: Path, trainable: Mapping[str, nn.Module]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
@@ -13,11 +13,13 @@ from torch import Tensor, nn
 
 from sightloop.training import distributed
 from sightloop.training.alarms import Alarm
+from sightloop.training.checkpoint import Saveable
 from sightloop.training.metrics import Measured, rollout_metrics, update_metrics
 from sightloop.training.optimizer import clip_gradients, make_optimizer, set_learning_rate
 from sightloop.training.randomness import untouched_randomness
 from sightloop.training.runlog import Run
 from sightloop.training.schedule import Schedule
+from sightloop.training.sides import Comparison, SideGradients, columns_of
 from sightloop.types import Algorithm, Credit, Evaluation, LossOutput, Policy, Rollout, Tokens, Turn
 
 Batch = TypeVar("Batch", covariant=True)
@@ -52,6 +54,12 @@ class Experiment(Generic[AnyPolicy, AnyBatch]):
     algorithm: Algorithm
     evaluators: Mapping[str, Callable[[AnyPolicy], Evaluation]]
     schedule: Schedule
+    updates: int = 1
+    """Updates from one rollout; more than 1 needs an algorithm with an old policy."""
+    kept: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+    """What changes without an optimizer and is saved all the same: a moving average."""
+    compare: Comparison | None = None
+    """Look at the gradients of drawing and answering apart; None = only at their sum."""
 
     def __post_init__(self) -> None:
         wanted = self.schedule.best_metric
@@ -70,7 +78,13 @@ def train(experiment: Experiment[Any, Any], run: Run) -> None:
     """
     distributed.broadcast_parameters(experiment.trainable.values())
     optimizer = make_optimizer(experiment.trainable, experiment.schedule)
-    first = run.restore(experiment.trainable, optimizer, experiment.batches)
+    saved = Saveable(
+        trainable=experiment.trainable,
+        optimizer=optimizer,
+        batches=experiment.batches,
+        kept=experiment.kept,
+    )
+    first = run.restore(saved)
     schedule = experiment.schedule
     if first == 1:
         evaluate(experiment, run, 0)
@@ -83,11 +97,13 @@ def train(experiment: Experiment[Any, Any], run: Run) -> None:
         credit = experiment.algorithm.credit(experiment.policy, rollout)
         credited = _now()
         set_learning_rate(optimizer, step, schedule.warmup_steps)
-        measured = update(experiment, optimizer, rollout, credit)
-        if measured.problem is not None:
-            message = f"step {step}: {measured.problem}"
-            run.alarm(Alarm(step=step, name="not_finite", message=message))
-            raise ValueError(message)
+        for repetition in range(experiment.updates):
+            apart = experiment.compare is not None and experiment.compare.is_due(step) and not repetition
+            measured = update(experiment, optimizer, rollout, credit, apart=apart)
+            if measured.problem is not None:
+                message = f"step {step}: {measured.problem}"
+                run.alarm(Alarm(step=step, name="not_finite", message=message))
+                raise ValueError(message)
         seconds = {
             "collect": collected - started,
             "credit": credited - collected,
@@ -101,7 +117,7 @@ def train(experiment: Experiment[Any, Any], run: Run) -> None:
             evaluate(experiment, run, step)
         stopping = distributed.any_rank(run.stop_requested)
         if stopping or run.due(step, schedule.save_every) or distributed.any_rank(run.improved):
-            run.save(step, experiment.trainable, optimizer, experiment.batches)
+            run.save(step, saved)
         if stopping and step < schedule.steps:
             run.say_how_to_resume(step)
             return
@@ -116,11 +132,17 @@ def evaluate(experiment: Experiment[Any, Any], run: Run, step: int) -> None:
 
 
 def update(
-    experiment: Experiment[Any, Any], optimizer: torch.optim.Optimizer, rollout: Rollout, credit: Credit
+    experiment: Experiment[Any, Any],
+    optimizer: torch.optim.Optimizer,
+    rollout: Rollout,
+    credit: Credit,
+    *,
+    apart: bool = False,
 ) -> Measured:
     """One optimizer step from a judged batch, in micro-batches of any size with the same gradient.
 
-    If a loss or gradient is not finite on any rank, nothing is updated and `problem` names the samples.
+    With `apart` the gradients of a rollout's turns are measured each by itself, and balanced if the
+    experiment says so. If a loss or gradient is not finite on any rank, nothing is updated and `problem` names the samples.
 
     Raises:
         ValueError: a relaxed rollout, which allows one backward pass, does not fit in one micro-batch.
@@ -135,16 +157,21 @@ def update(
     optimizer.zero_grad(set_to_none=True)
     totals: dict[str, Tensor] = {}
     broken: list[Tensor] = []
+    sides = SideGradients(_parameters(optimizer)) if apart and len(rollout.turns) > 1 else None
     for rows in by_length(credit.shares, schedule.micro_batch):
-        output, shares = _backward(experiment, rollout.rows(rows), credit.rows(rows))
+        output, shares = _backward(experiment, rollout.rows(rows), credit.rows(rows), sides)
         broken.append(rows[~output.per_token.isfinite().all(1).cpu()])
         for name, value in output.metrics.items():
             total = (value * shares).sum()
             totals[name] = total if name not in totals else totals[name] + total
     for parameter, gradient in credit.settled.items():
         parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
-    for group in optimizer.param_groups:
-        distributed.sum_gradients(group["params"])
+    figures: dict[str, float] = {}
+    if sides is not None:
+        figures = sides.join(balance=experiment.compare is not None and experiment.compare.balance)
+    else:
+        for group in optimizer.param_groups:
+            distributed.sum_gradients(group["params"])
     norms = clip_gradients(optimizer, schedule.clip, schedule.clip_at)
     lossy = torch.cat(broken).sort().values
     if distributed.any_rank(len(lossy) > 0):
@@ -156,15 +183,23 @@ def update(
     else:
         problem = None
         optimizer.step()
-    return Measured(losses=totals, gradient_norms=norms, problem=problem)
+    return Measured(losses=totals, gradient_norms=norms, side_gradients=figures, problem=problem)
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def _backward(
-    experiment: Experiment[Any, Any], rollout: Rollout, credit: Credit
+    experiment: Experiment[Any, Any], rollout: Rollout, credit: Credit, sides: SideGradients | None = None
 ) -> tuple[LossOutput, Tensor]:
     part, worth = trimmed(rollout, credit)
     output = experiment.algorithm.loss(experiment.policy, part, worth)
-    (output.per_token * worth.shares).sum().backward()
+    weighted = output.per_token * worth.shares
+    if sides is None:
+        weighted.sum().backward()
+    else:
+        sides.backward(weighted, columns_of(part))
     return replace(output, per_token=output.per_token.detach()), worth.shares
 
 
@@ -178,8 +213,7 @@ def _rows_with_bad_gradient(
         optimizer.zero_grad(set_to_none=True)
         part = rollout.rows(rows)
         _backward(experiment, part, credit.rows(rows))
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        gradients = [p.grad for p in parameters if p.grad is not None]
+        gradients = [p.grad for p in _parameters(optimizer) if p.grad is not None]
         if credit.settled:
             gradients += experiment.algorithm.credit(experiment.policy, part).settled.values()
         if not all(bool(gradient.isfinite().all()) for gradient in gradients):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -20,6 +20,8 @@ class Measured:
 
     losses: dict[str, Tensor]
     gradient_norms: dict[str, float]
+    side_gradients: dict[str, float] = field(default_factory=dict[str, float])
+    """Norms of the gradients of drawing and answering and their cosine, where they were looked at."""
     problem: str | None = None
     """Why nothing was updated: a sentence about a loss or gradient that is not finite."""
 
@@ -35,6 +37,7 @@ def rollout_metrics(rollout: Rollout, credit: Credit) -> dict[str, float]:
         # A caption that ended holds one token more than it spells.
         means["tokens/ended"] = _mean((spelled < lengths).float())
         means["tokens/distinct"] = distinct_share(["".join(row) for row in rollout.pieces])
+    means |= credit.figures
     counts, reduce = credit.shares > 0, distributed.sum_over_ranks
     surprise = credit.advantages
     if credit.returns is not None and credit.values is not None:
@@ -50,6 +53,7 @@ def update_metrics(measured: Measured, seconds: dict[str, float], num_images: in
     """Losses, gradient norms, speed and memory of one update."""
     metrics = {name: float(distributed.sum_over_ranks(total)) for name, total in measured.losses.items()}
     metrics |= {f"gradient/norm_{name}": norm for name, norm in measured.gradient_norms.items()}
+    metrics |= {f"gradient/{name}": value for name, value in measured.side_gradients.items()}
     metrics |= {f"seconds/{phase}": value for phase, value in seconds.items()}
     images = int(distributed.sum_over_ranks(torch.tensor(num_images)))
     metrics["speed/images_per_second"] = images / sum(seconds.values())

@@ -7,9 +7,12 @@ import time
 
 from tqdm import tqdm
 
+_SHOWN = {"recall@1": "R@1", "drawn": "drawn", "answered_fixed": "answered"}
+"""Held-out figures that the bar shows."""
+
 
 class Progress:
-    """Reward, length and held-out recall beside the time left."""
+    """Reward, length and held-out figures beside the time left."""
 
     def __init__(self, *, first: int, steps: int, visible: bool) -> None:
         self._visible = visible
@@ -32,8 +35,9 @@ class Progress:
 
     def evaluation(self, step: int, metrics: dict[str, float]) -> None:
         """Held-out figures are there."""
-        if "recall@1" in metrics:
-            self._figures["R@1"] = f"{metrics['recall@1']:.3f}"
+        for name, shown in _SHOWN.items():
+            if name in metrics:
+                self._figures[shown] = f"{metrics[name]:.3f}"
         self._bar.set_postfix(self._figures)
         if not self._on_terminal:
             figures = ", ".join(f"{name} {value}" for name, value in self._figures.items())

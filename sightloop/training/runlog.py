@@ -19,7 +19,6 @@ from types import FrameType
 from typing import Any
 
 import torch
-from torch import nn
 
 from sightloop.training import checkpoint, distributed
 from sightloop.training.alarms import Alarm, History, Record, Watch
@@ -99,15 +98,12 @@ class Run:
         """Where the checkpoints are."""
         return self.folder / "checkpoints"
 
-    def restore(
-        self, trainable: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer, batches: Any
-    ) -> int:
+    def restore(self, into: checkpoint.Saveable) -> int:
         """Put everything where the newest checkpoint left it; the number of the first step to do."""
         saved = checkpoint.finished_checkpoints(self.checkpoints)
         step = saved[-1].step if saved else -1
         if saved:
-            position = checkpoint.read_checkpoint(saved[-1], trainable=trainable, optimizer=optimizer)
-            batches.load_state_dict(position)
+            checkpoint.read_checkpoint(saved[-1], into)
         else:
             seed_everything(self.schedule.seed + distributed.rank())
         # All ranks have read before rank 0 tidies up.
@@ -174,21 +170,13 @@ class Run:
             samples = gallery_samples(self.folder, rollout, credit)
             _write_json(self.folder / "samples" / f"step_{step:06d}.json", {"step": step, "samples": samples})
 
-    def save(
-        self, step: int, trainable: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer, batches: Any
-    ) -> None:
+    def save(self, step: int, what: checkpoint.Saveable) -> None:
         """A checkpoint; the newest few and the best are kept."""
         for name in ("metrics.jsonl", "alarms.jsonl"):
             # On disk before the checkpoint that a resume takes them to be complete for.
             if self._writes and (self.folder / name).exists():
                 checkpoint.flush_to_disk(self.folder / name)
-        checkpoint.write_checkpoint(
-            self.checkpoints,
-            step,
-            trainable=trainable,
-            optimizer=optimizer,
-            batches_state=batches.state_dict(),
-        )
+        checkpoint.write_checkpoint(self.checkpoints, step, what)
         self.improved = False
         if self._writes:
             self._tidy_checkpoints()

@@ -207,8 +207,12 @@ def test_a_checkpoint_of_another_number_of_ranks_is_refused(tmp_path: Path) -> N
     (saved,) = checkpoint.finished_checkpoints(tmp_path / "run" / "checkpoints")
     state = json.loads((saved.folder / "state.json").read_text())
     (saved.folder / "state.json").write_text(json.dumps({**state, "batches": state["batches"] * 2}))
-    optimizer = make_optimizer(experiment.trainable, short)
+    into = checkpoint.Saveable(
+        trainable=experiment.trainable,
+        optimizer=make_optimizer(experiment.trainable, short),
+        batches=experiment.batches,
+    )
     with pytest.raises(
         ValueError, match="was written by 2 ranks and this run has 1; resume with the same number"
     ):
-        checkpoint.read_checkpoint(saved, trainable=experiment.trainable, optimizer=optimizer)
+        checkpoint.read_checkpoint(saved, into)
