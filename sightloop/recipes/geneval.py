@@ -132,7 +132,7 @@ def run_geneval(job: GenEvalJob) -> GenEvalRun:
     drawn = read_folder(job.images, expected=expected)
     detector = open_detector(job)
     _check_detector(detector, job.rules, [each.prompt for each in drawn])
-    judge = _colour_judge(job, detector)
+    judge = colour_judge(job, detector)
     protocol = _protocol(job.rules, drawn, detector, judge)
     job.output.parent.mkdir(parents=True, exist_ok=True)
     results = [
@@ -233,7 +233,11 @@ def _seen(
     if isinstance(detector, DetectionsFile):
         for prompt, file in tqdm(todo, desc="pictures", unit="picture", disable=None):
             picture, _ = _opened(job.images, prompt, file)
-            yield prompt, file, _coloured(prompt, picture, detector.detect([picture])[0], job.rules, judge)
+            yield (
+                prompt,
+                file,
+                coloured_as_needed(prompt, picture, detector.detect([picture])[0], job.rules, judge),
+            )
         return
     kept = _Kept(detections_path(job.output), protocol)
     with tqdm(total=len(todo), desc="pictures", unit="picture", disable=None) as bar:
@@ -244,7 +248,7 @@ def _seen(
             found = detector.detect([opened[row][0] for row in fresh])
             for row, seen in zip(fresh, found, strict=True):
                 prompt, picture = some[row][0], opened[row][0]
-                coloured = _coloured(prompt, picture, seen, job.rules, judge)
+                coloured = coloured_as_needed(prompt, picture, seen, job.rules, judge)
                 kept.add(prompt, *opened[row], coloured)
             bar.update(len(some))
             for prompt, file in some:
@@ -312,7 +316,7 @@ def _opened(root: Path, prompt: GenEvalPrompt, file: str) -> tuple[Picture, str]
     return Picture(file=file, image=image, names=prompt.names), digest
 
 
-def _coloured(
+def coloured_as_needed(
     prompt: GenEvalPrompt,
     picture: Picture,
     found: list[Detection],
@@ -334,7 +338,7 @@ def _coloured(
     return [replace(seen, colour=named.get(id(seen), seen.colour)) for seen in found]
 
 
-def _colour_judge(job: GenEvalJob, detector: Detector) -> ColourClassifier | None:
+def colour_judge(job: GenEvalJob, detector: Detector) -> ColourClassifier | None:
     if not job.colours:
         return None
     if isinstance(detector, ShapesDetector):
