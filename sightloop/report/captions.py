@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from itertools import groupby
 
 from sightloop.report.cards import spread, value_at, with_picture
 from sightloop.report.labels import (
@@ -21,7 +20,7 @@ from sightloop.report.labels import (
 from sightloop.report.markup import Markup, element, together
 from sightloop.report.run import EvaluationRecord, RunRecords
 from sightloop.report.tables import evaluated_steps
-from sightloop.report.words import Word, compare
+from sightloop.report.words import compare, marked
 
 MAX_PAIRS = 12
 MAX_LOSSES = 4
@@ -62,6 +61,11 @@ def before_and_after(run: RunRecords) -> Markup:
     return together(parts)
 
 
+def has_captions(run: RunRecords) -> bool:
+    """True if an evaluation stored captions."""
+    return bool(_records_with_captions(run))
+
+
 def losses(run: RunRecords, first: EvaluationRecord, later: int) -> tuple[str, list[int]]:
     """The guarding metric, else the headline, and the rows where it fell most, largest fall first."""
     paired = {metric: (old, new) for metric, old, new in _paired(run, first, later)}
@@ -100,11 +104,11 @@ def _card(run: RunRecords, records: dict[int, EvaluationRecord], row: int, later
     parts: list[str] = []
     if later is not None and later in same:
         old, new = compare(before, same[later].samples[row].get("caption", ""), truth)
-        parts += _told("Before", _words(old, "del")) + _told(f"After {later:,} steps", _words(new, "ins"))
+        parts += _told("Before", marked(old, "del")) + _told(f"After {later:,} steps", marked(new, "ins"))
     else:
         parts += _told(
             "Before" if first.step == 0 else f"Step {first.step:,}",
-            _words(compare(before, before, truth)[0], "del"),
+            marked(compare(before, before, truth)[0], "del"),
         )
     if truth:
         parts += _told("Truth", element("span", truth, class_="truth"))
@@ -129,29 +133,6 @@ def _source(record: EvaluationRecord, row: int) -> str | None:
 
 def _told(name: str, content: str) -> list[str]:
     return [element("dt", name), element("dd", content)]
-
-
-def _words(words: Sequence[Word], mark: str) -> Markup:
-    """The words with their spaces; neighbours with the same fate share one mark."""
-    if not words:
-        return element("span", "(nothing)", class_="nothing")
-    parts: list[str] = []
-    for changed, run_of_words in groupby(words, key=lambda word: word.changed):
-        group = list(run_of_words)
-        inside = [
-            together(
-                [
-                    " " if word.spaced and index else "",
-                    element("span", word.text, class_="doubt", title="not in the true description")
-                    if word.doubtful
-                    else word.text,
-                ]
-            )
-            for index, word in enumerate(group)
-        ]
-        parts.append(" " if group[0].spaced else "")
-        parts.append(element(mark, *inside) if changed else together(inside))
-    return together(parts)
 
 
 def _moved(run: RunRecords, first: EvaluationRecord, row: int, later: int) -> list[str]:

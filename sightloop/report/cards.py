@@ -1,4 +1,4 @@
-"""What both kinds of caption cards share: the picture with its name, and which cards are shown."""
+"""What all kinds of cards share: the picture with its name, and which cards are shown."""
 
 from __future__ import annotations
 
@@ -25,15 +25,18 @@ def value_at(values: Sequence[float], index: int) -> float:
     return values[index] if index < len(values) else math.nan
 
 
+def picture_of(run: RunRecords, image: str, alt: str) -> Markup:
+    """The picture at `image` in the run folder, or a place that says there is none."""
+    picture = read_picture(run.path, image)
+    if picture is None:
+        return element("div", "no picture stored", class_="missing")
+    return element("img", class_="picture tiny" if picture.is_tiny else "picture", src=picture.uri, alt=alt)
+
+
 def with_picture(run: RunRecords, source: str, image: str, body: Sequence[str]) -> Markup:
     """A card: the picture and its name on the left, the body on the right."""
     name = source.replace("\\", "/").rsplit("/", 1)[-1] or "unnamed picture"
-    picture = read_picture(run.path, image)
-    if picture is None:
-        side = element("div", "no picture stored", class_="missing")
-    else:
-        kind = "picture tiny" if picture.is_tiny else "picture"
-        side = element("img", class_=kind, src=picture.uri, alt=f"The captioned picture, {name}")
+    side = picture_of(run, image, f"The captioned picture, {name}")
     below = element("p", name, class_="source", title=source)
     return element(
         "article", element("div", side, below, class_="side"), element("div", *body), class_="card"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 
 from sightloop.evaluation.intervals import bootstrap_interval
@@ -11,12 +11,14 @@ from sightloop.report.figures import Curve, Point, dot_chart, line_chart
 from sightloop.report.labels import capital, is_further, label_of, rank_of
 from sightloop.report.markup import Markup
 from sightloop.report.run import RunRecords
-from sightloop.report.tables import sample_groups
+from sightloop.report.tables import sample_groups, values_of
 
 _GROUPS = (
     ("Reward", ("reward/",)),
     ("Captions while training", ("tokens/",)),
-    ("Learning", ("policy/", "critic/", "advantage/", "gradient/", "learning_rate")),
+    ("Drawing side", ("drawing/",)),
+    ("Answering side", ("answering/",)),
+    ("Learning", ("policy/", "critic/", "advantage/", "groups/", "filter/", "gradient/", "learning_rate")),
 )
 _RESAMPLES = 1000
 _COST = ("Time and memory", ("speed/", "seconds/", "memory/"))
@@ -56,7 +58,9 @@ def training_curves(run: RunRecords) -> list[ChartGroup]:
     # The total leads; its parts follow in the order they were logged.
     grouped[0][1].sort(key=lambda name: name != "reward/total")
     groups = [
-        ChartGroup(title=title, charts=_line_charts(run, members)) for title, members in grouped if members
+        ChartGroup(title=_spoken(run, title), charts=_line_charts(run, members))
+        for title, members in grouped
+        if members
     ]
     if cost:
         groups.append(ChartGroup(title=_COST[0], charts=_line_charts(run, cost), folded=True))
@@ -70,7 +74,7 @@ def _dot_chart(run: RunRecords, metric: str) -> Markup:
 
 def _line_charts(run: RunRecords, names: list[str]) -> list[Markup]:
     return [
-        line_chart(_curve(run.train, name), last_step=run.last_step, alarm_steps=_alarm_steps(run))
+        line_chart(_training_curve(run, name), last_step=run.last_step, alarm_steps=_alarm_steps(run))
         for name in names
     ]
 
@@ -89,6 +93,22 @@ def _curve(records: dict[int, dict[str, float]], metric: str) -> Curve:
     return Curve(metric=metric, title=capital(label.text), meaning=label.meaning, points=points)
 
 
+def _training_curve(run: RunRecords, metric: str) -> Curve:
+    curve = _curve(run.train, metric)
+    return replace(curve, title=_spoken(run, curve.title))
+
+
+def _spoken(run: RunRecords, text: str) -> str:
+    """Words for a run that draws: its texts are answers, if it has any, and its batches hold prompts."""
+    if not run.draws:
+        return text
+    one_sided = any(name.startswith("policy/") for values in run.train.values() for name in values)
+    noun = "drawing" if one_sided else "answer"
+    for old, new in (("caption", noun), ("Caption", capital(noun)), ("Images", "Prompts")):
+        text = text.replace(old, new)
+    return text
+
+
 def _evaluation_curve(run: RunRecords, metric: str) -> Curve:
     curve = _curve(run.evals, metric)
     bands = [_band(run, metric, int(step), value) for step, value in curve.points]
@@ -98,7 +118,7 @@ def _evaluation_curve(run: RunRecords, metric: str) -> Curve:
 def _band(run: RunRecords, metric: str, step: int, value: float) -> Point:
     evaluator, _, name = metric.partition("/")
     record = run.evaluations.get(evaluator, {}).get(step)
-    values = record.per_sample.get(name, []) if record else []
+    values = values_of(record, name) if record else []
     if (
         record is None
         or len(values) < 2
@@ -106,5 +126,5 @@ def _band(run: RunRecords, metric: str, step: int, value: float) -> Point:
         or abs(fmean(values) - value) > 1e-3
     ):
         return math.nan, math.nan
-    interval = bootstrap_interval(values, groups=sample_groups(record), resamples=_RESAMPLES)
+    interval = bootstrap_interval(values, groups=sample_groups(record, len(values)), resamples=_RESAMPLES)
     return interval.low, interval.high

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 MINUS = "\N{MINUS SIGN}"
 
@@ -41,12 +41,31 @@ _TRAINING = {
     ),
     "policy/entropy": Label(text="entropy", meaning="nats per token"),
     "policy/kl": Label(text="divergence from the reference", meaning="nats per token"),
+    "groups/all": Label(text="groups of a batch", meaning="prompts with several drawings each"),
+    "groups/silent": Label(
+        text="groups without signal", better=_DOWN, meaning="all their drawings earned the same"
+    ),
+    "filter/kept": Label(text="drawings that the filter keeps", meaning="share of the batch"),
+    "gradient/cosine": Label(
+        text="cosine of both sides' gradients", meaning="below 0 drawing and answering pull apart"
+    ),
     "learning_rate": Label(text="learning rate"),
     "speed/images_per_second": Label(text="images per second", better=_UP),
     "memory/peak_gib": Label(text="peak memory", meaning="GiB"),
 }
 """Training metrics by full name."""
 _PATTERNS = {"reward/": "{}", "gradient/norm_": "gradient norm, {}", "seconds/": "seconds to {}"}
+_SIDES = ("drawing", "answering", "policy")
+"""Families of training metrics that a side of a model logs, and a policy with one side."""
+_OF_A_SIDE = {
+    "loss": Label(text="loss"),
+    "log_prob": Label(text="log-probability", meaning="nats per token, under the law that is trained"),
+    "probability": Label(text="probability", meaning="mean over the tokens, under the law that is trained"),
+    "entropy": Label(text="entropy", meaning="nats per token"),
+    "kl": Label(text="divergence", meaning="from the reference, nats per token"),
+    "ratio": Label(text="ratio", meaning="to the law that drew; 1 before the first update"),
+    "clipped": Label(text="clipped tokens", meaning="share whose ratio left the trust region"),
+}
 
 _MAIN = {
     "mrr": Label(text="mean reciprocal rank", better=_UP, meaning="1 / rank of the right picture, averaged"),
@@ -55,9 +74,28 @@ _MAIN = {
         text="precision of told facts", better=_UP, meaning="share of all told facts that are true"
     ),
     "hallucinates": Label(text="captions with a wrong fact", better=_DOWN),
+    "drawn": Label(
+        text="share of prompts drawn right", better=_UP, meaning="drawings that show what was asked for"
+    ),
+    "answered_fixed": Label(
+        text="right answers about fixed pictures", better=_UP, meaning="pictures that are not its own"
+    ),
+    "answered": Label(
+        text="right answers about own drawings", meaning="what the prompt asked for, whatever was drawn"
+    ),
+    "both": Label(text="drawn and answered right", better=_UP),
+    "answered_if_drawn": Label(
+        text="answered right where drawn right", better=_UP, meaning="UniRL's understanding"
+    ),
+    "drawn_if_answered": Label(text="drawn right where answered right", better=_UP),
     "accuracy": Label(text="right answers", better=_UP),
     "overall": Label(text="GenEval", better=_UP, meaning="mean over the tasks"),
-    "imbalance": Label(text="one right, the other wrong", better=_DOWN),
+    "imbalance": Label(
+        text="right on one side alone", better=_DOWN, meaning="drawn right or answered right, not both"
+    ),
+    "only_drawn": Label(text="drawn right, answered wrong", better=_DOWN),
+    "only_answered": Label(text="answered right, drawn wrong", better=_DOWN),
+    "gap": Label(text="answered right minus drawn right"),
     "cider_d": Label(text="CIDEr-D", better=_UP),
     "bleu_4": Label(text="BLEU-4", better=_UP),
     "clip_score": Label(
@@ -113,10 +151,27 @@ _FURTHER = {
 """Evaluated metrics that few readers need."""
 POOLED = ("precision", "told_pooled")
 """Shares of sums over the set: their values per sample make intervals and say little about the sample."""
-HEADLINES = ("recall@1", "overall", "told", "cider_d", "accuracy")
+HEADLINES = ("recall@1", "overall", "drawn", "told", "cider_d", "accuracy")
 """What the verdict leads with, first found first."""
-GUARDS = ("precision", "hallucinates", "accuracy", "repeats")
+GUARDS = ("precision", "answered_fixed", "hallucinates", "accuracy", "repeats")
 """What must not be paid for the headline: the verdict names the first found."""
+COMPANIONS = ("length", "imbalance")
+"""What explains a headline: the verdict ends with the first found."""
+_FIRST = ("recall@1", "drawn")
+_SECOND = ("precision", "answered_fixed")
+_CATEGORIES = {
+    "colors": "colours",
+    "color_attr": "colours of two",
+    "two_object": "two objects",
+    "single_object": "single object",
+}
+"""GenEval's tags, where they do not read as words."""
+_BY_CATEGORY = {
+    "drawn_": ("drawn right", _UP),
+    "answered_fixed_": ("right about fixed pictures", _UP),
+    "answered_": ("answered right", 0),
+}
+"""Figures of one category of prompts, by the start of their names."""
 
 
 def bare(metric: str) -> str:
@@ -128,6 +183,10 @@ def label_of(metric: str) -> Label:
     """The label of a metric by its full name (`evaluator/metric`); unknown names speak for themselves."""
     if metric in _TRAINING:
         return _TRAINING[metric]
+    family, _, name = metric.partition("/")
+    if family in _SIDES and name in _OF_A_SIDE:
+        found = _OF_A_SIDE[name]
+        return replace(found, text=found.text if family == "policy" else f"{family} {found.text}")
     for prefix, pattern in _PATTERNS.items():
         if metric.startswith(prefix):
             return Label(text=pattern.format(plain(metric.removeprefix(prefix))))
@@ -137,6 +196,9 @@ def label_of(metric: str) -> Label:
     if name.startswith("image_"):
         found = label_of(f"/{name.removeprefix('image_')}")
         return Label(text=f"{found.text}, picture to caption", better=found.better)
+    if (prefix := _category_prefix(name)) is not None:
+        text, better = _BY_CATEGORY[prefix]
+        return Label(text=f"{text}: {category_name(name.removeprefix(prefix))}", better=better)
     if name.startswith("recall@"):
         count = name.removeprefix("recall@")
         place = "first" if count == "1" else f"among the first {count}"
@@ -147,14 +209,15 @@ def label_of(metric: str) -> Label:
 
 def is_further(metric: str) -> bool:
     """True if few readers need this evaluated metric."""
-    return bare(metric) in _FURTHER or bare(metric).startswith("image_")
+    name = bare(metric)
+    return name in _FURTHER or name.startswith("image_") or _category_prefix(name) is not None
 
 
 def rank_of(metric: str) -> tuple[int, int, str]:
     """A key that sorts evaluated metrics for reading: headline, what guards it, then from main to further."""
     name = bare(metric)
-    if name == HEADLINES[0] or name == GUARDS[0]:
-        return 0, int(name == GUARDS[0]), metric
+    if name in _FIRST or name in _SECOND:
+        return 0, int(name in _SECOND), metric
     count = name.removeprefix("recall@")
     if count.isdigit():
         return 1, int(count), metric
@@ -168,6 +231,21 @@ def first_of(names: Sequence[str], metrics: Iterable[str]) -> str | None:
     """The full name among `metrics` that has the earliest of the bare `names`; None if none has."""
     full = {bare(metric): metric for metric in metrics}
     return next((full[name] for name in names if name in full), None)
+
+
+def category_name(tag: str) -> str:
+    """A category of prompts as words.
+
+    >>> category_name("color_attr"), category_name("counting")
+    ('colours of two', 'counting')
+    """
+    return _CATEGORIES.get(tag, plain(tag))
+
+
+def _category_prefix(name: str) -> str | None:
+    if name in _MAIN:
+        return None
+    return next((prefix for prefix in _BY_CATEGORY if name.startswith(prefix)), None)
 
 
 def capital(text: str) -> str:

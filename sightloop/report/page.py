@@ -10,13 +10,15 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from sightloop.report.captions import before_and_after
+from sightloop.report.captions import before_and_after, has_captions
 from sightloop.report.curves import evaluation_curves, training_curves
+from sightloop.report.drawings import drawings_before_and_after, drawings_of
 from sightloop.report.figures import sparkline
 from sightloop.report.gallery import gallery
 from sightloop.report.labels import capital, is_further, label_of, number, plain
 from sightloop.report.markup import Markup, element, together
 from sightloop.report.run import Alarm, EvaluationRecord, RunRecords, read_run
+from sightloop.report.sides import both_sides
 from sightloop.report.tables import Change, changes, evaluated_steps, interval_text, verdict
 
 _FOLDER = Path(__file__).parent
@@ -44,13 +46,7 @@ def write_report(run_folder: Path) -> Path:
 def page(run: RunRecords) -> str:
     """The whole page as HTML."""
     title = f"{run.recipe} · {run.name}" if run.recipe else run.name
-    sections = [
-        ("evaluation", "Held-out evaluation", _evaluation(run)),
-        ("captions", "Before and after", before_and_after(run)),
-        ("credit", "What each word earned", gallery(run)),
-        ("curves", "Curves", _curves(run)),
-        ("setup", "Setup", _setup(run)),
-    ]
+    sections = _sections(run)
     links = [element("a", heading, href=f"#{anchor}") for anchor, heading, _ in sections]
     body = [
         element("header", *_head(run), class_="top"),
@@ -80,6 +76,28 @@ def page(run: RunRecords) -> str:
     return f"<!doctype html>\n{document}\n"
 
 
+def _sections(run: RunRecords) -> list[tuple[str, str, Markup]]:
+    """Anchor, heading and content of each section."""
+    drawings = drawings_of(run)
+    shown: list[tuple[str, str, Markup]] = []
+    if drawings is not None:
+        shown += [
+            ("drawings", "Before and after", drawings_before_and_after(run, drawings)),
+            ("sides", "Drawing and answering", both_sides(drawings)),
+        ]
+    if has_captions(run) or not run.draws:
+        heading = "Before and after" if drawings is None else "Captions before and after"
+        shown.append(("captions", heading, before_and_after(run)))
+    earned = "What each drawing and word earned" if run.draws else "What each word earned"
+    return [
+        ("evaluation", "Held-out evaluation", _evaluation(run)),
+        *shown,
+        ("credit", earned, gallery(run)),
+        ("curves", "Curves", _curves(run)),
+        ("setup", "Setup", _setup(run)),
+    ]
+
+
 def _head(run: RunRecords) -> list[str]:
     heading = [element("span", run.recipe, class_="recipe"), " "] if run.recipe else []
     return [
@@ -104,9 +122,13 @@ def _facts(run: RunRecords) -> list[str]:
     if seconds:
         facts.append(f"{_duration(seconds)} of training")
     if speeds := [v["speed/images_per_second"] for v in run.train.values() if "speed/images_per_second" in v]:
-        facts.append(f"{number(sorted(speeds)[len(speeds) // 2])} images per second")
-    if sizes := {len(record.samples) for by in run.evaluations.values() for record in by.values()} - {0}:
-        facts.append(f"evaluated on {max(sizes):,} held-out pictures")
+        what = "prompts" if run.draws else "images"
+        facts.append(f"{number(sorted(speeds)[len(speeds) // 2])} {what} per second")
+    records = [record for by in run.evaluations.values() for record in by.values() if record.samples]
+    if records:
+        largest = max(records, key=lambda record: len(record.samples))
+        what = "drawings of held-out prompts" if largest.of_drawings else "held-out pictures"
+        facts.append(f"evaluated on {len(largest.samples):,} {what}")
     return facts
 
 

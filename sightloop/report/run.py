@@ -33,9 +33,10 @@ class Alarm:
 
 @dataclass(frozen=True, kw_only=True)
 class GallerySample:
-    """One caption of the training batch with what each of its tokens earned and was credited."""
+    """One caption, or drawing and answer, of a training batch: what its tokens earned and were credited."""
 
     source: str
+    """Where the picture came from; the prompt of a drawing."""
     image: str
     """Path relative to the run folder; "" if there is none."""
     pieces: list[str]
@@ -45,6 +46,20 @@ class GallerySample:
     """What the critic expected; empty if there is no critic."""
     ended: bool
     parts: dict[str, float]
+    question: str = ""
+    truth: str = ""
+    answer: str = ""
+    """The judged answer about a drawing."""
+    group: int | None = None
+    """Drawings of one prompt share a group; None: this is a caption."""
+    group_size: int = 0
+    """Drawings of the group in the batch, of which the gallery may hold fewer."""
+    reward: float = math.nan
+    """All that a drawing earned."""
+    drawing_credit: float = math.nan
+    """Mean over the codes of the drawing that count."""
+    drawing_log_prob: float = math.nan
+    """Mean over the codes of the drawing; NaN if it was not recorded."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +82,11 @@ class EvaluationRecord:
     samples: list[dict[str, str]]
     protocol: dict[str, str]
 
+    @property
+    def of_drawings(self) -> bool:
+        """True if its samples are drawings that were judged."""
+        return bool(self.samples) and "drawn" in self.samples[0]
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecords:
@@ -88,6 +108,13 @@ class RunRecords:
     def name(self) -> str:
         """The name of the run: its folder's."""
         return self.path.name
+
+    @property
+    def draws(self) -> bool:
+        """True if the model draws: its drawings were evaluated or stand in a gallery."""
+        return any(
+            record.of_drawings for by_step in self.evaluations.values() for record in by_step.values()
+        ) or any(sample.group is not None for samples in self.galleries.values() for sample in samples)
 
     @property
     def last_step(self) -> int:
@@ -266,6 +293,14 @@ def _gallery_sample(sample: dict[str, Any]) -> GallerySample:
         values=[_number(value) for value in sample.get("values") or []],
         ended=bool(sample.get("ended", True)),
         parts=_numbers(sample.get("parts") or {}),
+        question=str(sample.get("question") or ""),
+        truth=str(sample.get("truth") or ""),
+        answer=str(sample.get("answer") or ""),
+        group=None if sample.get("group") is None else int(sample["group"]),
+        group_size=int(sample.get("group_size") or 0),
+        reward=_number(sample.get("reward")),
+        drawing_credit=_number(sample.get("drawing_credit")),
+        drawing_log_prob=_number(sample.get("drawing_log_prob")),
     )
 
 

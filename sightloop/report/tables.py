@@ -11,6 +11,7 @@ import numpy as np
 
 from sightloop.evaluation.intervals import paired_difference
 from sightloop.report.labels import (
+    COMPANIONS,
     GUARDS,
     HEADLINES,
     MINUS,
@@ -29,6 +30,8 @@ from sightloop.report.run import EvaluationRecord, RunRecords, read_run
 # An interval belongs to a figure only if the per-sample values average to it.
 _TOLERANCE = 1e-3
 _RESAMPLES = 4000
+# Figures that are sums or differences of two others with values of their own.
+_COMBINED = {"imbalance": (("only_drawn", "only_answered"), 1), "gap": (("answered", "drawn"), -1)}
 CHANGE_COLUMNS = ("change", "95% interval", "")
 
 
@@ -146,7 +149,7 @@ def verdict(run: RunRecords) -> str:
     parts[0] += f" in {steps[1]:,} step{'s' * (steps[1] != 1)}"
     if steps[1] != max(run.evals):
         parts[0] += f", the best of {run.last_step:,}"
-    for name in (first_of(GUARDS, found), first_of(["length"], found)):
+    for name in (first_of(GUARDS, found), first_of(COMPANIONS, found)):
         if name is not None and name != lead.metric and not math.isnan(found[name].difference):
             parts.append(_arrow(found[name]))
     end = "" if run.finished else f" The run is at step {run.last_step} of {run.planned_steps}."
@@ -205,32 +208,51 @@ def change_between(metric: str, before: Measured, after: Measured) -> Change:
     plain = Change(metric=metric, before=figures[0], after=figures[1])
     old, new = before.record(metric), after.record(metric)
     name = bare(metric)
-    if old is None or new is None or math.isnan(plain.difference) or not _same_samples(old, new, name):
+    if old is None or new is None or math.isnan(plain.difference) or not same_samples(old, new):
         return plain
-    pairs = np.array([old.per_sample[name], new.per_sample[name]])
+    values = values_of(old, name), values_of(new, name)
+    if not len(values[0]) == len(values[1]) > 1:
+        return plain
+    pairs = np.array(values)
     if not np.isfinite(pairs).all() or np.abs(pairs.mean(1) - (plain.before, plain.after)).max() > _TOLERANCE:
         return plain
-    interval = paired_difference(
-        old.per_sample[name], new.per_sample[name], groups=sample_groups(old), resamples=_RESAMPLES
-    )
+    groups = sample_groups(old, len(values[0]))
+    interval = paired_difference(*values, groups=groups, resamples=_RESAMPLES)
     return replace(plain, low=interval.low, high=interval.high, num_samples=pairs.shape[1])
 
 
-def _same_samples(old: EvaluationRecord, new: EvaluationRecord, name: str) -> bool:
-    """Two runs may hold the same pictures in folders of their own: names and copies tell."""
-    before, after = old.per_sample.get(name, []), new.per_sample.get(name, [])
-    pictures = [
-        [(Path(sample.get("source", "")).name, sample.get("image")) for sample in record.samples]
+def values_of(record: EvaluationRecord, name: str) -> list[float]:
+    """The values behind a figure, sample by sample; those of sums and differences follow from their terms."""
+    if name in record.per_sample or name not in _COMBINED:
+        return record.per_sample.get(name, [])
+    (first, second), sign = _COMBINED[name]
+    pairs = zip(record.per_sample.get(first, []), record.per_sample.get(second, []), strict=False)
+    return [one + sign * other for one, other in pairs]
+
+
+def same_samples(old: EvaluationRecord, new: EvaluationRecord) -> bool:
+    """Two runs may hold the same pictures in folders of their own: names and copies tell. Drawings are the
+    same if the prompts are, in the same order."""
+    before, after = (
+        [
+            (sample.get("source"), sample.get("question"), sample.get("category"))
+            if record.of_drawings
+            else (Path(sample.get("source", "")).name, sample.get("image"))
+            for sample in record.samples
+        ]
         for record in (old, new)
-    ]
-    return len(before) == len(after) > 1 and pictures[0] == pictures[1]
+    )
+    return before == after
 
 
-def sample_groups(record: EvaluationRecord) -> list[int] | None:
-    """Samples of one source are drawn together, since they are not independent; None if all differ."""
+def sample_groups(record: EvaluationRecord, count: int) -> list[int] | None:
+    """Samples of one source are drawn together, since they are not independent.
+
+    None if all sources differ, or if the `count` values are not of the record's samples.
+    """
     sources = [sample.get("source", "") for sample in record.samples]
     numbers = {source: index for index, source in enumerate(dict.fromkeys(sources))}
-    return [numbers[source] for source in sources] if len(numbers) < len(sources) else None
+    return [numbers[source] for source in sources] if len(numbers) < len(sources) == count else None
 
 
 def _told(change: Change) -> str:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
+from itertools import groupby
+
+from sightloop.report.markup import Markup, element, together
 
 _WORDS = re.compile(r"\w+(?:[-'\u2019.]\w+)*|[^\w\s]")
 # Words that tell no fact, so that nobody misses them in a description.
@@ -51,6 +55,29 @@ def compare(before: str, after: str, truth: str = "") -> tuple[list[Word], list[
         [replace(word, changed=i not in kept_old, doubtful=i in old_doubts) for i, word in enumerate(old)],
         [replace(word, changed=i not in kept_new, doubtful=i in new_doubts) for i, word in enumerate(new)],
     )
+
+
+def marked(words: Sequence[Word], mark: str) -> Markup:
+    """The words with their spaces; changed neighbours share one element `mark` (`del`, `ins`)."""
+    if not words:
+        return element("span", "(nothing)", class_="nothing")
+    parts: list[str] = []
+    for changed, run_of_words in groupby(words, key=lambda word: word.changed):
+        group = list(run_of_words)
+        inside = [
+            together(
+                [
+                    " " if word.spaced and index else "",
+                    element("span", word.text, class_="doubt", title="not in the true description")
+                    if word.doubtful
+                    else word.text,
+                ]
+            )
+            for index, word in enumerate(group)
+        ]
+        parts.append(" " if group[0].spaced else "")
+        parts.append(element(mark, *inside) if changed else together(inside))
+    return together(parts)
 
 
 def _aligned(first: list[Word], second: list[Word]) -> tuple[set[int], set[int]]:

@@ -1,4 +1,4 @@
-"""Samples of a training batch for the run folder: what was said, earned and credited, token by token."""
+"""Samples of a training batch for the run folder: what was drawn and said, earned and credited."""
 
 from __future__ import annotations
 
@@ -17,29 +17,82 @@ _PICTURE_SIDE = 256
 
 
 def gallery_samples(folder: Path, rollout: Rollout, credit: Credit) -> list[dict[str, Any]]:
-    """The first samples of a batch; their pictures are copied into the run folder."""
-    tokens = rollout.turns[-1].tokens
+    """The first samples of a batch; their pictures are copied into the run folder.
+
+    Of drawings whole groups are taken, so that samples of one prompt can be compared.
+    """
+    if rollout.turns[0].prompt.wants == "image":
+        return [_drawing(folder, rollout, credit, row) for row in _whole_groups(rollout.group.tolist())]
+    return [_caption(folder, rollout, credit, row) for row in range(min(GALLERY_SIZE, len(rollout)))]
+
+
+def _whole_groups(groups: list[int]) -> list[int]:
+    """Rows of the first groups that fit, side by side; of a group larger than a gallery, its first rows."""
+    rows: list[int] = []
+    for group in dict.fromkeys(groups):
+        members = [row for row, own in enumerate(groups) if own == group]
+        if rows and len(rows) + len(members) > GALLERY_SIZE:
+            break
+        rows += members
+    return rows[:GALLERY_SIZE]
+
+
+def _caption(folder: Path, rollout: Rollout, credit: Credit, row: int) -> dict[str, Any]:
     pictures = rollout.turns[0].prompt.images
+    return {
+        "source": rollout.sources[row] if rollout.sources else "",
+        "image": save_picture(folder, pictures.pixels[row]) if isinstance(pictures, Images) else "",
+        **_words(rollout, credit, row),
+        "parts": _parts(rollout, row),
+    }
+
+
+def _drawing(folder: Path, rollout: Rollout, credit: Credit, row: int) -> dict[str, Any]:
+    drawing, *asking = rollout.turns
+    codes = drawing.tokens
+    width = codes.mask.shape[1]
+    counted = codes.mask[row] & (credit.shares[row, :width] > 0)
+    advantages = credit.advantages[row, :width][counted]
+    drawn = codes.mask[row]
+    words = _words(rollout, credit, row) if asking else {"pieces": [], "rewards": [], "credit": []}
+    return {
+        "source": rollout.sources[row] if rollout.sources else drawing.prompt.texts[row],
+        "image": "" if rollout.drawn is None else save_picture(folder, rollout.drawn.pixels[row]),
+        "question": asking[0].prompt.texts[row] if asking else "",
+        "truth": rollout.references[row] if rollout.references else "",
+        "answer": rollout.answers[row] if rollout.answers else "",
+        "values": None,
+        "ended": True,
+        **words,
+        "reward": float(rollout.rewards[row].sum()),
+        "parts": _parts(rollout, row),
+        "group": int(rollout.group[row]),
+        "group_size": int((rollout.group == rollout.group[row]).sum()),
+        # 0 where no code of the drawing counts in the loss.
+        "drawing_credit": float(advantages.mean()) if len(advantages) else 0.0,
+        "drawing_log_prob": None if codes.log_probs is None else float(codes.log_probs[row][drawn].mean()),
+    }
+
+
+def _words(rollout: Rollout, credit: Credit, row: int) -> dict[str, Any]:
+    """The last turn of a sample, token by token."""
+    tokens = rollout.turns[-1].tokens
     # Credit spans the tokens of all turns, rewards those of the last.
     offset = credit.advantages.shape[1] - tokens.mask.shape[1]
-    samples: list[dict[str, Any]] = []
-    for row in range(min(GALLERY_SIZE, len(rollout))):
-        counted = tokens.mask[row].nonzero()[:, 0]
-        pieces = rollout.pieces[row] if rollout.pieces else []
-        values = None if credit.values is None else credit.values[row, offset + counted].tolist()
-        samples.append(
-            {
-                "source": rollout.sources[row] if rollout.sources else "",
-                "image": save_picture(folder, pictures.pixels[row]) if isinstance(pictures, Images) else "",
-                "pieces": pieces + [""] * (len(counted) - len(pieces)),
-                "rewards": rollout.rewards[row, counted].tolist(),
-                "credit": credit.advantages[row, offset + counted].tolist(),
-                "values": values,
-                "ended": len(pieces) < len(counted),
-                "parts": {name: float(part[row]) for name, part in rollout.reward_parts.items()},
-            }
-        )
-    return samples
+    counted = tokens.mask[row].nonzero()[:, 0]
+    pieces = rollout.pieces[row] if rollout.pieces else []
+    values = None if credit.values is None else credit.values[row, offset + counted].tolist()
+    return {
+        "pieces": pieces + [""] * (len(counted) - len(pieces)),
+        "rewards": rollout.rewards[row, counted].tolist(),
+        "credit": credit.advantages[row, offset + counted].tolist(),
+        "values": values,
+        "ended": len(pieces) < len(counted),
+    }
+
+
+def _parts(rollout: Rollout, row: int) -> dict[str, float]:
+    return {name: float(part[row]) for name, part in rollout.reward_parts.items()}
 
 
 def save_picture(folder: Path, pixels: Tensor) -> str:

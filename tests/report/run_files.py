@@ -66,3 +66,12 @@ def gallery_sample(
         "ended": True,
         "parts": {"similarity": 3.1},
     }
+
+
+def drawing(prompt: str, drawn: bool, answered: bool | None = None, **more: str) -> dict[str, str]:
+    """One judged drawing of an evaluation, and the verdict on the answer about it if it was asked about."""
+    words = {True: "right", False: "wrong"}
+    sample = {"source": prompt, "drawn": words[drawn]}
+    if answered is not None:
+        sample["answered"] = words[answered]
+    return sample | more

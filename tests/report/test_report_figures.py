@@ -32,7 +32,7 @@ from sightloop.report.figures import (
 NAN = math.nan
 
 
-@pytest.mark.parametrize("name", ["captions", "cards", "figures", "labels", "markup", "words"])
+@pytest.mark.parametrize("name", ["captions", "cards", "figures", "labels", "markup", "tokens", "words"])
 def test_examples_in_the_docstrings_hold(name: str) -> None:
     result = doctest.testmod(importlib.import_module(f"sightloop.report.{name}"))
     assert result.failed == 0
