@@ -48,8 +48,9 @@ from sightloop.models.critic import TrunkCritic
 from sightloop.recipes.held_out import held_out_of, open_pictures
 from sightloop.recipes.named_models import model_config
 from sightloop.recipes.vlrm_config import CaptionerChoices, VlrmConfig
+from sightloop.rewards.clip_family import ClipSimilarity
 from sightloop.rewards.combine import combine
-from sightloop.rewards.custom import load_rewards
+from sightloop.rewards.custom import Loading, load_rewards, read_names
 from sightloop.rewards.fluency import LanguageModelFluency, TokenFluency
 from sightloop.rewards.phrases import (
     EXEMPT_WORDS,
@@ -59,7 +60,7 @@ from sightloop.rewards.phrases import (
     load_phrases,
     missing_end,
 )
-from sightloop.rewards.similarity import ClipSimilarity, ItmSimilarity, RetrievalReward
+from sightloop.rewards.similarity import ItmSimilarity, RetrievalReward
 from sightloop.rollouts.caption import CaptionCollector
 from sightloop.shapes.models import WEIGHTS
 from sightloop.shapes.pictures import write_pictures
@@ -144,7 +145,7 @@ def require_models(config: VlrmConfig) -> None:
     Raises:
         ValueError: one is not named, does not exist or cannot be reached.
     """
-    load_rewards(config.custom_rewards)
+    custom = read_names(config.custom_rewards)
     judge, weights, held_out = config.judge, config.rewards, config.held_out
     needed = [
         ("policy", base_model(config), True),
@@ -152,6 +153,7 @@ def require_models(config: VlrmConfig) -> None:
         ("judge.reference_model", judge.reference_model, weights.reference and judge.reference_model),
         ("judge.retrieval_clip", judge.retrieval_clip, weights.retrieval),
         ("held_out.clip", held_out.clip, held_out.images),
+        *(("custom_rewards", model, True) for reward in custom for model in reward.models),
     ]
     for setting, name, wanted in needed:
         if wanted and not name:
@@ -261,7 +263,8 @@ def weighted_rewards(
 ) -> tuple[dict[str, Reward], dict[str, float]]:
     """All rewards of the run, the user's own included, and their weights."""
     own = named_rewards(config, policy, device)
-    rewards, weights = load_rewards(config.custom_rewards, taken=vars(config.rewards))
+    how = Loading(dtype=DTYPES[config.dtype], device=device)
+    rewards, weights = load_rewards(config.custom_rewards, taken=vars(config.rewards), how=how)
     if not own and not rewards:
         raise ValueError("every reward weight is 0; give at least one a weight")
     return own | rewards, {name: getattr(config.rewards, name) for name in own} | weights

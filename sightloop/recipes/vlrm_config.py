@@ -168,7 +168,9 @@ class VlrmConfig:
     track: tuple[Literal["wandb", "tensorboard", "trackio"], ...] = ()
     rewards: RewardWeights = field(default_factory=RewardWeights)
     custom_rewards: tuple[str, ...] = ()
-    """Functions of your own with their weights: module:function=0.5, or file.py:function=0.5."""
+    """More rewards with their weights: module:function=0.5, file.py:function=2, or a name of docs/rewards.md
+    (length=0.01, clip:FOLDER=1).
+    """
     judge: JudgeSettings = field(default_factory=JudgeSettings)
     critic: CriticSettings = field(default_factory=CriticSettings)
     captioner: CaptionerChoices = field(default_factory=CaptionerChoices)

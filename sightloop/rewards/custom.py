@@ -1,345 +1,216 @@
-"""Rewards of your own, named on the command line: `module:function` or `file.py:function`.
+"""Rewards by name, as the command line has them: `clip:FOLDER=0.5`, `length`, `module:function=2`.
 
-Three forms are told apart by the names of the function's parameters:
-
-1. `completions` among them: as TRL calls its reward functions, `(prompts, completions, **columns) -> list`.
-2. `images` or `prompts` without it: a reward of pictures, `(images, prompts, facts) -> list`.
-3. Neither: the library's own, one `Outcome` in, a tensor `B` or `B T` out.
-
-The first two get only the columns they ask for, by name, one entry a sample (see `COLUMNS`).
+`OFFERED` lists the library's own. Every other name is a function of the user's (see `functions`).
 """
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import inspect
 import math
-import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType, TracebackType
-from typing import Any, cast
 
 import torch
-from jaxtyping import Float
-from PIL import Image
-from torch import Tensor
 
-from sightloop.rewards.combine import on_last_token
-from sightloop.types import Outcome, Reward, numbers_of
+from sightloop.rewards.clip_family import AestheticScore, ClipSimilarity, Scale
+from sightloop.rewards.functions import load_reward
+from sightloop.rewards.plain import JpegSize, caption_length
+from sightloop.rewards.samples import Judged, PictureReward
+from sightloop.rewards.similarity import ItmSimilarity
+from sightloop.rewards.yes_no import AskedFacts, YesNoJudge
+from sightloop.types import Reward
 
-COLUMNS: dict[str, str] = {
-    "prompts": "what the picture was drawn from; of captions the question, or nothing",
-    "completions": "the text that was written: caption or answer",
-    "completion_ids": "its tokens, as lists of numbers",
-    "images": "the pictures, as PIL images",
-    "image": "the same under the name that TRL's data sets use",
-    "references": "the true answer or caption, empty where unknown",
-    "sources": "path of the picture, or the prompt it was drawn from",
-    "questions": "what was asked about the picture",
-    "answers": "the same as completions",
-    "facts": "what a right answer says, as tuples of `sightloop.types.Fact`",
-}
-"""What a function may ask for by the name of a parameter."""
-_OWN, _COLUMNS = "own", "columns"
-_FORM = "use module:function, or the path of a file: rewards/mine.py:function"
+PICKSCORE_PROCESSOR = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
+"""PickScore's own page takes words and pixels from there."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class CustomReward:
-    """A user's function as a reward: what it says about a sample goes on its last token."""
+class Loading:
+    """How reward models are loaded, and which text they judge."""
 
+    text: Judged = "caption"
+    dtype: torch.dtype = torch.float32
+    device: torch.device | str = "cpu"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Offer:
+    """A reward of the library's under a name."""
+
+    does: str
+    model: str
+    """Folder or hub name of the model if none is given; "" = it has none."""
+    load: Callable[[str, Loading], Reward]
+
+
+def _clip(scale: Scale, processor: str = "") -> Callable[[str, Loading], Reward]:
+    def load(model: str, how: Loading) -> Reward:
+        # A folder with a processor of its own needs no other.
+        here = any((Path(model) / f"{part}_config.json").is_file() for part in ("preprocessor", "processor"))
+        loaded = ClipSimilarity.from_pretrained(
+            model,
+            dtype=how.dtype,
+            device=how.device,
+            processor="" if here else processor,
+            scale=scale,
+        )
+        return PictureReward(scores=loaded.scores, text=how.text)
+
+    return load
+
+
+def _aesthetic(model: str, how: Loading) -> Reward:
+    clip, plus, head = model.rpartition("+")
+    if not plus or not clip or not head:
+        raise ValueError(f"the aesthetic score {model!r} needs a CLIP and the file of its head: CLIP+HEAD")
+    loaded = AestheticScore.from_pretrained(clip, head, dtype=how.dtype, device=how.device)
+    return PictureReward(scores=loaded.scores, text="caption")
+
+
+def _itm(model: str, how: Loading) -> Reward:
+    loaded = ItmSimilarity.from_pretrained(model, dtype=how.dtype, device=how.device)
+    return PictureReward(scores=loaded.scores, text=how.text)
+
+
+def _vqa(model: str, how: Loading) -> Reward:
+    loaded = YesNoJudge.from_pretrained(model, dtype=how.dtype, device=how.device)
+    return PictureReward(scores=loaded.scores, text=how.text)
+
+
+def _facts(model: str, how: Loading) -> Reward:
+    return AskedFacts(judge=YesNoJudge.from_pretrained(model, dtype=how.dtype, device=how.device))
+
+
+def _jpeg(model: str, how: Loading) -> Reward:
+    return PictureReward(scores=JpegSize().scores)
+
+
+def _length(model: str, how: Loading) -> Reward:
+    return caption_length
+
+
+OFFERED: dict[str, Offer] = {
+    "clip": Offer(
+        does="cosine of CLIP (-1 to 1)", model="openai/clip-vit-large-patch14", load=_clip("cosine")
+    ),
+    "siglip": Offer(
+        does="SigLIP's or SigLIP 2's probability that the two fit (0 to 1)",
+        model="google/siglip2-so400m-patch14-384",
+        load=_clip("probability"),
+    ),
+    "pickscore": Offer(
+        does="PickScore: which drawing people prefer (about 20)",
+        model="yuvalkirstain/PickScore_v1",
+        load=_clip("logit", PICKSCORE_PROCESSOR),
+    ),
+    "hps": Offer(
+        does="HPSv2 as a CLIP: which drawing people prefer (about .2 to .35)",
+        model="adams-story/HPSv2-hf",
+        load=_clip("cosine"),
+    ),
+    "aesthetic": Offer(
+        does="LAION's aesthetic score of the picture alone (1 to 10); name CLIP+HEAD",
+        model="+",
+        load=_aesthetic,
+    ),
+    "itm": Offer(
+        does="BLIP-2's image-text matching logit (about -1 to 6)",
+        model="Salesforce/blip2-itm-vit-g",
+        load=_itm,
+    ),
+    "vqa": Offer(
+        does="probability of yes to 'does this figure show ...?' (0 to 1)",
+        model="Qwen/Qwen2.5-VL-3B-Instruct",
+        load=_vqa,
+    ),
+    "facts": Offer(
+        does="the same asked about every fact, geometric mean (0 to 1)",
+        model="Qwen/Qwen2.5-VL-3B-Instruct",
+        load=_facts,
+    ),
+    "jpeg": Offer(does="compressibility: minus the size as JPEG in 500 kB", model="", load=_jpeg),
+    "length": Offer(does="words of the caption; hackable, for tests", model="", load=_length),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Named:
+    """One reward as the user named it."""
+
+    short: str
+    """What the log calls it."""
     name: str
-    """As the user gave it."""
-    function: Callable[..., Any]
-    columns: tuple[str, ...] = ()
-    """Columns that it is given; none = it is given the outcome."""
-    required: frozenset[str] = field(default_factory=frozenset[str])
-    """Columns that it cannot do without."""
+    weight: float
 
-    def __call__(self, outcome: Outcome) -> Float[Tensor, "B T"]:
-        """What each token earned.
+    @property
+    def offer(self) -> Offer | None:
+        """The library's reward of this name; None for a user's function."""
+        return OFFERED.get(self.name.partition(":")[0])
 
-        Raises:
-            ValueError: the function fails, says nothing, or says what is not a finite number; function and
-                sample are named.
-        """
-        given = self._given(outcome)
-        with _Blame(self, outcome):
-            said = self.function(**given) if self.columns else self.function(outcome)
-        return self._placed(said, outcome)
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Folders or hub names that it loads."""
+        if self.offer is None or not self.offer.model:
+            return ()
+        return tuple(self._model(self.offer).split("+")[:1])
 
-    def fails_on(self, outcome: Outcome) -> bool:
-        """Whether the function raises something; asked when it did, to find the sample."""
-        given, probe = self._given(outcome), _Probe()
-        with probe:
-            self.function(**given) if self.columns else self.function(outcome)
-        return probe.failed
+    def load(self, how: Loading) -> Reward:
+        """The reward itself."""
+        offer = self.offer
+        return load_reward(self.name) if offer is None else offer.load(self._model(offer), how)
 
-    def _given(self, outcome: Outcome) -> dict[str, list[Any]]:
-        given = {name: values for name in self.columns if (values := _column(name, outcome)) is not None}
-        for name in sorted(self.required - given.keys()):
-            raise ValueError(f"reward {self.name!r} asks for {name!r}, of which these samples have none")
-        return given
-
-    def _placed(self, said: Any, outcome: Outcome) -> Float[Tensor, "B T"]:
-        mask = outcome.tokens.mask
-        if isinstance(said, Tensor) and said.ndim == 2:
-            if said.shape != mask.shape:
-                raise ValueError(
-                    f"reward {self.name!r} says {tuple(said.shape)} numbers about tokens {tuple(mask.shape)}"
-                )
-            values = said.detach().float()
-            each = cast("list[float]", cast("Any", values.double().sum(1)).tolist())
-        else:
-            each = self._numbers(said, outcome)
-            values = on_last_token(torch.tensor(each, dtype=torch.float32), outcome.tokens)
-        for row, value in enumerate(each):
-            if not math.isfinite(value):
-                raise ValueError(f"reward {self.name!r} says {value} about {_sample(outcome, row)}")
-        return values.to(mask.device)
-
-    def _numbers(self, said: Any, outcome: Outcome) -> list[float]:
-        rows = len(outcome.pieces)
-        is_array = isinstance(said, Tensor) or type(said).__module__ == "numpy"
-        listed = cast("Any", said).tolist() if is_array else said
-        if not isinstance(listed, Sequence) or isinstance(listed, str):
-            raise ValueError(f"reward {self.name!r} returned {_short(said)}; return one number a sample")
-        values = cast("Sequence[Any]", listed)
-        if len(values) != rows:
-            raise ValueError(f"reward {self.name!r} returned {len(values)} numbers for {rows} samples")
-        for row, value in enumerate(values):
-            if value is None:
-                raise ValueError(
-                    f"reward {self.name!r} returned None (not applicable) for {_sample(outcome, row)}; "
-                    "every sample needs a number, so return one that neither rewards nor punishes"
-                )
-            if not isinstance(value, bool | int | float | Tensor) and not _is_numpy_number(value):
-                raise ValueError(
-                    f"reward {self.name!r} returned {_short(value)} for {_sample(outcome, row)}; "
-                    "return one number a sample"
-                )
-        return [float(value) for value in values]
+    def _model(self, offer: Offer) -> str:
+        return self.name.partition(":")[2] or offer.model
 
 
-class _Blame(AbstractContextManager[None]):
-    """Turns whatever a user's function raises into an error that names it and the sample."""
-
-    def __init__(self, reward: CustomReward, outcome: Outcome) -> None:
-        self.reward = reward
-        self.outcome = outcome
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if not isinstance(error, Exception):
-            return
-        why = f"{type(error).__name__}: {error}"
-        raise ValueError(f"reward {self.reward.name!r} failed on {self._where()}: {why}") from error
-
-    def _where(self) -> str:
-        """The first sample that fails alone too; else the batch."""
-        rows = len(self.outcome.pieces)
-        for row in range(rows if rows > 1 else 0):
-            if self.reward.fails_on(rows_of(self.outcome, torch.tensor([row]))):
-                return _sample(self.outcome, row)
-        whole = f"a batch of {rows} samples that each pass alone; the first is "
-        return (whole if rows > 1 else "") + _sample(self.outcome, 0)
-
-
-class _Probe(AbstractContextManager["_Probe"]):
-    """Remembers whether something failed."""
-
-    failed = False
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool:
-        self.failed = isinstance(error, Exception)
-        return self.failed
-
-
-def load_reward(name: str) -> CustomReward:
-    """The reward that `module:function` or `file.py:function` names.
+def read_names(named: Sequence[str], *, taken: Collection[str] = ()) -> list[Named]:
+    """Names and weights; nothing but the user's own functions is loaded.
 
     Raises:
-        ValueError: there is no such module, file or function, or its parameters fit none of the three forms.
+        ValueError: a reward that does not exist, a weight that is not a finite number, the same one twice.
     """
-    place, colon, attribute = name.rpartition(":")
-    if not colon or not place or not attribute:
-        raise ValueError(f"{name!r} names no reward; {_FORM}")
-    module = _module(place, name)
-    found: Any = vars(module).get(attribute)
-    if found is None:
-        known = [each for each, value in vars(module).items() if callable(value) and each[0] != "_"]
-        raise ValueError(f"{place!r} has no {attribute!r}; it holds: {', '.join(known) or 'no functions'}")
-    if isinstance(found, type) or not callable(found):
-        raise ValueError(f"{name!r} is {_short(cast('Any', found))}; name a function, or an object to call")
-    if inspect.iscoroutinefunction(found):
-        raise ValueError(f"{name!r} is async; give a plain function that waits for its own answers")
-    columns, required = _asks_for(found, name)
-    return CustomReward(name=name, function=found, columns=columns, required=required)
+    found: dict[str, Named] = {}
+    for text in named:
+        name, number = text.rsplit("=", 1) if "=" in text else (text, "1")
+        kind, _, rest = name.partition(":")
+        if kind not in OFFERED:
+            load_reward(name)
+        elif rest and not OFFERED[kind].model:
+            raise ValueError(f"the reward {kind!r} has no model; leave {':' + rest!r} out")
+        short = kind if kind in OFFERED else name.rpartition(":")[2]
+        if short in found or short in taken:
+            short = name if kind in OFFERED else _qualified(name)
+        if short in found or name in {one.name for one in found.values()}:
+            raise ValueError(f"the reward {name!r} is named twice; give each one weight")
+        found[short] = Named(short=short, name=name, weight=_weight(number, text))
+    return list(found.values())
 
 
 def load_rewards(
-    named: Sequence[str], *, taken: Collection[str] = ()
+    named: Sequence[str], *, taken: Collection[str] = (), how: Loading | None = None
 ) -> tuple[dict[str, Reward], dict[str, float]]:
-    """Rewards and weights of `module:function=weight`; without `=` the weight is 1.
+    """Rewards and weights of `name=weight`; without `=` the weight is 1.
 
-    A reward is called as its function, or as module and function if that name is already `taken`.
-
-    Raises:
-        ValueError: a reward that cannot be loaded, a weight that is not a finite number, the same one twice.
-    """
-    rewards: dict[str, CustomReward] = {}
-    weights: dict[str, float] = {}
-    for text in named:
-        name, number = text.rsplit("=", 1) if "=" in text else (text, "1")
-        weight = _weight(number, text)
-        reward = load_reward(name)
-        place, _, short = name.rpartition(":")
-        if short in rewards or short in taken:
-            short = f"{Path(place).stem if place.endswith('.py') else place}.{short}"
-        if short in rewards or name in {given.name for given in rewards.values()}:
-            raise ValueError(f"the reward {name!r} is named twice; give each one weight")
-        rewards[short], weights[short] = reward, weight
-    return dict(rewards), weights
-
-
-def rows_of(outcome: Outcome, index: Tensor) -> Outcome:
-    """The samples at `index`."""
-    picked = numbers_of(index)
-
-    def of(values: list[Any]) -> list[Any]:
-        return [values[row] for row in picked] if values else []
-
-    return replace(
-        outcome,
-        tokens=outcome.tokens.rows(index),
-        pieces=of(outcome.pieces),
-        ended=outcome.ended[index.to(outcome.ended.device)],
-        images=None if outcome.images is None else outcome.images.rows(index),
-        references=of(outcome.references),
-        sources=of(outcome.sources),
-        questions=of(outcome.questions),
-        facts=of(outcome.facts),
-        group=None if outcome.group is None else outcome.group[index.to(outcome.group.device)],
-        others={name: rows_of(other, index) for name, other in outcome.others.items()},
-    )
-
-
-def pictures_of(outcome: Outcome) -> list[Image.Image]:
-    """The pictures as PIL images, RGB.
+    A reward is called by its first word or as its function; in full if that name is already `taken`.
 
     Raises:
-        ValueError: there are none.
+        ValueError: as `read_names`; or a model that cannot judge.
     """
-    if outcome.images is None:
-        raise ValueError("these samples carry no pictures")
-    pixels: Any = outcome.images.pixels.permute(0, 2, 3, 1).cpu().numpy()
-    return [Image.fromarray(each) for each in pixels]
+    found = read_names(named, taken=taken)
+    rewards = {one.short: one.load(how or Loading()) for one in found}
+    return rewards, {one.short: one.weight for one in found}
 
 
-def _column(name: str, outcome: Outcome) -> list[Any] | None:
-    """One entry a sample; None if these samples have none."""
-    if name in ("images", "image"):
-        return None if outcome.images is None else list(pictures_of(outcome))
-    if name in ("completions", "answers"):
-        return list(outcome.texts())
-    if name == "completion_ids":
-        rows = zip(outcome.tokens.ids, outcome.tokens.mask, strict=True)
-        return [numbers_of(ids[mask]) for ids, mask in rows]
-    if name == "prompts":
-        # Drawings come with what is asked about them, and their source is the prompt.
-        return list(outcome.sources if outcome.questions else [""] * len(outcome.pieces))
-    values: Mapping[str, Sequence[Any]] = {
-        "references": outcome.references,
-        "sources": outcome.sources,
-        "questions": outcome.questions,
-        "facts": outcome.facts,
-    }
-    return list(values[name]) or None
-
-
-def _asks_for(function: Any, name: str) -> tuple[tuple[str, ...], frozenset[str]]:
-    """The columns it is given, and those without a default; none for the library's own form."""
-    parameters = list(inspect.signature(function).parameters.values())
-    names = {parameter.name for parameter in parameters}
-    plain = [p for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
-    required = [p.name for p in plain if p.default is p.empty]
-    if not names & {"completions", "completion_ids", "images", "image", "prompts"}:
-        if len(required) > 1 or not plain or plain[0].kind is plain[0].KEYWORD_ONLY:
-            raise ValueError(
-                f"{name!r} takes ({', '.join(map(str, parameters))}); a reward takes one Outcome, or some of "
-                f"the columns {', '.join(COLUMNS)} by name"
-            )
-        return (), frozenset()
-    for wrong in required:
-        if wrong not in COLUMNS:
-            raise ValueError(f"{name!r} asks for {wrong!r}; the columns are {', '.join(COLUMNS)}")
-    everything = any(p.kind is p.VAR_KEYWORD for p in parameters)
-    columns = tuple(column for column in COLUMNS if everything or column in names)
-    return columns, frozenset(required)
-
-
-def _module(place: str, name: str) -> ModuleType:
-    if place.endswith(".py"):
-        return _module_of_file(Path(place).expanduser())
-    # The command's own folder, not the user's, is where Python looks; last, so that it hides nothing.
-    if str(Path.cwd()) not in sys.path:
-        sys.path.append(str(Path.cwd()))
-    try:
-        return importlib.import_module(place)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{place}.".startswith(f"{error.name}."):
-            raise ValueError(f"{place!r} cannot be imported: {error}") from error
-        raise ValueError(f"there is no module {place!r} for the reward {name!r}; {_FORM}") from error
-
-
-def _module_of_file(path: Path) -> ModuleType:
-    if not path.is_file():
-        raise ValueError(f"there is no file {str(path)!r} with a reward")
-    path = path.resolve()
-    called = f"sightloop_reward_{path.stem}_{abs(hash(str(path))):x}"
-    if called in sys.modules:
-        return sys.modules[called]
-    spec = importlib.util.spec_from_file_location(called, path)
-    assert spec is not None and spec.loader is not None
-    if str(path.parent) not in sys.path:
-        sys.path.append(str(path.parent))
-    module = importlib.util.module_from_spec(spec)
-    with ExitStack() as undo:
-        # Dataclasses look their module up; one that fails is not there for a second try.
-        undo.callback(sys.modules.pop, called)
-        sys.modules[called] = module
-        spec.loader.exec_module(module)
-        undo.pop_all()
-    return module
+def _qualified(name: str) -> str:
+    place, _, function = name.rpartition(":")
+    return f"{Path(place).stem if place.endswith('.py') else place}.{function}"
 
 
 def _weight(number: str, text: str) -> float:
     try:
         weight = float(number)
     except ValueError as error:
-        raise ValueError(f"{text!r} has the weight {number!r}; use module:function=number") from error
+        raise ValueError(f"{text!r} has the weight {number!r}; use name=number") from error
     if not math.isfinite(weight):
         raise ValueError(f"{text!r} has the weight {weight}; use a finite number")
     return weight
-
-
-def _sample(outcome: Outcome, row: int) -> str:
-    source = outcome.sources[row] if outcome.sources else f"row {row}"
-    text = outcome.texts()[row]
-    return f"{source}, text {text!r}" if text else str(source)
-
-
-def _is_numpy_number(value: Any) -> bool:
-    return type(value).__module__ == "numpy" and value.ndim == 0
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"

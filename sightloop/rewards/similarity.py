@@ -1,4 +1,4 @@
-"""How well a caption fits its picture: BLIP-2's image-text matching, CLIP's cosine, VLRM-RS's retrieval term.
+"""How well a caption fits its picture: BLIP-2's image-text matching, VLRM-RS's retrieval term.
 
 Differences from the paper (VLRM, arXiv 2404.01911):
 1. The matching reward is the mean over queries of the logit of class 1 ("matched"), without softmax: section
@@ -10,80 +10,26 @@ Differences from the paper (VLRM, arXiv 2404.01911):
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import (
     AutoTokenizer,
     Blip2ForImageTextRetrieval,
-    CLIPModel,
     PreTrainedTokenizerBase,
 )
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
-from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+from sightloop.rewards.checkpoints import load_whole
+from sightloop.rewards.clip_family import ClipSimilarity
 from sightloop.rewards.combine import on_last_token
+from sightloop.rewards.pixels import Preparation
+from sightloop.rewards.samples import chunks, pictures_of
 from sightloop.types import Images, Outcome
-
-
-@dataclass(frozen=True, kw_only=True)
-class Preparation:
-    """Pixels as a network wants them: size, then mean and standard deviation per channel."""
-
-    height: int
-    width: int
-    shortest_side: int | None = None
-    """Resize to this shortest side and crop the centre; None = squash to height and width."""
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    @staticmethod
-    def of_blip(pictures: BlipImageProcessorPil) -> Preparation:
-        """What a BLIP processor does: squash."""
-        size = pictures.size
-        return Preparation(height=size["height"], width=size["width"], **_channel_statistics(pictures))
-
-    @staticmethod
-    def of_clip(pictures: CLIPImageProcessorPil) -> Preparation:
-        """What a CLIP processor does: shortest side, centre crop."""
-        size, crop = pictures.size, pictures.crop_size
-        return Preparation(
-            height=crop["height"],
-            width=crop["width"],
-            shortest_side=size["shortest_edge"],
-            **_channel_statistics(pictures),
-        )
-
-    def __call__(self, pixels: UInt8[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 h w"]:
-        """Resized (bicubic, antialiased), cropped and normalised pixels, float32."""
-        values = self._crop(self._resize(pixels.float())) / 255
-        mean, std = (values.new_tensor(each).view(1, 3, 1, 1) for each in (self.mean, self.std))
-        return (values - mean) / std
-
-    def _resize(self, values: Tensor) -> Tensor:
-        size = (self.height, self.width)
-        if self.shortest_side is not None:
-            short = min(values.shape[2:])
-            size = tuple(self.shortest_side * side // short for side in values.shape[2:])
-        if tuple(values.shape[2:]) == size:
-            return values
-        resized = F.interpolate(values, size=size, mode="bicubic", antialias=True)
-        # Whole levels, as in the 8-bit pictures that processors make.
-        return resized.round().clamp(0, 255)
-
-    def _crop(self, values: Tensor) -> Tensor:
-        top, left = (values.shape[2] - self.height) // 2, (values.shape[3] - self.width) // 2
-        return values[:, :, top : top + self.height, left : left + self.width]
-
-
-def _channel_statistics(pictures: BlipImageProcessorPil | CLIPImageProcessorPil) -> dict[str, Any]:
-    return {"mean": tuple(cast("Any", pictures.image_mean)), "std": tuple(cast("Any", pictures.image_std))}
 
 
 class ItmSimilarity:
@@ -116,6 +62,7 @@ class ItmSimilarity:
         self.model: Any = model.eval().requires_grad_(False)
         self.words: Any = words
         self.preparation = Preparation.of_blip(pictures)
+        self.preparation.require_size(self.model.config.vision_config.image_size)
         self.max_text_tokens = max_text_tokens
         self.batch = batch
         self.tower_key = "itm.vision"
@@ -136,7 +83,7 @@ class ItmSimilarity:
         max_text_tokens: int = 64,
     ) -> ItmSimilarity:
         """Load a folder of the hub's format (or a hub name); the tower in `dtype`, the rest in float32."""
-        model = cast("Any", Blip2ForImageTextRetrieval).from_pretrained(folder, dtype=dtype).to(device)
+        model = load_whole(Blip2ForImageTextRetrieval, folder, dtype=dtype, device=device)
         words = cast("Any", AutoTokenizer).from_pretrained(folder)
         pictures = cast("Any", BlipImageProcessorPil).from_pretrained(folder)
         return ItmSimilarity(model, words, pictures, max_text_tokens=max_text_tokens)
@@ -166,7 +113,7 @@ class ItmSimilarity:
         if self.tower_key in images.features:
             return images
         rows = [
-            self._see(images.rows(torch.tensor(index))) for index in _chunks(range(len(images)), self.batch)
+            self._see(images.rows(torch.tensor(index))) for index in chunks(range(len(images)), self.batch)
         ]
         return replace(images, features={**images.features, self.tower_key: torch.cat(rows)})
 
@@ -177,14 +124,16 @@ class ItmSimilarity:
         scores = torch.zeros(len(texts), device=self.model.device)
         # By length, so that a batch holds little padding.
         order = sorted(range(len(texts)), key=lambda row: len(ids[row]))
-        for index in _chunks(order, self.batch):
+        for index in chunks(order, self.batch):
             features = self._see(images.rows(torch.tensor(index)))
             scores[index] = self._match(features, [ids[row] for row in index])
         return scores
 
+    scores = logits
+
     def __call__(self, outcome: Outcome) -> Float[Tensor, "B T"]:
         """The logit on the last token."""
-        return on_last_token(self.logits(_pictures(outcome), outcome.texts()), outcome.tokens)
+        return on_last_token(self.logits(pictures_of(outcome), outcome.texts()), outcome.tokens)
 
     def _see(self, images: Images) -> Float[Tensor, "B N v"]:
         device = self.model.device
@@ -217,85 +166,6 @@ class ItmSimilarity:
         if not texts:
             return []
         return self.words(texts, truncation=True, max_length=self.max_text_tokens).input_ids
-
-
-class ClipSimilarity:
-    """Cosine between CLIP's embeddings of picture and caption, in [-1, 1]."""
-
-    def __init__(
-        self,
-        model: CLIPModel,
-        words: PreTrainedTokenizerBase,
-        pictures: CLIPImageProcessorPil,
-        *,
-        key: str = "clip.image",
-        batch: int = 64,
-    ) -> None:
-        """Take a model, its tokenizer and its image processor; picture embeddings are kept under `key`."""
-        self.model: Any = model.eval().requires_grad_(False)
-        self.words = words
-        self.preparation = Preparation.of_clip(pictures)
-        self.key = key
-        self.batch = batch
-
-    @staticmethod
-    def from_pretrained(
-        folder: str | Path,
-        *,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str = "cpu",
-        key: str = "clip.image",
-    ) -> ClipSimilarity:
-        """Load a folder of the hub's format (or a hub name)."""
-        model = cast("Any", CLIPModel).from_pretrained(folder, dtype=dtype).to(device)
-        words = cast("Any", AutoTokenizer).from_pretrained(folder)
-        pictures = cast("Any", CLIPImageProcessorPil).from_pretrained(folder)
-        return ClipSimilarity(model, words, pictures, key=key)
-
-    @torch.no_grad()
-    def look(self, images: Images) -> Images:
-        """The same pictures with their embeddings under `key`."""
-        if self.key in images.features:
-            return images
-        return replace(images, features={**images.features, self.key: self.image_embeddings(images)})
-
-    @torch.no_grad()
-    def image_embeddings(self, images: Images) -> Float[Tensor, "B d"]:
-        """Embeddings of length 1, float32."""
-        known = images.features.get(self.key)
-        if known is not None:
-            return known.to(self.model.device)
-        rows: list[Tensor] = []
-        for first in range(0, len(images), self.batch):
-            pixels = images.pixels[first : first + self.batch].to(self.model.device)
-            values = self.preparation(pixels).to(self.model.dtype)
-            rows.append(self.model.get_image_features(pixel_values=values).pooler_output.float())
-        return F.normalize(torch.cat(rows), dim=1)
-
-    @torch.no_grad()
-    def text_embeddings(self, texts: list[str]) -> Float[Tensor, "B d"]:
-        """Embeddings of length 1, float32; texts are cut at the model's number of positions."""
-        longest: int = self.model.config.text_config.max_position_embeddings
-        rows: list[Tensor] = []
-        for first in range(0, len(texts), self.batch):
-            encoded: Any = self.words(
-                texts[first : first + self.batch],
-                padding=True,
-                padding_side="right",
-                truncation=True,
-                max_length=longest,
-                return_tensors="pt",
-            ).to(self.model.device)
-            features = self.model.get_text_features(
-                input_ids=encoded.input_ids, attention_mask=encoded.attention_mask
-            )
-            rows.append(features.pooler_output.float())
-        return F.normalize(torch.cat(rows), dim=1)
-
-    def __call__(self, outcome: Outcome) -> Float[Tensor, "B T"]:
-        """The cosine on the last token."""
-        pictures, captions = self.image_embeddings(_pictures(outcome)), self.text_embeddings(outcome.texts())
-        return on_last_token((pictures * captions).sum(1), outcome.tokens)
 
 
 def retrieval_term(cosine: Float[Tensor, "N N"], *, eps: float = 1e-6) -> Float[Tensor, " N"]:
@@ -350,18 +220,8 @@ class RetrievalReward:
             raise ValueError(
                 f"{rows} captions cannot be cut into groups of {size}; change contrast or the batch"
             )
-        pictures = self.clip.image_embeddings(_pictures(outcome))
+        pictures = self.clip.image_embeddings(pictures_of(outcome))
         captions = self.clip.text_embeddings(outcome.texts())
         groups = [slice(first, first + size) for first in range(0, rows, size)]
         terms = [retrieval_term(self.logit_scale * pictures[g] @ captions[g].T) for g in groups]
         return on_last_token(torch.cat(terms), outcome.tokens)
-
-
-def _pictures(outcome: Outcome) -> Images:
-    if outcome.images is None:
-        raise ValueError("the outcome has no pictures; similarity judges captions of pictures")
-    return outcome.images
-
-
-def _chunks(rows: Sequence[int], size: int) -> list[list[int]]:
-    return [list(rows[first : first + size]) for first in range(0, len(rows), size)]

@@ -8,7 +8,9 @@ import torch
 from PIL import Image
 
 from sightloop.rewards.combine import combine
-from sightloop.rewards.custom import COLUMNS, load_reward, load_rewards, rows_of
+from sightloop.rewards.custom import load_rewards
+from sightloop.rewards.functions import COLUMNS, load_reward
+from sightloop.rewards.samples import rows_of
 from sightloop.types import Fact, Images, Outcome, Tokens
 
 TEXTS = ["a red dog", "cat", ""]

@@ -19,10 +19,10 @@ from transformers import (
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+from sightloop.rewards.clip_family import ClipSimilarity
+from sightloop.rewards.pixels import Preparation
 from sightloop.rewards.similarity import (
-    ClipSimilarity,
     ItmSimilarity,
-    Preparation,
     RetrievalReward,
     retrieval_term,
 )

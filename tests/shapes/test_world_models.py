@@ -10,7 +10,8 @@ from torch import Tensor
 
 from sightloop.evaluation.retrieval import ClipEncoder
 from sightloop.models.blip2 import Blip2Captioner, same_tower
-from sightloop.rewards.similarity import ClipSimilarity, ItmSimilarity
+from sightloop.rewards.clip_family import ClipSimilarity
+from sightloop.rewards.similarity import ItmSimilarity
 from sightloop.shapes.language import SPECIALS, WORDS, caption, count_facts, full_caption, parses
 from sightloop.shapes.models import (
     EOS,

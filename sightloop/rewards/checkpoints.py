@@ -1,0 +1,28 @@
+"""Reward models from folders or hub names, refused where their weights are not all there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_NAMED = 3
+
+
+def load_whole(kind: Any, folder: str | Path, *, dtype: torch.dtype, device: torch.device | str) -> Any:
+    """A model of the class `kind`, of which every tensor came from the checkpoint.
+
+    Raises:
+        ValueError: weights are missing; transformers would fill them with random numbers and judge with them.
+    """
+    model, info = kind.from_pretrained(folder, dtype=dtype, output_loading_info=True)
+    known = dict(model.named_parameters())
+    missing = sorted(set(info["missing_keys"]) & known.keys())
+    if missing:
+        shown = ", ".join(missing[:_NAMED]) + (", ..." if len(missing) > _NAMED else "")
+        raise ValueError(
+            f"{str(folder)!r} lacks {len(missing)} of {len(known)} weights ({shown}): they would be random; "
+            f"download it again, or name a checkpoint of the class {kind.__name__}"
+        )
+    return model.to(device).eval().requires_grad_(False)

@@ -1,0 +1,233 @@
+"""The CLIP family: how close the embeddings of a picture and a text are, and what a head says of a picture.
+
+One class serves CLIP, SigLIP (also SigLIP 2 of fixed resolution), PickScore and HPSv2 as a CLIP conversion:
+they differ in tower, in the scale of the score and in how texts are padded, which their folders say. Scores
+of PickScore are its logits (about 20), those of HPSv2 its cosines (about 0.3).
+
+Towers run in any precision. The last projections, the cosine and the heads are float32: three digits, which
+bfloat16 has, make ties among the pictures of a prompt, and ties earn nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from safetensors.torch import load_file  # pyright: ignore[reportUnknownVariableType]
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoTokenizer, CLIPModel, PreTrainedTokenizerBase, SiglipModel
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+
+from sightloop.rewards.checkpoints import load_whole
+from sightloop.rewards.combine import on_last_token
+from sightloop.rewards.pixels import Preparation
+from sightloop.rewards.samples import pictures_of
+from sightloop.types import Images, Outcome
+
+Scale = Literal["cosine", "logit", "probability"]
+"""The cosine; times the model's temperature, plus SigLIP's bias; SigLIP's sigmoid of that."""
+
+
+class ClipSimilarity:
+    """How close a picture and a text are: a cosine in [-1, 1], or as `scale` says."""
+
+    def __init__(
+        self,
+        model: CLIPModel | SiglipModel,
+        words: PreTrainedTokenizerBase,
+        pictures: CLIPImageProcessorPil | SiglipImageProcessorPil,
+        *,
+        key: str = "clip.image",
+        batch: int = 64,
+        scale: Scale = "cosine",
+    ) -> None:
+        """Take a model, its tokenizer and its image processor; picture embeddings are kept under `key`.
+
+        Raises:
+            ValueError: the processor prepares pictures of another size than the model sees, or a scale that
+                this model does not have.
+        """
+        self.model: Any = model.eval().requires_grad_(False)
+        self.words = words
+        self.is_siglip = isinstance(model, SiglipModel)
+        squashes = isinstance(pictures, SiglipImageProcessorPil)
+        self.preparation = Preparation.of_blip(pictures) if squashes else Preparation.of_clip(pictures)
+        self.preparation.require_size(self.model.config.vision_config.image_size)
+        if scale not in ("cosine", "logit", "probability"):
+            raise ValueError(f'scale is {scale!r}; use "cosine", "logit" or "probability"')
+        if scale == "probability" and not self.is_siglip:
+            raise ValueError(
+                'scale is "probability", which only SigLIP was trained for; use "logit" for CLIP'
+            )
+        self.key = key
+        self.batch = batch
+        self.scale: Scale = scale
+        self._image_head, self._text_head = self._heads()
+
+    @staticmethod
+    def from_pretrained(
+        folder: str | Path,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        key: str = "",
+        processor: str | Path = "",
+        scale: Scale = "cosine",
+    ) -> ClipSimilarity:
+        """Load a folder of the hub's format (or a hub name); `processor` is another one for words and pixels.
+
+        Raises:
+            ValueError: a model of another family, or without some of its weights.
+        """
+        kind = str(cast("Any", AutoConfig).from_pretrained(folder).model_type)
+        if kind not in ("clip", "siglip"):
+            hint = "; of SigLIP 2 use a checkpoint of fixed resolution" if kind == "siglip2" else ""
+            raise ValueError(f"{str(folder)!r} is a {kind!r}, not a CLIP or SigLIP{hint}")
+        model_class = SiglipModel if kind == "siglip" else CLIPModel
+        pictures_class = SiglipImageProcessorPil if kind == "siglip" else CLIPImageProcessorPil
+        model = load_whole(model_class, folder, dtype=dtype, device=device)
+        words = cast("Any", AutoTokenizer).from_pretrained(processor or folder)
+        pictures = cast("Any", pictures_class).from_pretrained(processor or folder)
+        return ClipSimilarity(model, words, pictures, key=key or f"clip:{folder}", scale=scale)
+
+    @torch.no_grad()
+    def look(self, images: Images) -> Images:
+        """The same pictures with their embeddings under `key`."""
+        if self.key in images.features:
+            return images
+        return replace(images, features={**images.features, self.key: self.image_embeddings(images)})
+
+    @torch.no_grad()
+    def image_embeddings(self, images: Images) -> Float[Tensor, "B d"]:
+        """Embeddings of length 1, float32."""
+        known = images.features.get(self.key)
+        if known is not None:
+            return known.to(self.model.device)
+        rows: list[Tensor] = []
+        for first in range(0, len(images), self.batch):
+            pixels = images.pixels[first : first + self.batch].to(self.model.device)
+            seen = self.model.vision_model(pixel_values=self.preparation(pixels).to(self.model.dtype))
+            before = seen.last_hidden_state if self.is_siglip else seen.pooler_output
+            rows.append(self._image_head(before.float()))
+        return F.normalize(torch.cat(rows), dim=1)
+
+    @torch.no_grad()
+    def text_embeddings(self, texts: list[str]) -> Float[Tensor, "B d"]:
+        """Embeddings of length 1, float32; texts are cut at the model's number of positions."""
+        rows: list[Tensor] = []
+        for first in range(0, len(texts), self.batch):
+            read = self.model.text_model(**self._words(texts[first : first + self.batch]))
+            rows.append(self._text_head(read.pooler_output.float()))
+        return F.normalize(torch.cat(rows), dim=1)
+
+    @torch.no_grad()
+    def scores(self, images: Images, texts: list[str]) -> Float[Tensor, " B"]:
+        """How close each picture is to its text."""
+        cosine = (self.image_embeddings(images) * self.text_embeddings(texts)).sum(1)
+        if self.scale == "cosine":
+            return cosine
+        logit = cosine * self.model.logit_scale.float().exp()
+        if self.is_siglip:
+            logit = logit + self.model.logit_bias.float()
+        return logit.sigmoid() if self.scale == "probability" else logit
+
+    def __call__(self, outcome: Outcome) -> Float[Tensor, "B T"]:
+        """The score of the caption on the last token."""
+        return on_last_token(self.scores(pictures_of(outcome), outcome.texts()), outcome.tokens)
+
+    def _heads(self) -> tuple[nn.Module, nn.Module]:
+        """The last layers of both towers, in float32."""
+        if not self.is_siglip:
+            return self.model.visual_projection.float(), self.model.text_projection.float()
+        heads = self.model.vision_model.head.float(), self.model.text_model.head.float()
+        # The towers would run them in their own precision.
+        self.model.vision_model.head, self.model.text_model.head = nn.Identity(), nn.Identity()
+        return heads
+
+    def _words(self, texts: list[str]) -> dict[str, Tensor]:
+        longest: int = self.model.config.text_config.max_position_embeddings
+        words = cast("Any", self.words)
+        common = {"truncation": True, "max_length": longest, "return_tensors": "pt"}
+        if self.is_siglip:
+            # It was trained on full rows without a mask and reads the last position.
+            ids = words(texts, padding="max_length", **common).input_ids
+            return {"input_ids": ids.to(self.model.device)}
+        encoded = words(texts, padding=True, padding_side="right", **common).to(self.model.device)
+        return {"input_ids": encoded.input_ids, "attention_mask": encoded.attention_mask}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AestheticScore:
+    """What linear layers say about CLIP's embedding of a picture: LAION's aesthetic predictors (1 to 10).
+
+    Their layers have no activation between them.
+    """
+
+    clip: ClipSimilarity
+    layers: tuple[tuple[Float[Tensor, "o i"], Float[Tensor, " o"]], ...]
+    """Weight and bias of each, the last of which has one output."""
+
+    def __post_init__(self) -> None:
+        width = int(self.clip.model.config.projection_dim)
+        for place, (weight, bias) in enumerate(self.layers):
+            if weight.shape[1] != width or bias.shape[0] != weight.shape[0]:
+                raise ValueError(
+                    f"layer {place} of the head takes {weight.shape[1]} numbers and is given {width}; "
+                    "use the CLIP that the head was trained on"
+                )
+            width = weight.shape[0]
+        if width != 1:
+            raise ValueError(f"the head says {width} numbers about a picture; it must say one")
+
+    @staticmethod
+    def from_pretrained(
+        clip: str | Path,
+        head: str | Path,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> AestheticScore:
+        """A CLIP and the file of its head: tensors `*.weight` and `*.bias`, in .safetensors or .pth."""
+        loaded = ClipSimilarity.from_pretrained(clip, dtype=dtype, device=device)
+        return AestheticScore(clip=loaded, layers=read_layers(head, device=device))
+
+    @torch.no_grad()
+    def scores(self, images: Images, texts: Sequence[str] = ()) -> Float[Tensor, " B"]:
+        """The head's opinion of each picture; texts do not matter."""
+        values = self.clip.image_embeddings(images)
+        for weight, bias in self.layers:
+            values = F.linear(values, weight.to(values.device), bias.to(values.device))
+        return values[:, 0]
+
+
+def read_layers(file: str | Path, *, device: torch.device | str = "cpu") -> tuple[tuple[Tensor, Tensor], ...]:
+    """Weight and bias of the linear layers of a file, in the order of the numbers in their names, float32.
+
+    Raises:
+        ValueError: there is no such file, or it holds something else.
+    """
+    path = Path(file)
+    if not path.is_file():
+        raise ValueError(f"there is no head {str(path)!r}; name a .safetensors or .pth file of linear layers")
+    safe = path.suffix == ".safetensors"
+    tensors: dict[str, Tensor] = load_file(path) if safe else torch.load(path, weights_only=True)
+    names = sorted((n.removesuffix("weight") for n in tensors if n.endswith("weight")), key=_numbers_in)
+    if not names or sorted(tensors) != sorted(f"{n}{part}" for n in names for part in ("weight", "bias")):
+        raise ValueError(
+            f"{str(path)!r} is no row of linear layers; it holds {', '.join(sorted(tensors)[:6])}"
+        )
+    return tuple(
+        (tensors[f"{name}weight"].float().to(device), tensors[f"{name}bias"].float().to(device))
+        for name in names
+    )
+
+
+def _numbers_in(name: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", name)]

@@ -1,0 +1,270 @@
+"""Rewards of your own, named on the command line: `module:function` or `file.py:function`.
+
+Three forms are told apart by the names of the function's parameters:
+
+1. `completions` among them: as TRL calls its reward functions, `(prompts, completions, **columns) -> list`.
+2. `images` or `prompts` without it: a reward of pictures, `(images, prompts, facts) -> list`.
+3. Neither: the library's own, one `Outcome` in, a tensor `B` or `B T` out.
+
+The first two get only the columns they ask for, by name, one entry a sample (see `COLUMNS`).
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import math
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType, TracebackType
+from typing import Any, cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sightloop.rewards.combine import on_last_token
+from sightloop.rewards.samples import pil_pictures, rows_of, sample_name
+from sightloop.types import Outcome, numbers_of
+
+COLUMNS: dict[str, str] = {
+    "prompts": "what the picture was drawn from; of captions the question, or nothing",
+    "completions": "the text that was written: caption or answer",
+    "completion_ids": "its tokens, as lists of numbers",
+    "images": "the pictures, as PIL images",
+    "image": "the same under the name that TRL's data sets use",
+    "references": "the true answer or caption, empty where unknown",
+    "sources": "path of the picture, or the prompt it was drawn from",
+    "questions": "what was asked about the picture",
+    "answers": "the same as completions",
+    "facts": "what a right answer says, as tuples of `sightloop.types.Fact`",
+}
+"""What a function may ask for by the name of a parameter."""
+_OWN, _COLUMNS = "own", "columns"
+_FORM = "use module:function, or the path of a file: rewards/mine.py:function"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CustomReward:
+    """A user's function as a reward: what it says about a sample goes on its last token."""
+
+    name: str
+    """As the user gave it."""
+    function: Callable[..., Any]
+    columns: tuple[str, ...] = ()
+    """Columns that it is given; none = it is given the outcome."""
+    required: frozenset[str] = field(default_factory=frozenset[str])
+    """Columns that it cannot do without."""
+
+    def __call__(self, outcome: Outcome) -> Float[Tensor, "B T"]:
+        """What each token earned.
+
+        Raises:
+            ValueError: the function fails, says nothing, or says what is not a finite number; function and
+                sample are named.
+        """
+        given = self._given(outcome)
+        with _Blame(self, outcome):
+            said = self.function(**given) if self.columns else self.function(outcome)
+        return self._placed(said, outcome)
+
+    def fails_on(self, outcome: Outcome) -> bool:
+        """Whether the function raises something; asked when it did, to find the sample."""
+        given, probe = self._given(outcome), _Probe()
+        with probe:
+            self.function(**given) if self.columns else self.function(outcome)
+        return probe.failed
+
+    def _given(self, outcome: Outcome) -> dict[str, list[Any]]:
+        given = {name: values for name in self.columns if (values := _column(name, outcome)) is not None}
+        for name in sorted(self.required - given.keys()):
+            raise ValueError(f"reward {self.name!r} asks for {name!r}, of which these samples have none")
+        return given
+
+    def _placed(self, said: Any, outcome: Outcome) -> Float[Tensor, "B T"]:
+        mask = outcome.tokens.mask
+        if isinstance(said, Tensor) and said.ndim == 2:
+            if said.shape != mask.shape:
+                raise ValueError(
+                    f"reward {self.name!r} says {tuple(said.shape)} numbers about tokens {tuple(mask.shape)}"
+                )
+            values = said.detach().float()
+            each = cast("list[float]", cast("Any", values.double().sum(1)).tolist())
+        else:
+            each = self._numbers(said, outcome)
+            values = on_last_token(torch.tensor(each, dtype=torch.float32), outcome.tokens)
+        for row, value in enumerate(each):
+            if not math.isfinite(value):
+                raise ValueError(f"reward {self.name!r} says {value} about {sample_name(outcome, row)}")
+        return values.to(mask.device)
+
+    def _numbers(self, said: Any, outcome: Outcome) -> list[float]:
+        rows = len(outcome.pieces)
+        is_array = isinstance(said, Tensor) or type(said).__module__ == "numpy"
+        listed = cast("Any", said).tolist() if is_array else said
+        if not isinstance(listed, Sequence) or isinstance(listed, str):
+            raise ValueError(f"reward {self.name!r} returned {_short(said)}; return one number a sample")
+        values = cast("Sequence[Any]", listed)
+        if len(values) != rows:
+            raise ValueError(f"reward {self.name!r} returned {len(values)} numbers for {rows} samples")
+        for row, value in enumerate(values):
+            if value is None:
+                raise ValueError(
+                    f"reward {self.name!r} returned None (not applicable) for {sample_name(outcome, row)}; "
+                    "every sample needs a number, so return one that neither rewards nor punishes"
+                )
+            if not isinstance(value, bool | int | float | Tensor) and not _is_numpy_number(value):
+                raise ValueError(
+                    f"reward {self.name!r} returned {_short(value)} for {sample_name(outcome, row)}; "
+                    "return one number a sample"
+                )
+        return [float(value) for value in values]
+
+
+class _Blame(AbstractContextManager[None]):
+    """Turns whatever a user's function raises into an error that names it and the sample."""
+
+    def __init__(self, reward: CustomReward, outcome: Outcome) -> None:
+        self.reward = reward
+        self.outcome = outcome
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not isinstance(error, Exception):
+            return
+        why = f"{type(error).__name__}: {error}"
+        raise ValueError(f"reward {self.reward.name!r} failed on {self._where()}: {why}") from error
+
+    def _where(self) -> str:
+        """The first sample that fails alone too; else the batch."""
+        rows = len(self.outcome.pieces)
+        for row in range(rows if rows > 1 else 0):
+            if self.reward.fails_on(rows_of(self.outcome, torch.tensor([row]))):
+                return sample_name(self.outcome, row)
+        whole = f"a batch of {rows} samples that each pass alone; the first is "
+        return (whole if rows > 1 else "") + sample_name(self.outcome, 0)
+
+
+class _Probe(AbstractContextManager["_Probe"]):
+    """Remembers whether something failed."""
+
+    failed = False
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        self.failed = isinstance(error, Exception)
+        return self.failed
+
+
+def load_reward(name: str) -> CustomReward:
+    """The reward that `module:function` or `file.py:function` names.
+
+    Raises:
+        ValueError: there is no such module, file or function, or its parameters fit none of the three forms.
+    """
+    place, colon, attribute = name.rpartition(":")
+    if not colon or not place or not attribute:
+        raise ValueError(f"{name!r} names no reward; {_FORM}")
+    module = _module(place, name)
+    found: Any = vars(module).get(attribute)
+    if found is None:
+        known = [each for each, value in vars(module).items() if callable(value) and each[0] != "_"]
+        raise ValueError(f"{place!r} has no {attribute!r}; it holds: {', '.join(known) or 'no functions'}")
+    if isinstance(found, type) or not callable(found):
+        raise ValueError(f"{name!r} is {_short(cast('Any', found))}; name a function, or an object to call")
+    if inspect.iscoroutinefunction(found):
+        raise ValueError(f"{name!r} is async; give a plain function that waits for its own answers")
+    columns, required = _asks_for(found, name)
+    return CustomReward(name=name, function=found, columns=columns, required=required)
+
+
+def _column(name: str, outcome: Outcome) -> list[Any] | None:
+    """One entry a sample; None if these samples have none."""
+    if name in ("images", "image"):
+        return None if outcome.images is None else list(pil_pictures(outcome.images))
+    if name in ("completions", "answers"):
+        return list(outcome.texts())
+    if name == "completion_ids":
+        rows = zip(outcome.tokens.ids, outcome.tokens.mask, strict=True)
+        return [numbers_of(ids[mask]) for ids, mask in rows]
+    if name == "prompts":
+        # Drawings come with what is asked about them, and their source is the prompt.
+        return list(outcome.sources if outcome.questions else [""] * len(outcome.pieces))
+    values: Mapping[str, Sequence[Any]] = {
+        "references": outcome.references,
+        "sources": outcome.sources,
+        "questions": outcome.questions,
+        "facts": outcome.facts,
+    }
+    return list(values[name]) or None
+
+
+def _asks_for(function: Any, name: str) -> tuple[tuple[str, ...], frozenset[str]]:
+    """The columns it is given, and those without a default; none for the library's own form."""
+    parameters = list(inspect.signature(function).parameters.values())
+    names = {parameter.name for parameter in parameters}
+    plain = [p for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+    required = [p.name for p in plain if p.default is p.empty]
+    if not names & {"completions", "completion_ids", "images", "image", "prompts"}:
+        if len(required) > 1 or not plain or plain[0].kind is plain[0].KEYWORD_ONLY:
+            raise ValueError(
+                f"{name!r} takes ({', '.join(map(str, parameters))}); a reward takes one Outcome, or some of "
+                f"the columns {', '.join(COLUMNS)} by name"
+            )
+        return (), frozenset()
+    for wrong in required:
+        if wrong not in COLUMNS:
+            raise ValueError(f"{name!r} asks for {wrong!r}; the columns are {', '.join(COLUMNS)}")
+    everything = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    columns = tuple(column for column in COLUMNS if everything or column in names)
+    return columns, frozenset(required)
+
+
+def _module(place: str, name: str) -> ModuleType:
+    if place.endswith(".py"):
+        return _module_of_file(Path(place).expanduser())
+    # The command's own folder, not the user's, is where Python looks; last, so that it hides nothing.
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))
+    try:
+        return importlib.import_module(place)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{place}.".startswith(f"{error.name}."):
+            raise ValueError(f"{place!r} cannot be imported: {error}") from error
+        raise ValueError(f"there is no module {place!r} for the reward {name!r}; {_FORM}") from error
+
+
+def _module_of_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise ValueError(f"there is no file {str(path)!r} with a reward")
+    path = path.resolve()
+    called = f"sightloop_reward_{path.stem}_{abs(hash(str(path))):x}"
+    if called in sys.modules:
+        return sys.modules[called]
+    spec = importlib.util.spec_from_file_location(called, path)
+    assert spec is not None and spec.loader is not None
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
+    module = importlib.util.module_from_spec(spec)
+    with ExitStack() as undo:
+        # Dataclasses look their module up; one that fails is not there for a second try.
+        undo.callback(sys.modules.pop, called)
+        sys.modules[called] = module
+        spec.loader.exec_module(module)
+        undo.pop_all()
+    return module
+
+
+def _is_numpy_number(value: Any) -> bool:
+    return type(value).__module__ == "numpy" and value.ndim == 0
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"

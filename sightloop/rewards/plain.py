@@ -1,0 +1,83 @@
+"""Rewards without a model: size as JPEG, length of a caption, and rules over what a detector finds.
+
+The first two try out a training loop in seconds, and show what chasing a number does: `caption_length` can be
+raised without end by saying nothing, which is what it is here for. Train on neither.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from sightloop.rewards.combine import on_last_token
+from sightloop.rewards.samples import pictures_of, pil_pictures, sample_name, texts_of
+from sightloop.types import Images, Outcome
+
+Detect = Callable[[Sequence[Image.Image], Sequence[str]], Sequence[Any]]
+"""Finds what is in pictures; is also told what each was drawn from."""
+Rule = Callable[[str, Any], float]
+"""Says how well what was found fulfils a prompt."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JpegSize:
+    """Minus the size as JPEG in units of 500 kB (compressibility): smooth pictures earn most, at most 0."""
+
+    quality: int = 95
+    sign: int = -1
+    """1 rewards size instead (incompressibility)."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.quality <= 95 or self.sign not in (-1, 1):
+            raise ValueError(f"quality is {self.quality}, sign {self.sign}; use 1 to 95, and -1 or 1")
+
+    def scores(self, images: Images, texts: Sequence[str] = ()) -> Float[Tensor, " B"]:
+        """The size of each picture, with its sign."""
+        sizes = [self.kilobytes(picture) for picture in pil_pictures(images)]
+        return self.sign * torch.tensor(sizes) / 500
+
+    def kilobytes(self, picture: Image.Image) -> float:
+        """Size of a picture as JPEG, in units of 1000 bytes."""
+        file = BytesIO()
+        picture.save(file, format="JPEG", quality=self.quality)
+        return file.tell() / 1000
+
+
+def caption_length(outcome: Outcome) -> Float[Tensor, "B T"]:
+    """The number of words of each caption, on its last token: the simplest reward to hack."""
+    return on_last_token(torch.tensor([float(len(text.split())) for text in outcome.texts()]), outcome.tokens)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectorReward:
+    """What a rule says about the objects that a detector finds in a drawing, on the last token.
+
+    Detector and rule come from outside: `evaluation.geneval.exact_reward` is such a rule.
+    """
+
+    detect: Detect
+    rule: Rule
+
+    def __call__(self, outcome: Outcome) -> Float[Tensor, "B T"]:
+        """The rule's number for each sample.
+
+        Raises:
+            ValueError: no pictures, no prompts, or the detector answers about another number of pictures.
+        """
+        prompts = texts_of(outcome, "prompt")
+        found = self.detect(pil_pictures(pictures_of(outcome)), prompts)
+        if len(found) != len(prompts):
+            raise ValueError(f"the detector answered about {len(found)} of {len(prompts)} pictures")
+        values = [float(self.rule(*pair)) for pair in zip(prompts, found, strict=True)]
+        for row, value in enumerate(values):
+            if not math.isfinite(value):
+                raise ValueError(f"the rule says {value} about {sample_name(outcome, row)}")
+        return on_last_token(torch.tensor(values), outcome.tokens)

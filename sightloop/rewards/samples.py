@@ -1,0 +1,153 @@
+"""What rewards read of an outcome: pictures, the text that is judged, single samples; and how a score of
+pictures and texts becomes a reward or an evaluation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from sightloop.rewards.combine import on_last_token
+from sightloop.types import Evaluation, Images, Outcome, Tokens, numbers_of
+
+Scores = Callable[[Images, list[str]], Float[Tensor, " B"]]
+"""Says how well each picture and its text fit, or how good the picture is alone."""
+Judged = Literal["caption", "prompt", "reference"]
+"""Which text is judged: what was written, what the picture was drawn from, or the true answer."""
+_PICTURE_FILES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureReward:
+    """A score of pictures and texts as a reward, on the last token."""
+
+    scores: Scores
+    text: Judged = "caption"
+
+    def __post_init__(self) -> None:
+        if self.text not in ("caption", "prompt", "reference"):
+            raise ValueError(f'text is {self.text!r}; use "caption", "prompt" or "reference"')
+
+    def __call__(self, outcome: Outcome) -> Float[Tensor, "B T"]:
+        """The score of each sample.
+
+        Raises:
+            ValueError: the outcome has no pictures, or not the text that is judged.
+        """
+        return on_last_token(self.scores(pictures_of(outcome), texts_of(outcome, self.text)), outcome.tokens)
+
+
+def measured(
+    name: str, scores: Scores, images: Images, texts: list[str], *, sources: Sequence[str] = ()
+) -> Evaluation:
+    """The same score as an evaluation of pictures and texts, under `name`.
+
+    Raises:
+        ValueError: not one text a picture, or none at all.
+    """
+    if not texts or len(texts) != len(images):
+        raise ValueError(f"{len(images)} pictures and {len(texts)} texts; give one text a picture")
+    values = scores(images, texts).double()
+    return Evaluation(
+        metrics={name: float(values.mean())},
+        per_sample={name: [float(value) for value in values]},
+        samples=[{"source": s, "caption": t} for s, t in zip(sources, texts, strict=False)],
+        protocol={"pictures": str(len(images))},
+    )
+
+
+def pictures_of(outcome: Outcome) -> Images:
+    """The pictures.
+
+    Raises:
+        ValueError: there are none.
+    """
+    if outcome.images is None:
+        raise ValueError(
+            "the outcome has no pictures, which this reward looks at; let the collector show them"
+        )
+    return outcome.images
+
+
+def texts_of(outcome: Outcome, which: Judged) -> list[str]:
+    """The text of each sample that is judged.
+
+    Raises:
+        ValueError: the outcome has no such texts.
+    """
+    if which == "caption":
+        return outcome.texts()
+    if which == "reference":
+        return outcome.references
+    for source in outcome.sources[:1]:
+        if Path(source).suffix.lower() in _PICTURE_FILES:
+            raise ValueError(f'{source!r} is a picture, not the prompt of a drawing; judge the "caption"')
+    if not outcome.sources:
+        raise ValueError('the outcome has no prompts; judge the "caption" or the "reference"')
+    return outcome.sources
+
+
+def pil_pictures(images: Images) -> list[Image.Image]:
+    """The pictures as PIL images, RGB."""
+    pixels: Any = images.pixels.permute(0, 2, 3, 1).cpu().numpy()
+    return [Image.fromarray(each) for each in pixels]
+
+
+def sample_name(outcome: Outcome, row: int) -> str:
+    """A sample as error messages call it: its source and what was written."""
+    source = outcome.sources[row] if outcome.sources else f"row {row}"
+    text = outcome.texts()[row]
+    return f"{source}, text {text!r}" if text else str(source)
+
+
+def rows_of(outcome: Outcome, index: Tensor) -> Outcome:
+    """The samples at `index`."""
+    picked = numbers_of(index)
+
+    def of(values: list[Any]) -> list[Any]:
+        return [values[row] for row in picked] if values else []
+
+    return replace(
+        outcome,
+        tokens=outcome.tokens.rows(index),
+        pieces=of(outcome.pieces),
+        ended=outcome.ended[index.to(outcome.ended.device)],
+        images=None if outcome.images is None else outcome.images.rows(index),
+        references=of(outcome.references),
+        sources=of(outcome.sources),
+        questions=of(outcome.questions),
+        facts=of(outcome.facts),
+        group=None if outcome.group is None else outcome.group[index.to(outcome.group.device)],
+        others={name: rows_of(other, index) for name, other in outcome.others.items()},
+    )
+
+
+def chunks(rows: Sequence[int], size: int) -> list[list[int]]:
+    """The rows in runs of at most `size`."""
+    return [list(rows[first : first + size]) for first in range(0, len(rows), size)]
+
+
+def outcome_of_texts(images: Images, texts: list[str], *, drawn_from: list[str] | None = None) -> Outcome:
+    """Finished texts about pictures, one token a word, as rewards are given them.
+
+    With `drawn_from` the pictures are drawings, and `texts` what was answered about them.
+    """
+    pieces = [[f" {word}" if place else word for place, word in enumerate(text.split())] for text in texts]
+    lengths = torch.tensor([len(row) + 1 for row in pieces])
+    mask = torch.arange(int(lengths.max()))[None] < lengths[:, None]
+    return Outcome(
+        tokens=Tokens(ids=mask.long(), mask=mask),
+        pieces=pieces,
+        ended=torch.ones(len(texts), dtype=torch.bool),
+        images=images,
+        references=drawn_from or [""] * len(texts),
+        sources=drawn_from or [f"picture {row}" for row in range(len(texts))],
+        questions=[] if drawn_from is None else [""] * len(texts),
+    )

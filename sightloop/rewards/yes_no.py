@@ -1,0 +1,227 @@
+"""A judge that is asked: how likely does an image-text-to-text model say yes about a picture?
+
+Any such model of transformers that goes on where its prompt ends. One question about the whole text is the
+manner of VQAScore (arXiv 2404.01291); one question a fact, averaged, that of TIFA and of GenEval 2 (arXiv
+2512.16853). Only yes and no compete: `p(yes) / (p(yes) + p(no))`, each summed over its spellings.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
+
+from sightloop.rewards.checkpoints import load_whole
+from sightloop.rewards.combine import on_last_token
+from sightloop.rewards.samples import pictures_of, pil_pictures, sample_name
+from sightloop.types import Fact, Images, Outcome
+
+FITS = 'Does this figure show "{text}"? Please answer yes or no.'
+"""The question about a whole text, after VQAScore's."""
+_YES, _NO = ("yes", "Yes", "YES", " yes", " Yes", " YES"), ("no", "No", "NO", " no", " No", " NO")
+_ANSWER = "Please answer yes or no."
+Questions = Callable[[Outcome], list[list[str]]]
+"""The questions about each sample, all of which a good picture, or a true text, answers with yes."""
+Mean = Literal["arithmetic", "geometric"]
+
+
+class YesNoJudge:
+    """Asks questions about pictures and reads how likely the answer is yes."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        processor: ProcessorMixin,
+        *,
+        template: str = "",
+        question: str = FITS,
+        batch: int = 8,
+    ) -> None:
+        """Take a model and its processor; `question` has a place for {text}.
+
+        `template` is the whole prompt with {question} and the picture's token in it; empty = the model's chat
+        template, or the picture and then the question where it has none.
+
+        Raises:
+            ValueError: the model has no single token for yes or for no, or one for both; it answers by an
+                encoder; a template or question without its place.
+        """
+        self.model: Any = model.eval().requires_grad_(False)
+        self.processor: Any = processor
+        if self.model.config.is_encoder_decoder:
+            raise ValueError(
+                "the judge has an encoder and a decoder; use a model that goes on from its prompt"
+            )
+        for what, text, place in (("template", template, "{question}"), ("question", question, "{text}")):
+            if text and place not in text:
+                raise ValueError(f"the {what} {text!r} has no {place}")
+        self.template = template
+        self.question = question
+        self.batch = batch
+        self._yes, self._no = self._spellings(_YES), self._spellings(_NO)
+        if not self._yes or not self._no or set(self._yes) & set(self._no):
+            raise ValueError(
+                f"this tokenizer has the tokens {self._yes} for yes and {self._no} for no; a judge needs a "
+                "single token for each"
+            )
+        self._keeps = "logits_to_keep" in inspect.signature(cast("Any", model).forward).parameters
+
+    @staticmethod
+    def from_pretrained(
+        folder: str | Path,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        template: str = "",
+        question: str = FITS,
+    ) -> YesNoJudge:
+        """Load a folder of the hub's format (or a hub name)."""
+        model = load_whole(AutoModelForImageTextToText, folder, dtype=dtype, device=device)
+        processor = cast("Any", AutoProcessor).from_pretrained(folder)
+        return YesNoJudge(model, processor, template=template, question=question)
+
+    @torch.no_grad()
+    def log_yes(self, images: Images, questions: Sequence[str]) -> Float[Tensor, " B"]:
+        """Log-probability (nats) of yes against no for each picture and its question, float32."""
+        pictures = pil_pictures(images)
+        texts = [self._prompt(question) for question in questions]
+        found = torch.zeros(len(texts), device=self.model.device)
+        # By length, so that a batch holds little padding.
+        order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
+        for first in range(0, len(order), self.batch):
+            rows = order[first : first + self.batch]
+            logits = self._next_word([texts[r] for r in rows], [pictures[r] for r in rows])
+            yes, no = logits[:, self._yes].logsumexp(1), logits[:, self._no].logsumexp(1)
+            found[rows] = torch.nn.functional.logsigmoid(yes - no)
+        return found
+
+    def scores(self, images: Images, texts: list[str]) -> Float[Tensor, " B"]:
+        """Probability that the picture shows the text, as VQAScore asks it."""
+        return self.log_yes(images, [self.question.replace("{text}", text) for text in texts]).exp()
+
+    def _next_word(self, texts: list[str], pictures: list[Any]) -> Float[Tensor, "B V"]:
+        words = self.processor.tokenizer
+        begun = words.bos_token is not None and texts[0].startswith(words.bos_token)
+        made = self.processor(
+            text=texts,
+            images=[[picture] for picture in pictures],
+            add_special_tokens=not begun,
+            padding=True,
+            # On the right no position moves, whatever a model makes of padding.
+            padding_side="right",
+            return_tensors="pt",
+        )
+        inputs = {
+            n: v.to(self.model.device) for n, v in made.items() if n not in ("labels", "token_type_ids")
+        }
+        inputs |= {n: v.to(self.model.device) for n, v in made.items() if n == "token_type_ids"}
+        if "pixel_values" in inputs:
+            inputs["pixel_values"] = inputs["pixel_values"].to(self.model.dtype)
+        last = inputs["attention_mask"].sum(1) - 1
+        places = last.unique()
+        kept = {"logits_to_keep": places} if self._keeps else {}
+        logits = self.model(**inputs, **kept).logits
+        at = (
+            torch.searchsorted(places, last)
+            if self._keeps
+            else last + logits.shape[1] - len(made.input_ids[0])
+        )
+        return logits[torch.arange(len(texts), device=logits.device), at].float()
+
+    def _prompt(self, question: str) -> str:
+        if self.template:
+            return self.template.replace("{question}", question)
+        if self.processor.chat_template is not None:
+            content = [{"type": "image"}, {"type": "text", "text": question}]
+            chat = [{"role": "user", "content": content}]
+            return self.processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
+        return f"{self.processor.image_token}{question}"
+
+    def _spellings(self, words: Sequence[str]) -> list[int]:
+        """The words that are one token, each token once."""
+        tokenizer = self.processor.tokenizer
+        rows = [tokenizer(word, add_special_tokens=False).input_ids for word in words]
+        unknown = tokenizer.unk_token_id
+        return sorted({row[0] for row in rows if len(row) == 1 and row[0] != unknown})
+
+
+@dataclass(frozen=True, kw_only=True)
+class AskedFacts:
+    """The mean probability of yes over the questions about a sample, on its last token.
+
+    The geometric mean is 0 as soon as one answer is surely no; GenEval 2 scores whole prompts by it, and the
+    arithmetic mean over the single facts.
+    """
+
+    judge: YesNoJudge
+    mean: Mean = "geometric"
+    questions: Questions | None = None
+    """None = one question a fact of the outcome."""
+
+    def __post_init__(self) -> None:
+        if self.mean not in ("arithmetic", "geometric"):
+            raise ValueError(f'mean is {self.mean!r}; use "arithmetic" or "geometric"')
+
+    @torch.no_grad()
+    def __call__(self, outcome: Outcome) -> Float[Tensor, "B T"]:
+        """The mean for each sample.
+
+        Raises:
+            ValueError: no pictures, or a sample about which there is no question.
+        """
+        asked = facts_asked(outcome) if self.questions is None else self.questions(outcome)
+        for row, questions in enumerate(asked):
+            if not questions:
+                raise ValueError(f"there is no question about {sample_name(outcome, row)}")
+        owner = torch.tensor([row for row, questions in enumerate(asked) for _ in questions])
+        images = pictures_of(outcome).rows(owner)
+        said = self.judge.log_yes(images, [question for questions in asked for question in questions])
+        return on_last_token(mean_of(said, owner.to(said.device), self.mean), outcome.tokens)
+
+
+def mean_of(log_probs: Float[Tensor, " Q"], owner: Tensor, mean: Mean) -> Float[Tensor, " B"]:
+    """The mean probability of the questions of each owner; all owners from 0 on have some.
+
+    >>> log_probs = torch.tensor([0.9, 0.4, 0.5]).log()
+    >>> mean_of(log_probs, torch.tensor([0, 0, 1]), "geometric")
+    tensor([0.6000, 0.5000])
+    """
+    values = log_probs if mean == "geometric" else log_probs.exp()
+    number = owner.bincount()
+    means = torch.zeros(len(number), device=values.device).index_add(0, owner, values) / number
+    return means.exp() if mean == "geometric" else means
+
+
+def facts_asked(outcome: Outcome) -> list[list[str]]:
+    """One question about each fact of each sample.
+
+    Raises:
+        ValueError: the outcome has no facts.
+    """
+    if len(outcome.facts) != len(outcome.pieces):
+        raise ValueError("the outcome has no facts to ask about; give the questions")
+    return [[question_about(fact) for fact in facts] for facts in outcome.facts]
+
+
+def question_about(fact: Fact) -> str:
+    """A question that is answered with yes where the fact holds.
+
+    >>> question_about(Fact(kind="colour", words=("blue",), about=("circle",)))
+    'Is the circle blue? Please answer yes or no.'
+    """
+    word, thing = fact.words[0], fact.about[0] if fact.about else "object"
+    article = "an" if word[0].lower() in "aeiou" else "a"
+    asked = {
+        "noun": f"Is there {article} {word} in the picture?",
+        "number": f"Is the number of objects of the kind {thing!r} {word}?",
+        "colour": f"Is the {thing} {word}?",
+        "relation": f"Is the {thing} {word} the {fact.target[0] if fact.target else 'other object'}?",
+    }
+    return f"{asked[fact.kind]} {_ANSWER}"
