@@ -7,7 +7,8 @@ from collections.abc import Callable, Hashable, Sequence
 from statistics import fmean
 from typing import Protocol
 
-from sightloop.evaluation.ngrams import bleu, cider_d, self_bleu
+from sightloop.evaluation.ngrams import bleu, cider_d, rouge_l, self_bleu
+from sightloop.evaluation.shares import share_of_sums
 from sightloop.evaluation.words import words_of
 from sightloop.types import Evaluation
 
@@ -64,8 +65,9 @@ def caption_measures(
     - `distinct_1`, `distinct_2`: distinct words and word pairs per word and pair of the whole set;
       `self_bleu`: how much of a caption others say too (two captions or more).
     - `bad_phrases`: share that `flag` is true for; `no_end`: share that did not end.
-    - `cider_d`, `bleu_1` to `bleu_4`: agreement with the references; `colour_coverage`: share of the colours
-      named in a picture's references that its caption names, over all pictures (left out if there are none).
+    - `cider_d`, `rouge_l`, `bleu_1` to `bleu_4`: agreement with the references; `colour_coverage`: share of
+      the colours named in a picture's references that its caption names, over all pictures (left out if
+      there are none).
 
     Raises:
         ValueError: no captions, or lists of different lengths.
@@ -92,6 +94,7 @@ def caption_measures(
         extra["self_bleu"] = self_bleu(captions)
     if references is not None:
         per_sample["cider_d"] = cider_d(captions, references)
+        per_sample["rouge_l"] = rouge_l(captions, references)
         extra |= {f"bleu_{n}": score for n, score in enumerate(bleu(captions, references), 1)}
         extra |= _colour_coverage(colours, references)
     metrics = {name: fmean(values) for name, values in per_sample.items()}
@@ -126,8 +129,8 @@ def truth_measures(counts: Sequence[FactCount]) -> Evaluation:
             raise ValueError(f"picture {index} has {count.total} facts; leave out pictures of unknown truth")
     true, told = [count.true for count in counts], [count.true + count.false for count in counts]
     pooled = {
-        "precision": _ratio(true, told, empty=1.0),
-        "told_pooled": _ratio(true, [count.total for count in counts], empty=0.0),
+        "precision": share_of_sums(true, told, empty=1.0),
+        "told_pooled": share_of_sums(true, [count.total for count in counts], empty=0.0),
     }
     per_sample = {
         "told": [count.true / count.total for count in counts],
@@ -138,19 +141,6 @@ def truth_measures(counts: Sequence[FactCount]) -> Evaluation:
     return Evaluation(
         metrics=metrics, per_sample=per_sample | {name: values for name, (_, values) in pooled.items()}
     )
-
-
-def _ratio(parts: Sequence[int], wholes: Sequence[int], *, empty: float) -> tuple[float, list[float]]:
-    """The share of all parts in all wholes, and how each sample moves it.
-
-    A share of sums is no mean. Linearised (W. Cochran, Sampling Techniques, 1977, chapter 6) it is one, with
-    the same variance to first order, so that intervals of means apply.
-    """
-    whole = sum(wholes)
-    if not whole:
-        return empty, [empty] * len(parts)
-    share, mean = sum(parts) / whole, whole / len(wholes)
-    return share, [share + (part - share * out_of) / mean for part, out_of in zip(parts, wholes, strict=True)]
 
 
 def _colours(words: Sequence[str]) -> list[str]:

@@ -1,7 +1,8 @@
-"""CIDEr-D and BLEU against reference captions, BLEU of captions against each other.
+"""CIDEr-D, BLEU and ROUGE-L against reference captions, BLEU of captions against each other.
 
-The first two equal pycocoevalcap's figures on the same tokens. Sources: CIDEr-D (arXiv 1411.5726, section 6)
-and BLEU (Papineni et al. 2002) as the COCO caption evaluation computes them; self-BLEU (arXiv 1802.01886).
+The first three equal pycocoevalcap's figures on the same tokens. Sources: CIDEr-D (arXiv 1411.5726, section
+6), BLEU (Papineni et al. 2002) and ROUGE-L (C.-Y. Lin 2004, section 3) as the COCO caption evaluation
+computes them; self-BLEU (arXiv 1802.01886).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ Gram = tuple[str, ...]
 
 _MAX_N = 4
 _SIGMA = 6.0
+_RECALL_WEIGHT = 1.2
 # The official code adds these to counts, so that nothing divides by zero.
 _TINY, _SMALL = 1e-15, 1e-9
 
@@ -75,6 +77,28 @@ def bleu(captions: Sequence[str], references: Sequence[Sequence[str]]) -> list[f
     return _bleu_scores(right, told, length, wanted_length)
 
 
+def rouge_l(captions: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
+    """ROUGE-L of each caption, 0 to 1: the longest common subsequence of words with its references.
+
+    Precision and recall are each the best over the references, as the COCO evaluation takes them, and recall
+    weighs 1.2 squared.
+
+    Raises:
+        ValueError: not one list of references a caption, or an empty one.
+    """
+    _require_references(captions, references)
+    scores: list[float] = []
+    for caption, texts in zip(captions, references, strict=True):
+        words, answers = treebank_tokens(caption), [treebank_tokens(text) for text in texts]
+        common = [_common_length(words, answer) for answer in answers]
+        precision = max(common) / max(len(words), 1)
+        recall = max(length / max(len(answer), 1) for length, answer in zip(common, answers, strict=True))
+        weight = _RECALL_WEIGHT**2
+        both = recall + weight * precision
+        scores.append((1 + weight) * precision * recall / both if both else 0.0)
+    return scores
+
+
 def self_bleu(captions: Sequence[str]) -> float:
     """BLEU-4 of each caption with all others as references, averaged: 1 if every caption comes up twice.
 
@@ -122,6 +146,19 @@ def _largest_counts(rows: list[Counter[Gram]]) -> dict[Gram, _Largest]:
             elif count > top.second:
                 found[gram] = _Largest(first=top.first, owner=top.owner, second=count)
     return found
+
+
+def _common_length(one: Sequence[str], other: Sequence[str]) -> int:
+    """Length of the longest common subsequence."""
+    longest = [0] * (len(other) + 1)
+    for word in one:
+        before = 0
+        for place, answer in enumerate(other, 1):
+            before, longest[place] = (
+                longest[place],
+                before + 1 if word == answer else max(longest[place], longest[place - 1]),
+            )
+    return longest[-1]
 
 
 def _grams(words: list[str]) -> list[Counter[Gram]]:

@@ -1,4 +1,4 @@
-"""CIDEr-D, BLEU and the tokeniser: against pycocoevalcap 1.2 with its Java tokeniser, and by hand."""
+"""CIDEr-D, BLEU, ROUGE-L, the tokeniser: against pycocoevalcap 1.2 with its Java tokeniser, and by hand."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from statistics import fmean
 
 import pytest
 
-from sightloop.evaluation.ngrams import bleu, cider_d, self_bleu
+from sightloop.evaluation.ngrams import bleu, cider_d, rouge_l, self_bleu
 from sightloop.evaluation.words import treebank_tokens, words_of
 
 CAPTIONS = [
@@ -46,12 +46,57 @@ OFFICIAL_CIDER_D = [
 OFFICIAL_BLEU = [0.717156899780547, 0.6468002392708496, 0.5244658781809006, 0.4319816324783807]
 
 
+OFFICIAL_ROUGE_L = [
+    0.7936802973977695,
+    0.7800511508951408,
+    0.7290836653386453,
+    0.5,
+    0.0,
+    0.19488817891373802,
+    1.0,
+]
+
+
 def test_cider_d_equals_the_coco_evaluation() -> None:
     assert cider_d(CAPTIONS, REFERENCES) == pytest.approx(OFFICIAL_CIDER_D, abs=1e-6)
 
 
 def test_bleu_equals_the_coco_evaluation() -> None:
     assert bleu(CAPTIONS, REFERENCES) == pytest.approx(OFFICIAL_BLEU, abs=1e-6)
+
+
+def test_rouge_l_equals_the_coco_evaluation() -> None:
+    assert rouge_l(CAPTIONS, REFERENCES) == pytest.approx(OFFICIAL_ROUGE_L, abs=1e-6)
+
+
+def test_all_three_equal_the_installed_coco_evaluation() -> None:
+    reason = "pycocoevalcap is not installed; pip install 'sightloop[metrics]'"
+    cider = pytest.importorskip("pycocoevalcap.cider.cider", reason=reason).Cider()
+    rouge = pytest.importorskip("pycocoevalcap.rouge.rouge", reason=reason).Rouge()
+    blue = pytest.importorskip("pycocoevalcap.bleu.bleu", reason=reason).Bleu(4)
+
+    def split(text: str) -> str:
+        return " ".join(treebank_tokens(text))
+
+    told = {row: [split(caption)] for row, caption in enumerate(CAPTIONS)}
+    wanted = {row: [split(text) for text in texts] for row, texts in enumerate(REFERENCES)}
+    assert cider_d(CAPTIONS, REFERENCES) == pytest.approx(cider.compute_score(wanted, told)[1], abs=1e-6)
+    assert rouge_l(CAPTIONS, REFERENCES) == pytest.approx(rouge.compute_score(wanted, told)[1], abs=1e-6)
+    official = blue.compute_score(wanted, told, verbose=0)[0]
+    assert bleu(CAPTIONS, REFERENCES) == pytest.approx(official, abs=1e-6)
+
+
+def test_rouge_l_weighs_recall_more_than_precision() -> None:
+    # Common: "a cat down", 3 words. Precision 3/4, recall 3/5; (1 + 1.44) p r / (r + 1.44 p).
+    assert rouge_l(["a cat looks down"], [["a cat sits right down"]]) == pytest.approx(
+        [2.44 * 0.75 * 0.6 / (0.6 + 1.44 * 0.75)]
+    )
+    # Precision from the first reference (3/4), recall from the second (2/2).
+    assert rouge_l(["a cat looks down"], [["a cat sits right down", "a cat"]]) == pytest.approx(
+        [2.44 * 0.75 * 1 / (1 + 1.44 * 0.75)]
+    )
+    assert rouge_l(["down cat a"], [["a cat down"]]) == pytest.approx([1 / 3])
+    assert rouge_l([""], [["a cat"]]) == rouge_l(["dog"], [["a cat"]]) == [0]
 
 
 @pytest.mark.parametrize(
@@ -141,7 +186,7 @@ def test_self_bleu_goes_from_all_different_to_all_the_same() -> None:
     assert self_bleu(["a red cat on a bed"] * 3) == pytest.approx(1, abs=1e-6)
 
 
-@pytest.mark.parametrize("measure", [bleu, cider_d])
+@pytest.mark.parametrize("measure", [bleu, cider_d, rouge_l])
 def test_captions_without_references_are_refused(measure) -> None:
     with pytest.raises(ValueError, match="no captions"):
         measure([], [])

@@ -1,0 +1,96 @@
+"""Which objects pictures hold, from a file: COCO's annotations, or a list of one's own."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectTruth:
+    """Objects by picture."""
+
+    file: str
+    by_path: Mapping[str, frozenset[str]]
+    """By real path, or by name alone where `by_name`."""
+    by_name: bool
+
+    def of(self, sources: Sequence[str]) -> list[frozenset[str]]:
+        """The objects of pictures.
+
+        Raises:
+            ValueError: the file says nothing about a picture.
+        """
+        keys = [Path(each).name if self.by_name else os.path.realpath(each) for each in sources]
+        missing = [source for source, key in zip(sources, keys, strict=True) if key not in self.by_path]
+        if missing:
+            raise ValueError(
+                f"{self.file} says nothing about {len(missing)} pictures, the first is {missing[0]}; name "
+                "every picture, also where there is no object"
+            )
+        return [self.by_path[key] for key in keys]
+
+
+def read_objects(file: str | Path, *, image_root: str | Path | None = None) -> ObjectTruth:
+    """Objects from COCO's `instances_*.json`, from `{"image": path, "objects": [...]}` a line (.jsonl), or
+    from a mapping of path to objects (.json).
+
+    COCO's pictures are found by file name; other paths start at `image_root`, by default the file's folder.
+
+    Raises:
+        ValueError: the file is missing or of another form, or a picture comes up twice.
+    """
+    path = Path(file)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        document = None if path.suffix == ".jsonl" else json.loads(text)
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    if isinstance(document, dict) and "annotations" in document:
+        return ObjectTruth(file=str(path), by_path=_of_coco(document, str(path)), by_name=True)
+    if document is None:
+        pairs = _lines(text, str(path))
+    elif isinstance(document, dict):
+        pairs = list(document.items())
+    else:
+        raise ValueError(f"{path} is neither COCO's annotations nor a mapping from path to objects")
+    root = path.parent if image_root is None else Path(image_root)
+    found: dict[str, frozenset[str]] = {}
+    for image, names in pairs:
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ValueError(f"{path}: the objects of {image} are {names!r}; give a list of names")
+        key = os.path.realpath(root / image)
+        if key in found:
+            raise ValueError(f"{path} names {image} a second time")
+        found[key] = frozenset(names)
+    return ObjectTruth(file=str(path), by_path=found, by_name=False)
+
+
+def _of_coco(document: Mapping[str, Any], file: str) -> dict[str, frozenset[str]]:
+    try:
+        names = {each["id"]: each["name"] for each in document["categories"]}
+        found: dict[Any, set[str]] = {each["id"]: set() for each in document["images"]}
+        for each in document["annotations"]:
+            found[each["image_id"]].add(names[each["category_id"]])
+        return {Path(each["file_name"]).name: frozenset(found[each["id"]]) for each in document["images"]}
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{file} is not of the form of COCO's instances_*.json: {error!r}") from error
+
+
+def _lines(text: str, file: str) -> list[tuple[str, Any]]:
+    pairs: list[tuple[str, Any]] = []
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+            pairs.append((record["image"], record["objects"]))
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise ValueError(
+                f'{file} line {number} is no {{"image": path, "objects": [names]}}: {error}'
+            ) from error
+    return pairs

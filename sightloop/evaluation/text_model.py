@@ -1,0 +1,76 @@
+"""A causal language model of transformers as a function from a text to its most likely reply."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+
+class TextModel:
+    """Replies greedily; the tokenizer's chat template is used where it has one."""
+
+    def __init__(
+        self, model: PreTrainedModel, words: PreTrainedTokenizerBase, *, name: str, max_tokens: int = 16
+    ) -> None:
+        if max_tokens < 1:
+            raise ValueError(f"max_tokens is {max_tokens}; a reply needs at least 1")
+        self.model: Any = model.eval().requires_grad_(False)
+        self.words: Any = words
+        self.max_tokens = max_tokens
+        weight = self.model.get_input_embeddings().weight.detach().float().cpu().numpy()
+        self.protocol = {
+            "text_model": name,
+            "text_model_weights": hashlib.sha256(weight.tobytes()).hexdigest()[:12],
+            "text_model_dtype": str(self.model.dtype).removeprefix("torch."),
+            "chat_template": str(self.words.chat_template is not None),
+            "reply_tokens": str(max_tokens),
+            "transformers": transformers.__version__,
+        }
+        """What its replies depend on."""
+
+    @staticmethod
+    def from_pretrained(
+        folder: str | Path,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        max_tokens: int = 16,
+    ) -> TextModel:
+        """Load a folder of the hub's format (or a hub name)."""
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+        name = Path(folder).name if Path(folder).is_dir() else str(folder)
+        words = AutoTokenizer.from_pretrained(folder)
+        return TextModel(model.to(device), words, name=name, max_tokens=max_tokens)
+
+    @torch.no_grad()
+    def __call__(self, text: str) -> str:
+        """The reply, stripped of white space."""
+        if self.words.chat_template is None:
+            read = self.words(text, return_tensors="pt")
+        else:
+            read = self.words.apply_chat_template(
+                [{"role": "user", "content": text}],
+                add_generation_prompt=True,
+                return_dict=True,
+                return_tensors="pt",
+            )
+        ids = read["input_ids"].to(self.model.device)
+        pad = self.words.eos_token_id if self.words.pad_token_id is None else self.words.pad_token_id
+        # Checkpoints may name sampling settings of their own; greedy needs them off.
+        made = self.model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=self.max_tokens,
+            do_sample=False,
+            temperature=None,
+            top_p=None,
+            top_k=None,
+            num_beams=1,
+            pad_token_id=pad,
+        )
+        return self.words.decode(made[0, ids.shape[1] :], skip_special_tokens=True).strip()
