@@ -20,6 +20,7 @@ from sightloop.cli_unified import ask, convert, draw
 from sightloop.recipes.catalog import RECIPES
 from sightloop.recipes.config_json import config_from_json
 from sightloop.recipes.geneval_options import GenEvalOptions
+from sightloop.recipes.presets import preset_of
 
 Positional = tyro.conf.Positional
 
@@ -48,7 +49,7 @@ def train(words: list[str]) -> None:
         _fail_or_help("train", words, {name: RECIPES[name].does for name in RECIPES}, _TRAIN_NOTE)
     name, *rest = words
     recipe = RECIPES[name]
-    preset = _preset(recipe.presets, rest)
+    preset = preset_of(recipe.presets, rest)
     config_type = Annotated[recipe.config, tyro.conf.arg(name="")]
     fields: list[Any] = [
         ("options", Annotated[TrainOptions, tyro.conf.arg(name="")], TrainOptions(preset=preset)),
@@ -113,18 +114,6 @@ def _start(name: str, config: Any, folder: Path, *, overwrite: bool = False, res
     launch(name, config, folder, overwrite=overwrite, resume=resume)
     if os.environ.get("RANK", "0") == "0":
         _show_report(folder)
-
-
-def _preset(presets: dict[str, Any], words: list[str]) -> str:
-    first, others = next(iter(presets)), [name for name in presets if not name.startswith("shapes")]
-    for index, word in enumerate(words):
-        if word == "--preset" or word.startswith("--preset="):
-            chosen = word.partition("=")[2] or (words[index + 1] if index + 1 < len(words) else "")
-            if chosen not in presets:
-                raise ValueError(f"preset {chosen!r} does not exist; there are: {', '.join(presets)}")
-            return chosen
-    named = any(word == "--policy" or word.startswith("--policy=") for word in words)
-    return others[0] if named else first
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -332,7 +321,7 @@ _TRAIN_NOTE = (
     "sightloop train --config FILE --run RUN      start a run with another's configuration"
 )
 COMMANDS: dict[str, tuple[Callable[[list[str]], None], str]] = {
-    "train": (train, "train a model on what a judge sees (vlrm)"),
+    "train": (train, "train a model on what a judge sees (vlrm, unirl-grpo, unirl-sft)"),
     "evaluate": (evaluate, "measure captions (clip-recall, captions) or drawn pictures (geneval)"),
     "caption": (caption, "write captions of images"),
     "draw": (draw, "draw pictures of a prompt (Show-o, Janus)"),

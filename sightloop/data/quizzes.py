@@ -238,6 +238,21 @@ def user_quizzes(path: Path, vocabulary: Vocabulary = REAL) -> list[Quiz]:
     return quizzes
 
 
+def quiz_of_metadata(record: Any, vocabulary: Vocabulary = REAL) -> Quiz:
+    """The quiz of a line of GenEval's prompts file; the grammar asks and answers where the line does not.
+
+    Raises:
+        ValueError: it is no such record.
+    """
+    if isinstance(record, dict) and cast("dict[str, Any]", record).get("tag") in CATEGORIES:
+        fields = cast("dict[str, Any]", record)
+        clauses = _clauses(fields.get("include"), "include")
+        _check_category(fields["tag"], clauses)
+        made = quiz_of(fields["tag"], clauses, vocabulary)
+        record = {"question": made.question, "answer": made.answer, **fields}
+    return _quiz_of_record(record, vocabulary)
+
+
 def _quiz_of_record(record: Any, vocabulary: Vocabulary) -> Quiz:
     if not isinstance(record, dict):
         raise ValueError(f"{record!r} is no JSON object")

@@ -7,6 +7,18 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+from sightloop.recipes.unirl_config import (
+    GRPO_JANUS,
+    GRPO_SHAPES,
+    GRPO_SHAPES_JANUS,
+    GRPO_SHOW_O,
+    SFT_JANUS,
+    SFT_SHAPES,
+    SFT_SHAPES_JANUS,
+    SFT_SHOW_O,
+    GrpoConfig,
+    SftConfig,
+)
 from sightloop.recipes.vlrm_config import (
     PAPER,
     PAPER_RS,
@@ -77,5 +89,27 @@ RECIPES = {
             "paper-rs": PAPER_RS,
         },
         builder="sightloop.recipes.vlrm",
-    )
+    ),
+    "unirl-grpo": Recipe(
+        does="a model that draws and answers reinforces what it sees in its own drawings",
+        config=GrpoConfig,
+        presets={
+            "shapes": GRPO_SHAPES,
+            "shapes-janus": GRPO_SHAPES_JANUS,
+            "paper": GRPO_SHOW_O,
+            "paper-janus": GRPO_JANUS,
+        },
+        builder="sightloop.recipes.unirl_grpo",
+    ),
+    "unirl-sft": Recipe(
+        does="the same model learns true answers about its own drawings",
+        config=SftConfig,
+        presets={
+            "shapes": SFT_SHAPES,
+            "shapes-janus": SFT_SHAPES_JANUS,
+            "paper": SFT_SHOW_O,
+            "paper-janus": SFT_JANUS,
+        },
+        builder="sightloop.recipes.unirl_sft",
+    ),
 }

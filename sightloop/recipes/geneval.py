@@ -339,6 +339,11 @@ def coloured_as_needed(
 
 
 def colour_judge(job: GenEvalJob, detector: Detector) -> ColourClassifier | None:
+    """What names colours; None if the job names none.
+
+    Raises:
+        ValueError: the detector names colours itself.
+    """
     if not job.colours:
         return None
     if isinstance(detector, ShapesDetector):

@@ -52,7 +52,7 @@ def load_image_policy(
             checkpoint that does not fit.
     """
     parts = Parts() if parts is None else parts
-    folder = Path(name) if name else _bundled(world_model)
+    folder = Path(name) if name else world_folder(world_model)
     family = found_in(folder).family
     if family == "show-o" and not isinstance(settings, JanusSettings):
         return load_show_o(
@@ -93,7 +93,12 @@ def open_policy(
     )
 
 
-def _bundled(world_model: WorldModel) -> Path:
+def world_folder(world_model: WorldModel) -> Path:
+    """The folder of one of the embedded world's models.
+
+    Raises:
+        ValueError: there is none of this name.
+    """
     if world_model not in WORLD_MODELS:
         raise ValueError(f"world_model is {world_model!r}; there are: {', '.join(WORLD_MODELS)}")
     folder = WORLD_MODELS[world_model]

@@ -142,7 +142,8 @@ def update(
     """One optimizer step from a judged batch, in micro-batches of any size with the same gradient.
 
     With `apart` the gradients of a rollout's turns are measured each by itself, and balanced if the
-    experiment says so. If a loss or gradient is not finite on any rank, nothing is updated and `problem` names the samples.
+    experiment says so. If a loss or gradient is not finite on any rank, nothing is updated and `problem`
+    names the samples.
 
     Raises:
         ValueError: a relaxed rollout, which allows one backward pass, does not fit in one micro-batch.

@@ -1,0 +1,196 @@
+"""What both UniRL recipes share: policy, collector, sides, evaluation, and all of it wired up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sightloop.algorithms.orders import FreshMasks, SomeRounds
+from sightloop.algorithms.sides import Orders, Side, Sides
+from sightloop.models.adapted import Reference, frozen_copy
+from sightloop.models.families import found_in
+from sightloop.models.janus import Janus, JanusSettings
+from sightloop.models.show_o import ShowO, ShowOSettings
+from sightloop.recipes.both_sides import Ask, BothSides
+from sightloop.recipes.export import DTYPES
+from sightloop.recipes.picture_checks import open_check
+from sightloop.recipes.unified import Parts, load_image_policy, world_folder
+from sightloop.recipes.unirl_config import LikelihoodSettings, RelaxationSettings, UniConfig, folder_of
+from sightloop.recipes.unirl_judges import Judges, asks_anyone
+from sightloop.recipes.unirl_quizzes import asks_of, fixed_pictures, in_world, quiz_stream, vocabulary_of
+from sightloop.rewards.traps import Traps
+from sightloop.rollouts.quiz import Grader, MovingAverage, QuizCollector, itself
+from sightloop.training.loop import Experiment
+from sightloop.training.sides import Comparison
+from sightloop.types import Algorithm, ImagePolicy, Policy, Sampling
+
+AnyImagePolicy = ShowO | Janus
+
+
+def load_policy(config: UniConfig, device: torch.device) -> AnyImagePolicy:
+    """Show-o or Janus with what the configuration trains.
+
+    Raises:
+        ValueError: no such folder, another family, or settings that do not fit the family.
+    """
+    folder = Path(config.policy) if config.policy else world_folder(config.world_model)
+    family, model = found_in(folder).family, config.model
+    if family not in ("show-o", "janus"):
+        raise ValueError(f"{folder} is {family}, which cannot draw from prompts; name a Show-o or Janus")
+    kind = ShowOSettings if family == "show-o" else JanusSettings
+    policy = load_image_policy(
+        str(folder),
+        device=device,
+        dtype=DTYPES[config.dtype],
+        parts=Parts(magvit=folder_of(model.magvit), tokenizer=folder_of(model.tokenizer), tower=model.tower),
+        settings=kind(trained=model.trained, lora_rank=model.lora_rank, lora_alpha=model.lora_alpha),
+    )
+    policy.trained_part().float()
+    if config.gradient_checkpointing:
+        policy.enable_gradient_checkpointing()
+    return policy
+
+
+def reference_of(policy: AnyImagePolicy) -> Policy:
+    """The policy before training: without its adapters, or a frozen copy of what is trained."""
+    return Reference(policy) if policy.adapters is not None else frozen_copy(policy)
+
+
+def drawing_law(
+    config: UniConfig, policy: ImagePolicy, relaxed: RelaxationSettings | None = None
+) -> Sampling:
+    """The law that draws in training.
+
+    Raises:
+        ValueError: a setting out of its range.
+    """
+    chosen = {"guidance": config.draw.guidance, "decode_steps": config.draw.steps}
+    if config.draw.steps is not None and policy.drawing().decode_steps is None:
+        raise ValueError(f"draw.steps is {config.draw.steps}; Janus draws code by code, leave it out")
+    law = policy.drawing(
+        **{name: value for name, value in chosen.items() if value is not None},
+        temperature=config.draw.temperature,
+    )
+    if relaxed is None:
+        return law
+    return replace(
+        law, relaxation=relaxed.temperature, relaxed_hard=relaxed.hard, relaxed_round=relaxed.round
+    )
+
+
+def grader_of(config: UniConfig, policy: AnyImagePolicy) -> tuple[Grader, dict[str, Tensor]]:
+    """Who answers, and the tensors of it that a checkpoint must hold."""
+    if config.answer.grader == "self":
+        return itself, {}
+    if config.answer.grader == "frozen":
+        before = reference_of(policy)
+        return lambda _: before, {}
+    average = MovingAverage(policy, decay=config.answer.decay)
+    return average, average.moving(policy)  # pyright: ignore[reportReturnType]
+
+
+def collector_of(
+    config: UniConfig, judges: Judges, *, law: Sampling, grader: Grader, second_turn: str
+) -> QuizCollector:
+    """Draws, asks and judges."""
+    vocabulary = vocabulary_of(config)
+    asked = asks_anyone(config)
+    answering = Sampling(max_tokens=config.answer.max_tokens, temperature=config.answer.temperature)
+    traps = Traps(nouns=[noun.name for noun in vocabulary.nouns], colours=vocabulary.colours)
+    return QuizCollector(
+        drawing=law,
+        answering=answering if asked else None,
+        judge=judges.judge if asked else None,
+        picture_judge=judges.picture,
+        picture_weight=config.rewards.detector,
+        per_prompt=config.group,
+        grader=grader,
+        second_turn="truth" if second_turn == "truth" else "answer",
+        trap=traps if config.rewards.denials else None,
+        blank=config.judge.less_prior,
+        show=True,
+        chunk=config.draw.batch,
+    )
+
+
+def sides_of(
+    config: UniConfig, likelihood: LikelihoodSettings, *, law: Sampling, policy: AnyImagePolicy
+) -> Sides:
+    """Weights of drawing and answering, their laws, and orders of unmasking.
+
+    Raises:
+        ValueError: orders of unmasking for a model that draws from left to right.
+    """
+    orders: Orders | None = None
+    if likelihood.orders != "drawn" and config.sides.drawing > 0:
+        if not isinstance(policy, ShowO):
+            raise ValueError(
+                f"likelihood.orders is {likelihood.orders!r}, but Janus draws from left to right; use 'drawn'"
+            )
+        kind = SomeRounds if likelihood.orders == "some-rounds" else FreshMasks
+        orders = kind(number=likelihood.number)
+    answers = Sampling(max_tokens=config.answer.max_tokens, temperature=config.answer.temperature)
+    natural = answers.temperature == 1.0
+    return Sides(
+        drawing=Side(
+            weight=config.sides.drawing, under=replace(law, relaxation=None) if likelihood.guided else None
+        ),
+        answering=Side(weight=config.sides.answering, under=None if natural else answers),
+        orders=orders,
+    )
+
+
+def evaluator_of(config: UniConfig, asks: list[Ask], folder: Path | None) -> BothSides | None:
+    """The evaluation of both sides; None if there is none, or nothing can judge drawings.
+
+    Raises:
+        ValueError: pictures that cannot be read.
+    """
+    settings = config.both_sides
+    if not asks:
+        return None
+    check = open_check(settings.detector, settings.colours, in_world=in_world(config), device=config.device)
+    if check is None:
+        return None
+    return BothSides(
+        asks=asks,
+        check=check,
+        fixed=fixed_pictures(config, asks),
+        folder=folder,
+        max_answer=config.answer.max_tokens,
+        seed=settings.seed,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wired:
+    """The parts that a recipe chooses."""
+
+    policy: AnyImagePolicy
+    collect: QuizCollector
+    algorithm: Algorithm
+    kept: dict[str, Tensor]
+    updates: int = 1
+
+
+def experiment_of(config: UniConfig, folder: Path, parts: Wired) -> Experiment:
+    """All parts together with quizzes and evaluation."""
+    asks = asks_of(config)
+    evaluator = evaluator_of(config, asks, folder)
+    both = config.sides.drawing > 0 and config.sides.answering > 0
+    compare = Comparison(balance=config.sides.balance, every=config.sides.compare_every) if both else None
+    return Experiment(
+        policy=parts.policy,
+        trainable={"policy": parts.policy.trained_part()},
+        batches=quiz_stream(config, asks),
+        collect=parts.collect,
+        algorithm=parts.algorithm,
+        evaluators={} if evaluator is None else {"both_sides": evaluator},
+        schedule=config.schedule,
+        updates=parts.updates,
+        kept=parts.kept,
+        compare=compare,
+    )

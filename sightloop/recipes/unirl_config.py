@@ -1,0 +1,327 @@
+"""Settings of the UniRL recipes; the defaults are the paper's where it states them.
+
+Light to import: the command line reads it before any network is loaded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from sightloop.training.schedule import Schedule
+
+WorldModel = Literal["show-o", "janus"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicySettings:
+    """Parts of the policy, and what of it learns."""
+
+    magvit: str = ""
+    """Folder of MAGVIT-v2, for the authors' Show-o."""
+    tokenizer: str = ""
+    """Folder of the words, where the policy's has none."""
+    tower: str = ""
+    """CLIP (folder or hub name) whose features the w-clip-vit Show-o reads."""
+    trained: Literal["lora", "full"] = "full"
+    """Adapters over the language model, or its weights."""
+    lora_rank: int = 16
+    lora_alpha: float | None = None
+    """None = twice the rank."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuizSettings:
+    """What is drawn and asked; weights of the six categories are relative, 0 leaves one out."""
+
+    file: Annotated[str, tyro.conf.arg(aliases=("--quiz-file",))] = ""
+    """JSON lines with tag, prompt, question, answer, include; empty = quizzes made by the grammar."""
+    vocabulary: Literal["auto", "real", "shapes"] = "auto"
+    """Words of the quizzes; auto = the embedded world's for its own models, else the real ones."""
+    excluded: str = ""
+    """File of prompts that never come, such as GenEval's; also if put in other words."""
+    single_object: float = 1.0
+    two_object: float = 1.0
+    counting: float = 1.0
+    colors: float = 1.0
+    position: float = 1.0
+    color_attr: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawSettings:
+    """How pictures are drawn in training; None = as the model's authors draw."""
+
+    guidance: float | None = None
+    steps: int | None = None
+    """Rounds of a masked decoder."""
+    temperature: float = 1.0
+    batch: int | None = None
+    """Pictures drawn and asked about at once on a rank; None = all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerSettings:
+    """How questions about the drawings are answered, and by whom."""
+
+    grader: Literal["self", "frozen", "average"] = "self"
+    """The policy itself (the paper), the policy before training, or a moving average of it."""
+    decay: float = 0.99
+    """Of the moving average."""
+    temperature: float = 1.0
+    max_tokens: int = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuizRewards:
+    """Weight of each reward; 0 leaves it out."""
+
+    points: float = 1.0
+    """One point a fact that the answer tells (the paper's figure: 0, 1, 2)."""
+    share: float = 0.0
+    """Share of the facts told: every category has the same range."""
+    all_facts: float = 0.0
+    """1 for an answer that tells every fact."""
+    denials: float = 0.0
+    """1 if the question about something absent is denied; asks one more question a drawing."""
+    text_judge: float = 0.0
+    """A language model's opinion of the answer (`judge.text_model`)."""
+    detector: float = 0.0
+    """Share of the prompt that a detector finds in the drawing (`judge.detector`); asks nobody."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuizJudge:
+    """What judges answers and drawings besides the facts."""
+
+    less_prior: bool = False
+    """Take off what the answer about a blank picture would earn."""
+    scale: Literal["raw", "group"] = "raw"
+    """Standardise each reward within its group before weighting."""
+    text_model: str = ""
+    """Language model (folder or hub name) that is asked whether an answer fits the true one."""
+    detector: str = ""
+    """Mask2Former (folder or hub name); empty in the embedded world = its exact checker."""
+    colours: str = ""
+    """CLIP that names the colours of what the detector found."""
+    custom: tuple[str, ...] = ()
+    """Rewards of your own, module:function or module:function=weight."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BothSidesSettings:
+    """The evaluation of drawing and answering; its judge of drawings is never a reward unless named."""
+
+    file: str = ""
+    """Quizzes as in `quizzes.file`; empty = a fixed set made by the grammar, kept out of training."""
+    per_category: int = 48
+    """Drawings a category, at least 4 a prompt; 0 = no evaluation. With a file: 4 a prompt."""
+    detector: str = ""
+    """Mask2Former (folder or hub name); empty in the embedded world = its exact checker."""
+    colours: str = ""
+    """CLIP that names colours."""
+    fixed: str = ""
+    """Pictures that are not the policy's own, in GenEval's folder, to be asked about; empty = scenes of the
+    embedded world, or none.
+    """
+    seed: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class SidesSettings:
+    """What drawing and answering weigh, and how their gradients meet."""
+
+    drawing: float = 1.0
+    answering: float = 1.0
+    balance: bool = False
+    """Scale the two gradients to the same norm before they are added."""
+    compare_every: int = 10
+    """Steps between measurements of both gradient norms and their cosine; costs one more backward pass."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LikelihoodSettings:
+    """Which log-probabilities of a drawing are pushed (docs/likelihoods.md)."""
+
+    orders: Literal["drawn", "some-rounds", "fresh-masks"] = "fresh-masks"
+    """Masked decoders: all rounds as drawn, some of them, or codes hidden anew (UniRL's training code)."""
+    number: int = 1
+    """Rounds kept, or ratios of hidden codes."""
+    guided: bool = False
+    """The law that drew the codes, guidance included; False = the model's own law, at half the cost."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RelaxationSettings:
+    """Straight-through codes that let the answer's loss reach the drawing side."""
+
+    temperature: float = 1.0
+    hard: bool = True
+    """One-hot codes with a soft gradient; False = the soft codes themselves."""
+    round: int = -1
+    """Masked decoders: the round whose unknown codes carry the gradient; negative counts from the end."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class UniConfig:
+    """What both UniRL recipes share."""
+
+    policy: str = ""
+    """Folder of a Show-o or Janus; empty = the embedded world's."""
+    world_model: WorldModel = "show-o"
+    """Which of the embedded world's models, if no policy is named."""
+    prompts: int = 8
+    """Prompts a step, over all ranks (the paper: one a GPU on eight)."""
+    group: int = 3
+    """Drawings a prompt."""
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """Frozen weights; trained ones are always float32."""
+    device: str = "auto"
+    gradient_checkpointing: bool = False
+    track: tuple[Literal["wandb", "tensorboard", "trackio"], ...] = ()
+    model: PolicySettings = field(default_factory=PolicySettings)
+    quizzes: QuizSettings = field(default_factory=QuizSettings)
+    draw: DrawSettings = field(default_factory=DrawSettings)
+    answer: AnswerSettings = field(default_factory=AnswerSettings)
+    rewards: QuizRewards = field(default_factory=QuizRewards)
+    judge: QuizJudge = field(default_factory=QuizJudge)
+    sides: SidesSettings = field(default_factory=SidesSettings)
+    both_sides: BothSidesSettings = field(default_factory=BothSidesSettings)
+    schedule: Annotated[Schedule, tyro.conf.arg(name="")] = field(
+        default_factory=lambda: Schedule(
+            steps=3000,
+            warmup_steps=0,
+            clip="norm",
+            save_every=100,
+            eval_every=100,
+            sample_every=100,
+            best_metric="both_sides/drawn",
+        )
+    )
+
+    def __post_init__(self) -> None:
+        if self.prompts < 1 or self.group < 1:
+            raise ValueError(f"prompts is {self.prompts}, group is {self.group}; use at least 1")
+        if self.answer.max_tokens < 2:
+            raise ValueError(
+                f"answer.max_tokens is {self.answer.max_tokens}; an answer has a word and an end"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class GrpoConfig(UniConfig):
+    """Draw, ask yourself about the drawing, reinforce what was answered right (UniRL, arXiv 2505.23380)."""
+
+    method: Literal["unirl", "grpo", "dr_grpo", "dapo", "gspo", "rloo"] = "unirl"
+    """UniRL's objective, or a relative by name; `updates`, `kl_weight` and clips below stay yours."""
+    kl_weight: float | None = None
+    """Of the divergence from the policy before training; None = the method's (UniRL: 0.2)."""
+    clip_low: float | None = None
+    clip_high: float | None = None
+    """Bounds of the ratio around 1; None = the method's (UniRL: none, its ratio is 1)."""
+    updates: int = 1
+    """Updates from one rollout; more than 1 needs a method with an old policy."""
+    likelihood: LikelihoodSettings = field(default_factory=LikelihoodSettings)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.group < 2:
+            raise ValueError(f"group is {self.group}; GRPO compares the drawings of a prompt, use at least 2")
+        if self.updates < 1:
+            raise ValueError(f"updates is {self.updates}; use at least 1")
+        if self.updates > 1 and self.method in ("unirl", "rloo"):
+            raise ValueError(
+                f"updates is {self.updates}, but method {self.method!r} has no old policy; use 1, or "
+                "grpo, dr_grpo, dapo or gspo"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SftConfig(UniConfig):
+    """Draw, and learn the prompt's true answer about the drawing (UniRL's SFT, arXiv 2505.23380)."""
+
+    end_to_end: bool = True
+    """The answer's loss reaches the drawing side through relaxed codes; False trains on own drawings."""
+    filter: Literal["none", "answer_correct", "best_of_group"] = "none"
+    """Which drawings are learned from: all (the paper), those answered right, or the best of each group."""
+    relaxation: RelaxationSettings = field(default_factory=RelaxationSettings)
+    likelihood: LikelihoodSettings = field(default_factory=LikelihoodSettings)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        samples = self.prompts * self.group
+        if self.end_to_end and self.schedule.micro_batch < samples:
+            raise ValueError(
+                f"relaxed drawings allow one backward pass: micro_batch is {self.schedule.micro_batch}, "
+                f"prompts x group is {samples}; raise micro_batch, or use --no-end-to-end"
+            )
+        if self.filter == "best_of_group" and self.group < 2:
+            raise ValueError(f"filter is 'best_of_group' and group is {self.group}; use at least 2")
+
+
+def _schedule(given: Schedule, **changes: Any) -> Schedule:
+    return replace(given, **changes)
+
+
+_BASE = UniConfig().schedule
+GRPO_SHOW_O = GrpoConfig(schedule=_schedule(_BASE, micro_batch=3))
+"""Show-o at 512 pixels, 8 GPUs with a group of 3 each."""
+GRPO_JANUS = GrpoConfig(
+    world_model="janus",
+    group=8,
+    likelihood=LikelihoodSettings(orders="drawn"),
+    kl_weight=0.04,
+    schedule=_schedule(_BASE, micro_batch=8),
+)
+"""Janus, 8 GPUs with a group of 8 each; its divergence weight is not known."""
+SFT_SHOW_O = SftConfig(schedule=_schedule(_BASE, micro_batch=24))
+SFT_JANUS = SftConfig(
+    world_model="janus",
+    group=8,
+    likelihood=LikelihoodSettings(orders="drawn"),
+    schedule=_schedule(_BASE, micro_batch=64),
+)
+_SHAPES_SCHEDULE = Schedule(
+    steps=100,
+    micro_batch=128,
+    learning_rate=3e-4,
+    warmup_steps=5,
+    clip="norm",
+    save_every=25,
+    eval_every=25,
+    sample_every=25,
+    best_metric="both_sides/drawn",
+)
+GRPO_SHAPES = GrpoConfig(
+    prompts=16,
+    group=8,
+    dtype="float32",
+    model=PolicySettings(trained="lora"),
+    answer=AnswerSettings(max_tokens=12),
+    rewards=QuizRewards(points=0.0, share=1.0),
+    likelihood=LikelihoodSettings(orders="some-rounds", number=4, guided=True),
+    kl_weight=0.0,
+    schedule=_SHAPES_SCHEDULE,
+)
+"""The tiny Show-o; learning rate and groups fit its size."""
+GRPO_SHAPES_JANUS = replace(
+    GRPO_SHAPES, world_model="janus", likelihood=LikelihoodSettings(orders="drawn", guided=True)
+)
+SFT_SHAPES = SftConfig(
+    prompts=16,
+    group=8,
+    dtype="float32",
+    model=PolicySettings(trained="lora"),
+    answer=AnswerSettings(max_tokens=12),
+    rewards=QuizRewards(points=0.0, share=1.0),
+    schedule=_SHAPES_SCHEDULE,
+)
+SFT_SHAPES_JANUS = replace(SFT_SHAPES, world_model="janus", likelihood=LikelihoodSettings(orders="drawn"))
+
+
+def folder_of(name: str) -> Path | None:
+    """A folder that may be left out."""
+    return Path(name) if name else None

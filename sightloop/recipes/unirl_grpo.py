@@ -1,0 +1,102 @@
+"""UniRL by GRPO: draw, ask yourself about the drawing, reinforce what was answered right (arXiv 2505.23380).
+
+Differences from the paper, and readings where it leaves a choice (option, preset):
+
+1. The reward is one point a fact that the answer tells, after the paper's figure (`rewards.points`); the
+   formula of each category, and whether a language model judges, are not known.
+2. Quizzes are made by a grammar of six categories with several questions each (`quizzes`); the paper's
+   prompts are not published, and its one question a category invites learning the question.
+3. Prompts of the evaluation never come in training, also not in other words (`quizzes.excluded`).
+4. No old policy (`method` "unirl"): the ratio is 1, one update a rollout. Relatives with real ratios and
+   clipping are named methods.
+5. Advantages are divided by the group's standard deviation; drawing and answering weigh the same
+   (`sides`), each a mean over its own tokens. The paper's weights are not known.
+6. The divergence is k3 a token under the law that is trained, weight 0.2, the figure in the name of the
+   published Show-o run (`kl_weight`); for Janus it is not known, and 0.04 is ours.
+7. A Show-o drawing is scored with its codes hidden anew at one ratio shared by the group, as a changed line
+   of the published code suggests (`likelihood.orders` "fresh-masks", `likelihood.number` 1), without guidance
+   (`likelihood.guided`). What that costs is measured in docs/likelihoods.md; the exact rounds are an option.
+8. Rollouts are drawn as the model's authors draw (`draw`); guidance and rounds in training are not known.
+9. Adam without weight decay; the paper's evaluation code has AdamW with 0.01.
+10. Groups are 3 drawings for Show-o and 8 for Janus, one prompt a GPU on 8 GPUs (`prompts` 8), 3000 steps;
+    the published run is named "bs6", which we cannot explain.
+11. All weights of the language model learn (`model.trained`); adapters are an option.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from sightloop.algorithms.grpo import GRPO, named
+from sightloop.recipes.unirl import (
+    AnyImagePolicy,
+    Wired,
+    collector_of,
+    drawing_law,
+    experiment_of,
+    grader_of,
+    load_policy,
+    reference_of,
+    sides_of,
+)
+from sightloop.recipes.unirl_config import GrpoConfig
+from sightloop.recipes.unirl_judges import judges_of
+from sightloop.training import distributed
+from sightloop.training.loop import Experiment
+from sightloop.types import Sampling
+
+DEFAULT_KL = 0.2
+
+
+def build(config: GrpoConfig, run_folder: Path) -> Experiment:
+    """Load the networks of a run and wire them up.
+
+    Raises:
+        ValueError: a setting that cannot work, with the value and the fix.
+    """
+    judges = judges_of(config)
+    torch.manual_seed(config.schedule.seed)
+    policy = load_policy(config, distributed.device(config.device))
+    law = drawing_law(config, policy)
+    grader, kept = grader_of(config, policy)
+    if config.answer.grader != "self" and config.sides.answering > 0:
+        raise ValueError(
+            f"answer.grader is {config.answer.grader!r}: its answers are not the policy's own, so they "
+            "cannot be reinforced; use --sides.answering 0"
+        )
+    wired = Wired(
+        policy=policy,
+        collect=collector_of(config, judges, law=law, grader=grader, second_turn="answer"),
+        algorithm=algorithm_of(config, policy, law),
+        kept=kept,
+        updates=config.updates,
+    )
+    return experiment_of(config, run_folder, wired)
+
+
+def algorithm_of(config: GrpoConfig, policy: AnyImagePolicy, law: Sampling) -> GRPO:
+    """The method by name, with what the configuration changes."""
+    sides = sides_of(config, config.likelihood, law=law, policy=policy)
+    if config.method == "dr_grpo":
+        drawing = replace(sides.drawing, max_length=policy.num_image_tokens if sides.drawing.weight else None)
+        answers = config.answer.max_tokens if sides.answering.weight else None
+        sides = replace(
+            sides, share="length", drawing=drawing, answering=replace(sides.answering, max_length=answers)
+        )
+    plain = GRPO(
+        kl_weight=0.0,
+        sides=sides,
+        score_batch=config.schedule.micro_batch,
+        reduce=distributed.sum_over_ranks,
+        gather=distributed.gather,
+    )
+    found = named(config.method, plain)
+    usual = 0.0 if config.method in ("dr_grpo", "dapo") else DEFAULT_KL
+    weight = usual if config.kl_weight is None else config.kl_weight
+    if weight > 0:
+        found = replace(found, kl_weight=weight, reference=reference_of(policy))
+    clips = {"clip_low": config.clip_low, "clip_high": config.clip_high}
+    return replace(found, **{name: value for name, value in clips.items() if value is not None})

@@ -1,0 +1,76 @@
+"""What judges answers and drawings in the UniRL recipes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from sightloop.data.quizzes import Quiz
+from sightloop.recipes.picture_checks import open_check
+from sightloop.recipes.unirl_config import UniConfig
+from sightloop.recipes.unirl_quizzes import in_world
+from sightloop.rewards.answers import Denials, FactReward, LessPrior, all_facts, points, share
+from sightloop.rewards.combine import Judge, combine
+from sightloop.rewards.custom import load_rewards
+from sightloop.types import Images, Reward
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judges:
+    """What judges a rollout."""
+
+    answers: dict[str, Reward]
+    weights: dict[str, float]
+    judge: Judge | None
+    picture: Callable[[Images, Sequence[Quiz]], Tensor] | None
+
+
+def judges_of(config: UniConfig) -> Judges:
+    """The rewards that have a weight; facts told are always measured where answers are judged.
+
+    Raises:
+        ValueError: no reward has a weight, or one lacks the model it needs.
+    """
+    rewards, weights = named_rewards(config)
+    picture = None
+    if config.rewards.detector:
+        check = open_check(
+            config.judge.detector, config.judge.colours, in_world=in_world(config), device=config.device
+        )
+        if check is None:
+            raise ValueError("rewards.detector has a weight and judge.detector is empty; name a Mask2Former")
+        picture = check.share
+    if not any(weights.values()) and picture is None:
+        raise ValueError("every reward weight is 0; give at least one a weight")
+    judge = combine(rewards, weights, scale=config.judge.scale) if rewards else None
+    return Judges(answers=rewards, weights=weights, judge=judge, picture=picture)
+
+
+def named_rewards(config: UniConfig) -> tuple[dict[str, Reward], dict[str, float]]:
+    """Rewards of answers by name and their weights; `all_facts` is measured even with weight 0."""
+    given = config.rewards
+    grades = {"points": points, "share": share, "all_facts": all_facts}
+    rewards: dict[str, Reward] = {}
+    for name, grade in grades.items():
+        if getattr(given, name):
+            reward: Reward = FactReward(grade=grade)
+            rewards[name] = LessPrior(reward=reward) if config.judge.less_prior else reward
+    if given.denials:
+        rewards["denials"] = Denials()
+    weights = {name: float(getattr(given, name)) for name in rewards}
+    own, own_weights = load_rewards(config.judge.custom, taken=(*grades, "denials", "picture"))
+    rewards, weights = rewards | own, weights | own_weights
+    if asks_anyone(config):
+        # Supervised training filters by it, and the log tells how many answers are wholly right.
+        rewards.setdefault("all_facts", FactReward(grade=all_facts))
+        weights.setdefault("all_facts", 0.0)
+    return rewards, weights
+
+
+def asks_anyone(config: UniConfig) -> bool:
+    """Whether questions are asked: answers are judged or learned."""
+    given = config.rewards
+    judged = (given.points, given.share, given.all_facts, given.denials, *config.judge.custom)
+    return any(judged) or config.sides.answering > 0

@@ -1,0 +1,156 @@
+"""Quizzes of the UniRL recipes: those of training, and the fixed ones of the evaluation with pictures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sightloop.data.decode import BrokenImageError, Decoding, decode
+from sightloop.data.quiz_stream import GrammarQuizzes, ListedQuizzes, QuizSource, QuizStream
+from sightloop.data.quizzes import (
+    CATEGORIES,
+    Category,
+    Quiz,
+    excludes,
+    normalized_prompt,
+    quiz_of_metadata,
+    read_prompts,
+    user_quizzes,
+)
+from sightloop.data.vocabulary import REAL, Vocabulary
+from sightloop.recipes.both_sides import Ask, FixedPictures
+from sightloop.recipes.unirl_config import BothSidesSettings, UniConfig
+from sightloop.shapes.quizzes import SHAPES_VOCABULARY
+from sightloop.shapes.unified_gates import held_out_scenes, pictures_of
+from sightloop.training import distributed
+from sightloop.types import Images
+
+PER_PROMPT = 4
+"""Drawings of a prompt in the evaluation, at least."""
+_SPARE = 3
+"""A category whose quizzes are this many times the test's keeps the test out of training."""
+_TRIES = 2000
+_FIXED_SIDE = 384
+"""Pixels along the side of fixed pictures; policies bring them to their own size."""
+
+
+def vocabulary_of(config: UniConfig) -> Vocabulary:
+    """The words of quizzes: the embedded world's for its own models, else the real ones."""
+    chosen = config.quizzes.vocabulary
+    in_world = not config.policy if chosen == "auto" else chosen == "shapes"
+    return SHAPES_VOCABULARY if in_world else REAL
+
+
+def in_world(config: UniConfig) -> bool:
+    """Whether pictures are those of the embedded world, whose checker is exact."""
+    return vocabulary_of(config) is SHAPES_VOCABULARY
+
+
+def quiz_stream(config: UniConfig, asks: Sequence[Ask]) -> QuizStream:
+    """The training quizzes; prompts of the evaluation and of `quizzes.excluded` never come.
+
+    Raises:
+        ValueError: a file with a broken line, or prompts that cannot be split over the ranks.
+    """
+    settings, vocabulary, seed = config.quizzes, vocabulary_of(config), config.schedule.seed
+    held = [] if not settings.excluded else read_prompts(Path(settings.excluded))
+    if not settings.file:
+        held += kept_out(asks, vocabulary)
+    is_held = excludes(held, vocabulary) if held else None
+    source: QuizSource
+    if settings.file:
+        listed = user_quizzes(Path(settings.file), vocabulary)
+        left = [quiz for quiz in listed if is_held is None or not is_held(quiz)]
+        if not left:
+            raise ValueError(f"{settings.file} holds only excluded prompts; give others")
+        source = ListedQuizzes(left, seed=seed)
+    else:
+        weights = {name: getattr(settings, name) for name in CATEGORIES}
+        source = GrammarQuizzes(vocabulary, seed=seed, weights=weights, excluded=is_held)
+    rank, ranks = distributed.rank(), distributed.num_ranks()
+    return QuizStream(source, batch_size=config.prompts, seed=seed, rank=rank, num_ranks=ranks)
+
+
+def fixed_asks(settings: BothSidesSettings, vocabulary: Vocabulary) -> list[Ask]:
+    """The fixed quizzes of the evaluation and which of their drawings each row is."""
+    if settings.file:
+        quizzes = user_quizzes(Path(settings.file), vocabulary)
+        return [Ask(quiz=quiz, number=number) for quiz in quizzes for number in range(PER_PROMPT)]
+    asks: list[Ask] = []
+    for category in CATEGORIES:
+        wanted = max(1, settings.per_category // PER_PROMPT)
+        quizzes = list(_distinct(category, vocabulary, seed=settings.seed).values())[:wanted]
+        each, rest = divmod(settings.per_category, len(quizzes))
+        for place, quiz in enumerate(quizzes):
+            asks += [Ask(quiz=quiz, number=number) for number in range(each + (place < rest))]
+    return asks
+
+
+def kept_out(asks: Sequence[Ask], vocabulary: Vocabulary) -> list[str]:
+    """Prompts of the evaluation that training leaves out: of every category that has enough others."""
+    found: list[str] = []
+    for category in CATEGORIES:
+        mine = {ask.quiz.prompt for ask in asks if ask.quiz.category == category}
+        meanings = {normalized_prompt(prompt, vocabulary) for prompt in mine}
+        every = {normalized_prompt(p, vocabulary) for p in _distinct(category, vocabulary, seed=0)}
+        if len(every) >= _SPARE * len(meanings):
+            found += sorted(mine)
+    return found
+
+
+def _distinct(category: Category, vocabulary: Vocabulary, *, seed: int) -> dict[str, Quiz]:
+    source = GrammarQuizzes(vocabulary, seed=seed, weights={category: 1.0})
+    found: dict[str, Quiz] = {}
+    for index in range(_TRIES):
+        quiz = source.quiz(index)
+        found.setdefault(quiz.prompt, quiz)
+    return found
+
+
+def asks_of(config: UniConfig) -> list[Ask]:
+    """The quizzes of the configuration's evaluation."""
+    if not config.both_sides.per_category:
+        return []
+    return fixed_asks(config.both_sides, vocabulary_of(config))
+
+
+def fixed_pictures(config: UniConfig, asks: Sequence[Ask]) -> FixedPictures | None:
+    """Pictures that are not the policy's own, with questions whose answers are known."""
+    settings = config.both_sides
+    if settings.fixed:
+        return read_fixed(Path(settings.fixed), vocabulary_of(config))
+    if not in_world(config):
+        return None
+    quizzes = [ask.quiz for ask in asks]
+    scenes = held_out_scenes(quizzes, seed=settings.seed)
+    return FixedPictures(images=pictures_of(scenes, seed=settings.seed), quizzes=quizzes)
+
+
+def read_fixed(folder: Path, vocabulary: Vocabulary, size: int = _FIXED_SIDE) -> FixedPictures:
+    """Pictures in GenEval's folder that show what their metadata says; each is asked about.
+
+    Raises:
+        ValueError: there are none, or metadata or a picture cannot be read; it is named.
+    """
+    files = sorted(folder.glob("[0-9]*/metadata.jsonl"))
+    if not files:
+        raise ValueError(f"{folder} holds no 00000/metadata.jsonl; give pictures in GenEval's folder")
+    pixels: list[Tensor] = []
+    quizzes: list[Quiz] = []
+    for file in files:
+        try:
+            quiz = quiz_of_metadata(json.loads(file.read_text(encoding="utf-8")), vocabulary)
+        except ValueError as error:
+            raise ValueError(f"{file}: {error}") from error
+        for picture in sorted((file.parent / "samples").glob("*.png")):
+            try:
+                found = decode(picture.read_bytes(), Decoding(size=size, fit="squash"))
+                pixels.append(torch.from_numpy(found).permute(2, 0, 1))
+            except BrokenImageError as error:
+                raise ValueError(f"{picture}: {error}") from error
+            quizzes.append(quiz)
+    return FixedPictures(images=Images(pixels=torch.stack(pixels)), quizzes=quizzes)

@@ -1,0 +1,66 @@
+"""UniRL by supervised training: the prompt's true answer is the label of the model's own drawing
+(arXiv 2505.23380).
+
+Differences from the paper, and readings where it leaves a choice (option, preset):
+
+1. End to end (`end_to_end`), codes are straight-through Gumbel-softmax: one-hot forward, soft backward, at
+   temperature 1 (`relaxation`). The paper's temperature, and which round of a masked decoder carries the
+   gradient, are not known; the last round is the preset.
+2. The relaxed drawing is made under the law that draws, guidance included.
+3. Every drawing is labelled with the prompt's answer, right or wrong (`filter` "none", the paper's figure).
+   That teaches the seeing side to tell what was asked for instead of what it sees; "answer_correct" and
+   "best_of_group" keep such drawings out.
+4. Not end to end, the model's own drawings are trained on beside the answers (`sides.drawing`), scored with
+   codes hidden anew (`likelihood`); the paper's formula for this case is not known.
+5. Only the answer's tokens are labels, not the question's; the published code labels both.
+6. A batch is one optimizer step, and a relaxed batch one backward pass: `micro_batch` is at least prompts x
+   group.
+7. Quizzes, optimizer and trained weights as in `unirl_grpo`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from sightloop.algorithms.sft import SFT
+from sightloop.recipes.unirl import (
+    Wired,
+    collector_of,
+    drawing_law,
+    experiment_of,
+    grader_of,
+    load_policy,
+    sides_of,
+)
+from sightloop.recipes.unirl_config import SftConfig
+from sightloop.recipes.unirl_judges import judges_of
+from sightloop.training import distributed
+from sightloop.training.loop import Experiment
+
+
+def build(config: SftConfig, run_folder: Path) -> Experiment:
+    """Load the networks of a run and wire them up.
+
+    Raises:
+        ValueError: a setting that cannot work, with the value and the fix.
+    """
+    judges = judges_of(config)
+    torch.manual_seed(config.schedule.seed)
+    policy = load_policy(config, distributed.device(config.device))
+    law = drawing_law(config, policy, config.relaxation if config.end_to_end else None)
+    grader, kept = grader_of(config, policy)
+    algorithm = SFT(
+        sides=sides_of(config, config.likelihood, law=law, policy=policy),
+        filter=config.filter,
+        reduce=distributed.sum_over_ranks,
+        gather=distributed.gather,
+    )
+    wired = Wired(
+        policy=policy,
+        collect=collector_of(config, judges, law=law, grader=grader, second_turn="truth"),
+        algorithm=algorithm,
+        kept=kept,
+    )
+    return experiment_of(config, run_folder, wired)
