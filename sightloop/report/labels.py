@@ -21,6 +21,11 @@ class Label:
 _UP, _DOWN = 1, -1
 _TRAINING = {
     "reward/total": Label(text="total reward", meaning="what the policy is trained to raise"),
+    "reward/points": Label(text="points", meaning="facts told in an answer"),
+    "reward/share": Label(text="share of facts", meaning="told in an answer"),
+    "reward/all_facts": Label(text="all facts", meaning="share of answers that tell every fact"),
+    "reward/denials": Label(text="denials", meaning="share of traps that were seen through"),
+    "reward/picture": Label(text="picture", meaning="what the check says about the drawing alone"),
     "tokens/length": Label(text="tokens per caption"),
     "tokens/ended": Label(
         text="captions that end", better=_UP, meaning="share that drew their end token in time"
@@ -97,6 +102,7 @@ _MAIN = {
     "only_answered": Label(text="answered right, drawn wrong", better=_DOWN),
     "gap": Label(text="answered right minus drawn right"),
     "cider_d": Label(text="CIDEr-D", better=_UP),
+    "rouge_l": Label(text="ROUGE-L", better=_UP),
     "bleu_4": Label(text="BLEU-4", better=_UP),
     "clip_score": Label(
         text="CLIPScore", better=_UP, meaning="2.5 x cosine of caption and picture, 0 where negative"

@@ -117,8 +117,8 @@ def _categories(drawings: Drawings) -> Markup:
     table = element("table", element("thead", *heading), element("tbody", *body), class_="figures categories")
     note = element(
         "p",
-        "Intervals: 95%, paired bootstrap over prompts. A category has few of them: read its row with its "
-        "interval.",
+        f"Intervals: paired bootstrap over prompts. With fewer than {_FEW_PROMPTS} of them no change is "
+        "called clear, whatever its interval.",
         class_="note",
     )
     scroll = element("div", table, class_="scroll", tabindex="0", role="region", aria_label="By category")
