@@ -161,10 +161,7 @@ class Turn:
 
 @dataclass(frozen=True, kw_only=True)
 class TokenScores:
-    """What the current weights say about given tokens; 0 where the mask is False.
-
-    `log_probs` carries the gradient; `entropy` (nats) is for the log.
-    """
+    """What the weights say of given tokens; 0 where masked. `log_probs` has the gradient; nats."""
 
     log_probs: Float[Tensor, "B T"]
     entropy: Float[Tensor, "B T"]
@@ -222,6 +219,10 @@ class ImagePolicy(Policy, Protocol):
 
     def image_tokens(self, images: Images) -> Tokens:
         """Image tokens of pictures; all count."""
+        ...
+
+    def shown(self, tokens: Tokens) -> Images | Tokens:
+        """What questions about drawn codes read: the codes, or pictures with features of frozen towers."""
         ...
 
     def trained_part(self) -> nn.Module:

@@ -185,6 +185,10 @@ class Janus(nn.Module):
         seen, places = self.pictures.see(images)
         return replace(images, features={**images.features, self.pictures.key: seen[places]})
 
+    def shown(self, tokens: Tokens) -> Images:
+        """Pictures of image tokens with what the tower sees: decoded once for all passes."""
+        return self.look(self.pixels(tokens))
+
     def pixels(self, tokens: Tokens) -> Images:
         """Pictures of image tokens, rounded as the official code rounds them."""
         return Images(pixels=self.pictures.pixels(tokens))

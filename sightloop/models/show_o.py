@@ -287,6 +287,10 @@ class ShowO(nn.Module):
         """The same pictures with what the frozen tower sees, where there is one."""
         return images if self.vision is None else self.vision.look(images)
 
+    def shown(self, tokens: Tokens) -> Images | Tokens:
+        """The codes themselves, or their pictures with what the frozen tower sees."""
+        return tokens if self.vision is None else self.look(self.pixels(tokens))
+
     def _pictures(self, images: Images | Tokens) -> Pictures:
         if isinstance(images, Tokens) and images.one_hot is not None:
             # Rows that carry a gradient keep their own.

@@ -141,13 +141,17 @@ class QuizCollector:
             codes = policy.sample(prompt, self.drawing)
         group = torch.tensor([index for index in batch.indices for _ in range(self.per_prompt)])
         with torch.no_grad():
-            drawn = Drawn(quizzes=quizzes, seeds=seeds, codes=codes, group=group)
+            plain = replace(codes, one_hot=None, log_probs=None)
+            shown = plain if self.answering is None else policy.shown(plain)
+            drawn = Drawn(quizzes=quizzes, seeds=seeds, codes=codes, shown=shown, group=group)
             return self._judged(policy, grader, Turn(prompt=prompt, tokens=codes), drawn)
 
     def _judged(self, policy: ImagePolicy, grader: Policy, drawing: Turn, drawn: Drawn) -> Rollout:
         plain = replace(drawn.codes, one_hot=None)
         pixels = self.show or self.picture_judge is not None or self.answering is None
-        images = policy.pixels(plain) if pixels else None
+        images = None
+        if pixels:
+            images = drawn.shown if isinstance(drawn.shown, Images) else policy.pixels(plain)
         outcome = Outcome(
             tokens=plain,
             pieces=[[] for _ in drawn.quizzes],
@@ -162,7 +166,10 @@ class QuizCollector:
         if self.answering is not None:
             outcome = self._asked(policy, grader, outcome, drawn)
         rewards, parts = self._rewards(outcome, images, drawn)
-        turns, rewards, pieces = self._turns(policy, grader, drawing, outcome, rewards)
+        # Codes with a gradient keep it on their way to the answer.
+        seen = drawn.shown if drawn.codes.one_hot is None else drawn.codes
+        asking = Prompt(texts=outcome.questions, images=seen)
+        turns, rewards, pieces = self._turns(policy, grader, (drawing, asking), outcome, rewards)
         return Rollout(
             turns=turns,
             rewards=rewards,
@@ -177,14 +184,14 @@ class QuizCollector:
 
     def _asked(self, policy: ImagePolicy, grader: Policy, outcome: Outcome, drawn: Drawn) -> Outcome:
         assert self.answering is not None
-        codes = replace(drawn.codes, one_hot=None, log_probs=None)
+        shown, codes = drawn.shown, drawn.codes
         others: dict[str, Outcome] = {}
         if self.trap is not None:
             traps = [
                 self.trap(quiz.facts, seed) for quiz, seed in zip(drawn.quizzes, drawn.seeds, strict=True)
             ]
             asked = replace(outcome, questions=[t[0] for t in traps], facts=[(t[1],) for t in traps])
-            others["trap"] = _answered(grader, asked, codes, self.answering, drawn.seeds_for(_TRAP))
+            others["trap"] = _answered(grader, asked, shown, self.answering, drawn.seeds_for(_TRAP))
         if self.blank:
             pictures = torch.full_like(policy.pixels(codes.rows(torch.tensor([0]))).pixels, _GREY)
             grey = policy.image_tokens(Images(pixels=pictures)).rows(
@@ -192,7 +199,7 @@ class QuizCollector:
             )
             greedy = replace(self.answering, temperature=0.0)
             others["blank"] = _answered(grader, outcome, grey, greedy, drawn.seeds_for(_BLANK))
-        answered = _answered(grader, outcome, codes, self.answering, drawn.seeds_for(_ASK))
+        answered = _answered(grader, outcome, shown, self.answering, drawn.seeds_for(_ASK))
         return replace(answered, others=others)
 
     def _rewards(
@@ -214,8 +221,14 @@ class QuizCollector:
         return rewards, parts
 
     def _turns(
-        self, policy: ImagePolicy, grader: Policy, drawing: Turn, outcome: Outcome, rewards: Tensor
+        self,
+        policy: ImagePolicy,
+        grader: Policy,
+        prompts: tuple[Turn, Prompt],
+        outcome: Outcome,
+        rewards: Tensor,
     ) -> tuple[tuple[Turn, ...], Tensor, list[list[str]]]:
+        drawing, asking = prompts
         if self.second_turn == "answer" and self.answering is None:
             return (drawing,), rewards, outcome.pieces
         tokens, pieces = outcome.tokens, outcome.pieces
@@ -225,7 +238,6 @@ class QuizCollector:
             rewards = _on_last(rewards.sum(1), tokens)
         elif grader is not policy:
             tokens = replace(tokens, log_probs=None)
-        asking = Prompt(texts=outcome.questions, images=drawing.tokens)
         return (drawing, Turn(prompt=asking, tokens=tokens)), rewards, pieces
 
 
@@ -236,6 +248,8 @@ class Drawn:
     quizzes: list[Quiz]
     seeds: list[int]
     codes: Tokens
+    shown: Images | Tokens
+    """What questions about them read."""
     group: Tensor
 
     def seeds_for(self, purpose: int) -> list[int]:
@@ -243,8 +257,10 @@ class Drawn:
         return [(seed ^ (purpose * _SEED_STRIDE)) % 2**63 for seed in self.seeds]
 
 
-def _answered(grader: Policy, asked: Outcome, codes: Tokens, law: Sampling, seeds: list[int]) -> Outcome:
-    tokens = grader.sample(Prompt(texts=asked.questions, images=codes, seeds=seeds), law)
+def _answered(
+    grader: Policy, asked: Outcome, shown: Images | Tokens, law: Sampling, seeds: list[int]
+) -> Outcome:
+    tokens = grader.sample(Prompt(texts=asked.questions, images=shown, seeds=seeds), law)
     pieces = grader.decode(tokens)
     spelled = torch.tensor([len(row) for row in pieces], device=tokens.mask.device)
     # The end token counts and has no text.
@@ -278,14 +294,24 @@ def join_rollouts(parts: list[Rollout]) -> Rollout:
 
 def _join_turns(turns: list[Turn]) -> Turn:
     prompts = [turn.prompt for turn in turns]
-    seen = [prompt.images for prompt in prompts if isinstance(prompt.images, Tokens)]
     prompt = replace(
         prompts[0],
         texts=[text for prompt in prompts for text in prompt.texts],
-        images=_join_tokens(seen) if seen else None,
+        images=_join_pictures([prompt.images for prompt in prompts]),
         seeds=[seed for p in prompts for seed in p.seeds or []] if prompts[0].seeds is not None else None,
     )
     return Turn(prompt=prompt, tokens=_join_tokens([turn.tokens for turn in turns]))
+
+
+def _join_pictures(parts: Sequence[Images | Tokens | None]) -> Images | Tokens | None:
+    codes = [part for part in parts if isinstance(part, Tokens)]
+    seen = [part for part in parts if isinstance(part, Images)]
+    if codes:
+        return _join_tokens(codes)
+    if not seen:
+        return None
+    features = {key: torch.cat([part.features[key] for part in seen]) for key in seen[0].features}
+    return Images(pixels=torch.cat([part.pixels for part in seen]), features=features)
 
 
 def _join_tokens(parts: list[Tokens]) -> Tokens:

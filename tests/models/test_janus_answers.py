@@ -68,6 +68,23 @@ def test_answers_are_scored_as_transformers_reads_them(janus: Janus, shape: tupl
             same(scores.log_probs[row, : len(answer)], expected)
 
 
+def test_a_drawing_that_was_shown_is_read_like_its_codes_and_not_decoded_again(janus: Janus) -> None:
+    ids = torch.arange(2 * NUM_TOKENS).view(2, NUM_TOKENS)
+    codes = Tokens(ids=ids, mask=torch.ones_like(ids, dtype=torch.bool))
+    shown = janus.shown(codes)
+    assert torch.equal(shown.pixels, janus.pixels(codes).pixels)
+    said = janus.encode(["red blue", "blue"])
+    turns = [
+        Turn(prompt=Prompt(texts=["what is this?"] * 2, images=images), tokens=said)
+        for images in (codes, shown)
+    ]
+    same(janus.score(turns[0]).log_probs, janus.score(turns[1]).log_probs)
+    # Other pixels beside the same features: whatever looks again would read something else.
+    stale = replace(shown, pixels=255 - shown.pixels)
+    again = replace(turns[1], prompt=replace(turns[1].prompt, images=stale))
+    assert torch.equal(janus.score(turns[1]).log_probs, janus.score(again).log_probs)
+
+
 @pytest.mark.parametrize("changes", [{}, {"temperature": 0.7, "top_k": 4}])
 def test_recorded_log_probabilities_are_scored_ones(janus: Janus, changes: dict[str, Any]) -> None:
     tokens = janus.sample(asking(), law(**changes))

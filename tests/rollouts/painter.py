@@ -108,6 +108,10 @@ class Painter(nn.Module):
         ids = torch.where((flat == 127).all(-1), BLANK, flat.int().argmax(-1)).long()
         return Tokens(ids=ids, mask=torch.ones_like(ids, dtype=torch.bool))
 
+    def shown(self, tokens: Tokens) -> Tokens:
+        """It reads its codes."""
+        return tokens
+
     def trained_part(self) -> nn.Module:
         """All of it."""
         return self
