@@ -10,13 +10,15 @@ from sightloop.report.run import RunRecords, read_picture
 
 
 def spread(items: Sequence[int], limit: int) -> list[int]:
-    """At most `limit` items, evenly spaced, the first and the last among them.
+    """At most `limit` items, evenly spaced, the first and the last among them; of one, the last.
 
     >>> spread([0, 1, 2, 3, 4, 5, 6], limit=3)
     [0, 3, 6]
     """
     if len(items) <= limit:
         return list(items)
+    if limit == 1:
+        return [items[-1]]
     return [items[round(index * (len(items) - 1) / (limit - 1))] for index in range(limit)]
 
 

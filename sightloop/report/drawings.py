@@ -57,6 +57,8 @@ def drawings_before_and_after(run: RunRecords, drawings: Drawings) -> Markup:
     rows = {kind: _rows(drawings, kind) for kind in KINDS}
     picked = {kind: _chosen(run, drawings, members) for kind, members in rows.items()}
     parts = [element("p", _intro(drawings, rows), *_legend(drawings), class_="note")]
+    shown = [row for members in picked.values() for row in members]
+    wide = " wide" if _has_large_picture(run, drawings.first, shown) else ""
     for kind, title in KINDS.items():
         if not rows[kind]:
             continue
@@ -64,7 +66,7 @@ def drawings_before_and_after(run: RunRecords, drawings: Drawings) -> Markup:
             title = "Drawn right" if kind[0] else "Drawn wrong"
         cards = [_card(run, drawings, row) for row in picked[kind]]
         count = element("span", f"{len(cards)} of {len(rows[kind]):,}", class_="count")
-        parts += [element("h3", title, " ", count), element("div", *cards, class_="cards drawings")]
+        parts += [element("h3", title, " ", count), element("div", *cards, class_=f"cards drawings{wide}")]
     return together(parts)
 
 
@@ -109,6 +111,11 @@ def _chosen(run: RunRecords, drawings: Drawings, rows: Sequence[int]) -> list[in
 
 def _has_picture(run: RunRecords, record: EvaluationRecord, row: int) -> bool:
     return (run.path / record.samples[row].get("image", "")).is_file()
+
+
+def _has_large_picture(run: RunRecords, record: EvaluationRecord, rows: Sequence[int]) -> bool:
+    pictures = (read_picture(run.path, _image(record, row)) for row in rows)
+    return any(picture is not None and not picture.is_tiny for picture in pictures)
 
 
 def _intro(drawings: Drawings, rows: dict[tuple[bool, bool], list[int]]) -> str:

@@ -15,6 +15,8 @@ from sightloop.report.tokens import coloured, credit_limit, legend, token_table,
 
 MAX_GALLERIES = 8
 MAX_GALLERY_SAMPLES = 12
+MAX_PICTURES = 96
+"""Pictures of all galleries together, so that the page stays small."""
 _NOTE = (
     "Captions as they were sampled for training. Colour is the credit a token received (its advantage): "
     "what the update made more or less likely. Hover a word for its numbers, or open the table below a "
@@ -36,7 +38,8 @@ def gallery(run: RunRecords) -> Markup:
 
 def _stack(run: RunRecords, found: dict[int, list[GallerySample]], note: str, shown: Shown) -> Markup:
     """One step above the other, with the scale of colours that all of them share."""
-    steps = spread(list(found), MAX_GALLERIES)
+    largest = max(len(samples) for samples in found.values())
+    steps = spread(list(found), max(1, min(MAX_GALLERIES, MAX_PICTURES // largest)))
     limit = credit_limit([sample for step in steps for sample in found[step]])
     sections = [
         element(

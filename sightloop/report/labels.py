@@ -230,6 +230,8 @@ def rank_of(metric: str) -> tuple[int, int, str]:
     order = [*_MAIN, *_FURTHER]
     if name in order:
         return (3 if name in _FURTHER else 2), order.index(name), metric
+    if (prefix := _category_prefix(name)) is not None:
+        return 4, len(order) + list(_BY_CATEGORY).index(prefix), metric
     return (4 if is_further(metric) else 2), len(order), metric
 
 

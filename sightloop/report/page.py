@@ -190,7 +190,8 @@ def _evaluation(run: RunRecords) -> Markup:
     if pairs:
         notes.append(
             f"Change: the compared step minus the start, with the 95% interval of a paired bootstrap over "
-            f"{pairs:,} samples; “unclear” means that the interval holds zero."
+            f"{pairs:,} samples{', those of one prompt together' * run.draws}; “unclear” means that the "
+            "interval holds zero."
         )
     if later != first and any(not change.has_interval for change in found):
         notes.append("No interval: the figure is no mean over samples that both evaluations share.")

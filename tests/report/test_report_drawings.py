@@ -335,11 +335,27 @@ def test_a_drawing_alone_has_no_words(tmp_path: Path) -> None:
     assert "Tokens per drawing" in section(folder, "curves")
 
 
-def test_large_pictures_are_shown_smoothly(tmp_path: Path) -> None:
+def test_large_pictures_are_shown_smoothly_and_wider(tmp_path: Path) -> None:
+    for side, kind, cards in (
+        (200, "picture", "cards drawings wide"),
+        (32, "picture tiny", "cards drawings"),
+    ):
+        samples = [drawing("a", True, image="images/drawn.png")]
+        folder = two_evaluations(tmp_path / str(side), samples, samples)
+        image = picture(folder, "drawn", side=side)
+        show(folder, 10, [group_sample(0.0, image=image)])
+        page = report(folder)
+        assert [image["class"] for image in page.all("img")] == [kind] * 3
+        assert [attributes["class"] for attributes in page.all("div", "drawings")] == [cards]
+
+
+def test_as_many_galleries_travel_as_the_page_can_carry(tmp_path: Path) -> None:
     folder = begin(tmp_path / "run")
-    show(folder, 10, [group_sample(0.0, image=picture(folder, "large", side=200))])
-    (image,) = report(folder).all("img")
-    assert image["class"] == "picture"
+    for step in range(1, 9):
+        show(folder, step, [group_sample(float(member), group=1) for member in range(16)])
+    page = report(folder)
+    assert len(page.all("details", "step")) == 6
+    assert "2 of 8 galleries are left out" in page.text
 
 
 @pytest.mark.parametrize("steps", [0, 7])

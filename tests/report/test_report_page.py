@@ -146,6 +146,7 @@ def test_one_outlier_does_not_dim_the_colours() -> None:
 def test_shown_samples_are_spread_evenly() -> None:
     assert spread(list(range(100)), 4) == [0, 33, 66, 99]
     assert spread([5, 6], 4) == [5, 6]
+    assert spread([5, 6], 1) == [6]
 
 
 @pytest.mark.parametrize("steps", [0, 7])
