@@ -147,9 +147,13 @@ class YesNoJudge:
     def _spellings(self, words: Sequence[str]) -> list[int]:
         """The words that are one token, each token once."""
         tokenizer = self.processor.tokenizer
-        rows = [tokenizer(word, add_special_tokens=False).input_ids for word in words]
-        unknown = tokenizer.unk_token_id
-        return sorted({row[0] for row in rows if len(row) == 1 and row[0] != unknown})
+        found: set[int] = set()
+        for word in words:
+            ids = tokenizer(word, add_special_tokens=False).input_ids
+            # Tokenizers that leave unknown letters out make one token of anything.
+            if len(ids) == 1 and tokenizer.decode(ids).strip() == word.strip():
+                found.add(ids[0])
+        return sorted(found)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,178 @@
+"""Every score against the raw forward pass of the same folder, loaded by transformers alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from rewards.tiny_clips import NUM_WORDS, SIDE, WIDTH, clip_folder, siglip_folder
+from safetensors.torch import load_file, save_file
+from transformers import AutoImageProcessor, AutoModel, AutoTokenizer, Siglip2Config
+
+from sightloop.rewards.clip_family import AestheticScore, ClipSimilarity, read_layers
+from sightloop.rewards.custom import load_rewards
+from sightloop.rewards.samples import PictureReward, measured, outcome_of_texts
+from sightloop.types import Images
+
+TEXTS = ["a red dog on the left", "cat", "a big blue cat", "the red street"]
+
+
+def pictures(number: int = 4) -> Images:
+    return Images(pixels=torch.randint(256, (number, 3, SIDE, SIDE), dtype=torch.uint8))
+
+
+@torch.no_grad()
+def raw(folder: Path, images: Images, texts: list[str] = TEXTS) -> Any:
+    """The whole model's forward pass of transformers, pictures through its own processor."""
+    model, words = AutoModel.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    seen = [Image.fromarray(each) for each in images.pixels.permute(0, 2, 3, 1).numpy()]
+    values = AutoImageProcessor.from_pretrained(folder, use_fast=False)(seen, return_tensors="pt")
+    siglip = model.config.model_type == "siglip"
+    padding: dict[str, Any] = (
+        {"padding": "max_length", "max_length": NUM_WORDS} if siglip else {"padding": True}
+    )
+    encoded = words(texts, return_tensors="pt", **padding)
+    mask = {} if siglip else {"attention_mask": encoded.attention_mask}
+    return model.eval()(pixel_values=values.pixel_values, input_ids=encoded.input_ids, **mask)
+
+
+def test_clips_cosine_and_logit_are_those_of_the_forward_pass(tmp_path: Path) -> None:
+    folder, images = clip_folder(tmp_path), pictures()
+    wanted = raw(folder, images)
+    cosine = ClipSimilarity.from_pretrained(folder).scores(images, TEXTS)
+    torch.testing.assert_close(
+        cosine, (wanted.image_embeds * wanted.text_embeds).sum(1), rtol=1e-5, atol=1e-6
+    )
+    logit = ClipSimilarity.from_pretrained(folder, scale="logit").scores(images, TEXTS)
+    torch.testing.assert_close(logit, wanted.logits_per_image.diagonal(), rtol=1e-5, atol=1e-6)
+    assert wanted.logits_per_image.std() > 0.1
+
+
+def test_siglips_probability_is_the_sigmoid_of_the_forward_pass(tmp_path: Path) -> None:
+    folder, images = siglip_folder(tmp_path), pictures()
+    wanted = raw(folder, images)
+    judge = ClipSimilarity.from_pretrained(folder, scale="probability")
+    torch.testing.assert_close(
+        judge.scores(images, TEXTS), wanted.logits_per_image.diagonal().sigmoid(), rtol=1e-4, atol=1e-5
+    )
+    cosine = ClipSimilarity.from_pretrained(folder).scores(images, TEXTS)
+    torch.testing.assert_close(
+        cosine, (wanted.image_embeds * wanted.text_embeds).sum(1), rtol=1e-4, atol=1e-5
+    )
+    assert judge.preparation.resampling == "bilinear"
+
+
+@pytest.mark.parametrize("make", [clip_folder, siglip_folder])
+def test_half_precision_towers_keep_float32_heads(tmp_path: Path, make: Any) -> None:
+    folder, images = make(tmp_path), pictures(64)
+    whole = ClipSimilarity.from_pretrained(folder).scores(images, ["cat"] * 64)
+    half = ClipSimilarity.from_pretrained(folder, dtype=torch.bfloat16).scores(images, ["cat"] * 64)
+    assert half.dtype == torch.float32
+    torch.testing.assert_close(half, whole, rtol=0.1, atol=0.05)
+    # The same scores in three digits would tie.
+    assert len(half.unique()) == 64 > len(half.bfloat16().unique())
+
+
+def test_one_picture_at_a_time_changes_nothing(tmp_path: Path) -> None:
+    judge, images = ClipSimilarity.from_pretrained(siglip_folder(tmp_path)), pictures()
+    together = judge.scores(images, TEXTS)
+    judge.batch = 1
+    torch.testing.assert_close(judge.scores(images, TEXTS), together, rtol=1e-5, atol=1e-6)
+
+
+def test_aesthetic_heads_are_linear_layers_on_the_unit_embedding(tmp_path: Path) -> None:
+    folder, images = clip_folder(tmp_path / "clip"), pictures()
+    embedded = raw(folder, images).image_embeds
+    first, second = torch.randn(3, WIDTH), torch.randn(1, 3)
+    layers = {
+        "layers.10.weight": second,
+        "layers.10.bias": torch.tensor([5.0]),
+        "layers.2.weight": first,
+        "layers.2.bias": torch.tensor([1.0, 2.0, 3.0]),
+    }
+    save_file(layers, tmp_path / "head.safetensors")
+    torch.save(layers, tmp_path / "head.pth")
+    wanted = (embedded @ first.T + torch.tensor([1.0, 2.0, 3.0])) @ second[0] + 5
+    for name in ("head.safetensors", "head.pth"):
+        found = AestheticScore.from_pretrained(folder, tmp_path / name).scores(images)
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+    outcome = outcome_of_texts(images, TEXTS)
+    rewards, _ = load_rewards([f"aesthetic:{folder}+{tmp_path / 'head.safetensors'}=2"])
+    torch.testing.assert_close(rewards["aesthetic"](outcome).sum(1), wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_names_of_the_command_line_load_the_family(tmp_path: Path) -> None:
+    clip, siglip, images = clip_folder(tmp_path / "a"), siglip_folder(tmp_path / "b"), pictures()
+    rewards, weights = load_rewards(
+        [f"pickscore:{clip}=0.04", f"hps:{clip}", f"siglip:{siglip}", f"clip:{siglip}"]
+    )
+    assert weights == {"pickscore": 0.04, "hps": 1, "siglip": 1, "clip": 1}
+    outcome = outcome_of_texts(images, TEXTS)
+    wanted = raw(clip, images)
+    found = {name: reward(outcome).sum(1) for name, reward in rewards.items()}
+    torch.testing.assert_close(found["pickscore"], wanted.logits_per_image.diagonal(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        found["hps"], (wanted.image_embeds * wanted.text_embeds).sum(1), rtol=1e-4, atol=1e-5
+    )
+    probability = raw(siglip, images).logits_per_image.diagonal().sigmoid()
+    torch.testing.assert_close(found["siglip"], probability, rtol=1e-4, atol=1e-5)
+
+
+def test_a_reward_judges_the_caption_or_the_prompt(tmp_path: Path) -> None:
+    judge, images = ClipSimilarity.from_pretrained(clip_folder(tmp_path)), pictures()
+    drawn = outcome_of_texts(images, ["yes"] * 4, drawn_from=TEXTS)
+    prompt = PictureReward(scores=judge.scores, text="prompt")(drawn).sum(1)
+    torch.testing.assert_close(prompt, judge.scores(images, TEXTS))
+    torch.testing.assert_close(judge(drawn).sum(1), judge.scores(images, ["yes"] * 4))
+    photo = outcome_of_texts(images, TEXTS)
+    photo.sources[0] = "photos/one.JPG"
+    with pytest.raises(ValueError, match=r"'photos/one\.JPG' is a picture, not the prompt"):
+        PictureReward(scores=judge.scores, text="prompt")(photo)
+    with pytest.raises(ValueError, match="text is 'title'"):
+        PictureReward(scores=judge.scores, text="title")  # pyright: ignore[reportArgumentType]
+
+
+def test_the_same_score_is_an_evaluation(tmp_path: Path) -> None:
+    judge, images = ClipSimilarity.from_pretrained(clip_folder(tmp_path)), pictures()
+    found = measured("clip", judge.scores, images, TEXTS, sources=list("abcd"))
+    assert found.per_sample["clip"] == pytest.approx([float(v) for v in judge.scores(images, TEXTS)])
+    assert found.metrics["clip"] == pytest.approx(sum(found.per_sample["clip"]) / 4)
+    assert found.samples[1] == {"source": "b", "caption": "cat"}
+    with pytest.raises(ValueError, match="4 pictures and 3 texts"):
+        measured("clip", judge.scores, images, TEXTS[:3])
+
+
+def test_folders_that_cannot_judge_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"makes pictures of 24 x 24 pixels, the model sees 16 x 16"):
+        ClipSimilarity.from_pretrained(clip_folder(tmp_path / "size", side=24))
+    folder = clip_folder(tmp_path / "hole")
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["text_projection.weight"]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"lacks 1 of \d+ weights \(text_projection\.weight\)"):
+        ClipSimilarity.from_pretrained(folder)
+    Siglip2Config().save_pretrained(tmp_path / "naflex")
+    with pytest.raises(ValueError, match="'siglip2', not a CLIP or SigLIP; of SigLIP 2 use"):
+        ClipSimilarity.from_pretrained(tmp_path / "naflex")
+    whole = clip_folder(tmp_path / "whole")
+    with pytest.raises(ValueError, match="which only SigLIP was trained for"):
+        ClipSimilarity.from_pretrained(whole, scale="probability")
+
+
+def test_heads_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    clip = ClipSimilarity.from_pretrained(clip_folder(tmp_path / "clip"))
+    one = torch.zeros(1)
+    with pytest.raises(ValueError, match=f"layer 0 of the head takes 5 numbers and is given {WIDTH}"):
+        AestheticScore(clip=clip, layers=((torch.zeros(1, 5), one),))
+    with pytest.raises(ValueError, match="says 2 numbers about a picture"):
+        AestheticScore(clip=clip, layers=((torch.zeros(2, WIDTH), torch.zeros(2)),))
+    with pytest.raises(ValueError, match="there is no head"):
+        read_layers(tmp_path / "nothing.safetensors")
+    save_file({"layers.0.weight": torch.zeros(1, 2)}, tmp_path / "half.safetensors")
+    with pytest.raises(ValueError, match=r"no row of linear layers; it holds layers\.0\.weight"):
+        read_layers(tmp_path / "half.safetensors")
+    with pytest.raises(ValueError, match=r"needs a CLIP and the file of its head: CLIP\+HEAD"):
+        load_rewards(["aesthetic"])
