@@ -30,11 +30,12 @@ ALLOWED: dict[str, set[str]] = {
     "training": {"types", "algorithms.masked"},
     "evaluation": {"types"} | BATCHES,
     "shapes": {"types", "models"} | BATCHES | QUIZZES,
-    "report": {"evaluation.intervals"},
+    "report": {"evaluation.intervals", "evaluation.shares"},
     "recipes": {
         "types", "algorithms", "rewards", "models", "data", "rollouts", "training", "evaluation", "shapes",
     },
-    "cli": {"recipes", "report", "cli_unified"},
+    "cli": {"recipes", "report", "cli_evaluate", "cli_unified"},
+    "cli_evaluate": {"recipes"},
     "cli_unified": {"recipes"},
     "__main__": {"cli"},
 }  # fmt: skip

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from sightloop.evaluation.intervals import paired_difference
+from sightloop.evaluation.shares import share_of_sums
 from sightloop.report.labels import (
     COMPANIONS,
     GUARDS,
@@ -30,9 +31,28 @@ from sightloop.report.run import EvaluationRecord, RunRecords, read_run
 # An interval belongs to a figure only if the per-sample values average to it.
 _TOLERANCE = 1e-3
 _RESAMPLES = 4000
-# Figures that are sums or differences of two others with values of their own.
-_COMBINED = {"imbalance": (("only_drawn", "only_answered"), 1), "gap": (("answered", "drawn"), -1)}
 CHANGE_COLUMNS = ("change", "95% interval", "")
+
+
+def _sum(one: list[float], other: list[float]) -> list[float]:
+    return [first + second for first, second in zip(one, other, strict=True)]
+
+
+def _difference(one: list[float], other: list[float]) -> list[float]:
+    return [first - second for first, second in zip(one, other, strict=True)]
+
+
+def _share(parts: list[float], wholes: list[float]) -> list[float]:
+    return share_of_sums(parts, wholes, empty=math.nan)[1]
+
+
+# Figures of two others whose values are known: the terms, and how their values make values of the figure.
+_COMBINED = {
+    "imbalance": (("only_drawn", "only_answered"), _sum),
+    "gap": (("answered", "drawn"), _difference),
+    "answered_if_drawn": (("both", "drawn"), _share),
+    "drawn_if_answered": (("both", "answered"), _share),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,12 +242,12 @@ def change_between(metric: str, before: Measured, after: Measured) -> Change:
 
 
 def values_of(record: EvaluationRecord, name: str) -> list[float]:
-    """The values behind a figure, sample by sample; those of sums and differences follow from their terms."""
+    """The values behind a figure, sample by sample; those of a combined figure follow from its terms."""
     if name in record.per_sample or name not in _COMBINED:
         return record.per_sample.get(name, [])
-    (first, second), sign = _COMBINED[name]
-    pairs = zip(record.per_sample.get(first, []), record.per_sample.get(second, []), strict=False)
-    return [one + sign * other for one, other in pairs]
+    terms, combine = _COMBINED[name]
+    one, other = (record.per_sample.get(term, []) for term in terms)
+    return combine(one, other) if len(one) == len(other) else []
 
 
 def same_samples(old: EvaluationRecord, new: EvaluationRecord) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -48,3 +49,10 @@ def report(folder: Path) -> Page:
     path = write_report(folder)
     assert path == folder / "report.html"
     return Page(path.read_text(encoding="utf-8"))
+
+
+def section(folder: Path, anchor: str) -> str:
+    """The source of one section of the page."""
+    source = write_report(folder).read_text(encoding="utf-8")
+    (found,) = re.findall(rf'<section id="{anchor}">(.*?)</section>', source, flags=re.DOTALL)
+    return found

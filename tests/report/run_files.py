@@ -75,3 +75,13 @@ def drawing(prompt: str, drawn: bool, answered: bool | None = None, **more: str)
     if answered is not None:
         sample["answered"] = words[answered]
     return sample | more
+
+
+def two_evaluations(folder: Path, before: Sequence[dict[str, str]], after: Sequence[dict[str, str]]) -> Path:
+    """A run evaluated before and after 30 steps."""
+    begin(folder, steps=30)
+    for step, samples in ((0, before), (30, after)):
+        sides = [side for side in ("drawn", "answered") if side in samples[0]]
+        values = {side: [float(sample[side] == "right") for sample in samples] for side in sides}
+        evaluate(folder, "both_sides", step, per_sample=values, samples=samples)
+    return folder

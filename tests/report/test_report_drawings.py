@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
-from report.parsed_page import Page, report
-from report.run_files import begin, drawing, evaluate, gallery_sample, log, show
+from report.parsed_page import Page, report, section
+from report.run_files import begin, drawing, evaluate, gallery_sample, log, show, two_evaluations
 from report.synthetic_drawing_run import DrawingStory, write_drawing_run
 
 from sightloop.report.drawings import KINDS, drawings_of
-from sightloop.report.labels import label_of, rank_of
 from sightloop.report.page import write_report
 from sightloop.report.run import read_run
-from sightloop.report.sides import outcome_counts
-from sightloop.report.tables import before_after_table, changes, verdict
 
 STORY = DrawingStory(steps=40, planned=40, evaluate_every=20, gallery_every=20)
 EVIL = """</script><script>alert(1)</script><img src=x onerror="alert('2')">"""
@@ -32,28 +28,11 @@ def full_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_drawing_run(tmp_path_factory.mktemp("runs") / "drawn, seed 0", STORY)
 
 
-def two_evaluations(folder: Path, before: Sequence[dict[str, str]], after: Sequence[dict[str, str]]) -> Path:
-    """A run evaluated before and after 30 steps."""
-    begin(folder, steps=30)
-    for step, samples in ((0, before), (30, after)):
-        sides = [side for side in ("drawn", "answered") if side in samples[0]]
-        values = {side: [float(sample[side] == "right") for sample in samples] for side in sides}
-        evaluate(folder, "both_sides", step, per_sample=values, samples=samples)
-    return folder
-
-
 def picture(folder: Path, name: str, side: int = 32) -> str:
     """A stored picture, as a sample names it."""
     (folder / "images").mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.zeros((side, side, 3), dtype=np.uint8)).save(folder / "images" / f"{name}.png")
     return f"images/{name}.png"
-
-
-def section(folder: Path, anchor: str) -> str:
-    """The source of one section of the page."""
-    source = write_report(folder).read_text(encoding="utf-8")
-    (found,) = re.findall(rf'<section id="{anchor}">(.*?)</section>', source, flags=re.DOTALL)
-    return found
 
 
 def titles(source: str) -> list[str]:
@@ -94,66 +73,6 @@ def test_curves_of_each_side_stand_together_and_speak_of_answers(full_run: Path)
     for title in ("Tokens per answer", "Drawing divergence", "Answering entropy", "Groups without signal"):
         assert f">{title}<" in curves
     assert "aption" not in curves.replace("figcaption", "")
-
-
-def test_the_verdict_names_the_drawings_the_guard_and_the_imbalance(tmp_path: Path) -> None:
-    folder = begin(tmp_path / "run", steps=30)
-    figures = {
-        0: {"drawn": 0.59, "answered_fixed": 0.91, "imbalance": 0.34, "answered": 0.7},
-        30: {"drawn": 0.78, "answered_fixed": 0.93, "imbalance": 0.21, "answered": 0.8},
-    }
-    log(folder, "eval", {s: {f"both_sides/{n}": v for n, v in f.items()} for s, f in figures.items()})
-    assert verdict(read_run(folder)) == (
-        "Share of prompts drawn right rose from .59 to .78 (+.19) in 30 steps; right answers about fixed "
-        "pictures .91 → .93; right on one side alone .34 → .21."
-    )
-    lines = before_after_table(folder).splitlines()
-    assert [line.split()[0] for line in lines[2:]] == [
-        "both_sides/drawn", "both_sides/answered_fixed", "both_sides/answered", "both_sides/imbalance",
-    ]  # fmt: skip
-
-
-def test_metrics_of_both_sides_have_names_directions_and_places() -> None:
-    assert label_of("both_sides/drawn_color_attr").text == "drawn right: colours of two"
-    assert label_of("both_sides/answered_counting").text == "answered right: counting"
-    assert (label_of("both_sides/answered_fixed").better, label_of("both_sides/imbalance").better) == (1, -1)
-    assert label_of("both_sides/answered_if_drawn").text == "answered right where drawn right"
-    assert label_of("both_sides/answered").better == 0
-    assert label_of("drawing/kl").text == "drawing divergence"
-    assert label_of("policy/clipped").text == "clipped tokens"
-    names = ["drawn_counting", "gap", "imbalance", "answered", "answered_fixed", "drawn"]
-    ordered = sorted((f"both_sides/{name}" for name in names), key=rank_of)
-    assert [name.removeprefix("both_sides/") for name in ordered] == [
-        "drawn", "answered_fixed", "answered", "imbalance", "gap", "drawn_counting",
-    ]  # fmt: skip
-
-
-def test_drawings_pair_by_prompt_and_figures_of_other_pictures_by_place(tmp_path: Path) -> None:
-    folder = begin(tmp_path / "run")
-    for step, drawn, fixed in ((0, 0.0, [0.0, 1.0, 0.0]), (30, 1.0, [1.0, 1.0, 1.0])):
-        # The picture of a prompt is another one every time.
-        samples = [drawing(prompt, bool(drawn), True, image=f"images/{step}.png") for prompt in "aabb"]
-        values = {"drawn": [drawn] * 4, "answered_fixed": fixed, "only_drawn": [0.0] * 4}
-        values |= {"only_answered": [1 - drawn] * 4, "imbalance": [1 - drawn] * 4}
-        evaluate(folder, "both_sides", step, per_sample=values, samples=samples)
-    path = folder / "evaluations" / "both_sides_step_000030.json"
-    content = json.loads(path.read_text())
-    del content["per_sample"]["imbalance"]
-    path.write_text(json.dumps(content))
-    found = {change.metric.partition("/")[2]: change for change in changes(read_run(folder))}
-    assert (found["drawn"].low, found["drawn"].high, found["drawn"].num_samples) == (1.0, 1.0, 4)
-    assert found["answered_fixed"].num_samples == 3
-    # The sum has no values of its own at one step: they follow from its terms.
-    assert (found["imbalance"].low, found["imbalance"].high) == (-1.0, -1.0)
-    assert "Right answers about fixed pictures" in report(folder).text
-
-
-def test_other_prompts_are_not_paired(tmp_path: Path) -> None:
-    before, after = [drawing("a", True), drawing("b", False)], [drawing("b", True), drawing("a", False)]
-    folder = two_evaluations(tmp_path / "run", before, after)
-    assert [change.has_interval for change in changes(read_run(folder))] == [False]
-    drawings = drawings_of(read_run(folder))
-    assert drawings is not None and drawings.later is None
 
 
 def test_every_kind_of_change_is_counted_and_shown(full_run: Path) -> None:
@@ -215,63 +134,6 @@ def test_answers_are_marked_and_verdicts_told_in_words(tmp_path: Path) -> None:
 def test_the_pictures_of_other_evaluations_are_one_click_away(full_run: Path) -> None:
     shown = section(full_run, "drawings")
     assert "Step 20" in re.findall(r"<details>.*?</details>", shown, flags=re.DOTALL)[0]
-
-
-def test_the_four_outcomes_are_counted(tmp_path: Path) -> None:
-    before = [drawing("a", True, True), drawing("b", True, False), drawing("c", False, True)]
-    after = [drawing("a", True, True), drawing("b", True, True), drawing("c", False, False)]
-    folder = two_evaluations(tmp_path / "run", before, after)
-    (old, new) = read_run(folder).evaluations["both_sides"].values()
-    assert list(outcome_counts(old).values()) == [1, 1, 1, 0]
-    assert list(outcome_counts(new).values()) == [2, 0, 0, 1]
-    tables = re.findall(r'<table class="outcome">(.*?)</table>', section(folder, "sides"))
-    cells = [re.findall(r"<td [^>]*><b>(.*?)</b><small>(.*?)</small>", table) for table in tables]
-    assert cells[0] == [(".33", "1 of 3"), (".33", "1 of 3"), (".33", "1 of 3"), (".00", "0 of 3")]
-    assert [told for _, told in cells[1]] == [
-        "2 of 3, +.33", "0 of 3, \N{MINUS SIGN}.33", "0 of 3, \N{MINUS SIGN}.33", "1 of 3, +.33",
-    ]  # fmt: skip
-
-
-def rows_of_categories(folder: Path) -> list[list[str]]:
-    """The table by category as text."""
-    (body,) = re.findall(r'categories">.*?<tbody>(.*?)</tbody>', section(folder, "sides"))
-    return [
-        [re.sub(r"<[^>]+>", "", cell) for cell in re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row)]
-        for row in re.findall(r"<tr>(.*?)</tr>", body)
-    ]
-
-
-def test_categories_are_compared_side_by_side(tmp_path: Path) -> None:
-    counting = [f"count {index}" for index in range(12)]
-    before = [drawing(p, False, True, category="counting") for p in counting]
-    after = [drawing(p, True, True, category="counting") for p in counting]
-    before.append(drawing("red", True, False, category="colors"))
-    after.append(drawing("red", False, True, category="colors"))
-    rows = rows_of_categories(two_evaluations(tmp_path / "run", before, after))
-    assert rows == [
-        ["Counting", "12", ".00", "1.00", "▲ +1.00", "[+1.00, +1.00]", "1.00", "1.00", ".00", "[.00, .00]"],
-        # One prompt: no interval, and nothing is called clear.
-        [
-            "Colours",
-            "1",
-            "1.00",
-            ".00",
-            "\N{MINUS SIGN}1.00",
-            "\N{EN DASH}",
-            ".00",
-            "1.00",
-            "+1.00",
-            "\N{EN DASH}",
-        ],
-    ]
-
-
-def test_drawings_that_nobody_was_asked_about_have_one_side(tmp_path: Path) -> None:
-    samples = [drawing("a", True, category="counting"), drawing("b", False, category="counting")]
-    folder = two_evaluations(tmp_path / "run", samples, samples)
-    assert "answered" not in section(folder, "sides").lower()
-    assert rows_of_categories(folder) == [["Counting", "2", ".50", ".50", ".00", "[.00, .00]"]]
-    assert "<dl>" not in section(folder, "drawings")
 
 
 def group_sample(reward: float, **more: Any) -> dict[str, Any]:
