@@ -14,6 +14,8 @@ import tyro
 from sightloop.training.schedule import Schedule
 
 WorldModel = Literal["show-o", "janus"]
+PER_PROMPT = 4
+"""Drawings of a prompt in the evaluation, at least."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,15 +131,23 @@ class BothSidesSettings:
     """
     seed: int = 1
 
+    def __post_init__(self) -> None:
+        if self.per_category and self.per_category < PER_PROMPT:
+            raise ValueError(
+                f"both_sides.per_category is {self.per_category}; a prompt is drawn {PER_PROMPT} times: use at "
+                f"least {PER_PROMPT}, or 0 for no evaluation"
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class SidesSettings:
     """What drawing and answering weigh, and how their gradients meet."""
 
-    drawing: float = 1.0
+    drawing: float | None = None
+    """None = 1; but 0 in supervised training end to end, where the answer's loss trains the drawings."""
     answering: float = 1.0
     balance: bool = False
-    """Scale the two gradients to the same norm before they are added."""
+    """Scale the two gradients to the same norm before they are added, whatever the sides weigh."""
     compare_every: int = 10
     """Steps between measurements of both gradient norms and their cosine; costs one more backward pass."""
 
@@ -209,6 +219,16 @@ class UniConfig:
             raise ValueError(
                 f"answer.max_tokens is {self.answer.max_tokens}; an answer has a word and an end"
             )
+        if self.sides.balance and not self.drawing_weight == self.sides.answering > 0:
+            raise ValueError(
+                f"sides.balance gives drawing and answering the same norm, but they weigh {self.drawing_weight} "
+                f"and {self.sides.answering}; use equal weights above 0, or no balance"
+            )
+
+    @property
+    def drawing_weight(self) -> float:
+        """The weight of the drawing side."""
+        return 1.0 if self.sides.drawing is None else self.sides.drawing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,6 +237,10 @@ class GrpoConfig(UniConfig):
 
     method: Literal["unirl", "grpo", "dr_grpo", "dapo", "gspo", "rloo"] = "unirl"
     """UniRL's objective, or a relative by name; `updates`, `kl_weight` and clips below stay yours."""
+    advantages: Literal["standardised", "centred", "leave-one-out"] | None = None
+    """Rewards minus the group's mean and divided by its deviation, not divided, or minus the mean of the
+    others; None = the method's (UniRL: standardised).
+    """
     kl_weight: float | None = None
     """Of the divergence from the policy before training; None = the method's (UniRL: 0.2)."""
     clip_low: float | None = None
@@ -237,6 +261,11 @@ class GrpoConfig(UniConfig):
                 f"updates is {self.updates}, but method {self.method!r} has no old policy; use 1, or "
                 "grpo, dr_grpo, dapo or gspo"
             )
+        if self.answer.grader != "self" and self.sides.answering > 0:
+            raise ValueError(
+                f"answer.grader is {self.answer.grader!r}: its answers are not the policy's own, so they "
+                "cannot be reinforced; use --sides.answering 0"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,14 +281,15 @@ class SftConfig(UniConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        samples = self.prompts * self.group
-        if self.end_to_end and self.schedule.micro_batch < samples:
-            raise ValueError(
-                f"relaxed drawings allow one backward pass: micro_batch is {self.schedule.micro_batch}, "
-                f"prompts x group is {samples}; raise micro_batch, or use --no-end-to-end"
-            )
         if self.filter == "best_of_group" and self.group < 2:
             raise ValueError(f"filter is 'best_of_group' and group is {self.group}; use at least 2")
+
+    @property
+    def drawing_weight(self) -> float:
+        """The weight of the drawing side: of the likelihood of the model's own drawings."""
+        if self.sides.drawing is None:
+            return 0.0 if self.end_to_end else 1.0
+        return self.sides.drawing
 
 
 def _schedule(given: Schedule, **changes: Any) -> Schedule:

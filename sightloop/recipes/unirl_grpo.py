@@ -9,7 +9,7 @@ Differences from the paper, and readings where it leaves a choice (option, prese
 3. Prompts of the evaluation never come in training, also not in other words (`quizzes.excluded`).
 4. No old policy (`method` "unirl"): the ratio is 1, one update a rollout. Relatives with real ratios and
    clipping are named methods.
-5. Advantages are divided by the group's standard deviation; drawing and answering weigh the same
+5. Advantages are divided by the group's standard deviation (`advantages`); drawing and answering weigh the same
    (`sides`), each a mean over its own tokens. The paper's weights are not known.
 6. The divergence is k3 a token under the law that is trained, weight 0.2, the figure in the name of the
    published Show-o run (`kl_weight`); for Janus it is not known, and 0.04 is ours.
@@ -34,6 +34,7 @@ from sightloop.algorithms.grpo import GRPO, named
 from sightloop.recipes.unirl import (
     AnyImagePolicy,
     Wired,
+    answering_law,
     collector_of,
     drawing_law,
     experiment_of,
@@ -62,11 +63,6 @@ def build(config: GrpoConfig, run_folder: Path) -> Experiment:
     policy = load_policy(config, distributed.device(config.device))
     law = drawing_law(config, policy)
     grader, kept = grader_of(config, policy)
-    if config.answer.grader != "self" and config.sides.answering > 0:
-        raise ValueError(
-            f"answer.grader is {config.answer.grader!r}: its answers are not the policy's own, so they "
-            "cannot be reinforced; use --sides.answering 0"
-        )
     wired = Wired(
         policy=policy,
         collect=collector_of(config, judges, law=law, grader=grader, second_turn="answer"),
@@ -78,13 +74,20 @@ def build(config: GrpoConfig, run_folder: Path) -> Experiment:
 
 
 def algorithm_of(config: GrpoConfig, policy: AnyImagePolicy, law: Sampling) -> GRPO:
-    """The method by name, with what the configuration changes."""
+    """The method by name, with what the configuration changes.
+
+    Raises:
+        ValueError: orders of unmasking for a model that draws from left to right, or clips without a ratio.
+    """
     sides = sides_of(config, config.likelihood, law=law, policy=policy)
+    answers = answering_law(config)
+    if answers.temperature != 1.0 and sides.answering.weight > 0:
+        sides = replace(sides, answering=replace(sides.answering, under=answers))
     if config.method == "dr_grpo":
         drawing = replace(sides.drawing, max_length=policy.num_image_tokens if sides.drawing.weight else None)
-        answers = config.answer.max_tokens if sides.answering.weight else None
+        words = answers.max_tokens if sides.answering.weight else None
         sides = replace(
-            sides, share="length", drawing=drawing, answering=replace(sides.answering, max_length=answers)
+            sides, share="length", drawing=drawing, answering=replace(sides.answering, max_length=words)
         )
     plain = GRPO(
         kl_weight=0.0,
@@ -98,5 +101,11 @@ def algorithm_of(config: GrpoConfig, policy: AnyImagePolicy, law: Sampling) -> G
     weight = usual if config.kl_weight is None else config.kl_weight
     if weight > 0:
         found = replace(found, kl_weight=weight, reference=reference_of(policy))
+    if config.advantages is not None:
+        found = replace(
+            found,
+            divide_by_std=config.advantages == "standardised",
+            leave_one_out=config.advantages == "leave-one-out",
+        )
     clips = {"clip_low": config.clip_low, "clip_high": config.clip_high}
     return replace(found, **{name: value for name, value in clips.items() if value is not None})

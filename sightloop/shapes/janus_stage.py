@@ -30,6 +30,8 @@ from sightloop.types import Images, Prompt
 
 NUM_DRAWINGS, NUM_ANSWERS = 64, 16
 """Rows of a step."""
+DRAW_ONLY_STEPS = 600
+"""Steps of drawing alone at the end."""
 NO_CONDITION = 0.15
 _OUT_OF_THE_QUESTION, _DEPTH, _DEPTH_WEIGHT = -9.0, -16.0, 5e-4
 """Log-probability below which a code is never meant, where such codes are held, and how strongly."""
@@ -82,6 +84,26 @@ def train_janus(vq: JanusVQVAE, work: Path, steps: int = 1600) -> Janus:
     parts = nn.ModuleDict({"model": policy.model, "heads": learner.heads})
     trained = [parameter for parameter in parts.parameters() if parameter.requires_grad]
     fit(stage, parts, trained, loss_at=loss_at, report=report)
+    return draw_only(policy, work)
+
+
+def draw_only(policy: Janus, work: Path, steps: int = DRAW_ONLY_STEPS) -> Janus:
+    """A last stretch of drawing lessons alone, in which it forgets some answers: both sides can still grow."""
+    quizzes = held_out_quizzes(20)
+    pictures = pictures_of(held_out_scenes(quizzes))
+
+    def report() -> str:
+        return f"answers {answer_figures(policy, quizzes, pictures)}"
+
+    stage = Stage(name="janus_drawing", steps=steps, peak_lr=3e-3, work=work)
+    trained = [parameter for parameter in policy.model.parameters() if parameter.requires_grad]
+    fit(
+        stage,
+        nn.ModuleDict({"model": policy.model}),
+        trained,
+        loss_at=lambda _, rng: _drawing_loss(policy, rng, _DEPTH_WEIGHT),
+        report=report,
+    )
     return policy
 
 

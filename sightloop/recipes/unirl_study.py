@@ -1,0 +1,214 @@
+"""The study of UniRL on the embedded world: every row from saved runs over three seeds.
+
+`python -m sightloop.recipes.unirl_study` trains what is missing below `runs/study-unirl` and prints the tables
+as Markdown. A run that was cut off goes on from its checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import dataclass, replace
+from importlib import import_module
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import torch
+
+from sightloop.recipes.catalog import RECIPES
+from sightloop.recipes.config_json import config_to_json
+from sightloop.recipes.unirl_config import (
+    GRPO_SHAPES,
+    GRPO_SHAPES_JANUS,
+    SFT_SHAPES,
+    SFT_SHAPES_JANUS,
+    GrpoConfig,
+    LikelihoodSettings,
+    QuizRewards,
+    SftConfig,
+    SidesSettings,
+)
+from sightloop.training.loop import train
+from sightloop.training.runlog import Run
+
+SEEDS = (0, 1, 2)
+FIGURES = (
+    "drawn",
+    "answered_fixed",
+    "answered",
+    "only_drawn",
+    "only_answered",
+    "imbalance",
+    "answered_if_drawn",
+    "drawn_if_answered",
+)
+CATEGORIES = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
+SAMPLES = 72
+"""Drawings a step, in every row."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """One row."""
+
+    says: str
+    config: GrpoConfig | SftConfig
+
+    @property
+    def recipe(self) -> str:
+        """Which recipe trains it."""
+        return "unirl-grpo" if isinstance(self.config, GrpoConfig) else "unirl-sft"
+
+
+def _sides(config: GrpoConfig, *, drawing: float = 1.0, answering: float = 1.0) -> GrpoConfig:
+    return replace(config, sides=replace(config.sides, drawing=drawing, answering=answering))
+
+
+def _graded_by(config: GrpoConfig, grader: Any) -> GrpoConfig:
+    alone = _sides(config, answering=0.0)
+    return replace(alone, answer=replace(config.answer, grader=grader))
+
+
+def _exact(config: GrpoConfig) -> GrpoConfig:
+    return replace(_sides(config, answering=0.0), rewards=QuizRewards(points=0.0, detector=1.0))
+
+
+def _group(config: GrpoConfig, size: int) -> GrpoConfig:
+    return replace(config, group=size, prompts=SAMPLES // size)
+
+
+def _scored(config: GrpoConfig, **settings: Any) -> GrpoConfig:
+    return replace(config, likelihood=replace(config.likelihood, **settings))
+
+
+def _apart(config: SftConfig, filtered: Any) -> SftConfig:
+    return replace(
+        config,
+        end_to_end=False,
+        filter=filtered,
+        sides=SidesSettings(drawing=1.0, answering=1.0, compare_every=config.sides.compare_every),
+        likelihood=LikelihoodSettings(orders="fresh-masks" if config.world_model == "show-o" else "drawn"),
+    )
+
+
+def _rows(grpo: GrpoConfig, sft: SftConfig) -> dict[str, Variant]:
+    return {
+        "sft_all": Variant(says="SFT, not end to end, all drawings", config=_apart(sft, "none")),
+        "sft_correct": Variant(
+            says="SFT, not end to end, drawings answered right", config=_apart(sft, "answer_correct")
+        ),
+        "sft_end_to_end": Variant(says="SFT, end to end, all drawings (the paper's)", config=sft),
+        "drawing": Variant(says="GRPO, drawing side alone", config=_sides(grpo, answering=0.0)),
+        "answering": Variant(says="GRPO, answering side alone", config=_sides(grpo, drawing=0.0)),
+        "both": Variant(says="GRPO, both sides", config=grpo),
+        "frozen": Variant(
+            says="GRPO, drawing side, graded by the frozen start", config=_graded_by(grpo, "frozen")
+        ),
+        "exact": Variant(says="GRPO, drawing side, exact checker as reward (control)", config=_exact(grpo)),
+    }
+
+
+SHOW_O = _rows(GRPO_SHAPES, SFT_SHAPES) | {
+    "group_3": Variant(says="GRPO, groups of 3", config=_group(GRPO_SHAPES, 3)),
+    "group_24": Variant(says="GRPO, groups of 24", config=_group(GRPO_SHAPES, 24)),
+    "some_rounds": Variant(
+        says="GRPO, 4 of the rounds scored", config=_scored(GRPO_SHAPES, orders="some-rounds", number=4)
+    ),
+    "fresh_masks": Variant(
+        says="GRPO, codes hidden anew at one ratio (the paper's)",
+        config=_scored(GRPO_SHAPES, orders="fresh-masks", number=1, guided=False),
+    ),
+}
+JANUS = _rows(GRPO_SHAPES_JANUS, SFT_SHAPES_JANUS) | {
+    "conditional": Variant(
+        says="GRPO, scored without guidance", config=_scored(GRPO_SHAPES_JANUS, guided=False)
+    ),
+}
+TABLES = {"show-o": SHOW_O, "janus": JANUS}
+
+
+def run_variant(variant: Variant, folder: Path, *, seed: int) -> None:
+    """Train one row with one seed, unless it is finished."""
+    config = replace(variant.config, schedule=replace(variant.config.schedule, seed=seed))
+    steps, saved = config.schedule.steps, config_to_json(config)
+    if (folder / "config.json").exists():
+        run = Run.resume(folder, config=saved, schedule=config.schedule)
+    else:
+        run = Run.create(folder, recipe=variant.recipe, config=saved, schedule=config.schedule)
+    if (folder / "checkpoints" / f"step_{steps:06d}").exists():
+        return
+    try:
+        train(import_module(RECIPES[variant.recipe].builder).build(config, folder), run)
+    finally:
+        run.close()
+
+
+def figures_at(folder: Path, step: int) -> dict[str, float]:
+    """All figures of a run's evaluation at a step."""
+    file = folder / "evaluations" / f"both_sides_step_{step:06d}.json"
+    return json.loads(file.read_text(encoding="utf-8"))["metrics"]
+
+
+def table(rows: dict[str, list[dict[str, float]]], figures: tuple[str, ...]) -> str:
+    """Mean and standard deviation over seeds, as Markdown."""
+    lines = ["| | " + " | ".join(figures) + " |", "|---|" + "--:|" * len(figures)]
+    for name, runs in rows.items():
+        cells: list[str] = []
+        for figure in figures:
+            values = [run[figure] for run in runs if figure in run]
+            spread = f" ± {stdev(values):.3f}" if len(values) > 1 else ""
+            cells.append(f"{mean(values):.3f}{spread}" if values else "-")
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def finished(folder: Path, variants: dict[str, Variant]) -> dict[str, list[dict[str, float]]]:
+    """The start, and every row with the figures of its finished runs."""
+    before = [path.parent.parent for path in sorted(folder.glob("*/evaluations/both_sides_step_000000.json"))]
+    rows = {"start": [figures_at(before[0], 0)]} if before else {}
+    for name, variant in variants.items():
+        steps = variant.config.schedule.steps
+        runs = [
+            figures_at(run, steps)
+            for run in sorted(folder.glob(f"{name}-[0-9]*"))
+            if (run / "evaluations" / f"both_sides_step_{steps:06d}.json").exists()
+        ]
+        if runs:
+            rows[f"{variant.says} ({len(runs)} seeds)"] = runs
+    return rows
+
+
+def main() -> None:
+    """Train what is missing and print the tables."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--runs", type=Path, default=Path("runs/study-unirl"))
+    parser.add_argument("--world-model", choices=list(TABLES), nargs="*", default=list(TABLES))
+    parser.add_argument("--only", nargs="*", default=None, help="rows, by the names in this file")
+    parser.add_argument("--seeds", type=int, nargs="*", default=list(SEEDS))
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--table", action="store_true", help="only print what is finished")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    chosen = {name: TABLES[name] for name in options.world_model}
+    known = {row for rows in chosen.values() for row in rows}
+    if wrong := sorted(set(options.only or ()) - known):
+        parser.error(f"no row {wrong[0]!r}; there are: {', '.join(sorted(known))}")
+    for seed in options.seeds if not options.table else []:
+        for model, variants in chosen.items():
+            for name, variant in variants.items():
+                if options.only is None or name in options.only:
+                    folder = options.runs / model / f"{name}-{seed}"
+                    run_variant(variant, folder, seed=seed)
+                    print(f"finished {folder}", flush=True)
+    for model, variants in chosen.items():
+        rows = finished(options.runs / model, variants)
+        print(f"\n{model}\n\n{table(rows, FIGURES)}\n" if rows else f"\n{model}: nothing finished")
+        for side in ("drawn", "answered_fixed") if rows else ():
+            print(f"{side}, by category\n\n{table(rows, tuple(f'{side}_{c}' for c in CATEGORIES))}\n")
+
+
+if __name__ == "__main__":
+    main()
