@@ -17,6 +17,7 @@ import copy
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -60,6 +61,20 @@ TOLERANCE = 1e-4
 """Largest difference of the two gradients, as a share of their norm."""
 
 
+class NoBatches:
+    """The benchmark hands its quizzes over itself."""
+
+    def __iter__(self) -> Iterator[QuizBatch]:
+        return iter(())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing."""
+
+
 class OurUnirl:
     """The library's step, its parts timed from outside."""
 
@@ -79,7 +94,7 @@ class OurUnirl:
         self.experiment: Experiment[Any, Any] = Experiment(
             policy=policy,
             trainable={"policy": policy.trained_part()},
-            batches=(),  # pyright: ignore  The benchmark hands its quizzes over itself.
+            batches=NoBatches(),
             collect=QuizCollector(
                 drawing=work.drawing,
                 answering=Sampling(max_tokens=work.num_words),
