@@ -15,8 +15,8 @@ NOTE = (
     "Drawings of one prompt as they were sampled for training, the best rewarded first. Colour is credit "
     "(the advantage), what the update made more or less likely: of the drawing in the bar below it, and of "
     "each word of the answer. What has no colour had no credit of its own; end to end, a drawing learns from "
-    "the loss of its answer instead. Hover a word for its numbers. “log-prob.” is the mean over the drawing's "
-    "codes, in nats."
+    "the loss of its answer instead. Hover a word for its numbers. “log-prob.” is the mean over the "
+    "drawing's codes, in nats."
 )
 
 
