@@ -126,7 +126,8 @@ def quiz_of(
 def _told(category: Category, include: tuple[Clause, ...], vocabulary: Vocabulary) -> tuple[str, str]:
     first, last = include[0], include[-1]
     if category == "counting":
-        told = f"{NUMBER_WORDS[first.count]} {vocabulary.noun(first.noun).plural}"
+        number = NUMBER_WORDS.get(first.count, str(first.count))
+        told = f"{number} {vocabulary.noun(first.noun).plural}"
         return told, told
     if category == "single_object":
         return with_article(first.noun), first.noun
@@ -257,14 +258,14 @@ def _quiz_of_record(record: Any, vocabulary: Vocabulary) -> Quiz:
     if not isinstance(record, dict):
         raise ValueError(f"{record!r} is no JSON object")
     fields = cast("dict[str, Any]", record)
+    if "tag" in fields and fields["tag"] not in CATEGORIES:
+        raise ValueError(f"unknown category {fields['tag']!r}; use one of {', '.join(CATEGORIES)}")
     for key in ("tag", "prompt", "question", "answer", "include"):
         if key not in fields:
             raise ValueError(f"field {key!r} is missing")
     for key in ("prompt", "question", "answer"):
         if not isinstance(fields[key], str) or not fields[key].strip():
             raise ValueError(f"field {key!r} is {fields[key]!r}; write a text")
-    if fields["tag"] not in CATEGORIES:
-        raise ValueError(f"unknown category {fields['tag']!r}; use one of {', '.join(CATEGORIES)}")
     include = _clauses(fields["include"], "include")
     _check_category(fields["tag"], include)
     return Quiz(

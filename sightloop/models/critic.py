@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from typing import Literal, Protocol
 
@@ -55,16 +56,14 @@ class Adapters(nn.Module):
             down = torch.empty(rank, linear.in_features, device=device)
             self.down[key] = nn.Parameter(nn.init.kaiming_uniform_(down, a=5**0.5))
             self.up[key] = nn.Parameter(torch.zeros(linear.out_features, rank, device=device))
-            linear.register_forward_hook(self._hook(key))
+            # A function would still read these adapters in a copy of the model; a bound method is copied too.
+            linear.register_forward_hook(partial(self._add, key))
 
-    def _hook(self, key: str):
-        def add(_module: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> Tensor | None:
-            if not self.active:
-                return None
-            low = F.linear(args[0], self.down[key].to(args[0].dtype))
-            return out + self.scale * F.linear(low, self.up[key].to(low.dtype))
-
-        return add
+    def _add(self, key: str, _: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> Tensor | None:
+        if not self.active:
+            return None
+        low = F.linear(args[0], self.down[key].to(args[0].dtype))
+        return out + self.scale * F.linear(low, self.up[key].to(low.dtype))
 
     @contextmanager
     def switched(self, active: bool) -> Iterator[None]:

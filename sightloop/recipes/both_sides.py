@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import torch
@@ -45,6 +46,12 @@ class FixedPictures:
 
     images: Images
     quizzes: list[Quiz]
+
+    def told(self) -> str:
+        """Their number, and a mark that differs where pictures or quizzes do."""
+        asked = json.dumps([quiz.metadata() for quiz in self.quizzes]).encode()
+        mark = crc32(self.images.pixels.contiguous().cpu().numpy().tobytes(), crc32(asked))
+        return f"{len(self.quizzes)}, {mark:08x}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +154,8 @@ class BothSides:
             "quizzes_hash": protocol_hash(
                 {"quizzes": json.dumps([ask.quiz.metadata() for ask in self.asks])}
             ),
-            "fixed_pictures": "none" if self.fixed is None else str(len(self.fixed.quizzes)),
+            "fixed_pictures": "none" if self.fixed is None else self.fixed.told(),
+            "answer_tokens": str(self.max_answer),
             "seed": f"{self.seed}, prompt and number of the picture",
             "answers": "greedy, right if every fact is told",
             **{name: str(value) for name, value in asdict(policy.drawing()).items()},

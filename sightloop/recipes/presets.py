@@ -30,7 +30,10 @@ def preset_of(presets: Mapping[str, Any], words: Sequence[str]) -> str:
 
 
 def _option(words: Sequence[str], name: str) -> str | None:
-    for index, word in enumerate(words):
+    for index, given in enumerate(words):
+        flag, equal, value = given.partition("=")
+        # The command line takes underscores for hyphens.
+        word = f"{flag.replace('_', '-')}{equal}{value}" if flag.startswith("--") else given
         if word == name or word.startswith(f"{name}="):
             return word.partition("=")[2] or (words[index + 1] if index + 1 < len(words) else "")
     return None

@@ -17,10 +17,12 @@ from sightloop.models.show_o import ShowO, ShowOSettings
 from sightloop.recipes.both_sides import Ask, BothSides
 from sightloop.recipes.export import DTYPES
 from sightloop.recipes.picture_checks import open_check
+from sightloop.recipes.restore import is_run
 from sightloop.recipes.unified import Parts, load_image_policy, world_folder
 from sightloop.recipes.unirl_config import LikelihoodSettings, RelaxationSettings, UniConfig, folder_of
 from sightloop.recipes.unirl_judges import Judges, asks_anyone
 from sightloop.recipes.unirl_quizzes import asks_of, fixed_pictures, in_world, quiz_stream, vocabulary_of
+from sightloop.rewards.combine import standardised_in_group
 from sightloop.rewards.traps import Traps
 from sightloop.rollouts.quiz import Grader, MovingAverage, QuizCollector, itself
 from sightloop.training.loop import Experiment
@@ -37,6 +39,8 @@ def load_policy(config: UniConfig, device: torch.device) -> AnyImagePolicy:
         ValueError: no such folder, another family, or settings that do not fit the family.
     """
     folder = Path(config.policy) if config.policy else world_folder(config.world_model)
+    if is_run(folder):
+        raise ValueError(f"{folder} is a run; write its model with `sightloop export` and name that folder")
     family, model = found_in(folder).family, config.model
     if family not in ("show-o", "janus"):
         raise ValueError(f"{folder} is {family}, which cannot draw from prompts; name a Show-o or Janus")
@@ -98,14 +102,14 @@ def collector_of(
     """Draws, asks and judges."""
     vocabulary = vocabulary_of(config)
     asked = asks_anyone(config)
-    answering = Sampling(max_tokens=config.answer.max_tokens, temperature=config.answer.temperature)
     traps = Traps(nouns=[noun.name for noun in vocabulary.nouns], colours=vocabulary.colours)
     return QuizCollector(
         drawing=law,
-        answering=answering if asked else None,
+        answering=answering_law(config) if asked else None,
         judge=judges.judge if asked else None,
         picture_judge=judges.picture,
         picture_weight=config.rewards.detector,
+        picture_scale=standardised_in_group if config.judge.scale == "group" else None,
         per_prompt=config.group,
         grader=grader,
         second_turn="truth" if second_turn == "truth" else "answer",
@@ -116,29 +120,32 @@ def collector_of(
     )
 
 
+def answering_law(config: UniConfig) -> Sampling:
+    """The law that answers in training."""
+    return Sampling(max_tokens=config.answer.max_tokens, temperature=config.answer.temperature)
+
+
 def sides_of(
     config: UniConfig, likelihood: LikelihoodSettings, *, law: Sampling, policy: AnyImagePolicy
 ) -> Sides:
-    """Weights of drawing and answering, their laws, and orders of unmasking.
+    """Weights of drawing and answering, the law of drawings, and orders of unmasking.
 
     Raises:
         ValueError: orders of unmasking for a model that draws from left to right.
     """
     orders: Orders | None = None
-    if likelihood.orders != "drawn" and config.sides.drawing > 0:
+    weight = config.drawing_weight
+    if likelihood.orders != "drawn" and weight > 0:
         if not isinstance(policy, ShowO):
             raise ValueError(
                 f"likelihood.orders is {likelihood.orders!r}, but Janus draws from left to right; use 'drawn'"
             )
         kind = SomeRounds if likelihood.orders == "some-rounds" else FreshMasks
         orders = kind(number=likelihood.number)
-    answers = Sampling(max_tokens=config.answer.max_tokens, temperature=config.answer.temperature)
-    natural = answers.temperature == 1.0
+    guided = likelihood.guided and weight > 0
     return Sides(
-        drawing=Side(
-            weight=config.sides.drawing, under=replace(law, relaxation=None) if likelihood.guided else None
-        ),
-        answering=Side(weight=config.sides.answering, under=None if natural else answers),
+        drawing=Side(weight=weight, under=replace(law, relaxation=None) if guided else None),
+        answering=Side(weight=config.sides.answering),
         orders=orders,
     )
 
@@ -147,13 +154,19 @@ def evaluator_of(config: UniConfig, asks: list[Ask], folder: Path | None) -> Bot
     """The evaluation of both sides; None if there is none, or nothing can judge drawings.
 
     Raises:
-        ValueError: pictures that cannot be read.
+        ValueError: pictures that cannot be read, or a file or pictures that nothing would use.
     """
     settings = config.both_sides
     if not asks:
         return None
     check = open_check(settings.detector, settings.colours, in_world=in_world(config), device=config.device)
     if check is None:
+        for name in ("file", "fixed"):
+            if given := getattr(settings, name):
+                raise ValueError(
+                    f"both_sides.{name} is {given!r}, but nothing judges drawings; name a detector with "
+                    "--both-sides.detector"
+                )
         return None
     return BothSides(
         asks=asks,
@@ -180,7 +193,7 @@ def experiment_of(config: UniConfig, folder: Path, parts: Wired) -> Experiment:
     """All parts together with quizzes and evaluation."""
     asks = asks_of(config)
     evaluator = evaluator_of(config, asks, folder)
-    both = config.sides.drawing > 0 and config.sides.answering > 0
+    both = config.drawing_weight > 0 and config.sides.answering > 0
     compare = Comparison(balance=config.sides.balance, every=config.sides.compare_every) if both else None
     return Experiment(
         policy=parts.policy,

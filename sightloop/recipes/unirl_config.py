@@ -131,13 +131,6 @@ class BothSidesSettings:
     """
     seed: int = 1
 
-    def __post_init__(self) -> None:
-        if self.per_category and self.per_category < PER_PROMPT:
-            raise ValueError(
-                f"both_sides.per_category is {self.per_category}; a prompt is drawn {PER_PROMPT} times: use at "
-                f"least {PER_PROMPT}, or 0 for no evaluation"
-            )
-
 
 @dataclass(frozen=True, kw_only=True)
 class SidesSettings:
@@ -219,10 +212,16 @@ class UniConfig:
             raise ValueError(
                 f"answer.max_tokens is {self.answer.max_tokens}; an answer has a word and an end"
             )
+        number = self.both_sides.per_category
+        if number and number < PER_PROMPT:
+            raise ValueError(
+                f"both_sides.per_category is {number}; a prompt is drawn {PER_PROMPT} times: use at least "
+                f"{PER_PROMPT}, or 0 for no evaluation"
+            )
         if self.sides.balance and not self.drawing_weight == self.sides.answering > 0:
             raise ValueError(
-                f"sides.balance gives drawing and answering the same norm, but they weigh {self.drawing_weight} "
-                f"and {self.sides.answering}; use equal weights above 0, or no balance"
+                f"sides.balance gives both sides the same norm, but drawing weighs {self.drawing_weight} and "
+                f"answering {self.sides.answering}; use equal weights above 0, or no balance"
             )
 
     @property

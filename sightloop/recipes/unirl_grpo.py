@@ -9,8 +9,8 @@ Differences from the paper, and readings where it leaves a choice (option, prese
 3. Prompts of the evaluation never come in training, also not in other words (`quizzes.excluded`).
 4. No old policy (`method` "unirl"): the ratio is 1, one update a rollout. Relatives with real ratios and
    clipping are named methods.
-5. Advantages are divided by the group's standard deviation (`advantages`); drawing and answering weigh the same
-   (`sides`), each a mean over its own tokens. The paper's weights are not known.
+5. Advantages are divided by the group's standard deviation (`advantages`); drawing and answering weigh the
+   same (`sides`), each a mean over its own tokens. The paper's weights are not known.
 6. The divergence is k3 a token under the law that is trained, weight 0.2, the figure in the name of the
    published Show-o run (`kl_weight`); for Janus it is not known, and 0.04 is ours.
 7. A Show-o drawing is scored with its codes hidden anew at one ratio shared by the group, as a changed line

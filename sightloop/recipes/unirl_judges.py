@@ -4,16 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from torch import Tensor
 
 from sightloop.data.quizzes import Quiz
+from sightloop.evaluation.answer_matching import Answered, TextModelJudge
+from sightloop.evaluation.text_model import TextModel
+from sightloop.recipes.export import DTYPES
 from sightloop.recipes.picture_checks import open_check
 from sightloop.recipes.unirl_config import UniConfig
 from sightloop.recipes.unirl_quizzes import in_world
-from sightloop.rewards.answers import Denials, FactReward, LessPrior, all_facts, points, share
+from sightloop.rewards.answers import (
+    Denials,
+    FactReward,
+    JudgedAnswer,
+    LessPrior,
+    TextJudge,
+    all_facts,
+    points,
+    share,
+)
 from sightloop.rewards.combine import Judge, combine
-from sightloop.rewards.custom import load_rewards
+from sightloop.rewards.custom import Loading, load_rewards
+from sightloop.training import distributed
 from sightloop.types import Images, Reward
 
 
@@ -31,7 +45,8 @@ def judges_of(config: UniConfig) -> Judges:
     """The rewards that have a weight; facts told are always measured where answers are judged.
 
     Raises:
-        ValueError: no reward has a weight, or one lacks the model it needs.
+        ValueError: no reward has a weight, one lacks the model it needs, or a setting of the judge is of no
+            use.
     """
     rewards, weights = named_rewards(config)
     picture = None
@@ -52,6 +67,11 @@ def named_rewards(config: UniConfig) -> tuple[dict[str, Reward], dict[str, float
     """Rewards of answers by name and their weights; `all_facts` is measured even with weight 0."""
     given = config.rewards
     grades = {"points": points, "share": share, "all_facts": all_facts}
+    if config.judge.less_prior and not any(getattr(given, name) for name in grades):
+        raise ValueError(
+            "judge.less_prior takes a prior off points, share and all_facts, whose weights are 0; give one a "
+            "weight, or leave it out"
+        )
     rewards: dict[str, Reward] = {}
     for name, grade in grades.items():
         if getattr(given, name):
@@ -59,8 +79,16 @@ def named_rewards(config: UniConfig) -> tuple[dict[str, Reward], dict[str, float
             rewards[name] = LessPrior(reward=reward) if config.judge.less_prior else reward
     if given.denials:
         rewards["denials"] = Denials()
+    if given.text_judge:
+        rewards["text_judge"] = JudgedAnswer(judge=text_judge(config))
+    elif config.judge.text_model:
+        raise ValueError(
+            f"judge.text_model is {config.judge.text_model!r}, but rewards.text_judge is 0; give it a weight"
+        )
     weights = {name: float(getattr(given, name)) for name in rewards}
-    own, own_weights = load_rewards(config.judge.custom, taken=(*grades, "denials", "picture"))
+    how = Loading(text="prompt", dtype=DTYPES[config.dtype], device=distributed.device(config.device))
+    taken = (*grades, "denials", "text_judge", "picture")
+    own, own_weights = load_rewards(config.judge.custom, taken=taken, how=how)
     rewards, weights = rewards | own, weights | own_weights
     if asks_anyone(config):
         # Supervised training filters by it, and the log tells how many answers are wholly right.
@@ -69,8 +97,37 @@ def named_rewards(config: UniConfig) -> tuple[dict[str, Reward], dict[str, float
     return rewards, weights
 
 
+def text_judge(config: UniConfig) -> TextJudge:
+    """Asks `judge.text_model` whether an answer says the same as the true one: 1 or 0.
+
+    Raises:
+        ValueError: no model is named; when judging: a reply that is neither.
+    """
+    name = config.judge.text_model
+    if not name:
+        raise ValueError(
+            "rewards.text_judge has a weight and judge.text_model is empty; name a language model"
+        )
+    model = TextModel.from_pretrained(
+        name, dtype=DTYPES[config.dtype], device=distributed.device(config.device)
+    )
+    judge = TextModelJudge(model)
+
+    @cache
+    def score(question: str, truth: str, answer: str) -> float:
+        (verdict,) = judge.verdicts([Answered(question=question, truth=truth, answer=answer)])
+        if verdict is None:
+            raise ValueError(
+                f"{name} replied neither 'same' nor 'not same'; use a model that follows instructions"
+            )
+        return float(verdict)
+
+    return score
+
+
 def asks_anyone(config: UniConfig) -> bool:
     """Whether questions are asked: answers are judged or learned."""
     given = config.rewards
-    judged = (given.points, given.share, given.all_facts, given.denials, *config.judge.custom)
+    judged = (given.points, given.share, given.all_facts, given.denials, given.text_judge)
+    judged = (*judged, *config.judge.custom)
     return any(judged) or config.sides.answering > 0

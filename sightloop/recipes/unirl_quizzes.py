@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -23,14 +24,12 @@ from sightloop.data.quizzes import (
 )
 from sightloop.data.vocabulary import REAL, Vocabulary
 from sightloop.recipes.both_sides import Ask, FixedPictures
-from sightloop.recipes.unirl_config import BothSidesSettings, UniConfig
+from sightloop.recipes.unirl_config import PER_PROMPT, BothSidesSettings, UniConfig
 from sightloop.shapes.quizzes import SHAPES_VOCABULARY
 from sightloop.shapes.unified_gates import held_out_scenes, pictures_of
 from sightloop.training import distributed
 from sightloop.types import Images
 
-PER_PROMPT = 4
-"""Drawings of a prompt in the evaluation, at least."""
 _SPARE = 3
 """A category whose quizzes are this many times the test's keeps the test out of training."""
 _TRIES = 2000
@@ -51,7 +50,8 @@ def in_world(config: UniConfig) -> bool:
 
 
 def quiz_stream(config: UniConfig, asks: Sequence[Ask]) -> QuizStream:
-    """The training quizzes; prompts of the evaluation and of `quizzes.excluded` never come.
+    """The training quizzes. Prompts of `quizzes.excluded` never come, nor those of the evaluation where the
+    grammar makes the quizzes.
 
     Raises:
         ValueError: a file with a broken line, or prompts that cannot be split over the ranks.
@@ -102,7 +102,8 @@ def kept_out(asks: Sequence[Ask], vocabulary: Vocabulary) -> list[str]:
     return found
 
 
-def _distinct(category: Category, vocabulary: Vocabulary, *, seed: int) -> dict[str, Quiz]:
+@cache
+def _distinct(category: Category, vocabulary: Vocabulary, *, seed: int) -> Mapping[str, Quiz]:
     source = GrammarQuizzes(vocabulary, seed=seed, weights={category: 1.0})
     found: dict[str, Quiz] = {}
     for index in range(_TRIES):
@@ -153,4 +154,6 @@ def read_fixed(folder: Path, vocabulary: Vocabulary, size: int = _FIXED_SIDE) ->
             except BrokenImageError as error:
                 raise ValueError(f"{picture}: {error}") from error
             quizzes.append(quiz)
+    if not pixels:
+        raise ValueError(f"{folder} holds metadata and no samples/*.png; put the pictures beside it")
     return FixedPictures(images=Images(pixels=torch.stack(pixels)), quizzes=quizzes)

@@ -46,6 +46,12 @@ def build(config: SftConfig, run_folder: Path) -> Experiment:
     Raises:
         ValueError: a setting that cannot work, with the value and the fix.
     """
+    samples = config.prompts * config.group // distributed.num_ranks()
+    if config.end_to_end and config.schedule.micro_batch < samples:
+        raise ValueError(
+            f"relaxed drawings allow one backward pass: micro_batch is {config.schedule.micro_batch}, a rank "
+            f"draws {samples} (prompts x group); raise micro_batch, or use --no-end-to-end"
+        )
     judges = judges_of(config)
     torch.manual_seed(config.schedule.seed)
     policy = load_policy(config, distributed.device(config.device))

@@ -92,6 +92,8 @@ class QuizCollector:
     """Of the answers, or of the drawings if nobody is asked; None = `picture_judge` alone."""
     picture_judge: PictureJudge | None = None
     picture_weight: float = 1.0
+    picture_scale: Callable[[Float[Tensor, "B T"], Outcome], Float[Tensor, "B T"]] | None = None
+    """Puts the picture judge's scores on another scale before they are weighted; the part stays raw."""
     per_prompt: int = 8
     first: int = 0
     """Number of the first sample of a prompt: ranks that share a prompt must not draw the same pictures."""
@@ -216,7 +218,10 @@ class QuizCollector:
             if len(wrong):
                 row = int(wrong[0])
                 raise ValueError(f"the picture judge says {scores[row]} about {outcome.sources[row]!r}")
-            rewards = rewards + _on_last(self.picture_weight * scores, outcome.tokens)
+            earned = _on_last(scores, outcome.tokens)
+            if self.picture_scale is not None:
+                earned = self.picture_scale(earned, outcome)
+            rewards = rewards + self.picture_weight * earned
             parts = parts | {"picture": scores}
         return rewards, parts
 

@@ -111,6 +111,10 @@ def _put_back(folder: Path, kept: Mapping[str, Tensor]) -> None:
         )
     with torch.no_grad():
         for name, value in kept.items():
+            if tensors[name].shape != value.shape:
+                raise ValueError(
+                    f"{name!r} is {tuple(tensors[name].shape)} in {folder}; this run has {tuple(value.shape)}"
+                )
             value.copy_(tensors[name])
 
 

@@ -55,13 +55,15 @@ class Experiment(Generic[AnyPolicy, AnyBatch]):
     evaluators: Mapping[str, Callable[[AnyPolicy], Evaluation]]
     schedule: Schedule
     updates: int = 1
-    """Updates from one rollout; more than 1 needs an algorithm with an old policy."""
+    """Updates from one rollout; more than 1 needs an algorithm with an old policy, and no relaxation."""
     kept: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
     """What changes without an optimizer and is saved all the same: a moving average."""
     compare: Comparison | None = None
     """Look at the gradients of drawing and answering apart; None = only at their sum."""
 
     def __post_init__(self) -> None:
+        if self.updates < 1:
+            raise ValueError(f"updates is {self.updates}; use at least 1")
         wanted = self.schedule.best_metric
         if self.evaluators and wanted is not None and wanted.partition("/")[0] not in self.evaluators:
             raise ValueError(
@@ -97,13 +99,11 @@ def train(experiment: Experiment[Any, Any], run: Run) -> None:
         credit = experiment.algorithm.credit(experiment.policy, rollout)
         credited = _now()
         set_learning_rate(optimizer, step, schedule.warmup_steps)
-        for repetition in range(experiment.updates):
-            apart = experiment.compare is not None and experiment.compare.is_due(step) and not repetition
-            measured = update(experiment, optimizer, rollout, credit, apart=apart)
-            if measured.problem is not None:
-                message = f"step {step}: {measured.problem}"
-                run.alarm(Alarm(step=step, name="not_finite", message=message))
-                raise ValueError(message)
+        measured = _updated(experiment, optimizer, step, rollout, credit)
+        if measured.problem is not None:
+            message = f"step {step}: {measured.problem}"
+            run.alarm(Alarm(step=step, name="not_finite", message=message))
+            raise ValueError(message)
         seconds = {
             "collect": collected - started,
             "credit": credited - collected,
@@ -129,6 +129,30 @@ def evaluate(experiment: Experiment[Any, Any], run: Run, step: int) -> None:
     with untouched_randomness():
         for name, evaluator in experiment.evaluators.items():
             run.log_evaluation(step, name, evaluator(experiment.policy))
+
+
+def _updated(
+    experiment: Experiment[Any, Any],
+    optimizer: torch.optim.Optimizer,
+    step: int,
+    rollout: Rollout,
+    credit: Credit,
+) -> Measured:
+    """All updates from one rollout: what the last one measured, with the first one's gradients of sides."""
+    relaxed = any(turn.tokens.one_hot is not None for turn in rollout.turns)
+    if experiment.updates > 1 and (relaxed or credit.settled):
+        raise ValueError(
+            f"updates is {experiment.updates}, but relaxed drawings and a critic's gradients serve one; use 1"
+        )
+    compare = experiment.compare
+    apart = compare is not None and compare.is_due(step)
+    measured = first = update(experiment, optimizer, rollout, credit, apart=apart)
+    for _ in range(1, experiment.updates):
+        if measured.problem is not None:
+            break
+        apart = compare is not None and compare.balance
+        measured = update(experiment, optimizer, rollout, credit, apart=apart)
+    return replace(measured, side_gradients=first.side_gradients)
 
 
 def update(

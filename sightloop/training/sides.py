@@ -32,12 +32,20 @@ class Comparison:
 
 
 def columns_of(rollout: Rollout) -> dict[str, slice]:
-    """The columns of credit that belong to each turn, by the name of its side."""
+    """The columns of credit that belong to each turn, by the name of its side.
+
+    Raises:
+        ValueError: two turns belong to one side.
+    """
     found: dict[str, slice] = {}
     start = 0
     for turn in rollout.turns:
         width = turn.tokens.mask.shape[1]
         name = "drawing" if turn.prompt.wants == "image" else "answering"
+        if name in found:
+            raise ValueError(
+                f"two turns of the rollout are {name}; compare gradients of one drawing and answer"
+            )
         found[name] = slice(start, start + width)
         start += width
     return found
@@ -65,7 +73,12 @@ class SideGradients:
                     parameter.grad = None
 
     def join(self, *, balance: bool) -> dict[str, float]:
-        """Put the sum of both sides into `.grad`, over all ranks; norms and cosine by name."""
+        """Put the sum of both sides into `.grad`, over all ranks; norms and cosine by name.
+
+        What lies in `.grad` already belongs to no side and is added as it is.
+        """
+        distributed.sum_gradients(self._parameters)
+        rest = [parameter.grad for parameter in self._parameters]
         for part in self._parts.values():
             for index, parameter in enumerate(self._parameters):
                 parameter.grad = part[index]
@@ -79,6 +92,8 @@ class SideGradients:
             one, other = self._parts.values()
             figures["cosine"] = _product(one, other) / (live[0] * live[1])
         wanted = sum(live) / len(live) if live else 0.0
+        for parameter, gradient in zip(self._parameters, rest, strict=True):
+            parameter.grad = gradient
         for name, part in self._parts.items():
             scale = wanted / norms[name] if balance and norms[name] > 0 else 1.0
             for index, parameter in enumerate(self._parameters):
