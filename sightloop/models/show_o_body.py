@@ -3,7 +3,7 @@
 A prefix (a prompt, or a picture that is asked about) never sees what comes behind it, so its keys and values
 are computed once for each distinct prefix of a batch and joined to those of every row that continues it. They
 carry a gradient where one is wanted. Of a picture in the making, the first layer's projections are computed
-once for each kind of token and shared by all prefixes, and the last layer runs only where its output is read.
+once for each kind of token and shared by all prefixes. The last layer runs only where its output is read.
 The head runs on a slice of the vocabulary.
 """
 
@@ -262,9 +262,14 @@ class Body:
         is_causal: bool = False,
     ) -> Prefix:
         """Keys and values of right-padded beginnings, who see each other as in `__call__`."""
-        recorder = _Recorder()
-        self._run(embeds, positions, mask, is_causal, recorder)
-        states = tuple(recorder.states[layer] for layer in range(len(self.phi.layers)))
+        recorder, layers = _Recorder(), self.phi.layers
+        rotary = self.phi.rotary_emb(embeds, positions)
+        hidden = self._through(layers[:-1], embeds, rotary, mask, is_causal, recorder)
+        # Nobody reads what the last layer makes of them.
+        attention, normed = layers[-1].self_attn, layers[-1].input_layernorm(hidden)
+        key, value = (_heads(attention, name, normed) for name in ("key", "value"))
+        last = (_turned(key, rotary), value)
+        states = (*(recorder.states[layer] for layer in range(len(layers) - 1)), last)
         return Prefix(states=states, lengths=lengths, row_of=row_of)
 
     def text_prefix(
