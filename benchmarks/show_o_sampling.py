@@ -7,8 +7,7 @@ and must draw the same codes. Then each draws in a process of its own and median
 the smaller count of FLOPs at the machine's rate of matrix products. A group of 8 equal prompts, as a
 group-relative method draws them, is compared with 8 different ones.
 
-On a GPU a round has static shapes apart from the number of unknown codes; a graph for each round could be
-captured. Nothing of that is measured here.
+On a GPU `ShowO.enable_decode_graphs` replays a recorded graph for each round, which is not measured here.
 
     OMP_NUM_THREADS=1 python -m benchmarks.show_o_sampling [--repetitions 3] [--output results.json]
 """

@@ -36,6 +36,8 @@ from sightloop.models.pieces import Pieces
 from sightloop.models.recompute import Recomputation
 from sightloop.types import Images, Prompt, Sampling, Tokens, TokenScores, Turn
 
+LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
 
 @dataclass(frozen=True, kw_only=True)
 class JanusSettings:
@@ -46,6 +48,8 @@ class JanusSettings:
     lora_rank: int = 16
     lora_alpha: float | None = None
     """None = twice the rank."""
+    lora_targets: tuple[str, ...] = LORA_TARGETS
+    """Last names of the adapted linear layers. They are looked for in the language model alone."""
     generation_head: bool = True
     """Full training: what turns hidden states into codes learns too."""
     generation_aligner: bool = True
@@ -128,7 +132,7 @@ class Janus(nn.Module):
         self.adapters: Adapters | None = None
         if settings.trained == "lora":
             alpha = 2 * settings.lora_rank if settings.lora_alpha is None else settings.lora_alpha
-            self.adapters = Adapters(self.trunk_linears(), rank=settings.lora_rank, alpha=alpha)
+            self.adapters = Adapters(self._targets(), rank=settings.lora_rank, alpha=alpha)
             self.adapters.active = True
         self.trained_part().float().requires_grad_(True)
 
@@ -151,6 +155,14 @@ class Janus(nn.Module):
         parts = self._language.named_modules()
         return {name: part for name, part in parts if isinstance(part, nn.Linear)}
 
+    def _targets(self) -> dict[str, nn.Linear]:
+        linears, wanted = self.trunk_linears(), self.settings.lora_targets
+        last_names = {name.rsplit(".", 1)[-1] for name in linears}
+        unknown = sorted(set(wanted) - last_names)
+        if unknown or not wanted:
+            raise ValueError(f"lora_targets has {unknown or 'nothing'}; there are {sorted(last_names)}")
+        return {name: linear for name, linear in linears.items() if name.rsplit(".", 1)[-1] in wanted}
+
     def adapters_off(self) -> AbstractContextManager[None]:
         """The model from before training, inside the context.
 
@@ -164,6 +176,22 @@ class Janus(nn.Module):
     def enable_gradient_checkpointing(self) -> None:
         """Recompute the language model's layers in the backward pass."""
         self._recomputation.enable(*([] if self.adapters is None else [self.adapters.checkpoint_contexts]))
+
+    def enable_decode_graphs(self) -> None:
+        """Draw in steps of fixed shapes; a CUDA device replays a recorded graph for each code (unmeasured).
+
+        Not for sharded weights, which are gathered by the host.
+
+        Raises:
+            ValueError: the attention cannot read masks of fixed shapes.
+        """
+        attention = self.model.config.text_config._attn_implementation
+        if attention != "sdpa":
+            raise ValueError(
+                f"attention is {attention!r}, which cannot read masks of fixed shapes; load the model with "
+                "attn_implementation='sdpa'"
+            )
+        self.drawings.is_static = True
 
     @property
     def everyone_done(self) -> Callable[[bool], bool]:

@@ -71,6 +71,23 @@ class JanusBody:
         )
         return out.last_hidden_state
 
+    def run_at(
+        self,
+        embeds: Float[Tensor, "B 1 h"],
+        positions: Int[Tensor, "B 1"],
+        seen: Bool[Tensor, "B 1 1 K"],
+        cache: Cache,
+    ) -> Float[Tensor, "B 1 h"]:
+        """Last hidden states of one new position a row; all that is told are tensors of fixed shapes."""
+        out = self._core.language_model(
+            inputs_embeds=embeds,
+            attention_mask=seen,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+        )
+        return out.last_hidden_state
+
     def code_logits(
         self,
         given: Float[Tensor, "*N h"],

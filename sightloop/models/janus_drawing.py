@@ -12,12 +12,14 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from transformers.cache_utils import Cache
 
 from sightloop.models.codes import code_log_probs
 from sightloop.models.generation import draw, uniform_numbers
 from sightloop.models.janus_body import JanusBody
 from sightloop.models.janus_prompts import JanusPrompts
 from sightloop.models.sharing import distinct
+from sightloop.models.static_steps import repeat_step, static_cache
 from sightloop.types import Sampling, Tokens
 
 
@@ -30,6 +32,17 @@ class Branches:
     """None where no prompt is padded."""
     rows: Int[Tensor, " R"]
     """Given branch, then the blank one if there is guidance."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """Pictures in the making: what is drawn is written into the tensors."""
+
+    ids: Int[Tensor, "B T"]
+    log_probs: Float[Tensor, "B T"]
+    uniform: Float[Tensor, "B T"]
+    """The numbers that decide."""
+    sampling: Sampling
 
 
 def is_guided(sampling: Sampling | None) -> bool:
@@ -45,6 +58,8 @@ class JanusDrawing:
         self.prompts = prompts
         self.num_tokens = num_tokens
         self.num_codes = num_codes
+        self.is_static = False
+        """Draw in steps of fixed shapes, which a CUDA device replays as one graph a step."""
 
     def branches(self, texts: list[str], *, guided: bool) -> Branches:
         """The prompts as rows.
@@ -67,22 +82,56 @@ class JanusDrawing:
         branches = self.branches(texts, guided=is_guided(sampling))
         ids = torch.empty(size, length, dtype=torch.long, device=self.body.device)
         log_probs = torch.empty(size, length, device=self.body.device)
-        read = branches.ids.shape[1]
-        once = self.body.cache(read)
+        once = self.body.cache(branches.ids.shape[1])
         hidden = self.body.run(self.body.words(branches.ids), branches.mask, once)[:, -1][branches.rows]
-        cache = self.body.spread(once, branches.rows, self.body.cache(read + length - 1))
-        del once
-        mask = None if branches.mask is None else branches.mask[branches.rows]
-        for step in range(length):
-            logits = self.body.code_logits(*hidden.split(size), guidance=sampling.guidance)
-            ids[:, step], log_probs[:, step] = draw(logits, sampling, uniform[:, step])
-            if step + 1 == length:
-                break
-            mask = None if mask is None else F.pad(mask, (0, 1), value=True)
-            embeds = self.body.codes(ids[:, step : step + 1])
-            hidden = self.body.run(embeds.repeat(len(hidden) // size, 1, 1), mask, cache)[:, -1]
+        logits = self.body.code_logits(*hidden.split(size), guidance=sampling.guidance)
+        ids[:, 0], log_probs[:, 0] = draw(logits, sampling, uniform[:, 0])
+        drawn = Drawn(ids=ids, log_probs=log_probs, uniform=uniform, sampling=sampling)
+        (self._finish_static if self.is_static else self._finish)(drawn, branches, once)
         counts = torch.ones(size, length, dtype=torch.bool, device=self.body.device)
         return Tokens(ids=ids, mask=counts, log_probs=None if sampling.temperature == 0 else log_probs)
+
+    def _finish(self, drawn: Drawn, branches: Branches, once: Cache) -> None:
+        size, length = drawn.ids.shape
+        read, rows = branches.ids.shape[1], branches.rows
+        cache = self.body.spread(once, rows, self.body.cache(read + length - 1))
+        once.layers.clear()
+        mask = None if branches.mask is None else branches.mask[rows]
+        for step in range(1, length):
+            mask = None if mask is None else F.pad(mask, (0, 1), value=True)
+            embeds = self.body.codes(drawn.ids[:, step - 1 : step]).repeat(len(rows) // size, 1, 1)
+            hidden = self.body.run(embeds, mask, cache)[:, -1]
+            logits = self.body.code_logits(*hidden.split(size), guidance=drawn.sampling.guidance)
+            drawn.ids[:, step], drawn.log_probs[:, step] = draw(
+                logits, drawn.sampling, drawn.uniform[:, step]
+            )
+
+    def _finish_static(self, drawn: Drawn, branches: Branches, once: Cache) -> None:
+        size, length = drawn.ids.shape
+        read, rows, device = branches.ids.shape[1], branches.rows, self.body.device
+        room = read + length - 1
+        place = torch.tensor([read], device=device)
+        spread = self.body.spread(once, rows, self.body.cache(read))
+        once.layers.clear()
+        cache = static_cache(spread, room, place)
+        seen = torch.zeros(len(rows), 1, 1, room, dtype=torch.bool, device=device)
+        seen[..., :read] = True if branches.mask is None else branches.mask[rows][:, None, None]
+        positions = seen[:, 0].sum(-1)
+        last = torch.zeros(1, dtype=torch.long, device=device)
+
+        def step() -> None:
+            seen.index_fill_(3, place, True)
+            embeds = self.body.codes(drawn.ids.index_select(1, last)).repeat(len(rows) // size, 1, 1)
+            hidden = self.body.run_at(embeds, positions, seen, cache)[:, -1]
+            logits = self.body.code_logits(*hidden.split(size), guidance=drawn.sampling.guidance)
+            last.add_(1)
+            picked = draw(logits, drawn.sampling, drawn.uniform.index_select(1, last)[:, 0])
+            for kept, found in zip((drawn.ids, drawn.log_probs), picked, strict=True):
+                kept.index_copy_(1, last, found[:, None])
+            place.add_(1)
+            positions.add_(1)
+
+        repeat_step(step, length - 1, device)
 
     def hidden(
         self, texts: list[str], ids: Int[Tensor, "B T"], *, guided: bool

@@ -42,6 +42,7 @@ from sightloop.models.show_o_losses import (
     without_conditions,
 )
 from sightloop.models.show_o_scores import Canvas, canvas_of, score_codes
+from sightloop.models.show_o_static import draw_codes_static
 from sightloop.models.show_o_vision import FEATURES, ShowOVision
 from sightloop.types import Images, Prompt, Sampling, Tokens, TokenScores, Turn
 
@@ -110,7 +111,7 @@ class ShowO(nn.Module):
         self.vision = None if vision is None else vision.requires_grad_(False)
         if vision is not None and settings.trained == "full":
             vision.projector.requires_grad_(True)
-        self._adapted, self._has_warned = True, False
+        self._adapted, self._has_warned, self._is_static = True, False, False
 
     def _targets(self) -> dict[str, nn.Linear]:
         linears = {
@@ -160,6 +161,13 @@ class ShowO(nn.Module):
     def enable_gradient_checkpointing(self) -> None:
         """Recompute layers in the backward pass instead of keeping what they computed."""
         self.body.recompute = no_contexts if self.adapters is None else self.adapters.checkpoint_contexts
+
+    def enable_decode_graphs(self) -> None:
+        """Draw in rounds of fixed shapes; a CUDA device replays a recorded graph for each (unmeasured).
+
+        Not for sharded weights, which are gathered by the host. Relaxed drawings stay as they are.
+        """
+        self._is_static = True
 
     # -- pictures
 
@@ -226,6 +234,8 @@ class ShowO(nn.Module):
         noise = seeded_noise(shape, sampling, prompt.seeds)
         with torch.set_grad_enabled(relaxed_round(sampling) is not None):
             canvas = self._canvas(prompt.texts, sampling)
+        if self._is_static and sampling.relaxation is None:
+            return draw_codes_static(canvas, known, sampling=sampling, noise=noise)
         return draw_codes(canvas.look, canvas.logits_of, known, sampling=sampling, noise=noise)
 
     def _known(self, prompt: Prompt) -> Tokens:

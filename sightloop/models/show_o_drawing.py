@@ -173,14 +173,14 @@ def draw_codes(
                 picked, sure, soft = _draw_relaxed(logits_of(*hidden), at.cpu(), numbers, sampling)
                 one_hot = _with_known(soft, codes, unknown)
             else:
-                picked, sure = _draw(logits_of, hidden, at, numbers, sampling)
+                picked, sure = pick_codes(logits_of, hidden, at, numbers, sampling)
         codes = codes.masked_scatter(unknown, picked)
         progress = (step + 1) / (sampling.decode_steps or 1)
         heat *= 1 - progress
         if step + 1 < steps:
             likely = torch.zeros_like(log_probs).masked_scatter(unknown, sure)
             scores = likely + heat * numbers.order.to(device)
-            kept = unknown & ~_forgotten(scores, unknown, unknown_share(progress, sampling.schedule))
+            kept = unknown & ~forgotten(scores, unknown, unknown_share(progress, sampling.schedule))
         else:
             kept = unknown
         log_probs = torch.where(kept, log_probs.masked_scatter(unknown, sure), log_probs)
@@ -195,13 +195,14 @@ def draw_codes(
     )
 
 
-def _draw(
+def pick_codes(
     logits_of: Callable[..., Tensor],
     hidden: tuple[Tensor, ...],
     at: Int[Tensor, " n"],
     numbers: Noise,
     sampling: Sampling,
 ) -> tuple[Int[Tensor, " n"], Float[Tensor, " n"]]:
+    """A code for each position, and its log-probability; `at` counts positions over the whole batch."""
     device, num_rows = at.device, len(at)
     picked = torch.empty(num_rows, dtype=torch.int64, device=device)
     sure = torch.empty(num_rows, device=device)
@@ -244,7 +245,7 @@ def _with_known(
     return known.masked_scatter(unknown[..., None], soft)
 
 
-def _forgotten(
+def forgotten(
     scores: Float[Tensor, "B N"], unknown: Bool[Tensor, "B N"], share: Float[Tensor, ""]
 ) -> Bool[Tensor, "B N"]:
     """The codes that stay unknown: the least sure of them, as many as the schedule says, at least one.

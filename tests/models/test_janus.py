@@ -162,6 +162,20 @@ def test_adapters_lie_on_the_language_model_only() -> None:
     assert not any(part._forward_hooks for tower in frozen for part in tower.modules())
 
 
+def test_a_pattern_of_adapters_is_looked_for_in_the_language_model_alone() -> None:
+    janus = tiny_janus(lora_targets=("q_proj",))
+    assert janus.adapters is not None
+    own = {name.replace(".", "/") for name in janus.trunk_linears() if name.endswith("q_proj")}
+    assert set(janus.adapters.up) == own and len(own) == 2
+    hooked = [name for name, part in janus.model.named_modules() if part._forward_hooks]
+    assert len(hooked) == 2 and all(name.startswith("model.language_model.") for name in hooked)
+    # A name of the tower alone is none of the language model.
+    with pytest.raises(ValueError, match=r"projection_layer.*q_proj"):
+        tiny_janus(lora_targets=("projection_layer",))
+    with pytest.raises(ValueError, match="nothing"):
+        tiny_janus(lora_targets=())
+
+
 def test_only_adapters_learn() -> None:
     janus = tiny_janus()
     own = set(janus.trained_part().parameters())

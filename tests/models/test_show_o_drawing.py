@@ -100,8 +100,7 @@ def test_every_round_fixes_a_code_while_two_are_unknown() -> None:
     tokens = drawn(replace(LAW, decode_steps=16))
     assert tokens.decode_step is not None
     for row in tokens.decode_step:
-        assert row.bincount(minlength=16).min() >= 0
-        assert int((row == 0).sum()) >= 1
+        assert row.bincount(minlength=16).min() >= 1
     assert (drawn(replace(LAW, decode_steps=1)).decode_step == 0).all()
 
 
