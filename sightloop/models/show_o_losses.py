@@ -70,11 +70,13 @@ class Masking:
             progress=torch.rand(size, generator=generator), keys=torch.rand(size, length, generator=generator)
         )
 
+    def share(self, *, min_share: float = 0.0) -> Float[Tensor, " B"]:
+        """How many of a picture's codes are hidden: cos(pi t / 2) of them, at least `min_share`."""
+        return torch.cos(self.progress * math.pi * 0.5).clamp(min=min_share)
+
     def hidden(self, *, min_share: float = 0.0) -> Bool[Tensor, "B N"]:
-        """True where a code is hidden: cos(pi t / 2) of them, at least `min_share` and one."""
-        length = self.keys.shape[1]
-        share = torch.cos(self.progress * math.pi * 0.5).clamp(min=min_share)
-        count = (length * share).round().clamp(min=1)
+        """True where a code is hidden: the share of them, rounded, and at least one."""
+        count = (self.keys.shape[1] * self.share(min_share=min_share)).round().clamp(min=1)
         return self.keys.argsort(-1) < count[:, None]
 
 

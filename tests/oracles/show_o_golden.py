@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
@@ -68,6 +69,12 @@ def load_golden(folder: Path) -> Golden:
     weights = load_file(folder / "showo_weights.safetensors")
     model.load_state_dict({key.removeprefix("showo."): value for key, value in weights.items()})
     return Golden(folder=folder, facts=facts, vocabulary=vocabulary, model=model)
+
+
+def runs_of(metafunc: pytest.Metafunc, part: str) -> list[str]:
+    """The names of the runs that the golden facts tell below `part`; one that is none without golden data."""
+    file = Path(str(metafunc.config.getoption("--oracles"))) / "show_o" / "golden.json"
+    return list(json.loads(file.read_text())[part]) if file.is_file() else ["none"]
 
 
 def numbers(text: str) -> list[int]:

@@ -47,7 +47,9 @@ class Golden:
         width = parts["language_config"]["hidden_size"]
         places = (tower["image_size"] // tower["patch_size"]) ** 2
         return JanusConfig(
-            text_config=LlamaConfig(**parts["language_config"], rms_norm_eps=1e-6, tie_word_embeddings=False),
+            text_config=LlamaConfig(
+                **{"rms_norm_eps": 1e-6, **parts["language_config"], "tie_word_embeddings": False}
+            ),
             vision_config=JanusVisionConfig(
                 hidden_size=tower["width"],
                 num_hidden_layers=tower["layers"],

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from show_o_golden import Golden, load_golden, numbers, same
+from show_o_golden import Golden, load_golden, numbers, runs_of, same
 from torch import Tensor
 
 from sightloop.models.show_o_drawing import Noise, draw_codes, gumbel_of, official_noise
@@ -16,7 +16,11 @@ from sightloop.models.show_o_layout import drawing_prompt, drawing_rows
 from sightloop.models.show_o_scores import Canvas, canvas_of, score_codes
 from sightloop.types import Sampling, Tokens
 
-RUNS = ["cfg", "nocfg_t0", "inpaint", "argmax", "linear_hot", "onestep"]
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Each golden run, whatever it is called."""
+    if "run" in metafunc.fixturenames:
+        metafunc.parametrize("run", runs_of(metafunc, "t2i_generate"), indirect=True, scope="module")
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +46,7 @@ class Run:
         return len(self.known), self.golden.num_image, self.golden.vocabulary.num_codes
 
 
-@pytest.fixture(scope="module", params=RUNS)
+@pytest.fixture(scope="module")
 def run(request: pytest.FixtureRequest, golden: Golden) -> Run:
     """Each golden run."""
     facts = golden.facts["t2i_generate"][request.param]
@@ -117,6 +121,7 @@ def test_codes_and_rounds_are_the_official_ones(run: Run, noise) -> None:
         for branch in wanted["model_input"][:, first:-1].split(size):
             same(watch.inputs[step], branch)
         same(watch.probs[step], wanted["probs"])
+        _same_draws(run, step, watch)
         masked = (
             watch.unknown[step + 1] if step + 1 < steps else run.tensors["final_input_ids"][:, first:-1]
             == run.golden.vocabulary.mask
@@ -130,6 +135,20 @@ def test_codes_and_rounds_are_the_official_ones(run: Run, noise) -> None:
             assert torch.equal(watch.unknown[step + 1].sum(1, keepdim=True), count)
     assert torch.equal(drawn.mask, ~run.known.mask)
     assert torch.equal(drawn.ids[run.known.mask], run.known.ids[run.known.mask])
+
+
+def _same_draws(run: Run, step: int, watch: Watch) -> None:
+    """Every draw of a round, of known positions too, and how sure it was of it."""
+    law, unknown = watch.probs[step].flatten(0, 1), watch.unknown[step]
+    if run.sampling.temperature == 0:
+        picked = law.argmax(-1)
+    else:
+        exponential = run.tensors[f"step{step}.exponential"]
+        everywhere = torch.arange(len(law))
+        picked = Noise(order=torch.zeros(unknown.shape), exponential=exponential).pick(law, everywhere)
+    same(picked.view(unknown.shape), run.tensors[f"step{step}.sampled_raw"])
+    sure = law.gather(1, picked[:, None]).view(unknown.shape)
+    same(sure.masked_fill(~unknown, torch.finfo(sure.dtype).max), run.tensors[f"step{step}.selected_probs"])
 
 
 @torch.no_grad()

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from show_o_golden import Golden, load_golden, numbers, same
+from show_o_golden import Golden, load_golden, numbers, runs_of, same
+from torch import Tensor
 
 from sightloop.models.show_o_layout import (
     begun,
@@ -29,10 +30,24 @@ from sightloop.models.show_o_losses import (
 from sightloop.models.show_o_masks import answer_mask, causal, drawing_mask
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Each golden run, whatever it is called."""
+    if "run" in metafunc.fixturenames:
+        metafunc.parametrize("run", runs_of(metafunc, "losses"))
+
+
 @pytest.fixture(scope="module")
 def golden(oracles: Path) -> Golden:
     """The golden model."""
     return load_golden(oracles / "show_o")
+
+
+def same_mask(golden: Golden, found: Tensor, wanted: dict[str, Tensor]) -> None:
+    """The official mask, and the numbers that the official code adds to scores for it."""
+    mask = wanted["mask_allowed"]
+    same(found.expand(len(mask), -1, -1, -1), mask)
+    added = torch.zeros(mask.shape).masked_fill(~mask.bool(), golden.facts["forward"]["additive_min"])
+    same(added.unique(), wanted["mask_additive_unique"])
 
 
 def test_special_ids_are_the_official_ones(golden: Golden) -> None:
@@ -56,7 +71,7 @@ def test_drawings_have_the_official_rows_masks_states_and_logits(golden: Golden)
     ids = drawing_rows(prompts, codes, words, max_text=golden.max_text)
     same(ids, wanted["input_ids"])
     mask = drawing_mask(pads(ids, words), first=start)
-    same(mask, wanted["mask_allowed"])
+    same_mask(golden, mask, wanted)
     same(drawing_mask(torch.zeros_like(ids, dtype=torch.bool), first=start).expand_as(mask),
          wanted["mask_allowed_without_pad_removal"])  # fmt: skip
     body = golden.body
@@ -71,6 +86,7 @@ def test_drawings_have_the_official_rows_masks_states_and_logits(golden: Golden)
         hook.remove()
     for layer, found in enumerate([embeds, *states, hidden]):
         same(found, wanted[f"hidden_states.{layer}"])
+    assert len([name for name in wanted if name.startswith("hidden_states.")]) == len(states) + 2
     same(body.logits(hidden), wanted["logits"])
 
 
@@ -82,7 +98,7 @@ def test_texts_and_captions_have_the_official_rows_masks_and_logits(golden: Gold
     ids, labels = text_rows([numbers(text) for text in facts["lm_texts"]], words, length=length)
     same(ids, wanted["input_ids"])
     same(labels, wanted["labels"])
-    same(causal(length).expand(len(ids), -1, -1, -1), wanted["mask_allowed"])
+    same_mask(golden, causal(length), wanted)
     places = torch.arange(length)[None]
     same(body.logits(body(body.embed(ids), places, mask=causal(length))), wanted["logits"])
     # Without a mask, left to right is the kernel's own.
@@ -95,7 +111,7 @@ def test_texts_and_captions_have_the_official_rows_masks_and_logits(golden: Gold
     same(ids, wanted["input_ids"])
     same(labels, wanted["labels"])
     mask = answer_mask(length, last=golden.num_image + 2)
-    same(mask.expand(len(ids), -1, -1, -1), wanted["mask_allowed"])
+    same_mask(golden, mask, wanted)
     same(body.logits(body(body.embed(ids), places, mask=mask)), wanted["logits"])
 
 
@@ -104,18 +120,17 @@ def test_questions_have_the_official_rows_masks_and_logits(golden: Golden) -> No
     wanted, words, body = golden.tensors("forward", "mmu_infer."), golden.vocabulary, golden.body
     given = wanted["input_ids"]
     prefix = picture_prefix(given[:, 2 : 2 + golden.num_image], words)
-    question = given[0, golden.num_image + 4 :].tolist()
-    ids = torch.cat([prefix, torch.tensor([begun(question, words)])], 1)
+    questions = given[:, golden.num_image + 4 :].tolist()
+    ids = torch.cat([prefix, torch.tensor([begun(question, words) for question in questions])], 1)
     same(ids, given)
     mask = answer_mask(ids.shape[1], last=golden.num_image + 2)
-    same(mask, wanted["mask_allowed"])
+    same_mask(golden, mask, wanted)
     other = drawing_mask(torch.zeros_like(ids, dtype=torch.bool), first=1, last=golden.num_image + 2)
-    same(other, wanted["mask_allowed_by_predict_next"])
+    same(other.expand(len(ids), -1, -1, -1), wanted["mask_allowed_by_predict_next"])
     hidden = body(body.embed(ids), torch.arange(ids.shape[1])[None], mask=mask)
     same(body.logits(hidden), wanted["logits"])
 
 
-@pytest.mark.parametrize("run", ["main", "mask_min"])
 def test_losses_and_their_gradients_are_the_official_ones(golden: Golden, run: str) -> None:
     wanted, facts = golden.tensors("losses", f"{run}."), golden.facts["losses"][run]
     words, max_text = golden.vocabulary, golden.max_text
@@ -123,6 +138,7 @@ def test_losses_and_their_gradients_are_the_official_ones(golden: Golden, run: s
     size, num_text, num_answer = facts["batch_t2i"], facts["batch_lm"], facts["batch_mmu"]
 
     masking = Masking(progress=wanted["rand_timesteps"], keys=wanted["rand_perm_keys"])
+    same(masking.share(min_share=facts["min_masking_rate"]), wanted["mask_prob"])
     hidden = masking.hidden(min_share=facts["min_masking_rate"])
     masked = wanted["image_codes_offset"].masked_fill(hidden, words.mask)
     same(masked, wanted["masked_image_ids"])
@@ -143,7 +159,7 @@ def test_losses_and_their_gradients_are_the_official_ones(golden: Golden, run: s
     assert len(answer.ids) == num_answer
     same(torch.cat([rows.ids for rows in (drawing, text, answer)]), wanted["input_ids"])
     same(torch.cat([rows.labels for rows in (drawing, text, answer)]), wanted["labels"])
-    masks = _masks(golden, drawing)
+    masks = _masks(golden, drawing, num_text, num_answer)
     same(masks, wanted["mask_allowed"])
 
     golden.model.requires_grad_(True).zero_grad()
@@ -159,7 +175,10 @@ def test_losses_and_their_gradients_are_the_official_ones(golden: Golden, run: s
         assert found is not None
         same(found.detach(), wanted[name])
     total.backward()
+    for name, norm in (("loss_t2i", losses.drawing), ("loss_lm", losses.text), ("loss_mmu", losses.answer)):
+        assert float(norm.detach()) == pytest.approx(facts[name], abs=1e-5)  # pyright: ignore
     gradients = {f"showo.{name}": p.grad for name, p in golden.model.named_parameters() if p.grad is not None}
+    assert facts["grad_norms"].keys() == gradients.keys()
     for name, norm in facts["grad_norms"].items():
         assert float(gradients[name].norm()) == pytest.approx(norm, rel=1e-5), name
         if f"grad.{name}" in wanted:
@@ -168,8 +187,22 @@ def test_losses_and_their_gradients_are_the_official_ones(golden: Golden, run: s
     golden.model.requires_grad_(False)
 
 
-def _masks(golden: Golden, drawing: Rows) -> torch.Tensor:
+def _masks(golden: Golden, drawing: Rows, num_text: int, num_answer: int) -> Tensor:
     length = drawing.ids.shape[1]
     first = drawing_mask(pads(drawing.ids, golden.vocabulary), first=golden.max_text + 1)
     last = answer_mask(length, last=golden.num_image + 2)
-    return torch.cat([first, causal(length), causal(length), last, last])
+    return torch.cat([first, *[causal(length)] * num_text, *[last] * num_answer])
+
+
+def test_no_golden_tensor_is_left_out(golden: Golden) -> None:
+    read = "".join(file.read_text() for file in Path(__file__).parent.glob("test_show_o_*.py"))
+    parts = {"forward": ("t2i", "lm", "mmu_train", "mmu_infer")}
+    parts |= {name: tuple(golden.facts[f"{name}_generate"]) for name in ("t2i", "mmu")}
+    parts |= {"losses": tuple(golden.facts["losses"])}
+    for part, runs in parts.items():
+        for name in golden.tensors("t2i_generate" if part == "t2i" else part):
+            run, rest = name.split(".", 1)
+            assert run in runs or name.startswith("vit."), name
+            told = {rest, rest.rsplit(".", 1)[-1]}
+            known = any(f'"{one}"' in read or f'.{one}"' in read for one in told)
+            assert known or rest.startswith(("hidden_states.", "grad.")), name
