@@ -36,6 +36,7 @@ class Decode:
     """How captions are written; None = as the run was evaluated, or the paper's way (5, 2, 4, 60)."""
 
     prompt: str = ""
+    """Empty = as the run was evaluated."""
     beams: int | None = None
     no_repeat_ngram: int | None = None
     min_tokens: int | None = None
@@ -43,17 +44,18 @@ class Decode:
 
     def options(self, model: str) -> dict[str, Any]:
         """Options of `write` for the captioner of this name."""
-        usual = _usual_decoding(model)
+        prompt, usual = _usual_writing(model)
         chosen = {"beams": self.beams, "no_repeat_ngram": self.no_repeat_ngram}
         chosen |= {"min_tokens": self.min_tokens, "max_tokens": self.max_tokens}
         resolved = {name: getattr(usual, name) if value is None else value for name, value in chosen.items()}
-        return resolved | {"prompt": self.prompt}
+        return resolved | {"prompt": self.prompt or prompt}
 
 
-def _usual_decoding(model: str) -> HeldOutSettings:
+def _usual_writing(model: str) -> tuple[str, HeldOutSettings]:
     if not model:
-        return SHAPES.held_out
-    return read_config(Path(model)).held_out if is_run(model) else PAPER.held_out
+        return "", SHAPES.held_out
+    config = read_config(Path(model)) if is_run(model) else PAPER
+    return config.draw.prompt, config.held_out
 
 
 def caption_pictures(

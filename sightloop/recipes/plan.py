@@ -31,6 +31,8 @@ from sightloop.recipes.vlrm_config import VlrmConfig
 from sightloop.shapes.models import WEIGHTS
 
 GIB = 2**30
+_RANKS = (1, 8)
+"""Numbers of ranks that the plan shows side by side."""
 _CAPTION_SHARE = 0.6
 """Assumed mean length of drawn captions, as a share of the limit."""
 
@@ -131,13 +133,17 @@ def count(module: nn.Module | None) -> int:
     return 0 if module is None else sum(parameter.numel() for parameter in module.parameters())
 
 
-def memory_plan(config: VlrmConfig, *, shared_tower: bool = True) -> dict[str, float]:
-    """GiB by part on one rank, the judge's tower shared with the captioner's if the two are equal."""
+def memory_plan(config: VlrmConfig, *, shared_tower: bool = True, num_ranks: int = 1) -> dict[str, float]:
+    """GiB by part on each rank, the judge's tower shared with the captioner's if the two are equal."""
     shapes = shapes_of(config)
     half = 2 if config.dtype == "bfloat16" else 4
     trained = count(shapes.bridge) + count(shapes.head) + count(shapes.adapters)
     frozen = count(shapes.captioner) - count(shapes.bridge)
+    if config.shard:
+        spread = _layers(shapes.captioner)
+        frozen -= spread - spread // num_ranks
     judge_tower = count(shapes.judge.vision_model) if shapes.judge is not None else 0
+    captions = -(-config.batch * config.draw.per_image // num_ranks)
     parts = {
         "frozen tower and language model": frozen * half,
         "trainable bridge": count(shapes.bridge) * 4,
@@ -147,17 +153,23 @@ def memory_plan(config: VlrmConfig, *, shared_tower: bool = True) -> dict[str, f
         "judge behind its tower": (count(shapes.judge) - judge_tower) * 4,
         "judge's own tower": 0 if shared_tower else judge_tower * half,
         "CLIP of the retrieval term": count(shapes.clip) * half,
-        "tower features of a step": _features(config, shapes) if config.keep_features else 0,
-        "activations of a micro-batch": _activations(config, shapes, half),
-        "cache while drawing": _cache(config, shapes, half),
+        "tower features of a step": _features(shapes, half) * captions if config.keep_features else 0,
+        "activations of a micro-batch": _activations(config, shapes, half)
+        * min(config.schedule.micro_batch, captions),
+        "cache while drawing": _cache(config, shapes, half) * min(config.draw_batch or captions, captions),
     }
     return {name: size / GIB for name, size in parts.items() if size}
 
 
-def _features(config: VlrmConfig, shapes: Shapes) -> float:
+def _layers(captioner: Any) -> int:
+    """Parameters of the layers that `shard` spreads over the ranks."""
+    return count(captioner.vision_model.encoder.layers) + count(captioner.language_model.model.decoder.layers)
+
+
+def _features(shapes: Shapes, half: int) -> float:
+    """Bytes of one caption, as below."""
     vision = shapes.captioner.config.vision_config
-    half = 2 if config.dtype == "bfloat16" else 4
-    return config.batch * config.draw.per_image * _num_patches(vision) * vision.hidden_size * half
+    return _num_patches(vision) * vision.hidden_size * half
 
 
 def _activations(config: VlrmConfig, shapes: Shapes, half: int) -> float:
@@ -167,14 +179,13 @@ def _activations(config: VlrmConfig, shapes: Shapes, half: int) -> float:
     layers = 1 if config.gradient_checkpointing else text.num_hidden_layers
     kept = positions * text.hidden_size * half * text.num_hidden_layers
     # The critic has learned before the policy is scored: their graphs are never alive together.
-    return config.schedule.micro_batch * (layers * per_layer + kept)
+    return layers * per_layer + kept
 
 
 def _cache(config: VlrmConfig, shapes: Shapes, half: int) -> float:
     text = shapes.captioner.config.text_config
     positions = shapes.captioner.config.num_query_tokens + 1 + config.draw.max_new_tokens
-    rows = min(config.draw_batch or config.batch, config.batch * config.draw.per_image)
-    return rows * positions * 2 * text.hidden_size * text.num_hidden_layers * half
+    return positions * 2 * text.hidden_size * text.num_hidden_layers * half
 
 
 def _num_patches(vision: Any) -> int:
@@ -225,10 +236,12 @@ def print_plan(config: VlrmConfig) -> None:
     ):
         if module is not None:
             print(f"  {name:<52} {count(module):>15,}")
-    memory = memory_plan(config)
-    print("memory on each rank, GiB (estimate; the judge's tower shared)")
-    for name, size in (memory | {"together": sum(memory.values())}).items():
-        print(f"  {name:<52} {size:>15.3f}")
+    columns = [memory_plan(config, num_ranks=number) for number in _RANKS]
+    title = "memory on each rank, GiB (estimate; the judge's tower shared)"
+    print(title + f"{'1 rank':>{70 - len(title)}}" + "".join(f"{f'of {n}':>16}" for n in _RANKS[1:]))
+    for name in (*columns[0], "together"):
+        sizes = [sum(column.values()) if name == "together" else column[name] for column in columns]
+        print(f"  {name:<52} " + " ".join(f"{size:>15.3f}" for size in sizes))
     flops = step_flops(config)
     print(
         f"FLOPs of a step of {config.batch} pictures, all ranks "

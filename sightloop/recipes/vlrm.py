@@ -5,11 +5,9 @@ Differences from the paper, and readings where it leaves a choice (option, prese
 1. Eq. 4 has the probability p_k, not its logarithm (`objective`, "probability").
 2. p_k is the model's own law at temperature 1, as at inference; eq. 4 names none (`law`, "own").
 3. The reference term is the mean log-probability of the text, added; its formula, not its name. It does not
-see
-   the picture and leaves the end token out (`judge.reference_includes_end`).
-4. Similarity is the logit of class 1 averaged over the queries, not a softmax. Checkpoint and text length
-are not
-   stated (`judge.model`, `judge.max_text_tokens` 64).
+   see the picture and leaves the end token out (`judge.reference_includes_end`).
+4. Similarity is the logit of class 1 averaged over the queries, not a softmax. Checkpoint and text length are
+   not stated (`judge.model`, `judge.max_text_tokens` 64).
 5. Advantages are standardised over the real tokens of the whole batch on all ranks, never over padding.
 6. The loss is a mean over captions of the mean over a caption's tokens (`share`, "caption").
 7. The value of a token is read before it is drawn (`critic.position`, "pre").
@@ -18,16 +16,15 @@ are not
    Phrases of the prose that the table lacks are off (`judge.extra_phrases`).
 10. Repeats exempt articles, prepositions and colours by lists of ours (`judge.exempt_words` adds to them).
 11. One caption an image (`draw.per_image`).
-12. "Clamp the gradient with threshold 1" is element-wise (`clip`, "value"; "norm" is the common other
-reading).
+12. "Clamp the gradient with threshold 1" is element-wise (`clip`, "value"; "norm" is the other usual
+    reading).
 13. The retrieval term of VLRM-RS uses plain cosines (`judge.logit_scale` 1) over the captions judged together
     (`judge.contrast`).
 14. The value head's figure is not public: a perceptron of 2h, 4h, 8h has the paper's 275 M parameters
     (`critic.widths`); rank 4 on all six linear layers has its 6 M (`critic.lora_rank`).
 15. Critic and policy share one Adam step; their parameters are disjoint, so the order does not matter.
 16. Length of training captions, prompt and picture crop are not stated (`draw.max_new_tokens` 60,
-`draw.prompt`
-    empty, `data.fit` "squash").
+    `draw.prompt` empty, `data.fit` "squash").
 """
 
 from __future__ import annotations

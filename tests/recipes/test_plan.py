@@ -33,6 +33,7 @@ def test_the_plan_prints_them_and_its_parts_add_up(capsys: pytest.CaptureFixture
     assert "4096 pictures" in printed
     memory = memory_plan(PAPER)
     assert f"{sum(memory.values()):.3f}" in printed
+    assert f"{sum(memory_plan(PAPER, num_ranks=8).values()):.3f}" in printed
     trained = 107_130_880 + 275_307_521 + 5_898_240
     assert memory["gradients and Adam's moments"] == pytest.approx(trained * 12 / GIB)
     assert memory["value head"] == pytest.approx(275_307_521 * 4 / GIB)
@@ -53,6 +54,23 @@ def test_settings_move_the_figures_they_concern() -> None:
     halves = memory_plan(replace(SHAPES, dtype="bfloat16"))
     frozen = "frozen tower and language model"
     assert halves[frozen] == pytest.approx(memory[frozen] / 2)
+
+
+def test_more_ranks_hold_less_each_and_sharding_spreads_the_frozen_layers() -> None:
+    one, eight = memory_plan(SHAPES), memory_plan(SHAPES, num_ranks=8)
+    kept, frozen, cache = "tower features of a step", "frozen tower and language model", "cache while drawing"
+    assert eight[kept] == pytest.approx(one[kept] / 8)
+    assert eight[cache] == pytest.approx(one[cache] / 8)
+    assert eight[frozen] == one[frozen]
+    few = memory_plan(replace(SHAPES, draw_batch=16), num_ranks=8)
+    assert few[cache] == pytest.approx(eight[cache] / 2)
+    shapes = shapes_of(SHAPES)
+    layers = count(shapes.captioner.vision_model.encoder.layers)
+    layers += count(shapes.captioner.language_model.model.decoder.layers)
+    sharded = memory_plan(replace(SHAPES, shard=True), num_ranks=8)
+    saved = (layers - layers // 8) * 4 / GIB
+    assert eight[frozen] - sharded[frozen] == pytest.approx(saved, rel=1e-6)
+    assert memory_plan(replace(SHAPES, shard=True))[frozen] == one[frozen]
 
 
 def test_the_retrieval_term_brings_a_clip() -> None:
