@@ -126,6 +126,7 @@ class OurUnirl:
                 return score(turn, under)
 
         policy.sample, policy.score = timed_sample, timed_score
+        policy.shown = clock.timed("ask", policy.shown)
         self.optimizer.step = clock.timed("optimizer", self.optimizer.step)
 
     def step(self, batch: QuizBatch) -> Rollout:
