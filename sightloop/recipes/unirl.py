@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,7 +22,14 @@ from sightloop.recipes.restore import is_run
 from sightloop.recipes.unified import Parts, load_image_policy, world_folder
 from sightloop.recipes.unirl_config import LikelihoodSettings, RelaxationSettings, UniConfig, folder_of
 from sightloop.recipes.unirl_judges import Judges, asks_anyone
-from sightloop.recipes.unirl_quizzes import asks_of, fixed_pictures, in_world, quiz_stream, vocabulary_of
+from sightloop.recipes.unirl_quizzes import (
+    asks_of,
+    fixed_pictures,
+    in_world,
+    naming_question,
+    quiz_stream,
+    vocabulary_of,
+)
 from sightloop.rewards.combine import standardised_in_group
 from sightloop.rewards.traps import Traps
 from sightloop.rollouts.quiz import Grader, MovingAverage, QuizCollector, itself
@@ -114,6 +122,7 @@ def collector_of(
         grader=grader,
         second_turn="truth" if second_turn == "truth" else "answer",
         trap=traps if config.rewards.denials else None,
+        naming=partial(naming_question, vocabulary=vocabulary) if config.rewards.naming else None,
         blank=config.judge.less_prior,
         show=True,
         chunk=config.draw.batch,

@@ -89,6 +89,8 @@ class QuizRewards:
     """1 for an answer that tells every fact."""
     denials: float = 0.0
     """1 if the question about something absent is denied; asks one more question a drawing."""
+    naming: float = 0.0
+    """1 if the thing whose colour was asked for is named too; asks one more question about such drawings."""
     text_judge: float = 0.0
     """A language model's opinion of the answer (`judge.text_model`)."""
     detector: float = 0.0

@@ -20,6 +20,7 @@ from sightloop.rewards.answers import (
     FactReward,
     JudgedAnswer,
     LessPrior,
+    Naming,
     TextJudge,
     all_facts,
     points,
@@ -79,6 +80,8 @@ def named_rewards(config: UniConfig) -> tuple[dict[str, Reward], dict[str, float
             rewards[name] = LessPrior(reward=reward) if config.judge.less_prior else reward
     if given.denials:
         rewards["denials"] = Denials()
+    if given.naming:
+        rewards["naming"] = Naming()
     if given.text_judge:
         rewards["text_judge"] = JudgedAnswer(judge=text_judge(config))
     elif config.judge.text_model:
@@ -87,7 +90,7 @@ def named_rewards(config: UniConfig) -> tuple[dict[str, Reward], dict[str, float
         )
     weights = {name: float(getattr(given, name)) for name in rewards}
     how = Loading(text="prompt", dtype=DTYPES[config.dtype], device=distributed.device(config.device))
-    taken = (*grades, "denials", "text_judge", "picture")
+    taken = (*grades, "denials", "naming", "text_judge", "picture")
     own, own_weights = load_rewards(config.judge.custom, taken=taken, how=how)
     rewards, weights = rewards | own, weights | own_weights
     if asks_anyone(config):
@@ -128,6 +131,13 @@ def text_judge(config: UniConfig) -> TextJudge:
 def asks_anyone(config: UniConfig) -> bool:
     """Whether questions are asked: answers are judged or learned."""
     given = config.rewards
-    judged = (given.points, given.share, given.all_facts, given.denials, given.text_judge)
+    judged = (
+        given.points,
+        given.share,
+        given.all_facts,
+        given.denials,
+        given.naming,
+        given.text_judge,
+    )
     judged = (*judged, *config.judge.custom)
     return any(judged) or config.sides.answering > 0

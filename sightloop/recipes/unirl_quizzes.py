@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from zlib import crc32
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from sightloop.data.quizzes import (
     Quiz,
     excludes,
     normalized_prompt,
+    quiz_of,
     quiz_of_metadata,
     read_prompts,
     user_quizzes,
@@ -28,7 +30,7 @@ from sightloop.recipes.unirl_config import PER_PROMPT, BothSidesSettings, UniCon
 from sightloop.shapes.quizzes import SHAPES_VOCABULARY
 from sightloop.shapes.unified_gates import held_out_scenes, pictures_of
 from sightloop.training import distributed
-from sightloop.types import Images
+from sightloop.types import Fact, Images
 
 _SPARE = 3
 """A category whose quizzes are this many times the test's keeps the test out of training."""
@@ -73,6 +75,14 @@ def quiz_stream(config: UniConfig, asks: Sequence[Ask]) -> QuizStream:
         source = GrammarQuizzes(vocabulary, seed=seed, weights=weights, excluded=is_held)
     rank, ranks = distributed.rank(), distributed.num_ranks()
     return QuizStream(source, batch_size=config.prompts, seed=seed, rank=rank, num_ranks=ranks)
+
+
+def naming_question(quiz: Quiz, vocabulary: Vocabulary) -> tuple[str, tuple[Fact, ...]] | None:
+    """What to ask besides where the quiz's question leaves out which thing it is; None where it does not."""
+    if any(fact.kind == "noun" for fact in quiz.facts):
+        return None
+    asked = quiz_of("single_object", quiz.include[:1], vocabulary, wording=crc32(quiz.question.encode()))
+    return asked.question, asked.facts
 
 
 def fixed_asks(settings: BothSidesSettings, vocabulary: Vocabulary) -> list[Ask]:

@@ -1,7 +1,7 @@
 """The study of UniRL on the embedded world: every row from saved runs over three seeds.
 
-`python -m sightloop.recipes.unirl_study` trains what is missing below `runs/study-unirl` and prints the tables
-as Markdown. A run that was cut off goes on from its checkpoint.
+`python -m sightloop.recipes.unirl_study` trains what is missing below `runs/study-unirl` and prints the
+tables as Markdown. A run that was cut off goes on from its checkpoint.
 """
 
 from __future__ import annotations

@@ -229,6 +229,22 @@ class Denials:
         return _placed([float(all(denies(answer, f) for f in facts)) for answer, facts in rows], outcome)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Naming:
+    """1 if the thing that the quiz's own question leaves out is named too, or nothing was left out; else 0.
+
+    A question about a colour alone pays for any thing of that colour.
+    """
+
+    def __call__(self, outcome: Outcome) -> Float[Tensor, "B T"]:
+        """Whether each further answer tells all its facts, on the last token of the answer."""
+        asked = _other(outcome, "what")
+        rows = zip(asked.texts(), asked.facts, strict=True)
+        return _placed(
+            [float(all(facts_told(answer, facts))) if facts else 1.0 for answer, facts in rows], outcome
+        )
+
+
 def _other(outcome: Outcome, name: str) -> Outcome:
     if name not in outcome.others:
         raise ValueError(f"the outcome has no {name!r} answers; let the collector ask for them")

@@ -40,9 +40,11 @@ Grader = Callable[[ImagePolicy], Policy]
 """Who answers, given the policy."""
 Trap = Callable[[Sequence[Fact], int], tuple[str, Fact]]
 """A question about a fact that must not hold, and that fact, from true facts and a seed."""
+Naming = Callable[[Quiz], "tuple[str, tuple[Fact, ...]] | None"]
+"""A question about the things that the quiz's own question leaves out, and what must be said; None = none."""
 SecondTurn = Literal["answer", "truth"]
 _SEED_STRIDE = 0x9E3779B97F4A7C15
-_ASK, _BLANK, _TRAP = 0xA5C1, 0xB1A2, 0x7A93
+_ASK, _BLANK, _TRAP, _WHAT = 0xA5C1, 0xB1A2, 0x7A93, 0x3B4D
 _GREY = 127
 
 
@@ -101,6 +103,8 @@ class QuizCollector:
     second_turn: SecondTurn = "answer"
     trap: Trap | None = None
     """Also ask about something absent; answers go to the judge as the outcome's other `trap`."""
+    naming: Naming | None = None
+    """Also ask which thing it is where the quiz does not; answers are the outcome's other `what`."""
     blank: bool = False
     """Also ask about a grey picture, greedily; the outcome's other `blank`."""
     show: bool = False
@@ -117,8 +121,8 @@ class QuizCollector:
             raise ValueError(f'second_turn is {self.second_turn!r}; use "answer" or "truth"')
         if self.second_turn == "answer" and self.judge is None and self.picture_judge is None:
             raise ValueError("nothing is judged; give a judge or a picture_judge")
-        if self.answering is None and (self.trap is not None or self.blank):
-            raise ValueError("nobody is asked (answering is None): leave trap and blank out")
+        if self.answering is None and (self.trap is not None or self.blank or self.naming is not None):
+            raise ValueError("nobody is asked (answering is None): leave trap, naming and blank out")
 
     def __call__(self, policy: ImagePolicy, batch: QuizBatch) -> Rollout:
         """Judged drawings of the batch, the samples of one prompt side by side.
@@ -194,6 +198,8 @@ class QuizCollector:
             ]
             asked = replace(outcome, questions=[t[0] for t in traps], facts=[(t[1],) for t in traps])
             others["trap"] = _answered(grader, asked, shown, self.answering, drawn.seeds_for(_TRAP))
+        if self.naming is not None:
+            others["what"] = self._named(grader, outcome, codes, drawn, self.naming)
         if self.blank:
             pictures = torch.full_like(policy.pixels(codes.rows(torch.tensor([0]))).pixels, _GREY)
             grey = policy.image_tokens(Images(pixels=pictures)).rows(
@@ -203,6 +209,28 @@ class QuizCollector:
             others["blank"] = _answered(grader, outcome, grey, greedy, drawn.seeds_for(_BLANK))
         answered = _answered(grader, outcome, shown, self.answering, drawn.seeds_for(_ASK))
         return replace(answered, others=others)
+
+    def _named(
+        self, grader: Policy, outcome: Outcome, codes: Tokens, drawn: Drawn, naming: Naming
+    ) -> Outcome:
+        """Answers of the rows that have such a question; the others have no facts and say nothing."""
+        assert self.answering is not None
+        asks = [naming(quiz) for quiz in drawn.quizzes]
+        rows = [row for row, ask in enumerate(asks) if ask is not None]
+        pieces: list[list[str]] = [[] for _ in asks]
+        if rows:
+            index = torch.tensor(rows)
+            seeds = drawn.seeds_for(_WHAT)
+            texts = [ask[0] for ask in asks if ask is not None]
+            few = Prompt(texts=texts, images=codes.rows(index), seeds=[seeds[row] for row in rows])
+            for row, said in zip(rows, grader.decode(grader.sample(few, self.answering)), strict=True):
+                pieces[row] = said
+        return replace(
+            outcome,
+            pieces=pieces,
+            questions=["" if ask is None else ask[0] for ask in asks],
+            facts=[() if ask is None else ask[1] for ask in asks],
+        )
 
     def _rewards(
         self, outcome: Outcome, images: Images | None, drawn: Drawn
