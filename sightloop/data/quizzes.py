@@ -330,7 +330,7 @@ def normalized_prompt(prompt: str, vocabulary: Vocabulary = REAL) -> str:
     """
     text = " ".join(re.findall(r"[a-z0-9-]+|,", prompt.lower()))
     text = _START.sub("", text)
-    singular = {noun.plural: noun.name for noun in vocabulary.nouns}
+    singular = vocabulary.singular
     related = _RELATION.match(text)
     if related:
         one, relation, other = related.groups()

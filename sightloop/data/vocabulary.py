@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 NUMBER_WORDS = {1: "one", 2: "two", 3: "three", 4: "four", 5: "five", 6: "six", 7: "seven", 8: "eight"}
 OPPOSITES = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
@@ -57,6 +59,14 @@ class Vocabulary:
             if noun.name == name:
                 return noun
         return Noun(name=name, plural=plural_of(name))
+
+    @cached_property
+    def singular(self) -> Mapping[str, str]:
+        """From plurals to names: the right ones, and those of programs that only add s or es."""
+        names = {noun.name for noun in self.nouns}
+        naive = {f"{name}{ending}": name for name in names for ending in ("s", "es")}
+        right = {noun.plural: noun.name for noun in self.nouns}
+        return {plural: name for plural, name in (naive | right).items() if plural not in names}
 
 
 _IRREGULAR = {
