@@ -1,7 +1,8 @@
 """Speed of the evaluations: `python benchmarks/evaluation.py`.
 
-GenEval's rules on random detections, on one core; bootstrap intervals of GenEval's size; ranking of a slice
-of a large retrieval set, from which the time of the whole is extrapolated.
+GenEval's rules on random detections and the embedded world's checker, on one core; bootstrap intervals of
+GenEval's size; ranking of the retrieval set of the papers' size, both directions, and of a slice of a large
+one, from which the time of the whole is extrapolated. Times are CPU seconds of the fastest of three runs.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from measure import MIB, peak_resident, reset_peak, table
 from sightloop.evaluation.geneval import Detection, exact_reward, flow_grpo_reward, verdict
 from sightloop.evaluation.geneval_prompts import CLASSES, COLOURS, RELATIONS, GenEvalPrompt, parse_prompt
 from sightloop.evaluation.geneval_scores import TASKS, Result, summarise
-from sightloop.evaluation.ranking import rank_texts
+from sightloop.evaluation.ranking import rank_images, rank_texts
+from sightloop.shapes.checker import detect
+from sightloop.shapes.scenes import SIDE, render, sample_scene
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +33,11 @@ class Options:
     verdicts: int = 20_000
     detections: tuple[int, ...] = (5, 30, 100)
     """Detections of each picture."""
+    scenes: int = 200
+    """Pictures of the embedded world that the checker reads."""
     resamples: int = 10_000
+    recall: int = 5_000
+    """Pictures and captions of the smaller retrieval set, of width 1024."""
     images: int = 100_000
     """Pictures of the retrieval set, and captions."""
     width: int = 512
@@ -128,6 +135,23 @@ def bootstrap_seconds(options: Options) -> float:
     return cpu_seconds(lambda: summarise(results, resamples=options.resamples))
 
 
+def checker_milliseconds(options: Options) -> float:
+    """CPU milliseconds of the checker for a picture, its noise included."""
+    rng = np.random.default_rng(0)
+    pictures = [render(sample_scene(rng), rng) for _ in range(options.scenes)]
+    return 1000 * cpu_seconds(lambda: [detect(picture) for picture in pictures]) / options.scenes
+
+
+def recall_figures(options: Options) -> tuple[float, float, float]:
+    """CPU seconds of CLIP Recall from text to picture and back, and MiB held beyond the embeddings."""
+    torch.manual_seed(0)
+    images, texts = (F.normalize(torch.randn(options.recall, 1024), dim=1) for _ in range(2))
+    rank_texts(images[:64], texts[:64], torch.arange(64))
+    held = reset_peak()
+    seconds = [cpu_seconds(partial(rank, images, texts)) for rank in (rank_texts, rank_images)]
+    return seconds[0], seconds[1], (peak_resident() - held) / MIB
+
+
 def ranking_figures(options: Options) -> tuple[float, float]:
     """CPU seconds of a slice, and MiB held beyond the embeddings."""
     torch.manual_seed(0)
@@ -144,8 +168,13 @@ def main(options: Options) -> None:
     """Print the tables."""
     torch.set_num_threads(1)
     print(table(["GenEval", "detections", "a CPU second"], rules_rows(options)))
+    print(f"\nshapes checker: {checker_milliseconds(options):.2f} CPU ms a picture of {SIDE} x {SIDE}")
     print(f"\nsummary of {sum(TASKS.values())} x 4 results, {options.resamples} resamples: ", end="")
     print(f"{bootstrap_seconds(options):.2f} CPU s")
+    to_images, to_texts, memory = recall_figures(options)
+    print(f"\n{options.recall} captions and {options.recall} pictures of width 1024: ", end="")
+    print(f"{to_images:.2f} CPU s to pictures, {to_texts:.2f} CPU s to captions, ", end="")
+    print(f"{memory:.0f} MiB beyond the embeddings")
     seconds, memory = ranking_figures(options)
     whole = seconds * options.images / options.slice / 60
     print(f"\n{options.slice} captions against {options.images} pictures of width {options.width}: ", end="")

@@ -16,10 +16,10 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from sightloop.cli_evaluate import EVALUATIONS, decode_of
 from sightloop.cli_unified import ask, convert, draw
 from sightloop.recipes.catalog import RECIPES
 from sightloop.recipes.config_json import config_from_json
-from sightloop.recipes.geneval_options import GenEvalOptions
 from sightloop.recipes.presets import preset_of
 
 Positional = tyro.conf.Positional
@@ -122,105 +122,13 @@ def _read_config(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ClipRecall:
-    """How well captions find their own images among all others (CLIP Recall, both directions, MRR,
-    intervals).
-    """
-
-    captions: Path | None = None
-    """File of captions: .jsonl or .json with "image" and "caption", or .csv with these columns."""
-    model: str = ""
-    """Captioner that writes the captions instead: a BLIP-2 folder, or a run folder."""
-    images: str = ""
-    """Folder, glob, shards or Karpathy JSON of the pictures; with --captions the folder its names start
-    from.
-    """
-    image_root: str = ""
-    split: str = "test"
-    limit: int | None = None
-    clip: str = ""
-    """CLIP model: folder or hub name; default the embedded world's if nothing else is named."""
-    ties: Literal["optimistic", "pessimistic", "expected"] = "optimistic"
-    """Texts that are exactly as close to another picture: for them (the protocol), against them, or half."""
-    prompt: str = ""
-    beams: int | None = None
-    """Beams; default as the run was evaluated, else the paper's 5."""
-    no_repeat_ngram: int | None = None
-    """Word sequences of this length never repeat, 0 = they may; default as the run was evaluated, else 2."""
-    min_tokens: int | None = None
-    """Default as the run was evaluated, else 4."""
-    max_tokens: int | None = None
-    """Default as the run was evaluated, else 60."""
-    device: str = "auto"
-    output: Path | None = None
-    """Write figures, ranks and captions there as JSON."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class CaptionMeasures:
-    """Length, variety, repeats, colours, bad phrases of captions; CIDEr-D and BLEU against references."""
-
-    captions: Positional[Path]
-    """File of captions: .jsonl or .json with "image" and "caption", or .csv with these columns."""
-    references: Path | None = None
-    """File of true captions, several a picture allowed: adds CIDEr-D, BLEU and colour coverage."""
-    image_root: str = ""
-    """Folder that the names of the pictures start from."""
-    phrases: Path | None = None
-    """File of bad phrases, one a line; default the paper's 212."""
-    scenes: Path | None = None
-    """Folder of pictures of the embedded world: checks every fact told."""
-    output: Path | None = None
-
-
 def evaluate(words: list[str]) -> None:
-    """Measure captions or drawn pictures."""
-    kinds: dict[str, type[Any]] = {
-        "clip-recall": ClipRecall,
-        "captions": CaptionMeasures,
-        "geneval": GenEvalOptions,
-    }
-    if not words or words[0] not in kinds:
-        _fail_or_help("evaluate", words, {name: str(kind.__doc__) for name, kind in kinds.items()}, "")
-    options = tyro.cli(kinds[words[0]], args=words[1:], prog=f"sightloop evaluate {words[0]}")
-    if isinstance(options, GenEvalOptions):
-        from sightloop.recipes.geneval_command import evaluate_geneval
-
-        return print(evaluate_geneval(options))
-    from sightloop.recipes import measure
-
-    if isinstance(options, ClipRecall):
-        given = {
-            field.name: getattr(options, field.name)
-            for field in dataclasses.fields(measure.RecallJob)
-            if field.name != "decode"
-        }
-        found = measure.measured_recall(measure.RecallJob(**given, decode=_decode(options)))
-    else:
-        found = measure.measured_captions(
-            options.captions,
-            references=options.references,
-            phrases=options.phrases,
-            scenes=options.scenes,
-            image_root=options.image_root,
-        )
-    print(measure.evaluation_table(found))
-    if options.output is not None:
-        measure.save_evaluation(found, options.output)
-        print(f"wrote {options.output}")
-
-
-def _decode(options: ClipRecall | CaptionOptions) -> Any:
-    from sightloop.recipes.measure import Decode
-
-    return Decode(
-        prompt=options.prompt,
-        beams=options.beams,
-        no_repeat_ngram=options.no_repeat_ngram,
-        min_tokens=options.min_tokens,
-        max_tokens=options.max_tokens,
-    )
+    """Measure captions, answers or drawn pictures."""
+    if not words or words[0] not in EVALUATIONS:
+        told = {name: str(kind.__doc__) for name, (kind, _) in EVALUATIONS.items()}
+        _fail_or_help("evaluate", words, told, "")
+    kind, run = EVALUATIONS[words[0]]
+    run(tyro.cli(kind, args=words[1:], prog=f"sightloop evaluate {words[0]}"))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -254,7 +162,7 @@ def caption(words: list[str]) -> None:
     write_captions(
         options.images,
         model=options.model,
-        decode=_decode(options),
+        decode=decode_of(options),
         fit=options.fit,
         device=options.device,
         output=options.output,
@@ -322,7 +230,7 @@ _TRAIN_NOTE = (
 )
 COMMANDS: dict[str, tuple[Callable[[list[str]], None], str]] = {
     "train": (train, "train a model on what a judge sees (vlrm, unirl-grpo, unirl-sft)"),
-    "evaluate": (evaluate, "measure captions (clip-recall, captions) or drawn pictures (geneval)"),
+    "evaluate": (evaluate, "measure captions (clip-recall, captions), answers or drawn pictures (geneval)"),
     "caption": (caption, "write captions of images"),
     "draw": (draw, "draw pictures of a prompt (Show-o, Janus)"),
     "ask": (ask, "ask a question about a picture (Show-o, Janus)"),

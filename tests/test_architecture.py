@@ -47,7 +47,17 @@ OUTSIDE = {
     "report": {"numpy"},
 }
 # Large, optional and imported where they are used, so that the core installs and starts without them.
-LAZY = {"av", "datasets", "gradio", "pyarrow", "pycocoevalcap", "tensorboard", "trackio", "wandb"}
+LAZY = {
+    "av",
+    "datasets",
+    "gradio",
+    "lmms_eval",
+    "pyarrow",
+    "pycocoevalcap",
+    "tensorboard",
+    "trackio",
+    "wandb",
+}
 IMPORT_NAMES = {"pillow": "PIL"}
 BANNED_WORDS = {
     "utils",

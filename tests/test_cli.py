@@ -16,6 +16,8 @@ HELPS = [
     *(["train", name, "--help"] for name in RECIPES),
     ["evaluate", "clip-recall", "--help"],
     ["evaluate", "captions", "--help"],
+    ["evaluate", "answers", "--help"],
+    ["evaluate", "geneval", "--help"],
 ]
 
 

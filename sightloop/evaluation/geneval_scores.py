@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from sightloop.evaluation.geneval import Verdict
-from sightloop.evaluation.geneval_prompts import GenEvalPrompt
+from sightloop.evaluation.geneval_prompts import GenEvalPrompt, parse_prompt
 from sightloop.evaluation.intervals import Interval, bootstrap_interval, interval_of_strata
 from sightloop.evaluation.retrieval import protocol_hash
 
@@ -209,6 +210,27 @@ def check_complete(
         )
 
 
+def check_results(results: Sequence[Result], *, expected: Sequence[GenEvalPrompt] | None = None) -> None:
+    """Refuse results that would give another number than the benchmark's.
+
+    Raises:
+        ValueError: as for `check_complete` of their prompts, whose order is free here; or prompts have
+            different numbers of pictures.
+    """
+    _rate_by_prompt(results)
+    prompts = {_identity(result): parse_prompt(json.loads(result.metadata)) for result in results}
+    if expected is None:
+        return check_complete(list(prompts.values()))
+    wanted = [json.dumps(prompt.metadata, sort_keys=True) for prompt in expected]
+    if missing := [each for each in wanted if each not in prompts]:
+        raise ValueError(
+            f"{len(missing)} of {len(wanted)} prompts of the prompts file have no result, the first is "
+            f"{missing[0]}"
+        )
+    if left := [each for each in prompts if each not in set(wanted)]:
+        raise ValueError(f"{len(left)} prompts are not in the prompts file, the first is {left[0]}")
+
+
 def change_between(
     before: Sequence[Result], after: Sequence[Result], *, resamples: int = 10_000, seed: int = 0
 ) -> Change:
@@ -248,6 +270,11 @@ def save_record(
     record = {
         "overall": summary.overall.value,
         "tasks": {tag: [score.right, score.images] for tag, score in summary.tasks.items()},
+        "intervals": {
+            name: [each.low, each.high]
+            for name, each in [("overall", summary.overall), *((t, s.rate) for t, s in summary.tasks.items())]
+            if not math.isnan(each.low)
+        },
         "protocol": dict(protocol),
         "hash": protocol_hash(dict(protocol)),
         "drawing": None if drawing is None else dict(drawing),
@@ -281,6 +308,7 @@ def protocol_warning(before: Mapping[str, str] | None, after: Mapping[str, str] 
 def _result(record: Mapping[str, Any]) -> Result:
     if not isinstance(record["correct"], bool):
         raise ValueError(f"correct is {record['correct']!r}")
+    parse_prompt(json.loads(record["metadata"]))
     details = record.get("details", "{}")
     return Result(
         file=record["filename"],

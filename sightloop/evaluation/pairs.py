@@ -86,6 +86,22 @@ def read_captions(
     return caption_set(pairs, several=several)
 
 
+def refuse_empty(given: CaptionSet, *, allowed: bool = False) -> None:
+    """Refuse captions without a word, which are more often a mistake of the file than what a captioner said.
+
+    Raises:
+        ValueError: a caption is empty and that is not `allowed`, or all of them are.
+    """
+    empty = [source for source, text in zip(given.sources, given.captions, strict=True) if not text.strip()]
+    if len(empty) == len(given.captions):
+        raise ValueError(f"all {len(empty)} captions are empty; there is nothing to measure")
+    if empty and not allowed:
+        raise ValueError(
+            f"{len(empty)} of {len(given.captions)} captions are empty, the first is that of {empty[0]}; use "
+            "--allow-empty if the captioner really said nothing"
+        )
+
+
 def _lines(text: str) -> Iterator[tuple[str, str]]:
     # Not `splitlines`, which also splits at separators that JSON allows inside a text.
     for number, line in enumerate(text.split("\n"), 1):

@@ -220,19 +220,23 @@ def _tie_warning(share: float, number: int, ties: Ties) -> str:
 
 def _rgb(picture: Picture) -> Image.Image:
     """8-bit RGB, upright, transparency over white."""
-    name = "a picture" if isinstance(picture, Image.Image) else str(picture)
+    if isinstance(picture, Image.Image):
+        return _upright(picture, "a picture")
     try:
-        image = picture if isinstance(picture, Image.Image) else Image.open(picture)
-        image = ImageOps.exif_transpose(image)
-        if image.mode in ("I", "F") or image.mode.startswith("I;"):
-            raise ValueError(
-                f"{name} has more than 8 bits a channel (mode {image.mode}); save it with 8 bits"
-            )
-        if image.has_transparency_data:
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-        return image.convert("RGB")
+        with Image.open(picture) as image:
+            return _upright(image, str(picture))
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{name} cannot be read as a picture: {error}") from error
+        raise ValueError(f"{picture} cannot be read as a picture: {error}") from error
+
+
+def _upright(image: Image.Image, name: str) -> Image.Image:
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode in ("I", "F") or upright.mode.startswith("I;"):
+        raise ValueError(f"{name} has more than 8 bits a channel (mode {upright.mode}); save it with 8 bits")
+    if upright.has_transparency_data:
+        ground = Image.new("RGBA", upright.size, "white")
+        upright = Image.alpha_composite(ground, upright.convert("RGBA"))
+    return upright.convert("RGB")
 
 
 def _digest(*weights: Tensor) -> str:

@@ -9,10 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import PIL
 from tqdm import tqdm
-from transformers import AutoConfig
 
 from sightloop.evaluation.detection import (
     DetectionsFile,
@@ -22,15 +20,8 @@ from sightloop.evaluation.detection import (
     open_picture,
     read_detections,
 )
-from sightloop.evaluation.detection_colours import ClipColours, ColourClassifier
-from sightloop.evaluation.detection_mask2former import Mask2FormerDetector
-from sightloop.evaluation.geneval import (
-    Detection,
-    Rules,
-    kept_objects,
-    objects_to_colour,
-    verdict,
-)
+from sightloop.evaluation.detection_colours import ColourClassifier
+from sightloop.evaluation.geneval import Detection, Rules, verdict
 from sightloop.evaluation.geneval_folder import Drawn, read_folder
 from sightloop.evaluation.geneval_prompts import GenEvalPrompt, read_prompts
 from sightloop.evaluation.geneval_scores import (
@@ -38,6 +29,7 @@ from sightloop.evaluation.geneval_scores import (
     Result,
     Summary,
     change_between,
+    check_results,
     protocol_warning,
     read_protocol,
     read_results,
@@ -47,49 +39,15 @@ from sightloop.evaluation.geneval_scores import (
     write_results,
 )
 from sightloop.evaluation.intervals import Interval
-from sightloop.evaluation.retrieval import ClipEncoder, protocol_hash
+from sightloop.evaluation.retrieval import protocol_hash
 from sightloop.recipes.geneval_drawing import PROMPT_KEY, drawing_record
-from sightloop.shapes.checker import SURE, detect
-from sightloop.shapes.scenes import SHAPES
-from sightloop.training import distributed
-
-EMBEDDED = "shapes"
-"""The name of the embedded world's checker as a detector."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class GenEvalJob:
-    """What to evaluate, and by which eyes."""
-
-    images: Path
-    output: Path
-    """The results file; what was detected and the protocol go beside it."""
-    detector: str = ""
-    """A checkpoint: folder or hub name; "shapes" is the embedded world's checker."""
-    detections: Path | None = None
-    """A file of detections instead."""
-    colours: str = ""
-    """CLIP model: folder or hub name."""
-    prompts: Path | None = None
-    """What the folder has to hold; None = the 553 official prompts."""
-    threshold: float | None = None
-    counting_threshold: float | None = None
-    max_overlap: float = 1.0
-    batch: int = 1
-    """Pictures that go through the detector together."""
-    device: str = "auto"
-
-    @property
-    def rules(self) -> Rules:
-        """The rules; thresholds not given are official, or those of the embedded world's checker."""
-        usual = Rules(threshold=SURE, counting_threshold=SURE) if self.detector == EMBEDDED else Rules()
-        return Rules(
-            threshold=usual.threshold if self.threshold is None else self.threshold,
-            counting_threshold=(
-                usual.counting_threshold if self.counting_threshold is None else self.counting_threshold
-            ),
-            max_overlap=self.max_overlap,
-        )
+from sightloop.recipes.geneval_eyes import (
+    GenEvalJob,
+    check_detector,
+    colour_judge,
+    coloured_as_needed,
+    open_detector,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,27 +57,7 @@ class GenEvalRun:
     results: list[Result]
     summary: Summary
     protocol: dict[str, str]
-
-
-class ShapesDetector:
-    """The embedded world's exact checker; it names colours too."""
-
-    protocol: dict[str, str]
-    vocabulary: frozenset[str] | None
-
-    def __init__(self) -> None:
-        self.protocol = {"detector": "shapes-checker", "floor": "0.0"}
-        self.vocabulary = frozenset(SHAPES)
-
-    def detect(self, pictures: Sequence[Picture]) -> list[list[Detection]]:
-        """The things of each picture."""
-        return [
-            [
-                Detection(name=seen.noun, box=seen.box, score=seen.score, colour=seen.colour)
-                for seen in detect(np.asarray(picture.image))
-            ]
-            for picture in pictures
-        ]
+    """Empty where nobody wrote down how a results file was made."""
 
 
 def run_geneval(job: GenEvalJob) -> GenEvalRun:
@@ -131,7 +69,7 @@ def run_geneval(job: GenEvalJob) -> GenEvalRun:
     expected = None if job.prompts is None else read_prompts(job.prompts)
     drawn = read_folder(job.images, expected=expected)
     detector = open_detector(job)
-    _check_detector(detector, job.rules, [each.prompt for each in drawn])
+    check_detector(detector, job.rules, [each.prompt for each in drawn])
     judge = colour_judge(job, detector)
     protocol = _protocol(job.rules, drawn, detector, judge)
     job.output.parent.mkdir(parents=True, exist_ok=True)
@@ -145,28 +83,18 @@ def run_geneval(job: GenEvalJob) -> GenEvalRun:
     return GenEvalRun(results=results, summary=summary, protocol=protocol)
 
 
-def open_detector(job: GenEvalJob) -> Detector:
-    """The detector that a job names.
+def read_run(results: Path, *, prompts: Path | None = None) -> GenEvalRun:
+    """A results file that is there already, such as the official evaluator's.
 
     Raises:
-        ValueError: none or two are named, or the checkpoint is of an architecture that cannot be used.
+        ValueError: it is no results file, or does not hold exactly the `prompts` of a file (None = the 553
+            official ones), each with as many pictures.
     """
-    if (job.detections is None) == (not job.detector):
-        raise ValueError(
-            "name what sees the objects, one of: --detector facebook/mask2former-swin-small-coco-instance or "
-            f"a folder, --detector {EMBEDDED} for the embedded world, --detections FILE"
-        )
-    if job.detections is not None:
-        return DetectionsFile(job.detections)
-    if job.detector == EMBEDDED:
-        return ShapesDetector()
-    kind = AutoConfig.from_pretrained(job.detector).model_type
-    if kind != "mask2former":
-        raise ValueError(
-            f"{job.detector} is a {kind} model; use a Mask2Former, or --detections with what it saw"
-        )
-    device = distributed.device(job.device)
-    return Mask2FormerDetector.from_pretrained(job.detector, floor=job.rules.floor, device=device)
+    lines = read_results(results)
+    check_results(lines, expected=None if prompts is None else read_prompts(prompts))
+    return GenEvalRun(
+        results=lines, summary=summarise(lines), protocol=read_protocol(record_path(results)) or {}
+    )
 
 
 def detections_path(output: Path) -> Path:
@@ -183,7 +111,9 @@ def geneval_table(run: GenEvalRun) -> str:
     """Counts, rates and intervals by task, and the protocol."""
     summary = run.summary
     per_prompt = summary.images // summary.prompts
-    title = f"geneval ({run.protocol['detector']}): {summary.prompts} prompts, {per_prompt} pictures each"
+    eyes = [run.protocol[key] for key in ("detector", "detector_checkpoint") if key in run.protocol]
+    name = " ".join(eyes) or "unknown detector"
+    title = f"geneval ({name}): {summary.prompts} prompts, {per_prompt} pictures each"
     width = max(len("overall"), *map(len, summary.tasks))
     lines = [title, "", f"{'task':<{width}}  {'right':>5}  {'of':>5}  rate    95% interval"]
     for tag, score in summary.tasks.items():
@@ -195,7 +125,9 @@ def geneval_table(run: GenEvalRun) -> str:
         f"pictures right: {summary.image_rate:.4f}",
         f"prompts with any right picture: {summary.prompt_rate:.4f}",
         *(f"{name}: {value}" for name, value in run.protocol.items()),
-        f"hash: {protocol_hash(run.protocol)}",
+        f"hash: {protocol_hash(run.protocol)}"
+        if run.protocol
+        else "no protocol record beside the results file: nobody knows what its figures compare with",
     ]
     return "\n".join(lines)
 
@@ -314,58 +246,6 @@ def _opened(root: Path, prompt: GenEvalPrompt, file: str) -> tuple[Picture, str]
         )
     digest = hashlib.sha256((root / file).read_bytes()).hexdigest()
     return Picture(file=file, image=image, names=prompt.names), digest
-
-
-def coloured_as_needed(
-    prompt: GenEvalPrompt,
-    picture: Picture,
-    found: list[Detection],
-    rules: Rules,
-    judge: ColourClassifier | None,
-) -> list[Detection]:
-    """The detections, with the colours that the verdict needs."""
-    wanted = objects_to_colour(prompt, kept_objects(prompt.tag, found, rules))
-    missing = [seen for seen in wanted if seen.colour is None]
-    if not missing:
-        return found
-    if judge is None:
-        raise ValueError(
-            f"{picture.file} needs the colour of its {missing[0].name}; name a CLIP model with --colours, "
-            "officially openai/clip-vit-large-patch14"
-        )
-    colours = judge.colours(picture.image, missing)
-    named = {id(seen): colour for seen, colour in zip(missing, colours, strict=True)}
-    return [replace(seen, colour=named.get(id(seen), seen.colour)) for seen in found]
-
-
-def colour_judge(job: GenEvalJob, detector: Detector) -> ColourClassifier | None:
-    """What names colours; None if the job names none.
-
-    Raises:
-        ValueError: the detector names colours itself.
-    """
-    if not job.colours:
-        return None
-    if isinstance(detector, ShapesDetector):
-        raise ValueError("the embedded world's checker names colours itself; leave --colours out")
-    encoder = ClipEncoder.from_pretrained(job.colours, device=distributed.device(job.device))
-    return ClipColours(encoder)
-
-
-def _check_detector(detector: Detector, rules: Rules, prompts: Sequence[GenEvalPrompt]) -> None:
-    if detector.vocabulary is not None:
-        for prompt in prompts:
-            if unknown := [name for name in prompt.names if name not in detector.vocabulary]:
-                raise ValueError(
-                    f"{detector.protocol['detector']} does not know the class {unknown[0]!r} of "
-                    f"{prompt.text!r}; use another detector, or --detections"
-                )
-    floor = float(detector.protocol.get("floor", 0.0))
-    if floor > rules.floor:
-        raise ValueError(
-            f"the detections hold nothing below {floor}, the thresholds go down to {rules.floor}; "
-            "detect again"
-        )
 
 
 def _protocol(

@@ -2,36 +2,57 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from torch import nn
+
+from sightloop.data.quizzes import CATEGORIES, Quiz
 from sightloop.evaluation.geneval_prompts import read_prompts
 from sightloop.recipes.geneval import (
-    GenEvalJob,
     GenEvalRun,
     compared,
     geneval_table,
+    read_run,
     record_path,
     run_geneval,
 )
 from sightloop.recipes.geneval_drawing import Drawing, draw_prompts
-from sightloop.recipes.geneval_options import GenEvalOptions
+from sightloop.recipes.geneval_eyes import EMBEDDED, GenEvalJob
+from sightloop.recipes.geneval_options import DrawerOptions, GenEvalOptions
+from sightloop.recipes.unified import Parts, open_policy
+from sightloop.shapes.quizzes import sample_quiz
 from sightloop.types import ImagePolicy
+
+_WORLD_PROMPTS_EACH = 4
+_SOURCE = (
+    "GenEval's prompts are the file prompts/evaluation_metadata.jsonl of the repository djghosh13/geneval on "
+    "GitHub"
+)
 
 
 def evaluate_geneval(options: GenEvalOptions) -> str:
-    """Evaluate a folder of pictures; what to tell the user.
+    """Evaluate a folder of pictures, drawn first if a policy is named; what to tell the user.
 
     Raises:
-        ValueError: as for `run_geneval`; or a comparison with a file that does not exist.
+        ValueError: options that do not go together; or as for `run_geneval`, `draw_prompts`, `read_run`.
     """
+    if options.results is not None:
+        return _told_again(options, options.results)
     job = job_of(options)
     if options.compare is not None and options.compare.resolve() == job.output.resolve():
         raise ValueError(f"{job.output} would be compared with itself; name another --output or --compare")
-    run = run_geneval(job)
-    lines = [geneval_table(run), f"wrote {job.output} and {record_path(job.output)}"]
-    if options.compare is not None:
-        lines += ["", f"change since {options.compare}", compared(options.compare, job.output)]
-    return "\n".join(lines)
+    if options.drawer.policy:
+        run, lines = _drawn_first(options), [f"drew into {options.images}, see contact_sheet.png there"]
+    else:
+        _refuse_drawing_options(options.drawer)
+        run, lines = run_geneval(job), []
+    lines = [geneval_table(run), *lines, f"wrote {job.output} and {record_path(job.output)}"]
+    return "\n".join([*lines, *_change(options, job.output)])
 
 
 def evaluate_drawn(
@@ -44,29 +65,110 @@ def evaluate_drawn(
     Raises:
         ValueError: no prompts file is named, or as for `draw_prompts` and `run_geneval`.
     """
-    if options.prompts is None:
-        raise ValueError(
-            "name what to draw with --prompts FILE; GenEval's prompts are the file "
-            "prompts/evaluation_metadata.jsonl of the repository djghosh13/geneval on GitHub"
-        )
-    prompts = read_prompts(options.prompts)
+    job = job_of(options)
+    if job.prompts is None:
+        raise ValueError(f"name what to draw with --prompts FILE; {_SOURCE}")
+    prompts = read_prompts(job.prompts)
     sampling = policy.drawing(**changes)
-    draw_prompts(policy, prompts, options.images, name=name, sampling=sampling, drawing=drawing)
-    return run_geneval(job_of(options))
+    draw_prompts(policy, prompts, job.images, name=name, sampling=sampling, drawing=drawing)
+    return run_geneval(job)
 
 
 def job_of(options: GenEvalOptions) -> GenEvalJob:
-    """The evaluation that the options ask for."""
+    """The evaluation that the options ask for.
+
+    Raises:
+        ValueError: no folder of pictures is named.
+    """
+    if options.images is None:
+        raise ValueError("name the folder of pictures with --images, or a results file with --results")
     return GenEvalJob(
         images=options.images,
         output=options.output or options.images / "results.jsonl",
         detector=options.detector,
         detections=options.detections,
         colours=options.colours,
-        prompts=options.prompts,
+        prompts=_prompts_file(options),
         threshold=options.threshold,
         counting_threshold=options.counting_threshold,
         max_overlap=options.max_overlap,
         batch=options.batch,
         device=options.device,
     )
+
+
+def weights_digest(model: nn.Module) -> str:
+    """Tells two sets of weights of one name apart, by the sum of each tensor."""
+    digest = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        digest.update(f"{name} {tuple(value.shape)} {float(value.double().sum())}".encode())
+    return digest.hexdigest()[:12]
+
+
+def world_prompts() -> list[Quiz]:
+    """Distinct prompts of the embedded world, four of each task, always the same."""
+    rng = np.random.default_rng(0)
+    quizzes: dict[str, Quiz] = {}
+    for category in CATEGORIES:
+        wanted = len(quizzes) + _WORLD_PROMPTS_EACH
+        while len(quizzes) < wanted:
+            quiz = sample_quiz(rng, category)
+            quizzes.setdefault(quiz.prompt, quiz)
+    return list(quizzes.values())
+
+
+def _prompts_file(options: GenEvalOptions) -> Path | None:
+    if options.prompts != Path(EMBEDDED) or options.images is None:
+        return options.prompts
+    file = options.images / "prompts.jsonl"
+    options.images.mkdir(parents=True, exist_ok=True)
+    file.write_text("".join(json.dumps(quiz.metadata()) + "\n" for quiz in world_prompts()), encoding="utf-8")
+    return file
+
+
+def _drawn_first(options: GenEvalOptions) -> GenEvalRun:
+    drawer = options.drawer
+    with torch.random.fork_rng():
+        # Adapters that were never trained change nothing, but are random: the same at every call.
+        torch.manual_seed(0)
+        policy = open_policy(
+            "" if drawer.policy == EMBEDDED else drawer.policy,
+            world_model=drawer.world_model,
+            parts=Parts(magvit=drawer.magvit, tokenizer=drawer.tokenizer, tower=drawer.tower),
+            dtype=drawer.dtype,
+            device=options.device,
+        )
+    chosen = {"decode_steps": drawer.steps, "guidance": drawer.guidance, "temperature": drawer.temperature}
+    known = f"{drawer.world_model} of the embedded world"
+    name = known if drawer.policy == EMBEDDED else Path(drawer.policy).name
+    return evaluate_drawn(
+        policy,
+        options,
+        name=f"{name} ({weights_digest(policy)}, {drawer.dtype})",
+        drawing=Drawing(per_prompt=drawer.per_prompt, seed=drawer.seed, batch=drawer.draw_batch),
+        changes={key: value for key, value in chosen.items() if value is not None},
+    )
+
+
+def _refuse_drawing_options(drawer: DrawerOptions) -> None:
+    if drawer != DrawerOptions():
+        raise ValueError(
+            "there are options of drawing, but nobody draws; name a model with --policy, or leave them out"
+        )
+
+
+def _told_again(options: GenEvalOptions, results: Path) -> str:
+    if options.detector or options.detections or options.drawer.policy:
+        raise ValueError(f"{results} is done; leave --detector, --detections and --policy out")
+    prompts = options.prompts
+    if prompts == Path(EMBEDDED):
+        raise ValueError("name the file of the prompts: prompts.jsonl in the folder of the pictures")
+    if options.compare is not None and options.compare.resolve() == results.resolve():
+        raise ValueError(f"{results} would be compared with itself; name another file with --compare")
+    return "\n".join([geneval_table(read_run(results, prompts=prompts)), *_change(options, results)])
+
+
+def _change(options: GenEvalOptions, results: Path) -> list[str]:
+    if options.compare is None:
+        return []
+    return ["", f"change since {options.compare}", compared(options.compare, results)]

@@ -4,6 +4,39 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawerOptions:
+    """A policy that draws the pictures first."""
+
+    policy: str = ""
+    """Model that draws the pictures first, into --images: folder of a Show-o or Janus, or "shapes" for the
+    embedded world's. Without it the pictures have to be there.
+    """
+    per_prompt: int = 4
+    """Pictures of each prompt; officially 4."""
+    steps: int | None = None
+    """Rounds of a masked decoder (Show-o); default the law of the model's authors, as the next two."""
+    guidance: float | None = None
+    temperature: float | None = None
+    seed: int = 0
+    """The seed of a picture is made from this, its prompt and its number."""
+    draw_batch: int = 8
+    """Pictures drawn together; they do not depend on it."""
+    world_model: Literal["show-o", "janus"] = "show-o"
+    """Which of the embedded world's models draws for "shapes"."""
+    magvit: Path | None = None
+    """MAGVIT-v2 of a Show-o that was not converted."""
+    tokenizer: Path | None = None
+    """Tokenizer of a policy whose folder has none."""
+    tower: str = ""
+    """CLIP (folder or hub name) of the Show-o that reads its features (w-clip-vit)."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Precision of the policy's frozen weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,22 +47,24 @@ class GenEvalOptions:
     Figures depend on the detector: name it beside them.
     """
 
-    images: Path
+    images: Path | None = None
     """Folder of 00000/metadata.jsonl and 00000/samples/0000.png and so on."""
     detector: str = ""
-    """Mask2Former of COCO's classes for instances: folder or hub name; "shapes" = the embedded world's
-    checker.
+    """Mask2Former of COCO's classes for instances: folder or hub name; Grounding DINO or OWLv2 for words
+    outside COCO; "shapes" = the embedded world's checker.
     """
     detections: Path | None = None
     """File of detections instead, one picture a line, such as mmdetection's or an earlier evaluation's."""
     colours: str = ""
     """CLIP that names colours: folder or hub name; officially openai/clip-vit-large-patch14."""
     prompts: Path | None = None
-    """File of the prompts that the folder has to hold; default the numbers of the 553 official ones."""
+    """File of the prompts that the folder has to hold; default the numbers of the 553 official ones;
+    "shapes" = 24 of the embedded world.
+    """
     threshold: float | None = None
     """An object counts above this score; default 0.3, or the checker's own for "shapes"."""
     counting_threshold: float | None = None
-    """The same for the counting task; default 0.9, or the checker's own for "shapes"."""
+    """The same for the counting task; default 0.9, or 0.3 for zero-shot detectors, or the checker's own."""
     max_overlap: float = 1.0
     """Objects of a class that overlap this much count once; 1 = officially never."""
     batch: int = 1
@@ -37,5 +72,8 @@ class GenEvalOptions:
     device: str = "auto"
     output: Path | None = None
     """The results file; default results.jsonl in the folder of pictures."""
+    results: Path | None = None
+    """A results file that is there already, also the official evaluator's: told, and nothing is detected."""
     compare: Path | None = None
     """An earlier results file: prints what changed since, paired by prompt."""
+    drawer: Annotated[DrawerOptions, tyro.conf.arg(name="")] = DrawerOptions()

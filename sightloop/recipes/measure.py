@@ -14,10 +14,13 @@ from sightloop.data.decode import Decoding, Fit
 from sightloop.data.images import ImageSet
 from sightloop.data.sources import FileSource, open_source
 from sightloop.evaluation.captions import caption_measures, truth_measures
+from sightloop.evaluation.chair import chair
+from sightloop.evaluation.clip_score import clip_score
 from sightloop.evaluation.intervals import bootstrap_interval
-from sightloop.evaluation.pairs import caption_set, read_captions
+from sightloop.evaluation.object_files import read_objects
+from sightloop.evaluation.pairs import caption_set, read_captions, refuse_empty
 from sightloop.evaluation.ranking import Ties
-from sightloop.evaluation.retrieval import ClipEncoder, clip_recall_of_files
+from sightloop.evaluation.retrieval import ClipEncoder, clip_recall_of_files, protocol_hash
 from sightloop.recipes.catalog import SHAPES
 from sightloop.recipes.held_out import open_pictures
 from sightloop.recipes.named_models import model_config
@@ -113,6 +116,7 @@ class RecallJob:
     ties: Ties
     decode: Decode
     device: str
+    allow_empty: bool = False
 
 
 def measured_recall(job: RecallJob) -> Evaluation:
@@ -127,6 +131,7 @@ def measured_recall(job: RecallJob) -> Evaluation:
     encoder = ClipEncoder.from_pretrained(clip, device=device)
     if job.captions is not None:
         given = read_captions(job.captions, image_root=job.image_root or None)
+        refuse_empty(given, allowed=job.allow_empty)
         return clip_recall_of_files(encoder, given, ties=job.ties)
     if not job.images:
         raise ValueError(
@@ -142,24 +147,67 @@ def measured_recall(job: RecallJob) -> Evaluation:
     return clip_recall_of_files(encoder, caption_set(pairs), ties=job.ties)
 
 
-def measured_captions(
-    captions: Path, *, references: Path | None, phrases: Path | None, scenes: Path | None, image_root: str
-) -> Evaluation:
-    """Caption measures of a file; CIDEr-D and BLEU with references, facts with scenes."""
-    given = read_captions(captions, image_root=image_root or None)
-    listed = load_phrases(phrases)
-    measures = caption_measures(
-        given.captions,
-        references=None if references is None else _references(references, given.sources, image_root),
-        flag=lambda text: contains_bad_phrase(text, listed),
-    )
-    if scenes is None:
-        return measures
-    truth = truth_of(scenes)
-    told = truth_measures([truth(s, text) for s, text in zip(given.sources, given.captions, strict=True)])
-    return Evaluation(
-        metrics=measures.metrics | told.metrics, per_sample=measures.per_sample | told.per_sample
-    )
+@dataclass(frozen=True, kw_only=True)
+class CaptionsJob:
+    """Which captions to measure, and against what."""
+
+    captions: Path
+    references: Path | None = None
+    objects: Path | None = None
+    clip: str = ""
+    phrases: Path | None = None
+    scenes: Path | None = None
+    image_root: str = ""
+    allow_empty: bool = False
+    device: str = "auto"
+
+
+def measured_captions(job: CaptionsJob) -> Evaluation:
+    """Caption measures of a file: agreement with references, CHAIR, facts of scenes, CLIPScore.
+
+    Raises:
+        ValueError: an empty caption, or files that do not fit together.
+    """
+    given = read_captions(job.captions, image_root=job.image_root or None)
+    refuse_empty(given, allowed=job.allow_empty)
+    listed = load_phrases(job.phrases)
+    wanted = None
+    if job.references is not None:
+        wanted = _references(job.references, given.sources, job.image_root)
+    parts = [
+        caption_measures(
+            given.captions, references=wanted, flag=lambda text: contains_bad_phrase(text, listed)
+        )
+    ]
+    if job.objects is not None:
+        held = read_objects(job.objects, image_root=job.image_root or None).of(given.sources)
+        parts.append(chair(given.captions, held, references=wanted))
+    if job.clip:
+        model_config(job.clip)
+        encoder = ClipEncoder.from_pretrained(job.clip, device=distributed.device(job.device))
+        embedded = encoder.images(given.images)[given.target]
+        parts.append(clip_score(encoder, embedded, given.captions, references=wanted))
+    if job.scenes is not None:
+        truth = truth_of(job.scenes)
+        facts = [truth(s, text) for s, text in zip(given.sources, given.captions, strict=True)]
+        parts.append(truth_measures(facts))
+    return _joined(parts)
+
+
+def _joined(parts: Sequence[Evaluation]) -> Evaluation:
+    """Figures side by side, under one protocol."""
+    metrics: dict[str, float] = {}
+    per_sample: dict[str, list[float]] = {}
+    protocol: dict[str, str] = {}
+    samples: list[dict[str, str]] = []
+    for part in parts:
+        metrics |= part.metrics
+        per_sample |= part.per_sample
+        protocol |= {name: value for name, value in part.protocol.items() if name != "hash"}
+        samples = samples or part.samples
+    if protocol:
+        protocol["hash"] = protocol_hash(protocol)
+    return Evaluation(metrics=metrics, per_sample=per_sample, samples=samples, protocol=protocol)
 
 
 def _references(file: Path, sources: list[str], image_root: str) -> list[list[str]]:

@@ -70,6 +70,10 @@ class Painter(nn.Module):
         """Nothing here reads pictures."""
         raise NotImplementedError
 
+    def shown(self, tokens: Tokens) -> Images | Tokens:
+        """Nothing here is asked about pictures."""
+        raise NotImplementedError
+
     def score(self, turn: Turn, under: Sampling | None = None) -> TokenScores:
         """Nothing here scores."""
         raise NotImplementedError

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from geneval_painter import Painter, paint, some_quizzes
 from PIL import Image
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import Owlv2Config, Owlv2ForObjectDetection, PreTrainedTokenizerFast
 
 from sightloop.cli import main
 from sightloop.evaluation.geneval_scores import read_protocol, read_results
@@ -19,13 +22,16 @@ from sightloop.recipes.geneval import (
     compared,
     detections_path,
     geneval_table,
+    read_run,
     record_path,
     run_geneval,
 )
-from sightloop.recipes.geneval_command import evaluate_drawn
+from sightloop.recipes.geneval_command import evaluate_drawn, evaluate_geneval
 from sightloop.recipes.geneval_drawing import Drawing
-from sightloop.recipes.geneval_options import GenEvalOptions
+from sightloop.recipes.geneval_eyes import model_kind
+from sightloop.recipes.geneval_options import DrawerOptions, GenEvalOptions
 from sightloop.shapes.checker import SURE
+from sightloop.shapes.models import WEIGHTS
 
 QUIZZES = some_quizzes()
 
@@ -241,3 +247,139 @@ def test_a_policy_draws_and_is_evaluated_in_one_go(world: Path) -> None:
             drawing=Drawing(),
             changes={},
         )
+
+
+def test_results_that_are_there_are_told_and_compared_without_looking_again(
+    world: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluated(world, output=world / "before.jsonl")
+    evaluated(world, output=world / "after.jsonl", threshold=0.999999)
+    shutil.rmtree(world / "images")
+    words = ["evaluate", "geneval", "--results", str(world / "after.jsonl")]
+    words += ["--prompts", str(world / "prompts.jsonl")]
+    main([*words, "--compare", str(world / "before.jsonl")])
+    told = capsys.readouterr().out
+    assert "geneval (shapes-checker): 12 prompts, 2 pictures each" in told
+    assert "warning: made under different protocols" in told
+    assert f"threshold {SURE} and 0.999999" in told
+    # The official evaluator writes no protocol.
+    record_path(world / "after.jsonl").unlink()
+    main([*words, "--compare", str(world / "before.jsonl")])
+    told = capsys.readouterr().out
+    assert "geneval (unknown detector)" in told and "no protocol record beside the results file" in told
+    assert "warning: a result has no protocol record" in told
+
+
+def test_results_of_other_prompts_or_without_some_are_refused(world: Path) -> None:
+    output = world / "out" / "results.jsonl"
+    evaluated(world)
+    with pytest.raises(ValueError, match="not GenEval's 553 prompts: single_object has 2 prompts"):
+        read_run(output)
+    lines = output.read_text().splitlines()
+    for kept, told in (
+        (lines[2:], "1 of 12 prompts of the prompts file have no result"),
+        (lines[1:], "prompts have from 1 to 2 pictures"),
+        (
+            [*lines, *(line.replace("a photo of", "a map of") for line in lines[:2])],
+            "1 prompts are not in the prompts file",
+        ),
+        (['{"correct": true}'], r"line 1 is no result of GenEval: KeyError\('metadata'\)"),
+        ([lines[0].replace('\\"count\\"', '\\"number\\"')], "line 1 is no result of GenEval"),
+    ):
+        output.write_text("\n".join(kept))
+        with pytest.raises(ValueError, match=told):
+            read_run(output, prompts=world / "prompts.jsonl")
+
+
+def test_the_record_holds_the_intervals_and_the_table_names_the_checkpoint(world: Path) -> None:
+    run = evaluated(world, threshold=0.97)
+    record = json.loads(record_path(world / "out" / "results.jsonl").read_text())
+    assert record["intervals"]["overall"] == [run.summary.overall.low, run.summary.overall.high]
+    assert set(record["intervals"]) == {"overall", *run.summary.tasks}
+    named = replace(run, protocol=run.protocol | {"detector_checkpoint": "somebody/detector"})
+    assert "geneval (shapes-checker somebody/detector)" in geneval_table(named)
+
+
+@pytest.fixture
+def zero_shot(tmp_path: Path) -> Path:
+    """A random OWLv2 of the hub's format whose words are those of the embedded world."""
+    vocabulary = {"!": 0, "<s>": 1, "</s>": 2, "<unk>": 3, "square": 4, "circle": 5, "cross": 6}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)]
+    )
+    folder = tmp_path / "owlv2"
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="!", unk_token="<unk>").save_pretrained(
+        folder
+    )
+    tower: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    tower["num_attention_heads"] = 2
+    text = tower | {"vocab_size": 7, "max_position_embeddings": 8, "bos_token_id": 1, "eos_token_id": 2}
+    vision = tower | {"image_size": 32, "patch_size": 8}
+    Owlv2ForObjectDetection(
+        Owlv2Config(text_config=text, vision_config=vision, projection_dim=16)
+    ).save_pretrained(folder)
+    return folder
+
+
+def test_a_zero_shot_detector_looks_for_words_that_coco_does_not_have(world: Path, zero_shot: Path) -> None:
+    assert model_kind(str(zero_shot)) == "owlv2"
+    clip = str(WEIGHTS / "clip")
+    run = evaluated(world, detector=str(zero_shot), colours=clip, batch=2)
+    assert run.protocol["detector"] == "zero-shot owlv2"
+    # Its scores are of another scale: the counting task has no threshold of its own.
+    assert run.protocol["threshold"] == run.protocol["counting_threshold"] == "0.3"
+    assert run.summary.images == 24
+    seen = {name for result in run.results for name in result.details}
+    assert seen and seen <= {"square", "circle", "cross", "triangle"}
+    again = evaluated(world, detector=str(zero_shot), colours=clip, batch=2)
+    assert again.results == run.results
+
+
+def test_a_model_that_detects_nothing_is_refused(world: Path) -> None:
+    with pytest.raises(ValueError, match="is a clip model; use a Mask2Former, grounding-dino or owlv2, or"):
+        evaluated(world, detector=str(WEIGHTS / "clip"))
+    with pytest.raises(ValueError, match="'nowhere/at-all' is neither a folder nor a model"):
+        evaluated(world, detector="nowhere/at-all")
+
+
+def test_the_command_draws_with_the_worlds_policy_and_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["evaluate", "geneval", "--images", str(tmp_path / "drawn"), "--prompts", "shapes"]
+    words += ["--detector", "shapes", "--policy", "shapes", "--per-prompt", "1", "--steps", "2"]
+    main(words)
+    told = capsys.readouterr().out
+    assert "geneval (shapes-checker): 24 prompts, 1 pictures each" in told
+    assert (tmp_path / "drawn" / "contact_sheet.png").is_file()
+    record = json.loads(record_path(tmp_path / "drawn" / "results.jsonl").read_text())
+    assert record["drawing"]["decode_steps"] == 2 and record["drawing"]["seed"] == 0
+    assert record["drawing"]["policy"].startswith("show-o of the embedded world (")
+    first = (tmp_path / "drawn" / "results.jsonl").read_text()
+    (tmp_path / "drawn" / "00005" / "samples" / "0000.png").unlink()
+    main(words)
+    assert (tmp_path / "drawn" / "results.jsonl").read_text() == first
+
+
+def test_options_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
+    for options, told in (
+        (GenEvalOptions(detector="shapes"), "name the folder of pictures with --images"),
+        (
+            GenEvalOptions(images=tmp_path, detector="shapes", drawer=DrawerOptions(per_prompt=2)),
+            "options of drawing, but nobody draws",
+        ),
+        (
+            GenEvalOptions(images=tmp_path, detector="shapes", drawer=DrawerOptions(policy="shapes")),
+            r"--prompts FILE; GenEval's prompts are the file prompts/evaluation_metadata.jsonl",
+        ),
+        (GenEvalOptions(results=tmp_path / "r.jsonl", detector="shapes"), "is done; leave --detector"),
+        (
+            GenEvalOptions(results=tmp_path / "r.jsonl", prompts=Path("shapes")),
+            "name the file of the prompts",
+        ),
+        (GenEvalOptions(results=tmp_path / "r.jsonl", compare=tmp_path / "r.jsonl"), "compared with itself"),
+        (GenEvalOptions(results=tmp_path / "r.jsonl"), "r.jsonl does not exist; it should be a results file"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            evaluate_geneval(options)

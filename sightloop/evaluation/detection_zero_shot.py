@@ -1,0 +1,226 @@
+"""Detectors of free vocabulary for prompts beyond COCO's 80 classes: Grounding DINO and OWLv2.
+
+They are told what to look for: the names of a picture's prompt and nothing else. So they are readier to see
+it than a detector that has to choose among 80 classes, their scores are of another scale, and figures of the
+two kinds do not compare. Boxes come without masks: a colour is judged on the whole box.
+
+Differences from how transformers runs them:
+1. Pictures are prepared here with Pillow alone (OWLv2's own processor needs scipy, and blurs before it
+   shrinks).
+2. The score of a name is the mean over its tokens, as Grounding DINO's authors score COCO; a box goes to the
+   name that fits it best.
+3. Of boxes of one name that overlap by half or more the surest is kept.
+
+Sources: Grounding DINO (arXiv 2303.05499), OWLv2 (arXiv 2306.09683).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import transformers
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+from transformers import AutoTokenizer, GroundingDinoForObjectDetection, Owlv2ForObjectDetection
+
+from sightloop.evaluation.detection import Picture
+from sightloop.evaluation.detection_mask2former import Resizing, prepared
+from sightloop.evaluation.geneval import Detection
+
+Family = Literal["grounding-dino", "owlv2"]
+FAMILIES: dict[str, Any] = {
+    "grounding-dino": GroundingDinoForObjectDetection,
+    "owlv2": Owlv2ForObjectDetection,
+}
+"""By transformers' names of the model types."""
+USUAL_THRESHOLD = 0.3
+"""Score above which a box counts, also where things are counted; not tuned to GenEval."""
+_OVERLAP = 0.5
+_CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+_CLIP_SPREAD = (0.26862954, 0.26130258, 0.27577711)
+_GREY = (128, 128, 128)
+_QUERY = "a photo of a {name}"
+_UNPADDED = Resizing(divisor=1)
+
+
+class ZeroShotDetector:
+    """Looks for the names of each picture's prompt."""
+
+    def __init__(
+        self, model: Any, words: Any, *, family: Family, name: str, floor: float = USUAL_THRESHOLD
+    ) -> None:
+        self.model = model.eval().requires_grad_(False)
+        self.words = words
+        self.family: Family = family
+        self.floor = floor
+        self.vocabulary: frozenset[str] | None = None
+        weights = hashlib.sha256()
+        for key, value in sorted(self.model.state_dict().items()):
+            if value.ndim == 1:
+                weights.update(key.encode() + value.detach().float().cpu().numpy().tobytes())
+        self.protocol = {
+            "detector": f"zero-shot {family}",
+            "detector_checkpoint": name,
+            "detector_weights": weights.hexdigest()[:12],
+            "detector_dtype": str(self.model.dtype).removeprefix("torch."),
+            "detector_overlap": str(_OVERLAP),
+            "floor": str(floor),
+            "transformers": transformers.__version__,
+            "torch": torch.__version__,
+        }
+
+    @staticmethod
+    def from_pretrained(
+        folder: str | Path,
+        *,
+        floor: float = USUAL_THRESHOLD,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> ZeroShotDetector:
+        """Load a folder of the hub's format (or a hub name); `floor` is the lowest score that can matter.
+
+        Raises:
+            ValueError: it is neither Grounding DINO nor OWLv2, or weights are missing.
+        """
+        kind: Any = transformers.AutoConfig.from_pretrained(folder).model_type
+        if kind not in FAMILIES:
+            raise ValueError(f"{folder} is a {kind} model; use one of {', '.join(FAMILIES)}")
+        model, report = FAMILIES[kind].from_pretrained(folder, dtype=dtype, output_loading_info=True)
+        if missing := sorted(report["missing_keys"]):
+            raise ValueError(f"{folder} lacks {len(missing)} weights, the first is {missing[0]}")
+        name = Path(folder).name if Path(folder).is_dir() else str(folder)
+        words = AutoTokenizer.from_pretrained(folder)
+        return ZeroShotDetector(model.to(device), words, family=kind, name=name, floor=floor)
+
+    @torch.no_grad()
+    def detect(self, pictures: Sequence[Picture]) -> list[list[Detection]]:
+        """The objects of each picture's names; pictures of one size and prompt go through together.
+
+        Raises:
+            ValueError: a picture has no names to look for.
+        """
+        found: dict[int, list[Detection]] = {}
+        for places in _alike(pictures):
+            some = [pictures[place] for place in places]
+            names = some[0].names
+            if not names:
+                raise ValueError(f"{some[0].file} has no names to look for; give the classes of its prompt")
+            see = self._grounding_dino if self.family == "grounding-dino" else self._owlv2
+            scores, boxes = see([picture.image for picture in some], names)
+            for row, place in enumerate(places):
+                size = pictures[place].image.size
+                found[place] = self._detections(scores[row], boxes[row], names, size)
+        return [found[place] for place in range(len(pictures))]
+
+    def _grounding_dino(
+        self, images: Sequence[Image.Image], names: Sequence[str]
+    ) -> tuple[Float[Tensor, "B Q N"], Float[Tensor, "B Q 4"]]:
+        text, spans = phrases_of(names)
+        read = self.words(
+            [text] * len(images), return_tensors="pt", return_offsets_mapping=True, return_token_type_ids=True
+        )
+        offsets: list[tuple[int, int]] = [(int(a), int(b)) for a, b in read.pop("offset_mapping")[0].tolist()]
+        pixels = torch.stack([prepared(image, _UNPADDED) for image in images])
+        seen = self.model(
+            pixel_values=pixels.to(self.model.device, self.model.dtype), **read.to(self.model.device)
+        )
+        chances = seen.logits.float().sigmoid()
+        columns = [
+            [place for place, (a, b) in enumerate(offsets) if start <= a < b <= end] for start, end in spans
+        ]
+        scores = torch.stack([chances[:, :, tokens].mean(-1) for tokens in columns], -1)
+        width, height = images[0].size
+        return scores, _corners(seen.pred_boxes.float()) * scores.new_tensor([width, height, width, height])
+
+    def _owlv2(
+        self, images: Sequence[Image.Image], names: Sequence[str]
+    ) -> tuple[Float[Tensor, "B Q N"], Float[Tensor, "B Q 4"]]:
+        config = self.model.config
+        read = self.words(
+            [_QUERY.format(name=name) for name in names] * len(images),
+            return_tensors="pt",
+            padding="max_length",
+            truncation=True,
+            max_length=config.text_config.max_position_embeddings,
+        ).to(self.model.device)
+        pixels = torch.stack([squared(image, int(config.vision_config.image_size)) for image in images])
+        seen = self.model(
+            input_ids=read["input_ids"],
+            attention_mask=read["attention_mask"],
+            pixel_values=pixels.to(self.model.device, self.model.dtype),
+        )
+        return seen.logits.float().sigmoid(), _corners(seen.pred_boxes.float()) * max(images[0].size)
+
+    def _detections(
+        self, scores: Float[Tensor, "Q N"], boxes: Float[Tensor, "Q 4"], names: Sequence[str], size: Any
+    ) -> list[Detection]:
+        best, label = scores.max(1)
+        width, height = size
+        inside = boxes.clamp(min=0).minimum(boxes.new_tensor([width, height, width, height]))
+        # Thinner than a pixel there is nothing to see, and no crop to judge a colour on.
+        sides = inside[:, 2:].round() - inside[:, :2].round()
+        likely = (best > self.floor) & (sides > 0).all(1)
+        found: list[Detection] = []
+        for place, name in enumerate(names):
+            own = likely & (label == place)
+            kept = surest(inside[own], best[own])
+            for box, score in zip(inside[own][kept].tolist(), best[own][kept].tolist(), strict=True):
+                found.append(Detection(name=name, box=(box[0], box[1], box[2], box[3]), score=score))
+        return found
+
+
+def phrases_of(names: Sequence[str]) -> tuple[str, list[tuple[int, int]]]:
+    """Grounding DINO's text of names, and where each of them stands in it.
+
+    >>> phrases_of(["dog", "Unicorn"])
+    ('dog. unicorn.', [(0, 3), (5, 12)])
+    """
+    text, spans = "", []
+    for name in names:
+        text += " " if text else ""
+        spans.append((len(text), len(text) + len(name)))
+        text += f"{name.lower()}."
+    return text, spans
+
+
+def squared(image: Image.Image, side: int) -> Float[Tensor, "3 S S"]:
+    """An RGB picture as OWLv2 sees it: grey below or to the right up to a square, then resized."""
+    longest = max(image.size)
+    square = Image.new("RGB", (longest, longest), _GREY)
+    square.paste(image, (0, 0))
+    small = square.resize((side, side), Image.Resampling.BILINEAR)
+    pixels = torch.from_numpy(np.array(small, dtype=np.float32)).permute(2, 0, 1) / 255
+    return (pixels - torch.tensor(_CLIP_MEAN)[:, None, None]) / torch.tensor(_CLIP_SPREAD)[:, None, None]
+
+
+def surest(boxes: Float[Tensor, "N 4"], scores: Float[Tensor, " N"]) -> list[int]:
+    """Places of the boxes that overlap no surer one by half or more (IoU), the surest first."""
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)
+    kept: list[int] = []
+    for place in scores.argsort(descending=True, stable=True).tolist():
+        others = boxes[kept]
+        low = others[:, :2].maximum(boxes[place, :2])
+        high = others[:, 2:].minimum(boxes[place, 2:])
+        shared = (high - low).clamp(min=0).prod(1)
+        if bool((shared < _OVERLAP * (areas[kept] + areas[place] - shared)).all()):
+            kept.append(place)
+    return kept
+
+
+def _corners(boxes: Float[Tensor, "B Q 4"]) -> Float[Tensor, "B Q 4"]:
+    """Left, top, right, bottom of boxes given by centre and size."""
+    centre, half = boxes[..., :2], boxes[..., 2:] / 2
+    return torch.cat([centre - half, centre + half], -1)
+
+
+def _alike(pictures: Sequence[Picture]) -> Iterator[list[int]]:
+    groups: dict[Any, list[int]] = {}
+    for place, picture in enumerate(pictures):
+        groups.setdefault((picture.names, picture.image.size), []).append(place)
+    yield from groups.values()
