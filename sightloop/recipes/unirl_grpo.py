@@ -3,24 +3,34 @@
 Differences from the paper, and readings where it leaves a choice (option, preset):
 
 1. The reward is one point a fact that the answer tells, after the paper's figure (`rewards.points`); the
-   formula of each category, and whether a language model judges, are not known.
-2. Quizzes are made by a grammar of six categories with several questions each (`quizzes`); the paper's
-   prompts are not published, and its one question a category invites learning the question.
+   formula of each category is not known. Facts are matched in the text by rules; whether the paper compared
+   words or asked a language model in training is not known, and the latter is `rewards.text_judge`.
+2. Quizzes are made by a grammar without end, all six categories equally often (`quizzes`): neither the
+   paper's prompts nor their number and mixture are published. Several questions a category; the paper's
+   evaluation has one, which invites learning the question.
 3. Prompts of the evaluation never come in training, also not in other words (`quizzes.excluded`).
-4. No old policy (`method` "unirl"): the ratio is 1, one update a rollout. Relatives with real ratios and
-   clipping are named methods.
+4. No old policy (`method` "unirl"): the ratio is 1, one update a rollout, nothing to clip. Relatives with
+   real ratios and clipping are named methods.
 5. Advantages are divided by the group's standard deviation (`advantages`); drawing and answering weigh the
    same (`sides`), each a mean over its own tokens. The paper's weights are not known.
-6. The divergence is k3 a token under the law that is trained, weight 0.2, the figure in the name of the
-   published Show-o run (`kl_weight`); for Janus it is not known, and 0.04 is ours.
+6. The divergence is k3 a token of both turns under the law that is trained, from the policy before training,
+   which is never replaced. Its weight 0.2 is the figure in the name of the published Show-o run
+   (`kl_weight`); for Janus it is not known, and 0.04 is ours.
 7. A Show-o drawing is scored with its codes hidden anew at one ratio shared by the group, as a changed line
    of the published code suggests (`likelihood.orders` "fresh-masks", `likelihood.number` 1), without guidance
    (`likelihood.guided`). What that costs is measured in docs/likelihoods.md; the exact rounds are an option.
-8. Rollouts are drawn as the model's authors draw (`draw`); guidance and rounds in training are not known.
-9. Adam without weight decay; the paper's evaluation code has AdamW with 0.01.
-10. Groups are 3 drawings for Show-o and 8 for Janus, one prompt a GPU on 8 GPUs (`prompts` 8), 3000 steps;
-    the published run is named "bs6", which we cannot explain.
-11. All weights of the language model learn (`model.trained`); adapters are an option.
+8. Not end to end: the reward reaches a drawing through the likelihood of its codes alone. Whether the
+   published run also sent the answer's gradient through relaxed codes is not known; that is `unirl-sft`.
+9. Rollouts are drawn as the model's authors draw (`draw`), and answers at temperature 1 (`answer`); guidance,
+   rounds and temperatures in training are not known. The policy as it is answers (`answer.grader`).
+10. Adam at a constant rate without warm-up and weight decay, the gradient's norm clipped at 1; the paper's
+    evaluation code has AdamW with 0.01, its schedule and clipping are not known.
+11. Groups are 3 drawings for Show-o and 8 for Janus, one prompt a GPU on 8 GPUs (`prompts` 8). 3000 steps are
+    those of the published Show-o checkpoint; how long Janus was trained is not known. That run's name also
+    holds "bs6", "drpo" and "journey", which we cannot explain.
+12. All weights of the language model learn (`model.trained`); adapters are an option.
+13. The imbalance of both sides has no published formula; ours is the share of prompts with exactly one side
+    right, with the rates of each side given the other (`both_sides`).
 """
 
 from __future__ import annotations

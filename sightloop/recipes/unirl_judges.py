@@ -101,20 +101,26 @@ def named_rewards(config: UniConfig) -> tuple[dict[str, Reward], dict[str, float
 
 
 def text_judge(config: UniConfig) -> TextJudge:
-    """Asks `judge.text_model` whether an answer says the same as the true one: 1 or 0.
+    """Asks `judge.text_model` whether an answer says the same as the true one.
 
     Raises:
-        ValueError: no model is named; when judging: a reply that is neither.
+        ValueError: no model is named.
     """
     name = config.judge.text_model
     if not name:
         raise ValueError(
             "rewards.text_judge has a weight and judge.text_model is empty; name a language model"
         )
-    model = TextModel.from_pretrained(
-        name, dtype=DTYPES[config.dtype], device=distributed.device(config.device)
-    )
-    judge = TextModelJudge(model)
+    device = distributed.device(config.device)
+    return same_or_not(TextModel.from_pretrained(name, dtype=DTYPES[config.dtype], device=device), name)
+
+
+def same_or_not(ask: Callable[[str], str], name: str) -> TextJudge:
+    """1 for an answer that says the same as the true one in the opinion of a text model, else 0.
+
+    Equal answers are asked about once. The judge raises ValueError on a reply that is neither.
+    """
+    judge = TextModelJudge(ask)
 
     @cache
     def score(question: str, truth: str, answer: str) -> float:

