@@ -1,4 +1,4 @@
-"""Answers and true answers from files, one JSON object a line, also in POPE's two-file form."""
+"""Answers and true answers from files, one JSON object a line, also POPE's two and lmms-eval's samples."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ from typing import Any
 from sightloop.evaluation.answer_matching import Answered
 
 _QUESTION, _TRUTH, _ANSWER = ("question", "text"), ("truth", "label"), ("answer", "response", "text")
+_SAMPLES = {"question": "input", "truth": "target", "answer": "filtered_resps"}
+"""What lmms-eval calls the same in the files of `--log_samples`."""
 
 
 def read_answers(file: str | Path, *, questions: str | Path | None = None) -> list[Answered]:
     """The answers of a file with the true ones.
 
-    A line is `{"question": ..., "truth": ..., "answer": ...}`; `label` may stand for `truth`, as in POPE.
+    A line is `{"question": ..., "truth": ..., "answer": ...}`; `label` may stand for `truth`, as in POPE, and
+    the samples of lmms-eval (`input`, `target`, `filtered_resps`) are read as well.
     With a file of `questions` (`question` or `text`, `truth` or `label`, `question_id`), the answers need
     none of these but the `question_id`; without ids both files have to be in one order, checked by the
     questions.
@@ -27,9 +30,9 @@ def read_answers(file: str | Path, *, questions: str | Path | None = None) -> li
     if questions is None:
         return [
             Answered(
-                question=_text(row, ("question",), place, required=False),
-                truth=_text(row, _TRUTH, place),
-                answer=_text(row, ("answer", "response"), place),
+                question=_text(row, ("question", _SAMPLES["question"]), place, required=False),
+                truth=_text(row, (*_TRUTH, _SAMPLES["truth"]), place),
+                answer=_text(row, ("answer", "response", _SAMPLES["answer"]), place),
             )
             for place, row in rows
         ]
@@ -82,6 +85,8 @@ def _records(file: str | Path) -> Rows:
 def _text(record: Mapping[str, Any], names: Sequence[str], place: str, *, required: bool = True) -> str:
     for name in names:
         value = record.get(name)
+        if isinstance(value, list) and len(value) == 1:
+            value = value[0]
         if isinstance(value, bool):
             return "yes" if value else "no"
         if isinstance(value, str | int | float):

@@ -46,19 +46,28 @@ _CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 _CLIP_SPREAD = (0.26862954, 0.26130258, 0.27577711)
 _GREY = (128, 128, 128)
 _QUERY = "a photo of a {name}"
-_UNPADDED = Resizing(divisor=1)
+UNPADDED = Resizing(divisor=1)
+"""Pictures of one size go together, so that none needs a border."""
 
 
 class ZeroShotDetector:
     """Looks for the names of each picture's prompt."""
 
     def __init__(
-        self, model: Any, words: Any, *, family: Family, name: str, floor: float = USUAL_THRESHOLD
+        self,
+        model: Any,
+        words: Any,
+        *,
+        family: Family,
+        name: str,
+        floor: float = USUAL_THRESHOLD,
+        resizing: Resizing = UNPADDED,
     ) -> None:
         self.model = model.eval().requires_grad_(False)
         self.words = words
         self.family: Family = family
         self.floor = floor
+        self.resizing = resizing
         self.vocabulary: frozenset[str] | None = None
         weights = hashlib.sha256()
         for key, value in sorted(self.model.state_dict().items()):
@@ -69,6 +78,11 @@ class ZeroShotDetector:
             "detector_checkpoint": name,
             "detector_weights": weights.hexdigest()[:12],
             "detector_dtype": str(self.model.dtype).removeprefix("torch."),
+            "detector_size": (
+                f"{resizing.short} to {resizing.long}"
+                if family == "grounding-dino"
+                else str(self.model.config.vision_config.image_size)
+            ),
             "detector_overlap": str(_OVERLAP),
             "floor": str(floor),
             "transformers": transformers.__version__,
@@ -80,10 +94,13 @@ class ZeroShotDetector:
         folder: str | Path,
         *,
         floor: float = USUAL_THRESHOLD,
+        resizing: Resizing = UNPADDED,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> ZeroShotDetector:
         """Load a folder of the hub's format (or a hub name); `floor` is the lowest score that can matter.
+
+        `resizing` is for Grounding DINO; OWLv2 has one size.
 
         Raises:
             ValueError: it is neither Grounding DINO nor OWLv2, or weights are missing.
@@ -96,7 +113,9 @@ class ZeroShotDetector:
             raise ValueError(f"{folder} lacks {len(missing)} weights, the first is {missing[0]}")
         name = Path(folder).name if Path(folder).is_dir() else str(folder)
         words = AutoTokenizer.from_pretrained(folder)
-        return ZeroShotDetector(model.to(device), words, family=kind, name=name, floor=floor)
+        return ZeroShotDetector(
+            model.to(device), words, family=kind, name=name, floor=floor, resizing=resizing
+        )
 
     @torch.no_grad()
     def detect(self, pictures: Sequence[Picture]) -> list[list[Detection]]:
@@ -126,7 +145,7 @@ class ZeroShotDetector:
             [text] * len(images), return_tensors="pt", return_offsets_mapping=True, return_token_type_ids=True
         )
         offsets: list[tuple[int, int]] = [(int(a), int(b)) for a, b in read.pop("offset_mapping")[0].tolist()]
-        pixels = torch.stack([prepared(image, _UNPADDED) for image in images])
+        pixels = torch.stack([prepared(image, self.resizing) for image in images])
         seen = self.model(
             pixel_values=pixels.to(self.model.device, self.model.dtype), **read.to(self.model.device)
         )

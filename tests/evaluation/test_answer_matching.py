@@ -153,6 +153,17 @@ def test_answers_of_one_file_or_of_popes_two(tmp_path: Path) -> None:
     assert [row.truth for row in read_answers(in_order, questions=asked)] == ["yes", "no"]
 
 
+def test_lmms_evals_samples_are_answers_too(tmp_path: Path) -> None:
+    samples = written(
+        tmp_path / "samples.jsonl",
+        {"doc_id": 0, "input": "Is it red?", "target": "Yes", "filtered_resps": ["yes"], "right": 1.0},
+        {"doc_id": 1, "input": "Is it blue?", "target": "No", "filtered_resps": "a cat"},
+    )
+    rows = read_answers(samples)
+    assert rows[0] == Answered(question="Is it red?", truth="Yes", answer="yes")
+    assert rows[1].answer == "a cat" and yes_no_truth(rows) == [True, False]
+
+
 def test_files_that_do_not_fit_are_refused_by_line(tmp_path: Path) -> None:
     asked = written(
         tmp_path / "asked.jsonl",
@@ -173,8 +184,8 @@ def test_files_that_do_not_fit_are_refused_by_line(tmp_path: Path) -> None:
     for text, told in (
         ("{", "line 1 is no JSON object"),
         ("[1]\n", r"line 1 is \[1\]; write one JSON object"),
-        ('{"question": "q", "truth": "yes"}\n', "line 1 has no 'answer' or 'response'"),
-        ('{"question": "q", "answer": "yes"}\n', "line 1 has no 'truth' or 'label'"),
+        ('{"question": "q", "truth": "yes"}\n', "line 1 has no 'answer' or 'response' or 'filtered_resps'"),
+        ('{"question": "q", "answer": "yes"}\n', "line 1 has no 'truth' or 'label' or 'target'"),
         ("\n", "holds no lines"),
     ):
         answers.write_text(text)

@@ -21,8 +21,10 @@ from transformers import (
 )
 
 from sightloop.evaluation.detection import Picture
+from sightloop.evaluation.detection_mask2former import Resizing
 from sightloop.evaluation.detection_zero_shot import ZeroShotDetector, phrases_of, squared, surest
 
+SMALL = Resizing(short=64, long=90, divisor=1)
 WORDS = ["unicorn", "tv", "remote", "red", "a", "photo", "of"]
 
 
@@ -106,7 +108,7 @@ def picture(*names: str, width: int = 60, height: int = 40, seed: int = 0) -> Pi
 
 @pytest.mark.parametrize("family", ["grounding-dino", "owlv2"])
 def test_a_checkpoint_finds_boxes_of_the_names_it_is_asked_for(hub: Path, family: str) -> None:
-    detector = ZeroShotDetector.from_pretrained(hub / family, floor=0.0)
+    detector = ZeroShotDetector.from_pretrained(hub / family, floor=0.0, resizing=SMALL)
     assert detector.vocabulary is None
     assert detector.protocol["detector"] == f"zero-shot {family}"
     assert detector.protocol["detector_checkpoint"] == family and detector.protocol["floor"] == "0.0"
@@ -126,12 +128,12 @@ def test_a_checkpoint_finds_boxes_of_the_names_it_is_asked_for(hub: Path, family
         (alone,) = detector.detect([each])
         assert [seen.name for seen in alone] == [seen.name for seen in found]
         assert [seen.box for seen in alone] == [pytest.approx(seen.box, abs=1e-3) for seen in found]
-    stricter = ZeroShotDetector.from_pretrained(hub / family, floor=together[0][0].score)
+    stricter = ZeroShotDetector.from_pretrained(hub / family, floor=together[0][0].score, resizing=SMALL)
     assert len(stricter.detect(asked[:1])[0]) < len(together[0])
 
 
 def test_grounding_dino_scores_a_name_by_the_mean_of_its_own_tokens(hub: Path) -> None:
-    detector = ZeroShotDetector.from_pretrained(hub / "grounding-dino", floor=0.0)
+    detector = ZeroShotDetector.from_pretrained(hub / "grounding-dino", floor=0.0, resizing=SMALL)
     seen: dict[str, Any] = {}
     forward = detector.model.forward
 
@@ -143,8 +145,8 @@ def test_grounding_dino_scores_a_name_by_the_mean_of_its_own_tokens(hub: Path) -
     (found,) = detector.detect([picture("unicorn", "tv remote")])
     # [CLS] unicorn . tv remote . [SEP]
     assert seen["input_ids"].tolist() == [[101, 10, 1012, 11, 12, 1012, 102]]
-    # 800 / 40 = 20, but the longer side may be 1333 at most.
-    assert seen["pixel_values"].shape == (1, 3, 800, 1200)
+    # 64 / 40 = 1.6 would make the longer side 96, which may be 90 at most.
+    assert seen["pixel_values"].shape == (1, 3, 60, 90)
     chances = seen["out"].logits[0].sigmoid()
     scores = torch.stack([chances[:, 1], (chances[:, 3] + chances[:, 4]) / 2], 1)
     best, label = scores.max(1)
