@@ -192,8 +192,8 @@ def _show_report(folder: Path) -> None:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExportOptions:
-    """A run's captioner without sightloop: BLIP-2 as a plain folder or as VLRM's 257 tensors, any other as a
-    folder of adapters for peft.
+    """A run's model without sightloop: BLIP-2 as a plain folder or as VLRM's 257 tensors, any other captioner
+    as adapters for peft, Janus as a plain folder; Show-o as a folder of its parts.
     """
 
     run: Positional[Path]
@@ -203,7 +203,7 @@ class ExportOptions:
     step: str = "best"
     """Checkpoint: "best", "last" or a step number."""
     dtype: Literal["float16", "bfloat16", "float32"] = "float16"
-    """Precision of BLIP-2's weights; adapters are always float32."""
+    """Precision of the weights; adapters for peft are always float32."""
     license: str = ""
     """Licence named in the model card; follow the base model's."""
 
@@ -211,9 +211,9 @@ class ExportOptions:
 def export(words: list[str]) -> None:
     """Export a run."""
     options = tyro.cli(ExportOptions, args=words, prog="sightloop export")
-    from sightloop.recipes.export import export_run
+    from sightloop.recipes.export_image import export_any_run
 
-    export_run(
+    export_any_run(
         options.run,
         options.output,
         form=options.form,
@@ -235,7 +235,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], None], str]] = {
     "draw": (draw, "draw pictures of a prompt (Show-o, Janus)"),
     "ask": (ask, "ask a question about a picture (Show-o, Janus)"),
     "report": (report, "one page and one table about a run"),
-    "export": (export, "a run's model for transformers, without sightloop"),
+    "export": (export, "a run's model as a folder of its own, without adapters or sightloop"),
     "convert": (convert, "checkpoints of Show-o, MAGVIT-v2 and Janus, from their authors' form and back"),
 }
 

@@ -51,7 +51,7 @@ class ModelOptions:
     """Which model draws or answers."""
 
     model: str = ""
-    """Folder of a Show-o or Janus in any form; empty = the embedded world's."""
+    """Folder of a Show-o or Janus in any form, or of a run (its best step); empty = the embedded world's."""
     world_model: Literal["show-o", "janus"] = "show-o"
     """Which of the embedded world's models, if none is named."""
     magvit: Path | None = None
@@ -115,7 +115,8 @@ def ask(words: list[str]) -> None:
 
 
 def _policy(options: ModelOptions) -> Any:
-    from sightloop.recipes.unified import Parts, open_policy
+    from sightloop.recipes.restore_image import open_policy
+    from sightloop.recipes.unified import Parts
 
     return open_policy(
         options.model,

@@ -24,7 +24,8 @@ from sightloop.recipes.geneval import (
 from sightloop.recipes.geneval_drawing import Drawing, draw_prompts
 from sightloop.recipes.geneval_eyes import EMBEDDED, GenEvalJob
 from sightloop.recipes.geneval_options import DrawerOptions, GenEvalOptions
-from sightloop.recipes.unified import Parts, open_policy
+from sightloop.recipes.restore_image import open_policy
+from sightloop.recipes.unified import Parts
 from sightloop.shapes.quizzes import sample_quiz
 from sightloop.types import ImagePolicy
 

@@ -14,8 +14,8 @@ class DrawerOptions:
     """A policy that draws the pictures first."""
 
     policy: str = ""
-    """Model that draws the pictures first, into --images: folder of a Show-o or Janus, or "shapes" for the
-    embedded world's. Without it the pictures have to be there.
+    """Model that draws the pictures first, into --images: folder of a Show-o or Janus or of a run, or
+    "shapes" for the embedded world's. Without it the pictures have to be there.
     """
     per_prompt: int = 4
     """Pictures of each prompt; officially 4."""

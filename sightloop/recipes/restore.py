@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from sightloop.recipes.catalog import RECIPES
 from sightloop.recipes.config_json import config_from_json
 from sightloop.recipes.vlrm import AnyCaptioner, base_model, load_policy
 from sightloop.recipes.vlrm_config import VlrmConfig
@@ -44,25 +46,46 @@ def restore(run: Path, step: str, *, device: torch.device) -> Restored:
         ValueError: the folder is no run, or the run has no such checkpoint.
     """
     config = read_config(run)
-    chosen = _choose(run, step)
+    chosen = saved_step(run, step)
     policy = load_policy(config, device)
     checkpoint.load_trainable(chosen.folder, {"policy": policy.bridge()})
     return Restored(policy=policy, config=config, base=base_model(config), step=chosen.step)
 
 
 def read_config(run: Path) -> VlrmConfig:
-    """The configuration of a run.
+    """The configuration of a captioner's run.
 
     Raises:
-        ValueError: the folder is no run.
+        ValueError: the folder is no run, or not one of a captioner.
+    """
+    recipe, config = recipe_and_config(run)
+    if not isinstance(config, VlrmConfig):
+        raise ValueError(f"{run} is a run of {recipe}, whose model draws and answers; name a captioner's run")
+    return config
+
+
+def recipe_and_config(run: Path) -> tuple[str, Any]:
+    """Name of a run's recipe, and its configuration.
+
+    Raises:
+        ValueError: the folder is no run, or its recipe or a setting of it is not known here.
     """
     path = run / "config.json"
     if not path.is_file():
         raise ValueError(f"{run} is not a run folder: it has no config.json")
-    return config_from_json(VlrmConfig, json.loads(path.read_text(encoding="utf-8"))["config"])
+    saved = json.loads(path.read_text(encoding="utf-8"))
+    recipe = saved.get("recipe")
+    if recipe not in RECIPES:
+        raise ValueError(f"{run} is not a run folder: its config.json names none of {', '.join(RECIPES)}")
+    return recipe, config_from_json(RECIPES[recipe].config, saved["config"])
 
 
-def _choose(run: Path, step: str) -> checkpoint.Saved:
+def saved_step(run: Path, step: str) -> checkpoint.Saved:
+    """The checkpoint of a run that is called `best`, `last` or by its step.
+
+    Raises:
+        ValueError: there is none.
+    """
     saved = {each.step: each for each in checkpoint.finished_checkpoints(run / "checkpoints")}
     if not saved:
         raise ValueError(f"{run} has no checkpoint yet")

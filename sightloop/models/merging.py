@@ -1,0 +1,21 @@
+"""Adapters merged into the weights they adapt, so that a model needs no adapters any more."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from sightloop.models.critic import Adapters
+
+
+@torch.no_grad()
+def merge_adapters(adapters: Adapters, trunk: nn.Module) -> None:
+    """Add what the adapters do to the weights of their layers of `trunk`, and set them to do nothing.
+
+    Sums are made in double precision: what is lost is one rounding to the weights' own.
+    """
+    for key, up in adapters.up.items():
+        weight: Tensor = trunk.get_submodule(key.replace("/", ".")).get_parameter("weight")
+        change = adapters.scale * up.double() @ adapters.down[key].double()
+        weight.copy_(weight.double() + change)
+        up.zero_()
