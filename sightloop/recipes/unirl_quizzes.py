@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from functools import cache
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from zlib import crc32
 
@@ -93,7 +93,7 @@ def fixed_asks(settings: BothSidesSettings, vocabulary: Vocabulary) -> list[Ask]
     asks: list[Ask] = []
     for category in CATEGORIES:
         wanted = max(1, settings.per_category // PER_PROMPT)
-        quizzes = list(_distinct(category, vocabulary, seed=settings.seed).values())[:wanted]
+        quizzes = _distinct(category, vocabulary, seed=settings.seed, enough=wanted)
         each, rest = divmod(settings.per_category, len(quizzes))
         for place, quiz in enumerate(quizzes):
             asks += [Ask(quiz=quiz, number=number) for number in range(each + (place < rest))]
@@ -105,21 +105,25 @@ def kept_out(asks: Sequence[Ask], vocabulary: Vocabulary) -> list[str]:
     found: list[str] = []
     for category in CATEGORIES:
         mine = {ask.quiz.prompt for ask in asks if ask.quiz.category == category}
-        meanings = {normalized_prompt(prompt, vocabulary) for prompt in mine}
-        every = {normalized_prompt(p, vocabulary) for p in _distinct(category, vocabulary, seed=0)}
-        if len(every) >= _SPARE * len(meanings):
+        meaning = partial(normalized_prompt, vocabulary=vocabulary)
+        needed = _SPARE * len(set(map(meaning, mine)))
+        if len(_distinct(category, vocabulary, seed=0, enough=needed, key=meaning)) >= needed:
             found += sorted(mine)
     return found
 
 
-@cache
-def _distinct(category: Category, vocabulary: Vocabulary, *, seed: int) -> Mapping[str, Quiz]:
+def _distinct(
+    category: Category, vocabulary: Vocabulary, *, seed: int, enough: int, key: Callable[[str], str] = str
+) -> list[Quiz]:
+    """The first quizzes of a category whose prompts differ by `key`: `enough` of them, or all there are."""
     source = GrammarQuizzes(vocabulary, seed=seed, weights={category: 1.0})
     found: dict[str, Quiz] = {}
     for index in range(_TRIES):
+        if len(found) == enough:
+            break
         quiz = source.quiz(index)
-        found.setdefault(quiz.prompt, quiz)
-    return found
+        found.setdefault(key(quiz.prompt), quiz)
+    return list(found.values())
 
 
 def asks_of(config: UniConfig) -> list[Ask]:
