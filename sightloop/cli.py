@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from sightloop.cli_doctor import doctor
 from sightloop.cli_evaluate import EVALUATIONS, decode_of
 from sightloop.cli_unified import ask, convert, draw
 from sightloop.recipes.catalog import RECIPES
@@ -235,6 +236,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], None], str]] = {
     "draw": (draw, "draw pictures of a prompt (Show-o, Janus)"),
     "ask": (ask, "ask a question about a picture (Show-o, Janus)"),
     "report": (report, "one page and one table about a run"),
+    "doctor": (doctor, "is everything well that a run depends on: computer, judges, rewards"),
     "export": (export, "a run's model as a folder of its own, without adapters or sightloop"),
     "convert": (convert, "checkpoints of Show-o, MAGVIT-v2 and Janus, from their authors' form and back"),
 }

@@ -14,9 +14,18 @@ def load_whole(kind: Any, folder: str | Path, *, dtype: torch.dtype, device: tor
     """A model of the class `kind`, of which every tensor came from the checkpoint.
 
     Raises:
-        ValueError: weights are missing; transformers would fill them with random numbers and judge with them.
+        ValueError: weights are missing, which transformers would fill with random numbers, or of other shapes
+            than the configuration wants.
     """
-    model, info = kind.from_pretrained(folder, dtype=dtype, output_loading_info=True)
+    # Mismatches are told here, in one line.
+    model, info = kind.from_pretrained(
+        folder, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
+    )
+    for name, held, wanted in sorted(info["mismatched_keys"], key=str):
+        raise ValueError(
+            f"{str(folder)!r} holds {name} with the shape {tuple(held)}, its config.json wants "
+            f"{tuple(wanted)}; the two are not of one model"
+        )
     known = dict(model.named_parameters())
     missing = sorted(set(info["missing_keys"]) & known.keys())
     if missing:

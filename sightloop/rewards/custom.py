@@ -41,17 +41,23 @@ class Offer:
     model: str
     """Folder or hub name of the model if none is given; "" = it has none."""
     load: Callable[[str, Loading], Reward]
+    processor: str = ""
+    """Where words and pixels are prepared, if not in a folder of its own."""
+
+
+def _processor_of(model: str, processor: str) -> str:
+    """Another's processor, unless the folder has one of its own."""
+    here = any((Path(model) / f"{part}_config.json").is_file() for part in ("preprocessor", "processor"))
+    return "" if here else processor
 
 
 def _clip(scale: Scale, processor: str = "") -> Callable[[str, Loading], Reward]:
     def load(model: str, how: Loading) -> Reward:
-        # A folder with a processor of its own needs no other.
-        here = any((Path(model) / f"{part}_config.json").is_file() for part in ("preprocessor", "processor"))
         loaded = ClipSimilarity.from_pretrained(
             model,
             dtype=how.dtype,
             device=how.device,
-            processor="" if here else processor,
+            processor=_processor_of(model, processor),
             scale=scale,
         )
         return PictureReward(scores=loaded.scores, text=how.text)
@@ -102,6 +108,7 @@ OFFERED: dict[str, Offer] = {
         does="PickScore: which drawing people prefer (about 20)",
         model="yuvalkirstain/PickScore_v1",
         load=_clip("logit", PICKSCORE_PROCESSOR),
+        processor=PICKSCORE_PROCESSOR,
     ),
     "hps": Offer(
         does="HPSv2 as a CLIP: which drawing people prefer (about .2 to .35)",
@@ -153,6 +160,11 @@ class Named:
         if self.offer is None or not self.offer.model:
             return ()
         return tuple(self._model(self.offer).split("+")[:1])
+
+    @property
+    def processor(self) -> str:
+        """Folder or hub name of its processor, where that is another's; else ""."""
+        return _processor_of(self.models[0], self.offer.processor) if self.offer and self.models else ""
 
     def load(self, how: Loading) -> Reward:
         """The reward itself."""

@@ -1,0 +1,61 @@
+"""The command `sightloop doctor`: is everything well that a run depends on?"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from sightloop.recipes.catalog import RECIPES
+from sightloop.recipes.presets import preset_of
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DoctorOptions:
+    """Look at the computer, at every judge on pictures whose right caption is known, and at the rewards of a
+    recipe on a few dozen samples of its policy.
+    """
+
+    recipe: str = ""
+    """Recipe to look at; its settings follow as for `sightloop train`. Empty = the bundled judges."""
+    preset: str = ""
+    """Starting point of the recipe's settings."""
+    check: tuple[str, ...] = ()
+    """More rewards to look at: clip:FOLDER, itm:FOLDER, file.py:function (docs/rewards.md)."""
+    json: Path | None = None
+    """Write all findings there."""
+
+
+def doctor(words: list[str]) -> None:
+    """Look at everything; exit code 1 if something is wrong."""
+    options, config = _chosen(words)
+    from sightloop.recipes.doctor import doctor as run
+
+    device = "auto" if config is None else config.device
+    healthy = run(
+        recipe=options.recipe, config=config, rewards=options.check, device=device, json=options.json
+    )
+    if not healthy:
+        raise SystemExit(1)
+
+
+def _chosen(words: list[str]) -> tuple[DoctorOptions, Any]:
+    """The options, and the configuration of the recipe; its type depends on the recipe's name."""
+    at = next((i for i, word in enumerate(words) if word.partition("=")[0] == "--recipe"), None)
+    if at is None:
+        return tyro.cli(DoctorOptions, args=words, prog="sightloop doctor"), None
+    name = words[at].partition("=")[2] or "".join(words[at + 1 : at + 2])
+    if name not in RECIPES:
+        raise ValueError(f"recipe {name!r} does not exist; there are: {', '.join(RECIPES)}")
+    presets = RECIPES[name].presets
+    preset = preset_of(presets, words)
+    flat = tyro.conf.arg(name="")
+    fields: list[Any] = [
+        ("options", Annotated[DoctorOptions, flat], DoctorOptions(recipe=name, preset=preset)),
+        ("settings", Annotated[RECIPES[name].config, flat], presets[preset]),
+    ]
+    command = dataclasses.make_dataclass("Doctor", fields, frozen=True, kw_only=True)
+    chosen: Any = tyro.cli(command, args=words, prog=f"sightloop doctor --recipe {name}")
+    return chosen.options, chosen.settings

@@ -1,0 +1,112 @@
+"""What `sightloop doctor` does: the computer, every judge of a recipe, and its rewards on real samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sightloop.recipes.doctor_calibration import Measured, MeasuringJudge, calibration
+from sightloop.recipes.doctor_environment import environment
+from sightloop.recipes.doctor_findings import Finding, as_text, is_healthy, save_findings
+from sightloop.recipes.doctor_models import ModelToExamine, examine
+from sightloop.recipes.doctor_probes import Probe, drawn_probe, world_probe
+from sightloop.recipes.doctor_record import BUNDLED
+from sightloop.recipes.doctor_rewards import examine_rewards
+from sightloop.rewards.custom import Loading, Named, read_names
+from sightloop.training import distributed
+from sightloop.types import Captioner, Reward
+
+PATIENTS = {
+    "vlrm": "sightloop.recipes.doctor_vlrm",
+    "unirl-grpo": "sightloop.recipes.doctor_unirl",
+    "unirl-sft": "sightloop.recipes.doctor_unirl",
+}
+"""Modules that know the judges of a recipe: `judges_of(config)` and `opened(config, folder)`."""
+_KINDS = {"itm": "itm", "clip": "clip", "siglip": "clip", "pickscore": "clip", "hps": "clip", "vqa": "yes-no"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opened:
+    """A recipe with its networks loaded, ready to be measured."""
+
+    rewards: dict[str, Reward]
+    weights: dict[str, float]
+    sample: Callable[[MeasuringJudge], Tensor]
+    """Draws samples of the policy, has them judged, and says which group each belongs to."""
+    evaluators: list[Finding] = field(default_factory=list[Finding])
+    captioner: Captioner | None = None
+    in_world: bool = True
+
+
+def doctor(*, recipe: str, config: Any, rewards: Sequence[str], device: str, json: Path | None) -> bool:
+    """Look at everything, print it, write it; True if nothing failed.
+
+    Raises:
+        ValueError: a reward that does not exist.
+    """
+    findings = environment()
+    findings += _judges(recipe, config, rewards, device)
+    if config is not None and is_healthy(findings):
+        findings += _recipe(recipe, config)
+    elif config is not None:
+        says = "not measured: something above failed"
+        findings.append(Finding(part="calibration", name=recipe, mark="info", says=says))
+    print(as_text(findings))
+    if json is not None:
+        save_findings(findings, json)
+        print(f"wrote {json}")
+    return is_healthy(findings)
+
+
+def _judges(recipe: str, config: Any, rewards: Sequence[str], device: str) -> list[Finding]:
+    named = read_names(rewards)
+    wanted = [model for one in named if (model := as_model(one)) is not None]
+    if config is not None:
+        wanted = [*import_module(PATIENTS[recipe]).judges_of(config), *wanted]
+    elif not rewards:
+        wanted = list(BUNDLED)
+    place = distributed.device(device)
+    findings = [finding for one in wanted for finding in examine(one, dtype=torch.float32, device=place)]
+    own = {one.short: one.load(Loading()) for one in named if one.offer is None}
+    return [*findings, *examine_rewards(own, drawn_probe())]
+
+
+def as_model(one: Named) -> ModelToExamine | None:
+    """The judge behind a named reward; None for one without pictures and texts to compare."""
+    kind = one.name.partition(":")[0]
+    if one.offer is None or kind not in _KINDS or not one.models:
+        return None
+    return ModelToExamine(
+        name=one.short,
+        model=one.models[0],
+        kind=_KINDS[kind],  # pyright: ignore[reportArgumentType]
+        scale="logit" if kind == "pickscore" else "cosine",
+        processor=one.processor,
+    )
+
+
+def _recipe(recipe: str, config: Any) -> list[Finding]:
+    """Rewards and evaluators with the recipe's own networks, then the calibration."""
+    with TemporaryDirectory(prefix="sightloop-doctor-") as folder:
+        opened: Opened = import_module(PATIENTS[recipe]).opened(config, Path(folder))
+        probe: Probe = world_probe() if opened.in_world else drawn_probe()
+        findings = examine_rewards(opened.rewards, probe, opened.captioner) + opened.evaluators
+        judge = MeasuringJudge(rewards=opened.rewards)
+        group = opened.sample(judge)
+    measured = {name: _joined(parts) for name, parts in judge.seen.items()}
+    return [*findings, *calibration(measured, group, opened.weights)]
+
+
+def _joined(parts: list[Measured]) -> Measured:
+    return Measured(
+        values=torch.cat([part.values for part in parts]),
+        seconds=sum(part.seconds for part in parts),
+        megabytes=sum(part.megabytes for part in parts),
+    )

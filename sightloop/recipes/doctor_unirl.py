@@ -1,0 +1,94 @@
+"""The judges, rewards and samples of the UniRL recipes, for the doctor."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sightloop.data.quizzes import Quiz
+from sightloop.recipes.doctor import Opened, as_model
+from sightloop.recipes.doctor_calibration import MeasuringJudge
+from sightloop.recipes.doctor_findings import Finding
+from sightloop.recipes.doctor_models import ModelToExamine
+from sightloop.recipes.picture_checks import PictureCheck, open_check
+from sightloop.recipes.unirl import collector_of, drawing_law, grader_of, load_policy
+from sightloop.recipes.unirl_config import SftConfig, UniConfig
+from sightloop.recipes.unirl_judges import judges_of as rewards_of
+from sightloop.recipes.unirl_quizzes import in_world, quiz_stream
+from sightloop.rewards.custom import read_names
+from sightloop.shapes.quizzes import sample_quiz, scene_for
+from sightloop.shapes.scenes import render
+from sightloop.training import distributed
+from sightloop.types import Images
+
+_PROMPTS, _PER_PROMPT, _SCENES = 8, 4, 24
+"""Samples of the calibration, and drawn scenes that the checker must judge right."""
+_RIGHT = 0.95
+
+
+def judges_of(config: UniConfig) -> list[ModelToExamine]:
+    """Every judge of pictures and texts that the user named."""
+    named = read_names(config.judge.custom)
+    return [model for one in named if (model := as_model(one)) is not None]
+
+
+def opened(config: UniConfig, folder: Path) -> Opened:
+    """Policy and rewards, and a few dozen drawings of the first quizzes."""
+    del folder
+    torch.manual_seed(config.schedule.seed)
+    judges = rewards_of(config)
+    policy = load_policy(config, distributed.device(config.device))
+    law, grader = drawing_law(config, policy), grader_of(config, policy)[0]
+    second = "truth" if isinstance(config, SftConfig) else "answer"
+
+    def sample(judge: MeasuringJudge) -> Tensor:
+        measuring = replace(judges, judge=judge)
+        few = replace(config, prompts=_PROMPTS, group=_PER_PROMPT, draw=replace(config.draw, batch=None))
+        collect = collector_of(few, measuring, law=law, grader=grader, second_turn=second)
+        return collect(policy, next(iter(quiz_stream(few, [])))).group.cpu()
+
+    return Opened(
+        rewards=judges.answers,
+        weights=judges.weights,
+        sample=sample,
+        evaluators=_checkers(config),
+        in_world=in_world(config),
+    )
+
+
+def _checkers(config: UniConfig) -> list[Finding]:
+    """The embedded world's checker on scenes that fulfil their quizzes, and on blank pictures."""
+    settings = config.both_sides
+    check = open_check(settings.detector, settings.colours, in_world=in_world(config), device=config.device)
+    if check is None:
+        return []
+    if settings.detector:
+        says = f"{settings.detector} loads; the bundled pictures hold none of COCO's things to test it on"
+        return [Finding(part="evaluators", name="drawings", mark="info", says=says)]
+    return [checked(check)]
+
+
+def checked(check: PictureCheck) -> Finding:
+    """Whether it tells scenes that show what their quiz asks for from blank pictures."""
+    rng = np.random.default_rng(0)
+    quizzes: list[Quiz] = [sample_quiz(rng) for _ in range(_SCENES)]
+    scenes = [scene_for(quiz, rng) for quiz in quizzes]
+    pixels = torch.from_numpy(np.stack([render(scene, rng) for scene in scenes])).permute(0, 3, 1, 2)
+    right = check.right(Images(pixels=pixels), quizzes)
+    share = sum(right) / len(right)
+    # A blank picture shows nothing that anyone asks for.
+    fooled = any(check.right(Images(pixels=torch.full_like(pixels, 127)), quizzes))
+    healthy = share >= _RIGHT and not fooled
+    return Finding(
+        part="evaluators",
+        name="drawings",
+        mark="pass" if healthy else "fail",
+        says=f"{share:.0%} of {_SCENES} scenes that show what is asked for are judged right, blank ones "
+        + ("too" if fooled else "are not"),
+        fix="" if healthy else "the checker does not read the world's pictures: reinstall, and report it",
+        figures={"right": share},
+    )
