@@ -14,8 +14,10 @@ from torch import Tensor
 
 from sightloop.data.decode import Decoding, Fit, decode
 from sightloop.models.families import found_in
-from sightloop.recipes.restore import is_run, load_captioner
+from sightloop.recipes.restore import is_run, load_captioner, recipe_and_config
+from sightloop.recipes.restore_image import restore_image_policy
 from sightloop.recipes.unified import WorldModel, load_image_policy
+from sightloop.recipes.unirl_config import UniConfig
 from sightloop.recipes.vlrm import AnyCaptioner
 from sightloop.training import distributed
 from sightloop.types import Images, Policy, Prompt, Sampling, Tokens, Turn
@@ -98,6 +100,8 @@ class Respondent:
             ValueError: no such model, or one that cannot be driven.
         """
         where = distributed.device(device)
+        if name and is_run(name) and isinstance(recipe_and_config(Path(name))[1], UniConfig):
+            return Respondent(restore_image_policy(Path(name), "best", device=where).policy, fit=fit)
         if not name or _draws(name):
             return Respondent(load_image_policy(name, world_model=world_model, device=where), fit=fit)
         return Respondent(load_captioner(name, device=where), fit=fit)

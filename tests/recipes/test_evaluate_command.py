@@ -132,8 +132,8 @@ def test_captions_that_do_not_fit_the_pictures_are_refused_by_name(
     assert "'puppy', which is none of the 80" in mistake(
         capsys, "captions", captions, "--objects", str(wrong)
     )
-    told = mistake(capsys, "captions", captions, "--clip", str(folder / "none"))
-    assert "is neither a folder nor a model" in told
+    told = mistake(capsys, "captions", captions, "--clip", str(folder))
+    assert "is not a model folder: it has no config.json" in told
 
 
 def test_a_damaged_picture_is_refused_by_name(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -163,7 +163,7 @@ def test_yes_no_answers_are_told_from_free_ones(folder: Path, capsys: pytest.Cap
         (["free.jsonl", "--reading", "pope"], "is about yes-or-no questions"),
         (["free.jsonl", "--literal"], "name one with --judge FOLDER"),
         (["pope.jsonl", "--literal"], "name one with --judge FOLDER"),
-        (["free.jsonl", "--judge", "nowhere/at-all"], "is neither a folder nor a model"),
+        (["free.jsonl", "--judge", str(folder)], "is not a model folder: it has no config.json"),
     ):
         assert told in mistake(capsys, "answers", str(folder / words[0]), *words[1:])
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from image_runs import STARTS, made_run
 from PIL import Image
 
 import sightloop.recipes.lmms_eval_model as adapter
 from sightloop.recipes.lmms_eval_model import asked_of, flat_pictures, generated
 from sightloop.recipes.respondent import AnswerSettings, Asked, Respondent, settings_from
+from sightloop.recipes.restore_image import restore_image_policy
 from sightloop.recipes.unified import WORLD_MODELS
 from sightloop.shapes.models import WEIGHTS
 from sightloop.shapes.scenes import render, sample_scene
@@ -72,6 +75,22 @@ def test_every_family_answers(name: str) -> None:
     told = respondent.answers(asked, AnswerSettings(max_tokens=6))
     assert len(told) == 2 and told[0]
     assert respondent.likelihood(asked[0], told[0]).log_prob < 0
+
+
+def test_a_run_of_a_drawing_model_answers_with_what_it_learned(
+    respondent: Respondent, tmp_path: Path
+) -> None:
+    run = made_run(tmp_path / "run", STARTS["show-o"])
+    trained = Respondent.from_name(str(run), device="cpu")
+    asked = Asked(picture=scenes()[0], question=QUESTION)
+    found = trained.likelihood(asked, "a circle").log_prob
+    pixels = torch.from_numpy(np.array(asked.picture)).permute(2, 0, 1)[None]
+    prompt = Prompt(texts=[QUESTION], images=Images(pixels=pixels))
+    policy = restore_image_policy(run, "best", device=torch.device("cpu")).policy
+    with torch.no_grad():
+        scores = policy.score(Turn(prompt=prompt, tokens=policy.encode(["a circle"]))).log_probs[0]
+    assert found == pytest.approx(float(scores[:-1].sum()), abs=1e-4)
+    assert found != pytest.approx(respondent.likelihood(asked, "a circle").log_prob, abs=1e-3)
 
 
 def test_requests_are_answered_in_their_order_whatever_the_batch(respondent: Respondent) -> None:
