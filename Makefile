@@ -14,10 +14,10 @@ STAMP := .venv/.sightloop-installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check weights study
+.PHONY: help setup demo demo-unirl test check weights study
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## make .venv with everything below in its tested versions (TORCH_INDEX=URL: torch from there)
 
@@ -34,6 +34,9 @@ $(STAMP): $(BIN)/python pyproject.toml constraints.txt
 
 demo: $(STAMP) ## train the bundled captioner with VLRM on this computer, no download
 	OMP_NUM_THREADS=1 $(BIN)/sightloop train vlrm --run runs/demo-vlrm --overwrite
+
+demo-unirl: $(STAMP) ## train the bundled Show-o on what it sees in its own drawings, no download
+	OMP_NUM_THREADS=1 $(BIN)/sightloop demo unirl
 
 test: $(STAMP) ## run the tests (ARGS="-m 'not slow'": the quick ones)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ARGS)

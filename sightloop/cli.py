@@ -1,4 +1,4 @@
-"""The command line: `sightloop train | evaluate | caption | draw | ask | report | export | convert`.
+"""The command line: `sightloop demo | train | evaluate | caption | draw | ask | report | export | convert`.
 
 Networks are imported when a command needs them, so that help comes at once.
 """
@@ -16,12 +16,14 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from sightloop.cli_demo import DEMOS, run_demo
 from sightloop.cli_doctor import doctor
 from sightloop.cli_evaluate import EVALUATIONS, decode_of
 from sightloop.cli_unified import ask, convert, draw
 from sightloop.recipes.catalog import RECIPES
 from sightloop.recipes.config_json import config_from_json
 from sightloop.recipes.presets import preset_of
+from sightloop.recipes.unirl_config import UniConfig
 
 Positional = tyro.conf.Positional
 
@@ -66,11 +68,19 @@ def train(words: list[str]) -> None:
     )
     options: TrainOptions = chosen.options
     if options.plan:
-        from sightloop.recipes.plan import print_plan
-
-        return print_plan(chosen.settings)
+        return _print_plan(preset, chosen.settings)
     folder = options.run or Path("runs") / f"{name}-{preset}"
     _start(name, chosen.settings, folder, overwrite=options.overwrite)
+
+
+def _print_plan(preset: str, settings: Any) -> None:
+    if isinstance(settings, UniConfig):
+        from sightloop.recipes.unirl_plan import print_plan as print_unirl_plan
+
+        return print_unirl_plan(settings, is_paper=preset.startswith("paper"))
+    from sightloop.recipes.plan import print_plan
+
+    print_plan(settings)
 
 
 def resume(words: list[str]) -> None:
@@ -225,13 +235,21 @@ def export(words: list[str]) -> None:
     print(f"wrote {options.output}")
 
 
+def demo(words: list[str]) -> None:
+    """Train something small and show what changed."""
+    if not words or words[0] not in DEMOS:
+        _fail_or_help("demo", words, {name: str(kind.__doc__) for name, kind in DEMOS.items()}, "")
+    run_demo(words, _show_report)
+
+
 _TRAIN_NOTE = (
     "sightloop train --resume RUN      go on with a run\n"
     "sightloop train --config FILE --run RUN      start a run with another's configuration"
 )
 COMMANDS: dict[str, tuple[Callable[[list[str]], None], str]] = {
+    "demo": (demo, "minutes of training without a download (unirl, vlrm), with pictures before and after"),
     "train": (train, "train a model on what a judge sees (vlrm, unirl-grpo, unirl-sft)"),
-    "evaluate": (evaluate, "measure captions (clip-recall, captions), answers or drawn pictures (geneval)"),
+    "evaluate": (evaluate, "measure captions, answers, drawings (clip-recall, geneval, both-sides, others)"),
     "caption": (caption, "write captions of images"),
     "draw": (draw, "draw pictures of a prompt (Show-o, Janus)"),
     "ask": (ask, "ask a question about a picture (Show-o, Janus)"),
@@ -261,7 +279,8 @@ def _fail_or_help(group: str, words: list[str], choices: dict[str, str], note: s
     lines = [f"usage: {prog} COMMAND ... (COMMAND --help tells its options)", ""]
     lines += [f"  {name:<12} {does}" for name, does in choices.items()]
     if not group:
-        lines.insert(0, "Vision-language models learn from what they see (VLRM, arXiv 2404.01911).")
+        papers = "VLRM, arXiv 2404.01911; UniRL, arXiv 2505.23380"
+        lines.insert(0, f"Vision-language models learn from what they see ({papers}).")
     text = "\n".join([*lines, *(["", note] if note else [])])
     if not words or words[0] in {"-h", "--help", "help"}:
         print(text)

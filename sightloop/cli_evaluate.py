@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import tyro
 
+from sightloop.recipes.both_sides_options import BothSidesOptions
 from sightloop.recipes.geneval_options import GenEvalOptions
 
 Positional = tyro.conf.Positional
@@ -160,6 +161,13 @@ def geneval(options: GenEvalOptions) -> None:
     print(evaluate_geneval(options))
 
 
+def both_sides(options: BothSidesOptions) -> None:
+    """Print how well one model or two draw and answer."""
+    from sightloop.recipes.both_sides_command import evaluate_both_sides
+
+    print(evaluate_both_sides(options))
+
+
 def _told(found: Any, output: Path | None) -> None:
     from sightloop.recipes.measure import evaluation_table, save_evaluation
 
@@ -174,4 +182,5 @@ EVALUATIONS: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
     "captions": (CaptionMeasures, captions),
     "answers": (AnswerMeasures, answers),
     "geneval": (GenEvalOptions, geneval),
+    "both-sides": (BothSidesOptions, both_sides),
 }

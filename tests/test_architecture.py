@@ -34,7 +34,8 @@ ALLOWED: dict[str, set[str]] = {
     "recipes": {
         "types", "algorithms", "rewards", "models", "data", "rollouts", "training", "evaluation", "shapes",
     },
-    "cli": {"recipes", "report", "cli_doctor", "cli_evaluate", "cli_unified"},
+    "cli": {"recipes", "report", "cli_demo", "cli_doctor", "cli_evaluate", "cli_unified"},
+    "cli_demo": {"recipes"},
     "cli_doctor": {"recipes"},
     "cli_evaluate": {"recipes"},
     "cli_unified": {"recipes"},

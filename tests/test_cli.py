@@ -18,6 +18,9 @@ HELPS = [
     ["evaluate", "captions", "--help"],
     ["evaluate", "answers", "--help"],
     ["evaluate", "geneval", "--help"],
+    ["evaluate", "both-sides", "--help"],
+    ["demo", "unirl", "--help"],
+    ["demo", "vlrm", "--help"],
 ]
 
 

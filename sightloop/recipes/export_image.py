@@ -82,7 +82,8 @@ def export_image_run(run: Path, output: Path, *, step: str, dtype: torch.dtype, 
     if policy.adapters is not None:
         trunk = policy.model.model if isinstance(policy, ShowO) else policy.model.model.language_model
         merge_adapters(policy.adapters, trunk)
-    policy.model.to(dtype)
+    model: nn.Module = policy.model
+    model.to(dtype)
     told = Card(
         base=restored.start,
         steps=restored.step,

@@ -1,0 +1,47 @@
+"""`sightloop demo unirl | vlrm`: a training run of minutes, without a download.
+
+Networks are imported when a command needs them, so that help comes at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class UnirlDemo:
+    """A tiny model draws, asks itself about its drawings and learns from its answers; minutes on a laptop."""
+
+    world_model: Literal["show-o", "janus"] = "show-o"
+    """Which of the embedded world's models."""
+    run: Path = Path("runs/demo-unirl")
+    """Run folder; an older run there is replaced."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VlrmDemo:
+    """A tiny captioner learns from what an image-text matcher sees; minutes on a laptop."""
+
+    run: Path = Path("runs/demo-vlrm")
+    """Run folder; an older run there is replaced."""
+
+
+DEMOS: dict[str, type[Any]] = {"unirl": UnirlDemo, "vlrm": VlrmDemo}
+
+
+def run_demo(words: list[str], show_report: Callable[[Path], None]) -> None:
+    """Train, print the table before and after, and tell where the report and the pictures are."""
+    options = tyro.cli(DEMOS[words[0]], args=words[1:], prog=f"sightloop demo {words[0]}")
+    from sightloop.recipes import demo as recipe
+
+    is_unirl = isinstance(options, UnirlDemo)
+    config = recipe.demo_config("unirl", options.world_model) if is_unirl else recipe.demo_config("vlrm")
+    recipe.train_demo("unirl" if is_unirl else "vlrm", config, options.run)
+    show_report(options.run)
+    if is_unirl:
+        print(f"pictures before and after: {recipe.before_after_sheet(options.run)}")

@@ -1,0 +1,217 @@
+"""`sightloop evaluate both-sides` from options to what it prints: one model, or two on the same prompts."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sightloop.evaluation.intervals import bootstrap_interval
+from sightloop.evaluation.retrieval import protocol_hash
+from sightloop.models.convert import whole
+from sightloop.recipes.both_sides import BothSides, both_sides_table, imbalance_of
+from sightloop.recipes.both_sides_changes import categories_table, changes_of, changes_table
+from sightloop.recipes.both_sides_options import BothSidesOptions
+from sightloop.recipes.geneval_command import weights_digest
+from sightloop.recipes.picture_sheets import Album, Drawn, drawn_in, write_sheet
+from sightloop.recipes.restore import is_run
+from sightloop.recipes.restore_image import before_training, image_config, open_policy, start_of
+from sightloop.recipes.unified import Parts
+from sightloop.recipes.unirl import AnyImagePolicy, evaluator_of
+from sightloop.recipes.unirl_config import BothSidesSettings, UniConfig
+from sightloop.recipes.unirl_quizzes import asks_of
+from sightloop.training import distributed
+from sightloop.types import Evaluation
+
+NOTHING = "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Named:
+    """A model under the name that tables use, loaded when its turn comes."""
+
+    name: str
+    load: Callable[[], AnyImagePolicy]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """A model's evaluation, and its drawings if they are wanted."""
+
+    name: str
+    weights: str
+    """Digest of its weights."""
+    evaluation: Evaluation
+    drawn: list[Drawn]
+
+
+def evaluate_both_sides(options: BothSidesOptions) -> str:
+    """Evaluate one model or two, write what is asked for; what to tell the user.
+
+    Raises:
+        ValueError: options that do not go together, a model that cannot be used, or nothing that judges.
+    """
+    config = config_of(options)
+    evaluator = evaluator_of(config, asks_of(config), None)
+    if evaluator is None:
+        raise ValueError(
+            "nothing judges the drawings; name a Mask2Former with --detector, or use --vocabulary shapes for "
+            "models of the embedded world"
+        )
+    found = [_measured(each, evaluator, keep=options.pictures is not None) for each in models_of(options)]
+    record = _record(found, evaluator)
+    lines = [text for one in found for text in (one.name, _told(one.evaluation, evaluator), "")]
+    lines += [categories_table({one.name: one.evaluation for one in found}), ""]
+    if len(found) == 2:
+        before, after = (one.evaluation for one in found)
+        changes = changes_of(before, after, fixed_prompts=_fixed_prompts(evaluator))
+        record["changes"] = {name: _plain(change) for name, change in changes.items()}
+        lines += [f"{found[1].name}, against {found[0].name}", changes_table(changes), ""]
+    lines += [f"{name}: {value}" for name, value in record["protocol"].items()]
+    if options.output is not None:
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        with whole(options.output) as partial:
+            partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        lines.append(f"wrote {options.output}")
+    if options.pictures is not None:
+        sheet = options.pictures / "sheet.png"
+        write_sheet(sheet, {one.name: one.drawn for one in found})
+        lines.append(f"wrote {sheet}")
+    return "\n".join(lines)
+
+
+def config_of(options: BothSidesOptions) -> UniConfig:
+    """What is drawn and asked: by the run's own words, or the options'.
+
+    Raises:
+        ValueError: a setting out of its range.
+    """
+    if options.per_category < 1:
+        raise ValueError(f"per_category is {options.per_category}; use at least 1, usually 48")
+    runs = [name for name in (options.policy, options.against) if name and is_run(name)]
+    config = UniConfig(policy=options.policy, world_model=options.world_model)
+    if runs:
+        config = image_config(Path(runs[0]))
+    sides = BothSidesSettings(
+        file=options.file,
+        per_category=options.per_category,
+        detector=options.detector,
+        colours=options.colours,
+        fixed=options.fixed,
+        seed=options.seed,
+    )
+    config = replace(config, both_sides=sides, device=options.device)
+    if options.max_tokens is not None:
+        config = replace(config, answer=replace(config.answer, max_tokens=options.max_tokens))
+    if options.vocabulary != "auto":
+        config = replace(config, quizzes=replace(config.quizzes, vocabulary=options.vocabulary))
+    return config
+
+
+def models_of(options: BothSidesOptions) -> list[Named]:
+    """The models in the order of tables, the one that is compared with first.
+
+    Raises:
+        ValueError: a model is compared with itself.
+    """
+
+    def named(name: str) -> Named:
+        if name and is_run(name):
+            parts = Parts()
+        else:
+            parts = Parts(magvit=options.magvit, tokenizer=options.tokenizer, tower=options.tower)
+        told = Path(name).name if name else f"the embedded world's {options.world_model}"
+        return Named(
+            name=told,
+            load=lambda: open_policy(
+                name,
+                world_model=options.world_model,
+                parts=parts,
+                dtype=options.dtype,
+                device=options.device,
+            ),
+        )
+
+    policy, against = named(options.policy), options.against
+    if against == NOTHING or (against is None and not (options.policy and is_run(options.policy))):
+        return [policy]
+    if against is None:
+        run, device = Path(options.policy), distributed.device(options.device)
+        start = Named(
+            name=f"{Path(start_of(image_config(run))).name}, before",
+            load=lambda: before_training(run, device=device, dtype=options.dtype),
+        )
+        return [start, policy]
+    if against == options.policy:
+        raise ValueError(f"{against!r} would be compared with itself; name another model with --against")
+    other = named(against)
+    if other.name == policy.name:
+        other, policy = replace(other, name=against), replace(policy, name=options.policy)
+    return [other, policy]
+
+
+@torch.no_grad()
+def _measured(model: Named, evaluator: BothSides, *, keep: bool) -> Measured:
+    album = Album(evaluator.check)
+    policy = model.load()
+    evaluation = replace(evaluator, check=album if keep else evaluator.check)(policy)
+    drawn = drawn_in(evaluation.samples, album.pictures) if keep else []
+    return Measured(name=model.name, weights=weights_digest(policy), evaluation=evaluation, drawn=drawn)
+
+
+def _fixed_prompts(evaluator: BothSides) -> list[str]:
+    return [] if evaluator.fixed is None else [quiz.prompt for quiz in evaluator.fixed.quizzes]
+
+
+def _told(evaluation: Evaluation, evaluator: BothSides) -> str:
+    lines = [both_sides_table(imbalance_of(evaluation))]
+    values = evaluation.per_sample.get("answered_fixed")
+    if values:
+        found = bootstrap_interval(values, groups=_fixed_prompts(evaluator))
+        told = f"{found.value:>6.3f}   [{found.low:.3f}, {found.high:.3f}]"
+        lines.append(f"{'answered right about pictures not its own':<44}{told}")
+    return "\n".join(lines)
+
+
+def _record(found: list[Measured], evaluator: BothSides) -> dict[str, Any]:
+    """Everything, with one protocol for all models: what differs between them is told of each."""
+    protocols = [dict(one.evaluation.protocol) for one in found]
+    for protocol in protocols:
+        protocol.pop("hash", None)
+    shared = {
+        name: value
+        for name, value in protocols[0].items()
+        if all(protocol.get(name) == value for protocol in protocols)
+    }
+    for one, protocol in zip(found, protocols, strict=True):
+        own = {name: value for name, value in protocol.items() if name not in shared}
+        shared |= {f"{name} of {one.name}": value for name, value in own.items()}
+    protocol = shared | {"hash": protocol_hash(shared)}
+    protocol |= {f"weights of {one.name}": one.weights for one in found}
+    return {
+        "protocol": protocol,
+        "models": {
+            one.name: {
+                "metrics": one.evaluation.metrics,
+                "shares": _plain(imbalance_of(one.evaluation)),
+                "per_sample": one.evaluation.per_sample,
+                "samples": one.evaluation.samples,
+            }
+            for one in found
+        },
+        "fixed_prompts": _fixed_prompts(evaluator),
+    }
+
+
+def _plain(value: Any) -> Any:
+    """Dataclasses as JSON; an interval that is not known has no ends."""
+    if is_dataclass(value) and not isinstance(value, type):
+        value = asdict(value)
+    if isinstance(value, dict):
+        return {name: _plain(each) for name, each in value.items()}
+    return None if isinstance(value, float) and math.isnan(value) else value

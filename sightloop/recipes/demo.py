@@ -1,0 +1,41 @@
+"""What the command `demo` does: a run of the embedded world by its preset, and pictures before and after."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from sightloop.recipes.catalog import RECIPES
+from sightloop.recipes.launch import launch
+from sightloop.recipes.picture_sheets import drawn_by_run, write_sheet
+from sightloop.recipes.restore import saved_step
+
+Demo = Literal["unirl", "vlrm"]
+_RECIPES = {"unirl": "unirl-grpo", "vlrm": "vlrm"}
+
+
+def demo_config(demo: Demo, world_model: Literal["show-o", "janus"] = "show-o") -> Any:
+    """The settings of a demonstration: a preset of the embedded world."""
+    presets = RECIPES[_RECIPES[demo]].presets
+    return presets["shapes-janus" if demo == "unirl" and world_model == "janus" else "shapes"]
+
+
+def train_demo(demo: Demo, config: Any, folder: Path) -> None:
+    """Train it in `folder`, in place of an older run there.
+
+    Raises:
+        ValueError: the folder holds something that is no run.
+    """
+    launch(_RECIPES[demo], config, folder, overwrite=True)
+
+
+def before_after_sheet(folder: Path) -> Path:
+    """Write a sheet of the same prompts and seeds, drawn before training and by the best step.
+
+    Raises:
+        ValueError: the run was not evaluated at both, or kept no pictures.
+    """
+    best, sheet = saved_step(folder, "best").step, folder / "before_after.png"
+    sides = {"before": drawn_by_run(folder, 0), f"after {best} steps": drawn_by_run(folder, best)}
+    write_sheet(sheet, sides)
+    return sheet

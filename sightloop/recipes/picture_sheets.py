@@ -1,0 +1,150 @@
+"""Drawings of two models on one sheet: the same prompts and seeds, right ones framed in green."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from sightloop.data.quizzes import CATEGORIES, Quiz
+from sightloop.models.convert import whole
+from sightloop.recipes.picture_checks import PictureCheck
+from sightloop.types import Images
+
+_KEPT_SIDE, _SIDE, _FRAME, _GAP = 256, 112, 4, 8
+_LINE = 20
+_PER_CATEGORY, _COLUMNS = 4, 4
+_RIGHT, _WRONG, _PAPER, _INK = (46, 160, 67), (205, 60, 50), (255, 255, 255), (30, 30, 30)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """A drawing of an evaluation, its row there and the verdict."""
+
+    row: int
+    prompt: str
+    category: str
+    picture: Image.Image
+    is_right: bool
+
+
+class Album:
+    """A `PictureCheck` that keeps small copies of what it judges, in order."""
+
+    def __init__(self, check: PictureCheck) -> None:
+        self._check = check
+        self.pictures: list[Image.Image] = []
+
+    @property
+    def protocol(self) -> dict[str, str]:
+        """What its verdicts depend on."""
+        return self._check.protocol
+
+    def right(self, images: Images, quizzes: Sequence[Quiz]) -> list[bool]:
+        """Whether each drawing shows all that its quiz asks for."""
+        for pixels in images.pixels:
+            picture = Image.fromarray(np.ascontiguousarray(pixels.permute(1, 2, 0).cpu().numpy()))
+            picture.thumbnail((_KEPT_SIDE, _KEPT_SIDE))
+            self.pictures.append(picture)
+        return self._check.right(images, quizzes)
+
+    def share(self, images: Images, quizzes: Sequence[Quiz]) -> Float[Tensor, " B"]:
+        """How much of it each drawing shows."""
+        return self._check.share(images, quizzes)
+
+
+def drawn_in(samples: Sequence[dict[str, Any]], pictures: Sequence[Image.Image]) -> list[Drawn]:
+    """The samples of an evaluation with their pictures, one each."""
+    return [
+        _drawn(row, sample, picture)
+        for row, (sample, picture) in enumerate(zip(samples, pictures, strict=True))
+    ]
+
+
+def drawn_by_run(run: Path, step: int) -> list[Drawn]:
+    """The drawings of a run's evaluation at a step whose pictures were kept.
+
+    Raises:
+        ValueError: it was not evaluated then, or kept no pictures.
+    """
+    file = run / "evaluations" / f"both_sides_step_{step:06d}.json"
+    if not file.is_file():
+        raise ValueError(f"{run} was not evaluated at step {step}: there is no {file.name}")
+    samples = json.loads(file.read_text(encoding="utf-8"))["samples"]
+    found: list[Drawn] = []
+    for row, sample in enumerate(samples):
+        if sample.get("image"):
+            with Image.open(run / sample["image"]) as picture:
+                found.append(_drawn(row, sample, picture.convert("RGB")))
+    if not found:
+        raise ValueError(f"{run} kept no pictures of step {step}")
+    return found
+
+
+def _drawn(row: int, sample: dict[str, Any], picture: Image.Image) -> Drawn:
+    return Drawn(
+        row=row,
+        prompt=sample["source"],
+        category=sample["category"],
+        picture=picture,
+        is_right=sample["drawn"] == "right",
+    )
+
+
+def write_sheet(path: Path, sides: dict[str, list[Drawn]]) -> None:
+    """One row a prompt, some of each category; the same drawings of every side, named at the top."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole(path) as partial:
+        sheet_of(sides).save(partial)
+
+
+def sheet_of(sides: dict[str, list[Drawn]]) -> Image.Image:
+    """The sheet: sides from left to right, prompts from top to bottom."""
+    rows = _chosen(next(iter(sides.values())))
+    found = [{one.row: one for one in side} for side in sides.values()]
+    columns = max(len(row) for row in rows)
+    cell = _SIDE + 2 * _FRAME
+    block = columns * (cell + _GAP) + 2 * _GAP
+    height = _LINE + cell + _GAP
+    sheet = Image.new("RGB", (len(sides) * block + _GAP, _LINE + len(rows) * height + _GAP), _PAPER)
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=13)
+    for place, name in enumerate(sides):
+        pen.text((_GAP + place * block, 2), name, fill=_INK, font=font)
+    for number, row in enumerate(rows):
+        top = _LINE + number * height
+        pen.text((_GAP, top + 2), f"{row[0].category}: {row[0].prompt}", fill=_INK, font=font)
+        for place, side in enumerate(found):
+            for column, one in enumerate(row):
+                if one.row in side:
+                    left = _GAP + place * block + column * (cell + _GAP)
+                    sheet.paste(_framed(side[one.row]), (left, top + _LINE))
+    return sheet
+
+
+def _chosen(drawn: Sequence[Drawn]) -> list[list[Drawn]]:
+    """Some prompts of each category, spread over them, with some of their drawings."""
+    rows: list[list[Drawn]] = []
+    for category in CATEGORIES:
+        prompts: dict[str, list[Drawn]] = {}
+        for one in drawn:
+            if one.category == category:
+                prompts.setdefault(one.prompt, []).append(one)
+        every = list(prompts.values())
+        shown = min(_PER_CATEGORY, len(every))
+        rows += [every[place * len(every) // shown][:_COLUMNS] for place in range(shown)]
+    return rows
+
+
+def _framed(one: Drawn) -> Image.Image:
+    framed = Image.new("RGB", (_SIDE + 2 * _FRAME, _SIDE + 2 * _FRAME), _RIGHT if one.is_right else _WRONG)
+    # Large steps stay visible: the embedded world's pictures have 32 pixels along the side.
+    method = Image.Resampling.NEAREST if one.picture.width < _SIDE else Image.Resampling.BICUBIC
+    framed.paste(one.picture.resize((_SIDE, _SIDE), method), (_FRAME, _FRAME))
+    return framed

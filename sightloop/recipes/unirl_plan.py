@@ -1,0 +1,253 @@
+"""The resource plan of UniRL: parameters, memory by part and FLOPs of a step by phase. No weight is loaded.
+
+Weights and moments are exact; activations and caches are estimates from sizes and lengths.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForUniversalSegmentation,
+    CLIPConfig,
+    CLIPModel,
+)
+
+from sightloop.recipes.named_models import model_config
+from sightloop.recipes.plan import GIB, count
+from sightloop.recipes.unirl_config import UniConfig
+from sightloop.recipes.unirl_flops import (
+    ANSWER_SHARE,
+    PROMPT,
+    QUESTION,
+    Lengths,
+    has_reference,
+    is_relaxed,
+    lengths_of,
+    num_codes,
+    step_flops,
+)
+from sightloop.recipes.unirl_judges import asks_anyone
+from sightloop.recipes.unirl_sizes import Networks, networks_of
+
+_RANKS = (1, 8)
+"""Numbers of ranks that the plan shows side by side."""
+_CLIP_L: dict[str, Any] = {
+    "text_config": {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12},
+    "vision_config": {
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "patch_size": 14,
+    },
+    "projection_dim": 768,
+}
+_KNOWN = {"openai/clip-vit-large-patch14": lambda: CLIPConfig(**_CLIP_L)}
+"""Known by heart, so that the plan needs no download."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """GiB by part on one rank: what is always there, and what comes and goes."""
+
+    held: dict[str, float]
+    passing: dict[str, float]
+
+    @property
+    def peak(self) -> float:
+        """What is always there with the largest of the rest, which are never there together."""
+        return sum(self.held.values()) + max(self.passing.values())
+
+
+def memory_plan(config: UniConfig, networks: Networks, *, num_ranks: int = 1) -> Memory:
+    """GiB by part on each rank."""
+    half = 2 if config.dtype == "bfloat16" else 4
+    trained = count(networks.trained)
+    is_full = networks.adapters is None
+    copies = 0 if not is_full else int(has_reference(config)) + int(config.answer.grader == "frozen")
+    held = {f"{name}, frozen": size * half for name, size in _frozen(networks).items()} | {
+        "MAGVIT-v2, float32": count(networks.magvit) * 4,
+        "language model, trained" if is_full else "adapters, trained": trained * 4,
+        "gradients and Adam's moments": trained * 12,
+        "reference: a copy of what is trained": copies * trained * 4,
+        "grader: a moving average of what is trained": trained * 4 * (config.answer.grader == "average"),
+        **{name: count(model) * 4 for name, model in judges_of(config).items()},
+    }
+    passing = {
+        "activations of a micro-batch, both turns": _activations(config, networks, num_ranks),
+        "while drawing: caches and codes": _drawing(config, networks, num_ranks),
+        "while pictures are decoded": _decoding(config, networks, num_ranks),
+    }
+    return Memory(
+        held={name: size / GIB for name, size in held.items() if size},
+        passing={name: size / GIB for name, size in passing.items()},
+    )
+
+
+def _frozen(networks: Networks) -> dict[str, int]:
+    """Parameters that stay as they are, besides MAGVIT-v2."""
+    is_full = networks.adapters is None
+    if not networks.is_janus:
+        tower = 0 if networks.vision is None else count(networks.vision[0])
+        if networks.vision is not None and not is_full:
+            tower += count(networks.vision[1])
+        return {"language model": 0 if is_full else count(networks.language), "vision tower": tower}
+    core: Any = networks.language.model
+    eyes = count(core.vision_model) + count(core.aligner)
+    rest = count(networks.language) - eyes - count(core.vqmodel)
+    rest -= count(networks.trained) if is_full else 0
+    return {
+        "words and codes" if is_full else "language model": rest,
+        "tower": eyes,
+        "VQ model": count(core.vqmodel),
+    }
+
+
+def judges_of(config: UniConfig) -> dict[str, nn.Module]:
+    """Detectors, colour judges and language models that rewards and the evaluation name, on the meta device.
+
+    Raises:
+        ValueError: one cannot be found.
+    """
+    given = {
+        "rewards: detector": config.judge.detector if config.rewards.detector else "",
+        "rewards: CLIP of colours": config.judge.colours if config.rewards.detector else "",
+        "rewards: language model": config.judge.text_model if config.rewards.text_judge else "",
+        "evaluation: detector": config.both_sides.detector if config.both_sides.per_category else "",
+        "evaluation: CLIP of colours": config.both_sides.colours if config.both_sides.per_category else "",
+    }
+    return {title: _judge(name) for title, name in given.items() if name}
+
+
+def _judge(name: str) -> nn.Module:
+    found: Any = _KNOWN[name]() if name in _KNOWN else model_config(name)
+    with torch.device("meta"):
+        if found.model_type == "clip":
+            return CLIPModel(found)
+        if found.model_type in ("mask2former", "oneformer", "maskformer"):
+            return AutoModelForUniversalSegmentation.from_config(found)
+        if type(found) in AutoModelForCausalLM._model_mapping:
+            return AutoModelForCausalLM.from_config(found)
+        return AutoModel.from_config(found)
+
+
+def _rows(config: UniConfig, num_ranks: int) -> int:
+    """Drawings of a rank in a step."""
+    return -(-config.prompts // num_ranks) * config.group
+
+
+def _chunk(config: UniConfig, num_ranks: int) -> int:
+    rows = _rows(config, num_ranks)
+    return min(rows, config.draw.batch or rows)
+
+
+def _precision(config: UniConfig) -> int:
+    """Bytes of a number in the language model: what is trained as a whole is float32."""
+    return 4 if config.model.trained == "full" or config.dtype == "float32" else 2
+
+
+def _layer(lengths: Lengths) -> int:
+    """Numbers that a layer keeps of a position for the backward pass."""
+    return 10 * lengths.width + 2 * lengths.inner
+
+
+def _activations(config: UniConfig, networks: Networks, num_ranks: int) -> float:
+    lengths, bytes_each = lengths_of(config, networks), _precision(config)
+    drawing = lengths.scored * lengths.score_guided * (PROMPT + lengths.canvas)
+    if config.drawing_weight == 0 and not is_relaxed(config):
+        drawing = 0
+    answering = lengths.seen + QUESTION + lengths.answer if config.sides.answering > 0 else 0
+    positions = drawing + answering
+    layers = 1 if config.gradient_checkpointing else lengths.layers
+    kept = layers * _layer(lengths) + lengths.layers * lengths.width
+    # Relaxed codes keep a row of weights each; plain ones are scored a part at a time.
+    relaxed = 3 * lengths.codes * num_codes(networks) * 4 if is_relaxed(config) else 0
+    return min(config.schedule.micro_batch, _rows(config, num_ranks)) * (
+        positions * kept * bytes_each + relaxed
+    )
+
+
+def _drawing(config: UniConfig, networks: Networks, num_ranks: int) -> float:
+    """The larger of drawing and answering."""
+    lengths, bytes_each = lengths_of(config, networks), _precision(config)
+    per_position = lengths.cached * lengths.layers * bytes_each
+    if networks.is_janus:
+        drawing = lengths.guided * (PROMPT + lengths.codes) * per_position
+    else:
+        # A round sees the whole picture: a layer's work, and the law of every code.
+        work = lengths.canvas * _layer(lengths) * bytes_each + 3 * lengths.codes * num_codes(networks) * 4
+        drawing = lengths.guided * (PROMPT * per_position + work)
+    answering = (lengths.seen + QUESTION + lengths.answer) * per_position
+    return _chunk(config, num_ranks) * max(drawing, answering if asks_anyone(config) else 0)
+
+
+def _decoding(config: UniConfig, networks: Networks, num_ranks: int) -> float:
+    """Two of the largest maps of features."""
+    if networks.magvit is not None:
+        width, bytes_each = networks.magvit.config.channels * networks.magvit.config.decoder_multipliers[0], 4
+        side = round(_num_image_tokens(networks) ** 0.5) * networks.magvit.factor
+    else:
+        given: Any = networks.language.config.vq_config
+        width, bytes_each = given.base_channels * given.channel_multiplier[0], 2
+        bytes_each = 2 if config.dtype == "bfloat16" else 4
+        side = networks.language.config.vision_config.image_size
+    return _chunk(config, num_ranks) * 2 * width * side * side * bytes_each
+
+
+def _num_image_tokens(networks: Networks) -> int:
+    assert networks.sizes is not None
+    return networks.sizes.num_image_tokens
+
+
+def print_plan(config: UniConfig, *, is_paper: bool = False) -> None:
+    """The plan as three small tables."""
+    networks = networks_of(config, is_paper=is_paper)
+    print(f"policy: {networks.name}")
+    print("parameters")
+    for name, number in parameter_counts(config, networks).items():
+        print(f"  {name:<52} {number:>15,}")
+    columns = [memory_plan(config, networks, num_ranks=number) for number in _RANKS]
+    print(f"{'memory on each rank, GiB (estimate)':<54} {'1 rank':>15} {'of 8':>15}")
+    for name in columns[0].held:
+        print(f"  {name:<52} " + " ".join(f"{column.held[name]:>15.3f}" for column in columns))
+    for name in columns[0].passing:
+        print(f"  {name:<52} " + " ".join(f"{column.passing[name]:>15.3f}" for column in columns))
+    told = "together (of the last three the largest)"
+    print(f"  {told:<52} " + " ".join(f"{column.peak:>15.3f}" for column in columns))
+    if networks.adapters is not None and has_reference(config):
+        print("  (the reference is the policy with its adapters off: no memory)")
+    flops = step_flops(config, networks)
+    print(
+        f"FLOPs of a step of {config.prompts} prompts with {config.group} drawings, all ranks (expected; "
+        f"prompts of {PROMPT} tokens, answers of {ANSWER_SHARE:.0%} of the limit; judges not counted)"
+    )
+    for name, number in (flops | {"together": sum(flops.values())}).items():
+        print(f"  {name:<52} {number:>15.3e}")
+
+
+def parameter_counts(config: UniConfig, networks: Networks) -> dict[str, int]:
+    """Parameters by network, and how many learn."""
+    if networks.is_janus:
+        core: Any = networks.language.model
+        found = {
+            "Janus": count(networks.language),
+            "  language model": count(core.language_model) + count(networks.language.lm_head),
+            "  vision tower and its aligner": count(core.vision_model) + count(core.aligner),
+            "  VQ model": count(core.vqmodel),
+            "  what reads and writes codes": count(core.generation_embeddings)
+            + count(core.generation_aligner)
+            + count(core.generation_head),
+        }
+    else:
+        found = {"Show-o's language model": count(networks.language), "MAGVIT-v2": count(networks.magvit)}
+        if networks.vision is not None:
+            found["vision tower and its projector"] = count(networks.vision)
+    learned = "adapters, which learn" if networks.adapters is not None else "of these learn"
+    found[learned] = count(networks.trained)
+    return found | {name: count(model) for name, model in judges_of(config).items()}

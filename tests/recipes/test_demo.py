@@ -1,0 +1,55 @@
+"""The demonstration from training to the sheet of pictures, with a configuration of seconds."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from sightloop.cli import main
+from sightloop.recipes.catalog import RECIPES
+from sightloop.recipes.demo import before_after_sheet, demo_config, train_demo
+from sightloop.recipes.restore import recipe_and_config
+
+
+def test_demonstrations_are_presets_of_the_embedded_world() -> None:
+    presets = RECIPES["unirl-grpo"].presets
+    assert demo_config("unirl") == presets["shapes"]
+    assert demo_config("unirl", "janus") == presets["shapes-janus"]
+    assert demo_config("vlrm") == RECIPES["vlrm"].presets["shapes"]
+
+
+@pytest.mark.slow
+def test_a_demonstration_leaves_a_run_and_a_sheet(tmp_path: Path) -> None:
+    usual = demo_config("unirl")
+    rhythm = {"steps": 2, "save_every": 2, "eval_every": 2, "sample_every": 2}
+    config = replace(
+        usual,
+        prompts=2,
+        group=2,
+        both_sides=replace(usual.both_sides, per_category=4),
+        schedule=replace(usual.schedule, **rhythm),
+    )
+    run = tmp_path / "run"
+    for _ in range(2):
+        train_demo("unirl", config, run)
+    assert recipe_and_config(run) == ("unirl-grpo", config)
+    with Image.open(before_after_sheet(run)) as sheet:
+        assert sheet.width > 2 * 4 * 112
+        assert len(sheet.getcolors(2**24) or []) > 20
+    main(["export", str(run), "--output", str(tmp_path / "exported")])
+    card = (tmp_path / "exported" / "README.md").read_text(encoding="utf-8")
+    assert "| answered right about pictures not its own |" in card
+
+
+@pytest.mark.parametrize("words", [["demo", "unril"], ["demo"]])
+def test_an_unknown_demonstration_is_told_which_there_are(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(words)
+    assert stopped.value.code == 2
+    printed = capsys.readouterr()
+    assert "unirl" in printed.out + printed.err
