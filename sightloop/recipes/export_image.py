@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -82,7 +82,7 @@ def export_image_run(run: Path, output: Path, *, step: str, dtype: torch.dtype, 
     if policy.adapters is not None:
         trunk = policy.model.model if isinstance(policy, ShowO) else policy.model.model.language_model
         merge_adapters(policy.adapters, trunk)
-    model: nn.Module = policy.model
+    model: Any = policy.model
     model.to(dtype)
     told = Card(
         base=restored.start,
