@@ -7,8 +7,8 @@ state dict stay plain and nobody else knows about them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
@@ -65,20 +65,30 @@ class Adapters(nn.Module):
         low = F.linear(args[0], self.down[key].to(args[0].dtype))
         return out + self.scale * F.linear(low, self.up[key].to(low.dtype))
 
-    @contextmanager
-    def switched(self, active: bool) -> Iterator[None]:
-        """Adapters on or off inside, as before afterwards."""
-        before, self.active = self.active, active
-        try:
-            yield
-        finally:
-            self.active = before
+    def switched(self, active: bool) -> AbstractContextManager[None]:
+        """Adapters on or off inside, as before afterwards; may be entered again."""
+        return Switched(self, active)
 
     def checkpoint_contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         """For gradient checkpointing: recompute a layer with the adapters as they were in the forward
         pass.
         """
         return nullcontext(), self.switched(self.active)
+
+
+class Switched(AbstractContextManager[None]):
+    """Adapters on or off inside. A second backward pass enters the same object again."""
+
+    def __init__(self, adapters: Adapters, active: bool) -> None:
+        self._adapters, self._active = adapters, active
+        self._before: list[bool] = []
+
+    def __enter__(self) -> None:
+        self._before.append(self._adapters.active)
+        self._adapters.active = self._active
+
+    def __exit__(self, *_: object) -> None:
+        self._adapters.active = self._before.pop()
 
 
 class ValueHead(nn.Module):

@@ -17,7 +17,9 @@ from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 Contexts = Callable[[], tuple[AbstractContextManager[None], AbstractContextManager[None]]]
-"""Called in the forward pass of each layer: contexts of that pass and of its later recomputation."""
+"""Called in the forward pass of each layer: contexts of that pass and of its later recomputations, which may
+be several; contexts must allow to be entered again.
+"""
 
 
 class Recomputation:
@@ -61,12 +63,21 @@ def _joined(
     contexts: tuple[Contexts, ...],
 ) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
     pairs = [make() for make in contexts]
-    return _all_of([first for first, _ in pairs]), _all_of([second for _, second in pairs])
+    return _AllOf([first for first, _ in pairs]), _AllOf([second for _, second in pairs])
 
 
-@contextmanager
-def _all_of(contexts: list[AbstractContextManager[None]]) -> Iterator[None]:
-    with ExitStack() as stack:
-        for context in contexts:
-            stack.enter_context(context)
-        yield
+class _AllOf(AbstractContextManager[None]):
+    """All contexts at once. A second backward pass over a kept graph enters the same object again."""
+
+    def __init__(self, contexts: list[AbstractContextManager[None]]) -> None:
+        self._contexts = contexts
+        self._entered: list[ExitStack] = []
+
+    def __enter__(self) -> None:
+        with ExitStack() as stack:
+            for context in self._contexts:
+                stack.enter_context(context)
+            self._entered.append(stack.pop_all())
+
+    def __exit__(self, *_: object) -> None:
+        self._entered.pop().close()

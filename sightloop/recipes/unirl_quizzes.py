@@ -164,7 +164,7 @@ def read_fixed(folder: Path, vocabulary: Vocabulary, size: int = _FIXED_SIDE) ->
         for picture in sorted((file.parent / "samples").glob("*.png")):
             try:
                 found = decode(picture.read_bytes(), Decoding(size=size, fit="squash"))
-                pixels.append(torch.from_numpy(found).permute(2, 0, 1))
+                pixels.append(torch.from_numpy(found.copy()).permute(2, 0, 1))
             except BrokenImageError as error:
                 raise ValueError(f"{picture}: {error}") from error
             quizzes.append(quiz)

@@ -1,0 +1,244 @@
+"""UniRL's settings: presets that fit the policy, and one clear line for what cannot work."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from recipes.unirl_runs import REWARDS, SMALL
+from tiny_show_o_folders import magvit
+
+from sightloop.cli import main
+from sightloop.data.quizzes import Clause, quiz_of
+from sightloop.data.vocabulary import REAL
+from sightloop.models.show_o_checkpoint import write_magvit2
+from sightloop.recipes.catalog import RECIPES
+from sightloop.recipes.config_json import config_from_json, config_to_json
+from sightloop.recipes.presets import preset_of
+from sightloop.recipes.unirl_config import (
+    GRPO_SHAPES,
+    SFT_SHAPES,
+    SFT_SHOW_O,
+    QuizJudge,
+    QuizRewards,
+    SidesSettings,
+)
+from sightloop.recipes.unirl_judges import asks_anyone, judges_of, same_or_not
+from sightloop.rewards.samples import PictureReward
+from sightloop.shapes.models import WEIGHTS
+
+LINE = quiz_of("colors", (Clause(noun="car", colour="red"),), REAL).metadata()
+
+
+def refused(capsys: pytest.CaptureFixture[str], recipe: str, folder: Path, *options: object) -> str:
+    """The one line that a run that cannot work says."""
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", recipe, "--run", str(folder), *SMALL, *map(str, options)])
+    assert stopped.value.code == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("sightloop: ")]
+    return line
+
+
+# -- presets
+
+
+@pytest.mark.parametrize(
+    ("words", "preset"),
+    [
+        ([], "shapes"),
+        (["--world-model", "janus"], "shapes-janus"),
+        (["--world_model=janus", "--steps", "3"], "shapes-janus"),
+        (["--world-model=show-o"], "shapes"),
+        (["--policy", "nowhere"], "paper"),
+        (["--policy=JANUS"], "paper-janus"),
+        (["--policy", "JANUS", "--preset", "paper"], "paper"),
+        (["--preset=shapes-janus"], "shapes-janus"),
+    ],
+)
+@pytest.mark.parametrize("model_type", ["janus", "multi_modality"])
+def test_the_preset_follows_the_policy(
+    words: list[str], preset: str, model_type: str, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
+    given = [word.replace("JANUS", str(tmp_path)) for word in words]
+    for recipe in ("unirl-grpo", "unirl-sft"):
+        assert preset_of(RECIPES[recipe].presets, given) == preset
+
+
+def test_a_folder_that_cannot_be_read_is_left_to_whoever_loads_it(tmp_path: Path) -> None:
+    presets = RECIPES["unirl-grpo"].presets
+    for text in ("[1]", "{", '{"model_type": ["janus"]}'):
+        (tmp_path / "config.json").write_text(text)
+        assert preset_of(presets, ["--policy", str(tmp_path)]) == "paper"
+    with pytest.raises(ValueError, match="preset 'none' does not exist; there are: shapes, shapes-janus"):
+        preset_of(presets, ["--preset", "none"])
+    # The recipe of captions has no presets of Janus.
+    assert preset_of(RECIPES["vlrm"].presets, ["--world-model", "janus"]) == "shapes"
+
+
+@pytest.mark.parametrize("recipe", ["unirl-grpo", "unirl-sft"])
+def test_every_preset_survives_json(recipe: str) -> None:
+    for preset in RECIPES[recipe].presets.values():
+        saved = json.loads(json.dumps(config_to_json(preset)))
+        assert config_from_json(RECIPES[recipe].config, saved) == preset
+
+
+# -- what cannot work
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--group", "1"], "group is 1; GRPO compares the drawings of a prompt, use at least 2"),
+        (["--prompts", "0"], "prompts is 0, group is 2; use at least 1"),
+        (["--updates", "2"], "updates is 2, but method 'unirl' has no old policy"),
+        (["--updates", "2", "--method", "rloo"], "updates is 2, but method 'rloo' has no old policy"),
+        (["--updates", "0", "--method", "grpo"], "updates is 0; use at least 1"),
+        (["--clip-high", "0.2"], 'clip_high is 0.2, but old is "none"'),
+        (["--both-sides.per-category", "1"], "both_sides.per_category is 1; a prompt is drawn 4 times"),
+        (["--answer.grader", "frozen"], "answer.grader is 'frozen': its answers are not the policy's own"),
+        (["--answer.max-tokens", "1"], "answer.max_tokens is 1; an answer has a word and an end"),
+        (["--sides.balance", "--sides.answering", "0"], "drawing weighs 1.0 and answering 0.0"),
+        (["--sides.drawing", "0", "--sides.answering", "0"], "every reward weight is 0|both sides have"),
+        (["--world-model", "janus", "--likelihood.orders", "fresh-masks"], "Janus draws from left to right"),
+        (["--world-model", "janus", "--draw.steps", "4"], "draw.steps is 4; Janus draws code by code"),
+        (["--rewards.share", "0"], "every reward weight is 0; give at least one a weight"),
+        (["--rewards.text-judge", "1"], "judge.text_model is empty; name a language model"),
+        (["--judge.text-model", "some"], "judge.text_model is 'some', but rewards.text_judge is 0"),
+        (
+            ["--judge.less-prior", "--rewards.share", "0", "--rewards.denials", "1"],
+            "less_prior takes a prior",
+        ),
+        (["--judge.colours", "clip", "--rewards.detector", "1"], "colours is 'clip' without a detector"),
+        (["--judge.custom", "nowhere.py:it"], "nowhere.py"),
+        (["--policy", "no/such/folder"], "no/such/folder is not a folder"),
+        (["--quizzes.position", "-1"], "use numbers from 0, at least one above"),
+        (
+            ["--prompts", "2", "--draw.temperature", "0"],
+            "under.temperature is 0: a greedy law has no gradient",
+        ),
+    ],
+)
+def test_a_grpo_run_that_cannot_work_says_so_in_one_line(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, options: list[str], message: str
+) -> None:
+    said = refused(capsys, "unirl-grpo", tmp_path / "run", "--both-sides.per-category", 0, *options)
+    assert any(part in said for part in message.split("|")), said
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--micro-batch", "3"], "micro_batch is 3, a rank draws 4 (prompts x group); raise micro_batch"),
+        (["--filter", "best_of_group", "--group", "1"], "filter is 'best_of_group' and group is 1"),
+        (["--relaxation.temperature", "0"], "relaxation is 0.0; use None or a positive temperature"),
+        (["--sides.answering", "0"], "both sides have weight 0"),
+        (["--sides.balance"], "drawing weighs 0.0 and answering 1.0"),
+    ],
+)
+def test_supervised_training_that_cannot_work_says_so_in_one_line(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, options: list[str], message: str
+) -> None:
+    said = refused(capsys, "unirl-sft", tmp_path / "run", "--both-sides.per-category", 0, *options)
+    assert message in said
+
+
+def test_a_policy_that_cannot_draw_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    blip2 = tmp_path / "blip2"
+    blip2.mkdir()
+    (blip2 / "config.json").write_text(json.dumps({"model_type": "blip-2"}))
+    said = refused(capsys, "unirl-grpo", tmp_path / "run", "--policy", blip2)
+    assert f"{blip2} holds a model of model_type 'blip-2'; known are Show-o, MAGVIT-v2 and Janus" in said
+    write_magvit2(magvit(), tmp_path / "magvit", official=True)
+    said = refused(capsys, "unirl-sft", tmp_path / "other", "--policy", tmp_path / "magvit")
+    assert f"{tmp_path / 'magvit'} is magvit2, which cannot draw from prompts; name a Show-o or Janus" in said
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"answer": None}, "line 2: field 'answer' is missing"),
+        ({"tag": "counts"}, "line 2: unknown category 'counts'; use one of single_object, two_object"),
+        ({"tag": "counts", "question": None}, "line 2: unknown category 'counts'"),
+    ],
+)
+def test_a_broken_line_of_quizzes_is_named_with_its_number(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    wrong = {name: value for name, value in (LINE | change).items() if value is not None}
+    file = tmp_path / "quizzes.jsonl"
+    file.write_text(json.dumps(LINE) + "\n" + json.dumps(wrong) + "\n")
+    for option in ("--quiz-file", "--both-sides.file"):
+        said = refused(capsys, "unirl-grpo", tmp_path / option, option, file)
+        assert f"{file}, {message}" in said
+
+
+def test_a_file_of_excluded_prompts_alone_leaves_nothing_to_draw(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    quizzes, excluded = tmp_path / "quizzes.jsonl", tmp_path / "excluded.txt"
+    quizzes.write_text(json.dumps(LINE))
+    excluded.write_text("the RED CAR.\n")
+    options = ("--quiz-file", quizzes, "--quizzes.excluded", excluded, "--both-sides.per-category", 0)
+    assert "holds only excluded prompts" in refused(capsys, "unirl-grpo", tmp_path / "run", *options)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("broken", "mine.py:broken' says nan about"), ("raising", "out of paper")],
+)
+def test_a_reward_that_fails_stops_the_run_and_is_no_zero(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, name: str, message: str
+) -> None:
+    (tmp_path / "mine.py").write_text(REWARDS)
+    options = ("--judge.custom", f"{tmp_path / 'mine.py'}:{name}", "--both-sides.per-category", 0)
+    assert message in refused(capsys, "unirl-grpo", tmp_path / "run", "--world-model", "janus", *options)
+
+
+# -- what settings mean
+
+
+def test_the_drawing_side_rests_end_to_end_unless_it_is_given_a_weight() -> None:
+    assert SFT_SHOW_O.end_to_end and SFT_SHOW_O.drawing_weight == 0
+    assert replace(SFT_SHAPES, end_to_end=False).drawing_weight == 1
+    assert replace(SFT_SHAPES, sides=SidesSettings(drawing=0.5)).drawing_weight == 0.5
+    assert GRPO_SHAPES.drawing_weight == 1
+
+
+def test_nobody_is_asked_when_a_detector_alone_is_the_reward_of_drawings() -> None:
+    alone = QuizRewards(points=0.0, detector=1.0)
+    drawing = replace(GRPO_SHAPES, rewards=alone, sides=SidesSettings(answering=0.0))
+    judges = judges_of(drawing)
+    assert not asks_anyone(drawing) and judges.judge is None and judges.picture is not None
+    assert asks_anyone(replace(drawing, sides=SidesSettings(answering=1.0)))
+    assert asks_anyone(replace(drawing, rewards=replace(alone, text_judge=0.5)))
+
+
+@pytest.mark.parametrize(("reply", "score"), [("Same.", 1.0), ("not same", 0.0)])
+def test_a_text_model_judges_answers_and_equal_ones_once(reply: str, score: float) -> None:
+    asked: list[str] = []
+
+    def ask(text: str) -> str:
+        asked.append(text)
+        return reply
+
+    judge = same_or_not(ask, "some/model")
+    assert [judge("How many?", "two cats", "2 cats") for _ in range(3)] == [score] * 3
+    assert len(asked) == 1 and "two cats" in asked[0] and "2 cats" in asked[0]
+
+
+def test_a_text_model_that_says_something_else_is_an_error() -> None:
+    judge = same_or_not(lambda text: "What a lovely picture", "some/model")
+    with pytest.raises(ValueError, match="some/model replied neither 'same' nor 'not same'"):
+        judge("How many?", "two cats", "2 cats")
+
+
+def test_rewards_of_pictures_judge_the_prompt_and_not_the_answer() -> None:
+    config = replace(GRPO_SHAPES, judge=QuizJudge(custom=(f"clip:{WEIGHTS / 'clip'}=0.5",)))
+    judges = judges_of(config)
+    reward = judges.answers["clip"]
+    assert isinstance(reward, PictureReward) and reward.text == "prompt"
+    assert judges.weights == {"share": 1.0, "clip": 0.5, "all_facts": 0.0}
