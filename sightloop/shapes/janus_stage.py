@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,14 @@ from transformers.models.janus.modeling_janus import JanusVQVAE
 
 from sightloop.models.janus import Janus, JanusSettings
 from sightloop.shapes.fitting import CornerHeads, Stage, fit
-from sightloop.shapes.lessons import answer_lessons, drawing_lessons
+from sightloop.shapes.lessons import (
+    RIGHT,
+    WRONG_SHARES,
+    Stretch,
+    answer_lessons,
+    by_category,
+    drawing_lessons,
+)
 from sightloop.shapes.scenes import render
 from sightloop.shapes.tokenizer_stage import StillGenerator, codes_of, stacked, values_of
 from sightloop.shapes.unified_gates import (
@@ -30,13 +38,37 @@ from sightloop.types import Images, Prompt
 
 NUM_DRAWINGS, NUM_ANSWERS = 64, 16
 """Rows of a step."""
-DRAW_ONLY_STEPS = 600
-"""Steps of drawing alone at the end."""
 NO_CONDITION = 0.15
 _OUT_OF_THE_QUESTION, _DEPTH, _DEPTH_WEIGHT = -9.0, -16.0, 5e-4
 """Log-probability below which a code is never meant, where such codes are held, and how strongly."""
 _DEPTH_FROM = 0.5
 """Share of the steps after which they are held: before, the pull hides what prompts mean."""
+STRETCHES = (
+    Stretch(name="janus_drawing", steps=600, answers=0, peak_lr=3e-3, wrong=WRONG_SHARES),
+    Stretch(
+        name="janus_right",
+        steps=1400,
+        answers=3,
+        peak_lr=2e-3,
+        wrong=RIGHT,
+        weights=by_category(1, 1, 1.5, 2.5, 2, 2.5),
+    ),
+    Stretch(
+        name="janus_wrong_1",
+        steps=300,
+        answers=4,
+        peak_lr=1e-3,
+        wrong=by_category(0.1, 0.25, 0.45, 0.4, 0.45, 0.45),
+    ),
+    Stretch(
+        name="janus_wrong_2",
+        steps=200,
+        answers=3,
+        peak_lr=1.2e-3,
+        wrong=by_category(0.1, 0.25, 0.45, 0.5, 0.5, 0.45),
+    ),
+)
+"""What follows the first lessons."""
 _PLAIN = 0.4
 """Share of pictures in answer lessons without jitter and noise, as the model draws them."""
 
@@ -60,7 +92,9 @@ def janus_policy(vq: JanusVQVAE) -> Janus:
     return policy
 
 
-def train_janus(vq: JanusVQVAE, work: Path, steps: int = 1600) -> Janus:
+def train_janus(
+    vq: JanusVQVAE, work: Path, steps: int = 1600, further: Sequence[Stretch] = STRETCHES
+) -> Janus:
     """Codes of drawings from left to right, answers about pictures, and what is in each corner."""
     torch.manual_seed(9)
     learner = _Learner(policy=janus_policy(vq), heads=CornerHeads(UNIFIED_WIDTH * NUM_IMAGE_TOKENS))
@@ -84,31 +118,40 @@ def train_janus(vq: JanusVQVAE, work: Path, steps: int = 1600) -> Janus:
     parts = nn.ModuleDict({"model": policy.model, "heads": learner.heads})
     trained = [parameter for parameter in parts.parameters() if parameter.requires_grad]
     fit(stage, parts, trained, loss_at=loss_at, report=report)
-    return draw_only(policy, work)
-
-
-def draw_only(policy: Janus, work: Path, steps: int = DRAW_ONLY_STEPS) -> Janus:
-    """A last stretch of drawing lessons alone, in which it forgets some answers: both sides can still grow."""
-    quizzes = held_out_quizzes(20)
-    pictures = pictures_of(held_out_scenes(quizzes))
-
-    def report() -> str:
-        return f"answers {answer_figures(policy, quizzes, pictures)}"
-
-    stage = Stage(name="janus_drawing", steps=steps, peak_lr=3e-3, work=work)
-    trained = [parameter for parameter in policy.model.parameters() if parameter.requires_grad]
-    fit(
-        stage,
-        nn.ModuleDict({"model": policy.model}),
-        trained,
-        loss_at=lambda _, rng: _drawing_loss(policy, rng, _DEPTH_WEIGHT),
-        report=report,
-    )
+    for stretch in further:
+        go_on(learner, stretch, work)
     return policy
 
 
-def _drawing_loss(policy: Janus, rng: np.random.Generator, hold: float) -> Tensor:
-    lessons = drawing_lessons(rng, NUM_DRAWINGS)
+def go_on(learner: _Learner, stretch: Stretch, work: Path) -> None:
+    """A further stretch of lessons, with as many answer lessons as it says."""
+    policy = learner.policy
+    quizzes = held_out_quizzes(20)
+    pictures = pictures_of(held_out_scenes(quizzes))
+
+    def loss_at(step: int, rng: np.random.Generator) -> Tensor:
+        loss = _drawing_loss(policy, rng, _DEPTH_WEIGHT, stretch)
+        return loss + _answer_losses(learner, rng, stretch.answers)[1] if stretch.answers else loss
+
+    def report() -> str:
+        drawn = drawing_figures(
+            policy, quizzes, policy.drawing(), look=lambda tokens: seen_in_codes(tokens.ids)
+        )
+        return f"drawings {drawn}, answers {answer_figures(policy, quizzes, pictures)}"
+
+    stage = Stage(name=stretch.name, steps=stretch.steps, peak_lr=stretch.peak_lr, work=work)
+    trained = [parameter for parameter in policy.model.parameters() if parameter.requires_grad]
+    fit(stage, nn.ModuleDict({"model": policy.model}), trained, loss_at=loss_at, report=report)
+
+
+def _drawing_loss(
+    policy: Janus, rng: np.random.Generator, hold: float, stretch: Stretch | None = None
+) -> Tensor:
+    lessons = (
+        drawing_lessons(rng, NUM_DRAWINGS)
+        if stretch is None
+        else drawing_lessons(rng, NUM_DRAWINGS, stretch.wrong, stretch.weights)
+    )
     rows = [policy.prompts.drawing_row(lesson.quiz.prompt) for lesson in lessons]
     rows = [policy.prompts.blank(row) if rng.random() < NO_CONDITION else row for row in rows]
     codes = codes_of([lesson.scene for lesson in lessons])
@@ -124,9 +167,11 @@ def _drawing_loss(policy: Janus, rng: np.random.Generator, hold: float) -> Tenso
     return told + hold * depth.sum(-1).mean()
 
 
-def _answer_losses(learner: _Learner, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+def _answer_losses(
+    learner: _Learner, rng: np.random.Generator, size: int = NUM_ANSWERS
+) -> tuple[Tensor, Tensor]:
     policy, still = learner.policy, StillGenerator()
-    lessons = answer_lessons(rng, NUM_ANSWERS)
+    lessons = answer_lessons(rng, size)
     scenes = [lesson.scene for lesson in lessons]
     pixels = stacked([render(scene, still if rng.random() < _PLAIN else rng) for scene in scenes])
     features = policy.pictures.features(values_of(pixels))

@@ -7,7 +7,7 @@ weak: relations, numbers and which colour belongs to which thing. So there is so
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -36,6 +36,30 @@ DRAWING_WEIGHTS: dict[Category, float] = {
 """How often drawings are of each category: the hardest most often."""
 
 
+def by_category(*values: float) -> dict[Category, float]:
+    """Numbers in the order of the categories, by name."""
+    return dict(zip(CATEGORIES, values, strict=True))
+
+
+RIGHT = by_category(0, 0, 0, 0, 0, 0)
+"""No drawing is wrong."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stretch:
+    """A further stretch of lessons: what was drawn wrong hides what prompts mean, so first nothing is wrong,
+    then half of it, as is fit for a model that is to improve itself.
+    """
+
+    name: str
+    steps: int
+    answers: int
+    """Answer lessons a step."""
+    peak_lr: float
+    wrong: Mapping[Category, float]
+    weights: Mapping[Category, float] = field(default_factory=lambda: dict(DRAWING_WEIGHTS))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Lesson:
     """A quiz and the scene that stands for its picture."""
@@ -51,10 +75,13 @@ class Lesson:
 
 
 def drawing_lessons(
-    rng: np.random.Generator, size: int, wrong: Mapping[Category, float] = WRONG_SHARES
+    rng: np.random.Generator,
+    size: int,
+    wrong: Mapping[Category, float] = WRONG_SHARES,
+    often: Mapping[Category, float] = DRAWING_WEIGHTS,
 ) -> list[Lesson]:
     """Prompts of all categories, some with the scene of a quiz that differs in one thing."""
-    weights = np.array([DRAWING_WEIGHTS[category] for category in CATEGORIES])
+    weights = np.array([often[category] for category in CATEGORIES])
     lessons: list[Lesson] = []
     for place in rng.choice(len(CATEGORIES), size, p=weights / weights.sum()).tolist():
         quiz = sample_quiz(rng, CATEGORIES[place])
@@ -82,8 +109,9 @@ def mistaken(quiz: Quiz, rng: np.random.Generator) -> Quiz:
         counts = [count for count in SHAPES_VOCABULARY.counts if count != first.count]
         clauses = (replace(first, count=counts[rng.integers(len(counts))]),)
     elif quiz.category == "colors":
-        colours = [colour for colour in COLOURS if colour != first.colour]
-        clauses = (replace(first, colour=colours[rng.integers(len(colours))]),)
+        # Always the same one: guidance would undo mistakes that are spread thin.
+        taken = COLOURS[(COLOURS.index(str(first.colour)) + 1) % len(COLOURS)]
+        clauses = (replace(first, colour=taken),)
     else:
         told = {clause.noun for clause in quiz.include}
         nouns = [noun for noun in SHAPES if noun not in told]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +24,14 @@ from sightloop.models.show_o_losses import (
     without_conditions,
 )
 from sightloop.shapes.fitting import Stage, fit
-from sightloop.shapes.lessons import answer_lessons, drawing_lessons
+from sightloop.shapes.lessons import (
+    RIGHT,
+    WRONG_SHARES,
+    Stretch,
+    answer_lessons,
+    by_category,
+    drawing_lessons,
+)
 from sightloop.shapes.tokenizer_stage import codes_of
 from sightloop.shapes.unified_gates import (
     answer_figures,
@@ -53,10 +62,63 @@ def show_o_policy(magvit: Magvit2) -> ShowO:
     return ShowO(new_show_o(), show_o_tokenizer(), magvit, settings=settings)
 
 
-def train_show_o(magvit: Magvit2, work: Path, steps: int = 1400) -> ShowO:
+STRETCHES = (
+    Stretch(name="show_o_right", steps=1400, answers=4, peak_lr=2e-3, wrong=RIGHT),
+    Stretch(
+        name="show_o_wrong_1",
+        steps=400,
+        answers=14,
+        peak_lr=1e-3,
+        wrong=by_category(0.1, 0.25, 0.4, 0.35, 0.4, 0.35),
+    ),
+    Stretch(
+        name="show_o_wrong_2",
+        steps=200,
+        answers=10,
+        peak_lr=1.2e-3,
+        wrong=by_category(0.15, 0.35, 0.45, 0.5, 0.5, 0.5),
+    ),
+    Stretch(
+        name="show_o_wrong_3",
+        steps=160,
+        answers=10,
+        peak_lr=1.2e-3,
+        wrong=by_category(0.2, 0.4, 0.5, 0.5, 0.5, 0.5),
+    ),
+    Stretch(
+        name="show_o_wrong_4",
+        steps=350,
+        answers=12,
+        peak_lr=2e-3,
+        wrong=by_category(0.25, 0.45, 0.45, 0.55, 0.45, 0.4),
+        weights=by_category(1, 1, 1.5, 3, 2, 2),
+    ),
+    Stretch(
+        name="show_o_wrong_5",
+        steps=160,
+        answers=3,
+        peak_lr=2e-3,
+        wrong=by_category(0.3, 0.5, 0.5, 0.6, 0.55, 0.5),
+        weights=by_category(1, 1, 1.5, 2, 2, 2),
+    ),
+)
+"""What follows the first lessons."""
+_FIRST = Stretch(name="show_o", steps=1400, answers=NUM_ANSWERS, peak_lr=2e-3, wrong=WRONG_SHARES)
+
+
+def train_show_o(
+    magvit: Magvit2, work: Path, steps: int = _FIRST.steps, further: Sequence[Stretch] = STRETCHES
+) -> ShowO:
     """Masked prediction of drawings, answers about pictures, and a little plain text."""
     torch.manual_seed(8)
     policy = show_o_policy(magvit)
+    for stretch in (replace(_FIRST, steps=steps), *further):
+        teach(policy, stretch, work)
+    return policy
+
+
+def teach(policy: ShowO, stretch: Stretch, work: Path) -> None:
+    """One stretch of lessons."""
     quizzes = held_out_quizzes(20)
     codes = codes_of(held_out_scenes(quizzes))
     shown = Tokens(ids=codes, mask=torch.ones_like(codes, dtype=torch.bool))
@@ -65,9 +127,9 @@ def train_show_o(magvit: Magvit2, work: Path, steps: int = 1400) -> ShowO:
         losses = losses_of(
             policy.body,
             max_text=MAX_TEXT,
-            drawing=_drawings(policy, rng),
+            drawing=_drawings(policy, rng, stretch),
             text=_texts(policy, rng),
-            answer=_answers(policy, rng),
+            answer=_answers(policy, rng, stretch.answers),
         )
         return losses.total()
 
@@ -77,14 +139,13 @@ def train_show_o(magvit: Magvit2, work: Path, steps: int = 1400) -> ShowO:
         )
         return f"drawings {drawn}, answers {answer_figures(policy, quizzes, shown)}"
 
-    stage = Stage(name="show_o", steps=steps, peak_lr=2e-3, work=work)
+    stage = Stage(name=stretch.name, steps=stretch.steps, peak_lr=stretch.peak_lr, work=work)
     parameters = [parameter for parameter in policy.model.parameters() if parameter.requires_grad]
     fit(stage, nn.ModuleDict({"model": policy.model}), parameters, loss_at=loss_at, report=report)
-    return policy
 
 
-def _drawings(policy: ShowO, rng: np.random.Generator) -> Rows:
-    lessons = drawing_lessons(rng, NUM_DRAWINGS)
+def _drawings(policy: ShowO, rng: np.random.Generator, stretch: Stretch) -> Rows:
+    lessons = drawing_lessons(rng, NUM_DRAWINGS, stretch.wrong, stretch.weights)
     texts = policy.text_ids([lesson.quiz.prompt for lesson in lessons])
     texts = without_conditions(texts, torch.rand(len(texts)), probability=NO_CONDITION)
     hidden = Masking.drawn(len(texts), NUM_IMAGE_TOKENS).hidden()
@@ -92,8 +153,8 @@ def _drawings(policy: ShowO, rng: np.random.Generator) -> Rows:
     return drawing_lesson(texts, codes, hidden, policy.vocabulary, max_text=MAX_TEXT)
 
 
-def _answers(policy: ShowO, rng: np.random.Generator) -> Rows:
-    lessons = answer_lessons(rng, NUM_ANSWERS)
+def _answers(policy: ShowO, rng: np.random.Generator, size: int) -> Rows:
+    lessons = answer_lessons(rng, size)
     codes = misread(codes_of([lesson.scene for lesson in lessons]), _BLURRED_CELLS)
     asked = [policy.settings.question_template.format(question=lesson.quiz.question) for lesson in lessons]
     questions = policy.text_ids(asked)

@@ -6,8 +6,10 @@ import torch
 
 from sightloop.models.janus import Janus, JanusSettings
 from sightloop.models.janus_checkpoint import load_janus
+from sightloop.models.show_o import ShowO
 from sightloop.models.show_o_checkpoint import load_show_o
 from sightloop.shapes.janus_stage import train_janus
+from sightloop.shapes.lessons import RIGHT, Stretch
 from sightloop.shapes.models import WEIGHTS
 from sightloop.shapes.quizzes import sample_drawn_scene, sample_quiz
 from sightloop.shapes.scenes import Scene, Thing, render
@@ -187,8 +189,14 @@ def test_the_bundled_folders_are_small(name) -> None:
 def test_every_stage_learns_and_is_only_loaded_once_it_is_finished(tmp_path) -> None:
     world = make_drawn_world(40, 2)
     magvit, vq = train_magvit2(world, tmp_path, steps=2), train_vq(world, tmp_path, steps=2)
-    policies = train_show_o(magvit, tmp_path, steps=2), train_janus(vq, tmp_path, steps=2)
-    again = train_show_o(magvit, tmp_path, steps=2), train_janus(vq, tmp_path, steps=2)
+    names = ("show_o_more", "janus_more")
+    more = [Stretch(name=name, steps=2, answers=1, peak_lr=1e-3, wrong=RIGHT) for name in names]
+
+    def taught() -> tuple[ShowO, Janus]:
+        show_o = train_show_o(magvit, tmp_path, steps=2, further=more[:1])
+        return show_o, train_janus(vq, tmp_path, steps=2, further=more[1:])
+
+    policies, again = taught(), taught()
     torch.manual_seed(8)
     untrained = show_o_policy(magvit)
     for one, other in zip(policies, again, strict=True):
