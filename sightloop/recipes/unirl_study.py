@@ -44,8 +44,7 @@ FIGURES = (
     "drawn_if_answered",
 )
 CATEGORIES = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
-SAMPLES = 72
-"""Drawings a step, in every row."""
+MAIN_STEPS, ABLATION_STEPS = 100, 50
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +74,7 @@ def _exact(config: GrpoConfig) -> GrpoConfig:
 
 
 def _group(config: GrpoConfig, size: int) -> GrpoConfig:
-    return replace(config, group=size, prompts=SAMPLES // size)
+    return replace(config, group=size, prompts=config.prompts * config.group // size)
 
 
 def _scored(config: GrpoConfig, **settings: Any) -> GrpoConfig:
@@ -128,10 +127,13 @@ JANUS = _rows(GRPO_SHAPES_JANUS, SFT_SHAPES_JANUS) | {
 TABLES = {"show-o": SHOW_O, "janus": JANUS}
 
 
-def run_variant(variant: Variant, folder: Path, *, seed: int) -> None:
+def run_variant(variant: Variant, folder: Path, *, steps: int, seed: int) -> None:
     """Train one row with one seed, unless it is finished."""
-    config = replace(variant.config, schedule=replace(variant.config.schedule, seed=seed))
-    steps, saved = config.schedule.steps, config_to_json(config)
+    schedule = replace(
+        variant.config.schedule, seed=seed, steps=steps, save_every=25, eval_every=50, sample_every=50
+    )
+    config = replace(variant.config, schedule=schedule)
+    saved = config_to_json(config)
     if (folder / "config.json").exists():
         run = Run.resume(folder, config=saved, schedule=config.schedule)
     else:
@@ -163,16 +165,15 @@ def table(rows: dict[str, list[dict[str, float]]], figures: tuple[str, ...]) -> 
     return "\n".join(lines)
 
 
-def finished(folder: Path, variants: dict[str, Variant]) -> dict[str, list[dict[str, float]]]:
-    """The start, and every row with the figures of its finished runs."""
+def finished(folder: Path, variants: dict[str, Variant], step: int) -> dict[str, list[dict[str, float]]]:
+    """The start, and every row with the figures of its runs at a step."""
     before = [path.parent.parent for path in sorted(folder.glob("*/evaluations/both_sides_step_000000.json"))]
     rows = {"start": [figures_at(before[0], 0)]} if before else {}
     for name, variant in variants.items():
-        steps = variant.config.schedule.steps
         runs = [
-            figures_at(run, steps)
+            figures_at(run, step)
             for run in sorted(folder.glob(f"{name}-[0-9]*"))
-            if (run / "evaluations" / f"both_sides_step_{steps:06d}.json").exists()
+            if (run / "evaluations" / f"both_sides_step_{step:06d}.json").exists()
         ]
         if runs:
             rows[f"{variant.says} ({len(runs)} seeds)"] = runs
@@ -201,13 +202,19 @@ def main() -> None:
             for name, variant in variants.items():
                 if options.only is None or name in options.only:
                     folder = options.runs / model / f"{name}-{seed}"
-                    run_variant(variant, folder, seed=seed)
+                    steps = MAIN_STEPS if name == "both" else ABLATION_STEPS
+                    run_variant(variant, folder, steps=steps, seed=seed)
                     print(f"finished {folder}", flush=True)
     for model, variants in chosen.items():
-        rows = finished(options.runs / model, variants)
-        print(f"\n{model}\n\n{table(rows, FIGURES)}\n" if rows else f"\n{model}: nothing finished")
-        for side in ("drawn", "answered_fixed") if rows else ():
-            print(f"{side}, by category\n\n{table(rows, tuple(f'{side}_{c}' for c in CATEGORIES))}\n")
+        for step in (MAIN_STEPS, ABLATION_STEPS):
+            print_tables(f"{model}, {step} steps", finished(options.runs / model, variants, step))
+
+
+def print_tables(title: str, rows: dict[str, list[dict[str, float]]]) -> None:
+    """Shares of both sides, and those of each category."""
+    print(f"\n{title}\n\n{table(rows, FIGURES)}" if rows else f"\n{title}: nothing finished")
+    for side in ("drawn", "answered_fixed") if rows else ():
+        print(f"\n{side}, by category\n\n{table(rows, tuple(f'{side}_{c}' for c in CATEGORIES))}")
 
 
 if __name__ == "__main__":
