@@ -115,8 +115,7 @@ class Golden:
         """The official law for pictures."""
         return Sampling(
             max_tokens=self.meta["num_image_tokens"],
-            guidance=self.meta["cfg_weight"],
-            **{"temperature": self.meta["temperature"], **changes},
+            **{"guidance": self.meta["cfg_weight"], "temperature": self.meta["temperature"], **changes},
         )
 
     def drawing(self) -> Prompt:
@@ -251,7 +250,7 @@ def test_the_greedy_picture(golden: Golden, janus: Janus) -> None:
 def test_gradients_of_every_parameter(golden: Golden, branch: str) -> None:
     janus = golden.policy(trained="full", embeddings=True)
     turn = Turn(prompt=golden.drawing(), tokens=given(golden["t2i.tokens"]))
-    law = golden.law() if branch == "guided" else Sampling(max_tokens=1)
+    law = golden.law() if branch == "guided" else golden.law(guidance=0.0)
     weights = torch.tensor(golden.meta["pg_weights"])
     log_probs = janus.score(turn, law).log_probs
     loss = -(weights * log_probs.mean(1)).sum()
