@@ -51,5 +51,6 @@ check: $(STAMP) ## lint, format, types, spelling, structure
 weights: $(STAMP) ## make the bundled weights again, from nothing (hours)
 	$(BIN)/python -m sightloop.shapes.pretrain
 
-study: $(STAMP) ## repeat the study of VLRM on the embedded world (hours)
+study: $(STAMP) ## repeat the studies of both methods on the embedded world (hours)
 	$(BIN)/python -m sightloop.recipes.study
+	$(BIN)/python -m sightloop.recipes.unirl_study
