@@ -340,8 +340,9 @@ GRPO_SHAPES = GrpoConfig(
     sides=SidesSettings(answering=0.3),
     likelihood=LikelihoodSettings(orders="drawn", guided=True),
     # Without it some runs draw codes that only they themselves can read.
-    kl_weight=0.05,
-    schedule=replace(_SHAPES_SCHEDULE, micro_batch=96, learning_rate=1.5e-4),
+    kl_weight=0.02,
+    model=PolicySettings(trained="lora"),
+    schedule=replace(_SHAPES_SCHEDULE, steps=60, micro_batch=96, learning_rate=8e-4, eval_every=20),
 )
 """The tiny Show-o, scored exactly as it drew; learning rate and groups fit its size."""
 GRPO_SHAPES_JANUS = replace(
@@ -350,6 +351,7 @@ GRPO_SHAPES_JANUS = replace(
     prompts=9,
     draw=DrawSettings(),
     kl_weight=0.0,
+    model=PolicySettings(),
     schedule=_SHAPES_SCHEDULE,
 )
 SFT_SHAPES = SftConfig(
