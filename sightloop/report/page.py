@@ -15,6 +15,7 @@ from sightloop.report.curves import evaluation_curves, training_curves
 from sightloop.report.drawings import drawings_before_and_after, drawings_of
 from sightloop.report.figures import sparkline
 from sightloop.report.gallery import gallery
+from sightloop.report.judges import judges
 from sightloop.report.labels import capital, is_further, label_of, number, plain
 from sightloop.report.markup import Markup, element, together
 from sightloop.report.run import Alarm, EvaluationRecord, RunRecords, read_run
@@ -90,7 +91,7 @@ def _sections(run: RunRecords) -> list[tuple[str, str, Markup]]:
         shown.append(("captions", heading, before_and_after(run)))
     earned = "What each drawing and word earned" if run.draws else "What each word earned"
     return [
-        ("evaluation", "Held-out evaluation", _evaluation(run)),
+        ("evaluation", "Held-out evaluation", together([judges(run), _evaluation(run)])),
         *shown,
         ("credit", earned, gallery(run)),
         ("curves", "Curves", _curves(run)),

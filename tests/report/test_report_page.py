@@ -209,6 +209,12 @@ def test_the_evaluation_table_holds_the_numbers(tmp_path: Path) -> None:
     assert "Best, step 5" in source and "Last, step 9" in source
 
 
+def test_the_page_says_what_was_trained_on_and_what_only_watched(full_run: Path) -> None:
+    page = write_report(full_run).read_text(encoding="utf-8")
+    assert "Trained on: similarity (weight 4), reference (weight 1)" in page
+    assert "Only watched, never trained on: held out, whose figure “R@1”" in page
+
+
 def test_the_same_folder_gives_the_same_page(full_run: Path) -> None:
     first = write_report(full_run).read_bytes()
     assert write_report(full_run).read_bytes() == first
