@@ -105,11 +105,22 @@ def test_every_preset_survives_json(recipe: str) -> None:
         (["--sides.drawing", "0", "--sides.answering", "0"], "every reward weight is 0|both sides have"),
         (["--world-model", "janus", "--likelihood.orders", "fresh-masks"], "Janus draws from left to right"),
         (["--world-model", "janus", "--draw.steps", "4"], "draw.steps is 4; Janus draws code by code"),
-        (["--rewards.share", "0"], "every reward weight is 0; give at least one a weight"),
+        (
+            ["--rewards.share", "0", "--rewards.all-facts", "0"],
+            "every reward weight is 0; give at least one a weight",
+        ),
         (["--rewards.text-judge", "1"], "judge.text_model is empty; name a language model"),
         (["--judge.text-model", "some"], "judge.text_model is 'some', but rewards.text_judge is 0"),
         (
-            ["--judge.less-prior", "--rewards.share", "0", "--rewards.denials", "1"],
+            [
+                "--judge.less-prior",
+                "--rewards.share",
+                "0",
+                "--rewards.all-facts",
+                "0",
+                "--rewards.denials",
+                "1",
+            ],
             "less_prior takes a prior",
         ),
         (["--judge.colours", "clip", "--rewards.detector", "1"], "colours is 'clip' without a detector"),
@@ -237,7 +248,8 @@ def test_a_text_model_that_says_something_else_is_an_error() -> None:
 
 
 def test_rewards_of_pictures_judge_the_prompt_and_not_the_answer() -> None:
-    config = replace(GRPO_SHAPES, judge=QuizJudge(custom=(f"clip:{WEIGHTS / 'clip'}=0.5",)))
+    custom = QuizJudge(custom=(f"clip:{WEIGHTS / 'clip'}=0.5",))
+    config = replace(GRPO_SHAPES, rewards=QuizRewards(points=0.0, share=1.0), judge=custom)
     judges = judges_of(config)
     reward = judges.answers["clip"]
     assert isinstance(reward, PictureReward) and reward.text == "prompt"
