@@ -49,6 +49,7 @@ from sightloop.rewards.combine import combine
 from sightloop.rewards.fluency import TokenFluency
 from sightloop.rewards.similarity import ItmSimilarity
 from sightloop.rollouts.caption import CaptionCollector
+from sightloop.training.heap import give_back
 from sightloop.training.loop import Experiment, update
 from sightloop.training.optimizer import make_optimizer
 from sightloop.training.schedule import Schedule
@@ -99,7 +100,7 @@ class OurVlrm:
                 judge=combine(rewards, dict.fromkeys(rewards, 1.0)),
                 sampling=Sampling(max_tokens=tokens, temperature=2.0, top_k=6),
             ),
-            algorithm=A2C(critic=self.critic, critic_batch=micro_batch),
+            algorithm=A2C(critic=self.critic, critic_batch=micro_batch, between=give_back),
             evaluators={},
             schedule=Schedule(micro_batch=micro_batch),
         )
@@ -125,6 +126,7 @@ class OurVlrm:
         experiment = self.experiment
         with self.clock.phase("rest"):
             rollout = self.collect(pixels)
+            give_back()
         with self.clock.phase("update"):
             credit = experiment.algorithm.credit(experiment.policy, rollout)
             update(experiment, self.optimizer, rollout, credit)

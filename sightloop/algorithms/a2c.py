@@ -17,7 +17,7 @@ Differences from the paper:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol, cast
 
@@ -149,6 +149,8 @@ class A2C:
     under: Sampling | None = None
     """The law whose probabilities are pushed; None = the model's own."""
     reduce: Reduction = one_rank
+    between: Callable[[], None] = lambda: None
+    """Called after each of the critic's parts: the place to give memory back."""
     critic_batch: int | None = None
     """Rows the critic learns from at once; None = all. Any size gives the same gradient. Every rank needs as
     many rows.
@@ -213,6 +215,8 @@ class A2C:
                 if gradient is not None:
                     known = gradients.get(parameter)
                     gradients[parameter] = gradient if known is None else known.add_(gradient)
+            del expected, loss, gradient_of_each, found
+            self.between()
         return values, gradients
 
 

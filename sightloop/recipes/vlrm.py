@@ -62,6 +62,7 @@ from sightloop.rollouts.caption import CaptionCollector
 from sightloop.shapes.models import WEIGHTS
 from sightloop.shapes.pictures import write_pictures
 from sightloop.training import distributed
+from sightloop.training.heap import give_back
 from sightloop.training.loop import Experiment
 from sightloop.types import Algorithm, Reward, Sampling
 
@@ -217,6 +218,7 @@ def _algorithm(config: VlrmConfig, critic: TrunkCritic | None) -> Algorithm:
             under=under,
             reduce=reduce,
             critic_batch=config.schedule.micro_batch,
+            between=give_back,
         )
     if config.algorithm == "scst":
         return SCST(

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from sightloop.training import distributed
 from sightloop.training.alarms import Alarm
 from sightloop.training.checkpoint import Saveable
+from sightloop.training.heap import give_back
 from sightloop.training.metrics import Measured, rollout_metrics, update_metrics
 from sightloop.training.optimizer import clip_gradients, make_optimizer, set_learning_rate
 from sightloop.training.randomness import untouched_randomness
@@ -95,6 +96,7 @@ def train(experiment: Experiment[Any, Any], run: Run) -> None:
         batch = _next_batch(batches, step)
         started = _now()
         rollout = experiment.collect(experiment.policy, batch)
+        give_back()
         collected = _now()
         credit = experiment.algorithm.credit(experiment.policy, rollout)
         credited = _now()
@@ -185,6 +187,7 @@ def update(
     sides = SideGradients(_parameters(optimizer)) if apart and len(rollout.turns) > 1 else None
     for rows in by_length(credit.shares, schedule.micro_batch):
         output, shares = _backward(experiment, rollout.rows(rows), credit.rows(rows), sides)
+        give_back()
         broken.append(rows[~output.per_token.isfinite().all(1).cpu()])
         for name, value in output.metrics.items():
             total = (value * shares).sum()
