@@ -83,7 +83,7 @@ def test_rewards_are_looked_at_without_a_recipe(tmp_path: Path, capsys: pytest.C
     ("words", "names"),
     [
         (["vlrm", "--custom-rewards", "length=0.1"], ["similarity", "reference", "repeats", "length"]),
-        (["unirl-grpo", "--device", "cpu"], ["share"]),
+        (["unirl-grpo", "--device", "cpu"], ["all_facts"]),
     ],
 )
 def test_a_recipe_is_calibrated(

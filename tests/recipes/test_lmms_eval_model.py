@@ -20,7 +20,7 @@ from sightloop.shapes.models import WEIGHTS
 from sightloop.shapes.scenes import render, sample_scene
 from sightloop.types import Images, Prompt, Sampling, Turn
 
-QUESTION = "What is the main item in this image?"
+QUESTION = "Which two objects are shown, and what are their colors?"
 
 
 def scenes(number: int = 3) -> list[Image.Image]:

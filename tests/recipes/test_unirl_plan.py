@@ -39,8 +39,8 @@ STARTS: dict[str, GrpoConfig] = {"show-o": GRPO_SHAPES, "janus": GRPO_SHAPES_JAN
 @pytest.mark.parametrize("family", STARTS)
 @pytest.mark.parametrize("trained", ["lora", "full"])
 def test_counts_are_those_of_the_loaded_policy(family: str, trained: str) -> None:
-    config = STARTS[family]
-    config = config if trained == "lora" else replace(config, model=FULL)
+    # Without a penalty there is no frozen copy of what full training changes.
+    config = replace(STARTS[family], model=replace(FULL, trained=trained), kl_weight=0.0)
     networks = networks_of(config)
     policy = load_policy(config, torch.device("cpu"))
 
@@ -119,9 +119,9 @@ def test_settings_move_the_figures_they_concern() -> None:
 
     one_side = step_flops(replace(GRPO_SHAPES, sides=SidesSettings(answering=0.0)), networks)
     assert flops.keys() - one_side.keys() == {"answering, forward and backward"}
-    assert sum(step_flops(replace(GRPO_SHAPES, prompts=32), networks).values()) == pytest.approx(
-        2 * sum(flops.values())
-    )
+    assert sum(
+        step_flops(replace(GRPO_SHAPES, prompts=2 * GRPO_SHAPES.prompts), networks).values()
+    ) == pytest.approx(2 * sum(flops.values()))
     twice = step_flops(replace(GRPO_SHAPES, method="grpo", updates=2), networks)
     assert twice["drawing, forward and backward"] == 2 * flops["drawing, forward and backward"]
     assert step_flops(replace(GRPO_SHAPES, kl_weight=0.1), networks)["reference"] > 0
@@ -129,9 +129,9 @@ def test_settings_move_the_figures_they_concern() -> None:
     spared = memory_plan(replace(GRPO_SHAPES, gradient_checkpointing=True), networks).passing
     activations = "activations of a micro-batch, both turns"
     assert spared[activations] < memory.passing[activations]
-    eighth = memory_plan(GRPO_SHAPES, networks, num_ranks=8)
-    assert eighth.held == memory.held
-    assert eighth.passing[activations] == pytest.approx(memory.passing[activations] / 8)
+    quarter = memory_plan(GRPO_SHAPES, networks, num_ranks=4)
+    assert quarter.held == memory.held
+    assert quarter.passing[activations] == pytest.approx(memory.passing[activations] / 4)
     assert memory.peak == pytest.approx(sum(memory.held.values()) + max(memory.passing.values()))
 
 
