@@ -149,9 +149,14 @@ def test_folders_without_sound_pictures_are_refused(tmp_path: Path) -> None:
         read_fixed(broken, REAL)
 
 
-@pytest.mark.parametrize("name", ["file", "fixed"])
-def test_pictures_and_files_that_nothing_would_judge_are_refused(name: str) -> None:
-    config = replace(GRPO_SHOW_O, policy="somewhere", both_sides=BothSidesSettings(**{name: "given"}))
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [("file", BothSidesSettings(file="given")), ("fixed", BothSidesSettings(fixed="given"))],
+)
+def test_pictures_and_files_that_nothing_would_judge_are_refused(
+    name: str, settings: BothSidesSettings
+) -> None:
+    config = replace(GRPO_SHOW_O, policy="somewhere", both_sides=settings)
     with pytest.raises(ValueError, match=f"both_sides.{name} is 'given', but nothing judges drawings"):
         evaluator_of(config, ASKS, None)
     assert evaluator_of(replace(config, both_sides=BothSidesSettings()), ASKS, None) is None
