@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 
@@ -293,27 +293,23 @@ class SftConfig(UniConfig):
         return self.sides.drawing
 
 
-def _schedule(given: Schedule, **changes: Any) -> Schedule:
-    return replace(given, **changes)
-
-
 _BASE = UniConfig().schedule
-GRPO_SHOW_O = GrpoConfig(schedule=_schedule(_BASE, micro_batch=3))
+GRPO_SHOW_O = GrpoConfig(schedule=replace(_BASE, micro_batch=3))
 """Show-o at 512 pixels, 8 GPUs with a group of 3 each."""
 GRPO_JANUS = GrpoConfig(
     world_model="janus",
     group=8,
     likelihood=LikelihoodSettings(orders="drawn"),
     kl_weight=0.04,
-    schedule=_schedule(_BASE, micro_batch=8),
+    schedule=replace(_BASE, micro_batch=8),
 )
 """Janus, 8 GPUs with a group of 8 each; its divergence weight is not known."""
-SFT_SHOW_O = SftConfig(schedule=_schedule(_BASE, micro_batch=24))
+SFT_SHOW_O = SftConfig(schedule=replace(_BASE, micro_batch=24))
 SFT_JANUS = SftConfig(
     world_model="janus",
     group=8,
     likelihood=LikelihoodSettings(orders="drawn"),
-    schedule=_schedule(_BASE, micro_batch=64),
+    schedule=replace(_BASE, micro_batch=64),
 )
 _SHAPES_SCHEDULE = Schedule(
     steps=100,

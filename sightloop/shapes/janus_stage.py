@@ -26,12 +26,10 @@ from sightloop.shapes.lessons import (
 from sightloop.shapes.scenes import render
 from sightloop.shapes.tokenizer_stage import StillGenerator, codes_of, stacked, values_of
 from sightloop.shapes.unified_gates import (
-    answer_figures,
-    drawing_figures,
     held_out_quizzes,
     held_out_scenes,
+    lesson_report,
     pictures_of,
-    seen_in_codes,
 )
 from sightloop.shapes.unified_models import NUM_IMAGE_TOKENS, UNIFIED_WIDTH, janus_processor, new_janus
 from sightloop.types import Images, Prompt
@@ -109,10 +107,7 @@ def train_janus(
         return _drawing_loss(policy, rng, hold) + answering + 0.3 * fading * seeing
 
     def report() -> str:
-        drawn = drawing_figures(
-            policy, quizzes, policy.drawing(), look=lambda tokens: seen_in_codes(tokens.ids)
-        )
-        return f"drawings {drawn}, answers {answer_figures(policy, quizzes, pictures)}"
+        return lesson_report(policy, quizzes, pictures)
 
     stage = Stage(name="janus", steps=steps, peak_lr=2e-3, work=work)
     parts = nn.ModuleDict({"model": policy.model, "heads": learner.heads})
@@ -134,10 +129,7 @@ def go_on(learner: _Learner, stretch: Stretch, work: Path) -> None:
         return loss + _answer_losses(learner, rng, stretch.answers)[1] if stretch.answers else loss
 
     def report() -> str:
-        drawn = drawing_figures(
-            policy, quizzes, policy.drawing(), look=lambda tokens: seen_in_codes(tokens.ids)
-        )
-        return f"drawings {drawn}, answers {answer_figures(policy, quizzes, pictures)}"
+        return lesson_report(policy, quizzes, pictures)
 
     stage = Stage(name=stretch.name, steps=stretch.steps, peak_lr=stretch.peak_lr, work=work)
     trained = [parameter for parameter in policy.model.parameters() if parameter.requires_grad]

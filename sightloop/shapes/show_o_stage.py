@@ -34,11 +34,9 @@ from sightloop.shapes.lessons import (
 )
 from sightloop.shapes.tokenizer_stage import codes_of
 from sightloop.shapes.unified_gates import (
-    answer_figures,
-    drawing_figures,
     held_out_quizzes,
     held_out_scenes,
-    seen_in_codes,
+    lesson_report,
 )
 from sightloop.shapes.unified_models import (
     MAX_TEXT,
@@ -134,10 +132,7 @@ def teach(policy: ShowO, stretch: Stretch, work: Path) -> None:
         return losses.total()
 
     def report() -> str:
-        drawn = drawing_figures(
-            policy, quizzes, policy.drawing(), look=lambda tokens: seen_in_codes(tokens.ids)
-        )
-        return f"drawings {drawn}, answers {answer_figures(policy, quizzes, shown)}"
+        return lesson_report(policy, quizzes, shown)
 
     stage = Stage(name=stretch.name, steps=stretch.steps, peak_lr=stretch.peak_lr, work=work)
     parameters = [parameter for parameter in policy.model.parameters() if parameter.requires_grad]

@@ -112,6 +112,12 @@ def _by_category(quizzes: list[Quiz], right: list[bool]) -> Figures:
     return Figures(of=shares)
 
 
+def lesson_report(policy: ImagePolicy, quizzes: list[Quiz], shown: Images | Tokens) -> str:
+    """Both figures while a stage runs: drawings read off their codes, answers about what is shown."""
+    drawn = drawing_figures(policy, quizzes, policy.drawing(), look=lambda tokens: seen_in_codes(tokens.ids))
+    return f"drawings {drawn}, answers {answer_figures(policy, quizzes, shown)}"
+
+
 def report_gates(name: str, policy: ImagePolicy, per_category: int = 60) -> str:
     """Both gates on pixels: drawings with the policy's own law, answers about rendered pictures."""
     quizzes = held_out_quizzes(per_category, seed=1)
