@@ -131,7 +131,8 @@ class BothSides:
             )
             codes = policy.sample(prompt, policy.drawing())
             images = policy.pixels(codes)
-            told = answers(policy, quizzes, codes, self.max_answer)
+            # The pictures, not the codes: nobody else could read what only codes say.
+            told = answers(policy, quizzes, images, self.max_answer)
             right = self.check.right(images, quizzes)
             for place, row in enumerate(rows):
                 keep = self.folder is not None and row in kept
@@ -157,7 +158,7 @@ class BothSides:
             "fixed_pictures": "none" if self.fixed is None else self.fixed.told(),
             "answer_tokens": str(self.max_answer),
             "seed": f"{self.seed}, prompt and number of the picture",
-            "answers": "greedy, right if every fact is told",
+            "answers": "about the pictures, greedy, right if every fact is told",
             **{name: str(value) for name, value in asdict(policy.drawing()).items()},
             **self.check.protocol,
         }

@@ -124,6 +124,7 @@ def collector_of(
         trap=traps if config.rewards.denials else None,
         naming=partial(naming_question, vocabulary=vocabulary) if config.rewards.naming else None,
         blank=config.judge.less_prior,
+        encode_anew=config.answer.sees == "picture",
         show=True,
         chunk=config.draw.batch,
     )

@@ -75,6 +75,10 @@ class AnswerSettings:
     """Of the moving average."""
     temperature: float = 1.0
     max_tokens: int = 32
+    sees: Literal["drawn", "picture"] = "drawn"
+    """What questions about a drawing read: the codes that were drawn, or the picture encoded anew, as others
+    see it. A policy with a vision tower sees the picture anyway; relaxed codes keep their gradient.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -249,6 +253,8 @@ class GrpoConfig(UniConfig):
     """Bounds of the ratio around 1; None = the method's (UniRL: none, its ratio is 1)."""
     updates: int = 1
     """Updates from one rollout; more than 1 needs a method with an old policy."""
+    skip_silent: bool | None = None
+    """Leave out prompts whose drawings all earned the same; None = the method's (UniRL: no, DAPO: yes)."""
     likelihood: LikelihoodSettings = field(default_factory=LikelihoodSettings)
 
     def __post_init__(self) -> None:
@@ -324,43 +330,61 @@ _SHAPES_SCHEDULE = Schedule(
 )
 _SHAPES_ANSWERS = AnswerSettings(max_tokens=12, temperature=0.5)
 _SHAPES_REWARDS = QuizRewards(points=0.0, all_facts=1.0)
-GRPO_SHAPES = GrpoConfig(
-    prompts=12,
+_SHOW_O_DRAWS = DrawSettings(guidance=1.0)
+"""The usual guidance hides from a group what else could have been drawn."""
+_SHOW_O_ANSWERS = replace(_SHAPES_ANSWERS, sees="picture")
+"""Otherwise it learns codes that only it can read."""
+_SHOW_O_REWARDS = replace(_SHAPES_REWARDS, naming=0.5)
+GRPO_SHAPES_JANUS = GrpoConfig(
+    world_model="janus",
+    prompts=9,
     group=8,
     dtype="float32",
-    draw=DrawSettings(steps=8),
     answer=_SHAPES_ANSWERS,
     rewards=_SHAPES_REWARDS,
     # A deviation would blow up groups in which one answer alone was a slip.
     advantages="centred",
     sides=SidesSettings(answering=0.3),
     likelihood=LikelihoodSettings(orders="drawn", guided=True),
-    # Without it some runs draw codes that only they themselves can read.
-    kl_weight=0.02,
-    model=PolicySettings(trained="lora"),
-    schedule=replace(_SHAPES_SCHEDULE, steps=60, micro_batch=96, learning_rate=8e-4, eval_every=20),
-)
-"""The tiny Show-o, scored exactly as it drew; learning rate and groups fit its size."""
-GRPO_SHAPES_JANUS = replace(
-    GRPO_SHAPES,
-    world_model="janus",
-    prompts=9,
-    draw=DrawSettings(),
     kl_weight=0.0,
-    model=PolicySettings(),
     schedule=_SHAPES_SCHEDULE,
 )
-SFT_SHAPES = SftConfig(
+"""The tiny Janus, scored exactly as it drew; learning rate and groups fit its size."""
+GRPO_SHAPES = replace(
+    GRPO_SHAPES_JANUS,
+    world_model="show-o",
+    prompts=12,
+    quizzes=QuizSettings(single_object=0.5, counting=1.5),
+    draw=_SHOW_O_DRAWS,
+    answer=_SHOW_O_ANSWERS,
+    rewards=_SHOW_O_REWARDS,
+    likelihood=LikelihoodSettings(orders="some-rounds", number=4, guided=True),
+    kl_weight=0.05,
+    model=PolicySettings(trained="lora"),
+    schedule=replace(_SHAPES_SCHEDULE, micro_batch=96, learning_rate=2e-3, decay="linear"),
+)
+"""The tiny Show-o; of the rounds, which are many, a quarter is scored."""
+SFT_SHAPES_JANUS = SftConfig(
+    world_model="janus",
     prompts=9,
     group=8,
     dtype="float32",
-    draw=DrawSettings(steps=8),
     answer=_SHAPES_ANSWERS,
     rewards=_SHAPES_REWARDS,
+    likelihood=LikelihoodSettings(orders="drawn"),
     schedule=_SHAPES_SCHEDULE,
 )
-SFT_SHAPES_JANUS = replace(
-    SFT_SHAPES, world_model="janus", draw=DrawSettings(), likelihood=LikelihoodSettings(orders="drawn")
+SFT_SHAPES = replace(
+    SFT_SHAPES_JANUS,
+    world_model="show-o",
+    prompts=12,
+    quizzes=GRPO_SHAPES.quizzes,
+    draw=_SHOW_O_DRAWS,
+    answer=_SHOW_O_ANSWERS,
+    rewards=_SHOW_O_REWARDS,
+    likelihood=LikelihoodSettings(),
+    model=PolicySettings(trained="lora"),
+    schedule=replace(_SHAPES_SCHEDULE, micro_batch=96, learning_rate=1e-3, decay="linear"),
 )
 
 

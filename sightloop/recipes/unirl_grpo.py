@@ -22,7 +22,9 @@ Differences from the paper, and readings where it leaves a choice (option, prese
 8. Not end to end: the reward reaches a drawing through the likelihood of its codes alone. Whether the
    published run also sent the answer's gradient through relaxed codes is not known; that is `unirl-sft`.
 9. Rollouts are drawn as the model's authors draw (`draw`), and answers at temperature 1 (`answer`); guidance,
-   rounds and temperatures in training are not known. The policy as it is answers (`answer.grader`).
+   rounds and temperatures in training are not known. The policy as it is answers (`answer.grader`) and, if
+   it is a Show-o that reads codes, sees those it drew (`answer.sees`); whether the paper encoded the picture
+   anew is not known. What that means for flattery is measured in docs/papers/unirl.md.
 10. Adam at a constant rate without warm-up and weight decay, the gradient's norm clipped at 1; the paper's
     evaluation code has AdamW with 0.01, its schedule and clipping are not known.
 11. Groups are 3 drawings for Show-o and 8 for Janus, one prompt a GPU on 8 GPUs (`prompts` 8). 3000 steps are
@@ -117,5 +119,7 @@ def algorithm_of(config: GrpoConfig, policy: AnyImagePolicy, law: Sampling) -> G
             divide_by_std=config.advantages == "standardised",
             leave_one_out=config.advantages == "leave-one-out",
         )
+    if config.skip_silent is not None:
+        found = replace(found, skip_silent=config.skip_silent)
     clips = {"clip_low": config.clip_low, "clip_high": config.clip_high}
     return replace(found, **{name: value for name, value in clips.items() if value is not None})

@@ -112,12 +112,15 @@ def _rows(grpo: GrpoConfig, sft: SftConfig) -> dict[str, Variant]:
 SHOW_O = _rows(GRPO_SHAPES, SFT_SHAPES) | {
     "group_3": Variant(says="GRPO, groups of 3", config=_group(GRPO_SHAPES, 3)),
     "group_24": Variant(says="GRPO, groups of 24", config=_group(GRPO_SHAPES, 24)),
-    "some_rounds": Variant(
-        says="GRPO, 4 of the rounds scored", config=_scored(GRPO_SHAPES, orders="some-rounds", number=4)
-    ),
+    "both_short": Variant(says="GRPO, both sides, 50 steps in all", config=GRPO_SHAPES),
+    "all_rounds": Variant(says="GRPO, all rounds scored", config=_scored(GRPO_SHAPES, orders="drawn")),
     "fresh_masks": Variant(
         says="GRPO, codes hidden anew at one ratio (the paper's)",
         config=_scored(GRPO_SHAPES, orders="fresh-masks", number=1, guided=False),
+    ),
+    "codes": Variant(
+        says="GRPO, asked about the codes it drew",
+        config=replace(GRPO_SHAPES, answer=replace(GRPO_SHAPES.answer, sees="drawn")),
     ),
 }
 JANUS = _rows(GRPO_SHAPES_JANUS, SFT_SHAPES_JANUS) | {

@@ -107,6 +107,10 @@ class QuizCollector:
     """Also ask which thing it is where the quiz does not; answers are the outcome's other `what`."""
     blank: bool = False
     """Also ask about a grey picture, greedily; the outcome's other `blank`."""
+    encode_anew: bool = False
+    """Ask about the picture encoded anew, as others see it, where the policy would read the drawn codes:
+    codes that only the policy itself takes for what was asked do not pay.
+    """
     show: bool = False
     """Also decode the drawings when no judge needs pixels, for galleries."""
     chunk: int | None = None
@@ -148,8 +152,13 @@ class QuizCollector:
         group = torch.tensor([index for index in batch.indices for _ in range(self.per_prompt)])
         with torch.no_grad():
             plain = replace(codes, one_hot=None, log_probs=None)
-            shown = plain if self.answering is None else policy.shown(plain)
-            drawn = Drawn(quizzes=quizzes, seeds=seeds, codes=codes, shown=shown, group=group)
+            shown, images = plain if self.answering is None else policy.shown(plain), None
+            if isinstance(shown, Images):
+                images = shown
+            elif self.answering is not None and self.encode_anew:
+                images = policy.pixels(plain)
+                shown = policy.image_tokens(images)
+            drawn = Drawn(quizzes=quizzes, seeds=seeds, codes=codes, shown=shown, images=images, group=group)
             return self._judged(policy, grader, Turn(prompt=prompt, tokens=codes), drawn)
 
     def _judged(self, policy: ImagePolicy, grader: Policy, drawing: Turn, drawn: Drawn) -> Rollout:
@@ -157,7 +166,7 @@ class QuizCollector:
         pixels = self.show or self.picture_judge is not None or self.answering is None
         images = None
         if pixels:
-            images = drawn.shown if isinstance(drawn.shown, Images) else policy.pixels(plain)
+            images = policy.pixels(plain) if drawn.images is None else drawn.images
         outcome = Outcome(
             tokens=plain,
             pieces=[[] for _ in drawn.quizzes],
@@ -199,7 +208,7 @@ class QuizCollector:
             asked = replace(outcome, questions=[t[0] for t in traps], facts=[(t[1],) for t in traps])
             others["trap"] = _answered(grader, asked, shown, self.answering, drawn.seeds_for(_TRAP))
         if self.naming is not None:
-            others["what"] = self._named(grader, outcome, codes, drawn, self.naming)
+            others["what"] = self._named(grader, outcome, drawn, self.naming)
         if self.blank:
             pictures = torch.full_like(policy.pixels(codes.rows(torch.tensor([0]))).pixels, _GREY)
             grey = policy.image_tokens(Images(pixels=pictures)).rows(
@@ -210,9 +219,7 @@ class QuizCollector:
         answered = _answered(grader, outcome, shown, self.answering, drawn.seeds_for(_ASK))
         return replace(answered, others=others)
 
-    def _named(
-        self, grader: Policy, outcome: Outcome, codes: Tokens, drawn: Drawn, naming: Naming
-    ) -> Outcome:
+    def _named(self, grader: Policy, outcome: Outcome, drawn: Drawn, naming: Naming) -> Outcome:
         """Answers of the rows that have such a question; the others have no facts and say nothing."""
         assert self.answering is not None
         asks = [naming(quiz) for quiz in drawn.quizzes]
@@ -222,7 +229,7 @@ class QuizCollector:
             index = torch.tensor(rows)
             seeds = drawn.seeds_for(_WHAT)
             texts = [ask[0] for ask in asks if ask is not None]
-            few = Prompt(texts=texts, images=codes.rows(index), seeds=[seeds[row] for row in rows])
+            few = Prompt(texts=texts, images=drawn.shown.rows(index), seeds=[seeds[row] for row in rows])
             for row, said in zip(rows, grader.decode(grader.sample(few, self.answering)), strict=True):
                 pieces[row] = said
         return replace(
@@ -283,6 +290,8 @@ class Drawn:
     codes: Tokens
     shown: Images | Tokens
     """What questions about them read."""
+    images: Images | None
+    """The decoded pictures, where reading needed them."""
     group: Tensor
 
     def seeds_for(self, purpose: int) -> list[int]:

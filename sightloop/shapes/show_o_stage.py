@@ -99,6 +99,32 @@ STRETCHES = (
         wrong=by_category(0.3, 0.5, 0.5, 0.6, 0.55, 0.5),
         weights=by_category(1, 1, 1.5, 2, 2, 2),
     ),
+    # Guidance sharpens: what is to be drawn wrong about half the time must be shown wrong more often where
+    # there are several ways to be wrong.
+    Stretch(
+        name="show_o_wrong_6",
+        steps=300,
+        answers=1,
+        peak_lr=1.5e-3,
+        wrong=by_category(0.75, 0.75, 0.45, 0.55, 0.5, 0.45),
+        weights=by_category(1, 1.5, 2, 2, 2, 2),
+    ),
+    Stretch(
+        name="show_o_wrong_7",
+        steps=150,
+        answers=1,
+        peak_lr=1.2e-3,
+        wrong=by_category(0.75, 0.75, 0.25, 0.55, 0.5, 0.45),
+        weights=by_category(1, 1.5, 3, 2, 2, 2),
+    ),
+    Stretch(
+        name="show_o_wrong_8",
+        steps=100,
+        answers=1,
+        peak_lr=1.8e-3,
+        wrong=by_category(0.75, 0.75, 0.25, 0.55, 0.5, 0.45),
+        weights=by_category(1, 1.5, 3, 2, 2, 2),
+    ),
 )
 """What follows the first lessons."""
 _FIRST = Stretch(name="show_o", steps=1400, answers=NUM_ANSWERS, peak_lr=2e-3, wrong=WRONG_SHARES)

@@ -100,7 +100,7 @@ def train(experiment: Experiment[Any, Any], run: Run) -> None:
         collected = _now()
         credit = experiment.algorithm.credit(experiment.policy, rollout)
         credited = _now()
-        set_learning_rate(optimizer, step, schedule.warmup_steps)
+        set_learning_rate(optimizer, step, schedule)
         measured = _updated(experiment, optimizer, step, rollout, credit)
         if measured.problem is not None:
             message = f"step {step}: {measured.problem}"
@@ -294,9 +294,15 @@ def num_images(rollout: Rollout) -> int:
 
 
 def by_length(shares: Tensor, size: int) -> Iterator[Tensor]:
-    """Row indices in chunks of `size`, rows of like length together, so that a chunk holds little padding."""
+    """Row indices in chunks of `size`, rows of like length together, so that a chunk holds little padding.
+
+    Rows without a share have no loss and are left out, but one stays if there is no other: every rank needs
+    gradients.
+    """
     lengths = (shares > 0).sum(1)
-    return iter(lengths.argsort(stable=True).cpu().split(size))
+    order = lengths.argsort(stable=True)
+    silent = min(int((lengths == 0).sum()), len(order) - 1)
+    return iter(order[silent:].cpu().split(size))
 
 
 def trimmed(rollout: Rollout, credit: Credit) -> tuple[Rollout, Credit]:

@@ -1,7 +1,8 @@
-"""Adam over the trainable parts, linear warm-up, clipping."""
+"""Adam over the trainable parts, linear warm-up and decay, clipping."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Literal
 
@@ -39,9 +40,16 @@ def make_optimizer(trainable: Mapping[str, nn.Module], schedule: Schedule) -> to
     return torch.optim.Adam(groups)
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, step: int, warmup_steps: int) -> None:
-    """The rate of the step-th update, counted from 1: peak * step / warmup_steps, then the peak."""
-    share = min(1.0, step / warmup_steps) if warmup_steps else 1.0
+def set_learning_rate(optimizer: torch.optim.Optimizer, step: int, schedule: Schedule) -> None:
+    """The rate of the step-th update, counted from 1: peak * step / warmup_steps, then the peak or a decay
+    that would reach 0 one step after the last.
+    """
+    if step <= schedule.warmup_steps:
+        share = step / schedule.warmup_steps
+    else:
+        done = (step - schedule.warmup_steps - 1) / max(1, schedule.steps - schedule.warmup_steps)
+        left = {"none": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}
+        share = left[schedule.decay]
     for group in optimizer.param_groups:
         group["lr"] = group["peak"] * share
 

@@ -20,6 +20,8 @@ class Schedule:
     """None = as the policy's."""
     warmup_steps: int = 20
     """Linear from 0 (Paper: section 3.6)."""
+    decay: Literal["none", "linear", "cosine"] = "none"
+    """How the rates fall to 0 after the warm-up (Paper: none)."""
     clip: Literal["value", "norm", "none"] = "value"
     """Clamp every gradient element, or scale the gradient of each trainable part (Paper: "clamp")."""
     clip_at: float = 1.0

@@ -16,7 +16,9 @@ from sightloop.recipes.restore import recipe_and_config
 
 def test_demonstrations_are_presets_of_the_embedded_world() -> None:
     presets = RECIPES["unirl-grpo"].presets
-    assert demo_config("unirl") == presets["shapes"]
+    short, usual = demo_config("unirl"), presets["shapes"]
+    assert short.schedule.steps < usual.schedule.steps
+    assert replace(short, schedule=usual.schedule) == usual
     assert demo_config("unirl", "janus") == presets["shapes-janus"]
     assert demo_config("vlrm") == RECIPES["vlrm"].presets["shapes"]
 

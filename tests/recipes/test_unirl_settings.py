@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from recipes.unirl_runs import REWARDS, SMALL
 from tiny_show_o_folders import magvit
 
@@ -18,6 +19,7 @@ from sightloop.models.show_o_checkpoint import write_magvit2
 from sightloop.recipes.catalog import RECIPES
 from sightloop.recipes.config_json import config_from_json, config_to_json
 from sightloop.recipes.presets import preset_of
+from sightloop.recipes.unirl import collector_of, drawing_law, grader_of, load_policy
 from sightloop.recipes.unirl_config import (
     GRPO_SHAPES,
     SFT_SHAPES,
@@ -26,6 +28,7 @@ from sightloop.recipes.unirl_config import (
     QuizRewards,
     SidesSettings,
 )
+from sightloop.recipes.unirl_grpo import algorithm_of
 from sightloop.recipes.unirl_judges import asks_anyone, judges_of, same_or_not
 from sightloop.rewards.samples import PictureReward
 from sightloop.shapes.models import WEIGHTS
@@ -106,7 +109,7 @@ def test_every_preset_survives_json(recipe: str) -> None:
         (["--world-model", "janus", "--likelihood.orders", "fresh-masks"], "Janus draws from left to right"),
         (["--world-model", "janus", "--draw.steps", "4"], "draw.steps is 4; Janus draws code by code"),
         (
-            ["--rewards.share", "0", "--rewards.all-facts", "0"],
+            ["--rewards.naming", "0", "--rewards.all-facts", "0"],
             "every reward weight is 0; give at least one a weight",
         ),
         (["--rewards.text-judge", "1"], "judge.text_model is empty; name a language model"),
@@ -217,6 +220,23 @@ def test_the_drawing_side_rests_end_to_end_unless_it_is_given_a_weight() -> None
     assert replace(SFT_SHAPES, end_to_end=False).drawing_weight == 1
     assert replace(SFT_SHAPES, sides=SidesSettings(drawing=0.5)).drawing_weight == 0.5
     assert GRPO_SHAPES.drawing_weight == 1
+
+
+def test_silent_groups_and_what_is_asked_about_follow_the_settings_before_the_method() -> None:
+    policy = load_policy(GRPO_SHAPES, torch.device("cpu"))
+    law = drawing_law(GRPO_SHAPES, policy)
+    assert (law.guidance, law.decode_steps) == (1.0, 16)
+
+    def skips(**changes: Any) -> bool:
+        return algorithm_of(replace(GRPO_SHAPES, **changes), policy, law).skip_silent
+
+    assert not skips() and skips(skip_silent=True) and skips(method="dapo")
+    assert not skips(method="dapo", skip_silent=False)
+    judges, grader = judges_of(GRPO_SHAPES), grader_of(GRPO_SHAPES, policy)[0]
+    for sees in ("picture", "drawn"):
+        config = replace(GRPO_SHAPES, answer=replace(GRPO_SHAPES.answer, sees=sees))
+        collect = collector_of(config, judges, law=law, grader=grader, second_turn="answer")
+        assert collect.encode_anew == (sees == "picture")
 
 
 def test_nobody_is_asked_when_a_detector_alone_is_the_reward_of_drawings() -> None:

@@ -131,7 +131,7 @@ def test_the_exact_checker_as_reward_raises_the_share_drawn_right(tmp_path: Path
     file.write_text("\n".join(coloured_pairs()))
     options = ["--quiz-file", str(file), "--both-sides.file", str(file), "--learning-rate", "0.003"]
     options += ["--prompts", "4", "--group", "12", "--micro-batch", "48", "--kl-weight", "0"]
-    options += ["--rewards.share", "0", "--rewards.points", "0", "--rewards.all-facts", "0"]
+    options += ["--rewards.naming", "0", "--rewards.points", "0", "--rewards.all-facts", "0"]
     options += ["--rewards.detector", "1", "--sides.answering", "0", "--advantages", "standardised"]
     options += ["--likelihood.orders", "drawn", "--likelihood.guided", "--draw.steps", "8"]
     rhythm = ["--steps", "8", "--save-every", "8", "--eval-every", "8", "--sample-every", "8"]

@@ -156,6 +156,28 @@ def test_traps_and_blank_pictures_reach_the_judge() -> None:
     assert 0 < rollout.reward_parts["denied"].sum() < 12
 
 
+class SecretBlue(Painter):
+    """Its blue looks green to everybody else."""
+
+    def pixels(self, tokens: Tokens) -> Images:
+        """Red, green, green or grey."""
+        return super().pixels(replace(tokens, ids=tokens.ids.where(tokens.ids != 2, 1)))
+
+
+def test_codes_that_only_the_policy_can_read_earn_nothing_where_pictures_are_read_anew() -> None:
+    painter, blue = SecretBlue(eyes=50.0), slice(8, 12)
+    with torch.no_grad():
+        painter.draw[range(3), range(3)] = 9.0
+    trusting = COLLECT(painter, batch())
+    assert trusting.rewards[blue].sum() == 4
+    strict = replace(COLLECT, encode_anew=True, naming=lambda quiz: (quiz.question, quiz.facts))
+    rollout = strict(painter, batch())
+    assert rollout.rewards[blue].sum() == 0 and rollout.rewards[:8].sum() == 8
+    assert torch.equal(rollout.turns[0].tokens.ids, trusting.turns[0].tokens.ids)
+    read = rollout.turns[1].prompt.images
+    assert isinstance(read, Tokens) and not (read.ids == 2).any()
+
+
 def test_only_the_drawing_keeps_a_gradient_and_only_when_it_is_relaxed() -> None:
     painter = Painter()
     plain = COLLECT(painter, batch())

@@ -79,6 +79,12 @@ def test_rows_of_like_length_share_a_micro_batch() -> None:
     assert [rows.tolist() for rows in by_length(shares, 2)] == [[1, 3], [2, 0]]
 
 
+def test_rows_without_a_share_cost_no_pass_but_one_stays_where_all_are_silent() -> None:
+    shares = torch.tensor([[0.1, 0.1], [0.0, 0.0], [0.1, 0.0], [0.0, 0.0]])
+    assert [rows.tolist() for rows in by_length(shares, 4)] == [[2, 0]]
+    assert [rows.tolist() for rows in by_length(torch.zeros(3, 2), 1)] == [[2]]
+
+
 def turn_of(mask: Tensor, *, wants: str = "text", decode_step: Tensor | None = None) -> Turn:
     ids = torch.arange(mask.numel()).view(mask.shape)
     tokens = Tokens(ids=ids, mask=mask, log_probs=-ids.float(), decode_step=decode_step)

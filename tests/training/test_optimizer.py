@@ -20,7 +20,7 @@ def two_parts() -> dict[str, nn.Module]:
 
 def rates(step: int, schedule: Schedule = SCHEDULE) -> list[float]:
     optimizer = make_optimizer(two_parts(), schedule)
-    set_learning_rate(optimizer, step, schedule.warmup_steps)
+    set_learning_rate(optimizer, step, schedule)
     return [group["lr"] for group in optimizer.param_groups]
 
 
@@ -28,6 +28,17 @@ def test_rates_rise_evenly_to_their_peaks_and_stay() -> None:
     assert rates(1) == pytest.approx([0.1, 0.2])
     assert rates(3) == pytest.approx([0.3, 0.6])
     assert rates(4) == rates(5) == rates(700) == [0.4, 0.8]
+
+
+def test_rates_may_fall_in_a_line_or_as_a_cosine_from_the_peak_to_what_would_be_0_after_the_last_step() -> (
+    None
+):
+    linear = replace(SCHEDULE, steps=8, decay="linear")
+    assert [rates(step, linear)[0] for step in range(4, 9)] == pytest.approx([0.4, 0.4, 0.3, 0.2, 0.1])
+    cosine = replace(SCHEDULE, steps=8, warmup_steps=0, decay="cosine")
+    assert [rates(step, cosine)[0] for step in (1, 3, 5, 7)] == pytest.approx(
+        [0.4, 0.2 * (1 + 0.5**0.5), 0.2, 0.2 * (1 - 0.5**0.5)]
+    )
 
 
 def test_no_warm_up_starts_at_the_peak_and_one_rate_serves_both() -> None:
