@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from sightloop.data.quizzes import CATEGORIES
 from sightloop.recipes.catalog import RECIPES
 from sightloop.recipes.config_json import config_to_json
 from sightloop.recipes.unirl_config import (
@@ -33,17 +34,15 @@ from sightloop.training.loop import train
 from sightloop.training.runlog import Run
 
 SEEDS = (0, 1, 2)
-FIGURES = (
-    "drawn",
-    "answered_fixed",
-    "answered",
-    "only_drawn",
-    "only_answered",
-    "imbalance",
-    "answered_if_drawn",
-    "drawn_if_answered",
-)
-CATEGORIES = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
+FIGURES = {
+    "drawn": "drawn right",
+    "answered_fixed": "answers about other pictures",
+    "answered": "answers about own drawings",
+    "imbalance": "right on one side alone",
+    "answered_if_drawn": "answered right where drawn right",
+    "drawn_if_answered": "drawn right where answered right",
+}
+"""What the table holds, and what it calls it."""
 ABLATION_STEPS = 50
 """Of every row but GRPO on both sides, which runs as long as its preset."""
 
@@ -156,17 +155,22 @@ def figures_at(folder: Path, step: int) -> dict[str, float]:
     return json.loads(file.read_text(encoding="utf-8"))["metrics"]
 
 
-def table(rows: dict[str, list[dict[str, float]]], figures: tuple[str, ...]) -> str:
-    """Mean and standard deviation over seeds, as Markdown."""
-    lines = ["| | " + " | ".join(figures) + " |", "|---|" + "--:|" * len(figures)]
+def table(rows: dict[str, list[dict[str, float]]], figures: dict[str, str]) -> str:
+    """Mean and standard deviation over seeds of figures by the names that they are given, as Markdown."""
+    lines = ["| | " + " | ".join(figures.values()) + " |", "|---|" + "--:|" * len(figures)]
     for name, runs in rows.items():
         cells: list[str] = []
         for figure in figures:
             values = [run[figure] for run in runs if figure in run]
-            spread = f" ± {stdev(values):.3f}" if len(values) > 1 else ""
-            cells.append(f"{mean(values):.3f}{spread}" if values else "-")
+            spread = f" ± {_short(stdev(values))}" if len(values) > 1 else ""
+            cells.append(f"{_short(mean(values))}{spread}" if values else "-")
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def _short(value: float) -> str:
+    """Three digits, without the zero before the point."""
+    return f"{value:.3f}".removeprefix("0")
 
 
 def finished(folder: Path, variants: dict[str, Variant], step: int) -> dict[str, list[dict[str, float]]]:
@@ -180,7 +184,8 @@ def finished(folder: Path, variants: dict[str, Variant], step: int) -> dict[str,
             if (run / "evaluations" / f"both_sides_step_{step:06d}.json").exists()
         ]
         if runs:
-            rows[f"{variant.says} ({len(runs)} seeds)"] = runs
+            seeds = "1 seed" if len(runs) == 1 else f"{len(runs)} seeds"
+            rows[f"{variant.says} ({seeds})"] = runs
     return rows
 
 
@@ -218,7 +223,8 @@ def print_tables(title: str, rows: dict[str, list[dict[str, float]]]) -> None:
     """Shares of both sides, and those of each category."""
     print(f"\n{title}\n\n{table(rows, FIGURES)}" if rows else f"\n{title}: nothing finished")
     for side in ("drawn", "answered_fixed") if rows else ():
-        print(f"\n{side}, by category\n\n{table(rows, tuple(f'{side}_{c}' for c in CATEGORIES))}")
+        by_category = {f"{side}_{name}": name.replace("_", " ") for name in CATEGORIES}
+        print(f"\n{FIGURES[side]}, by category\n\n{table(rows, by_category)}")
 
 
 if __name__ == "__main__":

@@ -35,8 +35,25 @@ _QUIET = 50
 """Steps without trouble after which the same trouble is worth another sentence."""
 
 
-def hacking(history: History) -> str | None:
-    """The reward rises, beyond its noise, while the held-out judge has fallen well below its best."""
+_SMALL_FALL, _GREAT_FALL = 0.1, 0.25
+"""Of the watched figure, as shares of its best."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Fall:
+    """The held-out judge below its best, and the rewards around both steps."""
+
+    told: str
+    step: float
+    share: float
+    """Of the best figure."""
+    then: float
+    recent: float
+    rise: float
+    """Of the reward, in standard errors of the difference."""
+
+
+def _fall_of(history: History) -> _Fall | None:
     watched = history.watched
     if watched is None:
         return None
@@ -45,20 +62,43 @@ def hacking(history: History) -> str | None:
         return None
     best, now = max(held_out, key=lambda record: record[watched]), held_out[-1]
     fall = best[watched] - now[watched]
-    if fall <= max(0.02, 0.1 * abs(best[watched])):
-        return None
     then = [record["reward/total"] for record in _around(history.train, best["step"])]
     recent = [record["reward/total"] for record in history.train[-_WINDOW:]]
-    if not then or not recent:
+    if fall <= 0.02 or not then or not recent:
         return None
     rise = fmean(recent) - fmean(then)
     noise = math.hypot(pstdev(then) / len(then) ** 0.5, pstdev(recent) / len(recent) ** 0.5)
-    if not rise > 2 * noise:
+    return _Fall(
+        told=f"{watched} fell from {best[watched]:.3f} to {now[watched]:.3f}",
+        step=best["step"],
+        share=fall / abs(best[watched]) if best[watched] else math.inf,
+        then=fmean(then),
+        recent=fmean(recent),
+        rise=rise / noise if noise else math.copysign(math.inf, rise) if rise else 0.0,
+    )
+
+
+def hacking(history: History) -> str | None:
+    """The reward rises, beyond its noise, while the held-out judge has fallen well below its best."""
+    fall = _fall_of(history)
+    if fall is None or fall.share <= _SMALL_FALL or not fall.rise > 2:
         return None
     return (
-        f"the reward rose from {fmean(then):.2f} around step {best['step']:.0f} to {fmean(recent):.2f} while "
-        f"{watched} fell from {best[watched]:.3f} to {now[watched]:.3f}: the policy may be gaming its "
-        "rewards; compare the samples of both steps, and prefer the checkpoint of the former"
+        f"the reward rose from {fall.then:.2f} around step {fall.step:.0f} to {fall.recent:.2f} while "
+        f"{fall.told}: the policy may be gaming its rewards; compare the samples of both steps, and prefer "
+        "the checkpoint of the former"
+    )
+
+
+def blind_reward(history: History) -> str | None:
+    """The held-out judge has fallen far below its best and the reward has not noticed."""
+    fall = _fall_of(history)
+    if fall is None or fall.share <= _GREAT_FALL or not -2 <= fall.rise <= 2:
+        return None
+    return (
+        f"{fall.told} while the reward stayed where it was ({fall.then:.2f} around step {fall.step:.0f}, now "
+        f"{fall.recent:.2f}): it does not see what went wrong; compare the samples of both steps, and prefer "
+        "the checkpoint of the former"
     )
 
 
@@ -134,6 +174,7 @@ def _around(train: Sequence[Record], step: float) -> list[Record]:
 
 CHECKS: dict[str, Callable[[History], str | None]] = {
     "hacking": hacking,
+    "blind_reward": blind_reward,
     "lost_ends": lost_ends,
     "fewer_words": fewer_words,
     "useless_critic": useless_critic,

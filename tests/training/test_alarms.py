@@ -9,6 +9,7 @@ from sightloop.training.alarms import (
     History,
     Record,
     Watch,
+    blind_reward,
     fewer_words,
     hacking,
     lost_ends,
@@ -61,6 +62,24 @@ def test_a_rise_within_the_noise_of_the_reward_is_no_hacking() -> None:
     # Spread 1, so the difference of two means of 20 has a standard error of 0.32; the rise is 0.1.
     noisy = trained("reward/total", [(-1.0) ** k + (0.1 if k >= 50 else 0.0) for k in range(100)])
     assert hacking(history(noisy, {0: 0.3, 50: 0.6, 100: 0.3})) is None
+
+
+def test_a_judge_that_falls_far_while_the_reward_stays_is_told_with_both_figures() -> None:
+    level = trained("reward/total", [0.5 + 0.1 * (-1) ** k for k in range(100)])
+    message = blind_reward(history(level, {0: 0.3, 50: 0.6, 100: 0.3}))
+    assert message is not None
+    assert f"{JUDGE} fell from 0.600 to 0.300 while the reward stayed" in message
+    assert "0.50 around step 50, now 0.50" in message
+    assert blind_reward(history(level, {0: 0.3, 50: 0.6, 100: 0.5})) is None
+    still = trained("reward/total", [0.5] * 100)
+    assert blind_reward(history(still, {0: 0.3, 50: 0.6, 100: 0.3})) is not None
+
+
+def test_a_fall_is_one_alarm_only_and_none_where_the_reward_fell_too() -> None:
+    far = {0: 0.3, 50: 0.6, 100: 0.1}
+    assert hacking(history(rising(100), far)) and blind_reward(history(rising(100), far)) is None
+    falling = trained("reward/total", [-k / 100 for k in range(100)])
+    assert blind_reward(history(falling, far)) is None
 
 
 def test_a_judge_that_could_not_be_measured_is_left_out() -> None:
