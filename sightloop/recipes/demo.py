@@ -14,7 +14,7 @@ from sightloop.recipes.restore import saved_step
 Demo = Literal["unirl", "vlrm"]
 _RECIPES = {"unirl": "unirl-grpo", "vlrm": "vlrm"}
 _SHORT: dict[str, Any] = {"steps": 50, "eval_every": 25}
-"""Show-o's preset takes a quarter of an hour."""
+"""Half of Show-o's preset, which would take longer than a demonstration should."""
 
 
 def demo_config(demo: Demo, world_model: Literal["show-o", "janus"] = "show-o") -> Any:

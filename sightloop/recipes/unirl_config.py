@@ -330,11 +330,6 @@ _SHAPES_SCHEDULE = Schedule(
 )
 _SHAPES_ANSWERS = AnswerSettings(max_tokens=12, temperature=0.5)
 _SHAPES_REWARDS = QuizRewards(points=0.0, all_facts=1.0)
-_SHOW_O_DRAWS = DrawSettings(guidance=1.0)
-"""The usual guidance hides from a group what else could have been drawn."""
-_SHOW_O_ANSWERS = replace(_SHAPES_ANSWERS, sees="picture")
-"""Otherwise it learns codes that only it can read."""
-_SHOW_O_REWARDS = replace(_SHAPES_REWARDS, naming=0.5)
 GRPO_SHAPES_JANUS = GrpoConfig(
     world_model="janus",
     prompts=9,
@@ -355,9 +350,11 @@ GRPO_SHAPES = replace(
     world_model="show-o",
     prompts=12,
     quizzes=QuizSettings(single_object=0.5, counting=1.5),
-    draw=_SHOW_O_DRAWS,
-    answer=_SHOW_O_ANSWERS,
-    rewards=_SHOW_O_REWARDS,
+    # The usual guidance hides from a group what else could have been drawn.
+    draw=DrawSettings(guidance=1.0),
+    # Otherwise it learns codes that only it can read.
+    answer=replace(_SHAPES_ANSWERS, sees="picture"),
+    rewards=replace(_SHAPES_REWARDS, naming=0.5),
     likelihood=LikelihoodSettings(orders="some-rounds", number=4, guided=True),
     kl_weight=0.05,
     model=PolicySettings(trained="lora"),
@@ -377,14 +374,14 @@ SFT_SHAPES_JANUS = SftConfig(
 SFT_SHAPES = replace(
     SFT_SHAPES_JANUS,
     world_model="show-o",
-    prompts=12,
+    prompts=GRPO_SHAPES.prompts,
     quizzes=GRPO_SHAPES.quizzes,
-    draw=_SHOW_O_DRAWS,
-    answer=_SHOW_O_ANSWERS,
-    rewards=_SHOW_O_REWARDS,
+    draw=GRPO_SHAPES.draw,
+    answer=GRPO_SHAPES.answer,
+    rewards=GRPO_SHAPES.rewards,
     likelihood=LikelihoodSettings(),
-    model=PolicySettings(trained="lora"),
-    schedule=replace(_SHAPES_SCHEDULE, micro_batch=96, learning_rate=1e-3, decay="linear"),
+    model=GRPO_SHAPES.model,
+    schedule=replace(GRPO_SHAPES.schedule, learning_rate=1e-3),
 )
 
 

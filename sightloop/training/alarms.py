@@ -50,7 +50,9 @@ class _Fall:
     then: float
     recent: float
     rise: float
-    """Of the reward, in standard errors of the difference."""
+    """Of the reward."""
+    noise: float
+    """Standard error of the rise."""
 
 
 def _fall_of(history: History) -> _Fall | None:
@@ -66,22 +68,21 @@ def _fall_of(history: History) -> _Fall | None:
     recent = [record["reward/total"] for record in history.train[-_WINDOW:]]
     if fall <= 0.02 or not then or not recent:
         return None
-    rise = fmean(recent) - fmean(then)
-    noise = math.hypot(pstdev(then) / len(then) ** 0.5, pstdev(recent) / len(recent) ** 0.5)
     return _Fall(
         told=f"{watched} fell from {best[watched]:.3f} to {now[watched]:.3f}",
         step=best["step"],
         share=fall / abs(best[watched]) if best[watched] else math.inf,
         then=fmean(then),
         recent=fmean(recent),
-        rise=rise / noise if noise else math.copysign(math.inf, rise) if rise else 0.0,
+        rise=fmean(recent) - fmean(then),
+        noise=math.hypot(pstdev(then) / len(then) ** 0.5, pstdev(recent) / len(recent) ** 0.5),
     )
 
 
 def hacking(history: History) -> str | None:
     """The reward rises, beyond its noise, while the held-out judge has fallen well below its best."""
     fall = _fall_of(history)
-    if fall is None or fall.share <= _SMALL_FALL or not fall.rise > 2:
+    if fall is None or fall.share <= _SMALL_FALL or not fall.rise > 2 * fall.noise:
         return None
     return (
         f"the reward rose from {fall.then:.2f} around step {fall.step:.0f} to {fall.recent:.2f} while "
@@ -93,7 +94,7 @@ def hacking(history: History) -> str | None:
 def blind_reward(history: History) -> str | None:
     """The held-out judge has fallen far below its best and the reward has not noticed."""
     fall = _fall_of(history)
-    if fall is None or fall.share <= _GREAT_FALL or not -2 <= fall.rise <= 2:
+    if fall is None or fall.share <= _GREAT_FALL or not abs(fall.rise) <= 2 * fall.noise:
         return None
     return (
         f"{fall.told} while the reward stayed where it was ({fall.then:.2f} around step {fall.step:.0f}, now "
