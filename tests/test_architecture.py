@@ -23,12 +23,12 @@ QUIZZES = {"data.quizzes", "data.vocabulary"}
 ALLOWED: dict[str, set[str]] = {
     "types": set(),
     "algorithms": {"types"},
-    "rewards": {"types"},
+    "rewards": {"types", "models.open"},
     "models": {"types"},
     "data": {"types"},
     "rollouts": {"types"} | BATCHES,
     "training": {"types", "algorithms.masked"},
-    "evaluation": {"types"} | BATCHES,
+    "evaluation": {"types", "models.open"} | BATCHES,
     "shapes": {"types", "models"} | BATCHES | QUIZZES,
     "report": {"evaluation.intervals", "evaluation.shares"},
     "recipes": {

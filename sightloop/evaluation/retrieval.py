@@ -24,11 +24,12 @@ import transformers
 from jaxtyping import Float, Int, UInt8
 from PIL import Image, ImageOps
 from torch import Tensor
-from transformers import AutoTokenizer, CLIPModel, PreTrainedTokenizerBase
+from transformers import CLIPModel, PreTrainedTokenizerBase
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from sightloop.evaluation.pairs import CaptionSet
 from sightloop.evaluation.ranking import Ties, rank_images, rank_texts, recall_metrics, recall_values
+from sightloop.models.open import ends_of, open_weights, open_words
 from sightloop.types import Evaluation
 
 Picture = Image.Image | Path | str
@@ -68,13 +69,18 @@ class ClipEncoder:
     def from_pretrained(
         folder: str | Path, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
     ) -> ClipEncoder:
-        """Load a folder of the hub's format (or a hub name)."""
-        model: Any = CLIPModel.from_pretrained(folder, dtype=dtype)
-        words = AutoTokenizer.from_pretrained(folder)
+        """Load a folder of the hub's format (or a hub name).
+
+        Raises:
+            ValueError: weights or tokenizer are missing.
+        """
+        model: Any = open_weights(CLIPModel, folder, dtype=dtype, device=device)
+        text = model.config.text_config
+        words = open_words(folder, rows=text.vocab_size, ends=ends_of(text))
         pictures = CLIPImageProcessorPil.from_pretrained(folder)
         # A path on this computer means nothing to others, a name on the hub does.
         name = Path(folder).name if Path(folder).is_dir() else str(folder)
-        return ClipEncoder(model.to(device), words, pictures, name=name)
+        return ClipEncoder(model, words, pictures, name=name)
 
     @torch.no_grad()
     def images(self, pictures: Pictures, *, batch: int = 64) -> Float[Tensor, "N d"]:

@@ -8,7 +8,9 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+
+from sightloop.models.open import ends_of, open_weights, open_words
 
 
 class TextModel:
@@ -41,11 +43,17 @@ class TextModel:
         device: torch.device | str = "cpu",
         max_tokens: int = 16,
     ) -> TextModel:
-        """Load a folder of the hub's format (or a hub name)."""
-        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+        """Load a folder of the hub's format (or a hub name).
+
+        Raises:
+            ValueError: weights or tokenizer are missing.
+        """
+        model: Any = open_weights(AutoModelForCausalLM, folder, dtype=dtype, device=device)
         name = Path(folder).name if Path(folder).is_dir() else str(folder)
-        words = AutoTokenizer.from_pretrained(folder)
-        return TextModel(model.to(device), words, name=name, max_tokens=max_tokens)
+        text = model.config.get_text_config()
+        ends = ends_of(text, model.generation_config)
+        words = open_words(folder, rows=text.vocab_size, ends=ends)
+        return TextModel(model, words, name=name, max_tokens=max_tokens)
 
     @torch.no_grad()
     def __call__(self, text: str) -> str:

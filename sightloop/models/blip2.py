@@ -18,13 +18,14 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from transformers import AutoTokenizer, Blip2ForConditionalGeneration, PreTrainedTokenizerBase
+from transformers import Blip2ForConditionalGeneration, PreTrainedTokenizerBase
 from transformers.cache_utils import Cache
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
 from sightloop.models.critic import ValuePosition
 from sightloop.models.generation import Writer, draw_tokens, like_lengths, token_log_probs
 from sightloop.models.last_layer import READ_FROM, read_in_part
+from sightloop.models.open import ends_of, open_weights, open_words
 from sightloop.models.pieces import Pieces
 from sightloop.models.recompute import Contexts, Recomputation
 from sightloop.types import Images, Prompt, Sampling, Tokens, TokenScores, Turn
@@ -98,12 +99,14 @@ class Blip2Captioner(nn.Module):
         float32.
 
         Raises:
-            ValueError: the folder does not hold a BLIP-2 model with an OPT language model.
+            ValueError: the folder does not hold a whole BLIP-2 model with an OPT language model.
         """
-        model: Any = _LoadsBridgeExactly.from_pretrained(folder, dtype=dtype)
+        model: Any = open_weights(_LoadsBridgeExactly, folder, dtype=dtype)
         # Its own name would end up in the configuration of an export.
         model.__class__ = Blip2ForConditionalGeneration
-        words = AutoTokenizer.from_pretrained(folder)
+        text = model.config.text_config
+        ends = ends_of(text, model.generation_config)
+        words = open_words(folder, rows=text.vocab_size, ends=ends)
         pictures = BlipImageProcessorPil.from_pretrained(folder)
         return Blip2Captioner(model, words, pictures).to(device)
 

@@ -23,6 +23,7 @@ from sightloop.models.blip2 import no_dropout
 from sightloop.models.composed import ComposedModel
 from sightloop.models.critic import Adapters, ValuePosition
 from sightloop.models.generation import token_log_probs
+from sightloop.models.open import ends_of, open_weights, require_fitting
 from sightloop.models.pieces import Pieces
 from sightloop.models.reader import PromptReader
 from sightloop.models.recompute import Contexts, Recomputation
@@ -100,12 +101,19 @@ class GenericCaptioner(nn.Module):
         """Load a folder of the hub's format (or a hub name); frozen weights in `dtype`, adapters in float32.
 
         Raises:
-            ValueError: the checkpoint is not a picture-to-text model that can be driven.
+            ValueError: the checkpoint is not a whole picture-to-text model, or none that can be driven.
         """
-        model = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype)
+        model = open_weights(AutoModelForImageTextToText, folder, dtype=dtype)
         processor = AutoProcessor.from_pretrained(folder)
         if not isinstance(processor, ProcessorMixin):
             raise ValueError(f"{folder} has no processor for pictures and text (processor_config.json)")
+        text = model.config.get_text_config()
+        require_fitting(
+            cast("Any", processor).tokenizer,
+            rows=text.vocab_size,
+            ends=ends_of(text, model.generation_config),
+            source=str(folder),
+        )
         return GenericCaptioner(model, processor, lora_rank=lora_rank, settings=settings).to(device)
 
     def _check(self, model: Any) -> None:

@@ -28,6 +28,7 @@ from sightloop.models.checkpoint_files import (
 from sightloop.models.convert import refuse, whole
 from sightloop.models.families import require
 from sightloop.models.magvit2 import Magvit2
+from sightloop.models.open import open_weights
 from sightloop.models.show_o import ShowO, ShowOSettings
 from sightloop.models.show_o_layout import SPECIAL_TOKENS, vocabulary_of
 from sightloop.models.show_o_vision import ShowOVision, new_projector
@@ -245,7 +246,7 @@ def _vision(folder: Path, weights: ShowOWeights, tower: Path | str | None) -> Sh
         raise ValueError(f"{folder} reads {reads}; {fix}")
     if tower is None or weights.projector is None:
         return None
-    loaded = CLIPVisionModel.from_pretrained(tower, dtype=weights.model.dtype)
+    loaded = open_weights(CLIPVisionModel, tower, dtype=weights.model.dtype)
     wide, narrow = weights.projector.get_parameter("0.weight").shape[1], loaded.config.hidden_size
     if wide != narrow:
         raise ValueError(f"{tower} has features of {narrow} numbers, the projector of {folder} reads {wide}")

@@ -21,11 +21,11 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from safetensors.torch import load_file  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoTokenizer, CLIPModel, PreTrainedTokenizerBase, SiglipModel
+from transformers import AutoConfig, CLIPModel, PreTrainedTokenizerBase, SiglipModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
-from sightloop.rewards.checkpoints import load_whole
+from sightloop.models.open import ends_of, open_weights, open_words
 from sightloop.rewards.combine import on_last_token
 from sightloop.rewards.pixels import Preparation
 from sightloop.rewards.samples import pictures_of
@@ -92,8 +92,9 @@ class ClipSimilarity:
             raise ValueError(f"{str(folder)!r} is a {kind!r}, not a CLIP or SigLIP{hint}")
         model_class = SiglipModel if kind == "siglip" else CLIPModel
         pictures_class = SiglipImageProcessorPil if kind == "siglip" else CLIPImageProcessorPil
-        model = load_whole(model_class, folder, dtype=dtype, device=device)
-        words = cast("Any", AutoTokenizer).from_pretrained(processor or folder)
+        model = open_weights(model_class, folder, dtype=dtype, device=device)
+        text = model.config.text_config
+        words = open_words(processor or folder, rows=text.vocab_size, ends=ends_of(text))
         pictures = cast("Any", pictures_class).from_pretrained(processor or folder)
         return ClipSimilarity(model, words, pictures, key=key or f"clip:{folder}", scale=scale)
 
@@ -171,7 +172,7 @@ class AestheticScore:
     """
 
     clip: ClipSimilarity
-    layers: tuple[tuple[Float[Tensor, "o i"], Float[Tensor, " o"]], ...]
+    layers: tuple[tuple[Float[Tensor, "_ _"], Float[Tensor, " _"]], ...]
     """Weight and bias of each, the last of which has one output."""
 
     def __post_init__(self) -> None:

@@ -15,8 +15,9 @@ from typing import Any, cast
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
+from sightloop.models.open import ends_of, open_weights, open_words
 from sightloop.rewards.combine import on_last_token
 from sightloop.types import Outcome, Tokens
 
@@ -86,10 +87,16 @@ class LanguageModelFluency:
         device: torch.device | str = "cpu",
         include_end: bool = False,
     ) -> LanguageModelFluency:
-        """Load a folder of the hub's format (or a hub name)."""
-        model = cast("Any", AutoModelForCausalLM).from_pretrained(folder, dtype=dtype)
-        words = cast("Any", AutoTokenizer).from_pretrained(folder)
-        return LanguageModelFluency(model.to(device), words, include_end=include_end)
+        """Load a folder of the hub's format (or a hub name).
+
+        Raises:
+            ValueError: weights or tokenizer are missing.
+        """
+        model = open_weights(AutoModelForCausalLM, folder, dtype=dtype, device=device)
+        text = model.config.get_text_config()
+        ends = ends_of(text, model.generation_config)
+        words = open_words(folder, rows=text.vocab_size, ends=ends)
+        return LanguageModelFluency(model, words, include_end=include_end)
 
     @torch.no_grad()
     def __call__(self, outcome: Outcome) -> Float[Tensor, "B T"]:

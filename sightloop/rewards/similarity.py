@@ -18,13 +18,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import (
-    AutoTokenizer,
     Blip2ForImageTextRetrieval,
     PreTrainedTokenizerBase,
 )
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
-from sightloop.rewards.checkpoints import load_whole
+from sightloop.models.open import open_weights, open_words
 from sightloop.rewards.clip_family import ClipSimilarity
 from sightloop.rewards.combine import on_last_token
 from sightloop.rewards.pixels import Preparation
@@ -83,8 +82,8 @@ class ItmSimilarity:
         max_text_tokens: int = 64,
     ) -> ItmSimilarity:
         """Load a folder of the hub's format (or a hub name); the tower in `dtype`, the rest in float32."""
-        model = load_whole(Blip2ForImageTextRetrieval, folder, dtype=dtype, device=device)
-        words = cast("Any", AutoTokenizer).from_pretrained(folder)
+        model = open_weights(Blip2ForImageTextRetrieval, folder, dtype=dtype, device=device)
+        words = open_words(folder, rows=model.config.qformer_config.vocab_size)
         pictures = cast("Any", BlipImageProcessorPil).from_pretrained(folder)
         return ItmSimilarity(model, words, pictures, max_text_tokens=max_text_tokens)
 

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
 
-from sightloop.rewards.checkpoints import load_whole
+from sightloop.models.open import ends_of, open_weights, require_fitting
 from sightloop.rewards.combine import on_last_token
 from sightloop.rewards.samples import pictures_of, pil_pictures, sample_name
 from sightloop.types import Fact, Images, Outcome
@@ -82,9 +82,20 @@ class YesNoJudge:
         template: str = "",
         question: str = FITS,
     ) -> YesNoJudge:
-        """Load a folder of the hub's format (or a hub name)."""
-        model = load_whole(AutoModelForImageTextToText, folder, dtype=dtype, device=device)
+        """Load a folder of the hub's format (or a hub name).
+
+        Raises:
+            ValueError: weights are missing, or the tokenizer is another model's.
+        """
+        model = open_weights(AutoModelForImageTextToText, folder, dtype=dtype, device=device)
         processor = cast("Any", AutoProcessor).from_pretrained(folder)
+        text = model.config.get_text_config()
+        require_fitting(
+            processor.tokenizer,
+            rows=text.vocab_size,
+            ends=ends_of(text, model.generation_config),
+            source=str(folder),
+        )
         return YesNoJudge(model, processor, template=template, question=question)
 
     @torch.no_grad()

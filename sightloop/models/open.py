@@ -1,0 +1,110 @@
+"""Models and their tokenizers from folders or hub names, refused where they are not whole.
+
+transformers fills what a checkpoint lacks with random numbers, and makes a tokenizer of two words where there
+are no files of one; both run, and their figures mean nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+_NAMED = 3
+_VOCABULARY_FILES = (
+    "tokenizer.json",
+    "vocab.json",
+    "vocab.txt",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "source.spm",
+    "tekken.json",
+)
+_FULL = 0.9
+"""Embeddings are padded by some rows, never by a tenth."""
+
+
+def open_weights(
+    kind: Any, folder: str | Path, *, dtype: torch.dtype, device: torch.device | str = "cpu"
+) -> Any:
+    """A model of the class `kind`, of which every tensor came from the checkpoint; frozen.
+
+    Raises:
+        ValueError: weights are missing, which transformers would fill with random numbers, or of other shapes
+            than the configuration wants.
+    """
+    # Mismatches are told here, in one line.
+    model, info = kind.from_pretrained(
+        folder, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
+    )
+    for name, held, wanted in sorted(info["mismatched_keys"], key=str):
+        raise ValueError(
+            f"{str(folder)!r} holds {name} with the shape {tuple(held)}, its config.json wants "
+            f"{tuple(wanted)}; the two are not of one model"
+        )
+    # Older checkpoints lack tables of whole numbers, which are made anew.
+    known = {name for name, value in model.state_dict().items() if value.is_floating_point()}
+    missing = sorted(known.intersection(info["missing_keys"]))
+    if missing:
+        shown = ", ".join(missing[:_NAMED]) + (", ..." if len(missing) > _NAMED else "")
+        raise ValueError(
+            f"{str(folder)!r} lacks {len(missing)} of {len(known)} weights ({shown}): they would be random; "
+            f"download it again, or name a checkpoint of the class {_class_name(kind)}"
+        )
+    return model.to(device).eval().requires_grad_(False)
+
+
+def open_words(
+    folder: str | Path, *, rows: int, ends: Iterable[int | list[int] | None] = ()
+) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model whose embedding has so many rows and whose configuration names these end ids.
+
+    Raises:
+        ValueError: there is none, or it is another model's.
+    """
+    place = Path(folder)
+    if place.is_dir() and not any((place / name).is_file() for name in _VOCABULARY_FILES):
+        raise ValueError(
+            f"{str(folder)!r} holds no tokenizer; copy the files of its model's page there "
+            f"({', '.join(_VOCABULARY_FILES[:3])} or another)"
+        )
+    words = cast("PreTrainedTokenizerBase", AutoTokenizer.from_pretrained(folder))
+    require_fitting(words, rows=rows, ends=ends, source=str(folder))
+    return words
+
+
+def require_fitting(words: Any, *, rows: int, ends: Iterable[int | list[int] | None], source: str) -> None:
+    """Refuse a tokenizer that is not the model's.
+
+    Raises:
+        ValueError: it makes ids that the embedding has no row for, or it is much smaller than the embedding
+            and ends its texts with another token than the configuration.
+    """
+    known = words.get_vocab()
+    beyond = {token: id for token, id in known.items() if id >= rows and token != words.pad_token}
+    if beyond:
+        token = min(beyond, key=lambda token: beyond[token])
+        raise ValueError(
+            f"the tokenizer of {source!r} has the token {token!r} with the number {beyond[token]}, the "
+            f"model's embedding has {rows} rows; the two are not of one model"
+        )
+    wanted = {id for given in ends for id in (given if isinstance(given, list) else [given])} - {None}
+    if len(known) < _FULL * rows and not wanted & {words.eos_token_id, words.sep_token_id}:
+        raise ValueError(
+            f"the tokenizer of {source!r} has {len(known)} tokens, the model's embedding {rows} rows, and "
+            "their end tokens differ; the two are not of one model"
+        )
+
+
+def ends_of(*configs: Any) -> list[int | list[int] | None]:
+    """End ids that configurations name."""
+    return [config.to_dict().get("eos_token_id") for config in configs]
+
+
+def _class_name(kind: Any) -> str:
+    # Ours that load a class of transformers in another way begin with an underscore.
+    return next(each.__name__ for each in kind.__mro__ if not each.__name__.startswith("_"))
