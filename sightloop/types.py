@@ -23,8 +23,9 @@ def numbers_of(index: Int[Tensor, " N"]) -> list[int]:
     return cast("list[int]", index.tolist())  # pyright: ignore[reportUnknownMemberType]
 
 
-def _picked(value: Tensor | None, index: Tensor) -> Tensor | None:
-    return None if value is None else value[index]
+def picked(value: Any, index: Tensor) -> Any:
+    """Rows of a tensor, wherever it and `index` lie: parts of a batch stay on the CPU. None stays None."""
+    return None if value is None else value[index.to(value.device)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,8 +89,8 @@ class Images:
 
     def rows(self, index: Int[Tensor, " N"]) -> Images:
         """The pictures at `index`, features included."""
-        features = {key: value[index.to(value.device)] for key, value in self.features.items()}
-        return Images(pixels=self.pixels[index.to(self.pixels.device)], features=features)
+        features = {key: picked(value, index) for key, value in self.features.items()}
+        return Images(pixels=picked(self.pixels, index), features=features)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,13 +113,12 @@ class Tokens:
     def rows(self, index: Int[Tensor, " N"]) -> Tokens:
         """The samples at `index`."""
         index = index.to(self.ids.device)
-
         return Tokens(
-            ids=self.ids[index],
-            mask=self.mask[index],
-            log_probs=_picked(self.log_probs, index),
-            decode_step=_picked(self.decode_step, index),
-            one_hot=_picked(self.one_hot, index),
+            ids=picked(self.ids, index),
+            mask=picked(self.mask, index),
+            log_probs=picked(self.log_probs, index),
+            decode_step=picked(self.decode_step, index),
+            one_hot=picked(self.one_hot, index),
         )
 
 
@@ -138,10 +138,10 @@ class Prompt:
 
     def rows(self, index: Int[Tensor, " N"]) -> Prompt:
         """The prompts at `index`."""
-        picked = numbers_of(index)
+        rows = numbers_of(index)
         images = None if self.images is None else self.images.rows(index)
-        seeds = None if self.seeds is None else [self.seeds[i] for i in picked]
-        return replace(self, texts=[self.texts[i] for i in picked], images=images, seeds=seeds)
+        seeds = None if self.seeds is None else [self.seeds[i] for i in rows]
+        return replace(self, texts=[self.texts[i] for i in rows], images=images, seeds=seeds)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -305,15 +305,14 @@ class Rollout:
     def rows(self, index: Int[Tensor, " N"]) -> Rollout:
         """The samples at `index`."""
         rows = numbers_of(index)
-        at = index.to(self.rewards.device)
         return Rollout(
             turns=tuple(turn.rows(index) for turn in self.turns),
-            rewards=self.rewards[at],
-            reward_parts={name: value[at] for name, value in self.reward_parts.items()},
-            group=self.group[at],
+            rewards=picked(self.rewards, index),
+            reward_parts={name: picked(value, index) for name, value in self.reward_parts.items()},
+            group=picked(self.group, index),
             pieces=[self.pieces[i] for i in rows] if self.pieces else [],
             sources=[self.sources[i] for i in rows] if self.sources else [],
-            baseline=None if self.baseline is None else self.baseline[at],
+            baseline=picked(self.baseline, index),
             references=[self.references[i] for i in rows] if self.references else [],
             answers=[self.answers[i] for i in rows] if self.answers else [],
             drawn=None if self.drawn is None else self.drawn.rows(index),
@@ -344,12 +343,12 @@ class Credit:
         """The samples at `index`."""
         index = index.to(self.advantages.device)
         return Credit(
-            advantages=self.advantages[index],
-            shares=self.shares[index],
-            returns=_picked(self.returns, index),
-            values=_picked(self.values, index),
+            advantages=picked(self.advantages, index),
+            shares=picked(self.shares, index),
+            returns=picked(self.returns, index),
+            values=picked(self.values, index),
             orders=tuple(turn.rows(index) for turn in self.orders),
-            old_log_probs=tuple(value[index] for value in self.old_log_probs),
+            old_log_probs=tuple(picked(value, index) for value in self.old_log_probs),
             figures=self.figures,
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,14 @@ import pytest
 import torch
 from jaxtyping import install_import_hook
 
+from benchmarks import emulated_accelerator
+
 # Before any test module imports the package.
 install_import_hook("sightloop", "annotations_checked.check")
 torch.set_num_threads(1)
+# Before any test computes gradients.
+if not emulated_accelerator.missing():
+    emulated_accelerator.register()
 
 ROOT = Path(__file__).resolve().parent.parent
 DEFAULT_ORACLES = "../shared/oracles"
@@ -62,6 +68,15 @@ def weights(request: pytest.FixtureRequest) -> Path:
     if not Path(given).is_dir():
         pytest.fail(f"--weights {given} is not a folder")
     return Path(given)
+
+
+@pytest.fixture
+def emulated() -> Iterator[torch.device]:
+    """A device that is not the CPU and raises where a GPU would; skips where torch cannot have it."""
+    if reason := emulated_accelerator.missing():
+        pytest.skip(reason)
+    with emulated_accelerator.switched_on() as device:
+        yield device
 
 
 @pytest.fixture(autouse=True)

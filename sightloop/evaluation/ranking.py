@@ -155,7 +155,7 @@ def _blocks(num_rows: int, num_columns: int) -> Iterator[slice]:
 
 
 def _count(mask: Bool[Tensor, "R C"]) -> Int[Tensor, " R"]:
-    if mask.is_cuda:
+    if mask.device.type != "cpu":
         return mask.sum(1)
     # torch sums booleans several times slower than numpy sums the same bytes.
     return torch.from_numpy(mask.numpy().view("uint8").sum(1, dtype="int64"))

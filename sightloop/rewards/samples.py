@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from sightloop.rewards.combine import on_last_token
-from sightloop.types import Evaluation, Images, Outcome, Tokens, numbers_of
+from sightloop.types import Evaluation, Images, Outcome, Tokens, numbers_of, picked
 
 Scores = Callable[[Images, list[str]], Float[Tensor, " B"]]
 """Says how well each picture and its text fit, or how good the picture is alone."""
@@ -109,22 +109,22 @@ def sample_name(outcome: Outcome, row: int) -> str:
 
 def rows_of(outcome: Outcome, index: Tensor) -> Outcome:
     """The samples at `index`."""
-    picked = numbers_of(index)
+    rows = numbers_of(index)
 
     def of(values: list[Any]) -> list[Any]:
-        return [values[row] for row in picked] if values else []
+        return [values[row] for row in rows] if values else []
 
     return replace(
         outcome,
         tokens=outcome.tokens.rows(index),
         pieces=of(outcome.pieces),
-        ended=outcome.ended[index.to(outcome.ended.device)],
+        ended=picked(outcome.ended, index),
         images=None if outcome.images is None else outcome.images.rows(index),
         references=of(outcome.references),
         sources=of(outcome.sources),
         questions=of(outcome.questions),
         facts=of(outcome.facts),
-        group=None if outcome.group is None else outcome.group[index.to(outcome.group.device)],
+        group=picked(outcome.group, index),
         others={name: rows_of(other, index) for name, other in outcome.others.items()},
     )
 
