@@ -149,7 +149,9 @@ class CaptionOptions:
     images: Positional[tuple[str, ...]]
     """Files, folders or globs."""
     model: str = ""
-    """BLIP-2 or other captioner: folder, hub name, or a run folder; empty = the embedded world's."""
+    """BLIP-2 or other captioner: folder, hub name, or a run folder. Without one only the embedded world's own
+    images are captioned, by its tiny model.
+    """
     prompt: str = ""
     beams: int | None = None
     """Beams; default as the run was evaluated, else the paper's 5."""

@@ -36,7 +36,9 @@ class ClipRecall:
     split: str = "test"
     limit: int | None = None
     clip: str = ""
-    """CLIP model: folder or hub name; default the embedded world's if nothing else is named."""
+    """CLIP model: folder or hub name; default the run's own (held_out.clip). The bundled one measures the
+    embedded world's images only.
+    """
     ties: Literal["optimistic", "pessimistic", "expected"] = "optimistic"
     """Texts that are exactly as close to another picture: for them (the protocol), against them, or half."""
     prompt: str = ""

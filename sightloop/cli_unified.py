@@ -51,7 +51,9 @@ class ModelOptions:
     """Which model draws or answers."""
 
     model: str = ""
-    """Folder of a Show-o or Janus in any form, or of a run (its best step); empty = the embedded world's."""
+    """Folder of a Show-o or Janus in any form, or of a run (its best step); empty = the embedded world's,
+    which knows only its own images and words.
+    """
     world_model: Literal["show-o", "janus"] = "show-o"
     """Which of the embedded world's models, if none is named."""
     magvit: Path | None = None
@@ -87,8 +89,9 @@ def draw(words: list[str]) -> None:
     options = tyro.cli(DrawOptions, args=words, prog="sightloop draw")
     from sightloop.recipes import draw as recipe
 
-    fields = (field.name for field in dataclasses.fields(recipe.DrawJob))
-    job = recipe.DrawJob(**{name: getattr(options, name) for name in fields})
+    author = _author(options.source, texts=[options.prompt])
+    fields = (field.name for field in dataclasses.fields(recipe.DrawJob) if field.name != "author")
+    job = recipe.DrawJob(**{name: getattr(options, name) for name in fields}, author=author)
     for path in recipe.draw(_policy(options.source), job):
         print(path)
 
@@ -110,8 +113,22 @@ def ask(words: list[str]) -> None:
     from sightloop.recipes import draw as recipe
 
     picture = recipe.read_picture(options.image)
+    _author(options.source, texts=[options.question], image=options.image)
     job = recipe.AskJob(picture=picture, question=options.question, max_tokens=options.max_tokens)
     print(recipe.ask(_policy(options.source), job))
+
+
+def _author(options: ModelOptions, *, texts: list[str], image: Path | None = None) -> str:
+    """Who will draw or answer; the embedded world's models are refused what is not of their world."""
+    from sightloop.recipes import embedded_world
+    from sightloop.recipes.unified import world_folder
+
+    if options.model:
+        return Path(options.model).name
+    if image is not None:
+        embedded_world.require_world_images([str(image)], what="model", option="--model")
+    embedded_world.require_world_words(texts, world_folder(options.world_model), option="--model")
+    return embedded_world.drawn_by(options.world_model)
 
 
 def _policy(options: ModelOptions) -> Any:

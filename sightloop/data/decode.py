@@ -87,6 +87,19 @@ def upright(picture: bytes, *, max_pixels: int = PIL_MAX_PIXELS) -> UInt8[np.nda
     return np.array(_upright(picture, lambda size: _check_number(size, max_pixels)))
 
 
+def texts_in_png(picture: bytes) -> dict[str, str]:
+    """The texts that a PNG file tells besides its pixels, by their names.
+
+    Raises:
+        BrokenImageError: it is no picture of a known format.
+    """
+    try:
+        told = _open(picture).info
+    except _DAMAGE as error:
+        raise BrokenImageError(f"{type(error).__name__}: {error}") from error
+    return {name: str(value) for name, value in told.items() if isinstance(name, str)}
+
+
 def _upright(picture: bytes | Image.Image, check: Callable[[tuple[int, int]], None]) -> Image.Image:
     try:
         image = _open(picture) if isinstance(picture, bytes) else picture

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from sightloop.data.decode import BrokenImageError, upright
 from sightloop.models.convert import whole
+from sightloop.recipes.embedded_world import MODEL_KEY
 from sightloop.recipes.geneval_drawing import picture_seed
 from sightloop.types import ImagePolicy, Images, Prompt, Sampling
 
@@ -33,6 +34,8 @@ class DrawJob:
     guidance: float | None = None
     temperature: float | None = None
     seed: int = 0
+    author: str = ""
+    """Who draws, told by the files; empty = nothing is told."""
 
     def __post_init__(self) -> None:
         if not self.prompt.strip():
@@ -76,15 +79,17 @@ def draw(policy: ImagePolicy, job: DrawJob) -> list[Path]:
     paths = [job.output / f"{first + place:04}.png" for place in range(len(drawn))]
     pictures = [Image.fromarray(pixels.permute(1, 2, 0).numpy()) for pixels in drawn]
     for path, picture in zip(paths, pictures, strict=True):
-        _save(picture, path, job.prompt)
+        _save(picture, path, job)
     sheet = job.output / f"sheet_{paths[0].stem}-{paths[-1].stem}.png"
-    _save(contact_sheet(pictures), sheet, job.prompt)
+    _save(contact_sheet(pictures), sheet, job)
     return [*paths, sheet]
 
 
-def _save(picture: Image.Image, path: Path, prompt: str) -> None:
+def _save(picture: Image.Image, path: Path, job: DrawJob) -> None:
     told = PngImagePlugin.PngInfo()
-    told.add_itxt("prompt", prompt)
+    told.add_itxt("prompt", job.prompt)
+    if job.author:
+        told.add_itxt(MODEL_KEY, job.author)
     with whole(path) as partial:
         picture.save(partial, pnginfo=told)
 

@@ -13,6 +13,7 @@ from torch import nn
 
 from sightloop.data.quizzes import CATEGORIES, Quiz
 from sightloop.evaluation.geneval_prompts import read_prompts
+from sightloop.recipes.embedded_world import drawn_by
 from sightloop.recipes.geneval import (
     GenEvalRun,
     compared,
@@ -140,8 +141,7 @@ def _drawn_first(options: GenEvalOptions) -> GenEvalRun:
             device=options.device,
         )
     chosen = {"decode_steps": drawer.steps, "guidance": drawer.guidance, "temperature": drawer.temperature}
-    known = f"{drawer.world_model} of the embedded world"
-    name = known if drawer.policy == EMBEDDED else Path(drawer.policy).name
+    name = drawn_by(drawer.world_model) if drawer.policy == EMBEDDED else Path(drawer.policy).name
     return evaluate_drawn(
         policy,
         options,

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from sightloop.evaluation.detection import open_picture
 from sightloop.evaluation.geneval_prompts import GenEvalPrompt
+from sightloop.recipes.embedded_world import MODEL_KEY
 from sightloop.types import ImagePolicy, Prompt, Sampling
 
 PROMPT_KEY = "GenEval prompt"
@@ -80,7 +81,7 @@ def draw_prompts(
                 tokens = policy.sample(Prompt(texts=texts, wants="image", seeds=seeds), sampling)
                 pixels = policy.pixels(tokens).pixels.cpu()
             for (place, number), text, picture in zip(some, texts, pixels, strict=True):
-                _save(folder / _file(place, number), picture, text)
+                _save(folder / _file(place, number), picture, {PROMPT_KEY: text, MODEL_KEY: name})
             bar.update(len(some))
     contact_sheet(prompts, folder).save(folder / _SHEET)
     return len(missing)
@@ -157,10 +158,11 @@ def _write_metadata(path: Path, prompt: GenEvalPrompt) -> None:
     _replace(file, f"{line}\n".encode())
 
 
-def _save(path: Path, picture: UInt8[Tensor, "3 H W"], text: str) -> None:
+def _save(path: Path, picture: UInt8[Tensor, "3 H W"], texts: dict[str, str]) -> None:
     image = Image.fromarray(np.ascontiguousarray(picture.permute(1, 2, 0).numpy()))
     info = PngImagePlugin.PngInfo()
-    info.add_text(PROMPT_KEY, text)
+    for key, text in texts.items():
+        info.add_text(key, text)
     # Whole or not at all: a picture that is there counts as drawn.
     partial = path.with_suffix(".partial")
     image.save(partial, format="PNG", pnginfo=info)

@@ -12,6 +12,7 @@ from typing import Any
 from PIL import Image
 from tqdm import tqdm
 
+from sightloop.recipes.geneval_eyes import EMBEDDED
 from sightloop.recipes.respondent import Asked, Respondent, settings_from
 
 _PLACEHOLDER = "<image>"
@@ -76,6 +77,16 @@ def flat_pictures(shown: Any) -> list[Any]:
     return [shown]
 
 
+def named(model: str) -> str:
+    """The name as `Respondent.from_name` takes it; the embedded world's tiny model has to be asked for."""
+    if not model:
+        raise ValueError(
+            "--model_args names no model; give model=FOLDER, or model=shapes for the embedded world's tiny "
+            "one, which knows only colored shapes"
+        )
+    return "" if model == EMBEDDED else model
+
+
 def __getattr__(name: str) -> Any:
     if name == _CLASS:
         return _model_class()
@@ -109,7 +120,9 @@ def _model_class() -> type[Any]:
                 )
             if not str(batch_size).isdigit() or int(batch_size) < 1:
                 raise ValueError(f"batch_size is {batch_size!r}; use a whole number from 1 on")
-            self.respondent = Respondent.from_name(model, world_model=world_model, device=device, fit=fit)
+            self.respondent = Respondent.from_name(
+                named(model), world_model=world_model, device=device, fit=fit
+            )
             self.batch = int(batch_size)
             self.max_tokens = int(max_new_tokens)
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from sightloop.data.decode import Decoding, Fit
 from sightloop.data.images import ImageSet
 from sightloop.data.sources import FileSource, open_source
@@ -22,6 +24,7 @@ from sightloop.evaluation.pairs import caption_set, read_captions, refuse_empty
 from sightloop.evaluation.ranking import Ties
 from sightloop.evaluation.retrieval import ClipEncoder, clip_recall_of_files, protocol_hash
 from sightloop.recipes.catalog import SHAPES
+from sightloop.recipes.embedded_world import is_bundled, require_world_images
 from sightloop.recipes.held_out import open_pictures
 from sightloop.recipes.named_models import model_config
 from sightloop.recipes.restore import is_run, load_captioner, read_config
@@ -78,6 +81,8 @@ def write_captions(
         ValueError: nothing to caption, or a picture that cannot be read.
     """
     paths = [path for spec in images for path in _paths(spec)]
+    if not model:
+        require_world_images(paths, what="captioner", option="--model")
     policy = load_captioner(model, device=distributed.device(device))
     source = FileSource(spec=", ".join(images), paths=tuple(paths))
     pictures = ImageSet(source, Decoding(size=policy.image_size, fit=fit), batch_size=32)
@@ -126,25 +131,42 @@ def measured_recall(job: RecallJob) -> Evaluation:
         ValueError: neither captions nor pictures are named, or they do not fit together.
     """
     device = distributed.device(job.device)
-    clip = job.clip or str(WEIGHTS / "clip")
-    model_config(clip)
-    encoder = ClipEncoder.from_pretrained(clip, device=device)
     if job.captions is not None:
         given = read_captions(job.captions, image_root=job.image_root or None)
         refuse_empty(given, allowed=job.allow_empty)
-        return clip_recall_of_files(encoder, given, ties=job.ties)
+        return clip_recall_of_files(_encoder(job, given.sources, device), given, ties=job.ties)
     if not job.images:
         raise ValueError(
             "name what to evaluate: --captions FILE, or --images (and --model for another captioner)"
         )
-    policy = load_captioner(job.model, device=device)
     source = open_pictures(HeldOutSettings(images=job.images, image_root=job.image_root, split=job.split))
     if not isinstance(source, FileSource):
         raise ValueError(f"{job.images!r} holds shards; CLIP Recall of a model reads picture files")
+    if not job.model:
+        require_world_images(source.paths, what="captioner", option="--model")
+    encoder = _encoder(job, source.paths, device)
+    policy = load_captioner(job.model, device=device)
     decoding = Decoding(size=policy.image_size, fit="crop")
     pictures = ImageSet(source, decoding, batch_size=32, limit=job.limit)
     pairs = list(caption_pictures(policy, pictures, job.decode.options(job.model)))
     return clip_recall_of_files(encoder, caption_set(pairs), ties=job.ties)
+
+
+def _encoder(job: RecallJob, sources: Sequence[str], device: torch.device) -> ClipEncoder:
+    """The CLIP that is named, else the one that measured the run, else the embedded world's for its own."""
+    clip = job.clip
+    if not clip and job.captions is None and job.model and is_run(job.model):
+        clip = read_config(Path(job.model)).held_out.clip
+    elif not clip and job.captions is None and job.model and not is_bundled(job.model):
+        raise ValueError(
+            f"no --clip: {job.model!r} is no run, which would name the CLIP that measures it; name one with "
+            "--clip"
+        )
+    if not clip:
+        require_world_images(sources, what="CLIP", option="--clip")
+        clip = str(WEIGHTS / "clip")
+    model_config(clip)
+    return ClipEncoder.from_pretrained(clip, device=device)
 
 
 @dataclass(frozen=True, kw_only=True)

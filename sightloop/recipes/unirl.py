@@ -28,6 +28,7 @@ from sightloop.recipes.unirl_quizzes import (
     in_world,
     naming_question,
     quiz_stream,
+    require_known,
     vocabulary_of,
 )
 from sightloop.rewards.combine import standardised_in_group
@@ -178,6 +179,7 @@ def evaluator_of(config: UniConfig, asks: list[Ask], folder: Path | None) -> Bot
                     "--both-sides.detector"
                 )
         return None
+    require_known(config, [ask.quiz for ask in asks])
     return BothSides(
         asks=asks,
         check=check,

@@ -26,6 +26,8 @@ from sightloop.data.quizzes import (
 )
 from sightloop.data.vocabulary import REAL, Vocabulary
 from sightloop.recipes.both_sides import Ask, FixedPictures
+from sightloop.recipes.embedded_world import require_world_images, require_world_words
+from sightloop.recipes.unified import world_folder
 from sightloop.recipes.unirl_config import PER_PROMPT, BothSidesSettings, UniConfig
 from sightloop.shapes.quizzes import SHAPES_VOCABULARY
 from sightloop.shapes.unified_gates import held_out_scenes, pictures_of
@@ -35,6 +37,8 @@ from sightloop.types import Fact, Images
 _SPARE = 3
 """A category whose quizzes are this many times the test's keeps the test out of training."""
 _TRIES = 2000
+_SEEN = 8
+"""Quizzes of a grammar whose words are looked at."""
 _FIXED_SIDE = 384
 """Pixels along the side of fixed pictures; policies bring them to their own size."""
 
@@ -69,10 +73,12 @@ def quiz_stream(config: UniConfig, asks: Sequence[Ask]) -> QuizStream:
         left = [quiz for quiz in listed if is_held is None or not is_held(quiz)]
         if not left:
             raise ValueError(f"{settings.file} holds only excluded prompts; give others")
+        require_known(config, listed)
         source = ListedQuizzes(left, seed=seed)
     else:
         weights = {name: getattr(settings, name) for name in CATEGORIES}
         source = GrammarQuizzes(vocabulary, seed=seed, weights=weights, excluded=is_held)
+        require_known(config, [source.quiz(index) for index in range(_SEEN)])
     rank, ranks = distributed.rank(), distributed.num_ranks()
     return QuizStream(source, batch_size=config.prompts, seed=seed, rank=rank, num_ranks=ranks)
 
@@ -133,10 +139,24 @@ def asks_of(config: UniConfig) -> list[Ask]:
     return fixed_asks(config.both_sides, vocabulary_of(config))
 
 
+def require_known(config: UniConfig, quizzes: Sequence[Quiz]) -> None:
+    """Refuse quizzes in words that the embedded world's model does not know, if no other is named.
+
+    Raises:
+        ValueError: such a word.
+    """
+    if not config.policy:
+        texts = (text for quiz in quizzes for text in (quiz.prompt, quiz.question))
+        require_world_words(texts, world_folder(config.world_model), option="--policy")
+
+
 def fixed_pictures(config: UniConfig, asks: Sequence[Ask]) -> FixedPictures | None:
     """Pictures that are not the policy's own, with questions whose answers are known."""
     settings = config.both_sides
     if settings.fixed:
+        if not config.policy:
+            drawn = map(str, Path(settings.fixed).glob("[0-9]*/samples/*.png"))
+            require_world_images(drawn, what="model", option="--policy")
         return read_fixed(Path(settings.fixed), vocabulary_of(config))
     if not in_world(config):
         return None

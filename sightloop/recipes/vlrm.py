@@ -42,6 +42,7 @@ from sightloop.data.decode import Decoding
 from sightloop.models.blip2 import TOWER, Blip2Captioner, same_tower
 from sightloop.models.captioner import CaptionerSettings, GenericCaptioner
 from sightloop.models.critic import TrunkCritic
+from sightloop.recipes.embedded_world import is_bundled, is_world_folder
 from sightloop.recipes.held_out import held_out_of, open_pictures
 from sightloop.recipes.named_models import model_config
 from sightloop.recipes.vlrm_config import CaptionerChoices, VlrmConfig
@@ -115,6 +116,11 @@ def build(config: VlrmConfig, run_folder: Path) -> Experiment:
 
 def shapes_world(config: VlrmConfig, run_folder: Path) -> VlrmConfig:
     """The configuration with the embedded world's models and freshly drawn pictures where none are named."""
+    if not is_bundled(base_model(config)) and config.judge.model and not is_bundled(config.judge.model):
+        raise ValueError(
+            "data.images is empty; name the images to train on with --data.images (the embedded world's "
+            "scenes are for its own tiny models)"
+        )
     seed = config.schedule.seed
     train, held_out = run_folder / "pictures" / "train", run_folder / "pictures" / "held_out"
     if distributed.rank() == 0:
@@ -158,6 +164,11 @@ def require_models(config: VlrmConfig) -> None:
             raise ValueError(f"{setting} is empty; with pictures of your own, name a folder or a hub model")
         if wanted:
             model_config(name)
+    if not config.policy and not is_world_folder(config.data.images):
+        raise ValueError(
+            "policy is empty, and the bundled tiny captioner knows only the embedded world's images; with "
+            "images of your own, name a captioner with --policy"
+        )
 
 
 def load_policy(config: VlrmConfig, device: torch.device) -> AnyCaptioner:

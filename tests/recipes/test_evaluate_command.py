@@ -110,7 +110,8 @@ def test_empty_captions_are_refused_unless_they_are_meant(
         assert "1 of 2 captions are empty, the first is that of" in told and "b.png" in told
         assert "--allow-empty" in told
     assert measured(folder, "--allow-empty", file="empty.jsonl")["metrics"]["length"] == 1.5
-    recall = measured(folder, "--allow-empty", kind="clip-recall", file="empty.jsonl")
+    clip = ["--clip", str(WEIGHTS / "clip")]
+    recall = measured(folder, "--allow-empty", *clip, kind="clip-recall", file="empty.jsonl")
     assert recall["protocol"]["captions"] == "2"
     nothing = lines(folder / "nothing.jsonl", {"image": "a.png", "caption": ""})
     assert "all 1 captions are empty" in mistake(capsys, "captions", str(nothing), "--allow-empty")
@@ -139,7 +140,8 @@ def test_captions_that_do_not_fit_the_pictures_are_refused_by_name(
 def test_a_damaged_picture_is_refused_by_name(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     whole = (folder / "b.png").read_bytes()
     (folder / "b.png").write_bytes(whole[: len(whole) // 2])
-    told = mistake(capsys, "clip-recall", "--captions", str(folder / "captions.jsonl"))
+    clip = ["--clip", str(WEIGHTS / "clip")]
+    told = mistake(capsys, "clip-recall", "--captions", str(folder / "captions.jsonl"), *clip)
     assert "b.png cannot be read as a picture" in told
 
 
