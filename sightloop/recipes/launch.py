@@ -10,7 +10,8 @@ from sightloop.recipes.catalog import RECIPES
 from sightloop.recipes.config_json import config_to_json
 from sightloop.training import distributed
 from sightloop.training.loop import train
-from sightloop.training.runlog import Run
+from sightloop.training.run_folder import given_back_if_it_fails, reserve
+from sightloop.training.runlog import Run, environment
 
 
 def launch(name: str, config: Any, folder: Path, *, overwrite: bool = False, resume: bool = False) -> None:
@@ -21,23 +22,23 @@ def launch(name: str, config: Any, folder: Path, *, overwrite: bool = False, res
     """
     distributed.start()
     try:
-        saved = config_to_json(config)
         if resume:
-            run = Run.resume(folder, config=saved, schedule=config.schedule, track=config.track)
-        else:
-            run = Run.create(
-                folder,
-                recipe=name,
-                config=saved,
-                schedule=config.schedule,
-                overwrite=overwrite,
-                track=config.track,
-            )
-        experiment = import_module(RECIPES[name].builder).build(config, folder)
-        run.stop_on_signals()
-        try:
-            train(experiment, run)
-        finally:
-            run.close()
+            return _drive(name, config, folder, resume=True)
+        saved = config_to_json(config)
+        reserve(folder, recipe=name, config=saved, environment=environment(), overwrite=overwrite)
+        with given_back_if_it_fails(folder):
+            _drive(name, config, folder)
     finally:
         distributed.stop()
+
+
+def _drive(name: str, config: Any, folder: Path, *, resume: bool = False) -> None:
+    """Build everything before trackers hear of the run, then train."""
+    open_run = Run.resume if resume else Run
+    experiment = import_module(RECIPES[name].builder).build(config, folder)
+    run = open_run(folder, config=config_to_json(config), schedule=config.schedule, track=config.track)
+    run.stop_on_signals()
+    try:
+        train(experiment, run)
+    finally:
+        run.close()

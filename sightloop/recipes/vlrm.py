@@ -63,6 +63,7 @@ from sightloop.rollouts.caption import CaptionCollector
 from sightloop.shapes.models import WEIGHTS
 from sightloop.shapes.pictures import write_pictures
 from sightloop.training import distributed
+from sightloop.training.checkpoint import finished_checkpoints
 from sightloop.training.heap import give_back
 from sightloop.training.loop import Experiment
 from sightloop.types import Algorithm, Reward, Sampling
@@ -124,8 +125,11 @@ def shapes_world(config: VlrmConfig, run_folder: Path) -> VlrmConfig:
     seed = config.schedule.seed
     train, held_out = run_folder / "pictures" / "train", run_folder / "pictures" / "held_out"
     if distributed.rank() == 0:
-        write_pictures(train, number=NUM_SCENES, seed=seed)
-        write_pictures(held_out, number=config.held_out.limit or NUM_HELD_OUT, seed=seed)
+        # Nothing has been learned from the pictures of a run that this one replaces.
+        replace_others = not finished_checkpoints(run_folder / "checkpoints")
+        write_pictures(train, number=NUM_SCENES, seed=seed, replace=replace_others)
+        number = config.held_out.limit or NUM_HELD_OUT
+        write_pictures(held_out, number=number, seed=seed, replace=replace_others)
     distributed.barrier()
     return replace(
         config,

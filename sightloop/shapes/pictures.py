@@ -22,22 +22,25 @@ _CHECKED = 4
 """Scenes of a folder that are drawn again to compare them."""
 
 
-def write_pictures(folder: Path, *, number: int, seed: int) -> Path:
-    """Draw `number` scenes into `folder`, unless it holds them already.
+def write_pictures(folder: Path, *, number: int, seed: int, replace: bool = False) -> Path:
+    """Draw `number` scenes into `folder`, unless it holds them already; `replace` takes the place of others.
 
     Raises:
         ValueError: the folder holds another number of scenes, or those of another seed.
     """
     manifest = folder / MANIFEST
     rng = np.random.default_rng([seed, crc32(folder.name.encode())])
+    if replace and manifest.exists() and not _holds(folder, number=number, seed=seed):
+        for name in read_scenes(folder):
+            (folder / Path(name).name).unlink(missing_ok=True)
+        manifest.unlink()
     if manifest.exists():
         held = len(manifest.read_text(encoding="utf-8").splitlines())
         if held != number:
             raise ValueError(
                 f"{folder} holds {held} scenes, not {number}; choose another folder or remove it"
             )
-        drawn = [_draw(rng)[0] for _ in range(min(number, _CHECKED))]
-        if list(read_scenes(folder).values())[:_CHECKED] != drawn:
+        if not _holds(folder, number=number, seed=seed):
             raise ValueError(
                 f"{folder} holds other scenes than seed {seed} draws; choose another folder or remove it"
             )
@@ -52,6 +55,13 @@ def write_pictures(folder: Path, *, number: int, seed: int) -> Path:
     # The manifest comes last: a folder without it is unfinished and drawn again.
     manifest.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return folder
+
+
+def _holds(folder: Path, *, number: int, seed: int) -> bool:
+    rng = np.random.default_rng([seed, crc32(folder.name.encode())])
+    drawn = [_draw(rng)[0] for _ in range(min(number, _CHECKED))]
+    held = list(read_scenes(folder).values())
+    return len(held) == number and held[:_CHECKED] == drawn
 
 
 def _draw(rng: np.random.Generator) -> tuple[Scene, UInt8[np.ndarray, "H W 3"]]:

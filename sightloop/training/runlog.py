@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import platform
-import shutil
 import signal
 import subprocess
 import sys
@@ -20,18 +18,18 @@ from typing import Any
 
 import torch
 
-from sightloop.training import checkpoint, distributed
+from sightloop.training import checkpoint, distributed, run_folder
 from sightloop.training.alarms import Alarm, History, Record, Watch
 from sightloop.training.gallery import copy_picture, gallery_samples
 from sightloop.training.progress import Progress
 from sightloop.training.randomness import seed_everything
+from sightloop.training.run_folder import PARTIAL, plain, replace_text, write_json
 from sightloop.training.schedule import Schedule
 from sightloop.training.tracking import Log, Tracker, start_trackers
 from sightloop.types import Credit, Evaluation, Rollout
 
 NUM_EVALUATION_PICTURES = 64
 """Pictures of an evaluation that are copied into the run folder, for the report."""
-_PARTIAL = ".partial"
 _SAME_INTERRUPT_SECONDS = 1.0
 """torchrun hands on an interrupt that the terminal has sent to every process already."""
 _PACKAGES = ("sightloop", "torch", "transformers", "peft", "tokenizers", "safetensors", "numpy", "pillow")
@@ -65,17 +63,15 @@ class Run:
         overwrite: bool = False,
         track: Sequence[Tracker] = (),
     ) -> Run:
-        """Start a run in a new or empty folder; `overwrite` empties an older run first (its pictures stay).
+        """Start a run in a new or empty folder; with `overwrite` in place of an older run, of which the
+        pictures stay and the rest is removed once the first checkpoint is written.
 
         Raises:
-            ValueError: the folder holds something and `overwrite` is off.
+            ValueError: the folder holds something and `overwrite` is off, or something that is no run.
         """
-        if distributed.rank() == 0:
-            _make_room(folder, overwrite)
-            folder.mkdir(parents=True, exist_ok=True)
-            _write_json(folder / "config.json", {"recipe": recipe, "config": config})
-            _write_json(folder / "environment.json", environment())
-        distributed.barrier()
+        run_folder.reserve(
+            folder, recipe=recipe, config=config, environment=environment(), overwrite=overwrite
+        )
         return Run(folder, config, schedule, track)
 
     @staticmethod
@@ -159,7 +155,7 @@ class Run:
             "samples": samples,
             "protocol": evaluation.protocol,
         }
-        _write_json(self.folder / "evaluations" / f"{name}_step_{step:06d}.json", record)
+        write_json(self.folder / "evaluations" / f"{name}_step_{step:06d}.json", record)
         self._require_watched(name, evaluation)
         self.improved = self.improved or (step > 0 and self._best_step({step}) == step)
         self._bar.evaluation(step, evaluation.metrics)
@@ -168,7 +164,7 @@ class Run:
         """What the first samples of the batch said, earned and were credited, token by token."""
         if self._writes:
             samples = gallery_samples(self.folder, rollout, credit)
-            _write_json(self.folder / "samples" / f"step_{step:06d}.json", {"step": step, "samples": samples})
+            write_json(self.folder / "samples" / f"step_{step:06d}.json", {"step": step, "samples": samples})
 
     def save(self, step: int, what: checkpoint.Saveable) -> None:
         """A checkpoint; the newest few and the best are kept."""
@@ -180,6 +176,7 @@ class Run:
         self.improved = False
         if self._writes:
             self._tidy_checkpoints()
+            run_folder.remove_replaced(self.folder)
 
     def stop_on_signals(self) -> None:
         """SIGTERM and the first interrupt end the run after the current step; the second one at once."""
@@ -256,15 +253,15 @@ class Run:
             path = self.folder / name
             if path.exists():
                 kept = [record for record in _lines(path) if record["step"] <= step]
-                _replace_text(path, "".join(json.dumps(_plain(record)) + "\n" for record in kept))
+                replace_text(path, "".join(json.dumps(plain(record)) + "\n" for record in kept))
         for path in [*self.folder.glob("samples/*.json"), *self.folder.glob("evaluations/*.json")]:
             if int(path.stem.rsplit("step_", 1)[1]) > step:
                 path.unlink()
         for pattern in (
-            f"*{_PARTIAL}",
-            f"samples/*{_PARTIAL}",
-            f"evaluations/*{_PARTIAL}",
-            f"images/*{_PARTIAL}",
+            f"*{PARTIAL}",
+            f"samples/*{PARTIAL}",
+            f"evaluations/*{PARTIAL}",
+            f"images/*{PARTIAL}",
         ):
             for path in self.folder.glob(pattern):
                 path.unlink()
@@ -279,7 +276,7 @@ class Run:
         path = self.folder / "environment.json"
         known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         known["resumed"] = [*known.get("resumed", []), {"step": step, **environment()}]
-        _write_json(path, known)
+        write_json(path, known)
 
 
 def environment() -> dict[str, Any]:
@@ -316,26 +313,6 @@ def _git_commit() -> str | None:
     return found.stdout.strip() or None
 
 
-def _make_room(folder: Path, overwrite: bool) -> None:
-    if not folder.exists():
-        return
-    for leftover in folder.glob(f"*{_PARTIAL}"):
-        leftover.unlink()
-    if not any(folder.iterdir()):
-        return
-    if not overwrite:
-        raise ValueError(
-            f"{folder} is not empty; go on with --resume {folder}, replace it with --overwrite, or choose "
-            "another --run"
-        )
-    if not (folder / "config.json").exists() and any(item.name != "pictures" for item in folder.iterdir()):
-        raise ValueError(f"{folder} is not empty and not a run; --overwrite only replaces runs")
-    for item in folder.iterdir():
-        if item.name == "pictures":
-            continue
-        shutil.rmtree(item) if item.is_dir() else item.unlink()
-
-
 def _lines(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
@@ -343,23 +320,3 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     lines = path.read_text(encoding="utf-8").split("\n")[:-1]
     records = [json.loads(line) for line in lines]
     return [{name: math.nan if value is None else value for name, value in one.items()} for one in records]
-
-
-def _replace_text(path: Path, text: str) -> None:
-    partial = path.with_name(f"{path.name}{_PARTIAL}")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
-
-
-def _write_json(path: Path, data: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _replace_text(path, json.dumps(_plain(data), indent=1, allow_nan=False) + "\n")
-
-
-def _plain(data: Any) -> Any:
-    """The same with null for what JSON has no number for."""
-    if isinstance(data, float):
-        return data if math.isfinite(data) else None
-    if isinstance(data, Mapping):
-        return {key: _plain(value) for key, value in data.items()}
-    return [_plain(value) for value in data] if isinstance(data, list | tuple) else data

@@ -1,0 +1,168 @@
+"""Run folders are replaced last and given back: through the command line, as users start runs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from sightloop.cli import main
+from sightloop.training import run_folder
+
+START = ["train", "vlrm", "--batch", "4", "--steps", "1", "--draw.max-new-tokens", "4"]
+START += ["--held-out.max-tokens", "4", "--held-out.limit", "4"]
+
+
+@pytest.fixture(autouse=True)
+def few_scenes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs of eight training pictures."""
+    monkeypatch.setattr("sightloop.recipes.vlrm.NUM_SCENES", 8)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run."""
+    run = tmp_path_factory.mktemp("made") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sightloop.recipes.vlrm.NUM_SCENES", 8)
+        main([*START, "--run", str(run)])
+    return run
+
+
+@pytest.fixture
+def run(made: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return Path(shutil.copytree(made, tmp_path / "runs" / "mine"))
+
+
+def everything(folder: Path) -> dict[str, bytes]:
+    """All files below a folder, with their contents."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """The line that a failing command says."""
+    with pytest.raises(SystemExit) as end:
+        main(list(words))
+    assert end.value.code == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("sightloop: ")]
+    return line
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (["--policy", "nosuch/model", "--preset", "shapes"], "neither a folder nor a model"),
+        (["--judge", "/nowhere"], "neither a folder nor a model"),
+        (["--custom-rewards", "mine.py:missing"], "mine.py"),
+        (["--held-out.images", "photosss/"], "no pictures found"),
+    ],
+)
+def test_a_mistake_costs_neither_the_older_run_nor_the_place_of_the_next(
+    run: Path, more: list[str], told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    before = everything(run)
+    assert told in refused(capsys, *START, "--run", str(run), "--overwrite", *more)
+    assert everything(run) == before
+    assert told in refused(capsys, *START, "--run", str(run.parent / "another"), *more)
+    assert [path.name for path in run.parent.iterdir()] == ["mine"]
+
+
+def test_the_older_run_goes_when_the_first_checkpoint_is_there(run: Path) -> None:
+    shutil.rmtree(run / "images")
+    (run / "alarms.jsonl").write_text("")
+    main([*START, "--run", str(run), "--overwrite", "--seed", "1"])
+    assert [path.name for path in run.parent.iterdir()] == ["mine"]
+    assert json.loads((run / "config.json").read_text())["config"]["schedule"]["seed"] == 1
+    assert "replaces" not in json.loads((run / "environment.json").read_text())
+    assert (run / "checkpoints" / "step_000001").is_dir() and not (run / "alarms.jsonl").exists()
+
+
+def test_other_held_out_pictures_replace_the_older_ones(run: Path) -> None:
+    words = [*START[:-1], "3", "--run", str(run), "--overwrite"]
+    main(words)
+    assert len(list((run / "pictures" / "held_out").glob("*.png"))) == 3
+    assert len(list((run / "pictures" / "train").glob("*.png"))) == 8
+
+
+@pytest.mark.parametrize(
+    "strange",
+    [
+        "thesis.txt",
+        "samples/thesis.txt",
+        "checkpoints/step_000001/notes.md",
+        "model.safetensors",
+        ".git/HEAD",
+    ],
+)
+def test_a_folder_with_anything_else_in_it_is_no_run(
+    run: Path, strange: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run / strange).parent.mkdir(parents=True, exist_ok=True)
+    (run / strange).write_text("mine")
+    before = everything(run)
+    told = refused(capsys, *START, "--run", str(run), "--overwrite")
+    assert "--overwrite only replaces runs" in told and strange in told
+    assert everything(run) == before
+
+
+@pytest.mark.parametrize("config", ["{}", "[]", '{"model_type": "opt"}', "{", '{"recipe": 1, "config": {}}'])
+def test_a_models_folder_is_no_run(tmp_path: Path, config: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "config.json").write_text(config)
+    told = refused(capsys, *START, "--run", str(tmp_path), "--overwrite")
+    assert "--overwrite only replaces runs" in told
+    told = refused(capsys, "demo", "vlrm", "--run", str(tmp_path))
+    assert "--overwrite only replaces runs" in told
+    assert everything(tmp_path) == {"config.json": config.encode()}
+
+
+def test_a_start_that_was_killed_is_undone_by_the_next(run: Path) -> None:
+    before = everything(run)
+    run_folder.reserve(run, recipe="vlrm", config={}, environment={}, overwrite=True)
+    assert len(list(run.parent.iterdir())) == 2
+    with pytest.raises(KeyboardInterrupt), run_folder.given_back_if_it_fails(run):
+        run_folder.reserve(run, recipe="vlrm", config={}, environment={}, overwrite=True)
+        raise KeyboardInterrupt
+    assert everything(run) == before and len(list(run.parent.iterdir())) == 1
+
+
+def test_a_link_to_a_run_stays_a_link(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(run)
+    before = everything(run)
+    refused(capsys, *START, "--run", str(link), "--overwrite", "--judge", str(tmp_path / "nothing"))
+    assert link.is_symlink() and everything(run) == before
+    main([*START, "--run", str(link), "--overwrite"])
+    assert link.is_symlink() and (run / "checkpoints" / "step_000001").is_dir()
+
+
+def test_only_an_older_run_beside_it_is_ever_removed(run: Path) -> None:
+    other = Path(shutil.copytree(run, run.parent / "other"))
+    for name in ("other", "../runs/other", "mine.old-1/../other"):
+        known = json.loads((run / "environment.json").read_text())
+        run_folder.write_json(run / "environment.json", {**known, "replaces": name})
+        run_folder.remove_replaced(run)
+        assert other.is_dir()
+
+
+def test_a_run_that_has_trained_stays_though_it_fails_before_its_first_checkpoint(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = run.parent / "mine.py"
+    mine.write_text(
+        "calls = []\n"
+        "def sometimes(images, completions):\n"
+        "    calls.append(1)\n"
+        "    if len(calls) > 1: raise RuntimeError('enough')\n"
+        "    return [0.0] * len(completions)\n"
+    )
+    words = [*START, "--run", str(run), "--overwrite", "--custom-rewards", f"{mine}:sometimes"]
+    told = refused(capsys, *words, "--steps", "2", "--save-every", "2")
+    assert "enough" in told
+    (older,) = run.parent.glob("mine.old-*")
+    assert (older / "checkpoints" / "step_000001").is_dir()
+    assert '"kind": "train"' in (run / "metrics.jsonl").read_text()
+    assert not (run / "checkpoints").exists()
