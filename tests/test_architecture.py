@@ -7,14 +7,13 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).resolve().parent.parent
+from sources import ROOT, FunctionNode, Import, Source, functions, imports, read
+from transformers_rules import changing_imports, private_names
 
 # Who may import what of the package. A folder may always import itself; `module:Name` allows that one name.
 BATCHES = {"data.images:ImageBatch", "data.quiz_stream:QuizBatch", "data.quizzes:Quiz"}
@@ -28,7 +27,7 @@ ALLOWED: dict[str, set[str]] = {
     "data": {"types"},
     "rollouts": {"types"} | BATCHES,
     "training": {"types", "algorithms.masked"},
-    "evaluation": {"types", "models.open"} | BATCHES,
+    "evaluation": {"types", "models.open", "models.transformers_internals"} | BATCHES,
     "shapes": {"types", "models"} | BATCHES | QUIZZES,
     "report": {"evaluation.intervals", "evaluation.shares"},
     "recipes": {
@@ -76,67 +75,6 @@ BANNED_WORDS = {
 }
 MAX_FILE, MAX_FUNCTION, MAX_PARAMETERS = 400, 60, 7
 
-FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
-
-
-@dataclass(frozen=True, kw_only=True)
-class Source:
-    """One parsed file; `module` is its dotted name below the package, "" outside of it."""
-
-    path: str
-    module: str
-    text: str
-
-    @property
-    def tree(self) -> ast.Module:
-        """The syntax tree."""
-        return ast.parse(self.text)
-
-    @property
-    def unit(self) -> str:
-        """The folder, or the file at the top, that the rules speak about."""
-        return self.module.split(".")[0]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Import:
-    """One imported name: `target` is the dotted module, `name` what is taken from it ("": the module)."""
-
-    target: str
-    name: str
-    line: int
-    inside_function: bool
-
-
-def read(folder: str) -> list[Source]:
-    """Every Python file below `folder`."""
-    sources: list[Source] = []
-    for path in sorted((ROOT / folder).rglob("*.py")):
-        parts = list(path.relative_to(ROOT / folder).with_suffix("").parts)
-        if parts[-1] == "__init__":
-            parts.pop()
-        module = ".".join(parts) if folder == "sightloop" else ""
-        sources.append(Source(path=str(path.relative_to(ROOT)), module=module, text=path.read_text()))
-    return sources
-
-
-def imports(source: Source) -> Iterator[Import]:
-    """Every import of a file, those inside functions and under TYPE_CHECKING included."""
-
-    def walk(node: ast.AST, inside: bool) -> Iterator[Import]:
-        for child in ast.iter_child_nodes(node):
-            if isinstance(child, ast.Import):
-                for alias in child.names:
-                    yield Import(target=alias.name, name="", line=child.lineno, inside_function=inside)
-            elif isinstance(child, ast.ImportFrom):
-                target = "." * child.level + (child.module or "")
-                for alias in child.names:
-                    yield Import(target=target, name=alias.name, line=child.lineno, inside_function=inside)
-            else:
-                yield from walk(child, inside or isinstance(child, FunctionNode | ast.Lambda))
-
-    yield from walk(source.tree, False)
-
 
 def own_target(found: Import, modules: set[str]) -> str | None:
     """The module of the package that an import reaches, by its name below the package; None if outside."""
@@ -155,16 +93,6 @@ def edge_is_allowed(unit: str, target: str, name: str) -> bool:
         f"{target}:{name}" == rule or target == rule or target.startswith(f"{rule}.")
         for rule in ALLOWED.get(unit, set())
     )
-
-
-def functions(source: Source) -> Iterator[tuple[FunctionNode, bool]]:
-    """Every function of a file, and whether it is a method with a `self` or `cls`."""
-    for node in ast.walk(source.tree):
-        in_class = isinstance(node, ast.ClassDef)
-        for child in ast.iter_child_nodes(node):
-            if isinstance(child, FunctionNode):
-                static = any(isinstance(d, ast.Name) and d.id == "staticmethod" for d in child.decorator_list)
-                yield child, in_class and not static
 
 
 def forbidden_edges(source: Source, modules: set[str]) -> list[str]:
@@ -303,6 +231,8 @@ MODULES = {source.module for source in PACKAGE}
 RULES: dict[str, Callable[[Source], list[str]]] = {
     "no_edge_outside_the_table": lambda source: forbidden_edges(source, MODULES),
     "no_library_outside_the_list": lambda source: forbidden_libraries(source, declared_libraries()),
+    "no_changing_import_of_transformers": changing_imports,
+    "no_private_name_of_others": private_names,
     "no_import_inside_functions": hidden_imports,
     "nothing_oversized": oversized,
     "nothing_public_undocumented": undocumented,
@@ -319,7 +249,8 @@ def test_the_package_keeps_every_rule(rule: str) -> None:
 
 def test_tests_and_benchmarks_keep_the_limits_and_the_names() -> None:
     sources = [*read("tests"), *read("benchmarks")]
-    problems = [line for source in sources for line in [*oversized(source), *badly_named(source)]]
+    rules = (oversized, badly_named, changing_imports)
+    problems = [line for source in sources for rule in rules for line in rule(source)]
     assert not problems, "\n".join(problems)
 
 
@@ -364,6 +295,15 @@ def test_what_must_start_fast_does_not_load_torch(module: str) -> None:
         ("no_edge_outside_the_table", "from .masked import mean"),
         ("no_library_outside_the_list", "import transformers"),
         ("no_library_outside_the_list", "import torch.distributed as dist"),
+        ("no_changing_import_of_transformers", "from transformers.cache_utils import Cache"),
+        (
+            "no_changing_import_of_transformers",
+            "from transformers.models.phi.modeling_phi import rotate_half",
+        ),
+        ("no_changing_import_of_transformers", "from transformers import logging"),
+        ("no_private_name_of_others", "x = model.config._attn_implementation"),
+        ("no_private_name_of_others", "class A(B):\n    _keep: list[str] = []"),
+        ("no_changing_import_of_transformers", "layer(x, past_key_values=y)"),
         ("no_import_inside_functions", "def f():\n    import math"),
         ("nothing_oversized", "def f(a, b, c, d, *, e, f, g, h): ..."),
         ("nothing_oversized", "def f():\n" + "    x = 1\n" * 60),

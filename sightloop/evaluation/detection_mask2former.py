@@ -33,6 +33,7 @@ from transformers.models.mask2former.modeling_mask2former import Mask2FormerPreT
 from sightloop.evaluation.detection import Picture
 from sightloop.evaluation.geneval import OFFICIAL, Detection
 from sightloop.evaluation.geneval_prompts import CLASSES
+from sightloop.models.transformers_internals import without_tensors
 
 MAX_INSTANCES = 100
 _MEAN = (123.675, 116.28, 103.53)
@@ -74,10 +75,9 @@ class Instances:
     masks: Bool[Tensor, "N H W"]
 
 
+@without_tensors(r"criterion\..*")
 class Segmenter(Mask2FormerPreTrainedModel):
     """Mask2Former without its training loss, which would need scipy even where nothing is trained."""
-
-    _keys_to_ignore_on_load_unexpected = [r"criterion\..*"]  # noqa: RUF012
 
     def __init__(self, config: Mask2FormerConfig) -> None:
         super().__init__(config)

@@ -12,14 +12,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from transformers import Blip2ForConditionalGeneration, PreTrainedTokenizerBase
-from transformers.cache_utils import Cache
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
 from sightloop.models.critic import ValuePosition
@@ -28,6 +27,7 @@ from sightloop.models.last_layer import READ_FROM, read_in_part
 from sightloop.models.open import ends_of, open_weights, open_words
 from sightloop.models.pieces import Pieces
 from sightloop.models.recompute import Contexts, Recomputation
+from sightloop.models.transformers_internals import Cache, cache_argument, exact_in
 from sightloop.types import Images, Prompt, Sampling, Tokens, TokenScores, Turn
 
 TOWER = "blip2.vision"
@@ -47,9 +47,10 @@ class Bridge(nn.Module):
         self.language_projection = model.language_projection
 
 
+# Half precision would round the weights that are trained, before the first step.
+@exact_in(("query_tokens", "qformer", "language_projection"))
 class _LoadsBridgeExactly(Blip2ForConditionalGeneration):
-    # Half precision would round the weights that are trained, before the first step.
-    _keep_in_fp32_modules_strict: ClassVar[list[str]] = ["query_tokens", "qformer", "language_projection"]
+    pass
 
 
 class Blip2Captioner(nn.Module):
@@ -197,8 +198,8 @@ class Blip2Captioner(nn.Module):
         out = self._decoder(
             inputs_embeds=embeds,
             attention_mask=None if mask is None else mask.long(),
-            past_key_values=cache,
             use_cache=cache is not None,
+            **cache_argument(cache),
             **({READ_FROM: first} if first and not recomputed else {}),
         )
         return out.last_hidden_state[:, first - embeds.shape[1] :]

@@ -14,11 +14,11 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformers.cache_utils import Cache, DynamicLayer
 
 from sightloop.models.generation import Decoder, Writer, draw_tokens
 from sightloop.models.reader import PromptReader
 from sightloop.models.sharing import distinct, image_keys
+from sightloop.models.transformers_internals import Cache, cache_argument, growing_cache
 from sightloop.models.whole import distance, pictures
 from sightloop.types import Images, Prompt, Sampling, Tokens, Turn
 
@@ -124,13 +124,13 @@ class ComposedModel:
             inputs_embeds=embeds,
             attention_mask=None if mask is None else mask.long(),
             position_ids=positions[0] if len(positions) == 1 else positions,
-            past_key_values=cache,
             use_cache=cache is not None,
+            **cache_argument(cache),
         )
         return out.last_hidden_state
 
     def _cache(self) -> Cache:
-        return Cache(layers=[DynamicLayer() for _ in range(self._num_layers)])
+        return growing_cache(self._num_layers)
 
     def _decoder(self, context: Context) -> Decoder:
         planes = len(context.positions)

@@ -23,9 +23,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoTokenizer, Blip2Config, Blip2ForConditionalGeneration
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
-from transformers.utils.hub import cached_file
 
 from sightloop.models.blip2 import Blip2Captioner, Bridge
+from sightloop.models.transformers_internals import file_of
 
 BRIDGE_PREFIXES = ("query_tokens", "qformer.", "language_projection.")
 _SHARD = "2GB"
@@ -228,7 +228,7 @@ def _write_config(captioner: Blip2Captioner, file: Path, dtype: torch.dtype) -> 
 
 
 def _write_processor(captioner: Blip2Captioner, folder: Path, base: str) -> None:
-    found = {name: _file_of(base, name) for name in (*_WORDS_FILES, *_PICTURES_FILES)}
+    found = {name: file_of(base, name) for name in (*_WORDS_FILES, *_PICTURES_FILES)}
     for name, source in found.items():
         if source is not None:
             shutil.copyfile(source, folder / name)
@@ -242,16 +242,6 @@ def _write_processor(captioner: Blip2Captioner, folder: Path, base: str) -> None
         # Older folders lack it, and their processor then leaves the picture out of the prompt.
         number = captioner.model.config.num_query_tokens
         _write_json(file, settings | {"num_query_tokens": number, "processor_class": "Blip2Processor"})
-
-
-def _file_of(base: str, name: str) -> str | None:
-    return cached_file(
-        base,
-        name,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-        _raise_exceptions_for_gated_repo=False,
-    )
 
 
 def _write_json(file: Path, content: dict[str, Any]) -> None:

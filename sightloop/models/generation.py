@@ -15,51 +15,14 @@ from typing import Protocol
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformers.cache_utils import Cache, DynamicLayer
 
+from sightloop.models.transformers_internals import Cache, roomy_cache
 from sightloop.types import Sampling, Tokens
 
 _LOGITS_IN_MEMORY = 2**23
 """Most logits held at once while scoring: 32 MiB in float32."""
 _LEAVE_SHARE = 1 / 8
 """Finished rows leave once they are this share of the batch: each leaving copies the cache of the others."""
-
-
-class RoomyLayer(DynamicLayer):
-    """Keys and values of one layer in buffers with room for the whole text, so that a step copies only
-    itself.
-    """
-
-    keys: Tensor
-    values: Tensor
-
-    def __init__(self, room: int) -> None:
-        super().__init__()
-        self.room = room
-        self.length = 0
-
-    def update(
-        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
-    ) -> tuple[Tensor, Tensor]:
-        """Append the new states and return everything so far, as views."""
-        if not self.is_initialized:
-            shape = (*key_states.shape[:2], self.room, key_states.shape[-1])
-            self.dtype, self.device = key_states.dtype, key_states.device
-            self.keys, self.values = key_states.new_empty(shape), value_states.new_empty(shape)
-            self.is_initialized = True
-        end = self.length + key_states.shape[-2]
-        self.keys[:, :, self.length : end] = key_states
-        self.values[:, :, self.length : end] = value_states
-        self.length = end
-        return self.keys[:, :, :end], self.values[:, :, :end]
-
-    def get_seq_length(self) -> int:
-        """Number of positions seen so far."""
-        return self.length
-
-    def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep only these rows."""
-        self.keys, self.values = self.keys[indices], self.values[indices]
 
 
 class Decoder(Protocol):
@@ -106,9 +69,7 @@ def draw_tokens(
     log_probs = torch.zeros(size, sampling.max_tokens, device=device)
     lengths = torch.full((size,), sampling.max_tokens, device=device)
     ends = torch.tensor(writer.ends, device=device)
-    cache = Cache(
-        layers=[RoomyLayer(context.shape[1] + sampling.max_tokens) for _ in range(writer.num_layers)]
-    )
+    cache = roomy_cache(writer.num_layers, context.shape[1] + sampling.max_tokens)
     rows, running = torch.arange(size, device=device), torch.ones(size, dtype=torch.bool, device=device)
     embeds = context
     for step in range(sampling.max_tokens):

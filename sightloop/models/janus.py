@@ -34,6 +34,7 @@ from sightloop.models.janus_pictures import JanusPictures, Preparation
 from sightloop.models.janus_prompts import JanusPrompts
 from sightloop.models.pieces import Pieces
 from sightloop.models.recompute import Recomputation
+from sightloop.models.transformers_internals import attention_of
 from sightloop.types import Images, Prompt, Sampling, Tokens, TokenScores, Turn
 
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -185,7 +186,7 @@ class Janus(nn.Module):
         Raises:
             ValueError: the attention cannot read masks of fixed shapes.
         """
-        attention = self.model.config.text_config._attn_implementation
+        attention = attention_of(self.model.config.text_config)
         if attention != "sdpa":
             raise ValueError(
                 f"attention is {attention!r}, which cannot read masks of fixed shapes; load the model with "

@@ -14,13 +14,13 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformers.cache_utils import Cache
 
 from sightloop.models.generation import Decoder, Writer, draw_tokens
 from sightloop.models.janus_body import JanusBody
 from sightloop.models.janus_pictures import JanusPictures
 from sightloop.models.janus_prompts import JanusPrompts
 from sightloop.models.sharing import distinct
+from sightloop.models.transformers_internals import Cache
 from sightloop.types import Prompt, Sampling, Tokens
 
 

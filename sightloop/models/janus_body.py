@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformers.cache_utils import Cache
 
-from sightloop.models.generation import RoomyLayer
+from sightloop.models.transformers_internals import Cache, cache_argument, roomy_cache
 
 
 class JanusBody:
@@ -66,8 +65,8 @@ class JanusBody:
             inputs_embeds=embeds,
             attention_mask=None if mask is None else mask.long(),
             position_ids=positions,
-            past_key_values=cache,
             use_cache=cache is not None,
+            **cache_argument(cache),
         )
         return out.last_hidden_state
 
@@ -83,8 +82,8 @@ class JanusBody:
             inputs_embeds=embeds,
             attention_mask=seen,
             position_ids=positions,
-            past_key_values=cache,
             use_cache=True,
+            **cache_argument(cache),
         )
         return out.last_hidden_state
 
@@ -112,7 +111,7 @@ class JanusBody:
 
     def cache(self, room: int) -> Cache:
         """An empty cache with room for that many positions."""
-        return Cache(layers=[RoomyLayer(room) for _ in range(self.num_layers)])
+        return roomy_cache(self.num_layers, room)
 
     def spread(self, cache: Cache, rows: Int[Tensor, " R"], into: Cache) -> Cache:
         """Copy rows of what one cache holds into another, which is empty and may have more room."""

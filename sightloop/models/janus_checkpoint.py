@@ -38,6 +38,7 @@ from sightloop.models.convert import refuse, whole
 from sightloop.models.families import require
 from sightloop.models.janus import Janus, JanusSettings
 from sightloop.models.janus_names import from_official, to_official
+from sightloop.models.transformers_internals import made_by_hand
 
 SPECIAL_TOKENS = {
     "image_token": "<image_placeholder>",
@@ -247,8 +248,7 @@ def _generation(ids: SpecialIds) -> GenerationConfig:
     made.temperature, made.guidance_scale = 1.0, _GUIDANCE
     # Drawing needs it, and without the second line saving would forget it.
     made.generation_kwargs = {"boi_token_id": ids.picture_start}
-    made._from_model_config = False
-    return made
+    return made_by_hand(made)
 
 
 def load_janus(

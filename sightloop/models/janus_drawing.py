@@ -12,14 +12,14 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformers.cache_utils import Cache
 
 from sightloop.models.codes import code_log_probs
 from sightloop.models.generation import draw, uniform_numbers
 from sightloop.models.janus_body import JanusBody
 from sightloop.models.janus_prompts import JanusPrompts
 from sightloop.models.sharing import distinct
-from sightloop.models.static_steps import repeat_step, static_cache
+from sightloop.models.static_steps import repeat_step
+from sightloop.models.transformers_internals import Cache, static_cache
 from sightloop.types import Sampling, Tokens
 
 

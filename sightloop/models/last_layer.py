@@ -11,17 +11,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sightloop.models.transformers_internals import StandInCache, cache_argument, given_cache
+
 READ_FROM = "read_from"
 """Keyword of a decoder's call: the first new position whose hidden state is returned."""
 
 
-class _Earlier:
+class _Earlier(StandInCache):
     """Stands for a cache in a pass without one: keys and values of the positions that nobody reads."""
 
     def __init__(self) -> None:
         self._seen: list[tuple[Tensor, Tensor]] = []
 
-    def update(self, keys: Tensor, values: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
+    def extend(self, keys: Tensor, values: Tensor, layer: int) -> tuple[Tensor, Tensor]:
         """Append, and return everything so far."""
         self._seen.append((keys, values))
         all_keys, all_values = zip(*self._seen, strict=True)
@@ -45,7 +47,7 @@ def _shorten(
         unread = layer.self_attn_layer_norm(unread)
     heads = (*unread.shape[:2], attention.num_heads, attention.head_dim)
     keys, values = (part(unread).view(heads).transpose(1, 2) for part in (attention.k_proj, attention.v_proj))
-    cache = kwargs.get("past_key_values") or _Earlier()
+    cache = given_cache(kwargs) or _Earlier()
     seen, _ = cache.update(keys, values, attention.layer_idx)
     mask, length = kwargs.get("attention_mask"), seen.shape[2] - first + hidden.shape[1]
     if mask is None:
@@ -53,4 +55,4 @@ def _shorten(
         mask = (places <= places[length - hidden.shape[1] + first :, None])[None, None]
     else:
         mask = mask[:, :, first:]
-    return (hidden[:, first:],), kwargs | {"past_key_values": cache, "attention_mask": mask}
+    return (hidden[:, first:],), kwargs | cache_argument(cache) | {"attention_mask": mask}

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
-from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from transformers.modeling_layers import GradientCheckpointingLayer
+
+from sightloop.models.transformers_internals import recomputable_layers, recompute_by
 
 Contexts = Callable[[], tuple[AbstractContextManager[None], AbstractContextManager[None]]]
 """Called in the forward pass of each layer: contexts of that pass and of its later recomputations, which may
@@ -26,9 +26,7 @@ class Recomputation:
     """The layers of a module that may be computed anew in the backward pass instead of kept in memory."""
 
     def __init__(self, module: nn.Module) -> None:
-        self.layers: list[Any] = [
-            part for part in module.modules() if isinstance(part, GradientCheckpointingLayer)
-        ]
+        self.layers = recomputable_layers(module)
         self.enabled = False
 
     def enable(self, *contexts: Contexts) -> None:
@@ -40,9 +38,8 @@ class Recomputation:
         if not self.layers:
             raise ValueError("no layer of this model supports gradient checkpointing; switch it off")
         for layer in self.layers:
-            layer.gradient_checkpointing = True
-            layer._gradient_checkpointing_func = partial(
-                checkpoint, use_reentrant=False, context_fn=partial(_joined, contexts)
+            recompute_by(
+                layer, partial(checkpoint, use_reentrant=False, context_fn=partial(_joined, contexts))
             )
         self.enabled = True
 

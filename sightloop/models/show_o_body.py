@@ -21,10 +21,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from transformers import PhiForCausalLM
-from transformers.cache_utils import Cache
-from transformers.models.phi.modeling_phi import rotate_half
 
 from sightloop.models.show_o_layout import Vocabulary, right_padded
+from sightloop.models.transformers_internals import Cache, StandInCache, attention_of, cache_argument
 
 Contexts = Callable[[], tuple[AbstractContextManager[None], AbstractContextManager[None]]]
 
@@ -56,25 +55,25 @@ class Prefix:
         return (place < self.lengths[:, None])[self.row_of]
 
 
-class _Recorder:
-    """Stands where transformers expects a cache: keeps each layer's first keys and values."""
+class _Recorder(StandInCache):
+    """Keeps each layer's first keys and values."""
 
     def __init__(self) -> None:
         self.states: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def update(self, keys: Tensor, values: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+    def extend(self, keys: Tensor, values: Tensor, layer: int) -> tuple[Tensor, Tensor]:
         # A layer that is recomputed in the backward pass comes by again.
         self.states.setdefault(layer, (keys, values))
         return keys, values
 
 
-class _Joined:
-    """Stands where transformers expects a cache: puts the prefix before the new keys and values."""
+class _Joined(StandInCache):
+    """Puts the prefix before the new keys and values."""
 
     def __init__(self, prefix: Prefix) -> None:
         self.prefix = prefix
 
-    def update(self, keys: Tensor, values: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+    def extend(self, keys: Tensor, values: Tensor, layer: int) -> tuple[Tensor, Tensor]:
         row_of = self.prefix.row_of
         before = self.prefix.states[layer]
         if len(before[0]) == 1:
@@ -109,9 +108,9 @@ class Body:
                 f"the model has {model.config.vocab_size} ids and the vocabulary {vocabulary.size}; "
                 "they must agree"
             )
-        if model.config._attn_implementation != "sdpa":
+        if attention_of(model.config) != "sdpa":
             raise ValueError(
-                f"attention is {model.config._attn_implementation!r}, which cannot read Show-o's masks; load "
+                f"attention is {attention_of(model.config)!r}, which cannot read Show-o's masks; load "
                 "the model with attn_implementation='sdpa'"
             )
         self.phi: Any = model.model
@@ -155,7 +154,7 @@ class Body:
         positions: Tensor,
         mask: Tensor | None,
         is_causal: bool,
-        memory: _Recorder | _Joined | Cache | None,
+        memory: StandInCache | Cache | None,
     ) -> Tensor:
         rotary = self.phi.rotary_emb(embeds, positions)
         hidden = self._through(self.phi.layers, embeds, rotary, mask, is_causal, memory)
@@ -168,15 +167,15 @@ class Body:
         rotary: Any,
         mask: Tensor | None,
         is_causal: bool,
-        memory: _Recorder | _Joined | Cache | None,
+        memory: StandInCache | Cache | None,
     ) -> Tensor:
         for layer in layers:
             run = partial(
                 layer,
                 attention_mask=mask,
                 position_embeddings=rotary,
-                past_key_values=memory,
                 is_causal=is_causal,
+                **cache_argument(memory),
             )
             hidden = self._kept(run, hidden)
         return hidden
@@ -321,7 +320,9 @@ def _turned(states: Float[Tensor, "B heads L d"], rotary: tuple[Tensor, Tensor])
     """Rotary positions on the first part of each head."""
     cos, sin = (part[:, None] for part in rotary)
     turned, passed = states.split([cos.shape[-1], states.shape[-1] - cos.shape[-1]], -1)
-    return torch.cat([turned * cos + rotate_half(turned) * sin, passed], -1)
+    first, second = turned.chunk(2, -1)
+    quarter = torch.cat([-second, first], -1)
+    return torch.cat([turned * cos + quarter * sin, passed], -1)
 
 
 def _attended(

@@ -16,8 +16,8 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from transformers.activations import GELUActivation, QuickGELUActivation
 
+from sightloop.models.transformers_internals import GELUActivation, QuickGELUActivation
 from sightloop.recipes.doctor_findings import Finding
 from sightloop.recipes.doctor_probes import Probe, drawn_probe, world_probe
 from sightloop.rewards.clip_family import ClipSimilarity

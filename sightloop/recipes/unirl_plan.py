@@ -18,6 +18,7 @@ from transformers import (
     CLIPModel,
 )
 
+from sightloop.models.transformers_internals import is_language_model
 from sightloop.recipes.named_models import model_config
 from sightloop.recipes.plan import GIB, count
 from sightloop.recipes.unirl_config import UniConfig
@@ -132,7 +133,7 @@ def _judge(name: str) -> nn.Module:
             return CLIPModel(found)
         if found.model_type in ("mask2former", "oneformer", "maskformer"):
             return AutoModelForUniversalSegmentation.from_config(found)
-        if type(found) in AutoModelForCausalLM._model_mapping:
+        if is_language_model(found):
             return AutoModelForCausalLM.from_config(found)
         return AutoModel.from_config(found)
 

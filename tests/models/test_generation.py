@@ -6,11 +6,9 @@ import pytest
 import torch
 from models import tiny_blip2
 from torch import Tensor
-from transformers.cache_utils import DynamicLayer
 
 from sightloop.models import generation
 from sightloop.models.generation import (
-    RoomyLayer,
     Writer,
     draw,
     draw_tokens,
@@ -182,21 +180,6 @@ def test_a_stream_of_numbers_belongs_to_its_seed() -> None:
     assert ((numbers >= 0) & (numbers < 1)).all()
     with pytest.raises(ValueError, match="2 seeds for 3 samples"):
         uniform_numbers(3, 4, [1, 2])
-
-
-def test_the_roomy_cache_holds_what_the_plain_one_holds() -> None:
-    plain, roomy = DynamicLayer(), RoomyLayer(room=9)
-    for length in (4, 1, 1):
-        keys, values = torch.randn(3, 2, length, 5), torch.randn(3, 2, length, 5)
-        for one, other in zip(roomy.update(keys, values), plain.update(keys, values), strict=True):
-            assert torch.equal(one, other)
-        assert roomy.get_seq_length() == plain.get_seq_length()
-    kept = torch.tensor([0, 2])
-    plain.batch_select_indices(kept)
-    roomy.batch_select_indices(kept)
-    keys, values = torch.randn(2, 2, 1, 5), torch.randn(2, 2, 1, 5)
-    for one, other in zip(roomy.update(keys, values), plain.update(keys, values), strict=True):
-        assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,9 @@ import pytest
 import torch
 from models import tiny_blip2
 from torch import Tensor
-from transformers.cache_utils import Cache
 
-from sightloop.models.generation import RoomyLayer
 from sightloop.models.last_layer import READ_FROM
+from sightloop.models.transformers_internals import cache_argument, roomy_cache
 
 LENGTH, FIRST = 9, 5
 
@@ -49,9 +48,9 @@ def test_a_cache_goes_on_as_after_a_full_pass(gap: int) -> None:
     decoder, embeds, mask = decoder_and_inputs(gap)
 
     def draw(**options: Any) -> Tensor:
-        cache = Cache(layers=[RoomyLayer(LENGTH) for _ in decoder.layers])
+        cache = roomy_cache(len(decoder.layers), LENGTH)
         before = None if mask is None else mask[:, :-1]
-        call = {"past_key_values": cache, "use_cache": True}
+        call = {"use_cache": True, **cache_argument(cache)}
         decoder(inputs_embeds=embeds[:, :-1], attention_mask=before, **call, **options)
         return decoder(inputs_embeds=embeds[:, -1:], attention_mask=mask, **call).last_hidden_state
 

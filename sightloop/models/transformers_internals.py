@@ -1,0 +1,204 @@
+"""All that touches transformers' private or changing interfaces, for every version in pyproject.toml.
+
+Caches and their layers, the name under which a cache is handed over, flags of layers, of configurations and
+of loading. Everything else imports names of transformers' top level, or classes of its `models`, and calls
+them as documented; `tests/test_architecture.py` holds the package to that. Where versions differ, this file
+asks the installed one what it has and does not compare numbers.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, GenerationConfig
+from transformers.activations import GELUActivation, QuickGELUActivation
+from transformers.cache_utils import Cache, DynamicLayer
+from transformers.masking_utils import create_causal_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.utils.hub import cached_file
+
+__all__ = ["Cache", "GELUActivation", "QuickGELUActivation"]
+
+Model = TypeVar("Model", bound=type)
+
+# Renamed in 5.24, at the same time in all models, their layers and the functions that make masks.
+_CACHE = "cache" if "cache" in inspect.signature(create_causal_mask).parameters else "past_key_values"
+
+
+# -- caches
+
+
+def cache_argument(cache: object | None) -> dict[str, Any]:
+    """The keyword argument that hands a cache to a model or to one of its layers."""
+    return {_CACHE: cache}
+
+
+def given_cache(arguments: dict[str, Any]) -> Any:
+    """The cache among the keyword arguments of a model or a layer; None if there is none."""
+    return arguments.get(_CACHE)
+
+
+class StandInCache:
+    """Stands where a layer expects a cache; a subclass says what the layer attends to."""
+
+    def extend(self, keys: Tensor, values: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+        """Keys and values for the layer of that number, which has made these new ones."""
+        raise NotImplementedError
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: object, **__: object
+    ) -> tuple[Tensor, Tensor]:
+        """What transformers calls; some versions hand over more than is needed here."""
+        return self.extend(key_states, value_states, layer_idx)
+
+
+class RoomyLayer(DynamicLayer):
+    """Keys and values of one layer in buffers with room for the whole text, so that a step copies only
+    itself.
+    """
+
+    keys: Tensor
+    values: Tensor
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self.room = room
+        self.length = 0
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
+        """Append the new states and return everything so far, as views."""
+        if not self.is_initialized:
+            shape = (*key_states.shape[:2], self.room, key_states.shape[-1])
+            self.dtype, self.device = key_states.dtype, key_states.device
+            self.keys, self.values = key_states.new_empty(shape), value_states.new_empty(shape)
+            self.is_initialized = True
+        end = self.length + key_states.shape[-2]
+        self.keys[:, :, self.length : end] = key_states
+        self.values[:, :, self.length : end] = value_states
+        self.length = end
+        return self.keys[:, :, :end], self.values[:, :, :end]
+
+    def get_seq_length(self) -> int:
+        """Number of positions seen so far."""
+        return self.length
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep only these rows."""
+        self.keys, self.values = self.keys[indices], self.values[indices]
+
+
+class StaticLayer(RoomyLayer):
+    """Keys and values of one layer in buffers that are always read whole.
+
+    A tensor says where the next ones go; what is not written yet must be masked.
+    """
+
+    def __init__(self, filled: RoomyLayer, room: int, place: Int[Tensor, 1]) -> None:
+        super().__init__(room)
+        self.place = place
+        self.dtype, self.device, self.is_initialized = filled.dtype, filled.device, True
+        # Zeros: a mask cannot hide what is not a number.
+        self.keys, self.values = (
+            torch.nn.functional.pad(states[:, :, : filled.length], (0, 0, 0, room - filled.length))
+            for states in (filled.keys, filled.values)
+        )
+        self.length = room
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
+        """Write the states of one position and return the whole buffers."""
+        self.keys.index_copy_(2, self.place, key_states)
+        self.values.index_copy_(2, self.place, value_states)
+        return self.keys, self.values
+
+
+def growing_cache(num_layers: int) -> Cache:
+    """An empty cache that makes room as it is filled."""
+    return Cache(layers=[DynamicLayer() for _ in range(num_layers)])
+
+
+def roomy_cache(num_layers: int, room: int) -> Cache:
+    """An empty cache with room for so many positions."""
+    return Cache(layers=[RoomyLayer(room) for _ in range(num_layers)])
+
+
+def static_cache(filled: Cache, room: int, place: Int[Tensor, 1]) -> Cache:
+    """A cache with room for so many positions that begins as another one, which is emptied layer by layer."""
+    layers: list[StaticLayer] = []
+    while filled.layers:
+        layer = filled.layers.pop(0)
+        assert isinstance(layer, RoomyLayer)
+        layers.append(StaticLayer(layer, room, place))
+    return Cache(layers=list(layers))
+
+
+# -- layers and attention
+
+
+def recomputable_layers(module: nn.Module) -> list[Any]:
+    """The layers of a module that transformers can compute anew in the backward pass."""
+    return [part for part in module.modules() if isinstance(part, GradientCheckpointingLayer)]
+
+
+def recompute_by(layer: Any, function: Callable[..., Any]) -> None:
+    """Let a layer run through this function, which recomputes it, whenever it is in training mode."""
+    layer.gradient_checkpointing = True
+    layer._gradient_checkpointing_func = function
+
+
+def attention_of(config: Any) -> str:
+    """The name of the attention that a model was loaded with."""
+    return str(config._attn_implementation)
+
+
+# -- classes, configurations, files
+
+
+def exact_in(names: tuple[str, ...]) -> Callable[[Model], Model]:
+    """Decorates a class of models: these parts are loaded in float32, whatever the rest is loaded in."""
+
+    def decorate(model: Model) -> Model:
+        model._keep_in_fp32_modules_strict = list(names)  # pyright: ignore[reportAttributeAccessIssue]
+        return model
+
+    return decorate
+
+
+def without_tensors(*patterns: str) -> Callable[[Model], Model]:
+    """Decorates a class of models: tensors of these names may be in a checkpoint and are left out."""
+
+    def decorate(model: Model) -> Model:
+        model._keys_to_ignore_on_load_unexpected = list(patterns)  # pyright: ignore[reportAttributeAccessIssue]
+        return model
+
+    return decorate
+
+
+def is_language_model(config: Any) -> bool:
+    """Whether transformers has a model that continues texts for this configuration."""
+    return type(config) in AutoModelForCausalLM._model_mapping
+
+
+def made_by_hand(generation: GenerationConfig) -> GenerationConfig:
+    """The same values, marked as not taken from a model's configuration: saving would drop such ones."""
+    generation._from_model_config = False
+    return generation
+
+
+def file_of(model: str, name: str) -> str | None:
+    """The path of one file of a folder or of a model of the hub; None if it is not there."""
+    return cached_file(
+        model,
+        name,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+        _raise_exceptions_for_gated_repo=False,
+    )
