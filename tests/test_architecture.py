@@ -21,17 +21,19 @@ BATCHES = {"data.images:ImageBatch", "data.quiz_stream:QuizBatch", "data.quizzes
 QUIZZES = {"data.quizzes", "data.vocabulary"}
 ALLOWED: dict[str, set[str]] = {
     "types": set(),
+    "image_files": set(),
     "algorithms": {"types"},
     "rewards": {"types", "models.open"},
     "models": {"types"},
-    "data": {"types"},
+    "data": {"types", "image_files"},
     "rollouts": {"types"} | BATCHES,
-    "training": {"types", "algorithms.masked"},
-    "evaluation": {"types", "models.open", "models.transformers_internals"} | BATCHES,
+    "training": {"types", "image_files", "algorithms.masked"},
+    "evaluation": {"types", "image_files", "models.open", "models.transformers_internals"} | BATCHES,
     "shapes": {"types", "models"} | BATCHES | QUIZZES,
     "report": {"evaluation.intervals", "evaluation.shares"},
     "recipes": {
-        "types", "algorithms", "rewards", "models", "data", "rollouts", "training", "evaluation", "shapes",
+        "types", "image_files", "algorithms", "rewards", "models", "data", "rollouts", "training",
+        "evaluation", "shapes",
     },
     "cli": {"recipes", "report", "cli_demo", "cli_doctor", "cli_evaluate", "cli_unified"},
     "cli_demo": {"recipes"},

@@ -5,10 +5,6 @@ First frame of an animation; colour profiles are not applied, as in those proces
 
 from __future__ import annotations
 
-import io
-import struct
-import threading
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -18,33 +14,10 @@ from jaxtyping import UInt8
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from sightloop.image_files import DAMAGE, PIL_MAX_PIXELS, BrokenImageError, open_encoded, require_format
+
 Fit = Literal["crop", "squash"]
-PIL_MAX_PIXELS = 89_478_485
-"""Where Pillow starts to warn of decompression bombs: a quarter of a gigabyte as RGB."""
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
-"""What is read. Not everything Pillow knows: EPS, for one, would run another program on the file."""
-
 _WHITE_16_BIT = 65535
-_DAMAGE = (
-    Image.DecompressionBombError,
-    ArithmeticError,
-    EOFError,
-    LookupError,
-    MemoryError,
-    OSError,
-    RuntimeError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-    struct.error,
-    zlib.error,
-)
-"""What Pillow's decoders raise on damaged files; they promise nothing narrower."""
-_OPENING = threading.Lock()
-
-
-class BrokenImageError(ValueError):
-    """A picture that cannot be read, decoded or used; the message says why."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,44 +60,17 @@ def upright(picture: bytes, *, max_pixels: int = PIL_MAX_PIXELS) -> UInt8[np.nda
     return np.array(_upright(picture, lambda size: _check_number(size, max_pixels)))
 
 
-def texts_in_png(picture: bytes) -> dict[str, str]:
-    """The texts that a PNG file tells besides its pixels, by their names.
-
-    Raises:
-        BrokenImageError: it is no picture of a known format.
-    """
-    try:
-        told = _open(picture).info
-    except _DAMAGE as error:
-        raise BrokenImageError(f"{type(error).__name__}: {error}") from error
-    return {name: str(value) for name, value in told.items() if isinstance(name, str)}
-
-
 def _upright(picture: bytes | Image.Image, check: Callable[[tuple[int, int]], None]) -> Image.Image:
     try:
-        image = _open(picture) if isinstance(picture, bytes) else picture
+        image = open_encoded(picture) if isinstance(picture, bytes) else picture
+        require_format(image)
         check(image.size)
         ImageOps.exif_transpose(image, in_place=True)
         return _rgb(image)
     except BrokenImageError:
         raise
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise BrokenImageError(f"{type(error).__name__}: {error}") from error
-
-
-def _open(data: bytes) -> Image.Image:
-    if not data:
-        raise BrokenImageError("it is empty")
-    # Pillow's own limit is one for the process, with a warning at one size and an error at another. Ours is
-    # checked right after; the lock keeps the threads of a stream from restoring each other's value.
-    with _OPENING:
-        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-        try:
-            return Image.open(io.BytesIO(data), formats=FORMATS)
-        except Image.UnidentifiedImageError:
-            raise BrokenImageError(f"not a picture of a known format ({', '.join(FORMATS)})") from None
-        finally:
-            Image.MAX_IMAGE_PIXELS = limit
 
 
 def _check_number(size: tuple[int, int], max_pixels: int) -> None:

@@ -10,6 +10,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from sightloop.data.decode import BrokenImageError, Decoding, decode
+from sightloop.image_files import read_regular
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,9 +40,12 @@ def load(picture: Picture, decoding: Decoding) -> UInt8[np.ndarray, "H W 3"] | B
 
 
 def read_file(path: str) -> bytes:
-    """The content of a file."""
-    with open(path, "rb") as file:
-        return file.read()
+    """The content of an image file.
+
+    Raises:
+        BrokenImageError: it is no regular file, or larger than any image should be.
+    """
+    return read_regular(path)
 
 
 def read_range(path: str, *, offset: int, size: int) -> bytes:
@@ -50,9 +54,7 @@ def read_range(path: str, *, offset: int, size: int) -> bytes:
     Raises:
         BrokenImageError: the file ends before.
     """
-    with open(path, "rb") as file:
-        file.seek(offset)
-        data = file.read(size)
+    data = read_regular(path, offset=offset, size=size)
     if len(data) < size:
         raise BrokenImageError(f"the shard ends after {len(data)} of its {size} bytes")
     return data

@@ -108,6 +108,10 @@ def open_source(
         _refuse(spec, "column", column, "parquet files")
     if kind == "pictures":
         return FileSource(spec=spec, paths=paths)
+    for path in paths:
+        # Libraries that read shards would wait for a pipe without end.
+        if not os.path.isfile(path):
+            raise ValueError(f"{path} is no regular file; leave it out of {spec!r}")
     source = ShardSource(spec=spec, shards=paths, walk=_walk_of(kind, paths, column))
     if next(source.pictures(), None) is None:
         raise ValueError(f"{spec!r} holds no picture: {len(paths)} {kind}, all without one. Give {SUPPORTED}")

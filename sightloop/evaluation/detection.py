@@ -13,8 +13,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import struct
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,24 +20,12 @@ from typing import Any, Protocol
 
 import numpy as np
 from jaxtyping import Bool
-from PIL import Image, ImageOps
+from PIL import Image
 
 from sightloop.evaluation.geneval import Detection
+from sightloop.image_files import open_picture as open_picture
 
 _RENAMED = {"mouse": "computer mouse", "remote": "tv remote", "keyboard": "computer keyboard"}
-_DAMAGE = (
-    Image.DecompressionBombError,
-    EOFError,
-    IndexError,
-    MemoryError,
-    OSError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-    struct.error,
-    zlib.error,
-)
-"""What Pillow raises on damaged files."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,25 +51,6 @@ class Detector(Protocol):
     def detect(self, pictures: Sequence[Picture]) -> list[list[Detection]]:
         """The objects of each picture, in any order, all that the rules might keep."""
         ...
-
-
-def open_picture(path: str | Path) -> Image.Image:
-    """A picture file as upright 8-bit RGB, transparency over white.
-
-    Raises:
-        ValueError: it is missing, damaged, no picture, or has more than 8 bits a channel.
-    """
-    try:
-        with Image.open(path) as image:
-            upright = ImageOps.exif_transpose(image)
-            if upright.mode in ("I", "F") or upright.mode.startswith("I;"):
-                raise ValueError(f"more than 8 bits a channel (mode {upright.mode}); save it with 8 bits")
-            if upright.has_transparency_data:
-                ground = Image.new("RGBA", upright.size, "white")
-                upright = Image.alpha_composite(ground, upright.convert("RGBA"))
-            return upright.convert("RGB")
-    except _DAMAGE as error:
-        raise ValueError(f"{path} cannot be read as a picture: {error}") from error
 
 
 class DetectionsFile:

@@ -1,4 +1,7 @@
-"""GenEval's folder of pictures: `00000/metadata.jsonl` and `00000/samples/0000.png`, a folder a prompt."""
+"""GenEval's folder of pictures: `00000/metadata.jsonl` and `00000/samples/0000.png`, a folder a prompt.
+
+Pictures may also be JPEG files.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,8 @@ from pathlib import Path
 from sightloop.evaluation.geneval_prompts import GenEvalPrompt, parse_prompt
 from sightloop.evaluation.geneval_scores import check_complete
 
-_PICTURE = re.compile(r"\d+\.png")
+_PICTURE = re.compile(r"\d+\.(png|jpe?g)", re.IGNORECASE)
+_LEFT_BY_SYSTEMS = {"thumbs.db", "desktop.ini"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,9 +74,25 @@ def _prompt_of(path: Path) -> GenEvalPrompt:
 
 def _pictures_of(path: Path) -> tuple[str, ...]:
     samples = path / "samples"
-    entries = sorted(entry.name for entry in samples.iterdir()) if samples.is_dir() else []
-    if wrong := [name for name in entries if not _PICTURE.fullmatch(name)]:
-        raise ValueError(f"{samples / wrong[0]} is not named as a picture (0000.png); remove or rename it")
-    if not entries:
+    files = sample_files(samples)
+    if not files:
         raise ValueError(f"{samples} holds no pictures; a prompt without pictures cannot be left out")
-    return tuple(f"{path.name}/samples/{name}" for name in sorted(entries, key=lambda name: int(name[:-4])))
+    return tuple(f"{path.name}/samples/{file.name}" for file in files)
+
+
+def sample_files(folder: Path) -> list[Path]:
+    """The pictures in a folder of samples, by their numbers; hidden files are passed over.
+
+    Raises:
+        ValueError: another file, or two of one number.
+    """
+    found: dict[int, Path] = {}
+    for entry in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if entry.name.startswith(".") or entry.name.lower() in _LEFT_BY_SYSTEMS:
+            continue
+        if not _PICTURE.fullmatch(entry.name):
+            raise ValueError(f"{entry} is not named as a picture (0000.png); remove or rename it")
+        if (number := int(entry.stem)) in found:
+            raise ValueError(f"{entry} has the number of {found[number].name}; remove one of them")
+        found[number] = entry
+    return [found[number] for number in sorted(found)]

@@ -22,13 +22,14 @@ import torch
 import torch.nn.functional as F
 import transformers
 from jaxtyping import Float, Int, UInt8
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from transformers import CLIPModel, PreTrainedTokenizerBase
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from sightloop.evaluation.pairs import CaptionSet
 from sightloop.evaluation.ranking import Ties, rank_images, rank_texts, recall_metrics, recall_values
+from sightloop.image_files import BrokenImageError, open_picture, upright_rgb
 from sightloop.models.open import ends_of, open_weights, open_words
 from sightloop.types import Evaluation
 
@@ -226,23 +227,12 @@ def _tie_warning(share: float, number: int, ties: Ties) -> str:
 
 def _rgb(picture: Picture) -> Image.Image:
     """8-bit RGB, upright, transparency over white."""
-    if isinstance(picture, Image.Image):
-        return _upright(picture, "a picture")
+    if not isinstance(picture, Image.Image):
+        return open_picture(picture)
     try:
-        with Image.open(picture) as image:
-            return _upright(image, str(picture))
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{picture} cannot be read as a picture: {error}") from error
-
-
-def _upright(image: Image.Image, name: str) -> Image.Image:
-    upright = ImageOps.exif_transpose(image)
-    if upright.mode in ("I", "F") or upright.mode.startswith("I;"):
-        raise ValueError(f"{name} has more than 8 bits a channel (mode {upright.mode}); save it with 8 bits")
-    if upright.has_transparency_data:
-        ground = Image.new("RGBA", upright.size, "white")
-        upright = Image.alpha_composite(ground, upright.convert("RGBA"))
-    return upright.convert("RGB")
+        return upright_rgb(picture)
+    except BrokenImageError as error:
+        raise ValueError(f"a picture cannot be used: {error}") from error
 
 
 def _digest(*weights: Tensor) -> str:

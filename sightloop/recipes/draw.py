@@ -14,6 +14,7 @@ from PIL import Image, PngImagePlugin
 from torch import Tensor
 
 from sightloop.data.decode import BrokenImageError, upright
+from sightloop.image_files import read_regular
 from sightloop.models.convert import whole
 from sightloop.recipes.embedded_world import MODEL_KEY
 from sightloop.recipes.geneval_drawing import picture_seed
@@ -137,6 +138,6 @@ def read_picture(path: Path) -> UInt8[np.ndarray, "H W 3"]:
     if not path.is_file():
         raise ValueError(f"{path} does not exist or is no file; name a picture")
     try:
-        return upright(path.read_bytes())
+        return upright(read_regular(path))
     except BrokenImageError as error:
         raise ValueError(f"{path}: {error}") from error

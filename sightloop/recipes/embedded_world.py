@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from sightloop.data.decode import BrokenImageError, texts_in_png
+from sightloop.image_files import BrokenImageError, texts_in
 from sightloop.shapes.models import WEIGHTS
 from sightloop.shapes.pictures import MANIFEST, read_scenes
 from sightloop.shapes.quizzes import SHAPES_VOCABULARY
@@ -76,10 +76,10 @@ def _scenes_of(folder: Path) -> frozenset[str]:
 def _is_world_image(path: Path, scenes: Callable[[Path], frozenset[str]]) -> bool:
     if path.name in scenes(path.parent):
         return True
-    if path.suffix.lower() != ".png" or not path.is_file():
+    if path.suffix.lower() != ".png":
         return False
     try:
-        author = texts_in_png(path.read_bytes()).get(MODEL_KEY, "")
+        author = texts_in(path).get(MODEL_KEY, "")
     except BrokenImageError:
         return False
     return drawn_by("") in author

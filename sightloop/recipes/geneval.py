@@ -17,7 +17,6 @@ from sightloop.evaluation.detection import (
     Detector,
     Picture,
     detections_line,
-    open_picture,
     read_detections,
 )
 from sightloop.evaluation.detection_colours import ColourClassifier
@@ -40,6 +39,7 @@ from sightloop.evaluation.geneval_scores import (
 )
 from sightloop.evaluation.intervals import Interval
 from sightloop.evaluation.retrieval import protocol_hash
+from sightloop.image_files import open_picture, read_regular
 from sightloop.recipes.geneval_drawing import PROMPT_KEY, drawing_record
 from sightloop.recipes.geneval_eyes import (
     GenEvalJob,
@@ -244,7 +244,7 @@ def _opened(root: Path, prompt: GenEvalPrompt, file: str) -> tuple[Picture, str]
             f"{root / file} was drawn for {told!r}, but its metadata says {prompt.text!r}; the folder mixes "
             "two sets"
         )
-    digest = hashlib.sha256((root / file).read_bytes()).hexdigest()
+    digest = hashlib.sha256(read_regular(root / file)).hexdigest()
     return Picture(file=file, image=image, names=prompt.names), digest
 
 

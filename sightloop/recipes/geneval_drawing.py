@@ -17,8 +17,8 @@ from PIL import Image, PngImagePlugin
 from torch import Tensor
 from tqdm import tqdm
 
-from sightloop.evaluation.detection import open_picture
 from sightloop.evaluation.geneval_prompts import GenEvalPrompt
+from sightloop.image_files import open_picture
 from sightloop.recipes.embedded_world import MODEL_KEY
 from sightloop.types import ImagePolicy, Prompt, Sampling
 

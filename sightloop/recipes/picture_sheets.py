@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from sightloop.data.quizzes import CATEGORIES, Quiz
+from sightloop.image_files import open_picture
 from sightloop.models.convert import whole
 from sightloop.recipes.picture_checks import PictureCheck
 from sightloop.types import Images
@@ -81,8 +82,7 @@ def drawn_by_run(run: Path, step: int) -> list[Drawn]:
     found: list[Drawn] = []
     for row, sample in enumerate(samples):
         if sample.get("image"):
-            with Image.open(run / sample["image"]) as picture:
-                found.append(_drawn(row, sample, picture.convert("RGB")))
+            found.append(_drawn(row, sample, open_picture(run / sample["image"])))
     if not found:
         raise ValueError(f"{run} kept no pictures of step {step}")
     return found

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from sightloop.data.decode import Decoding, Fit, decode
+from sightloop.image_files import BrokenImageError, upright_rgb
 from sightloop.models.families import found_in
 from sightloop.recipes.restore import is_run, load_captioner, recipe_and_config
 from sightloop.recipes.restore_image import restore_image_policy
@@ -148,7 +149,10 @@ class Respondent:
         """What a captioner sees is its own square; policies that draw prepare pictures themselves."""
         if isinstance(self.policy, AnyCaptioner):
             return decode(picture, Decoding(size=self.policy.image_size, fit=self.fit))
-        return np.asarray(picture.convert("RGB"))
+        try:
+            return np.asarray(upright_rgb(picture))
+        except BrokenImageError as error:
+            raise ValueError(f"a picture cannot be used: {error}") from error
 
 
 def _draws(name: str) -> bool:

@@ -25,6 +25,8 @@ from sightloop.data.quizzes import (
     user_quizzes,
 )
 from sightloop.data.vocabulary import REAL, Vocabulary
+from sightloop.evaluation.geneval_folder import sample_files
+from sightloop.image_files import read_regular
 from sightloop.recipes.both_sides import Ask, FixedPictures
 from sightloop.recipes.embedded_world import require_world_images, require_world_words
 from sightloop.recipes.unified import world_folder
@@ -155,8 +157,9 @@ def fixed_pictures(config: UniConfig, asks: Sequence[Ask]) -> FixedPictures | No
     settings = config.both_sides
     if settings.fixed:
         if not config.policy:
-            drawn = map(str, Path(settings.fixed).glob("[0-9]*/samples/*.png"))
-            require_world_images(drawn, what="model", option="--policy")
+            folders = Path(settings.fixed).glob("[0-9]*/samples")
+            shown = [str(file) for folder in folders for file in sample_files(folder)]
+            require_world_images(shown, what="model", option="--policy")
         return read_fixed(Path(settings.fixed), vocabulary_of(config))
     if not in_world(config):
         return None
@@ -181,13 +184,13 @@ def read_fixed(folder: Path, vocabulary: Vocabulary, size: int = _FIXED_SIDE) ->
             quiz = quiz_of_metadata(json.loads(file.read_text(encoding="utf-8")), vocabulary)
         except ValueError as error:
             raise ValueError(f"{file}: {error}") from error
-        for picture in sorted((file.parent / "samples").glob("*.png")):
+        for picture in sample_files(file.parent / "samples"):
             try:
-                found = decode(picture.read_bytes(), Decoding(size=size, fit="squash"))
+                found = decode(read_regular(picture), Decoding(size=size, fit="squash"))
                 pixels.append(torch.from_numpy(found.copy()).permute(2, 0, 1))
-            except BrokenImageError as error:
+            except (BrokenImageError, OSError) as error:
                 raise ValueError(f"{picture}: {error}") from error
             quizzes.append(quiz)
     if not pixels:
-        raise ValueError(f"{folder} holds metadata and no samples/*.png; put the pictures beside it")
+        raise ValueError(f"{folder} holds metadata and no samples/0000.png; put the pictures beside it")
     return FixedPictures(images=Images(pixels=torch.stack(pixels)), quizzes=quizzes)

@@ -10,6 +10,7 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
+from sightloop.image_files import open_picture
 from sightloop.types import Credit, Images, Rollout
 
 GALLERY_SIZE = 16
@@ -105,9 +106,8 @@ def copy_picture(folder: Path, source: str) -> str | None:
     if not Path(source).is_file():
         return None
     try:
-        with Image.open(source) as picture:
-            return _keep(folder, picture.convert("RGB"))
-    except OSError:
+        return _keep(folder, open_picture(source))
+    except ValueError:
         # A frame of a video, a member of an archive: the page does without.
         return None
 
