@@ -6,12 +6,13 @@ import os
 import platform
 import shutil
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
+from packaging.requirements import Requirement
 
 from sightloop.recipes.doctor_findings import Finding
+from sightloop.recipes.tested_versions import in_words, installed, outside, required
 
 _NEEDED = ("sightloop", "torch", "transformers", "safetensors", "pillow", "numpy", "tyro")
 _EXTRAS = {
@@ -34,7 +35,8 @@ def environment() -> list[Finding]:
 
 
 def _versions() -> Iterator[Finding]:
-    found = {name: _version(name) for name in _NEEDED}
+    # torch's own number also names its build.
+    found = {name: installed(name) for name in _NEEDED} | {"torch": str(torch.__version__)}
     says = ", ".join(f"{name} {number}" for name, number in found.items() if number)
     missing = [name for name, number in found.items() if not number and name != "sightloop"]
     yield Finding(
@@ -44,17 +46,23 @@ def _versions() -> Iterator[Finding]:
         says=f"Python {platform.python_version()}, {says}",
         fix=f"install {' '.join(missing)} with pip" if missing else "",
     )
-    there = [name for name in _EXTRAS if _version(name)]
+    yield from _untested(required())
+    there = [name for name in _EXTRAS if installed(name)]
     absent = [f"{name} ({use})" for name, use in _EXTRAS.items() if name not in there]
     says = f"with {', '.join(there) or 'none'}; without {', '.join(absent) or 'none'}"
     yield Finding(part=_PART, name="extras", mark="info", says=says)
 
 
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return ""
+def _untested(needs: list[Requirement]) -> Iterator[Finding]:
+    versions = {need.name: installed(need.name) for need in needs}
+    for found, need in outside(needs, versions):
+        yield Finding(
+            part=_PART,
+            name="untested",
+            mark="warn",
+            says=f"{need.name} {found}; sightloop was tested with {need.name} {in_words(need)}",
+            fix=f"pip install '{need.name}{in_words(need)}'",
+        )
 
 
 def _devices() -> Iterator[Finding]:
