@@ -14,10 +14,10 @@ STAMP := .venv/.sightloop-installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-unirl test check weights study
+.PHONY: help setup demo demo-unirl test check compatibility weights study
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## make .venv with everything below in its tested versions (TORCH_INDEX=URL: torch from there)
 
@@ -47,6 +47,9 @@ check: $(STAMP) ## lint, format, types, spelling, structure
 	$(BIN)/pyright
 	$(BIN)/codespell
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --quiet tests/test_architecture.py
+
+compatibility: $(STAMP) ## install the wheel with the oldest and newest allowed libraries, run its commands (ARGS="--only pinned": one)
+	$(BIN)/python -m benchmarks.compatibility $(if $(TORCH_INDEX),--torch-index $(TORCH_INDEX)) $(ARGS)
 
 weights: $(STAMP) ## make the bundled weights again, from nothing (hours)
 	$(BIN)/python -m sightloop.shapes.pretrain
