@@ -41,31 +41,30 @@ class Environment:
     transformers: str = ""
 
 
+def allowed(library: str) -> str:
+    """What pyproject.toml allows of a library: `torch>=2.11,<2.15`."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    (line,) = (line for line in project["dependencies"] if re.match(rf"{library}\b", line))
+    return line
+
+
 def environments() -> tuple[Environment, ...]:
     """The ends of the allowed versions, and the pinned torch with both ends of transformers."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    oldest = {
-        found[1]: found[2]
-        for line in project["dependencies"]
-        if (found := re.match(r"(\w+)>=([\d.]+)", line))
-    }
-    pins = dict(re.findall(r"^(\w+)==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE))
+    torch, transformers = (
+        re.sub(r">=([\d.]+),.*", r"==\1", allowed(name)) for name in ("torch", "transformers")
+    )
+    (pinned,) = re.findall(r"^torch==\S+$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
     return (
         Environment(name="newest", says="everything as new as pip takes it"),
-        Environment(
-            name="pinned", says="the pinned torch, the rest as new as pip takes it", torch=pins["torch"]
-        ),
+        Environment(name="pinned", says="the pinned torch, the rest as new as pip takes it", torch=pinned),
         Environment(
             name="pinned-oldest",
             says="the pinned torch, the oldest transformers",
-            torch=pins["torch"],
-            transformers=oldest["transformers"],
+            torch=pinned,
+            transformers=transformers,
         ),
         Environment(
-            name="oldest",
-            says="the oldest torch and transformers",
-            torch=oldest["torch"],
-            transformers=oldest["transformers"],
+            name="oldest", says="the oldest torch and transformers", torch=torch, transformers=transformers
         ),
     )
 
@@ -100,18 +99,20 @@ def built_wheel(folder: Path) -> Path:
     return wheel
 
 
-def walked(environment: Environment, wheel: Path, place: Path, index: str) -> dict[str, Any]:
-    """Makes an environment, walks through the commands in it and says what they gave."""
+def walked(environment: Environment, wheel: Path, *, place: Path, python: str, index: str) -> dict[str, Any]:
+    """Makes an environment, walks through the commands in it and says what they gave.
+
+    `index` is where torch comes from; "" = pip's own.
+    """
     began = time.monotonic()
     home, work = place / "environment", place / "work"
     work.mkdir(parents=True)
-    run(sys.executable, "-m", "venv", home, folder=place)
+    run(python, "-m", "venv", home, folder=place)
     install = (home / "bin" / "pip", "install", "-qq", "--no-compile")
-    if environment.torch:
+    if environment.torch or index:
         source = ("--index-url", index) if index else ()
-        run(*install, *source, f"torch=={environment.torch}", folder=place)
-    pins = [f"transformers=={environment.transformers}"] * bool(environment.transformers)
-    run(*install, wheel, *pins, folder=place)
+        run(*install, *source, environment.torch or allowed("torch"), folder=place)
+    run(*install, wheel, *filter(None, [environment.transformers]), folder=place)
     print(f"{environment.name}: installed in {time.monotonic() - began:.0f} s", flush=True)
     run(home / "bin" / "sightloop", "--help", folder=work)
     run(home / "bin" / "python", "-I", WALK, place / "found.json", folder=work, quietly=True)
@@ -182,7 +183,8 @@ def main() -> None:
     everything = {environment.name: environment for environment in environments()}
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--only", choices=everything, help="one environment, and no page")
-    parser.add_argument("--torch-index", default="", help="where a torch of a named version comes from")
+    parser.add_argument("--python", default=sys.executable, help="the Python of the environments")
+    parser.add_argument("--torch-index", default="", help="where torch comes from")
     options = parser.parse_args()
     chosen = [everything[options.only]] if options.only else list(everything.values())
     found: dict[str, dict[str, Any]] = {}
@@ -190,7 +192,9 @@ def main() -> None:
         wheel = built_wheel(Path(name))
         for environment in chosen:
             place = Path(name) / environment.name
-            found[environment.name] = walked(environment, wheel, place, options.torch_index)
+            found[environment.name] = walked(
+                environment, wheel, place=place, python=options.python, index=options.torch_index
+            )
             shutil.rmtree(place)
     text = page(found)
     for name, each in found.items():
