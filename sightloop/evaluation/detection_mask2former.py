@@ -33,6 +33,7 @@ from transformers.models.mask2former.modeling_mask2former import Mask2FormerPreT
 from sightloop.evaluation.detection import Picture
 from sightloop.evaluation.geneval import OFFICIAL, Detection
 from sightloop.evaluation.geneval_prompts import CLASSES
+from sightloop.models.open import open_weights
 from sightloop.models.transformers_internals import without_tensors
 
 MAX_INSTANCES = 100
@@ -135,12 +136,9 @@ class Mask2FormerDetector:
         Raises:
             ValueError: weights are missing, or it knows other classes.
         """
-        loaded: Any = Segmenter.from_pretrained(folder, dtype=dtype, output_loading_info=True)
-        model, report = loaded
-        if missing := sorted(report["missing_keys"]):
-            raise ValueError(f"{folder} lacks {len(missing)} weights, the first is {missing[0]}")
+        model = open_weights(Segmenter, folder, dtype=dtype, device=device)
         name = Path(folder).name if Path(folder).is_dir() else str(folder)
-        return Mask2FormerDetector(model.to(device), name=name, floor=floor, resizing=resizing)
+        return Mask2FormerDetector(model, name=name, floor=floor, resizing=resizing)
 
     @torch.no_grad()
     def detect(self, pictures: Sequence[Picture]) -> list[list[Detection]]:

@@ -27,11 +27,12 @@ import transformers
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
-from transformers import AutoTokenizer, GroundingDinoForObjectDetection, Owlv2ForObjectDetection
+from transformers import GroundingDinoForObjectDetection, Owlv2ForObjectDetection
 
 from sightloop.evaluation.detection import Picture
 from sightloop.evaluation.detection_mask2former import Resizing, prepared
 from sightloop.evaluation.geneval import Detection
+from sightloop.models.open import open_config, open_weights, open_words
 
 Family = Literal["grounding-dino", "owlv2"]
 FAMILIES: dict[str, Any] = {
@@ -105,17 +106,13 @@ class ZeroShotDetector:
         Raises:
             ValueError: it is neither Grounding DINO nor OWLv2, or weights are missing.
         """
-        kind: Any = transformers.AutoConfig.from_pretrained(folder).model_type
+        kind: Any = open_config(folder).model_type
         if kind not in FAMILIES:
             raise ValueError(f"{folder} is a {kind} model; use one of {', '.join(FAMILIES)}")
-        model, report = FAMILIES[kind].from_pretrained(folder, dtype=dtype, output_loading_info=True)
-        if missing := sorted(report["missing_keys"]):
-            raise ValueError(f"{folder} lacks {len(missing)} weights, the first is {missing[0]}")
+        model = open_weights(FAMILIES[kind], folder, dtype=dtype, device=device)
         name = Path(folder).name if Path(folder).is_dir() else str(folder)
-        words = AutoTokenizer.from_pretrained(folder)
-        return ZeroShotDetector(
-            model.to(device), words, family=kind, name=name, floor=floor, resizing=resizing
-        )
+        words = open_words(folder, rows=model.config.text_config.vocab_size)
+        return ZeroShotDetector(model, words, family=kind, name=name, floor=floor, resizing=resizing)
 
     @torch.no_grad()
     def detect(self, pictures: Sequence[Picture]) -> list[list[Detection]]:

@@ -17,13 +17,13 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
+from transformers import AutoModelForImageTextToText, PreTrainedModel, ProcessorMixin
 
 from sightloop.models.blip2 import no_dropout
 from sightloop.models.composed import ComposedModel
 from sightloop.models.critic import Adapters, ValuePosition
 from sightloop.models.generation import token_log_probs
-from sightloop.models.open import ends_of, open_weights, require_fitting
+from sightloop.models.open import ends_of, open_processor, open_weights, require_fitting
 from sightloop.models.pieces import Pieces
 from sightloop.models.reader import PromptReader
 from sightloop.models.recompute import Contexts, Recomputation
@@ -104,7 +104,7 @@ class GenericCaptioner(nn.Module):
             ValueError: the checkpoint is not a whole picture-to-text model, or none that can be driven.
         """
         model = open_weights(AutoModelForImageTextToText, folder, dtype=dtype)
-        processor = AutoProcessor.from_pretrained(folder)
+        processor = open_processor(folder)
         if not isinstance(processor, ProcessorMixin):
             raise ValueError(f"{folder} has no processor for pictures and text (processor_config.json)")
         text = model.config.get_text_config()

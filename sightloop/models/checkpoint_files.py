@@ -106,7 +106,7 @@ def open_tokenizer(
         raise ValueError(f"{folder} holds no tokenizer; name {hint} with --tokenizer")
     # tokenizer.json is the whole tokenizer. A class named beside it may be another program's, and add tokens.
     reader = PreTrainedTokenizerFast if (folder / _TOKENIZER_FILES[0]).is_file() else AutoTokenizer
-    return cast("PreTrainedTokenizerBase", reader.from_pretrained(folder, **options))
+    return cast("PreTrainedTokenizerBase", reader.from_pretrained(folder, trust_remote_code=False, **options))
 
 
 def _weight_map(index: Path) -> dict[str, str]:

@@ -78,7 +78,7 @@ def load_published(
     Raises:
         ValueError: tensors are missing or of another shape, or no number is left for the picture token.
     """
-    words = AutoTokenizer.from_pretrained(folder if base is None else base)
+    words = AutoTokenizer.from_pretrained(folder if base is None else base, trust_remote_code=False)
     pictures = BlipImageProcessorPil.from_pretrained(folder if base is None else base)
     config = Blip2Config.from_pretrained(folder)
     if config.image_token_index is None:

@@ -6,12 +6,13 @@ are no files of one; both run, and their figures mean nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoProcessor, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
 _NAMED = 3
 _VOCABULARY_FILES = (
@@ -28,6 +29,44 @@ _FULL = 0.9
 """Embeddings are padded by some rows, never by a tenth."""
 
 
+class OwnCodeError(ValueError):
+    """A model folder wants to run code of its own."""
+
+
+def open_config(folder: str | Path) -> PreTrainedConfig:
+    """The configuration of a model folder or hub name.
+
+    Raises:
+        ValueError: the model has code of its own, or no model_type that transformers knows.
+        OSError: there is none, or it cannot be reached.
+    """
+    with _own_code_refused(folder):
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+
+
+def open_processor(folder: str | Path) -> Any:
+    """The processor of a model folder or hub name, of whatever class it names.
+
+    Raises:
+        ValueError: the processor has code of its own.
+    """
+    with _own_code_refused(folder):
+        return AutoProcessor.from_pretrained(folder, trust_remote_code=False)
+
+
+@contextmanager
+def _own_code_refused(folder: str | Path) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        if "trust_remote_code" not in str(error):
+            raise
+        raise OwnCodeError(
+            f"{str(folder)!r} wants to run code of its own, which is never done; name a checkpoint of a "
+            "model that transformers itself has"
+        ) from error
+
+
 def open_weights(
     kind: Any, folder: str | Path, *, dtype: torch.dtype, device: torch.device | str = "cpu"
 ) -> Any:
@@ -35,12 +74,17 @@ def open_weights(
 
     Raises:
         ValueError: weights are missing, which transformers would fill with random numbers, or of other shapes
-            than the configuration wants.
+            than the configuration wants; the model has code of its own.
     """
-    # Mismatches are told here, in one line.
-    model, info = kind.from_pretrained(
-        folder, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
-    )
+    with _own_code_refused(folder):
+        # Mismatches are told here, in one line.
+        model, info = kind.from_pretrained(
+            folder,
+            dtype=dtype,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            trust_remote_code=False,
+        )
     for name, held, wanted in sorted(info["mismatched_keys"], key=str):
         raise ValueError(
             f"{str(folder)!r} holds {name} with the shape {tuple(held)}, its config.json wants "
@@ -64,7 +108,7 @@ def open_words(
     """The tokenizer of a model whose embedding has so many rows and whose configuration names these end ids.
 
     Raises:
-        ValueError: there is none, or it is another model's.
+        ValueError: there is none, it is another model's, or it has code of its own.
     """
     place = Path(folder)
     if place.is_dir() and not any((place / name).is_file() for name in _VOCABULARY_FILES):
@@ -72,7 +116,10 @@ def open_words(
             f"{str(folder)!r} holds no tokenizer; copy the files of its model's page there "
             f"({', '.join(_VOCABULARY_FILES[:3])} or another)"
         )
-    words = cast("PreTrainedTokenizerBase", AutoTokenizer.from_pretrained(folder))
+    with _own_code_refused(folder):
+        words = cast(
+            "PreTrainedTokenizerBase", AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        )
     require_fitting(words, rows=rows, ends=ends, source=str(folder))
     return words
 
@@ -106,5 +153,5 @@ def ends_of(*configs: Any) -> list[int | list[int] | None]:
 
 
 def _class_name(kind: Any) -> str:
-    # Ours that load a class of transformers in another way begin with an underscore.
-    return next(each.__name__ for each in kind.__mro__ if not each.__name__.startswith("_"))
+    # Some are ours, over one of transformers.
+    return next(each.__name__ for each in kind.__mro__ if each.__module__.startswith("transformers."))

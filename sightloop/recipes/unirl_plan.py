@@ -132,10 +132,10 @@ def _judge(name: str) -> nn.Module:
         if found.model_type == "clip":
             return CLIPModel(found)
         if found.model_type in ("mask2former", "oneformer", "maskformer"):
-            return AutoModelForUniversalSegmentation.from_config(found)
+            return AutoModelForUniversalSegmentation.from_config(found, trust_remote_code=False)
         if is_language_model(found):
-            return AutoModelForCausalLM.from_config(found)
-        return AutoModel.from_config(found)
+            return AutoModelForCausalLM.from_config(found, trust_remote_code=False)
+        return AutoModel.from_config(found, trust_remote_code=False)
 
 
 def _rows(config: UniConfig, num_ranks: int) -> int:

@@ -21,11 +21,11 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from safetensors.torch import load_file  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor, nn
-from transformers import AutoConfig, CLIPModel, PreTrainedTokenizerBase, SiglipModel
+from transformers import CLIPModel, PreTrainedTokenizerBase, SiglipModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
-from sightloop.models.open import ends_of, open_weights, open_words
+from sightloop.models.open import ends_of, open_config, open_weights, open_words
 from sightloop.rewards.combine import on_last_token
 from sightloop.rewards.pixels import Preparation
 from sightloop.rewards.samples import pictures_of
@@ -86,7 +86,7 @@ class ClipSimilarity:
         Raises:
             ValueError: a model of another family, or without some of its weights.
         """
-        kind = str(cast("Any", AutoConfig).from_pretrained(folder).model_type)
+        kind = open_config(folder).model_type
         if kind not in ("clip", "siglip"):
             hint = "; of SigLIP 2 use a checkpoint of fixed resolution" if kind == "siglip2" else ""
             raise ValueError(f"{str(folder)!r} is a {kind!r}, not a CLIP or SigLIP{hint}")

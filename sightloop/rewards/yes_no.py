@@ -16,9 +16,9 @@ from typing import Any, Literal, cast
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
+from transformers import AutoModelForImageTextToText, PreTrainedModel, ProcessorMixin
 
-from sightloop.models.open import ends_of, open_weights, require_fitting
+from sightloop.models.open import ends_of, open_processor, open_weights, require_fitting
 from sightloop.rewards.combine import on_last_token
 from sightloop.rewards.samples import pictures_of, pil_pictures, sample_name
 from sightloop.types import Fact, Images, Outcome
@@ -88,7 +88,7 @@ class YesNoJudge:
             ValueError: weights are missing, or the tokenizer is another model's.
         """
         model = open_weights(AutoModelForImageTextToText, folder, dtype=dtype, device=device)
-        processor = cast("Any", AutoProcessor).from_pretrained(folder)
+        processor = open_processor(folder)
         text = model.config.get_text_config()
         require_fitting(
             processor.tokenizer,

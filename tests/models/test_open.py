@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import tiny_captioners
-from damaged_folders import change_tensors, copy_of, pictures, refusal, without
+from damaged_folders import change_json, change_tensors, copy_of, pictures, refusal, without
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from sightloop.cli import main
 from sightloop.evaluation.text_model import TextModel
 from sightloop.shapes.models import WEIGHTS
 
@@ -110,3 +112,36 @@ def test_language_models_must_be_whole(tmp_path: Path, capsys: pytest.CaptureFix
     assert "layers.1." in told and "they would be random" in told
     with pytest.raises(ValueError, match=r"lacks .*layers\.1\."):
         TextModel.from_pretrained(tmp_path)
+
+
+EVIL = 'open({marker!r}, "a").write("ran\\n")\nfrom transformers import PreTrainedConfig as Evil\n'
+
+
+@pytest.mark.parametrize("place", ["config.json", "tokenizer_config.json", "processor_config.json"])
+def test_code_of_a_model_folder_is_never_run(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown, marker = pictures(tmp_path), tmp_path / "marker"
+    monkeypatch.setattr("builtins.input", lambda *_: marker.write_text("asked") and "y")
+    folder = tiny_captioners.llava(tmp_path / "llava")
+    (folder / "evil.py").write_text(EVIL.format(marker=str(marker)))
+    kind = {"config.json": "AutoConfig", "processor_config.json": "AutoProcessor"}.get(place, "AutoTokenizer")
+    told = {"auto_map": {kind: [None, "evil.Evil"] if kind == "AutoTokenizer" else "evil.Evil"}}
+    if place == "config.json":
+        told |= {"model_type": "evil", "architectures": ["Evil"]}
+    else:
+        told |= {"processor_class": "Evil", "tokenizer_class": "Evil"}
+    change_json(folder / place, lambda given: given.update(told))
+
+    train = [*TRAIN, "--run", str(tmp_path / "run")]
+    for words in (
+        ["caption", str(shown), "--model", str(folder)],
+        [*train, "--policy", str(folder)],
+        [*train, "--judge.reference-model", str(folder)],
+        ["evaluate", "captions", str(tmp_path / "captions.jsonl"), "--clip", str(folder)],
+    ):
+        with suppress(SystemExit):
+            main(words)
+        assert not marker.exists()
+        said = capsys.readouterr().err
+        assert place != "config.json" or "wants to run code of its own, which is never done" in said
