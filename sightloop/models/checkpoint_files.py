@@ -6,19 +6,17 @@ Whatever cannot be read, or does not fit, is one error that names it; nothing is
 from __future__ import annotations
 
 import json
-import pickle
-import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from sightloop.models.convert import refuse
+from sightloop.models.open import read_tensors
 
 WEIGHT_FILES = (
     "model.safetensors",
@@ -31,7 +29,6 @@ WEIGHT_FILES = (
 _INDEX = ".index.json"
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json")
 _SHARD_BYTES = 5_000_000_000
-_READING = (SafetensorError, RuntimeError, pickle.UnpicklingError, EOFError, OSError, UnicodeDecodeError)
 
 
 # -- in
@@ -68,7 +65,7 @@ def read_weights(source: Path) -> dict[str, Tensor]:
     """
     tensors: dict[str, Tensor] = {}
     for file in weight_files(source):
-        tensors |= _read(file)
+        tensors |= read_tensors(file)
     if source.is_dir():
         for index in (source / f"{name}{_INDEX}" for name in WEIGHT_FILES):
             if index.is_file() and set(_weight_map(index).values()) <= {f.name for f in weight_files(source)}:
@@ -114,20 +111,6 @@ def _weight_map(index: Path) -> dict[str, str]:
     if not isinstance(mapped, dict) or not mapped:
         raise ValueError(f"{index} has no weight_map; download it again")
     return mapped
-
-
-def _read(file: Path) -> dict[str, Tensor]:
-    try:
-        if file.suffix == ".safetensors":
-            with safe_open(file, framework="pt") as tensors:
-                return {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
-        # Only the zip form of torch can be mapped; pages are then read when a tensor is used.
-        loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
-    except _READING as error:
-        raise ValueError(f"{file} cannot be read ({error}); download it again") from error
-    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
-        raise ValueError(f"{file} does not hold a dictionary of tensors")
-    return loaded
 
 
 def misfits(given: Mapping[str, Tensor], wanted: Mapping[str, Sequence[int]]) -> list[str]:

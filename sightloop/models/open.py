@@ -6,12 +6,16 @@ are no files of one; both run, and their figures mean nothing.
 
 from __future__ import annotations
 
+import pickle
+import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
 from transformers import AutoConfig, AutoProcessor, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
 _NAMED = 3
@@ -25,8 +29,31 @@ _VOCABULARY_FILES = (
     "source.spm",
     "tekken.json",
 )
+_READING = (SafetensorError, RuntimeError, EOFError, OSError, UnicodeDecodeError)
 _FULL = 0.9
 """Embeddings are padded by some rows, never by a tenth."""
+
+
+def read_tensors(file: Path) -> dict[str, Tensor]:
+    """The tensors of a .safetensors file or of one that torch wrote, on the CPU.
+
+    Raises:
+        ValueError: the file cannot be read, or holds something else.
+    """
+    try:
+        if file.suffix == ".safetensors":
+            with safe_open(file, framework="pt") as tensors:
+                return {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
+        # Only the zip form of torch can be mapped; pages are then read when a tensor is used.
+        loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+    except pickle.UnpicklingError as error:
+        # torch's own text advises to run what stands in the file.
+        raise ValueError(f"{file} holds something else than tensors; download it again") from error
+    except _READING as error:
+        raise ValueError(f"{file} cannot be read ({error}); download it again") from error
+    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
+        raise ValueError(f"{file} does not hold a dictionary of tensors")
+    return loaded
 
 
 class OwnCodeError(ValueError):

@@ -19,18 +19,19 @@ from typing import Any, Literal, cast
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from safetensors.torch import load_file  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor, nn
 from transformers import CLIPModel, PreTrainedTokenizerBase, SiglipModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
-from sightloop.models.open import ends_of, open_config, open_weights, open_words
+from sightloop.models.open import ends_of, open_config, open_weights, open_words, read_tensors
 from sightloop.rewards.combine import on_last_token
 from sightloop.rewards.pixels import Preparation
 from sightloop.rewards.samples import pictures_of
 from sightloop.types import Images, Outcome
 
+_LAION_LINEAR, _LAION_RELU = (0, 2, 4, 6, 7), (0, 3, 6, 9, 11)
+"""Places of the linear layers in LAION's predictors; dropout, or ReLU and dropout, stand between them."""
 Scale = Literal["cosine", "logit", "probability"]
 """The cosine; times the model's temperature, plus SigLIP's bias; SigLIP's sigmoid of that."""
 
@@ -166,14 +167,13 @@ class ClipSimilarity:
 
 @dataclass(frozen=True, kw_only=True)
 class AestheticScore:
-    """What linear layers say about CLIP's embedding of a picture: LAION's aesthetic predictors (1 to 10).
-
-    Their layers have no activation between them.
-    """
+    """What linear layers say about CLIP's embedding of a picture: LAION's aesthetic predictors (1 to 10)."""
 
     clip: ClipSimilarity
     layers: tuple[tuple[Float[Tensor, "_ _"], Float[Tensor, " _"]], ...]
     """Weight and bias of each, the last of which has one output."""
+    has_relu: bool = False
+    """Whether a ReLU stands between each layer and the next."""
 
     def __post_init__(self) -> None:
         width = int(self.clip.model.config.projection_dim)
@@ -195,38 +195,65 @@ class AestheticScore:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> AestheticScore:
-        """A CLIP and the file of its head: tensors `*.weight` and `*.bias`, in .safetensors or .pth."""
+        """A CLIP and the file of its head: tensors `*.weight` and `*.bias`, in .safetensors or .pth.
+
+        Raises:
+            ValueError: the file is no head, or leaves open what stands between its layers.
+        """
+        layers, has_relu = read_layers(head, device=device)
         loaded = ClipSimilarity.from_pretrained(clip, dtype=dtype, device=device)
-        return AestheticScore(clip=loaded, layers=read_layers(head, device=device))
+        return AestheticScore(clip=loaded, layers=layers, has_relu=has_relu)
 
     @torch.no_grad()
     def scores(self, images: Images, texts: Sequence[str] = ()) -> Float[Tensor, " B"]:
         """The head's opinion of each picture; texts do not matter."""
         values = self.clip.image_embeddings(images)
-        for weight, bias in self.layers:
+        for place, (weight, bias) in enumerate(self.layers):
+            values = values.relu() if place and self.has_relu else values
             values = F.linear(values, weight.to(values.device), bias.to(values.device))
         return values[:, 0]
 
 
-def read_layers(file: str | Path, *, device: torch.device | str = "cpu") -> tuple[tuple[Tensor, Tensor], ...]:
-    """Weight and bias of the linear layers of a file, in the order of the numbers in their names, float32.
+def read_layers(
+    file: str | Path, *, device: torch.device | str = "cpu"
+) -> tuple[tuple[tuple[Tensor, Tensor], ...], bool]:
+    """Weight and bias of the linear layers of a file, in the order of the numbers in their names, float32;
+    and whether a ReLU stands between them.
 
     Raises:
-        ValueError: there is no such file, or it holds something else.
+        ValueError: there is no such file, it holds something else, or its numbers leave open what stands
+            between its layers.
     """
     path = Path(file)
     if not path.is_file():
         raise ValueError(f"there is no head {str(path)!r}; name a .safetensors or .pth file of linear layers")
-    safe = path.suffix == ".safetensors"
-    tensors: dict[str, Tensor] = load_file(path) if safe else torch.load(path, weights_only=True)
+    tensors = read_tensors(path)
     names = sorted((n.removesuffix("weight") for n in tensors if n.endswith("weight")), key=_numbers_in)
     if not names or sorted(tensors) != sorted(f"{n}{part}" for n in names for part in ("weight", "bias")):
         raise ValueError(
             f"{str(path)!r} is no row of linear layers; it holds {', '.join(sorted(tensors)[:6])}"
         )
-    return tuple(
+    has_relu = _has_relu(names, str(path))
+    layers = tuple(
         (tensors[f"{name}weight"].float().to(device), tensors[f"{name}bias"].float().to(device))
         for name in names
+    )
+    return layers, has_relu
+
+
+def _has_relu(names: list[str], source: str) -> bool:
+    """What stands between layers has no weights; the numbers of its places are missing."""
+    places = tuple(number for name in names for number in _numbers_in(name)[-1:])
+    first = places[0] if places else 0
+    if len(names) == 1 or places in (_LAION_LINEAR, tuple(range(first, first + len(names)))):
+        return False
+    if places == _LAION_RELU:
+        return True
+    told, linear, relu = (", ".join(map(str, numbers)) for numbers in (places, _LAION_LINEAR, _LAION_RELU))
+    raise ValueError(
+        f"the layers of {source!r} have the numbers {told or 'none'}, which leave open what stands between "
+        f"them; known are LAION's {linear} (dropout) and {relu} (ReLU), and layers that follow each other; "
+        "write this head as a reward of your own (module:function)"
     )
 
 

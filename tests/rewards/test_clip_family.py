@@ -88,8 +88,8 @@ def test_aesthetic_heads_are_linear_layers_on_the_unit_embedding(tmp_path: Path)
     embedded = raw(folder, images).image_embeds
     first, second = torch.randn(3, WIDTH), torch.randn(1, 3)
     layers = {
-        "layers.10.weight": second,
-        "layers.10.bias": torch.tensor([5.0]),
+        "layers.3.weight": second,
+        "layers.3.bias": torch.tensor([5.0]),
         "layers.2.weight": first,
         "layers.2.bias": torch.tensor([1.0, 2.0, 3.0]),
     }
@@ -102,6 +102,56 @@ def test_aesthetic_heads_are_linear_layers_on_the_unit_embedding(tmp_path: Path)
     outcome = outcome_of_texts(images, TEXTS)
     rewards, _ = load_rewards([f"aesthetic:{folder}+{tmp_path / 'head.safetensors'}=2"])
     torch.testing.assert_close(rewards["aesthetic"](outcome).sum(1), wanted, rtol=1e-4, atol=1e-5)
+
+
+def laion_head(places: tuple[int, ...]) -> tuple[torch.nn.Sequential, dict[str, torch.Tensor]]:
+    """A head as torch builds it, linear layers at these places, and its tensors under LAION's names."""
+    widths = [WIDTH, 6, 5, 4, 3, 1]
+    parts: list[torch.nn.Module] = []
+    for number, place in enumerate(places):
+        between = place - len(parts)
+        parts += [torch.nn.ReLU()] * (11 in places and between > 0) + [torch.nn.Dropout()] * (
+            between - (11 in places and between > 0)
+        )
+        parts.append(torch.nn.Linear(widths[number], widths[number + 1]))
+    head = torch.nn.Sequential(*parts).eval()
+    return head, {f"layers.{name}": value for name, value in head.state_dict().items()}
+
+
+@pytest.mark.parametrize("places", [(0, 2, 4, 6, 7), (0, 3, 6, 9, 11)])
+def test_the_numbers_of_laions_heads_tell_their_activations(tmp_path: Path, places: tuple[int, ...]) -> None:
+    folder, images = clip_folder(tmp_path / "clip"), pictures()
+    head, tensors = laion_head(places)
+    torch.save(tensors, tmp_path / "head.pth")
+    with torch.no_grad():
+        embedded = raw(folder, images).image_embeds
+        wanted = head(embedded / embedded.norm(dim=1, keepdim=True))[:, 0]
+    found = AestheticScore.from_pretrained(folder, tmp_path / "head.pth").scores(images)
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("places", [(0, 2, 4, 6, 8), (0, 3, 6, 9, 10), (1, 3, 5, 7, 8)])
+def test_a_head_that_leaves_its_activations_open_is_refused(tmp_path: Path, places: tuple[int, ...]) -> None:
+    torch.save(laion_head(places)[1], tmp_path / "head.pth")
+    with pytest.raises(ValueError, match=r"leave open what stands between them; known are LAION's 0, 2, 4"):
+        read_layers(tmp_path / "head.pth")
+
+
+class _Loud:
+    def __reduce__(self) -> Any:
+        return print, ("loaded",)
+
+
+def test_a_head_that_is_no_file_of_tensors_is_refused_without_bad_advice(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save({"layers.0.weight": _Loud()}, tmp_path / "head.pth")
+    with pytest.raises(ValueError, match=r"head\.pth holds something else than tensors; download it again$"):
+        read_layers(tmp_path / "head.pth")
+    (tmp_path / "head.pth").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    with pytest.raises(ValueError, match=r"head\.pth holds something else than tensors; download it again$"):
+        read_layers(tmp_path / "head.pth")
+    assert capsys.readouterr().out == ""
 
 
 def test_names_of_the_command_line_load_the_family(tmp_path: Path) -> None:
