@@ -48,7 +48,9 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
         loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except pickle.UnpicklingError as error:
         # torch's own text advises to run what stands in the file.
-        raise ValueError(f"{file} holds something else than tensors; download it again") from error
+        raise ValueError(
+            f"{file} cannot be read: it holds something else than tensors; download it again"
+        ) from error
     except _READING as error:
         raise ValueError(f"{file} cannot be read ({error}); download it again") from error
     if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):

@@ -146,10 +146,16 @@ def test_a_head_that_is_no_file_of_tensors_is_refused_without_bad_advice(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     torch.save({"layers.0.weight": _Loud()}, tmp_path / "head.pth")
-    with pytest.raises(ValueError, match=r"head\.pth holds something else than tensors; download it again$"):
+    with pytest.raises(
+        ValueError,
+        match=r"head\.pth cannot be read: it holds something else than tensors; download it again$",
+    ):
         read_layers(tmp_path / "head.pth")
     (tmp_path / "head.pth").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
-    with pytest.raises(ValueError, match=r"head\.pth holds something else than tensors; download it again$"):
+    with pytest.raises(
+        ValueError,
+        match=r"head\.pth cannot be read: it holds something else than tensors; download it again$",
+    ):
         read_layers(tmp_path / "head.pth")
     assert capsys.readouterr().out == ""
 
