@@ -12,16 +12,14 @@ import torch
 from torch import Tensor
 
 from sightloop.data.decode import BrokenImageError, Decoding, decode
+from sightloop.data.prompt_guard import excludes, normalized_prompt, read_prompts
 from sightloop.data.quiz_stream import GrammarQuizzes, ListedQuizzes, QuizSource, QuizStream
 from sightloop.data.quizzes import (
     CATEGORIES,
     Category,
     Quiz,
-    excludes,
-    normalized_prompt,
     quiz_of,
     quiz_of_metadata,
-    read_prompts,
     user_quizzes,
 )
 from sightloop.data.vocabulary import REAL, Vocabulary

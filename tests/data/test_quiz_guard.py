@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sightloop.data.prompt_guard import excludes, normalized_prompt, read_prompts
 from sightloop.data.quiz_stream import GrammarQuizzes, QuizStream
-from sightloop.data.quizzes import Category, Quiz, excludes, normalized_prompt, random_quiz, read_prompts
+from sightloop.data.quizzes import Category, Quiz, random_quiz
 from sightloop.data.vocabulary import COCO_NOUNS, NUMBER_WORDS, OPPOSITES, REAL, Vocabulary
 
 TEST_SET: dict[Category, int] = {

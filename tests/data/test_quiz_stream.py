@@ -5,8 +5,9 @@ from collections import Counter
 import pytest
 import torch
 
+from sightloop.data.prompt_guard import excludes
 from sightloop.data.quiz_stream import GrammarQuizzes, ListedQuizzes, QuizStream
-from sightloop.data.quizzes import CATEGORIES, Clause, excludes, quiz_of
+from sightloop.data.quizzes import CATEGORIES, Clause, quiz_of
 from sightloop.data.vocabulary import REAL
 
 GRAMMAR = GrammarQuizzes(REAL, seed=3)

@@ -4,16 +4,8 @@ import json
 
 import pytest
 
-from sightloop.data.quizzes import (
-    CATEGORIES,
-    QUESTIONS,
-    Clause,
-    excludes,
-    normalized_prompt,
-    quiz_of,
-    read_prompts,
-    user_quizzes,
-)
+from sightloop.data.prompt_guard import excludes, normalized_prompt, read_prompts
+from sightloop.data.quizzes import CATEGORIES, QUESTIONS, Clause, quiz_of, user_quizzes
 from sightloop.data.vocabulary import COCO_NOUNS, REAL, Noun, Vocabulary, plural_of, with_article
 
 CAT, DOG = Clause(noun="cat"), Clause(noun="dog")

@@ -13,7 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
-from sightloop.data.quizzes import CATEGORIES, Clause, normalized_prompt, quiz_of
+from sightloop.data.prompt_guard import normalized_prompt
+from sightloop.data.quizzes import CATEGORIES, Clause, quiz_of
 from sightloop.data.vocabulary import REAL
 from sightloop.models.show_o import ShowO
 from sightloop.recipes.both_sides import BothSides, FixedPictures, imbalance_of

@@ -1,0 +1,76 @@
+"""Keeps test prompts out of training, however they are worded."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+from sightloop.data.quizzes import Quiz
+from sightloop.data.vocabulary import NUMBER_WORDS, OPPOSITES, REAL, Vocabulary
+
+_ARTICLES = {"a", "an", "the"}
+_START = re.compile(r"^(?:an?|the)? ?(?:photo|image|picture)s? of ")
+_RELATION = re.compile(r"^(.+?) (?:is |are )?(?:to the )?(left of|right of|above|below) (.+)$")
+
+
+def normalized_prompt(prompt: str, vocabulary: Vocabulary = REAL) -> str:
+    """One spelling for all prompts of the same meaning: order of clauses, articles, case, plural, side named.
+
+    >>> normalized_prompt("a photo of a dog left of the cats") == normalized_prompt("A cat right of a dog.")
+    True
+    """
+    text = " ".join(re.findall(r"[a-z0-9-]+|,", prompt.lower()))
+    text = _START.sub("", text)
+    singular = vocabulary.singular
+    related = _RELATION.match(text)
+    if related:
+        one, relation, other = related.groups()
+        if relation in ("right of", "below"):
+            one, relation, other = other, OPPOSITES[relation], one
+        return f"{_clause_key(one, singular)} {relation} {_clause_key(other, singular)}"
+    clauses = [part for part in re.split(r"\band\b|,", text) if part.strip()]
+    return " and ".join(sorted(_clause_key(clause, singular) for clause in clauses))
+
+
+_DIGITS = {word: str(number) for number, word in NUMBER_WORDS.items()}
+
+
+def _clause_key(clause: str, singular: Mapping[str, str]) -> str:
+    words = [_DIGITS.get(word, word) for word in clause.split() if word not in _ARTICLES]
+    words = [word for word in words if word != "1"]
+    for start in range(len(words)):
+        if name := singular.get(" ".join(words[start:])):
+            return " ".join([*words[:start], name])
+    return " ".join(words)
+
+
+def excludes(prompts: Iterable[str], vocabulary: Vocabulary = REAL) -> Callable[[Quiz], bool]:
+    """Says of a quiz whether its prompt means the same as one of `prompts`: keeps test prompts out of
+    training.
+    """
+    held = frozenset(normalized_prompt(prompt, vocabulary) for prompt in prompts)
+    return lambda quiz: normalized_prompt(quiz.prompt, vocabulary) in held
+
+
+def read_prompts(path: Path) -> list[str]:
+    """The prompts of a file: one a line, or GenEval's JSON lines with a field `prompt`.
+
+    Raises:
+        ValueError: a JSON line has no text in `prompt`, with its number.
+    """
+    prompts: list[str] = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if not line.strip():
+            continue
+        prompt = line.strip()
+        if prompt.startswith("{"):
+            try:
+                prompt = json.loads(line).get("prompt")
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{path}, line {number}: {error}") from error
+            if not isinstance(prompt, str):
+                raise ValueError(f"{path}, line {number}: field 'prompt' is missing")
+        prompts.append(prompt)
+    return prompts
