@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
+from functools import cache
+from hashlib import sha256
 from pathlib import Path
 
 from sightloop.data.quizzes import Quiz
@@ -52,6 +54,24 @@ def excludes(prompts: Iterable[str], vocabulary: Vocabulary = REAL) -> Callable[
     """
     held = frozenset(normalized_prompt(prompt, vocabulary) for prompt in prompts)
     return lambda quiz: normalized_prompt(quiz.prompt, vocabulary) in held
+
+
+def is_geneval_prompt(quiz: Quiz) -> bool:
+    """Whether the quiz's prompt means the same as one of GenEval's 553 test prompts (arXiv 2310.11513).
+
+    They are kept as digests of their normalized form, with the words of `vocabulary.REAL`.
+    """
+    return prompt_digest(quiz.prompt) in _geneval_digests()
+
+
+def prompt_digest(prompt: str) -> str:
+    """The first 16 hexadecimal digits of the SHA-256 of the normalized prompt."""
+    return sha256(normalized_prompt(prompt).encode()).hexdigest()[:16]
+
+
+@cache
+def _geneval_digests() -> frozenset[str]:
+    return frozenset(Path(__file__).with_name("geneval_digests.txt").read_text(encoding="ascii").split())
 
 
 def read_prompts(path: Path) -> list[str]:

@@ -199,7 +199,7 @@ def flow_grpo_reward(
             met = target is not None and not _broken_relation(clause, found, target, rules.position_margin)
             entries += [0.0] * (not met) + [1.0] * (target is not None)
         groups.append(found if met else None)
-    return Shaped(reward=sum(entries) / len(entries), strict=None not in groups)
+    return Shaped(reward=sum(entries) / max(len(entries), 1), strict=bool(groups) and None not in groups)
 
 
 def exact_reward(

@@ -80,8 +80,8 @@ def parse_prompt(record: Mapping[str, Any]) -> GenEvalPrompt:
         if not isinstance(clauses, list):
             raise ValueError(f"{side} of {text!r} is {clauses!r}; it is a list of clauses")
         sides[side] = tuple(_clause(clause, place, text) for place, clause in enumerate(clauses))
-    if not sides["include"]:
-        raise ValueError(f'metadata of {text!r} asks for nothing; "include" needs at least one clause')
+    if not sides["include"] and not sides["exclude"]:
+        raise ValueError(f'metadata of {text!r} asks for nothing; "include" or "exclude" needs a clause')
     return GenEvalPrompt(
         tag=tag, text=text, include=sides["include"], exclude=sides["exclude"], metadata=dict(record)
     )

@@ -44,7 +44,9 @@ class QuizSettings:
     vocabulary: Literal["auto", "real", "shapes"] = "auto"
     """Words of the quizzes; auto = the embedded world's for its own models, else the real ones."""
     excluded: str = ""
-    """File of prompts that never come, such as GenEval's; also if put in other words."""
+    """File of further prompts that never come, also if put in other words."""
+    geneval_prompts: Literal["leave-out", "allow"] = "leave-out"
+    """GenEval's 553 test prompts among quizzes with real words; leave-out = in no wording do they come."""
     single_object: float = 1.0
     two_object: float = 1.0
     counting: float = 1.0

@@ -8,7 +8,8 @@ Differences from the paper, and readings where it leaves a choice (option, prese
 2. Quizzes are made by a grammar without end, all six categories equally often (`quizzes`): neither the
    paper's prompts nor their number and mixture are published. Several questions a category; the paper's
    evaluation has one, which invites learning the question.
-3. Prompts of the evaluation never come in training, also not in other words (`quizzes.excluded`).
+3. Prompts of the evaluation never come in training, also not in other words: GenEval's where
+   words are the real ones (`quizzes.geneval_prompts`), those of `quizzes.excluded`, and the run's own.
 4. No old policy (`method` "unirl"): the ratio is 1, one update a rollout, nothing to clip. Relatives with
    real ratios and clipping are named methods.
 5. Advantages are divided by the group's standard deviation (`advantages`); drawing and answering weigh the

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sightloop.data.decode import BrokenImageError, Decoding, decode
-from sightloop.data.prompt_guard import excludes, normalized_prompt, read_prompts
+from sightloop.data.prompt_guard import excludes, is_geneval_prompt, normalized_prompt, read_prompts
 from sightloop.data.quiz_stream import GrammarQuizzes, ListedQuizzes, QuizSource, QuizStream
 from sightloop.data.quizzes import (
     CATEGORIES,
@@ -56,8 +56,8 @@ def in_world(config: UniConfig) -> bool:
 
 
 def quiz_stream(config: UniConfig, asks: Sequence[Ask]) -> QuizStream:
-    """The training quizzes. Prompts of `quizzes.excluded` never come, nor those of the evaluation where the
-    grammar makes the quizzes.
+    """The training quizzes, without the prompts of `quizzes.excluded`, GenEval's among real words, and
+    those of the evaluation where the grammar makes the quizzes.
 
     Raises:
         ValueError: a file with a broken line, or prompts that cannot be split over the ranks.
@@ -66,13 +66,16 @@ def quiz_stream(config: UniConfig, asks: Sequence[Ask]) -> QuizStream:
     held = [] if not settings.excluded else read_prompts(Path(settings.excluded))
     if not settings.file:
         held += kept_out(asks, vocabulary)
-    is_held = excludes(held, vocabulary) if held else None
+    is_held = _guard(held, vocabulary, geneval=settings.geneval_prompts == "leave-out")
     source: QuizSource
     if settings.file:
         listed = user_quizzes(Path(settings.file), vocabulary)
         left = [quiz for quiz in listed if is_held is None or not is_held(quiz)]
         if not left:
-            raise ValueError(f"{settings.file} holds only excluded prompts; give others")
+            raise ValueError(
+                f"{settings.file} holds only excluded prompts; give others. GenEval's test prompts are "
+                "excluded too, unless --quizzes.geneval-prompts is allow"
+            )
         require_known(config, listed)
         source = ListedQuizzes(left, seed=seed)
     else:
@@ -81,6 +84,14 @@ def quiz_stream(config: UniConfig, asks: Sequence[Ask]) -> QuizStream:
         require_known(config, [source.quiz(index) for index in range(_SEEN)])
     rank, ranks = distributed.rank(), distributed.num_ranks()
     return QuizStream(source, batch_size=config.prompts, seed=seed, rank=rank, num_ranks=ranks)
+
+
+def _guard(held: list[str], vocabulary: Vocabulary, *, geneval: bool) -> Callable[[Quiz], bool] | None:
+    listed = excludes(held, vocabulary) if held else None
+    # The embedded world's words are none of GenEval's.
+    if not geneval or vocabulary is not REAL:
+        return listed
+    return is_geneval_prompt if listed is None else lambda quiz: is_geneval_prompt(quiz) or listed(quiz)
 
 
 def naming_question(quiz: Quiz, vocabulary: Vocabulary) -> tuple[str, tuple[Fact, ...]] | None:

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sightloop.data.prompt_guard import excludes, normalized_prompt, read_prompts
+from sightloop.data import prompt_guard
+from sightloop.data.prompt_guard import excludes, normalized_prompt, prompt_digest, read_prompts
 from sightloop.data.quiz_stream import GrammarQuizzes, QuizStream
 from sightloop.data.quizzes import Category, Quiz, random_quiz
 from sightloop.data.vocabulary import COCO_NOUNS, NUMBER_WORDS, OPPOSITES, REAL, Vocabulary
@@ -99,6 +100,16 @@ def test_the_guard_knows_the_prompts_of_genevals_own_cases(oracles: Path) -> Non
         words = [word for word in plain.split() if word not in ("a", "an", "the")]
         for other in (prompt.upper(), plain, " ".join(words), f"The {plain}."):
             assert normalized_prompt(other) == normalized_prompt(prompt), other
+
+
+def test_genevals_553_prompts_are_known_by_their_digests(oracles: Path) -> None:
+    digests = (Path(prompt_guard.__file__).parent / "geneval_digests.txt").read_text().split()
+    # Two of the 553 say the same thing from either side.
+    assert len(set(digests)) == len(digests) == 552
+    cases = json.loads((oracles / "geneval" / "cases.json").read_text())
+    prompts = {case["metadata"]["prompt"] for case in cases}
+    known = {prompt for prompt in prompts if prompt_digest(prompt) in digests}
+    assert len(known) > 0, sorted(prompts)[:5]
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,14 @@ def test_surplus_objects_are_right_unless_excluded() -> None:
     assert len(many.kept["dog"]) == 16
 
 
+def test_a_prompt_that_only_excludes_is_right_while_there_are_few_enough() -> None:
+    prompt = parse_prompt({"tag": "none", "exclude": [{"class": "dog", "count": 1}], "prompt": "no dog"})
+    assert verdict(prompt, []).correct and exact_reward(prompt, []).strict
+    assert verdict(prompt, dogs(1)).reason == "expected dog<1, found 1"
+    assert exact_reward(prompt, dogs(1)).reward == 0
+    assert flow_grpo_reward(prompt, []).reward == 0
+
+
 def test_the_cap_comes_before_the_overlap_filter() -> None:
     same = [Detection(name="dog", box=(0, 0, 9, 9), score=0.9 - i / 100) for i in range(3)]
     apart = Detection(name="dog", box=(50, 50, 60, 60), score=0.5)

@@ -13,6 +13,7 @@ from recipes.unirl_runs import REWARDS, SMALL
 from tiny_show_o_folders import magvit
 
 from sightloop.cli import main
+from sightloop.data.prompt_guard import is_geneval_prompt
 from sightloop.data.quizzes import Clause, quiz_of
 from sightloop.data.vocabulary import REAL
 from sightloop.models.show_o_checkpoint import write_magvit2
@@ -26,10 +27,12 @@ from sightloop.recipes.unirl_config import (
     SFT_SHOW_O,
     QuizJudge,
     QuizRewards,
+    QuizSettings,
     SidesSettings,
 )
 from sightloop.recipes.unirl_grpo import algorithm_of
 from sightloop.recipes.unirl_judges import asks_anyone, judges_of, same_or_not
+from sightloop.recipes.unirl_quizzes import quiz_stream
 from sightloop.rewards.samples import PictureReward
 from sightloop.shapes.models import WEIGHTS
 
@@ -198,6 +201,38 @@ def test_a_file_of_excluded_prompts_alone_leaves_nothing_to_draw(
     excluded.write_text("the RED CAR.\n")
     options = ("--quiz-file", quizzes, "--quizzes.excluded", excluded, "--both-sides.per-category", 0)
     assert "holds only excluded prompts" in refused(capsys, "unirl-grpo", tmp_path / "run", *options)
+
+
+def test_genevals_test_prompts_are_left_out_of_real_quizzes_unless_allowed(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "quizzes.jsonl"
+    # A test prompt, with its clauses the other way round.
+    line = {
+        "tag": "two_object",
+        "prompt": "an image of the computer mouse and the toilet",
+        "question": "Which two objects?",
+        "answer": "There is a toilet and a computer mouse",
+        "include": [{"class": "toilet", "count": 1}, {"class": "computer mouse", "count": 1}],
+    }
+    file.write_text(json.dumps(line))
+    options = ("--quiz-file", file, "--both-sides.per-category", 0, "--quizzes.vocabulary", "real")
+    said = refused(capsys, "unirl-grpo", tmp_path / "run", *options)
+    assert "holds only excluded prompts" in said and "--quizzes.geneval-prompts" in said
+    config = replace(
+        GRPO_SHAPES, quizzes=QuizSettings(file=str(file), vocabulary="real", geneval_prompts="allow")
+    )
+    assert next(quiz_stream(config, [])).quizzes[0].prompt == line["prompt"]
+
+
+def test_real_quizzes_of_the_grammar_meet_no_test_prompt_of_geneval() -> None:
+    guarded = quiz_stream(replace(GRPO_SHAPES, quizzes=QuizSettings(vocabulary="real")), [])
+    plain = quiz_stream(
+        replace(GRPO_SHAPES, quizzes=QuizSettings(vocabulary="real", geneval_prompts="allow")), []
+    )
+    drawn = [quiz for _ in range(250) for quiz in next(plain).quizzes]
+    assert sum(map(is_geneval_prompt, drawn)) > len(drawn) / 20
+    assert not any(is_geneval_prompt(quiz) for _ in range(250) for quiz in next(guarded).quizzes)
 
 
 @pytest.mark.parametrize(
