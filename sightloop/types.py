@@ -241,6 +241,8 @@ class Fact:
     """Names of the noun that the colour belongs to, or of the relation's subject; empty: of nothing named."""
     target: tuple[str, ...] = ()
     """Names of the relation's other noun."""
+    named: tuple[str, ...] = ()
+    """Names of the thing of a colour, where the question names none: the answer may use them."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -153,7 +153,7 @@ def facts_of(category: Category, include: Sequence[Clause], vocabulary: Vocabula
     forms = [vocabulary.noun(clause.noun).forms for clause in include]
     nouns = [Fact(kind="noun", words=names) for names in forms]
     if category == "colors":
-        return (Fact(kind="colour", words=(str(include[0].colour),)),)
+        return (Fact(kind="colour", words=(str(include[0].colour),), named=forms[0]),)
     if category == "counting":
         count = include[0].count
         return (Fact(kind="number", words=(NUMBER_WORDS.get(count, str(count)), str(count))), *nouns)

@@ -16,9 +16,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sightloop.rewards.answer_words import words_of
 from sightloop.rewards.combine import on_last_token
 from sightloop.rewards.lexicon import COLOURS, NUMBERS, OPPOSITES, PHRASES
-from sightloop.rewards.reading import BARE, UNKNOWN, Attribute, Claim, Reading, Relation, read, words_of
+from sightloop.rewards.reading import BARE, UNKNOWN, Attribute, Claim, Reading, Relation, read
 from sightloop.types import Fact, Outcome, Reward
 
 TextJudge = Callable[[str, str, str], float]
@@ -78,9 +79,11 @@ def _said(fact: Fact, facts: Sequence[Fact], reading: Reading) -> tuple[frozense
     """The numbers or colours that the fact's thing is said to have, and said not to have."""
     known = list(_nouns(facts))
     # A question about the colour of "the object" leaves the noun to the answer.
-    owners = {fact.about[0]} if fact.about else set(known) or {UNKNOWN}
+    owners = {fact.about[0]} if fact.about else set(known)
     if len(known) < 2 or not fact.about:
         owners.add(BARE)
+    if not fact.about and (not known or (fact.named and fact.named[0] not in reading.affirmed)):
+        owners.add(UNKNOWN)
     said = frozenset[str]().union(*(reading.values(fact.kind, owner) for owner in owners))
     if fact.kind == "number" and not said:
         said = frozenset("1" for owner in owners if reading.values("article", owner))
@@ -90,7 +93,7 @@ def _said(fact: Fact, facts: Sequence[Fact], reading: Reading) -> tuple[frozense
 
 def _nouns(facts: Sequence[Fact]) -> dict[str, tuple[str, ...]]:
     named = [fact.words for fact in facts if fact.kind == "noun"]
-    named += [names for fact in facts for names in (fact.about, fact.target) if names]
+    named += [names for fact in facts for names in (fact.about, fact.target, fact.named) if names]
     return {names[0]: names for names in named}
 
 

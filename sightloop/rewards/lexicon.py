@@ -7,8 +7,11 @@ from typing import Literal
 Kind = Literal[
     "noun", "other", "colour", "number", "article", "determiner", "relation", "place", "its_place",
     "not", "is", "are", "and", "or", "but", "stop", "pronoun", "plain",
+    "bound", "bound_before", "partitive", "like", "missing", "on", "order", "scenery",
 ]  # fmt: skip
-"""What a word does in a sentence: `other` names a thing that no fact knows, `plain` does nothing."""
+"""What a word does in a sentence: `other` names a thing that no fact knows, `plain` does nothing. A `bound`
+("at least") makes the number behind it another number, a `partitive` ("of them") takes it from a part,
+`like` compares, `order` ("from left to right") places the things that follow, `scenery` is behind things."""
 Item = tuple[Kind, str]
 """A word or phrase with what it stands for."""
 
@@ -131,23 +134,32 @@ for _place, _name in (("top", "above"), ("bottom", "below")):
 
 _KINDS: dict[Kind, str] = {
     "not": "not no never without neither nor none cannot",
-    "is": "is was has looks appears seems remains be being 's",
+    "is": "is was has looks appears seems remains be being 's :",
     "are": "are were have look appear seem",
     "and": "and plus &",
     "or": "or",
     "but": "but , while whereas though although instead with however yet then",
-    "stop": ". ; ! ? :",
+    "stop": ". ; ! ?",
     "pronoun": "it its they them which that who this these those",
     "determiner": "the another other each every his her their some any several many",
     "article": "a an",
     "plain": (
-        "there of in on at to into from for by very only just also too exactly about around total "
+        "there of in at to into from for by very only just also too exactly about around total "
         "color colour colors colours colored coloured hue shade object objects thing things item items "
         "picture pictures image images photo photos scene painted entirely all so both what how yes here "
-        "answer shown shows show see seen i you we can visible placed located positioned situated sitting "
+        "answer shown shows show see seen i you we can visible present depicted pictured featured placed "
+        "located positioned situated sitting "
         "standing lying laying side directly immediately slightly light dark bright pale deep vivid small "
         "large big little tiny huge round group set bunch arranged main"
     ),
+    "missing": "missing absent gone lacking lacks nowhere invisible",
+    "like": "like resembles resemble resembling",
+    "on": "on",
+    "scenery": (
+        "sky background backdrop foreground ground floor grass wall road street field lawn sand snow water "
+        "surroundings surface room ceiling scenery"
+    ),
+    "bound": "almost nearly",
 }
 for _kind, _text in _KINDS.items():
     for _word in _text.split():
@@ -156,7 +168,42 @@ for _word, _number in NUMBERS.items():
     PHRASES[(_word,)] = ("number", str(_number))
 for _word, _colour in COLOURS.items():
     PHRASES[(_word,)] = ("colour", _colour)
+for _kind, _text in {
+    "bound": (
+        "more than|less than|fewer than|greater than|at least|at most|up to|no more than|no less than|"
+        "no fewer than|not more than|not less than|not fewer than|as many as"
+    ),
+    "bound_before": "or more|or fewer|or less|and more|or so",
+    "partitive": "of them|of these|of those|of which|of the|of its",
+    "like": "looks like|look like|looking like|similar to|shaped like|in the shape of|reminds of",
+    "missing": "not there",
+}.items():
+    for _phrase in _text.split("|"):
+        PHRASES[tuple(_phrase.split())] = (_kind, _phrase)
+for _phrase, _name in {"left to right": "left of", "right to left": "right of"}.items():
+    PHRASES[tuple(_phrase.split())] = PHRASES["from", *_phrase.split()] = ("order", _name)
+PHRASES["from", "top", "to", "bottom"] = PHRASES["top", "to", "bottom"] = ("order", "above")
+PHRASES["from", "bottom", "to", "top"] = PHRASES["bottom", "to", "top"] = ("order", "below")
+for _side, _name in {"left": "left of", "right": "right of", "top": "above", "bottom": "below"}.items():
+    PHRASES[_side, ":"] = ("place", _name)
 # Names that end or begin with another thing's name.
-for _name in ("hot dog", "hot dogs", "corn dog", "teddy bear", "teddy bears", "tv remote", "tv remotes"):
-    PHRASES[tuple(_name.split())] = ("other", _name)
+for _name in (
+    "baseball glove", "baseball mitt", "bean bag", "bow tie", "corn dog", "gummy bear", "hot dog", 
+    "prairie dog", "rocking horse", "sea horse", "teddy bear", "tv remote",
+):  # fmt: skip
+    PHRASES[tuple(_name.split())] = PHRASES[tuple(f"{_name}s".split())] = ("other", _name)
+FRUITS = frozenset(("orange", "peach", "lime", "olive", "salmon"))
+"""Colours that are things, too: "an orange" is a fruit, "an orange cat" a colour."""
+HEADS: frozenset[str] = frozenset(
+    """
+    bag barn bath bed block blossom book bowl box brush bush button cage cap car carrier carriage case catcher
+    chain charger cleaner collar computer cord core costume counter crate cup cutter dish door driver ears
+    faucet feeder field fin food frame fur garden glove gloves handle hanger holder hook house houses hut
+    juice kennel lace lamp lane leash leg lid lock maker mat mitt nest opener organ pad pads paper park parts
+    path pen peel pedal pie pit pot rack rider room sauce screen seat shade shed shell shelf
+    shop shoe sign soup stall stand station stop store strap string suit tail tower toy toys tracks
+    trailer tray tree walker washer wheel wheels zoo
+    """.split()  # noqa: SIM905
+)
+"""Words that make of the name before them another thing: "a dog house" holds no dog."""
 LONGEST = max(map(len, PHRASES))

@@ -6,17 +6,18 @@ to the subject of their sentence, never to a neighbour; negation lasts to the ne
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sightloop.rewards.lexicon import COLOURS, LONGEST, PHRASES, Item, Kind
+from sightloop.rewards.answer_words import items_of, plural_of, words_of
+from sightloop.rewards.lexicon import COLOURS, FRUITS, Item, Kind
 
-BARE, UNKNOWN = "", "?"
-"""Whose colour or number it is: nobody's that is named, or a thing's that no fact knows."""
-_WORD = re.compile(r"[a-z]+|[0-9]+|'s|[.,;:!?&]")
+BARE, UNKNOWN, SCENERY = "", "?", "~"
+"""Whose colour or number it is: nobody's that is named, a thing's that no fact knows, or the background's."""
 _MAX_BETWEEN = 2
 """Unknown words between a number or colour and its noun: "four old wooden chairs"."""
+_ON_REACH = 3
+"""Words behind "on" among which its thing is looked for: "on a wooden chair"."""
 _PARTS: frozenset[Kind] = frozenset(("and", "or", "but", "stop"))
 
 
@@ -56,16 +57,6 @@ class Reading:
         )
 
 
-def words_of(text: str) -> list[str]:
-    """Lower-case words, numbers and punctuation marks; "isn't" is two words.
-
-    >>> words_of("There isn't a wine-glass.")
-    ['there', 'is', 'not', 'a', 'wine', 'glass', '.']
-    """
-    plain = text.lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
-    return _WORD.findall(plain.replace("can't", "can not").replace("n't", " not"))
-
-
 def read(text: str, nouns: Mapping[str, Sequence[str]], *, colours: Sequence[str] = ()) -> Reading:
     """What `text` claims; `nouns` gives the spellings of each thing that can be told, by name.
 
@@ -78,51 +69,16 @@ def read(text: str, nouns: Mapping[str, Sequence[str]], *, colours: Sequence[str
     spelled: dict[tuple[str, ...], Item] = {
         tuple(words_of(word)): ("colour", COLOURS.get(word, word)) for word in colours
     }
+    singular: set[tuple[str, ...]] = set()
     for name, forms in nouns.items():
         for form in forms:
             for spelling in (form, plural_of(form)):
                 spelled[tuple(words_of(spelling))] = ("noun", name)
-    reader = _Reader(_items(words_of(text), spelled))
+            singular.add(tuple(words_of(form)))
+            if form in FRUITS:
+                spelled[form, "fruit"] = ("noun", name)
+    reader = _Reader(items_of(words_of(text), spelled, singular))
     return Reading(affirmed=frozenset(reader.affirmed), denied=frozenset(reader.denied))
-
-
-def plural_of(name: str) -> str:
-    """The regular plural of a name's last word.
-
-    >>> plural_of("bench"), plural_of("wine glass"), plural_of("cherry"), plural_of("toy")
-    ('benches', 'wine glasses', 'cherries', 'toys')
-    """
-    if name.endswith("y") and name[-2:-1] not in "aeiou":
-        return name[:-1] + "ies"
-    return name + ("es" if name.endswith(("s", "x", "ch", "sh")) else "s")
-
-
-def _items(words: list[str], spelled: Mapping[tuple[str, ...], Item]) -> list[Item]:
-    longest = max([LONGEST, *map(len, spelled)])
-    items: list[Item] = []
-    place = 0
-    while place < len(words):
-        for size in range(min(longest, len(words) - place), 0, -1):
-            phrase = tuple(words[place : place + size])
-            item = spelled.get(phrase) or PHRASES.get(phrase)
-            if item is None and size == 1:
-                item = ("number", phrase[0]) if phrase[0].isdigit() else ("other", phrase[0])
-            if item is not None:
-                if item[0] == "noun" and PHRASES.get(phrase, item)[0] == "colour":
-                    item = _colour_or_noun(words, place, item, PHRASES[phrase])
-                items.append(item)
-                place += size
-                break
-    return items
-
-
-def _colour_or_noun(words: list[str], place: int, noun: Item, colour: Item) -> Item:
-    # "An orange" is a fruit, "is orange" and "an orange cat" are colours.
-    before = PHRASES.get((words[place - 1],), ("other", ""))[0] if place else "stop"
-    behind = PHRASES.get((words[place + 1],), ("other", ""))[0] if place + 1 < len(words) else "stop"
-    if behind in ("other", "noun", "colour") or before in ("is", "are"):
-        return colour
-    return noun
 
 
 class _Reader:
@@ -139,9 +95,12 @@ class _Reader:
         for place, (kind, value) in enumerate(items):
             self._take(place, kind, value)
         self._flush()
+        self._end_part()
 
     def _start_sentence(self) -> None:
         self._fronted: tuple[str, str] | None = None
+        self._order = ""
+        self._ordered = ""
         self._start_clause()
 
     def _start_clause(self) -> None:
@@ -156,6 +115,18 @@ class _Reader:
         self._unknown = False
         self._there = False
         self._relation: str | None = None
+        self._side = ""
+        self._bound = ""
+        self._partitive = False
+        self._compared = False
+        self._described: list[Item] = []
+
+    def _end_part(self) -> None:
+        # "The dog is above, the cat below"; "on the left" with nothing behind it.
+        if self._relation and self._subject() not in (BARE, UNKNOWN):
+            self._position("place", self._relation)
+        elif self._side:
+            self._claim(Relation(subject=BARE, name=self._side, target=BARE))
 
     def _separate(self, place: int, kind: Kind) -> None:
         behind = self._items[place + 1 :]
@@ -164,7 +135,8 @@ class _Reader:
         if kind in ("and", "or") and self._pending and following == self._pending[-1][0]:
             return
         self._flush()
-        if self._subjects[:1] not in ([], [UNKNOWN]):
+        self._end_part()
+        if self._subjects[:1] not in ([], [UNKNOWN], [SCENERY]):
             self._antecedent = self._subjects[0]
         elif self._clause_nouns:
             self._antecedent = self._clause_nouns[-1]
@@ -185,27 +157,45 @@ class _Reader:
 
     def _take(self, place: int, kind: Kind, value: str) -> None:
         if kind in ("colour", "number", "article"):
-            if kind == "article" and self._pending:
-                self._flush()
-            self._pending.append((kind, value))
-        elif kind == "noun":
-            self._noun(value)
+            self._attribute(place, kind, value)
+        elif kind in ("noun", "scenery"):
+            self._thing(place, kind, value)
         elif kind == "other":
             self._between += bool(self._pending)
             self._unknown = True
+            if not self._carries(place):
+                # "Above the table": the relation is to a thing that no fact knows.
+                self._relation = None
         elif kind in _PARTS:
             self._separate(place, kind)
         elif kind == "determiner":
             self._flush()
-        elif kind == "not":
+        elif kind in ("not", "missing"):
             self._flush()
-            self._negated = True
+            self._deny(place, kind)
+        elif kind == "bound":
+            self._bound = f"{value} "
+        elif kind == "bound_before":
+            self._pending = [(k, f"{value} {v}" if k == "number" else v) for k, v in self._pending]
+        elif kind == "partitive":
+            self._take_part(value)
+        elif kind == "like":
+            self._flush()
+            self._compared = bool(self._clause_nouns) or self._unknown
+        elif kind == "order":
+            self._order = value
         elif kind in ("is", "are"):
+            if not (self._told or self._unknown or self._part_nouns):
+                # "The purple object is a wine glass."
+                self._described = [item for item in self._pending if item[0] == "colour"]
             self._flush()
             self._copula(kind)
-        elif kind == "relation":
+        elif kind == "relation" or (kind == "on" and self._carries(place)):
+            if self._follows(place) == "number" and self._subject() == BARE:
+                self._bound = f"{value} "
+                return
             self._flush()
-            self._relation = value
+            self._relation = "above" if kind == "on" else value
         elif kind in ("place", "its_place"):
             self._flush()
             self._position(kind, value)
@@ -214,12 +204,77 @@ class _Reader:
         elif kind == "pronoun" and value in ("it", "them") and self._relation is not None:
             self._relate_to(self._other_than(self._subject()))
 
+    def _follows(self, place: int) -> Kind:
+        return self._items[place + 1][0] if place + 1 < len(self._items) else "stop"
+
+    def _rest_of_part(self, place: int) -> list[Kind]:
+        rest: list[Kind] = [item[0] for item in self._items[place + 1 :]]
+        return rest[: next((i for i, kind in enumerate(rest) if kind in _PARTS), len(rest))]
+
+    def _carries(self, place: int) -> bool:
+        """Whether a thing comes within reach: "on a wooden chair", "left of the old dog"."""
+        rest = self._rest_of_part(place)[:_ON_REACH]
+        return "noun" in rest and not {"relation", "place", "is", "are"} & set(rest[: rest.index("noun")])
+
+    def _attribute(self, place: int, kind: Kind, value: str) -> None:
+        if kind == "article" and self._pending:
+            self._flush()
+        if kind == "number":
+            known = bool(self._antecedent or self._clause_nouns)
+            counted = any(isinstance(claim, Attribute) and claim.kind == kind for claim in self.affirmed)
+            if known and self._follows(place) in ("is", "are") and (value == "1" or counted):
+                return  # "Three dogs, one is brown and two are black."
+            value, self._bound = self._bound + value, ""
+        self._pending.append((kind, value))
+
+    def _thing(self, place: int, kind: Kind, value: str) -> None:
+        if self._compared:
+            # "A cat that looks like a dog" is no dog.
+            self._pending, self._between, self._compared = [], 0, False
+        elif kind == "scenery":
+            self._scenery()
+        elif self._follows(place) == "noun" and ("article", "a") in self._pending:
+            # "A dog bowl" is a bowl.
+            return
+        else:
+            self._noun(value)
+
+    def _scenery(self) -> None:
+        for kind, value in self._pending:
+            self._claim(Attribute(kind=kind, owner=SCENERY, value=value))
+        self._pending, self._between, self._relation = [], 0, None
+        if not self._clause_nouns:
+            self._part_nouns.append(SCENERY)
+
+    def _deny(self, place: int, kind: Kind) -> None:
+        rest = self._rest_of_part(place)
+        absent = not {"noun", "article", "number", "colour", "relation", "place", "other"} & set(rest)
+        named = [name for name in self._part_nouns or self._subjects if name not in (UNKNOWN, SCENERY)]
+        if absent and named and (kind == "missing" or self._told or "is" in rest):
+            # "The ball is missing", "the ball is not visible".
+            self.affirmed -= set(named)
+            self.denied |= set(named)
+        else:
+            self._negated = True
+
+    def _take_part(self, value: str) -> None:
+        if not any(kind == "number" for kind, _ in self._pending):
+            self._flush()
+        elif value in ("of the", "of its"):
+            self._partitive = True
+        elif any(isinstance(claim, str) for claim in self.affirmed):
+            # "Three dogs, two of them are brown": a part's number is not the whole's.
+            self._pending, self._between = [], 0
+
     def _claim(self, claim: Claim) -> None:
         (self.denied if self._negated else self.affirmed).add(claim)
 
     def _noun(self, name: str) -> None:
         bound = [item for item in self._pending if item[0] != "article"]
         known = self._between <= _MAX_BETWEEN
+        if self._partitive and any(isinstance(c, Attribute) and c.owner == name for c in self.affirmed):
+            self._pending = [item for item in self._pending if item[0] != "number"]
+        self._partitive = False
         for kind, value in self._pending:
             self._claim(Attribute(kind=kind, owner=name if known else UNKNOWN, value=value))
         if ("number", "0") in bound:
@@ -227,7 +282,9 @@ class _Reader:
         elif not (self._negated and bound):
             # "No red circle" denies the colour: there may be a circle.
             self._claim(name)
-        self._pending, self._between = [], 0
+        for kind, value in self._described:
+            self._claim(Attribute(kind=kind, owner=name, value=value))
+        self._pending, self._between, self._described = [], 0, []
         if self._relation is not None:
             self._relate_to(name)
             return
@@ -235,13 +292,20 @@ class _Reader:
             relation, target = self._fronted
             self._claim(Relation(subject=name, name=relation, target=target))
             self._fronted = None
+        if self._side:
+            self._claim(Relation(subject=name, name=self._side, target=BARE))
+            self._side = ""
+        if self._order and self._ordered:
+            self._claim(Relation(subject=self._ordered, name=self._order, target=name))
+        self._ordered = name
         self._part_nouns.append(name)
         self._clause_nouns.append(name)
 
     def _copula(self, kind: Kind) -> None:
         if not self._told or self._part_nouns:
             if self._part_nouns:
-                self._subjects = list(self._clause_nouns) if kind == "are" else self._part_nouns[:1]
+                several = kind == "are" and bool(self._clause_nouns)
+                self._subjects = list(self._clause_nouns) if several else self._part_nouns[:1]
             elif self._unknown:
                 self._subjects = [UNKNOWN]
             elif self._antecedent and not self._there:
@@ -267,7 +331,13 @@ class _Reader:
             self._claim(Relation(subject=subject, name=relation, target=target))
 
     def _position(self, kind: Kind, relation: str) -> None:
-        if kind == "its_place":
+        if kind == "its_place" and not self._part_nouns and self._antecedent:
+            # "There is a dog. On its left is a cat."
+            self._fronted = (relation, self._antecedent)
+        elif kind == "place" and self._subject() == BARE:
+            # "On the left is a dog."
+            self._side = relation
+        elif kind == "its_place":
             nearest = self._part_nouns[-1] if self._part_nouns else BARE
             self._claim(Relation(subject=nearest, name=relation, target=self._other_than(nearest)))
         else:
