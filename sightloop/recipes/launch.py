@@ -10,6 +10,7 @@ from sightloop.recipes.catalog import RECIPES
 from sightloop.recipes.config_json import config_to_json
 from sightloop.training import distributed
 from sightloop.training.loop import train
+from sightloop.training.memory import OutOfMemoryError, phase
 from sightloop.training.run_folder import given_back_if_it_fails, reserve
 from sightloop.training.runlog import Run, environment
 
@@ -18,7 +19,7 @@ def launch(name: str, config: Any, folder: Path, *, overwrite: bool = False, res
     """Train recipe `name` in `folder`; every rank calls it.
 
     Raises:
-        ValueError: a setting or file that cannot work, with the value and the fix.
+        ValueError: a setting or file that cannot work, with the value and the fix; or out of memory.
     """
     distributed.start()
     try:
@@ -28,6 +29,10 @@ def launch(name: str, config: Any, folder: Path, *, overwrite: bool = False, res
         reserve(folder, recipe=name, config=saved, environment=environment(), overwrite=overwrite)
         with given_back_if_it_fails(folder):
             _drive(name, config, folder)
+    except OutOfMemoryError as error:
+        # The plan builds every network's shapes: loaded only where it is asked.
+        advise = import_module("sightloop.recipes.memory_advice").out_of_memory_message
+        raise ValueError(advise(error, config, folder, num_ranks=distributed.num_ranks())) from error
     finally:
         distributed.stop()
 
@@ -35,7 +40,8 @@ def launch(name: str, config: Any, folder: Path, *, overwrite: bool = False, res
 def _drive(name: str, config: Any, folder: Path, *, resume: bool = False) -> None:
     """Build everything before trackers hear of the run, then train."""
     open_run = Run.resume if resume else Run
-    experiment = import_module(RECIPES[name].builder).build(config, folder)
+    with phase("models were loaded", 0):
+        experiment = import_module(RECIPES[name].builder).build(config, folder)
     run = open_run(folder, config=config_to_json(config), schedule=config.schedule, track=config.track)
     run.stop_on_signals()
     try:

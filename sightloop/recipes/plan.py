@@ -31,6 +31,7 @@ from sightloop.recipes.vlrm_config import VlrmConfig
 from sightloop.shapes.models import WEIGHTS
 
 GIB = 2**30
+ACTIVATIONS, CACHE = "activations of a micro-batch", "cache while drawing"
 _RANKS = (1, 8)
 """Numbers of ranks that the plan shows side by side."""
 _CAPTION_SHARE = 0.6
@@ -154,9 +155,8 @@ def memory_plan(config: VlrmConfig, *, shared_tower: bool = True, num_ranks: int
         "judge's own tower": 0 if shared_tower else judge_tower * half,
         "CLIP of the retrieval term": count(shapes.clip) * half,
         "tower features of a step": _features(shapes, half) * captions if config.keep_features else 0,
-        "activations of a micro-batch": _activations(config, shapes, half)
-        * min(config.schedule.micro_batch, captions),
-        "cache while drawing": _cache(config, shapes, half) * min(config.draw_batch or captions, captions),
+        ACTIVATIONS: _activations(config, shapes, half) * min(config.schedule.micro_batch, captions),
+        CACHE: _cache(config, shapes, half) * min(config.draw_batch or captions, captions),
     }
     return {name: size / GIB for name, size in parts.items() if size}
 

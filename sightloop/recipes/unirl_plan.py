@@ -36,6 +36,7 @@ from sightloop.recipes.unirl_flops import (
 from sightloop.recipes.unirl_judges import asks_anyone
 from sightloop.recipes.unirl_sizes import Networks, networks_of
 
+ACTIVATIONS = "activations of a micro-batch, both turns"
 _RANKS = (1, 8)
 """Numbers of ranks that the plan shows side by side."""
 _CLIP_L: dict[str, Any] = {
@@ -81,7 +82,7 @@ def memory_plan(config: UniConfig, networks: Networks, *, num_ranks: int = 1) ->
         **{name: count(model) * 4 for name, model in judges_of(config).items()},
     }
     passing = {
-        "activations of a micro-batch, both turns": _activations(config, networks, num_ranks),
+        ACTIVATIONS: _activations(config, networks, num_ranks),
         "while drawing: caches and codes": _drawing(config, networks, num_ranks),
         "while pictures are decoded": _decoding(config, networks, num_ranks),
     }

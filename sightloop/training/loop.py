@@ -15,6 +15,7 @@ from sightloop.training import distributed
 from sightloop.training.alarms import Alarm
 from sightloop.training.checkpoint import Saveable
 from sightloop.training.heap import give_back
+from sightloop.training.memory import DRAWING, UPDATING, phase
 from sightloop.training.metrics import Measured, rollout_metrics, update_metrics
 from sightloop.training.optimizer import clip_gradients, make_optimizer, set_learning_rate
 from sightloop.training.randomness import untouched_randomness
@@ -95,13 +96,16 @@ def train(experiment: Experiment[Any, Any], run: Run) -> None:
     for step in range(first, schedule.steps + 1):
         batch = _next_batch(batches, step)
         started = _now()
-        rollout = experiment.collect(experiment.policy, batch)
-        give_back()
-        collected = _now()
-        credit = experiment.algorithm.credit(experiment.policy, rollout)
-        credited = _now()
+        with phase(DRAWING, step):
+            rollout = experiment.collect(experiment.policy, batch)
+            give_back()
+            collected = _now()
+        with phase("credit was computed", step):
+            credit = experiment.algorithm.credit(experiment.policy, rollout)
+            credited = _now()
         set_learning_rate(optimizer, step, schedule)
-        measured = _updated(experiment, optimizer, step, rollout, credit)
+        with phase(UPDATING, step):
+            measured = _updated(experiment, optimizer, step, rollout, credit)
         if measured.problem is not None:
             message = f"step {step}: {measured.problem}"
             run.alarm(Alarm(step=step, name="not_finite", message=message))
@@ -128,7 +132,7 @@ def train(experiment: Experiment[Any, Any], run: Run) -> None:
 
 def evaluate(experiment: Experiment[Any, Any], run: Run, step: int) -> None:
     """Every evaluator's figures, written to the run folder; training draws the same numbers without them."""
-    with untouched_randomness():
+    with untouched_randomness(), phase("the policy was evaluated", step):
         for name, evaluator in experiment.evaluators.items():
             run.log_evaluation(step, name, evaluator(experiment.policy))
 

@@ -1,0 +1,76 @@
+"""What would have needed less memory, by the plan: the end of a run that did not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from sightloop.recipes import plan, unirl_plan
+from sightloop.recipes.unirl_config import UniConfig
+from sightloop.recipes.unirl_flops import is_relaxed
+from sightloop.recipes.unirl_sizes import networks_of
+from sightloop.recipes.vlrm_config import VlrmConfig
+from sightloop.training.checkpoint import finished_checkpoints
+from sightloop.training.memory import DRAWING, UPDATING, OutOfMemoryError
+
+
+def out_of_memory_message(error: OutOfMemoryError, config: Any, folder: Path, *, num_ranks: int) -> str:
+    """One paragraph: phase, sizes, which options would take how much, and what is saved."""
+    try:
+        now = _planned(config, num_ranks, error.phase)
+        less = [(option, _planned(c, num_ranks, error.phase)) for option, c in _smaller(config, num_ranks)]
+        helpful = sorted((size, option) for option, size in less if size < now)
+        advice = (
+            f"The plan counts {now:.3g} GiB there on each rank"
+            + "".join(f", with {option} {size:.3g}" for size, option in helpful)
+            + "; start again with some of these options, and see every part with --plan"
+        )
+    except ValueError as no_plan:
+        options = ", ".join(option for option, _ in _smaller(config, num_ranks))
+        advice = f"Less memory is needed with {options} (no figures: {no_plan})"
+    saved = finished_checkpoints(folder / "checkpoints")
+    kept = f" The checkpoint of step {saved[-1].step} in {folder} is whole." if saved else ""
+    return f"{error}. {advice}.{kept}"
+
+
+def _planned(config: Any, num_ranks: int, phase: str) -> float:
+    """GiB on each rank in a phase: drawing keeps no activations, and the cache is gone afterwards."""
+    if isinstance(config, VlrmConfig):
+        parts = plan.memory_plan(config, num_ranks=num_ranks)
+        absent = plan.ACTIVATIONS if phase == DRAWING else plan.CACHE
+        return sum(size for name, size in parts.items() if name != absent)
+    memory = unirl_plan.memory_plan(config, networks_of(config), num_ranks=num_ranks)
+    passing = {
+        name: size
+        for name, size in memory.passing.items()
+        if phase not in (DRAWING, UPDATING) or (name == unirl_plan.ACTIVATIONS) == (phase == UPDATING)
+    }
+    return sum(memory.held.values()) + max(passing.values())
+
+
+def _smaller(config: Any, num_ranks: int) -> Iterator[tuple[str, Any]]:
+    """Options of the command line that take less memory, each with the configuration that it makes."""
+    schedule = config.schedule
+    if schedule.micro_batch > 1 and not (isinstance(config, UniConfig) and is_relaxed(config)):
+        half = schedule.micro_batch // 2
+        yield f"--micro-batch {half}", replace(config, schedule=replace(schedule, micro_batch=half))
+    if not config.gradient_checkpointing:
+        yield "--gradient-checkpointing", replace(config, gradient_checkpointing=True)
+    if config.dtype == "float32":
+        yield "--dtype bfloat16", replace(config, dtype="bfloat16")
+    if isinstance(config, VlrmConfig):
+        drawn = config.draw_batch or -(-config.batch * config.draw.per_image // num_ranks)
+        if drawn > 1:
+            yield f"--draw-batch {drawn // 2}", replace(config, draw_batch=drawn // 2)
+        if config.keep_features:
+            yield "--no-keep-features", replace(config, keep_features=False)
+        if num_ranks > 1 and not config.shard:
+            yield "--shard", replace(config, shard=True)
+        return
+    drawn = config.draw.batch or -(-config.prompts // num_ranks) * config.group
+    if drawn > 1:
+        yield f"--draw.batch {drawn // 2}", replace(config, draw=replace(config.draw, batch=drawn // 2))
+    if config.model.trained == "full":
+        yield "--model.trained lora", replace(config, model=replace(config.model, trained="lora"))
