@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -20,6 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils import backend_registration
+
+from benchmarks import emulated_autocast
 
 NAME = "emu"
 _KIND_CPU, _KIND_PRIVATE = 1, 12
@@ -62,6 +64,8 @@ class _Backend:
 
     def __init__(self) -> None:
         self.on = False
+        # Gradient checkpointing keeps the random state of devices that are in use.
+        self._initialized = True
 
     def is_available(self) -> bool:
         return self.on
@@ -90,6 +94,10 @@ class _Backend:
 
     def set_rng_state(self, state: Tensor, device: object = NAME) -> None:
         """Nothing: whoever restores a device's state restores the CPU's too."""
+
+    def device(self, device: object) -> AbstractContextManager[None]:
+        """There is one device."""
+        return nullcontext()
 
     def get_amp_supported_dtype(self) -> list[torch.dtype]:
         return [torch.bfloat16, torch.float16]
@@ -122,13 +130,14 @@ def _register_operations() -> None:
     everything.fallback(_any_operation, "PrivateUse1")
     for key in ("PrivateUse1", "AutogradPrivateUse1"):
         aten.impl("scaled_dot_product_attention", _attention, key)
+    emulated_autocast.register(aten, NAME)
     for name in torch._C._dispatch_get_all_op_names():
         if (run := _kernel(name)) is not None:
             aten.impl(name.removeprefix("aten::"), run, "PrivateUse1")
 
 
 def _any_operation(operation: torch._ops.OpOverload, *args: Any, **kwargs: Any) -> Any:
-    return _run(_Operation.of(operation), args, kwargs)
+    return _run(Operation.of(operation), args, kwargs)
 
 
 _COMPOSITES = ("CompositeExplicitAutograd", "CompositeExplicitAutogradNonFunctional")
@@ -155,7 +164,7 @@ def _kernel(name: str) -> Callable[..., Any] | None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Operation:
+class Operation:
     """What the backend must know of an operation of torch."""
 
     call: torch._ops.OpOverload
@@ -165,11 +174,11 @@ class _Operation:
     """A tensor of no dimensions may stay on the CPU."""
 
     @staticmethod
-    def of(operation: torch._ops.OpOverload) -> _Operation:
+    def of(operation: torch._ops.OpOverload) -> Operation:
         known = _operations.get(operation)
         if known is None:
             name = operation._schema.name.removeprefix("aten::")
-            known = _operations[operation] = _Operation(
+            known = _operations[operation] = Operation(
                 call=operation,
                 name=name,
                 is_view=operation.is_view,
@@ -178,7 +187,7 @@ class _Operation:
         return known
 
 
-_operations: dict[torch._ops.OpOverload, _Operation] = {}
+_operations: dict[torch._ops.OpOverload, Operation] = {}
 _TAKING_SCALARS = {
     "fill_",
     "masked_fill",
@@ -190,7 +199,24 @@ _TAKING_SCALARS = {
 }
 
 
-def _run(operation: _Operation, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+Watcher = Callable[[Operation, tuple[Any, ...], dict[str, Any]], None]
+"""Told of every operation before it runs."""
+_watchers: list[Watcher] = []
+
+
+@contextmanager
+def watched_by(watcher: Watcher) -> Iterator[None]:
+    """While inside, the watcher is told of every operation on the device."""
+    _watchers.append(watcher)
+    try:
+        yield
+    finally:
+        _watchers.remove(watcher)
+
+
+def _run(operation: Operation, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    for watcher in _watchers:
+        watcher(operation, args, kwargs)
     if operation.is_view:
         # The CPU's kernels of views make tensors of the same device in the same memory.
         return operation.call.redispatch(_CPU_KEYS, *args, **kwargs)
@@ -244,7 +270,7 @@ class _Arguments:
         return value
 
 
-def _refuse_mixture(operation: _Operation, arguments: _Arguments, args: tuple[Any, ...]) -> None:
+def _refuse_mixture(operation: Operation, arguments: _Arguments, args: tuple[Any, ...]) -> None:
     """As CUDA does: numbers may come from the CPU where each element stands alone, and places in a tensor.
 
     Raises:
