@@ -3,8 +3,8 @@
 A launch is an operation that a device would start a kernel or a copy for: views and allocations are free.
 The host waits where a program wants to know what the device computed (`.item()`, `.tolist()`, `bool()`,
 `nonzero`, indexing with a mask, copies to the CPU). Copies to the device are counted by themselves: on CUDA
-they wait too unless they are `non_blocking`. Composed operations count by their parts as far as torch composes
-them for every device; attention counts as one.
+they wait too unless they are `non_blocking`. Composed operations count by their parts as far as torch
+composes them for every device; attention counts as one.
 """
 
 from __future__ import annotations
@@ -103,13 +103,14 @@ def _waits(operation: Operation, args: tuple[Any, ...], kwargs: dict[str, Any]) 
         return kwargs.get("output_size") is None
     if operation.name not in _BY_MASK:
         return operation.name in _WAITING
-    masks = [place for place in args[1] if place is not None and place.dtype in (torch.bool, torch.uint8)]
+    places: list[Tensor | None] = args[1]
+    masks = [place for place in places if place is not None and place.dtype in (torch.bool, torch.uint8)]
     if not masks:
         # Places on the CPU are copied over.
-        return any(place is not None and place.device.type != NAME for place in args[1])
+        return any(place is not None and place.device.type != NAME for place in places)
     # One number under one mask is filled in without looking where.
     value = args[2] if len(args) > 2 else None
-    return not (isinstance(value, Tensor) and value.numel() == 1 and len(args[1]) == 1)
+    return not (isinstance(value, Tensor) and value.numel() == 1 and len(places) == 1)
 
 
 _PACKAGES = tuple(f"{package.__path__[0]}/" for package in (sightloop, transformers))

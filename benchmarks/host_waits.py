@@ -1,0 +1,219 @@
+"""How often a host would wait for its device, and what it launches, counted on an emulated accelerator.
+
+Captions, drawings and answers by the embedded world's models, by this library and by transformers' `generate`
+on the same model, rows and lengths; then training steps. Counts are of one token (code, round) of the whole
+batch, prefill and all that comes after the last one included, and of one micro-batch of a step outside
+generation. What is counted, and why copies to the device stand apart, says `device_counts.py`. No clock is
+read: counts are the same on every computer.
+
+    python -m benchmarks.host_waits [--output results.json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks import emulated_accelerator
+from benchmarks.device_counts import Counts, counted, phase
+from sightloop.cli import main as command_line
+from sightloop.models.blip2 import Blip2Captioner
+from sightloop.models.janus import Janus
+from sightloop.models.show_o import ShowO
+from sightloop.recipes import launch
+from sightloop.recipes.unified import load_image_policy
+from sightloop.shapes.models import WEIGHTS
+from sightloop.training import loop
+from sightloop.training.runlog import Run
+from sightloop.types import Images, Prompt, Sampling
+
+ROWS, PICTURES, ROUNDS = 16, 4, 16
+LENGTH, ANSWER = 30, 12
+PROMPT, QUESTION = "a red circle left of a blue square", "What color is the circle?"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """Of one token, code, round or micro-batch."""
+
+    waits: float
+    launches: float
+    uploads: float
+
+
+def cost_of(work: Callable[[], int]) -> Cost:
+    """What the work costs, divided by the number of units that it returns."""
+    with counted() as counts, torch.no_grad():
+        units = work()
+    return _cost(counts, units)
+
+
+def _cost(counts: Counts, units: int) -> Cost:
+    waits, launches, uploads = (
+        sum(numbers.values()) / units for numbers in (counts.waits, counts.launches, counts.uploads)
+    )
+    return Cost(waits=waits, launches=launches, uploads=uploads)
+
+
+def captions(device: torch.device) -> dict[str, Cost]:
+    """Of a token: greedy, sampled and by beams."""
+    policy = Blip2Captioner.from_pretrained(WEIGHTS / "captioner", device=device)
+    pixels = torch.randint(
+        256, (ROWS, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
+    images = policy.look(Images(pixels=pixels))
+    prompt = Prompt(texts=[""] * ROWS, images=images, seeds=list(range(ROWS)))
+    context, _ = policy._context(prompt)
+    fixed: Any = {
+        "inputs_embeds": context,
+        "attention_mask": torch.ones(context.shape[:2], dtype=torch.long, device=device),
+        "max_new_tokens": LENGTH,
+        "min_new_tokens": LENGTH,
+    }
+
+    def ours(temperature: float) -> int:
+        law = Sampling(max_tokens=LENGTH, temperature=temperature)
+        return policy.sample(prompt, law).ids.shape[1]
+
+    def theirs(**options: Any) -> int:
+        return policy.model.language_model.generate(**fixed, **options).shape[1]
+
+    def beams() -> int:
+        policy.write(images, beams=5, min_tokens=LENGTH, max_tokens=LENGTH)
+        return LENGTH
+
+    return {
+        "captions greedy": cost_of(partial(ours, 0.0)),
+        # Hot, so that most of them are long.
+        "captions sampled": cost_of(partial(ours, 8.0)),
+        "captions beams": cost_of(beams),
+        "captions greedy, transformers": cost_of(partial(theirs, do_sample=False)),
+        "captions sampled, transformers": cost_of(partial(theirs, do_sample=True, top_k=0)),
+        "captions beams, transformers": cost_of(partial(theirs, do_sample=False, num_beams=5)),
+    }
+
+
+def drawings_and_answers(family: str, device: torch.device) -> dict[str, Cost]:
+    """Of a code (Janus) or round (Show-o) of drawings, and of a token of answers about them."""
+    policy: Any = load_image_policy("", world_model="janus" if family == "Janus" else "show-o", device=device)
+    prompt = Prompt(texts=[PROMPT] * PICTURES, wants="image", seeds=list(range(PICTURES)))
+    is_janus = isinstance(policy, Janus)
+    law = policy.drawing() if is_janus else policy.drawing(decode_steps=ROUNDS)
+    units = policy.num_image_tokens if is_janus else ROUNDS
+
+    def draw() -> int:
+        policy.sample(prompt, law)
+        return units
+
+    codes = policy.sample(prompt, law)
+    shown = policy.shown(codes)
+    questions = Prompt(texts=[QUESTION] * PICTURES, images=shown, seeds=list(range(PICTURES)))
+
+    def answer() -> int:
+        return policy.sample(questions, Sampling(max_tokens=ANSWER, temperature=8.0)).ids.shape[1]
+
+    found = {f"{family} drawings": cost_of(draw), f"{family} answers": cost_of(answer)}
+    language = policy.model.model.language_model if is_janus else policy.model
+    if is_janus:
+        row = torch.tensor([policy.prompts.drawing_row(PROMPT)], device=device)
+
+        def draw_theirs() -> int:
+            policy.model.generate(
+                row,
+                attention_mask=torch.ones_like(row),
+                generation_mode="image",
+                num_return_sequences=PICTURES,
+                do_sample=True,
+                guidance_scale=law.guidance,
+                top_k=0,
+            )
+            return units
+
+        found[f"{family} drawings, transformers"] = cost_of(draw_theirs)
+    return found | {f"{family} answers, transformers": cost_of(partial(_answer_theirs, policy, language))}
+
+
+def _answer_theirs(policy: ShowO | Janus, language: Any) -> int:
+    ids = torch.full((PICTURES, 24), 3, device=next(policy.parameters()).device)
+    model: Any = policy.model
+    options = {"max_new_tokens": ANSWER, "min_new_tokens": ANSWER, "do_sample": True, "top_k": 0}
+    options |= {"generation_mode": "text"} if isinstance(policy, Janus) else {"pad_token_id": 0}
+    made: Tensor = model.generate(ids, attention_mask=torch.ones_like(ids), **options)
+    return made.shape[1] - ids.shape[1]
+
+
+_PHASES: tuple[tuple[Any, str, str], ...] = (
+    (launch, "train", "step"),
+    (loop, "evaluate", "between steps"),
+    (Run, "save", "between steps"),
+    (Run, "save_gallery", "between steps"),
+    (Blip2Captioner, "sample", "generation"),
+    (ShowO, "sample", "generation"),
+    (Janus, "sample", "generation"),
+)
+
+
+@contextmanager
+def phases_of_training() -> Iterator[None]:
+    """While inside, what a run does is counted as "step", "generation" or "between steps"."""
+    with ExitStack() as stack:
+        for owner, name, told in _PHASES:
+            function = getattr(owner, name)
+            setattr(owner, name, _in_phase(told, function))
+            stack.callback(setattr, owner, name, function)
+        yield
+
+
+def _in_phase(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    def call(*args: Any, **kwargs: Any) -> Any:
+        with phase(name):
+            return function(*args, **kwargs)
+
+    return call
+
+
+def training_step(words: list[str], micro_batches: int) -> tuple[Cost, Counts]:
+    """A run through the command line: the cost of a micro-batch outside generation, and where it arises."""
+    with counted() as counts, phases_of_training():
+        command_line(["train", *words])
+    steps = counts.phase("step")
+    return _cost(steps, micro_batches), steps
+
+
+TRAINING = {
+    "vlrm": ["vlrm", "--batch", "8", "--micro-batch", "4", "--held-out.limit", "8"],
+    "unirl-grpo, Show-o": ["unirl-grpo", "--world-model", "show-o"],
+    "unirl-grpo, Janus": ["unirl-grpo", "--world-model", "janus"],
+}
+
+
+def main() -> None:
+    """Count and print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--output", type=Path, default=None)
+    output: Path | None = parser.parse_args().output
+    emulated_accelerator.register()
+    with emulated_accelerator.switched_on() as device:
+        found = captions(device)
+        for family in ("Show-o", "Janus"):
+            found |= drawings_and_answers(family, device)
+    print(f"{'of a token, code or round':<36} {'waits':>8} {'launches':>9} {'uploads':>8}")
+    for name, cost in found.items():
+        print(f"{name:<36} {cost.waits:8.2f} {cost.launches:9.1f} {cost.uploads:8.2f}")
+    if output is not None:
+        output.write_text(json.dumps({name: asdict(cost) for name, cost in found.items()}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
