@@ -128,6 +128,7 @@ def _register_operations() -> None:
     everything, aten = torch.library.Library("_", "IMPL"), torch.library.Library("aten", "IMPL")
     _libraries.extend([everything, aten])
     everything.fallback(_any_operation, "PrivateUse1")
+    torch.UntypedStorage.clone = _cloned
     for key in ("PrivateUse1", "AutogradPrivateUse1"):
         aten.impl("scaled_dot_product_attention", _attention, key)
     emulated_autocast.register(aten, NAME)
@@ -217,7 +218,7 @@ def watched_by(watcher: Watcher) -> Iterator[None]:
 def _run(operation: Operation, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     for watcher in _watchers:
         watcher(operation, args, kwargs)
-    if operation.is_view:
+    if operation.is_view or operation.name == "set_":
         # The CPU's kernels of views make tensors of the same device in the same memory.
         return operation.call.redispatch(_CPU_KEYS, *args, **kwargs)
     if operation.name in _OWN:
@@ -305,17 +306,16 @@ def _resized(tensor: Tensor, size: list[int], *, memory_format: torch.memory_for
     return tensor
 
 
-def _set(tensor: Tensor, source: Any = None, *where: Any) -> Tensor:
-    """A tensor made to show a storage, as saving and copying storages do."""
-    assert isinstance(source, torch.UntypedStorage) and not where, "only whole storages can be shown"
-    memory = (ctypes.c_char * source.nbytes()).from_address(source.data_ptr()) if source.nbytes() else b""
-    whole = (
-        torch.frombuffer(memory, dtype=tensor.dtype)
-        if source.nbytes()
-        else torch.empty(0, dtype=tensor.dtype)
-    )
-    tensor.data = on_device(whole)
-    return tensor
+def _cloned(self: torch.UntypedStorage) -> torch.UntypedStorage:
+    """A copy of a storage: torch would ask the device for memory, and it has none."""
+    if self.device.type != NAME:
+        return _clone_elsewhere(self)
+    memory = (ctypes.c_char * self.nbytes()).from_address(self.data_ptr()) if self.nbytes() else b""
+    held = torch.frombuffer(memory, dtype=torch.uint8).clone() if self.nbytes() else torch.empty(0)
+    return on_device(held).untyped_storage()
+
+
+_clone_elsewhere = torch.UntypedStorage.clone
 
 
 def _attention(
@@ -343,7 +343,7 @@ def _as_chosen_by(tensor: Tensor | None) -> Tensor | None:
 
 
 _FLASH = 1
-_OWN: dict[str, Callable[..., Any]] = {"copy_": _copied, "resize_": _resized, "set_": _set}
+_OWN: dict[str, Callable[..., Any]] = {"copy_": _copied, "resize_": _resized}
 _INDEXING = {"index", "_unsafe_index", "index_put", "index_put_", "_index_put_impl_"}
 
 

@@ -20,6 +20,7 @@ BATCHES = {"data.images:ImageBatch", "data.quiz_stream:QuizBatch", "data.quizzes
 # The embedded world asks in the grammar of all quizzes, with a vocabulary of its own.
 QUIZZES = {"data.quizzes", "data.vocabulary"}
 ALLOWED: dict[str, set[str]] = {
+    "accelerator": set(),
     "types": set(),
     "image_files": set(),
     "algorithms": {"types"},
@@ -44,6 +45,7 @@ ALLOWED: dict[str, set[str]] = {
 }  # fmt: skip
 # Where the libraries from outside are limited too; everyone else may import what pyproject.toml declares.
 OUTSIDE = {
+    "accelerator": {"torch"},
     "types": {"torch", "jaxtyping"},
     "algorithms": {"torch", "jaxtyping"},
     "evaluation.intervals": {"numpy"},
@@ -88,8 +90,8 @@ def own_target(found: Import, modules: set[str]) -> str | None:
 
 
 def edge_is_allowed(unit: str, target: str, name: str) -> bool:
-    """True if `unit` may take `name` from the package's module `target`."""
-    if target.split(".")[0] == unit:
+    """True if `unit` may take `name` from the package's module `target`; the device is everyone's."""
+    if target.split(".")[0] in {unit, "accelerator"}:
         return True
     return any(
         f"{target}:{name}" == rule or target == rule or target.startswith(f"{rule}.")

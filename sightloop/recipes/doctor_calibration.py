@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
+from sightloop import accelerator
 from sightloop.recipes.doctor_findings import Finding
 from sightloop.types import Outcome, Reward
 
@@ -54,15 +54,12 @@ def measure(reward: Reward, outcome: Outcome) -> Measured:
     """Run a reward once."""
     before, start = _peak_megabytes(), time.perf_counter()
     values = reward(outcome).float().sum(1).cpu()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    accelerator.synchronize()
     return Measured(values=values, seconds=time.perf_counter() - start, megabytes=_peak_megabytes() - before)
 
 
 def _peak_megabytes() -> float:
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 1e6
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    return accelerator.peak_memory() / 1e6
 
 
 def calibration(

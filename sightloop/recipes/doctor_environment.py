@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from packaging.requirements import Requirement
 
+from sightloop import accelerator
 from sightloop.recipes.doctor_findings import Finding
 from sightloop.recipes.tested_versions import in_words, installed, outside, required
 
@@ -72,28 +73,33 @@ def _devices() -> Iterator[Finding]:
         mark="pass",
         says=f"{os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads",
     )
-    if not torch.cuda.is_available():
-        says = "no CUDA device: fine for the embedded world, slow for real checkpoints"
+    devices = accelerator.found()
+    if not devices:
+        says = "no accelerator (CUDA, XPU, MPS): fine for the embedded world, slow for real checkpoints"
         yield Finding(part=_PART, name="gpu", mark="info", says=says)
-    for number in range(torch.cuda.device_count()):
-        yield _gpu(number)
+    for device in devices:
+        yield _gpu(device)
 
 
-def _gpu(number: int) -> Finding:
-    device = torch.device("cuda", number)
-    free, whole = (amount / 1e9 for amount in torch.cuda.mem_get_info(device))
+def _gpu(device: torch.device) -> Finding:
+    known = accelerator.described(device)
     values = torch.linspace(-1, 1, 4096).view(64, 64)
     off = float(((values.to(device) @ values.to(device)).cpu() - values @ values).abs().max())
-    half = "bfloat16" if torch.cuda.is_bf16_supported() else "no bfloat16"
     wrong = off > 0.05
+    says = [known.name, "bfloat16" if known.bfloat16 else "no bfloat16"]
+    figures: dict[str, float] = {}
+    if known.memory is not None:
+        free, whole = (amount / 1e9 for amount in known.memory)
+        says.insert(1, f"{free:.1f} of {whole:.1f} GB free")
+        figures = {"free_gb": free, "total_gb": whole}
+    other = f"leave this device out with {known.hidden_by}" if known.hidden_by else "use --device cpu"
     return Finding(
         part=_PART,
-        name=f"gpu {number}",
+        name=f"gpu {device.index}",
         mark="fail" if wrong else "pass",
-        says=f"{torch.cuda.get_device_name(device)}, {free:.1f} of {whole:.1f} GB free, {half}"
-        + (f"; multiplies wrongly (off by {off:.2g})" if wrong else ""),
-        fix="update the driver, or leave this device out with CUDA_VISIBLE_DEVICES" if wrong else "",
-        figures={"free_gb": free, "total_gb": whole},
+        says=", ".join(says) + (f"; multiplies wrongly (off by {off:.2g})" if wrong else ""),
+        fix=f"update the driver, or {other}" if wrong else "",
+        figures=figures,
     )
 
 

@@ -14,6 +14,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 
+from sightloop import accelerator
+
 Item = TypeVar("Item")
 _BUCKET_ELEMENTS = 2**24
 
@@ -22,12 +24,9 @@ def start() -> None:
     """Join the process group if launched by torchrun with more than one process."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         return
-    if torch.cuda.is_available():
-        # Before the group is made: nccl would put every rank on the first device.
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        dist.init_process_group("cpu:gloo,cuda:nccl")
-    else:
-        dist.init_process_group("gloo")
+    # Before the group is made: it would put every rank on the first device.
+    accelerator.choose()
+    dist.init_process_group(accelerator.collective_backend())
 
 
 def stop() -> None:
@@ -53,14 +52,12 @@ def barrier() -> None:
 
 
 def device(name: str = "auto") -> torch.device:
-    """The device of this rank: `auto` is its CUDA device if there is one, else the CPU."""
-    if name != "auto":
-        return torch.device(name)
-    if torch.cuda.is_available():
-        chosen = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-        torch.cuda.set_device(chosen)
-        return chosen
-    return torch.device("cpu")
+    """The device of this rank: `auto` is its accelerator if there is one, else the CPU.
+
+    Raises:
+        ValueError: there is no such device here.
+    """
+    return accelerator.choose(name)
 
 
 def sum_over_ranks(tensor: Tensor, /) -> Tensor:

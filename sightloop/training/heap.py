@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import sys
 
-import torch
+from sightloop import accelerator
 
 
 def _trimmer() -> ctypes._FuncPointer | None:  # pyright: ignore[reportPrivateUsage]
@@ -26,6 +26,6 @@ _TRIM = _trimmer()
 
 
 def give_back() -> None:
-    """Return free pages to the system; nothing where there is no glibc or the work is on a GPU."""
-    if _TRIM is not None and not torch.cuda.is_available():
+    """Return free pages to the system; nothing where there is no glibc or another device does the work."""
+    if _TRIM is not None and accelerator.is_cpu():
         _TRIM(0)

@@ -11,6 +11,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
+from sightloop import accelerator
 from sightloop.training import distributed
 from sightloop.training.alarms import Alarm
 from sightloop.training.checkpoint import Saveable
@@ -287,8 +288,7 @@ def _next_batch(batches: Iterator[Any], step: int) -> Any:
 
 def _now() -> float:
     # Without this a phase would be charged for what an earlier one left running on the device.
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    accelerator.synchronize()
     return time.perf_counter()
 
 

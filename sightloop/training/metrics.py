@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from sightloop import accelerator
 from sightloop.algorithms.masked import explained_variance, standard_deviation
 from sightloop.training import distributed
 from sightloop.types import Credit, Rollout
@@ -62,11 +61,8 @@ def update_metrics(measured: Measured, seconds: dict[str, float], num_images: in
 
 
 def peak_memory_gib() -> float:
-    """Most memory held so far: of the CUDA device if there is one, else of the process."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**30
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+    """Most memory held so far: of the device if it counts, else of the process."""
+    return accelerator.peak_memory() / 2**30
 
 
 def distinct_share(texts: list[str]) -> float:

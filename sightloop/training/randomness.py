@@ -1,4 +1,4 @@
-"""The global random generators: Python's, NumPy's, torch's on the CPU and on this rank's CUDA device."""
+"""The global random generators: Python's, NumPy's, torch's on the CPU and on this rank's device."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import torch
+
+from sightloop import accelerator
 
 
 def seed_everything(seed: int) -> None:
@@ -24,7 +26,7 @@ def random_state() -> dict[str, Any]:
     version, internal, gauss = random.getstate()
     return {
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
+        **accelerator.random_state(),
         "numpy": [str(kind), np.asarray(keys).tolist(), int(position), int(has_gauss), float(cached)],
         "python": [version, list(internal), gauss],
     }
@@ -33,8 +35,7 @@ def random_state() -> dict[str, Any]:
 def set_random_state(state: dict[str, Any]) -> None:
     """Put all generators where `random_state` found them."""
     torch.set_rng_state(state["torch"])
-    if state["cuda"] is not None and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])
+    accelerator.set_random_state(state)
     kind, keys, position, has_gauss, cached = state["numpy"]
     np.random.set_state((kind, np.array(keys, dtype=np.uint32), position, has_gauss, cached))
     version, internal, gauss = state["python"]

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from sightloop import accelerator
 from sightloop.training import checkpoint, distributed, run_folder
 from sightloop.training.alarms import Alarm, History, Record, Watch
 from sightloop.training.gallery import copy_picture, gallery_samples
@@ -289,7 +290,7 @@ def environment() -> dict[str, Any]:
             versions[name] = "not installed as a package"
     # Its own number also names its build.
     versions["torch"] = str(torch.__version__)
-    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    devices = [accelerator.described(device).name for device in accelerator.found()]
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
