@@ -41,11 +41,29 @@ _capsule_pointer = ctypes.pythonapi.PyCapsule_GetPointer
 _capsule_pointer.restype, _capsule_pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
 
 
+class _Header(ctypes.Structure):
+    """The beginning of DLPack's description of a tensor."""
+
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        ("kind", ctypes.c_int32),
+        ("number", ctypes.c_int32),
+        ("dimensions", ctypes.c_int32),
+        ("dtype", ctypes.c_int32),
+        ("shape", ctypes.POINTER(ctypes.c_int64)),
+        ("strides", ctypes.POINTER(ctypes.c_int64)),
+    )
+
+
 def _told(tensor: Tensor, kind: int) -> Tensor:
     """The same memory under another device: what DLPack carries over, with the device's name exchanged."""
     capsule = torch._C._to_dlpack(tensor)  # type: ignore[attr-defined]
-    place = _capsule_pointer(capsule, b"dltensor") + ctypes.sizeof(ctypes.c_void_p)
-    ctypes.c_int64.from_address(place).value = kind
+    header = _Header.from_address(_capsule_pointer(capsule, b"dltensor"))
+    header.kind, header.number = kind, 0
+    if 1 in tensor.shape:
+        # Strides of single rows are not carried over, but some kernels choose their way by them.
+        for place, stride in enumerate(tensor.stride()):
+            header.strides[place] = stride
     return torch._C._from_dlpack(capsule)  # type: ignore[attr-defined]
 
 

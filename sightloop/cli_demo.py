@@ -21,6 +21,7 @@ class UnirlDemo:
     """Which of the embedded world's models."""
     run: Path = Path("runs/demo-unirl")
     """Run folder; an older run there is replaced."""
+    device: str = "auto"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,6 +30,7 @@ class VlrmDemo:
 
     run: Path = Path("runs/demo-vlrm")
     """Run folder; an older run there is replaced."""
+    device: str = "auto"
 
 
 DEMOS: dict[str, type[Any]] = {"unirl": UnirlDemo, "vlrm": VlrmDemo}
@@ -41,6 +43,7 @@ def run_demo(words: list[str], show_report: Callable[[Path], None]) -> None:
 
     is_unirl = isinstance(options, UnirlDemo)
     config = recipe.demo_config("unirl", options.world_model) if is_unirl else recipe.demo_config("vlrm")
+    config = dataclasses.replace(config, device=options.device)
     recipe.train_demo("unirl" if is_unirl else "vlrm", config, options.run)
     show_report(options.run)
     if is_unirl:

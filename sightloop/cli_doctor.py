@@ -28,12 +28,19 @@ class DoctorOptions:
     """Write all findings there."""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _WithoutRecipe(DoctorOptions):
+    __doc__ = DoctorOptions.__doc__
+
+    device: str = "auto"
+
+
 def doctor(words: list[str]) -> None:
     """Look at everything; exit code 1 if something is wrong."""
     options, config = _chosen(words)
     from sightloop.recipes.doctor import doctor as run
 
-    device = "auto" if config is None else config.device
+    device = options.device if isinstance(options, _WithoutRecipe) else config.device
     healthy = run(
         recipe=options.recipe, config=config, rewards=options.check, device=device, json=options.json
     )
@@ -45,7 +52,7 @@ def _chosen(words: list[str]) -> tuple[DoctorOptions, Any]:
     """The options, and the configuration of the recipe; its type depends on the recipe's name."""
     at = next((i for i, word in enumerate(words) if word.partition("=")[0] == "--recipe"), None)
     if at is None:
-        return tyro.cli(DoctorOptions, args=words, prog="sightloop doctor"), None
+        return tyro.cli(_WithoutRecipe, args=words, prog="sightloop doctor"), None
     name = words[at].partition("=")[2] or "".join(words[at + 1 : at + 2])
     if name not in RECIPES:
         raise ValueError(f"recipe {name!r} does not exist; there are: {', '.join(RECIPES)}")

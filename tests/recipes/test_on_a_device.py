@@ -1,24 +1,111 @@
-"""Every command on a device that is not the CPU: the same numbers as on the CPU, bit for bit."""
+"""Every recipe on a device that is not the CPU: the same figures, weights and pictures, bit for bit.
+
+Choices meet in pairs, not all with all.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from recipes.unirl_runs import figures
+from models.tiny_captioners import idefics3, llava
+from recipes.device_runs import assert_same, train_on_both
+from recipes.unirl_runs import SMALL, Folders, official_folders, resumed
 
 from sightloop.cli import main
 from sightloop.recipes import vlrm
+from sightloop.shapes.models import WEIGHTS
 
-SMALL = ("--batch", "4", "--micro-batch", "2", "--steps", "1", "--held-out.limit", "8")
+VLRM = (
+    "vlrm", "--batch", "4", "--micro-batch", "2", "--steps", "1", "--save-every", "1", "--sample-every", "1",
+    "--held-out.limit", "4",
+)  # fmt: skip
+UNIRL = (*SMALL, "--learning-rate", "0.01", "--answer.max-tokens", "6")
 
 
-def test_vlrm_trains_and_is_evaluated_as_on_the_cpu(
-    tmp_path: Path, emulated: torch.device, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Folders:
+    """A tiny Show-o and a tiny Janus as their authors write them."""
+    return official_folders(tmp_path_factory.mktemp("official"))
+
+
+@pytest.fixture(autouse=True)
+def few_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A world of few pictures is drawn in no time."""
     monkeypatch.setattr(vlrm, "NUM_SCENES", 8)
-    for device in ("cpu", str(emulated)):
-        run = tmp_path / device.partition(":")[0]
-        main(["train", "vlrm", *SMALL, "--run", str(run), "--device", device])
-    assert figures(tmp_path / "emu") == figures(tmp_path / "cpu")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "--algorithm a2c --dtype bfloat16 --gradient-checkpointing --draw-batch 2",
+        "--algorithm scst --dtype float32 --no-keep-features",
+        "--algorithm group --draw.per-image 2 --dtype bfloat16",
+        "--preset shapes-rs --dtype float32 --gradient-checkpointing --critic.position post",
+    ],
+)
+def test_vlrm_trains_as_on_the_cpu(tmp_path: Path, emulated: torch.device, options: str) -> None:
+    assert_same(*train_on_both(tmp_path, emulated, [*VLRM, *options.split()]))
+
+
+@pytest.mark.parametrize("family", [llava, idefics3])
+def test_captioners_of_other_families_train_as_on_the_cpu(
+    tmp_path: Path, emulated: torch.device, family: Callable[[Path], Path]
+) -> None:
+    options = ["--policy", str(family(tmp_path / "model")), "--judge", str(WEIGHTS / "judge")]
+    options += ["--held-out.clip", str(WEIGHTS / "clip"), "--held-out.max-tokens", "6"]
+    options += ["--draw.max-new-tokens", "6", "--draw.prompt", "describe"]
+    assert_same(*train_on_both(tmp_path, emulated, [*VLRM, *options]))
+
+
+@pytest.mark.parametrize(
+    ("family", "recipe", "options"),
+    [
+        ("show-o", "unirl-grpo", "--model.trained lora --dtype float32 --sides.balance"),
+        (
+            "show-o", "unirl-grpo",
+            "--model.trained full --dtype bfloat16 --gradient-checkpointing --likelihood.orders some-rounds "
+            "--likelihood.number 2 --likelihood.guided",
+        ),
+        ("show-o", "unirl-grpo", "--method dapo --updates 2 --likelihood.orders drawn --draw.batch 2"),
+        (
+            "show-o", "unirl-grpo",
+            "--answer.grader average --sides.answering 0 --judge.less-prior --rewards.denials 1 "
+            "--answer.sees picture --model.trained lora",
+        ),
+        ("show-o", "unirl-sft", "--end-to-end --dtype float32 --model.trained lora"),
+        ("show-o", "unirl-sft", "--no-end-to-end --filter best_of_group --model.trained full"),
+        ("janus", "unirl-grpo", "--model.trained lora --dtype bfloat16 --gradient-checkpointing"),
+        ("janus", "unirl-grpo", "--model.trained full --method gspo --judge.scale group"),
+        ("janus", "unirl-sft", "--end-to-end --relaxation.no-hard --model.trained lora --dtype bfloat16"),
+        ("janus", "unirl-sft", "--no-end-to-end --model.trained full --gradient-checkpointing"),
+    ],
+)  # fmt: skip
+def test_unirl_trains_as_on_the_cpu(
+    tmp_path: Path, emulated: torch.device, folders: Folders, family: str, recipe: str, options: str
+) -> None:
+    rounds = ("--draw.steps", "3") if family == "show-o" else ()
+    words = [recipe, *folders.policy(family), *UNIRL, *rounds, *folders.rewards("letters", "bright")]
+    assert_same(*train_on_both(tmp_path, emulated, [*words, *options.split()]))
+
+
+def test_a_run_is_resumed_on_the_device_and_exported_as_from_the_cpu(
+    tmp_path: Path, emulated: torch.device, folders: Folders
+) -> None:
+    words = [
+        "unirl-grpo",
+        *folders.policy("janus"),
+        *UNIRL,
+        *folders.rewards("letters"),
+        "--model.trained",
+        "lora",
+    ]
+    here, there = train_on_both(tmp_path, emulated, words)
+    resumed(there, tmp_path / "cut")
+    assert_same(there, tmp_path / "cut")
+    for run in (here, there):
+        main(["export", str(run), "--output", str(run / "exported"), "--step", "last"])
+    for path in (here / "exported").glob("*.safetensors"):
+        assert path.read_bytes() == (there / "exported" / path.name).read_bytes()
