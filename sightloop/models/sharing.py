@@ -29,7 +29,7 @@ def distinct(keys: Sequence[Hashable]) -> tuple[list[int], list[int]]:
 def image_keys(images: Images | Tokens) -> list[bytes]:
     """A key a picture: equal exactly where all pixels, or all tokens that count, are equal."""
     if isinstance(images, Images):
-        return [row.contiguous().cpu().numpy().tobytes() for row in images.pixels]
+        return [row.contiguous().numpy().tobytes() for row in images.pixels.cpu()]
     return _row_keys(images.ids.masked_fill(~images.mask, -1))
 
 

@@ -140,27 +140,33 @@ def score_answers(
         ValueError: a token that counts is no text token, or the whole is longer than the model reads.
     """
     words, mask = body.vocabulary, tokens.mask
-    if bool((tokens.ids[mask] >= words.num_text).any()):
-        wrong = int(tokens.ids[mask].max())
+    # All that the host has to know, in one look at the device.
+    ids_here, mask_here = torch.stack([tokens.ids, mask.to(tokens.ids.dtype)]).cpu()
+    mask_here = mask_here.bool()
+    counted = ids_here[mask_here]
+    if bool((counted >= words.num_text).any()):
+        wrong = int(counted.max())
         raise ValueError(
             f"id {wrong} is no text token ({words.num_text} of them); an answer holds text alone"
         )
     width = pictures.embeds.shape[1]
     # Each token is predicted from those before it, whether these count or not.
-    last = (mask * torch.arange(1, mask.shape[1] + 1, device=mask.device)).amax(1)
+    last = (mask_here * torch.arange(1, mask.shape[1] + 1)).amax(1)
     given = [
         [*question, *row[: max(0, count - 1)]]
-        for question, row, count in zip(questions, tokens.ids.tolist(), last.tolist(), strict=True)
+        for question, row, count in zip(questions, ids_here.tolist(), last.tolist(), strict=True)
     ]
     ids = right_padded(given, words.pad).to(body.device)
     _check_length(body, width + ids.shape[1])
     positions = torch.arange(width, width + ids.shape[1], device=body.device)[None]
     seen = answer_mask(width + ids.shape[1], last=width - 1, device=body.device)[:, :, width:]
     hidden = body(body.embed(ids), positions, mask=seen, prefix=pictures.read(body))
-    rows, places = mask.nonzero(as_tuple=True)
-    lengths = torch.tensor([len(question) for question in questions], device=body.device)
-    predicting = hidden[rows, lengths[rows] - 1 + places]
-    log_probs, entropy = code_log_probs(body.text_logits, (predicting,), tokens.ids[mask], under=under)
+    rows, places = mask_here.nonzero(as_tuple=True)
+    lengths = torch.tensor([len(question) for question in questions])
+    at = torch.stack([rows, lengths[rows] - 1 + places]).to(body.device)
+    log_probs, entropy = code_log_probs(
+        body.text_logits, (hidden[at[0], at[1]],), counted.to(body.device), under=under
+    )
     blank = torch.zeros(mask.shape, device=mask.device)
     return TokenScores(
         log_probs=blank.masked_scatter(mask, log_probs), entropy=blank.masked_scatter(mask, entropy)

@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sightloop.types import Outcome, Reward, Tokens
@@ -60,12 +60,17 @@ def combine(rewards: Mapping[str, Reward], weights: Mapping[str, float], *, scal
         mask = outcome.tokens.mask
         total = torch.zeros(mask.shape, device=mask.device)
         parts: dict[str, Tensor] = {}
+        everything: dict[str, Tensor] = {}
         for name, reward in rewards.items():
-            earned = reward(outcome).to(mask.device).float()
-            _require_sound(name, earned, outcome)
+            earned = everything[name] = reward(outcome).to(mask.device).float()
+            _require_shape(name, earned, mask)
             scaled = earned if scale == "raw" else standardised_in_group(earned, outcome)
             total = total + weights[name] * scaled
             parts[name] = earned.sum(1)
+        # One look at all of them: a device is waited for once.
+        if everything and bool(torch.stack([_unsound(one, mask) for one in everything.values()]).any()):
+            for name, earned in everything.items():
+                _require_sound(name, earned, outcome)
         return total, parts
 
     return judge
@@ -99,13 +104,20 @@ def _require_names(given_as: str, names: Collection[str], *, known: Collection[s
             raise ValueError(f"{given_as} name {name!r}, which has no {kind}; {hint}")
 
 
-def _require_sound(name: str, earned: Tensor, outcome: Outcome) -> None:
-    mask = outcome.tokens.mask
+def _unsound(earned: Tensor, mask: Tensor) -> Bool[Tensor, ""]:
+    return (~earned.isfinite() | ((earned != 0) & ~mask)).any()
+
+
+def _require_shape(name: str, earned: Tensor, mask: Tensor) -> None:
     if earned.shape != mask.shape:
         shape, wanted = tuple(earned.shape), tuple(mask.shape)
         raise ValueError(
             f"reward {name!r} has shape {shape}, not one number a token {wanted}; see on_last_token"
         )
+
+
+def _require_sound(name: str, earned: Tensor, outcome: Outcome) -> None:
+    mask = outcome.tokens.mask
     for wrong, why in (
         (~earned.isfinite(), "is not finite"),
         ((earned != 0) & ~mask, "is not 0 on a masked token"),

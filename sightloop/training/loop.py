@@ -188,12 +188,12 @@ def update(
         )
     optimizer.zero_grad(set_to_none=True)
     totals: dict[str, Tensor] = {}
-    broken: list[Tensor] = []
+    seen: list[tuple[Tensor, Tensor]] = []
     sides = SideGradients(_parameters(optimizer)) if apart and len(rollout.turns) > 1 else None
     for rows in by_length(credit.shares, schedule.micro_batch):
         output, shares = _backward(experiment, rollout.rows(rows), credit.rows(rows), sides)
         give_back()
-        broken.append(rows[~output.per_token.isfinite().all(1).cpu()])
+        seen.append((rows, output.per_token.isfinite().all(1)))
         for name, value in output.metrics.items():
             total = (value * shares).sum()
             totals[name] = total if name not in totals else totals[name] + total
@@ -206,7 +206,8 @@ def update(
         for group in optimizer.param_groups:
             distributed.sum_gradients(group["params"])
     norms = clip_gradients(optimizer, schedule.clip, schedule.clip_at)
-    lossy = torch.cat(broken).sort().values
+    rows, finite = (torch.cat(parts) for parts in zip(*seen, strict=True))
+    lossy = rows[~finite.cpu()].sort().values
     if distributed.any_rank(len(lossy) > 0):
         problem = _described("loss", rollout, lossy)
     elif not all(map(math.isfinite, norms.values())):
@@ -303,10 +304,11 @@ def by_length(shares: Tensor, size: int) -> Iterator[Tensor]:
     Rows without a share have no loss and are left out, but one stays if there is no other: every rank needs
     gradients.
     """
-    lengths = (shares > 0).sum(1)
+    # On the CPU: a device would be asked twice, for the number of silent rows and for their order.
+    lengths = (shares > 0).sum(1).cpu()
     order = lengths.argsort(stable=True)
     silent = min(int((lengths == 0).sum()), len(order) - 1)
-    return iter(order[silent:].cpu().split(size))
+    return iter(order[silent:].split(size))
 
 
 def trimmed(rollout: Rollout, credit: Credit) -> tuple[Rollout, Credit]:
@@ -340,8 +342,8 @@ def _used_length(turn: Turn) -> int:
     # Codes of pictures condition each other, whether or not they count in the loss.
     if turn.prompt.wants != "text" or turn.tokens.decode_step is not None:
         return mask.shape[1]
-    used = mask.any(0).nonzero()
-    return int(used[-1]) + 1 if len(used) else 1
+    places = torch.arange(1, mask.shape[1] + 1, device=mask.device)
+    return max(1, int((mask.any(0) * places).amax()))
 
 
 def _first_columns(tokens: Tokens, length: int) -> Tokens:

@@ -30,11 +30,13 @@ def rollout_metrics(rollout: Rollout, credit: Credit) -> dict[str, float]:
     mask = rollout.turns[-1].tokens.mask
     lengths = mask.sum(1)
     spelled = torch.tensor([len(row) for row in rollout.pieces], device=lengths.device)
-    means = {"reward/total": _mean(rollout.rewards.sum(1)), "tokens/length": _mean(lengths.float())}
-    means |= {f"reward/{name}": _mean(part) for name, part in rollout.reward_parts.items()}
+    samples = {"reward/total": rollout.rewards.sum(1), "tokens/length": lengths}
+    samples |= {f"reward/{name}": part for name, part in rollout.reward_parts.items()}
     if rollout.pieces:
         # A caption that ended holds one token more than it spells.
-        means["tokens/ended"] = _mean((spelled < lengths).float())
+        samples["tokens/ended"] = spelled < lengths
+    means = _means(samples)
+    if rollout.pieces:
         means["tokens/distinct"] = distinct_share(["".join(row) for row in rollout.pieces])
     means |= credit.figures
     counts, reduce = credit.shares > 0, distributed.sum_over_ranks
@@ -50,7 +52,10 @@ def rollout_metrics(rollout: Rollout, credit: Credit) -> dict[str, float]:
 
 def update_metrics(measured: Measured, seconds: dict[str, float], num_images: int) -> dict[str, float]:
     """Losses, gradient norms, speed and memory of one update."""
-    metrics = {name: float(distributed.sum_over_ranks(total)) for name, total in measured.losses.items()}
+    metrics: dict[str, float] = {}
+    if measured.losses:
+        totals = distributed.sum_over_ranks(torch.stack(list(measured.losses.values())))
+        metrics = dict(zip(measured.losses, totals.tolist(), strict=True))
     metrics |= {f"gradient/norm_{name}": norm for name, norm in measured.gradient_norms.items()}
     metrics |= {f"gradient/{name}": value for name, value in measured.side_gradients.items()}
     metrics |= {f"seconds/{phase}": value for phase, value in seconds.items()}
@@ -72,7 +77,11 @@ def distinct_share(texts: list[str]) -> float:
     return len(set(words)) / len(words) if words else 0.0
 
 
-def _mean(values: Tensor) -> float:
-    values = values.double()
-    total, count = distributed.sum_over_ranks(torch.stack([values.sum(), torch.ones_like(values).sum()]))
-    return float(total / count)
+def _means(samples: dict[str, Tensor]) -> dict[str, float]:
+    """Means of values a sample, over all ranks; the host waits for the device once."""
+    where = next(iter(samples.values())).device
+    # Not every device knows float64.
+    rows = torch.stack([values.to(where, torch.float32) for values in samples.values()]).cpu().double()
+    sums = torch.stack([row.sum() for row in rows] + [torch.tensor(float(rows.shape[1])).double()])
+    *totals, count = distributed.sum_over_ranks(sums)
+    return {name: float(total / count) for name, total in zip(samples, totals, strict=True)}
