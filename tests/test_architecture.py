@@ -24,12 +24,14 @@ ALLOWED: dict[str, set[str]] = {
     "types": set(),
     "image_files": set(),
     "algorithms": {"types"},
-    "rewards": {"types", "models.open"},
+    "rewards": {"types", "models.open", "models.written_text"},
     "models": {"types"},
     "data": {"types", "image_files"},
     "rollouts": {"types"} | BATCHES,
     "training": {"types", "image_files", "algorithms.masked"},
-    "evaluation": {"types", "image_files", "models.open", "models.transformers_internals"} | BATCHES,
+    "evaluation": {
+        "types", "image_files", "models.open", "models.transformers_internals", "models.written_text",
+    } | BATCHES,
     "shapes": {"types", "models"} | BATCHES | QUIZZES,
     "report": {"evaluation.intervals", "evaluation.shares"},
     "recipes": {

@@ -1,4 +1,4 @@
-"""What every file of the package leaves to one place: opening images."""
+"""What every file of the package leaves to one place: opening images, reading texts of others."""
 
 from __future__ import annotations
 
@@ -42,3 +42,55 @@ def test_images_are_opened_in_one_place() -> None:
 )
 def test_another_way_to_open_an_image_is_seen(text: str) -> None:
     assert len(opened_elsewhere(Source(path="x.py", module="training.x", text=text))) == 1
+
+
+TOKENIZERS = {"words", "tokenizer"}
+READING = {"apply_chat_template", "batch_encode_plus", "encode", "encode_plus", "tokenize"}
+# A chat template's place holds a text that was spelled out; the embedded world asks which words it knows.
+SPELLED_OUT = {"rewards.yes_no", "evaluation.text_model", "models.reader"}
+READERS = {"models.written_text", "recipes.embedded_world"}
+
+
+def read_elsewhere(source: Source) -> list[str]:
+    """Texts given to a tokenizer in another way than by written_text, which keeps special tokens text."""
+    wrong: list[str] = []
+    for node in ast.walk(source.tree):
+        if source.module in READERS or not isinstance(node, ast.Call):
+            continue
+        called, told = node.func, ast.unparse(node.func)
+        # A model's `body.words` are embeddings.
+        by_name = told.split(".")[-1] in TOKENIZERS and not told.endswith("body.words")
+        by_method = (
+            isinstance(called, ast.Attribute)
+            and called.attr in READING
+            and (called.attr != "encode" or ast.unparse(called.value).split(".")[-1] in TOKENIZERS)
+        )
+        by_processor = told.split(".")[-1] == "processor" and any(
+            each.arg == "text" for each in node.keywords
+        )
+        if by_name or by_method or by_processor:
+            wrong.append(f"{source.path}:{node.lineno} reads text with {told}")
+    if source.module in SPELLED_OUT and "spelled_out(" in source.text:
+        return [line for line in wrong if "apply_chat_template" not in line and "processor" not in line]
+    return wrong
+
+
+def test_texts_of_others_are_read_in_one_place() -> None:
+    # The embedded world's models are made from texts of its own.
+    found = [line for s in PACKAGE if s.unit != "shapes" for line in read_elsewhere(s)]
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ids = self.words(texts, padding=True)",
+        "ids = processor.tokenizer(text)",
+        "words.encode(text)",
+        "self.words.tokenize(text)",
+        "self.processor(text=texts, images=pictures)",
+        "self.processor.apply_chat_template(chat, tokenize=False)",
+    ],
+)
+def test_another_way_to_read_texts_is_seen(text: str) -> None:
+    assert len(read_elsewhere(Source(path="x.py", module="rewards.x", text=text))) == 1

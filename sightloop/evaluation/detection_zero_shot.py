@@ -33,6 +33,7 @@ from sightloop.evaluation.detection import Picture
 from sightloop.evaluation.detection_mask2former import Resizing, prepared
 from sightloop.evaluation.geneval import Detection
 from sightloop.models.open import open_config, open_weights, open_words
+from sightloop.models.written_text import read_texts
 
 Family = Literal["grounding-dino", "owlv2"]
 FAMILIES: dict[str, Any] = {
@@ -138,8 +139,12 @@ class ZeroShotDetector:
         self, images: Sequence[Image.Image], names: Sequence[str]
     ) -> tuple[Float[Tensor, "B Q N"], Float[Tensor, "B Q 4"]]:
         text, spans = phrases_of(names)
-        read = self.words(
-            [text] * len(images), return_tensors="pt", return_offsets_mapping=True, return_token_type_ids=True
+        read = read_texts(
+            self.words,
+            [text] * len(images),
+            return_tensors="pt",
+            return_offsets_mapping=True,
+            return_token_type_ids=True,
         )
         offsets: list[tuple[int, int]] = [(int(a), int(b)) for a, b in read.pop("offset_mapping")[0].tolist()]
         pixels = torch.stack([prepared(image, self.resizing) for image in images])
@@ -158,7 +163,8 @@ class ZeroShotDetector:
         self, images: Sequence[Image.Image], names: Sequence[str]
     ) -> tuple[Float[Tensor, "B Q N"], Float[Tensor, "B Q 4"]]:
         config = self.model.config
-        read = self.words(
+        read = read_texts(
+            self.words,
             [_QUERY.format(name=name) for name in names] * len(images),
             return_tensors="pt",
             padding="max_length",

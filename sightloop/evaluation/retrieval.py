@@ -31,6 +31,7 @@ from sightloop.evaluation.pairs import CaptionSet
 from sightloop.evaluation.ranking import Ties, rank_images, rank_texts, recall_metrics, recall_values
 from sightloop.image_files import BrokenImageError, open_picture, upright_rgb
 from sightloop.models.open import ends_of, open_weights, open_words
+from sightloop.models.written_text import read_texts
 from sightloop.types import Evaluation
 
 Picture = Image.Image | Path | str
@@ -116,7 +117,7 @@ class ClipEncoder:
     def shares_cut(self, captions: Sequence[str]) -> dict[str, float]:
         """Share of captions cut at `MAX_CHARACTERS`, and of those cut at `max_tokens` after that."""
         short = [caption[:MAX_CHARACTERS] for caption in captions]
-        lengths = [len(ids) for ids in self.words(short, verbose=False)["input_ids"]]
+        lengths = [len(ids) for ids in read_texts(self.words, short, verbose=False)["input_ids"]]
         return {
             "cut_by_characters": sum(len(c) > MAX_CHARACTERS for c in captions) / len(captions),
             "cut_by_tokens": sum(length > self.max_tokens for length in lengths) / len(captions),
@@ -130,8 +131,8 @@ class ClipEncoder:
         return self.model.get_image_features(pixel_values=values).pooler_output.float()
 
     def _read(self, texts: list[str]) -> Float[Tensor, "B d"]:
-        encoded = self.words(
-            texts, padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt"
+        encoded = read_texts(
+            self.words, texts, padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt"
         ).to(self.model.device)
         found = self.model.get_text_features(
             input_ids=encoded["input_ids"], attention_mask=encoded["attention_mask"]

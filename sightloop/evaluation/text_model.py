@@ -11,6 +11,7 @@ import transformers
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from sightloop.models.open import ends_of, open_weights, open_words
+from sightloop.models.written_text import read_texts, spelled_out
 
 
 class TextModel:
@@ -59,10 +60,10 @@ class TextModel:
     def __call__(self, text: str) -> str:
         """The reply, stripped of white space."""
         if self.words.chat_template is None:
-            read = self.words(text, return_tensors="pt")
+            read = read_texts(self.words, [text], return_tensors="pt")
         else:
             read = self.words.apply_chat_template(
-                [{"role": "user", "content": text}],
+                [{"role": "user", "content": spelled_out(self.words, text)}],
                 add_generation_prompt=True,
                 return_dict=True,
                 return_tensors="pt",

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +28,7 @@ from sightloop.models.open import ends_of, open_weights, open_words
 from sightloop.models.pieces import Pieces
 from sightloop.models.recompute import Contexts, Recomputation
 from sightloop.models.transformers_internals import Cache, cache_argument, exact_in
+from sightloop.models.written_text import text_ids
 from sightloop.types import Images, Prompt, Sampling, Tokens, TokenScores, Turn
 
 TOWER = "blip2.vision"
@@ -69,8 +70,8 @@ class Blip2Captioner(nn.Module):
         text: Any = model.config.text_config
         if text.model_type != "opt":
             raise ValueError(
-                f"the language model is {text.model_type!r} and Blip2Captioner drives OPT only; "
-                "use the generic captioner for other models"
+                f"this BLIP-2 has a language model of the kind {text.model_type!r}, and only those with OPT "
+                "can be driven; name one such as Salesforce/blip2-opt-2.7b"
             )
         self.model = model.eval()
         self.words = words
@@ -187,7 +188,7 @@ class Blip2Captioner(nn.Module):
         return context, mask
 
     def _text_ids(self, text: str) -> list[int]:
-        return cast("list[int]", self.words(text, add_special_tokens=False).input_ids) if text else []
+        return text_ids(self.words, text)
 
     def _run(
         self, embeds: Tensor, mask: Tensor | None, cache: Cache | None = None, *, first: int = 0

@@ -28,6 +28,7 @@ from sightloop.models.pieces import Pieces
 from sightloop.models.reader import PromptReader
 from sightloop.models.recompute import Contexts, Recomputation
 from sightloop.models.whole import WholeModel
+from sightloop.models.written_text import text_ids
 from sightloop.types import Images, Prompt, Sampling, Tokens, TokenScores, Turn
 
 ANY_SIZE = 448
@@ -281,7 +282,7 @@ class GenericCaptioner(nn.Module):
 
     def encode(self, texts: list[str]) -> Tokens:
         """Words of given captions with the end token, right-padded."""
-        rows = [[*self.words(text, add_special_tokens=False).input_ids, self.end] for text in texts]
+        rows = [[*text_ids(self.words, text), self.end] for text in texts]
         longest, device = max(map(len, rows)), self._head.device
         ids = torch.tensor([row + [self.pad] * (longest - len(row)) for row in rows], device=device)
         lengths = torch.tensor([len(row) for row in rows], device=device)

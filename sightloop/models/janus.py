@@ -35,6 +35,7 @@ from sightloop.models.janus_prompts import JanusPrompts
 from sightloop.models.pieces import Pieces
 from sightloop.models.recompute import Recomputation
 from sightloop.models.transformers_internals import attention_of
+from sightloop.models.written_text import text_ids
 from sightloop.types import Images, Prompt, Sampling, Tokens, TokenScores, Turn
 
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -314,7 +315,7 @@ class Janus(nn.Module):
 
     def encode(self, texts: list[str]) -> Tokens:
         """Words of given answers with the end token, right-padded."""
-        rows = [[*self.words(text, add_special_tokens=False).input_ids, self.end] for text in texts]
+        rows = [[*text_ids(self.words, text), self.end] for text in texts]
         longest, device = max(map(len, rows)), self._head.device
         ids = torch.tensor([row + [self.prompts.pad] * (longest - len(row)) for row in rows], device=device)
         lengths = torch.tensor([len(row) for row in rows], device=device)

@@ -6,6 +6,8 @@ from functools import lru_cache
 
 from transformers import PreTrainedTokenizerBase
 
+from sightloop.models.written_text import spelled_out, template_ids
+
 _REMEMBERED_PROMPTS = 4096
 IMAGE_PLACE = "{image}"
 TEXT_PLACE = "{prompt}"
@@ -61,10 +63,16 @@ class JanusPrompts:
         return int(self.words.get_vocab()[token])
 
     def _ids(self, text: str) -> list[int]:
-        return [int(token) for token in self.words(text, add_special_tokens=False).input_ids]
+        return [int(token) for token in template_ids(self.words, text)]
+
+    def _written(self, text: str) -> str:
+        """A text with its special tokens spelled out; a picture's place is left to be refused."""
+        place = self.words.convert_ids_to_tokens(self.picture)
+        return text if place in text else spelled_out(self.words, text)
 
     def _drawing_row(self, text: str) -> tuple[int, ...]:
         """The prompt for a picture, up to the token that begins it."""
+        text = self._written(text)
         words = self._ids(self.drawing.replace(TEXT_PLACE, text))
         return (self.begin, *self._no_picture(words, text), self.start)
 
@@ -74,6 +82,7 @@ class JanusPrompts:
 
     def _question_row(self, text: str, about_picture: bool) -> tuple[int, ...]:
         """The conversation up to where the answer begins, places for its picture included."""
+        text = self._written(text)
         if not about_picture:
             if not text.strip():
                 raise ValueError(f"the prompt {text!r} is empty and there is no picture; give one of them")

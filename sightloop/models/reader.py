@@ -16,6 +16,8 @@ from PIL import Image
 from torch import Tensor
 from transformers import ProcessorMixin
 
+from sightloop.models.written_text import spelled_out
+
 _REMEMBERED_PROMPTS = 4096
 
 
@@ -53,7 +55,8 @@ class PromptReader:
         self.row = lru_cache(_REMEMBERED_PROMPTS)(self._row)
 
     def text(self, prompt: str) -> str:
-        """The prompt with a place for its picture."""
+        """The prompt with a place for its picture; special tokens in the prompt are text."""
+        prompt = spelled_out(self.words, prompt)
         if self.template is not None:
             return self.template.replace("{prompt}", prompt)
         if self.processor.chat_template is not None:

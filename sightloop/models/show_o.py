@@ -44,6 +44,7 @@ from sightloop.models.show_o_losses import (
 from sightloop.models.show_o_scores import Canvas, canvas_of, score_codes
 from sightloop.models.show_o_static import draw_codes_static
 from sightloop.models.show_o_vision import FEATURES, ShowOVision
+from sightloop.models.written_text import template_ids, text_ids
 from sightloop.types import Images, Prompt, Sampling, Tokens, TokenScores, Turn
 
 logger = logging.getLogger(__name__)
@@ -268,7 +269,7 @@ class ShowO(nn.Module):
     def text_ids(self, texts: list[str]) -> list[list[int]]:
         """Ids of user texts; special tokens written in them become spaces."""
         plain = [plain_text(text, self.tokenizer) for text in texts]
-        return [self.tokenizer(text, add_special_tokens=False).input_ids for text in plain]
+        return [text_ids(self.tokenizer, text) for text in plain]
 
     def score(self, turn: Turn, under: Sampling | None = None) -> TokenScores:
         """Log-probabilities under the model's own law (None: no guidance, temperature 1) or a drawing law.
@@ -285,10 +286,10 @@ class ShowO(nn.Module):
 
     def _asked(self, prompt: Prompt) -> tuple[Pictures, list[list[int]]]:
         if prompt.images is None:
-            raise ValueError("a question needs pictures; set prompt.images")
+            raise ValueError("a question needs pictures; give one of each")
         texts = [plain_text(text, self.tokenizer) for text in prompt.texts]
         asked = [self.settings.question_template.replace("{question}", text) for text in texts]
-        ids = [self.tokenizer(text, add_special_tokens=False).input_ids for text in asked]
+        ids = [template_ids(self.tokenizer, text) for text in asked]
         pictures = self._pictures(prompt.images)
         # Behind features the official code leaves the begin token out.
         return pictures, [begun(row, self.vocabulary) if self.vision is None else row for row in ids]

@@ -25,6 +25,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from sightloop.models.open import ends_of, open_config, open_weights, open_words, read_tensors
+from sightloop.models.written_text import read_texts
 from sightloop.rewards.combine import on_last_token
 from sightloop.rewards.pixels import Preparation
 from sightloop.rewards.samples import pictures_of
@@ -155,13 +156,14 @@ class ClipSimilarity:
 
     def _words(self, texts: list[str]) -> dict[str, Tensor]:
         longest: int = self.model.config.text_config.max_position_embeddings
-        words = cast("Any", self.words)
         common = {"truncation": True, "max_length": longest, "return_tensors": "pt"}
         if self.is_siglip:
             # It was trained on full rows without a mask and reads the last position.
-            ids = words(texts, padding="max_length", **common).input_ids
+            ids = read_texts(self.words, texts, padding="max_length", **common).input_ids
             return {"input_ids": ids.to(self.model.device)}
-        encoded = words(texts, padding=True, padding_side="right", **common).to(self.model.device)
+        encoded = read_texts(self.words, texts, padding=True, padding_side="right", **common).to(
+            self.model.device
+        )
         return {"input_ids": encoded.input_ids, "attention_mask": encoded.attention_mask}
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from sightloop.models.open import ends_of, open_weights, open_words
+from sightloop.models.written_text import text_ids
 from sightloop.rewards.combine import on_last_token
 from sightloop.types import Outcome, Tokens
 
@@ -107,8 +108,7 @@ class LanguageModelFluency:
     @torch.no_grad()
     def of_texts(self, texts: list[str], ended: list[bool]) -> Float[Tensor, " B"]:
         """Mean log-probability of each text's tokens, and of the end token behind it where asked for."""
-        words = cast("Any", self.words)
-        ids: list[list[int]] = words(texts, add_special_tokens=False).input_ids if texts else []
+        ids = [text_ids(self.words, text) for text in texts]
         rows = [row + self.end * end for row, end in zip(ids, ended, strict=True)]
         fluency = torch.zeros(len(rows), device=self.model.device)
         # By length, so that a batch holds little padding.

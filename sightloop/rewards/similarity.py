@@ -24,6 +24,7 @@ from transformers import (
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
 from sightloop.models.open import open_weights, open_words
+from sightloop.models.written_text import read_texts
 from sightloop.rewards.clip_family import ClipSimilarity
 from sightloop.rewards.combine import on_last_token
 from sightloop.rewards.pixels import Preparation
@@ -164,7 +165,7 @@ class ItmSimilarity:
     def _token_ids(self, texts: list[str]) -> list[list[int]]:
         if not texts:
             return []
-        return self.words(texts, truncation=True, max_length=self.max_text_tokens).input_ids
+        return read_texts(self.words, texts, truncation=True, max_length=self.max_text_tokens).input_ids
 
 
 def retrieval_term(cosine: Float[Tensor, "N N"], *, eps: float = 1e-6) -> Float[Tensor, " N"]:

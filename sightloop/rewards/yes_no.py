@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import AutoModelForImageTextToText, PreTrainedModel, ProcessorMixin
 
 from sightloop.models.open import ends_of, open_processor, open_weights, require_fitting
+from sightloop.models.written_text import spelled_out, text_ids
 from sightloop.rewards.combine import on_last_token
 from sightloop.rewards.samples import pictures_of, pil_pictures, sample_name
 from sightloop.types import Fact, Images, Outcome
@@ -147,6 +148,7 @@ class YesNoJudge:
         return logits[torch.arange(len(texts), device=logits.device), at].float()
 
     def _prompt(self, question: str) -> str:
+        question = spelled_out(self.processor.tokenizer, question)
         if self.template:
             return self.template.replace("{question}", question)
         if self.processor.chat_template is not None:
@@ -160,7 +162,7 @@ class YesNoJudge:
         tokenizer = self.processor.tokenizer
         found: set[int] = set()
         for word in words:
-            ids = tokenizer(word, add_special_tokens=False).input_ids
+            ids = text_ids(tokenizer, word)
             # Tokenizers that leave unknown letters out make one token of anything.
             if len(ids) == 1 and tokenizer.decode(ids).strip() == word.strip():
                 found.add(ids[0])

@@ -1,0 +1,110 @@
+"""Texts that others wrote, read by a tokenizer as nothing but text.
+
+A caption, a question or an answer may hold `</s>` or `<|endoftext|>`. A tokenizer makes the token of it,
+which would end the text for whoever reads on, stand for a picture, or please a judge. Here such strings are
+letters like all others, and texts without them are read as ever.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+_LOOKS_LIKE_A_MARK = re.compile(r"\s*[<\[].+[>\]]\s*")
+"""Other added tokens, such as runs of blanks, belong to what people write."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Marks:
+    names: dict[int, str]
+    """Tokens that nobody can write, by their ids."""
+    unknown: int | None
+    """One of them may also stand for words that a tokenizer does not know."""
+
+
+_MARKS: WeakKeyDictionary[Any, _Marks] = WeakKeyDictionary()
+
+
+def read_texts(words: Any, texts: Sequence[str], **options: Any) -> Any:
+    """What the tokenizer `words`, called with `options`, makes of texts in which special tokens are text."""
+    return words([_spelled(words, text, split=True) for text in texts], split_special_tokens=True, **options)
+
+
+def text_ids(words: Any, text: str) -> list[int]:
+    """The ids of one text, without a begin or end token."""
+    return read_texts(words, [text], add_special_tokens=False).input_ids[0] if text else []
+
+
+def template_ids(words: Any, filled: str) -> list[int]:
+    """The ids of a template whose special tokens count and whose places hold texts `spelled_out`."""
+    return words(filled, add_special_tokens=False).input_ids
+
+
+def spelled_out(words: Any, text: str) -> str:
+    """The text with a blank in each string that would become a special token: for a place in a template.
+
+    A template has special tokens of its own, so it has to be read in the usual way.
+    """
+    return _spelled(words, text, split=False)
+
+
+def _spelled(words: Any, text: str, *, split: bool) -> str:
+    """The text with a blank in each string that the tokenizer still makes a special token of."""
+    while places := _places(words, text, split=split):
+        for start, end in reversed(places):
+            # A single letter has no inside.
+            kept = start + (end - start > 1)
+            text = f"{text[:kept]} {text[start + 1 :]}"
+    return text
+
+
+def _places(words: Any, text: str, *, split: bool) -> list[tuple[int, int]]:
+    """Where special tokens stand in the text, in order."""
+    marks = _marks_of(words)
+    if not words.is_fast:
+        found = re.finditer(
+            "|".join(map(re.escape, sorted(marks.names.values(), key=len, reverse=True))), text
+        )
+        return [match.span() for match in found if not split or _stubborn(words, match[0], marks)]
+    read = words(
+        text,
+        add_special_tokens=False,
+        return_offsets_mapping=True,
+        return_attention_mask=False,
+        split_special_tokens=split,
+        verbose=False,
+    )
+    return [
+        (start, end)
+        for number, (start, end) in zip(read["input_ids"], read["offset_mapping"], strict=True)
+        if number in marks.names
+        and end > start
+        and (number != marks.unknown or _same(text[start:end], marks.names[number]))
+    ]
+
+
+def _stubborn(words: Any, name: str, marks: _Marks) -> bool:
+    """Whether a tokenizer in Python makes the token of its name although it is told not to."""
+    read = words(name, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
+    return any(marks.names.get(number) == name for number in read)
+
+
+def _same(written: str, name: str) -> bool:
+    one, other = (unicodedata.normalize("NFKC", text).casefold().strip() for text in (written, name))
+    return one == other
+
+
+def _marks_of(words: Any) -> _Marks:
+    if words not in _MARKS:
+        names = {
+            number: str(token)
+            for number, token in words.added_tokens_decoder.items()
+            if token.special or _LOOKS_LIKE_A_MARK.fullmatch(str(token))
+        }
+        names |= dict(zip(words.all_special_ids, words.all_special_tokens, strict=True))
+        _MARKS[words] = _Marks(names=names, unknown=words.unk_token_id)
+    return _MARKS[words]
