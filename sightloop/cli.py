@@ -162,6 +162,8 @@ class CaptionOptions:
     max_tokens: int | None = None
     """Default as the run was evaluated, else 60."""
     fit: Literal["crop", "squash"] = "crop"
+    on_broken: Literal["leave-out", "stop"] = "leave-out"
+    """Images that cannot be read are left out and named at the end, or the first one stops the command."""
     device: str = "auto"
     output: Path | None = None
     """Write .jsonl with "image" and "caption" there instead."""
@@ -170,16 +172,14 @@ class CaptionOptions:
 def caption(words: list[str]) -> None:
     """Write captions of images."""
     options = tyro.cli(CaptionOptions, args=words, prog="sightloop caption")
-    from sightloop.recipes.measure import write_captions
+    from sightloop.recipes.measure import CaptionJob, write_captions
 
-    write_captions(
-        options.images,
-        model=options.model,
-        decode=decode_of(options),
-        fit=options.fit,
-        device=options.device,
-        output=options.output,
-    )
+    given = {
+        field.name: getattr(options, field.name)
+        for field in dataclasses.fields(CaptionJob)
+        if field.name != "decode"
+    }
+    write_captions(CaptionJob(**given, decode=decode_of(options)))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -52,6 +52,8 @@ class ClipRecall:
     """Default as the run was evaluated, else 60."""
     allow_empty: bool = False
     """Captions of the file may be empty: the captioner said nothing."""
+    on_broken: Literal["leave-out", "stop"] = "stop"
+    """Images that cannot be read stop the evaluation, or are left out of it and named."""
     device: str = "auto"
     output: Path | None = None
     """Write figures, ranks and captions there as JSON."""

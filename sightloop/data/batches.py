@@ -51,7 +51,7 @@ class Batching:
         if not 0 <= self.rank < self.num_ranks:
             raise ValueError(f"rank is {self.rank}; ranks count from 0 to {self.num_ranks - 1}")
         if self.shuffle_buffer < 1:
-            raise ValueError(f"shuffle_buffer is {self.shuffle_buffer}; use at least 1, or shuffle=False")
+            raise ValueError(f"shuffle_buffer is {self.shuffle_buffer}; use at least 1")
         if self.workers < 1:
             raise ValueError(f"workers is {self.workers}; use at least 1 thread")
         if not 0 <= self.max_broken_share < 1:
@@ -178,7 +178,7 @@ class ImageStream:
         raise ValueError(
             f"{num_broken} of {num_seen} pictures of {self._source.spec!r} are broken, more than "
             f"max_broken_share {self._batching.max_broken_share}; the latest are "
-            f"{named}. Repair the data or raise the share"
+            f"{named}. Repair the data, or accept more of them with --data.max-broken-share"
         )
 
     def state_dict(self) -> dict[str, Any]:

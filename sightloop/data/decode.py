@@ -77,7 +77,7 @@ def _check_number(size: tuple[int, int], max_pixels: int) -> None:
     width, height = size
     if width * height > max_pixels:
         raise BrokenImageError(
-            f"{width} x {height} pixels, more than max_pixels {max_pixels}; raise max_pixels to accept it"
+            f"{width} x {height} pixels, more than the {max_pixels} that are accepted; scale it down"
         )
 
 

@@ -53,11 +53,15 @@ class ImageBatch:
         )
 
 
+OnBroken = Literal["raise", "leave out"]
+
+
 class ImageSet:
     """Every picture of a source once, in the order of its files; each `iter` is a fresh pass.
 
     A broken picture raises, because a figure must not change in silence with the pictures it is made of. With
-    `on_broken` "leave out" they are logged and named in `left_out`, and keep their places in `indices`.
+    `on_broken` "leave out" they are logged and named in `left_out`, and keep their places in `indices`; the
+    sentence about one that raises ends in `way_out`.
     """
 
     def __init__(
@@ -67,7 +71,8 @@ class ImageSet:
         *,
         batch_size: int = 64,
         limit: int | None = None,
-        on_broken: Literal["raise", "leave out"] = "raise",
+        on_broken: OnBroken = "raise",
+        way_out: str = "",
         workers: int = 2,
         seed: int = 0,
     ) -> None:
@@ -83,7 +88,8 @@ class ImageSet:
         self._decoding = decoding
         self._batch_size = batch_size
         self._limit = limit
-        self._on_broken = on_broken
+        self._on_broken: OnBroken = on_broken
+        self._way_out = way_out
         self._workers = workers
         self._seed = seed
 
@@ -109,13 +115,13 @@ class ImageSet:
                 if used:
                     yield _batch(used, self._seed)
         if num_used == 0:
-            raise ValueError(f"all {len(self.left_out)} pictures of {self.source.spec!r} are broken")
+            first = "".join(f", the first is {one.source}: {one.reason}" for one in self.left_out[:1])
+            raise ValueError(f"all {len(self.left_out)} pictures of {self.source.spec!r} are broken{first}")
 
     def _leave_out(self, broken: Broken) -> None:
         if self._on_broken == "raise":
             raise ValueError(
-                f"broken picture {broken.source}: {broken.reason}. Repair or remove it, or set "
-                'on_broken to "leave out"'
+                f"broken picture {broken.source}: {broken.reason}. Repair or remove it{self._way_out}"
             )
         logger.warning("broken picture left out: %s: %s", broken.source, broken.reason)
         self.left_out.append(broken)

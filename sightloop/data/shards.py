@@ -83,7 +83,8 @@ def image_column(path: str, wanted: str | None) -> str:
         )
     if wanted is None and len(candidates) > 1 and "image" not in candidates:
         raise ValueError(
-            f"{path} has several columns of pictures; choose one by `column`: {', '.join(candidates)}"
+            f"{path} has several columns of pictures; choose one with --data.column or --held-out.column: "
+            f"{', '.join(candidates)}"
         )
     return wanted or ("image" if "image" in candidates else candidates[0])
 

@@ -86,13 +86,18 @@ Source = FileSource | ShardSource
 
 
 def open_source(
-    spec: str, *, image_root: str | None = None, split: str = "train", column: str | None = None
+    spec: str,
+    *,
+    image_root: str | None = None,
+    split: str = "train",
+    column: str | None = None,
+    files_only: bool = False,
 ) -> Source:
     """The pictures that `spec` names: a folder, a glob, tar shards, parquet, videos or a Karpathy JSON.
 
     Folders are searched with their subfolders; hidden files and files of other kinds are passed over.
     `image_root` and `split` belong to a Karpathy JSON: "train" includes its "restval", as is usual, and "+"
-    joins several. Other sources have no splits. `column` belongs to parquet.
+    joins several. Other sources have no splits. `column` belongs to parquet. `files_only` refuses shards.
 
     Raises:
         ValueError: nothing is there, it mixes several kinds, or a setting does not belong to its kind.
@@ -108,6 +113,11 @@ def open_source(
         _refuse(spec, "column", column, "parquet files")
     if kind == "pictures":
         return FileSource(spec=spec, paths=paths)
+    if files_only:
+        raise ValueError(
+            f"{spec!r} holds {kind}; name a picture, a folder or a glob of pictures (`sightloop train` reads "
+            "shards too)"
+        )
     for path in paths:
         # Libraries that read shards would wait for a pipe without end.
         if not os.path.isfile(path):

@@ -49,7 +49,7 @@ def caption_set(pairs: Iterable[tuple[str | Path, str]], *, several: bool = Fals
     counts = Counter(files[image] for image, _ in listed)
     repeated = [file for file, count in counts.items() if count > 1]
     if repeated and not several:
-        raise ValueError(f"{_examples(repeated)} captioned twice; use several=True if that is meant")
+        raise ValueError(f"{_examples(repeated)} captioned twice; leave one caption a picture")
     place = {file: row for row, file in enumerate(counts)}
     first = {files[image]: image for image, _ in reversed(listed)}
     return CaptionSet(

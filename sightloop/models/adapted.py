@@ -59,7 +59,7 @@ def frozen_copy(policy: Kind) -> Kind:
         ValueError: it has adapters, whose hooks would still obey the original; use `Reference`.
     """
     if any(isinstance(part, Adapters) for part in policy.modules()):
-        raise ValueError("this policy has adapters; Reference(policy) compares without a copy")
+        raise ValueError("a policy with adapters needs no copy: without them it is what it was")
     shared: dict[int, Any] = {id(p): p for p in policy.parameters() if not p.requires_grad}
     copied = copy.deepcopy(policy, shared)
     return copied.eval().requires_grad_(False)

@@ -236,5 +236,6 @@ class ComposedModel:
             if apart > 1:
                 raise ValueError(
                     f"the {way} pass of {self.model.config.model_type!r} is {apart:.1f} times as far from "
-                    "the model's own as rounding explains; use CaptionerSettings(reuse_features=False)"
+                    "the model's own as rounding explains; `sightloop train vlrm` runs the whole model "
+                    "in every pass with --captioner.no-reuse-features"
                 )

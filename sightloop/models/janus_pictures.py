@@ -73,7 +73,10 @@ class JanusPictures:
         high, wide = (max(round(side * size / longest), least) for side in (height, width))
         side = max(high, wide)
         if side != size:
-            raise ValueError(f"a picture of {size} pixels cannot hold sides of {least} or more; set min_size")
+            raise ValueError(
+                f"a picture of {size} pixels cannot hold sides of {least} or more; the checkpoint's "
+                "preprocessor_config.json is wrong"
+            )
         colour = torch.tensor([int(255 * value) for value in self.preparation.mean], dtype=torch.uint8)
         board = colour.to(pixels.device)[None, :, None, None].repeat(len(pixels), 1, side, side)
         top, left = (side - high) // 2, (side - wide) // 2

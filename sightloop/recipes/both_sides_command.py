@@ -24,7 +24,7 @@ from sightloop.recipes.restore_image import before_training, image_config, open_
 from sightloop.recipes.unified import Parts
 from sightloop.recipes.unirl import AnyImagePolicy, evaluator_of
 from sightloop.recipes.unirl_config import BothSidesSettings, UniConfig
-from sightloop.recipes.unirl_quizzes import asks_of
+from sightloop.recipes.unirl_quizzes import asks_of, in_world
 from sightloop.training import distributed
 from sightloop.types import Evaluation
 
@@ -57,7 +57,8 @@ def evaluate_both_sides(options: BothSidesOptions) -> str:
         ValueError: options that do not go together, a model that cannot be used, or nothing that judges.
     """
     config = config_of(options)
-    evaluator = evaluator_of(config, asks_of(config), None)
+    judged = in_world(config) or config.both_sides.detector
+    evaluator = evaluator_of(config, asks_of(config), None) if judged else None
     if evaluator is None:
         raise ValueError(
             "nothing judges the drawings; name a Mask2Former with --detector, or use --vocabulary shapes for "

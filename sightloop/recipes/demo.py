@@ -10,6 +10,7 @@ from sightloop.recipes.catalog import RECIPES
 from sightloop.recipes.launch import launch
 from sightloop.recipes.picture_sheets import drawn_by_run, write_sheet
 from sightloop.recipes.restore import saved_step
+from sightloop.training.run_folder import NoRunError
 
 Demo = Literal["unirl", "vlrm"]
 _RECIPES = {"unirl": "unirl-grpo", "vlrm": "vlrm"}
@@ -34,7 +35,10 @@ def train_demo(demo: Demo, config: Any, folder: Path) -> None:
     Raises:
         ValueError: the folder holds something that is no run.
     """
-    launch(_RECIPES[demo], config, folder, overwrite=True)
+    try:
+        launch(_RECIPES[demo], config, folder, overwrite=True)
+    except NoRunError as error:
+        raise ValueError(f"{folder} is not empty and not a run; name another folder with --run") from error
 
 
 def before_after_sheet(folder: Path) -> Path:

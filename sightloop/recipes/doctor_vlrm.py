@@ -63,7 +63,7 @@ def opened(config: VlrmConfig, folder: Path) -> Opened:
     rewards, weights = vlrm.weighted_rewards(config, policy, device)
 
     def sample(judge: MeasuringJudge) -> Tensor:
-        decoding = Decoding(size=policy.image_size, fit=config.data.fit)
+        decoding = Decoding(size=policy.image_size, fit=config.data.fit, max_pixels=config.data.max_pixels)
         batching = Batching(batch_size=_PICTURES, seed=config.schedule.seed)
         batches = ImageStream(open_pictures(config.data), decoding, batching)
         collect = CaptionCollector(

@@ -23,6 +23,7 @@ from sightloop.training import distributed
 
 EMBEDDED = "shapes"
 """The name of the embedded world's checker as a detector."""
+_COLOURS = "--colours (in training --judge.colours or --both-sides.colours)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,8 +117,8 @@ def open_detector(job: GenEvalJob) -> Detector:
         return ZeroShotDetector.from_pretrained(job.detector, floor=job.rules.floor, device=device)
     if kind != "mask2former":
         raise ValueError(
-            f"{job.detector} is a {kind} model; use a Mask2Former, {' or '.join(FAMILIES)}, or --detections "
-            "with what it saw"
+            f"{job.detector} is a {kind} model; use a Mask2Former or {' or '.join(FAMILIES)}; `sightloop "
+            "evaluate geneval` reads what others saw with --detections"
         )
     return Mask2FormerDetector.from_pretrained(job.detector, floor=job.rules.floor, device=device)
 
@@ -136,8 +137,8 @@ def coloured_as_needed(
         return found
     if judge is None:
         raise ValueError(
-            f"{picture.file} needs the colour of its {missing[0].name}; name a CLIP model with --colours, "
-            "officially openai/clip-vit-large-patch14"
+            f"{picture.file} needs the colour of its {missing[0].name}; name a CLIP model with "
+            f"{_COLOURS}, officially openai/clip-vit-large-patch14"
         )
     colours = judge.colours(picture.image, missing)
     named = {id(seen): colour for seen, colour in zip(missing, colours, strict=True)}
@@ -153,7 +154,7 @@ def colour_judge(job: GenEvalJob, detector: Detector) -> ColourClassifier | None
     if not job.colours:
         return None
     if isinstance(detector, ShapesDetector):
-        raise ValueError("the embedded world's checker names colours itself; leave --colours out")
+        raise ValueError(f"the embedded world's checker names colours itself; leave {_COLOURS} out")
     encoder = ClipEncoder.from_pretrained(job.colours, device=distributed.device(job.device))
     return ClipColours(encoder)
 

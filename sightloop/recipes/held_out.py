@@ -156,11 +156,13 @@ def held_out_of(
     )
 
 
-def open_pictures(settings: DataSettings | HeldOutSettings) -> Source:
+def open_pictures(settings: DataSettings | HeldOutSettings, *, files_only: bool = False) -> Source:
     """The pictures that the settings name; split and root belong to a Karpathy JSON."""
+    column = settings.column or None
     if settings.images.endswith(".json"):
-        return open_source(settings.images, image_root=settings.image_root or None, split=settings.split)
-    return open_source(settings.images)
+        root = settings.image_root or None
+        return open_source(settings.images, image_root=root, split=settings.split, column=column)
+    return open_source(settings.images, column=column, files_only=files_only)
 
 
 def load_pictures(settings: HeldOutSettings, *, size: int) -> Pictures:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from sightloop.data.decode import Decoding, Fit
-from sightloop.data.images import ImageSet
+from sightloop.data.images import ImageSet, OnBroken
 from sightloop.data.sources import FileSource, open_source
 from sightloop.evaluation.captions import caption_measures, truth_measures
 from sightloop.evaluation.chair import chair
@@ -72,38 +73,90 @@ def caption_pictures(
         yield from zip(batch.sources, policy.write(policy.look(batch.images), **options), strict=True)
 
 
-def write_captions(
-    images: Sequence[str], *, model: str, decode: Decode, fit: Fit, device: str, output: Path | None
-) -> None:
-    """Caption files, folders and globs; one line a picture, or .jsonl.
+BrokenImages = Literal["leave-out", "stop"]
+_ON_BROKEN: dict[BrokenImages, OnBroken] = {"leave-out": "leave out", "stop": "raise"}
+_NUM_NAMED = 5
+"""Images left out that are named at the end."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionJob:
+    """Which images to caption, and how."""
+
+    images: Sequence[str]
+    model: str
+    decode: Decode
+    fit: Fit = "crop"
+    on_broken: BrokenImages = "leave-out"
+    device: str = "auto"
+    output: Path | None = None
+
+
+def write_captions(job: CaptionJob) -> None:
+    """Caption files, folders and globs; one line a picture as soon as it is there, or .jsonl.
 
     Raises:
         ValueError: nothing to caption, or a picture that cannot be read.
     """
-    paths = [path for spec in images for path in _paths(spec)]
-    if not model:
+    if not job.images:
+        raise ValueError("name the images to caption: files, folders or globs")
+    paths = [path for spec in job.images for path in _paths(spec)]
+    if not job.model:
         require_world_images(paths, what="captioner", option="--model")
-    policy = load_captioner(model, device=distributed.device(device))
-    source = FileSource(spec=", ".join(images), paths=tuple(paths))
-    pictures = ImageSet(source, Decoding(size=policy.image_size, fit=fit), batch_size=32)
-    lines = []
-    for path, caption in caption_pictures(policy, pictures, decode.options(model)):
-        if output is None:
+    policy = load_captioner(job.model, device=distributed.device(job.device))
+    source = FileSource(spec=", ".join(job.images), paths=tuple(paths))
+    decoding = Decoding(size=policy.image_size, fit=job.fit)
+    pictures = _image_set(source, decoding, on_broken=job.on_broken)
+    pairs = caption_pictures(policy, pictures, job.decode.options(job.model))
+    if job.output is None:
+        for path, caption in pairs:
             print(f"{path}\t{caption}", flush=True)
-        lines.append(json.dumps({"image": os.path.abspath(path), "caption": caption}))
-    if output is not None:
-        output.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        print(f"wrote {len(lines)} captions to {output}", file=sys.stderr)
+    else:
+        print(f"wrote {_written(pairs, job.output)} captions to {job.output}", file=sys.stderr)
+    _tell_left_out(pictures)
+
+
+def _image_set(
+    source: FileSource, decoding: Decoding, *, on_broken: BrokenImages, limit: int | None = None
+) -> ImageSet:
+    return ImageSet(
+        source,
+        decoding,
+        batch_size=32,
+        limit=limit,
+        on_broken=_ON_BROKEN[on_broken],
+        way_out=", or leave such images out with --on-broken leave-out",
+    )
+
+
+def _written(pairs: Iterator[tuple[str, str]], output: Path) -> int:
+    """Write each caption when it is there; nothing is touched before the first one."""
+    first = next(pairs)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    number = 0
+    with output.open("w", encoding="utf-8") as file:
+        for path, caption in itertools.chain([first], pairs):
+            file.write(json.dumps({"image": os.path.abspath(path), "caption": caption}) + "\n")
+            file.flush()
+            number += 1
+    return number
+
+
+def _tell_left_out(pictures: ImageSet) -> None:
+    if not pictures.left_out:
+        return
+    print(f"left out {len(pictures.left_out)} broken images:", file=sys.stderr)
+    for one in pictures.left_out[:_NUM_NAMED]:
+        print(f"  {one.source}: {one.reason}", file=sys.stderr)
+    if len(pictures.left_out) > _NUM_NAMED:
+        print(f"  and {len(pictures.left_out) - _NUM_NAMED} others", file=sys.stderr)
 
 
 def _paths(spec: str) -> list[str]:
     if Path(spec).is_file():
         return [spec]
-    source = open_source(spec)
-    if not isinstance(source, FileSource):
-        raise ValueError(
-            f"{spec!r} is not a picture, a folder or a glob of pictures; `evaluate` and `train` read shards"
-        )
+    source = open_source(spec, files_only=True)
+    assert isinstance(source, FileSource)
     return list(source.paths)
 
 
@@ -122,6 +175,7 @@ class RecallJob:
     decode: Decode
     device: str
     allow_empty: bool = False
+    on_broken: BrokenImages = "stop"
 
 
 def measured_recall(job: RecallJob) -> Evaluation:
@@ -132,24 +186,40 @@ def measured_recall(job: RecallJob) -> Evaluation:
     """
     device = distributed.device(job.device)
     if job.captions is not None:
-        given = read_captions(job.captions, image_root=job.image_root or None)
+        given = read_captions(job.captions, image_root=_root_of(job))
         refuse_empty(given, allowed=job.allow_empty)
         return clip_recall_of_files(_encoder(job, given.sources, device), given, ties=job.ties)
     if not job.images:
         raise ValueError(
             "name what to evaluate: --captions FILE, or --images (and --model for another captioner)"
         )
-    source = open_pictures(HeldOutSettings(images=job.images, image_root=job.image_root, split=job.split))
-    if not isinstance(source, FileSource):
-        raise ValueError(f"{job.images!r} holds shards; CLIP Recall of a model reads picture files")
+    named = HeldOutSettings(images=job.images, image_root=job.image_root, split=job.split)
+    source = open_pictures(named, files_only=True)
+    assert isinstance(source, FileSource)
     if not job.model:
         require_world_images(source.paths, what="captioner", option="--model")
     encoder = _encoder(job, source.paths, device)
     policy = load_captioner(job.model, device=device)
     decoding = Decoding(size=policy.image_size, fit="crop")
-    pictures = ImageSet(source, decoding, batch_size=32, limit=job.limit)
+    pictures = _image_set(source, decoding, on_broken=job.on_broken, limit=job.limit)
     pairs = list(caption_pictures(policy, pictures, job.decode.options(job.model)))
+    _tell_left_out(pictures)
     return clip_recall_of_files(encoder, caption_set(pairs), ties=job.ties)
+
+
+def _root_of(job: RecallJob) -> str | None:
+    """The folder that the names of a captions file start from; None = the file's own."""
+    if job.model:
+        raise ValueError(
+            "--captions names captions that are there, and --model one that writes others; name one"
+        )
+    if job.images and job.image_root:
+        raise ValueError("with --captions, --images and --image-root name the same folder; name one of them")
+    if job.images and not Path(job.images).is_dir():
+        raise ValueError(
+            f"{job.images!r} is no folder; with --captions, --images is the one that names start from"
+        )
+    return job.images or job.image_root or None
 
 
 def _encoder(job: RecallJob, sources: Sequence[str], device: torch.device) -> ClipEncoder:

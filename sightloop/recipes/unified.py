@@ -103,5 +103,5 @@ def world_folder(world_model: WorldModel) -> Path:
         raise ValueError(f"world_model is {world_model!r}; there are: {', '.join(WORLD_MODELS)}")
     folder = WORLD_MODELS[world_model]
     if not folder.is_dir():
-        raise ValueError(f"the embedded world's {world_model} is not at {folder}; name a model with --model")
+        raise ValueError(f"the embedded world's {world_model} is not at {folder}; install the package again")
     return folder

@@ -22,11 +22,11 @@ PER_PROMPT = 4
 class PolicySettings:
     """Parts of the policy, and what of it learns."""
 
-    magvit: str = ""
+    magvit: Annotated[str, tyro.conf.arg(aliases=("--magvit",))] = ""
     """Folder of MAGVIT-v2, for the authors' Show-o."""
-    tokenizer: str = ""
+    tokenizer: Annotated[str, tyro.conf.arg(aliases=("--tokenizer",))] = ""
     """Folder of the words, where the policy's has none."""
-    tower: str = ""
+    tower: Annotated[str, tyro.conf.arg(aliases=("--tower",))] = ""
     """CLIP (folder or hub name) whose features the w-clip-vit Show-o reads."""
     trained: Literal["lora", "full"] = "full"
     """Adapters over the language model, or its weights."""

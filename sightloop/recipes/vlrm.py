@@ -247,7 +247,7 @@ def _algorithm(config: VlrmConfig, critic: TrunkCritic | None) -> Algorithm:
 def _batches(config: VlrmConfig, policy: AnyCaptioner) -> ImageStream:
     data = config.data
     source = open_pictures(data)
-    decoding = Decoding(size=policy.image_size, fit=data.fit)
+    decoding = Decoding(size=policy.image_size, fit=data.fit, max_pixels=data.max_pixels)
     batching = Batching(
         batch_size=config.batch,
         seed=config.schedule.seed,

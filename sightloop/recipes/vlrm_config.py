@@ -114,10 +114,15 @@ class DataSettings:
     """Folder of the pictures that a Karpathy JSON names."""
     split: str = "train"
     """Split of a Karpathy JSON."""
+    column: str = ""
+    """Column of the pictures in parquet files that have several; empty = the only one, or "image"."""
     fit: Literal["crop", "squash"] = "squash"
     """Square pictures by cropping, or as BLIP-2's own processor does."""
     workers: int = 2
     max_broken_share: float = 0.05
+    """Share of the pictures that may be broken before the run stops."""
+    max_pixels: int = 89_478_485
+    """A picture of more pixels counts as broken."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +133,8 @@ class HeldOutSettings:
     """As `data.images`; empty = no evaluation (the embedded world brings its own)."""
     image_root: str = ""
     split: str = "test"
+    column: str = ""
+    """As `data.column`."""
     limit: int | None = None
     clip: str = "laion/CLIP-ViT-g-14-laion2B-s12B-b42K"
     fit: Literal["crop", "squash"] = "crop"

@@ -31,6 +31,10 @@ _WRITTEN_BY_RUNS = re.compile(
 )
 
 
+class NoRunError(ValueError):
+    """A folder that is to be replaced holds something else than a run."""
+
+
 def reserve(
     folder: Path, *, recipe: str, config: dict[str, Any], environment: dict[str, Any], overwrite: bool
 ) -> None:
@@ -138,7 +142,7 @@ def _make_room(folder: Path, overwrite: bool) -> Path | None:
             "another --run"
         )
     if stranger := _no_run(place):
-        raise ValueError(f"{folder} is not empty and not a run; --overwrite only replaces runs ({stranger})")
+        raise NoRunError(f"{folder} is not empty and not a run; --overwrite only replaces runs ({stranger})")
     aside = place.with_name(f"{place.name}.old-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}")
     os.replace(place, aside)
     return aside

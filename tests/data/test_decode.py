@@ -165,7 +165,7 @@ def test_max_pixels_is_the_only_limit_of_size(monkeypatch: pytest.MonkeyPatch) -
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with pytest.raises(
-            BrokenImageError, match="30 x 20 pixels, more than max_pixels 599; raise max_pixels"
+            BrokenImageError, match="30 x 20 pixels, more than the 599 that are accepted; scale it down"
         ):
             decode(data, Decoding(size=8, max_pixels=599))
         assert decode(data, Decoding(size=8, max_pixels=600))[0, 0, 0] == 50

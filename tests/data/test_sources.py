@@ -172,7 +172,7 @@ def test_a_column_of_plain_bytes_is_found_or_chosen(tmp_path: Path) -> None:
     assert contents(open_source(str(tmp_path / "one.parquet"))) == [1]
     assert contents(open_source(str(tmp_path / "named.parquet"))) == [1]
     assert contents(open_source(str(tmp_path / "two.parquet"), column="right")) == [2]
-    with pytest.raises(ValueError, match="choose one by `column`: left, right"):
+    with pytest.raises(ValueError, match=r"--data\.column or --held-out\.column: left, right"):
         open_source(str(tmp_path / "two.parquet"))
     with pytest.raises(
         ValueError, match=r"column 'text' of .* holds no pictures; its columns are text \(string\)"

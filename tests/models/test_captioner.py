@@ -191,7 +191,8 @@ def test_what_cannot_work_is_refused_with_the_reason(make: Make) -> None:
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # in its processor
 @pytest.mark.parametrize(
-    ("reuse", "message"), [(True, r"pass of 'paligemma'.*reuse_features=False"), (False, "reads a text")]
+    ("reuse", "message"),
+    [(True, r"pass of 'paligemma'.*--captioner.no-reuse-features"), (False, "reads a text")],
 )
 def test_a_model_whose_prompt_looks_ahead_is_refused(reuse: bool, message: str) -> None:
     captioner = GenericCaptioner(*paligemma(), settings=CaptionerSettings(reuse_features=reuse))
