@@ -38,6 +38,7 @@ DAMAGE = (
 )
 """What Pillow's decoders raise on damaged files; they promise nothing narrower."""
 _OPENING = threading.Lock()
+_STRIP_PIXELS = 1 << 20
 
 
 class BrokenImageError(ValueError):
@@ -130,10 +131,19 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     upright = ImageOps.exif_transpose(image)
     if upright.mode in ("I", "F") or upright.mode.startswith("I;"):
         raise DeepImageError(f"more than 8 bits a channel (mode {upright.mode}); save it with 8 bits")
-    if upright.has_transparency_data:
-        ground = Image.new("RGBA", upright.size, "white")
-        upright = Image.alpha_composite(ground, upright.convert("RGBA"))
-    return upright.convert("RGB")
+    return over_white(upright) if upright.has_transparency_data else upright.convert("RGB")
+
+
+def over_white(image: Image.Image) -> Image.Image:
+    """RGB of an image with transparency, in strips: three copies of a large one would be a gigabyte."""
+    width, height = image.size
+    told = Image.new("RGB", image.size)
+    rows = max(1, _STRIP_PIXELS // max(1, width))
+    for top in range(0, height, rows):
+        strip = image.crop((0, top, width, min(top + rows, height))).convert("RGBA")
+        ground = Image.new("RGBA", strip.size, (255, 255, 255, 255))
+        told.paste(Image.alpha_composite(ground, strip).convert("RGB"), (0, top))
+    return told
 
 
 def require_format(image: Image.Image) -> None:

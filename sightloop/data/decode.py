@@ -14,7 +14,14 @@ from jaxtyping import UInt8
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from sightloop.image_files import DAMAGE, PIL_MAX_PIXELS, BrokenImageError, open_encoded, require_format
+from sightloop.image_files import (
+    DAMAGE,
+    PIL_MAX_PIXELS,
+    BrokenImageError,
+    open_encoded,
+    over_white,
+    require_format,
+)
 
 Fit = Literal["crop", "squash"]
 _WHITE_16_BIT = 65535
@@ -98,8 +105,7 @@ def _rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         return _deep_grey_to_rgb(image)
     if "transparency" in image.info or any(band in ("A", "a") for band in image.getbands()):
-        opaque = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        return Image.alpha_composite(opaque, image.convert("RGBA")).convert("RGB")
+        return over_white(image)
     return image.convert("RGB")
 
 

@@ -67,7 +67,7 @@ class JanusPrompts:
 
     def _written(self, text: str) -> str:
         """A text with its special tokens spelled out; a picture's place is left to be refused."""
-        place = self.words.convert_ids_to_tokens(self.picture)
+        place = str(self.words.convert_ids_to_tokens(self.picture))
         return text if place in text else spelled_out(self.words, text)
 
     def _drawing_row(self, text: str) -> tuple[int, ...]:

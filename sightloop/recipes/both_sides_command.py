@@ -14,6 +14,7 @@ import torch
 from sightloop.evaluation.intervals import bootstrap_interval
 from sightloop.evaluation.retrieval import protocol_hash
 from sightloop.models.convert import whole
+from sightloop.models.families import found_in
 from sightloop.recipes.both_sides import BothSides, both_sides_table, imbalance_of
 from sightloop.recipes.both_sides_changes import categories_table, changes_of, changes_table
 from sightloop.recipes.both_sides_options import BothSidesOptions
@@ -57,6 +58,7 @@ def evaluate_both_sides(options: BothSidesOptions) -> str:
         ValueError: options that do not go together, a model that cannot be used, or nothing that judges.
     """
     config = config_of(options)
+    models = models_of(options)
     judged = in_world(config) or config.both_sides.detector
     evaluator = evaluator_of(config, asks_of(config), None) if judged else None
     if evaluator is None:
@@ -64,7 +66,7 @@ def evaluate_both_sides(options: BothSidesOptions) -> str:
             "nothing judges the drawings; name a Mask2Former with --detector, or use --vocabulary shapes for "
             "models of the embedded world"
         )
-    found = [_measured(each, evaluator, keep=options.pictures is not None) for each in models_of(options)]
+    found = [_measured(each, evaluator, keep=options.pictures is not None) for each in models]
     record = _record(found, evaluator)
     lines = [text for one in found for text in (one.name, _told(one.evaluation, evaluator), "")]
     lines += [categories_table({one.name: one.evaluation for one in found}), ""]
@@ -118,13 +120,15 @@ def models_of(options: BothSidesOptions) -> list[Named]:
     """The models in the order of tables, the one that is compared with first.
 
     Raises:
-        ValueError: a model is compared with itself.
+        ValueError: a model is compared with itself, or does not exist.
     """
 
     def named(name: str) -> Named:
         if name and is_run(name):
             parts = Parts()
         else:
+            if name:
+                found_in(Path(name))
             parts = Parts(magvit=options.magvit, tokenizer=options.tokenizer, tower=options.tower)
         told = Path(name).name if name else f"the embedded world's {options.world_model}"
         return Named(

@@ -43,6 +43,8 @@ class Recipe:
     presets: dict[str, Any]
     builder: str
     """Module that holds `build(config, run_folder)`."""
+    to_evaluate: str
+    """What a run needs to be evaluated."""
 
 
 SHAPES = replace(
@@ -78,6 +80,11 @@ SHAPES = replace(
 
 SHAPES_RS = replace(SHAPES, rewards=RewardWeights(reference=0.0, retrieval=0.3))
 
+_TO_EVALUATE_DRAWINGS = (
+    "that takes a judge of drawings, --both-sides.detector (a Mask2Former), and --both-sides.per-category "
+    "above 0"
+)
+
 RECIPES = {
     "vlrm": Recipe(
         does="a captioner learns from what an image-text matcher sees",
@@ -89,6 +96,7 @@ RECIPES = {
             "paper-rs": PAPER_RS,
         },
         builder="sightloop.recipes.vlrm",
+        to_evaluate="name pictures with --held-out.images, and the CLIP that measures with --held-out.clip",
     ),
     "unirl-grpo": Recipe(
         does="a model that draws and answers reinforces what it sees in its own drawings",
@@ -100,6 +108,7 @@ RECIPES = {
             "paper-janus": GRPO_JANUS,
         },
         builder="sightloop.recipes.unirl_grpo",
+        to_evaluate=_TO_EVALUATE_DRAWINGS,
     ),
     "unirl-sft": Recipe(
         does="the same model learns true answers about its own drawings",
@@ -111,5 +120,6 @@ RECIPES = {
             "paper-janus": SFT_JANUS,
         },
         builder="sightloop.recipes.unirl_sft",
+        to_evaluate=_TO_EVALUATE_DRAWINGS,
     ),
 }

@@ -48,6 +48,7 @@ def _judge(name: str, model: str, kind: str) -> ModelToExamine:
 def opened(config: VlrmConfig, folder: Path) -> Opened:
     """Captioner and rewards, and a few dozen captions of the first pictures."""
     world = not config.data.images
+    vlrm.require_images(config)
     if world:
         pictures = write_pictures(folder / "train", number=_PICTURES, seed=config.schedule.seed)
         judge = replace(

@@ -44,6 +44,8 @@ def _drive(name: str, config: Any, folder: Path, *, resume: bool = False) -> Non
         experiment = import_module(RECIPES[name].builder).build(config, folder)
     run = open_run(folder, config=config_to_json(config), schedule=config.schedule, track=config.track)
     run.stop_on_signals()
+    if not experiment.evaluators:
+        run.say(f"nothing is evaluated in this run; {RECIPES[name].to_evaluate}")
     try:
         train(experiment, run)
     finally:

@@ -41,6 +41,22 @@ from sightloop.types import Algorithm, ImagePolicy, Policy, Sampling
 AnyImagePolicy = ShowO | Janus
 
 
+def require_inputs(config: UniConfig) -> None:
+    """Look for the policy's folder and for every file of quizzes before anything is loaded.
+
+    Raises:
+        ValueError: one does not exist, or the folder holds no model.
+    """
+    if config.policy and not is_run(config.policy):
+        found_in(Path(config.policy))
+    quizzes, evaluation = config.quizzes, config.both_sides
+    named = {"quizzes.file": quizzes.file, "quizzes.excluded": quizzes.excluded}
+    named |= {"both_sides.file": evaluation.file, "both_sides.fixed": evaluation.fixed}
+    for setting, name in named.items():
+        if name and not Path(name).exists():
+            raise ValueError(f"{setting} is {name!r}, which does not exist")
+
+
 def load_policy(config: UniConfig, device: torch.device) -> AnyImagePolicy:
     """Show-o or Janus with what the configuration trains.
 

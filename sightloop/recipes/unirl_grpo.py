@@ -54,6 +54,7 @@ from sightloop.recipes.unirl import (
     grader_of,
     load_policy,
     reference_of,
+    require_inputs,
     sides_of,
 )
 from sightloop.recipes.unirl_config import GrpoConfig
@@ -71,6 +72,7 @@ def build(config: GrpoConfig, run_folder: Path) -> Experiment:
     Raises:
         ValueError: a setting that cannot work, with the value and the fix.
     """
+    require_inputs(config)
     judges = judges_of(config)
     torch.manual_seed(config.schedule.seed)
     policy = load_policy(config, distributed.device(config.device))

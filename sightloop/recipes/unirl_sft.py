@@ -38,6 +38,7 @@ from sightloop.recipes.unirl import (
     experiment_of,
     grader_of,
     load_policy,
+    require_inputs,
     sides_of,
 )
 from sightloop.recipes.unirl_config import SftConfig
@@ -58,6 +59,7 @@ def build(config: SftConfig, run_folder: Path) -> Experiment:
             f"relaxed drawings allow one backward pass: micro_batch is {config.schedule.micro_batch}, a rank "
             f"draws {samples} (prompts x group); raise micro_batch, or use --no-end-to-end"
         )
+    require_inputs(config)
     judges = judges_of(config)
     torch.manual_seed(config.schedule.seed)
     policy = load_policy(config, distributed.device(config.device))

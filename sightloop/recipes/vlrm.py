@@ -39,6 +39,7 @@ from sightloop.algorithms.a2c import A2C
 from sightloop.algorithms.scst import SCST, GroupBaseline
 from sightloop.data.batches import Batching, ImageStream
 from sightloop.data.decode import Decoding
+from sightloop.data.sources import Source
 from sightloop.models.blip2 import TOWER, Blip2Captioner, same_tower
 from sightloop.models.captioner import CaptionerSettings, GenericCaptioner
 from sightloop.models.critic import TrunkCritic
@@ -83,6 +84,9 @@ def build(config: VlrmConfig, run_folder: Path) -> Experiment:
     world = shapes_world(config, run_folder) if not config.data.images else None
     config = config if world is None else world
     require_models(config)
+    source = open_pictures(config.data)
+    if config.held_out.images:
+        open_pictures(config.held_out)
     torch.manual_seed(config.schedule.seed)
     device = distributed.device(config.device)
     policy = load_policy(config, device)
@@ -107,7 +111,7 @@ def build(config: VlrmConfig, run_folder: Path) -> Experiment:
     return Experiment(
         policy=policy,
         trainable=trainable,
-        batches=_batches(config, policy),
+        batches=_batches(config, source, policy),
         collect=collect,
         algorithm=_algorithm(config, critic),
         evaluators={"held_out": held_out} if held_out is not None else {},
@@ -117,11 +121,7 @@ def build(config: VlrmConfig, run_folder: Path) -> Experiment:
 
 def shapes_world(config: VlrmConfig, run_folder: Path) -> VlrmConfig:
     """The configuration with the embedded world's models and freshly drawn pictures where none are named."""
-    if not is_bundled(base_model(config)) and config.judge.model and not is_bundled(config.judge.model):
-        raise ValueError(
-            "data.images is empty; name the images to train on with --data.images (the embedded world's "
-            "scenes are for its own tiny models)"
-        )
+    require_images(config)
     seed = config.schedule.seed
     train, held_out = run_folder / "pictures" / "train", run_folder / "pictures" / "held_out"
     if distributed.rank() == 0:
@@ -145,6 +145,20 @@ def shapes_world(config: VlrmConfig, run_folder: Path) -> VlrmConfig:
             clip=config.held_out.clip or str(WEIGHTS / "clip"),
         ),
     )
+
+
+def require_images(config: VlrmConfig) -> None:
+    """Refuse to take models of one's own to the embedded world's scenes for want of images.
+
+    Raises:
+        ValueError: no images are named, and policy and judge are not the embedded world's.
+    """
+    own = not is_bundled(base_model(config)) and config.judge.model and not is_bundled(config.judge.model)
+    if own and not config.data.images:
+        raise ValueError(
+            "data.images is empty; name the images to train on with --data.images (the embedded world's "
+            "scenes are for its own tiny models)"
+        )
 
 
 def require_models(config: VlrmConfig) -> None:
@@ -244,9 +258,8 @@ def _algorithm(config: VlrmConfig, critic: TrunkCritic | None) -> Algorithm:
     )
 
 
-def _batches(config: VlrmConfig, policy: AnyCaptioner) -> ImageStream:
+def _batches(config: VlrmConfig, source: Source, policy: AnyCaptioner) -> ImageStream:
     data = config.data
-    source = open_pictures(data)
     decoding = Decoding(size=policy.image_size, fit=data.fit, max_pixels=data.max_pixels)
     batching = Batching(
         batch_size=config.batch,

@@ -13,6 +13,7 @@ from picture_files import encoded, photo_like
 from PIL import Image
 from transformers import BlipImageProcessorPil, CLIPImageProcessorPil
 
+import sightloop.image_files
 from sightloop.data.decode import BrokenImageError, Decoding, decode
 
 SHAPES = [(64, 64), (97, 61), (61, 97), (20, 300), (31, 33), (640, 427)]
@@ -170,6 +171,17 @@ def test_max_pixels_is_the_only_limit_of_size(monkeypatch: pytest.MonkeyPatch) -
             decode(data, Decoding(size=8, max_pixels=599))
         assert decode(data, Decoding(size=8, max_pixels=600))[0, 0, 0] == 50
     assert Image.MAX_IMAGE_PIXELS == 100
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "PA", "RGBa"])
+def test_transparency_is_laid_over_white_strip_by_strip(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (23, 17, 4), dtype=np.uint8)
+    picture = Image.fromarray(noise).convert(mode)
+    whole = sightloop.image_files.over_white(picture)
+    monkeypatch.setattr(sightloop.image_files, "_STRIP_PIXELS", 40)
+    assert np.array_equal(np.asarray(whole), np.asarray(sightloop.image_files.over_white(picture)))
+    ground = Image.new("RGBA", picture.size, "white")
+    assert whole == Image.alpha_composite(ground, picture.convert("RGBA")).convert("RGB")
 
 
 def test_a_thread_too_thin_to_crop_is_refused_before_it_fills_the_memory() -> None:

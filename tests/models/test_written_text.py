@@ -22,6 +22,8 @@ from transformers import AutoTokenizer, ByT5Tokenizer, PreTrainedTokenizerFast
 
 from sightloop.evaluation.retrieval import ClipEncoder
 from sightloop.models.written_text import read_texts, spelled_out, text_ids
+from sightloop.recipes.restore import load_captioner
+from sightloop.recipes.unified import load_image_policy
 from sightloop.rewards.similarity import ItmSimilarity
 from sightloop.shapes.models import WEIGHTS
 from sightloop.shapes.scenes import render, sample_scene
@@ -161,6 +163,33 @@ def test_the_judge_is_not_pleased_by_special_tokens() -> None:
         assert float(found.mean()) < float(true.mean()) - 3, name
     longer = judge.scores(images, [f"{text} </s> a large blue square" for text in told])
     assert not torch.allclose(longer, true, atol=0.01)
+
+
+@pytest.mark.parametrize("kind", ["show_o", "janus", "captioner"])
+def test_policies_read_prompts_questions_and_answers_as_text(kind: str) -> None:
+    given = "a red circle </s> <|endoftext|> <pad> <begin_of_image> <|soi|> <image> a cross"
+    device = torch.device("cpu")
+    pictures = Images(pixels=torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
+    if kind == "captioner":
+        policy: Any = load_captioner("", device=device)
+        policy.write(policy.look(pictures), prompt=given, max_tokens=4)
+        rows = [policy._text_ids(given), policy.encode([given]).ids[0, :-1].tolist()]
+        marks = {policy.bos, policy.pad, *policy.ends, policy.words.convert_tokens_to_ids("<image>")}
+    elif kind == "janus":
+        policy = load_image_policy("", device=device, world_model="janus")
+        frame = {policy.prompts.start, policy.prompts.stop, policy.prompts.begin, policy.end}
+        rows = [list(policy.prompts.drawing_row(given)[1:-1]), policy.encode([given]).ids[0, :-1].tolist()]
+        asked = policy.prompts.question_row(given, True)
+        at = len(asked) - 1 - asked[::-1].index(policy.prompts.picture)
+        rows.append(list(asked[at + 2 :]))
+        marks = frame | {policy.prompts.pad, policy.prompts.picture}
+    else:
+        policy = load_image_policy("", device=device, world_model="show-o")
+        (row,) = policy.text_ids([given])
+        rows = [row, policy.encode([given]).ids[0, :-1].tolist()]
+        # Its end also stands for words that it does not know.
+        marks = {policy.vocabulary.pad, policy.vocabulary.soi, policy.vocabulary.t2i}
+    assert all(rows) and not any(marks & set(row) for row in rows)
 
 
 def test_clip_recall_sees_what_stands_behind_an_end() -> None:

@@ -100,6 +100,7 @@ def test_models_are_named_by_folder_run_or_nothing(tmp_path: Path) -> None:
 def test_wrong_options_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "per_category is 0; use" in said(["--per-category", "0"], capsys)
     assert "colours is 'x' without a detector" in said([*SMALL, "--colours", "x"], capsys)
+    assert "nosuch is not a folder" in said([*SMALL, "--policy", "nosuch"], capsys)
     told = said([*SMALL, "--vocabulary", "real"], capsys)
     assert "nothing judges the drawings; name a Mask2Former with --detector" in told
     assert "is not a folder" in said(

@@ -137,6 +137,15 @@ def test_captions_that_do_not_fit_the_pictures_are_refused_by_name(
     assert "is not a model folder: it has no config.json" in told
 
 
+def test_what_stands_behind_an_end_token_is_measured(folder: Path) -> None:
+    scores = {}
+    for name, more in (("plain", ""), ("hidden", " </s> a large blue square")):
+        lines(folder / f"{name}.jsonl", {"image": "a.png", "caption": f"a small red circle{more}"})
+        found = measured(folder, "--clip", str(WEIGHTS / "clip"), file=f"{name}.jsonl")
+        scores[name] = found["metrics"]["clip_score"]
+    assert scores["hidden"] != pytest.approx(scores["plain"], abs=1e-4)
+
+
 def test_a_damaged_picture_is_refused_by_name(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     whole = (folder / "b.png").read_bytes()
     (folder / "b.png").write_bytes(whole[: len(whole) // 2])

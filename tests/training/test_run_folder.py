@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 
 from sightloop.cli import main
+from sightloop.shapes.models import WEIGHTS
+from sightloop.shapes.pictures import write_pictures
 from sightloop.training import run_folder
 
+CAPTIONER, JUDGE = str(WEIGHTS / "captioner"), str(WEIGHTS / "judge")
 START = ["train", "vlrm", "--batch", "4", "--steps", "1", "--draw.max-new-tokens", "4"]
 START += ["--held-out.max-tokens", "4", "--held-out.limit", "4"]
 
@@ -166,3 +169,39 @@ def test_a_run_that_has_trained_stays_though_it_fails_before_its_first_checkpoin
     assert (older / "checkpoints" / "step_000001").is_dir()
     assert '"kind": "train"' in (run / "metrics.jsonl").read_text()
     assert not (run / "checkpoints").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["vlrm", "--images", "photosss/", "--policy", CAPTIONER, "--judge", JUDGE], "'photosss/'"),
+        (["vlrm", "--held-out.images", "photosss/"], "'photosss/'"),
+        (["unirl-grpo", "--policy", "nosuch/"], "nosuch is not a folder"),
+        (["unirl-grpo", "--quizzes.file", "nosuch.jsonl"], "quizzes.file is 'nosuch.jsonl', which does not"),
+        (["unirl-sft", "--both-sides.fixed", "nosuch/"], "both_sides.fixed is 'nosuch/', which does not"),
+    ],
+)
+def test_what_is_missing_is_told_before_anything_is_loaded(
+    tmp_path: Path,
+    words: list[str],
+    told: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    loaded: list[str] = []
+    monkeypatch.setattr("sightloop.recipes.vlrm.load_policy", lambda *_: loaded.append("policy"))
+    monkeypatch.setattr("sightloop.recipes.unirl_grpo.judges_of", lambda *_: loaded.append("judges"))
+    monkeypatch.setattr("sightloop.recipes.unirl_sft.judges_of", lambda *_: loaded.append("judges"))
+    preset = ["--preset", "shapes"] if words[0] == "vlrm" else []
+    assert told in refused(capsys, "train", *words, *preset, "--run", str(tmp_path / "run"))
+    assert loaded == [] and list(tmp_path.iterdir()) == []
+
+
+def test_a_run_without_an_evaluation_says_what_one_takes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures = write_pictures(tmp_path / "pictures", number=8, seed=0)
+    words = ["--images", str(pictures), "--judge", JUDGE, "--run", str(tmp_path / "run")]
+    main([*START[:-2], *words])
+    told = capsys.readouterr()
+    assert "nothing is evaluated in this run; name pictures with --held-out.images" in told.out + told.err
