@@ -53,6 +53,10 @@ class ImageBatch:
         )
 
 
+class BrokenPictureError(ValueError):
+    """A picture of a set cannot be read, and none is to be left out."""
+
+
 OnBroken = Literal["raise", "leave out"]
 
 
@@ -60,8 +64,7 @@ class ImageSet:
     """Every picture of a source once, in the order of its files; each `iter` is a fresh pass.
 
     A broken picture raises, because a figure must not change in silence with the pictures it is made of. With
-    `on_broken` "leave out" they are logged and named in `left_out`, and keep their places in `indices`; the
-    sentence about one that raises ends in `way_out`.
+    `on_broken` "leave out" they are logged and named in `left_out`, and keep their places in `indices`.
     """
 
     def __init__(
@@ -72,7 +75,6 @@ class ImageSet:
         batch_size: int = 64,
         limit: int | None = None,
         on_broken: OnBroken = "raise",
-        way_out: str = "",
         workers: int = 2,
         seed: int = 0,
     ) -> None:
@@ -89,7 +91,6 @@ class ImageSet:
         self._batch_size = batch_size
         self._limit = limit
         self._on_broken: OnBroken = on_broken
-        self._way_out = way_out
         self._workers = workers
         self._seed = seed
 
@@ -120,9 +121,7 @@ class ImageSet:
 
     def _leave_out(self, broken: Broken) -> None:
         if self._on_broken == "raise":
-            raise ValueError(
-                f"broken picture {broken.source}: {broken.reason}. Repair or remove it{self._way_out}"
-            )
+            raise BrokenPictureError(f"broken picture {broken.source}: {broken.reason}. Repair or remove it")
         logger.warning("broken picture left out: %s: %s", broken.source, broken.reason)
         self.left_out.append(broken)
 

@@ -59,6 +59,9 @@ def evaluate_both_sides(options: BothSidesOptions) -> str:
     """
     config = config_of(options)
     models = models_of(options)
+    for name in (options.policy, options.against):
+        if name and name != NOTHING and not is_run(name):
+            found_in(Path(name))
     judged = in_world(config) or config.both_sides.detector
     evaluator = evaluator_of(config, asks_of(config), None) if judged else None
     if evaluator is None:
@@ -120,15 +123,13 @@ def models_of(options: BothSidesOptions) -> list[Named]:
     """The models in the order of tables, the one that is compared with first.
 
     Raises:
-        ValueError: a model is compared with itself, or does not exist.
+        ValueError: a model is compared with itself.
     """
 
     def named(name: str) -> Named:
         if name and is_run(name):
             parts = Parts()
         else:
-            if name:
-                found_in(Path(name))
             parts = Parts(magvit=options.magvit, tokenizer=options.tokenizer, tower=options.tower)
         told = Path(name).name if name else f"the embedded world's {options.world_model}"
         return Named(

@@ -117,8 +117,8 @@ def open_detector(job: GenEvalJob) -> Detector:
         return ZeroShotDetector.from_pretrained(job.detector, floor=job.rules.floor, device=device)
     if kind != "mask2former":
         raise ValueError(
-            f"{job.detector} is a {kind} model; use a Mask2Former or {' or '.join(FAMILIES)}; `sightloop "
-            "evaluate geneval` reads what others saw with --detections"
+            f"{job.detector} is a {kind} model; use a Mask2Former, {' or '.join(FAMILIES)}, or let "
+            "`sightloop evaluate geneval` read what another one saw with --detections"
         )
     return Mask2FormerDetector.from_pretrained(job.detector, floor=job.rules.floor, device=device)
 

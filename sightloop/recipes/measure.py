@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 
 from sightloop.data.decode import Decoding, Fit
-from sightloop.data.images import ImageSet, OnBroken
+from sightloop.data.images import BrokenPictureError, ImageSet, OnBroken
 from sightloop.data.sources import FileSource, open_source
 from sightloop.evaluation.captions import caption_measures, truth_measures
 from sightloop.evaluation.chair import chair
@@ -68,9 +68,16 @@ def _usual_writing(model: str) -> tuple[str, HeldOutSettings]:
 def caption_pictures(
     policy: AnyCaptioner, pictures: ImageSet, options: dict[str, Any]
 ) -> Iterator[tuple[str, str]]:
-    """Path and caption of each picture, in order."""
-    for batch in pictures:
-        yield from zip(batch.sources, policy.write(policy.look(batch.images), **options), strict=True)
+    """Path and caption of each picture, in order.
+
+    Raises:
+        ValueError: a picture is broken.
+    """
+    try:
+        for batch in pictures:
+            yield from zip(batch.sources, policy.write(policy.look(batch.images), **options), strict=True)
+    except BrokenPictureError as error:
+        raise ValueError(f"{error}, or leave such images out with --on-broken leave-out") from error
 
 
 BrokenImages = Literal["leave-out", "stop"]
@@ -125,7 +132,6 @@ def _image_set(
         batch_size=32,
         limit=limit,
         on_broken=_ON_BROKEN[on_broken],
-        way_out=", or leave such images out with --on-broken leave-out",
     )
 
 
