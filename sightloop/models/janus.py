@@ -304,10 +304,11 @@ class Janus(nn.Module):
             )
 
     def _check_codes(self, tokens: Tokens) -> None:
-        counted = tokens.ids[tokens.mask]
         if tokens.ids.shape[1] > self.num_image_tokens:
             raise ValueError(f"{tokens.ids.shape[1]} tokens; a picture has {self.num_image_tokens}")
-        if len(counted) and not 0 <= int(counted.min()) <= int(counted.max()) < self.pictures.num_codes:
+        outside = (tokens.ids < 0) | (tokens.ids >= self.pictures.num_codes)
+        if bool((outside & tokens.mask).any()):
+            counted = tokens.ids[tokens.mask]
             raise ValueError(
                 f"image tokens are {int(counted.min())} to {int(counted.max())}; there are "
                 f"{self.pictures.num_codes} codes"

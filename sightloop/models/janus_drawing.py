@@ -158,7 +158,9 @@ class JanusDrawing:
         def logits(*parts: Tensor) -> Tensor:
             return self.body.code_logits(*parts, guidance=guidance)
 
-        return code_log_probs(logits, tuple(part[mask] for part in hidden), ids[mask], under=under)
+        # One look at the mask for all that is picked by it.
+        at = mask.nonzero(as_tuple=True)
+        return code_log_probs(logits, tuple(part[at] for part in hidden), ids[at], under=under)
 
     def logits(self, texts: list[str], ids: Int[Tensor, "B T"], sampling: Sampling) -> Float[Tensor, "B T V"]:
         """All logits of the law's guidance at every code, in memory at once; they carry the gradient."""

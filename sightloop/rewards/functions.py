@@ -191,7 +191,7 @@ def _column(name: str, outcome: Outcome) -> list[Any] | None:
     if name in ("completions", "answers"):
         return list(outcome.texts())
     if name == "completion_ids":
-        rows = zip(outcome.tokens.ids, outcome.tokens.mask, strict=True)
+        rows = zip(outcome.tokens.ids.cpu(), outcome.tokens.mask.cpu(), strict=True)
         return [numbers_of(ids[mask]) for ids, mask in rows]
     if name == "prompts":
         # Drawings come with what is asked about them, and their source is the prompt.
