@@ -18,7 +18,10 @@ _GROUPS = (
     ("Captions while training", ("tokens/",)),
     ("Drawing side", ("drawing/",)),
     ("Answering side", ("answering/",)),
-    ("Learning", ("policy/", "critic/", "advantage/", "groups/", "filter/", "gradient/", "learning_rate")),
+    (
+        "Learning",
+        ("policy/", "critic/", "advantage/", "groups/", "filter/", "update/", "gradient/", "learning_rate"),
+    ),
 )
 _RESAMPLES = 1000
 _COST = ("Time and memory", ("speed/", "seconds/", "memory/"))

@@ -51,6 +51,9 @@ _TRAINING = {
         text="groups without signal", better=_DOWN, meaning="all their drawings earned the same"
     ),
     "filter/kept": Label(text="drawings that the filter keeps", meaning="share of the batch"),
+    "update/skipped": Label(
+        text="steps without an update", better=_DOWN, meaning="no sample had a weight in the loss"
+    ),
     "gradient/cosine": Label(
         text="cosine of both sides' gradients", meaning="below 0 drawing and answering pull apart"
     ),

@@ -144,6 +144,19 @@ def useless_critic(history: History) -> str | None:
     )
 
 
+def skipped_updates(history: History) -> str | None:
+    """Nothing of the latest batch was learned from."""
+    if not history.train or not history.train[-1].get("update/skipped"):
+        return None
+    step, recent = history.train[-1]["step"], history.train[-_WINDOW:]
+    count = sum(bool(record.get("update/skipped")) for record in recent)
+    return (
+        f"nothing was updated at step {step:.0f}: no sample of the batch has a weight in the loss, because a "
+        f"filter kept none or no group had two different rewards ({count} of the last {len(recent)} steps); "
+        "with many such steps draw more samples a step, or filter less"
+    )
+
+
 def not_a_number(history: History) -> str | None:
     """A figure of the latest records is not finite."""
     latest = [*history.train[-1:], *history.evals[-1:]]
@@ -179,6 +192,7 @@ CHECKS: dict[str, Callable[[History], str | None]] = {
     "lost_ends": lost_ends,
     "fewer_words": fewer_words,
     "useless_critic": useless_critic,
+    "skipped_updates": skipped_updates,
     "not_a_number": not_a_number,
 }
 

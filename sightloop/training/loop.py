@@ -174,7 +174,8 @@ def update(
 
     With `apart` the gradients of a rollout's turns are measured each by itself, and balanced if the
     experiment says so. If a loss or gradient is not finite on any rank, nothing is updated and `problem`
-    names the samples.
+    names the samples. If no token of any rank weighs anything, nothing is updated either: a step with zero
+    gradients would still move the weights by the optimizer's momentum.
 
     Raises:
         ValueError: a relaxed rollout, which allows one backward pass, does not fit in one micro-batch.
@@ -187,6 +188,8 @@ def update(
             f"{schedule.micro_batch} to {len(rollout)}, the samples of a step on a rank, or draw without it"
         )
     optimizer.zero_grad(set_to_none=True)
+    if not distributed.any_rank(bool(credit.shares.any())):
+        return Measured(losses={}, gradient_norms={}, skipped=True)
     totals: dict[str, Tensor] = {}
     seen: list[tuple[Tensor, Tensor]] = []
     sides = SideGradients(_parameters(optimizer)) if apart and len(rollout.turns) > 1 else None

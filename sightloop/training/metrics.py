@@ -23,6 +23,8 @@ class Measured:
     """Norms of the gradients of drawing and answering and their cosine, where they were looked at."""
     problem: str | None = None
     """Why nothing was updated: a sentence about a loss or gradient that is not finite."""
+    skipped: bool = False
+    """Nothing was updated because no token of any rank had a share of the loss."""
 
 
 def rollout_metrics(rollout: Rollout, credit: Credit) -> dict[str, float]:
@@ -58,6 +60,8 @@ def update_metrics(measured: Measured, seconds: dict[str, float], num_images: in
         metrics = dict(zip(measured.losses, totals.tolist(), strict=True))
     metrics |= {f"gradient/norm_{name}": norm for name, norm in measured.gradient_norms.items()}
     metrics |= {f"gradient/{name}": value for name, value in measured.side_gradients.items()}
+    if measured.skipped:
+        metrics["update/skipped"] = 1.0
     metrics |= {f"seconds/{phase}": value for phase, value in seconds.items()}
     images = int(distributed.sum_over_ranks(torch.tensor(num_images)))
     metrics["speed/images_per_second"] = images / sum(seconds.values())

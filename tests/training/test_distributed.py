@@ -98,6 +98,10 @@ def test_a_step_that_breaks_on_one_rank_ends_all_with_the_same_words(results: Re
     assert "not finite on 1 sample: picture 6 (reward inf" in messages[0]
 
 
+def test_a_step_moves_nothing_only_if_nothing_weighs_anything_on_any_rank(results: Results) -> None:
+    assert [result["filtered"] for result in results] == [[True, False, True]] * 2
+
+
 def test_on_one_rank_everything_is_the_identity() -> None:
     numbers = torch.tensor([1.0, 2.0])
     assert distributed.sum_over_ranks(numbers) is numbers

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +16,7 @@ from toy_run import LAW, SCHEDULE, Collector, Numbers, ToyPolicy, experiment_of,
 
 from sightloop.training.loop import Experiment, by_length, train, trimmed, update
 from sightloop.training.optimizer import make_optimizer
-from sightloop.types import Credit, LossOutput, Policy, Prompt, Rollout, Tokens, Turn
+from sightloop.types import Algorithm, Credit, LossOutput, Policy, Prompt, Rollout, Tokens, Turn
 
 BATCH = 11
 LOOSE = replace(SCHEDULE, clip="none", warmup_steps=0)
@@ -175,6 +178,64 @@ def test_a_step_that_is_not_finite_names_its_sample_and_updates_nothing(what: st
     alarms = [json.loads(line) for line in (tmp_path / "run" / "alarms.jsonl").read_text().splitlines()]
     assert [(alarm["step"], alarm["name"]) for alarm in alarms] == [(1, "not_finite")]
     assert "picture 5" in alarms[0]["message"] and "learning rate" in alarms[0]["message"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weighing:
+    """A2C, but in some steps nothing weighs anything, as if a filter had kept no sample."""
+
+    inner: Algorithm
+    nothing_in: tuple[int, ...]
+    seen: list[list[Tensor]]
+    """Weights and optimizer state before each step."""
+    look: Callable[[], list[Tensor]]
+
+    def credit(self, policy: Policy, rollout: Rollout) -> Credit:
+        """Credit of the inner algorithm, its shares all 0 in those steps."""
+        self.seen.append(self.look())
+        credit = self.inner.credit(policy, rollout)
+        if len(self.seen) not in self.nothing_in:
+            return credit
+        nothing = {parameter: 0 * gradient for parameter, gradient in credit.settled.items()}
+        return replace(credit, shares=0 * credit.shares, settled=nothing)
+
+    def loss(self, policy: Policy, rollout: Rollout, credit: Credit) -> LossOutput:
+        """The inner algorithm's."""
+        return self.inner.loss(policy, rollout, credit)
+
+
+def test_a_step_in_which_nothing_weighs_anything_moves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    optimizers: list[torch.optim.Adam] = []
+
+    def remembered(*args: Any) -> torch.optim.Adam:
+        optimizers.append(make_optimizer(*args))
+        return optimizers[0]
+
+    monkeypatch.setattr("sightloop.training.loop.make_optimizer", remembered)
+
+    def look() -> list[Tensor]:
+        parameters = [p for group in optimizers[0].param_groups for p in group["params"]]
+        states = [value for p in parameters for value in optimizers[0].state.get(p, {}).values()]
+        return [value.detach().clone() for value in [*parameters, *states]]
+
+    toy = experiment_of(replace(SCHEDULE, steps=6, warmup_steps=0))
+    algorithm = Weighing(inner=toy.algorithm, nothing_in=(4, 5), seen=[], look=look)
+    train(replace(toy, algorithm=algorithm), run_in(tmp_path / "run", toy.schedule))
+    steps = [*algorithm.seen, look()]
+
+    def same(one: list[Tensor], other: list[Tensor]) -> bool:
+        return len(one) == len(other) and all(map(torch.equal, one, other))
+
+    # Momentum from the first three steps would move the weights in the fourth and fifth.
+    assert [same(*pair) for pair in pairwise(steps)] == [False, False, False, True, True, False]
+    records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    skipped = [record["step"] for record in records if record.get("update/skipped")]
+    assert skipped == [4, 5]
+    alarms = [json.loads(line) for line in (tmp_path / "run" / "alarms.jsonl").read_text().splitlines()]
+    assert [(alarm["step"], alarm["name"]) for alarm in alarms] == [(4, "skipped_updates")]
+    assert "nothing was updated at step 4" in alarms[0]["message"]
 
 
 def test_a_relaxed_rollout_must_fit_in_one_micro_batch() -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from toy_run import SCHEDULE, Collector, ToyPolicy, experiment_of, run_in
 
 from sightloop.training import distributed
 from sightloop.training.loop import train
-from sightloop.types import Rollout
+from sightloop.types import Algorithm, Credit, LossOutput, Policy, Rollout
 
 QUIET = Collector(noise=())
 FIVE = replace(SCHEDULE, steps=5)
@@ -79,6 +80,43 @@ class BreaksOnOne(Collector):
         return replace(rollout, rewards=rollout.rewards + worse[:, None])
 
 
+@dataclass(frozen=True, kw_only=True)
+class Filtered:
+    """A2C that keeps nothing in step 2, and on one rank alone in step 3."""
+
+    inner: Algorithm
+    calls: list[None]
+
+    def credit(self, policy: Policy, rollout: Rollout) -> Credit:
+        """Credit of the inner algorithm, without shares where nothing is kept."""
+        self.calls.append(None)
+        credit = self.inner.credit(policy, rollout)
+        step = len(self.calls)
+        kept = step != 2 and (step != 3 or distributed.rank() == 0)
+        return credit if kept else replace(credit, shares=0 * credit.shares, settled={})
+
+    def loss(self, policy: Policy, rollout: Rollout, credit: Credit) -> LossOutput:
+        """The inner algorithm's."""
+        return self.inner.loss(policy, rollout, credit)
+
+
+def filtered(folder: Path) -> list[bool]:
+    """Whether each of three steps moved the weights, by the checkpoints."""
+    schedule = replace(SCHEDULE, steps=3, save_every=1)
+    plain = experiment_of(schedule, collector=QUIET)
+    experiment = replace(plain, algorithm=Filtered(inner=plain.algorithm, calls=[]))
+    tables = [experiment.policy.table.detach().clone()]
+    run = run_in(folder, schedule)
+
+    def remember(*args: Any) -> None:
+        type(run).save(run, *args)
+        tables.append(experiment.policy.table.detach().clone())
+
+    run.save = remember
+    train(experiment, run)
+    return [not torch.equal(one, other) for one, other in pairwise(tables)]
+
+
 def broken(folder: Path) -> str:
     """What a rank says of a step that is not finite on the other."""
     try:
@@ -99,6 +137,7 @@ def main() -> None:
         "sharded": trained(folder / "sharded", shard=True),
         "stopped": stopped_by_one(folder / "stopped", rank),
         "broken": broken(folder / "broken"),
+        "filtered": filtered(folder / "filtered"),
     }
     (folder / f"rank_{rank}.json").write_text(json.dumps(results))
     distributed.stop()
