@@ -96,7 +96,61 @@ def test_samples_of_a_group_hide_other_codes_at_one_ratio() -> None:
     assert not torch.equal(order.tokens.mask[0], order.tokens.mask[1])
 
 
-def test_orders_of_an_algorithm_come_from_the_global_generator() -> None:
+ORDERS = (SomeRounds(number=1), SomeRounds(number=2), FreshMasks(), FreshMasks(number=3))
+
+
+def seeded(size: int = 6, *, first: int = 0, texts: str = "aabbab") -> Turn:
+    """Drawings of 20 codes in five rounds, each with its own seed."""
+    places = torch.arange(20)
+    steps = torch.stack([(places * (row % 4 + 1)) % 5 for row in range(size)])
+    tokens = Tokens(ids=steps, mask=steps >= 0, decode_step=steps)
+    seeds = [9 + 7 * (first + row) for row in range(size)]
+    return Turn(prompt=Prompt(texts=list(texts[:size]), wants="image", seeds=seeds), tokens=tokens)
+
+
+def masks(turns: list[Turn]) -> torch.Tensor:
+    return torch.stack([order.tokens.mask for order in turns], 1)
+
+
+@pytest.mark.parametrize("orders", ORDERS)
+def test_any_split_over_ranks_hides_the_codes_that_one_process_hides(orders: SomeRounds | FreshMasks) -> None:
+    whole = seeded()
+    expected = masks(orders(whole))
+    # Groups lie on both ranks: "a" on rows 0, 1 and 4.
+    for parts in ([[0, 1, 2], [3, 4, 5]], [[1, 4, 5], [0, 2, 3]], [[5], [4, 3, 2, 1, 0]]):
+        rows = [whole.rows(torch.tensor(part)) for part in parts]
+        known: list[dict[str, int]] = []
+        for turn in rows:
+            mine: dict[str, int] = {}
+            for text, seed in zip(turn.prompt.texts, turn.prompt.seeds or [], strict=True):
+                mine[text] = min(seed, mine.get(text, seed))
+            known.append(mine)
+        shared = replace(orders, gather=lambda _, known=known: known) if hasattr(orders, "gather") else orders
+        for part, turn in zip(parts, rows, strict=True):
+            torch.manual_seed(len(part))
+            assert torch.equal(masks(shared(turn)), expected[part])
+
+
+@pytest.mark.parametrize("orders", ORDERS)
+def test_other_seeds_hide_other_codes_and_the_global_generator_is_left_alone(
+    orders: SomeRounds | FreshMasks,
+) -> None:
+    before = torch.random.get_rng_state()
+    found = [masks(orders(seeded(first=first))) for first in (0, 50)]
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert not torch.equal(*found)
+    # All seeds of a prompt decide: its drawings hide other codes than each other.
+    assert len(found[0].flatten(1).unique(dim=0)) > 2
+
+
+def test_ratios_differ_by_step_and_prompt_and_are_those_of_the_group() -> None:
+    counts = torch.stack([masks(FreshMasks()(seeded(first=10 * step)))[:, 0].sum(1) for step in range(30)])
+    assert torch.equal(counts[:, 0], counts[:, 1]) and torch.equal(counts[:, 0], counts[:, 4])
+    assert len(counts[:, 0].unique()) > 8
+    assert float((counts[:, 0] == counts[:, 2]).float().mean()) < 0.5
+
+
+def test_orders_without_seeds_come_from_the_global_generator() -> None:
     for orders, number in ((SomeRounds(number=1), 1), (FreshMasks(number=3), 3)):
         torch.manual_seed(4)
         first = orders(turn())

@@ -1,0 +1,16 @@
+"""Runs of UniRL under torchrun, one after another: `two_ranks.py FILE`, a JSON list of command lines."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+from sightloop.cli import main
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    for words in json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")):
+        main(words)
