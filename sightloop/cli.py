@@ -21,7 +21,7 @@ from sightloop.cli_doctor import doctor
 from sightloop.cli_evaluate import EVALUATIONS, decode_of
 from sightloop.cli_unified import ask, convert, draw
 from sightloop.recipes.catalog import RECIPES
-from sightloop.recipes.config_json import config_from_json
+from sightloop.recipes.config_json import config_of_run
 from sightloop.recipes.presets import preset_of
 from sightloop.recipes.unirl_config import UniConfig
 
@@ -96,7 +96,7 @@ def resume(words: list[str]) -> None:
     saved = _read_config(folder / "config.json")
     _start(
         saved["recipe"],
-        config_from_json(RECIPES[saved["recipe"]].config, saved["config"]),
+        config_of_run(RECIPES[saved["recipe"]].config, saved),
         folder,
         resume=True,
     )
@@ -115,7 +115,7 @@ def replay(words: list[str]) -> None:
 
     chosen = tyro.cli(Replay, args=words, prog="sightloop train")
     saved = _read_config(chosen.config)
-    config = config_from_json(RECIPES[saved["recipe"]].config, saved["config"])
+    config = config_of_run(RECIPES[saved["recipe"]].config, saved)
     _start(saved["recipe"], config, chosen.run, overwrite=chosen.overwrite)
 
 

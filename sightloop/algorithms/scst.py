@@ -1,9 +1,10 @@
 """Baselines without a critic: the greedy caption's reward (self-critical training), or the other samples'.
 
 Differences from the papers:
-1. SCST (Rennie et al., arXiv 1612.00563) sums log-probabilities over a caption. Here the loss is their mean
-   over the tokens of the batch (`share="token"`), which differs by one factor a step.
-2. SCST does not scale its advantages; `standardised` is an option. Its mean is then taken out as well.
+1. SCST (Rennie et al., arXiv 1612.00563) sums log-probabilities over a caption and averages over captions.
+   Here the loss is their mean over the tokens of the batch, which differs by one factor a step.
+2. `GreedyBaseline` has the same baseline in VLRM's terms: its objective and shares, and advantages that are
+   standardised over the batch, which takes their mean out as well.
 3. `GroupBaseline` credits a token with the rewards from it onwards and subtracts the mean total of the
    picture's other captions (leave-one-out, Kool et al. 2019) or of all (as GRPO, arXiv 2402.03300, but
    without its ratio and penalty: each caption is used once).
@@ -37,12 +38,12 @@ def self_critical(
 
 
 @dataclass(frozen=True, kw_only=True)
-class SCST:
-    """Self-critical training: the sampled caption's total reward minus that of the greedy caption."""
+class GreedyBaseline:
+    """The sampled caption's total reward minus that of the greedy caption."""
 
-    objective: Objective = "log_probability"
-    share: Share = "token"
-    standardised: bool = False
+    objective: Objective = "probability"
+    share: Share = "caption"
+    standardised: bool = True
     """Advantages to mean 0 and standard deviation 1 over the samples of all ranks."""
     under: Sampling | None = None
     """The law whose probabilities are pushed; None = the model's own."""
@@ -60,7 +61,7 @@ class SCST:
         """
         if rollout.baseline is None:
             raise ValueError(
-                "the rollout has no baseline; SCST needs greedy captions judged while collecting"
+                "the rollout has no baseline; the algorithm needs greedy captions judged while collecting"
             )
         mask = only_turn(rollout).tokens.mask
         advantages = self_critical(rollout.rewards, mask, rollout.baseline)
@@ -76,6 +77,41 @@ class SCST:
     def loss(self, policy: Policy, rollout: Rollout, credit: Credit) -> LossOutput:
         """The objective of each token."""
         return policy_loss(policy, only_turn(rollout), credit, objective=self.objective, under=self.under)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SCST:
+    """Self-critical training as published: the log-probability of each token times the caption's total reward
+    minus that of the greedy caption, which is not scaled.
+    """
+
+    under: Sampling | None = None
+    """The law whose probabilities are pushed; None = the model's own."""
+    reduce: Reduction = one_rank
+
+    def __post_init__(self) -> None:
+        self._plain()
+
+    def credit(self, policy: Policy, rollout: Rollout) -> Credit:
+        """Total reward minus the greedy caption's, on every token of the sample.
+
+        Raises:
+            ValueError: the rollout has no baseline.
+        """
+        return self._plain().credit(policy, rollout)
+
+    def loss(self, policy: Policy, rollout: Rollout, credit: Credit) -> LossOutput:
+        """`-log p` times the advantage of each token."""
+        return self._plain().loss(policy, rollout, credit)
+
+    def _plain(self) -> GreedyBaseline:
+        return GreedyBaseline(
+            objective="log_probability",
+            share="token",
+            standardised=False,
+            under=self.under,
+            reduce=self.reduce,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

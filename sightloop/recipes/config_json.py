@@ -1,12 +1,16 @@
-"""Recipe configurations as JSON and back."""
+"""Recipe configurations as JSON and back, also from run folders of earlier releases."""
 
 from __future__ import annotations
 
 import dataclasses
 import types
 import typing
+from collections.abc import Mapping
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any, TypeVar
+
+from sightloop.recipes.presets import is_janus
 
 Config = TypeVar("Config")
 
@@ -29,6 +33,43 @@ def config_from_json(kind: type[Config], data: dict[str, Any]) -> Config:
             hint = f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(hints)}"
             raise ValueError(f"{kind.__name__} has no setting {name!r}; {hint}")
     return kind(**{name: _value(hints[name], value, name) for name, value in data.items()})
+
+
+def checked(config: Config) -> Config:
+    """The configuration, once every value is of its type and every choice among the known ones.
+
+    The command line and files are checked as they are read; configurations made in Python are not.
+
+    Raises:
+        ValueError: a value of another type, or a choice that does not exist.
+    """
+    return config_from_json(type(config), config_to_json(config))
+
+
+def config_of_run(kind: type[Config], saved: Mapping[str, Any]) -> Config:
+    """The configuration in a run folder's config.json, as it was meant when it was written.
+
+    Raises:
+        ValueError: a name the configuration does not have, or a value of another type.
+    """
+    config = saved["config"]
+    if saved.get("format", 1) == 1:
+        config = _from_format_1(config)
+    return config_from_json(kind, config)
+
+
+def _from_format_1(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Format 1 called the greedy baseline "scst", and ended a Show-o's relaxed drawings with one round."""
+    changed = dict(config)
+    if changed.get("algorithm") == "scst":
+        changed["algorithm"] = "greedy-baseline"
+    if "relaxation" in changed:
+        relaxation = dict(changed["relaxation"])
+        last = relaxation.pop("round", -1)
+        policy = changed.get("policy", "")
+        janus = is_janus(Path(policy)) if policy else changed.get("world_model") == "janus"
+        changed["relaxation"] = relaxation if janus else relaxation | {"codes": "one-round", "round": last}
+    return changed
 
 
 def _value(kind: Any, value: Any, name: str) -> Any:

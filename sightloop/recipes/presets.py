@@ -24,9 +24,9 @@ def preset_of(presets: Mapping[str, Any], words: Sequence[str]) -> str:
         return chosen
     policy = _option(words, "--policy")
     fitting = [name for name in presets if name.startswith("shapes") != bool(policy)]
-    is_janus = _is_janus(Path(policy)) if policy else _option(words, "--world-model") == "janus"
+    wanted = is_janus(Path(policy)) if policy else _option(words, "--world-model") == "janus"
     janus = [name for name in fitting if name.endswith("-janus")]
-    return janus[0] if is_janus and janus else fitting[0]
+    return janus[0] if wanted and janus else fitting[0]
 
 
 def _option(words: Sequence[str], name: str) -> str | None:
@@ -39,7 +39,8 @@ def _option(words: Sequence[str], name: str) -> str | None:
     return None
 
 
-def _is_janus(folder: Path) -> bool:
+def is_janus(folder: Path) -> bool:
+    """Whether a model folder says that it holds a Janus."""
     file = folder / "config.json"
     if not file.is_file():
         return False

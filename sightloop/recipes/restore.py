@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from sightloop.recipes.catalog import RECIPES
-from sightloop.recipes.config_json import config_from_json
+from sightloop.recipes.config_json import config_of_run
 from sightloop.recipes.vlrm import AnyCaptioner, base_model, load_policy
 from sightloop.recipes.vlrm_config import VlrmConfig
 from sightloop.training import checkpoint
@@ -77,7 +77,7 @@ def recipe_and_config(run: Path) -> tuple[str, Any]:
     recipe = saved.get("recipe")
     if recipe not in RECIPES:
         raise ValueError(f"{run} is not a run folder: its config.json names none of {', '.join(RECIPES)}")
-    return recipe, config_from_json(RECIPES[recipe].config, saved["config"])
+    return recipe, config_of_run(RECIPES[recipe].config, saved)
 
 
 def saved_step(run: Path, step: str) -> checkpoint.Saved:

@@ -68,8 +68,13 @@ VARIANTS = {
         says="4 captions an image, group mean as baseline, no critic",
         config=replace(SHAPES, algorithm="group", batch=64, draw=replace(SHAPES.draw, per_image=4)),
     ),
-    "scst": Variant(
-        says="SCST: greedy caption as baseline, no critic", config=replace(SHAPES, algorithm="scst")
+    "greedy_baseline": Variant(
+        says="the greedy caption's reward as baseline (p, standardized), no critic",
+        config=replace(SHAPES, algorithm="greedy-baseline"),
+    ),
+    # "scst-*" are runs of the first release, which are now called "greedy_baseline".
+    "scst_published": Variant(
+        says="SCST (log p, plain advantage), no critic", config=replace(SHAPES, algorithm="scst")
     ),
     "forgiving": Variant(says="a forgiving judge", config=_judged_by("judge_forgiving")),
     "hackable": Variant(

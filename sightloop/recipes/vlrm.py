@@ -29,20 +29,22 @@ Differences from the paper, and readings where it leaves a choice (option, prese
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from sightloop.algorithms.a2c import A2C
-from sightloop.algorithms.scst import SCST, GroupBaseline
+from sightloop.algorithms.a2c import A2C, Objective, Share
+from sightloop.algorithms.scst import SCST, GreedyBaseline, GroupBaseline
 from sightloop.data.batches import Batching, ImageStream
 from sightloop.data.decode import Decoding
 from sightloop.data.sources import Source
 from sightloop.models.blip2 import TOWER, Blip2Captioner, same_tower
 from sightloop.models.captioner import CaptionerSettings, GenericCaptioner
 from sightloop.models.critic import TrunkCritic
+from sightloop.recipes.config_json import checked
 from sightloop.recipes.embedded_world import is_bundled, is_world_folder
 from sightloop.recipes.held_out import held_out_of, open_pictures
 from sightloop.recipes.named_models import model_config
@@ -69,6 +71,9 @@ from sightloop.training.heap import give_back
 from sightloop.training.loop import Experiment
 from sightloop.types import Algorithm, Reward, Sampling
 
+OBJECTIVE: Objective = "probability"  # Paper: eq. 4
+SHARE: Share = "caption"
+"""What is pushed and how it is averaged where the configuration leaves it to the algorithm."""
 AnyCaptioner = Blip2Captioner | GenericCaptioner
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 NUM_SCENES, NUM_HELD_OUT = 4096, 500
@@ -81,6 +86,7 @@ def build(config: VlrmConfig, run_folder: Path) -> Experiment:
     Raises:
         ValueError: a setting that cannot work, with the value and the fix.
     """
+    config = checked(config)
     world = shapes_world(config, run_folder) if not config.data.images else None
     config = config if world is None else world
     require_models(config)
@@ -235,27 +241,58 @@ def drawing(config: VlrmConfig) -> Sampling:
 
 
 def _algorithm(config: VlrmConfig, critic: TrunkCritic | None) -> Algorithm:
-    under = drawing(config) if config.law == "drawing" else None
-    reduce = distributed.sum_over_ranks
-    if critic is not None:
-        return A2C(
-            critic=critic,
-            gamma=config.gamma,
-            objective=config.objective,
-            share=config.share,
-            value_weight=config.critic.value_weight,
-            under=under,
-            reduce=reduce,
-            critic_batch=config.schedule.micro_batch,
-            between=give_back,
-        )
-    if config.algorithm == "scst":
-        return SCST(
-            objective=config.objective, share=config.share, standardised=True, under=under, reduce=reduce
-        )
-    return GroupBaseline(
-        gamma=config.gamma, objective=config.objective, share=config.share, under=under, reduce=reduce
+    """The algorithm by name."""
+    return _ALGORITHMS[config.algorithm](config, critic)
+
+
+def _under(config: VlrmConfig) -> Sampling | None:
+    return drawing(config) if config.law == "drawing" else None
+
+
+def _a2c(config: VlrmConfig, critic: TrunkCritic | None) -> Algorithm:
+    assert critic is not None
+    return A2C(
+        critic=critic,
+        gamma=config.gamma,
+        objective=config.objective or OBJECTIVE,
+        share=config.share or SHARE,
+        value_weight=config.critic.value_weight,
+        under=_under(config),
+        reduce=distributed.sum_over_ranks,
+        critic_batch=config.schedule.micro_batch,
+        between=give_back,
     )
+
+
+def _scst(config: VlrmConfig, _critic: TrunkCritic | None) -> Algorithm:
+    return SCST(under=_under(config), reduce=distributed.sum_over_ranks)
+
+
+def _greedy_baseline(config: VlrmConfig, _critic: TrunkCritic | None) -> Algorithm:
+    return GreedyBaseline(
+        objective=config.objective or OBJECTIVE,
+        share=config.share or SHARE,
+        under=_under(config),
+        reduce=distributed.sum_over_ranks,
+    )
+
+
+def _group(config: VlrmConfig, _critic: TrunkCritic | None) -> Algorithm:
+    return GroupBaseline(
+        gamma=config.gamma,
+        objective=config.objective or OBJECTIVE,
+        share=config.share or SHARE,
+        under=_under(config),
+        reduce=distributed.sum_over_ranks,
+    )
+
+
+_ALGORITHMS: dict[str, Callable[[VlrmConfig, TrunkCritic | None], Algorithm]] = {
+    "a2c": _a2c,
+    "scst": _scst,
+    "greedy-baseline": _greedy_baseline,
+    "group": _group,
+}
 
 
 def _batches(config: VlrmConfig, source: Source, policy: AnyCaptioner) -> ImageStream:
@@ -280,7 +317,7 @@ def _collector(config: VlrmConfig, policy: AnyCaptioner, device: torch.device) -
         prompt=config.draw.prompt,
         per_image=config.draw.per_image,
         chunk=config.draw_batch,
-        greedy_baseline=config.algorithm == "scst",
+        greedy_baseline=config.algorithm in ("scst", "greedy-baseline"),
         keep_features=config.keep_features,
     )
 

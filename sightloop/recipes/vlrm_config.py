@@ -151,15 +151,17 @@ class VlrmConfig:
 
     policy: str = "Salesforce/blip2-opt-2.7b"
     """BLIP-2 (OPT) or any image-text-to-text model: folder or hub name; empty = the embedded world's."""
-    algorithm: Literal["a2c", "scst", "group"] = "a2c"
-    """Learned critic (the paper), greedy caption as baseline, or mean of an image's captions as baseline."""
-    objective: Literal["probability", "log_probability"] = "probability"
-    """What is pushed: p (Paper: eq. 4 as printed) or log p."""
+    algorithm: Literal["a2c", "scst", "greedy-baseline", "group"] = "a2c"
+    """Learned critic (the paper); self-critical training as published (arXiv 1612.00563); the greedy caption
+    as baseline of the paper's objective; or the mean of an image's captions as its baseline.
+    """
+    objective: Literal["probability", "log_probability"] | None = None
+    """What is pushed: p (Paper: eq. 4 as printed) or log p; None = p, and log p for scst."""
     law: Literal["own", "drawing"] = "own"
     """Whose probability: the model's at temperature 1, or the law that drew the captions."""
     gamma: float = 1.0
-    share: Literal["caption", "token"] = "caption"
-    """Every caption or every token weighs the same in the loss."""
+    share: Literal["caption", "token"] | None = None
+    """Every caption or every token weighs the same in the loss; None = captions, and tokens for scst."""
     batch: int = 4096
     """Pictures a step, over all ranks."""
     draw_batch: int | None = 256
@@ -190,6 +192,11 @@ class VlrmConfig:
         if self.batch < 2:
             raise ValueError(
                 f"batch is {self.batch}; the advantages are standardised over it, use at least 2"
+            )
+        if self.algorithm == "scst" and (self.objective, self.share) != (None, None):
+            raise ValueError(
+                f"algorithm 'scst' has its own objective and share; objective is {self.objective!r}, "
+                f"share is {self.share!r}: leave both out, or use 'greedy-baseline', which takes them"
             )
         if self.algorithm == "group" and self.draw.per_image < 2:
             raise ValueError(

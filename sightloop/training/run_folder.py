@@ -18,6 +18,8 @@ from sightloop.training import distributed
 from sightloop.training.checkpoint import finished_checkpoints
 
 PARTIAL = ".partial"
+CONFIG_FORMAT = 2
+"""Of config.json: what its settings are called and mean. The first release wrote none, which counts as 1."""
 _REPLACES = "replaces"
 """The key of environment.json that names the older run until it is removed."""
 _WRITTEN_BY_RUNS = re.compile(
@@ -52,7 +54,7 @@ def reserve(
             place.mkdir(parents=True, exist_ok=True)
             replaced = {} if aside is None else {_REPLACES: aside.name}
             write_json(place / "environment.json", {**environment, **replaced})
-            write_json(place / "config.json", {"recipe": recipe, "config": config})
+            write_json(place / "config.json", {"recipe": recipe, "format": CONFIG_FORMAT, "config": config})
             if aside is not None and (aside / "pictures").is_dir():
                 shutil.copytree(aside / "pictures", place / "pictures")
     distributed.barrier()

@@ -3,7 +3,7 @@ import torch
 from algorithms.captions_of_a_table import TablePolicy, rollout_of
 
 from sightloop.algorithms.a2c import require_choices
-from sightloop.algorithms.scst import SCST, GroupBaseline
+from sightloop.algorithms.scst import SCST, GreedyBaseline, GroupBaseline
 
 MASK = torch.tensor([[True, True, False], [True, True, True], [True, False, False], [True, True, False]])
 REWARDS = torch.tensor([[-1.0, 3.0, 0.0], [0.0, 0.0, 6.0], [1.0, 0.0, 0.0], [0.0, 5.0, 0.0]])
@@ -21,6 +21,32 @@ def test_self_critical_credit_is_the_total_minus_the_greedy_captions() -> None:
     torch.testing.assert_close(credit.shares, MASK / 8)
 
 
+def test_scst_is_the_published_gradient_up_to_the_tokens_a_caption() -> None:
+    actor = policy()
+    rewards, baseline = REWARDS.sum(1), torch.tensor([1.0, 8.0, 1.0, 4.0])
+    rollout = rollout_of(REWARDS, MASK, baseline=baseline)
+    credit = SCST().credit(actor, rollout)
+    (SCST().loss(actor, rollout, credit).per_token * credit.shares).sum().backward()
+    found = actor.logits.grad
+    actor.logits.grad = None
+    summed = (actor.score(rollout.turns[0]).log_probs * MASK).sum(1)
+    (-(rewards - baseline) * summed).mean().backward()
+    assert found is not None and actor.logits.grad is not None
+    torch.testing.assert_close(found * MASK.sum() / len(MASK), actor.logits.grad)
+
+
+def test_the_greedy_baseline_pushes_probabilities_with_standardized_advantages() -> None:
+    actor = policy()
+    rollout = rollout_of(REWARDS, MASK, baseline=torch.tensor([0.0, 9.0, 0.0, 9.0]))
+    algorithm = GreedyBaseline()
+    credit = algorithm.credit(actor, rollout)
+    first = credit.advantages[:, 0]
+    assert float(first.mean()) == pytest.approx(0, abs=1e-6) and float(first.std()) == pytest.approx(1)
+    wanted = -actor.score(rollout.turns[0]).log_probs.exp() * credit.advantages
+    torch.testing.assert_close(algorithm.loss(actor, rollout, credit).per_token, wanted)
+    torch.testing.assert_close(credit.shares.sum(1), torch.full((4,), 0.25))
+
+
 def test_a_caption_as_good_as_the_greedy_one_earns_exactly_0() -> None:
     rollout = rollout_of(REWARDS, MASK, baseline=REWARDS.sum(1))
     assert SCST().credit(policy(), rollout).advantages.abs().max() == 0
@@ -33,7 +59,7 @@ def test_a_rollout_without_a_greedy_baseline_is_refused() -> None:
 
 def test_standardised_self_critical_credit_counts_captions_not_tokens() -> None:
     baseline = REWARDS.sum(1) - torch.tensor([1.0, -1.0, 3.0, 1.0])
-    credit = SCST(standardised=True).credit(policy(), rollout_of(REWARDS, MASK, baseline=baseline))
+    credit = GreedyBaseline().credit(policy(), rollout_of(REWARDS, MASK, baseline=baseline))
     # Of the captions 1, -1, 3, 1: mean 1, variance (0 + 4 + 4 + 0) / 3.
     unit = (3 / 8) ** 0.5
     wanted = torch.tensor([[0.0], [-2.0], [2.0], [0.0]]) * unit * MASK
@@ -42,7 +68,7 @@ def test_standardised_self_critical_credit_counts_captions_not_tokens() -> None:
 
 def test_one_sample_standardises_to_0() -> None:
     rollout = rollout_of(REWARDS[:1], MASK[:1], baseline=torch.zeros(1))
-    assert SCST(standardised=True).credit(policy(), rollout).advantages.tolist() == [[0, 0, 0]]
+    assert GreedyBaseline().credit(policy(), rollout).advantages.tolist() == [[0, 0, 0]]
 
 
 def test_group_credit_is_the_return_minus_the_other_captions_total() -> None:
@@ -82,7 +108,7 @@ def test_the_loss_pushes_the_log_probability_of_good_captions_up() -> None:
     assert sorted(out.metrics) == ["policy/entropy", "policy/loss", "policy/probability"]
 
 
-@pytest.mark.parametrize("algorithm", [SCST(standardised=True), GroupBaseline(share="token")])
+@pytest.mark.parametrize("algorithm", [SCST(), GreedyBaseline(share="token"), GroupBaseline(share="token")])
 def test_the_size_of_the_pieces_leaves_the_gradient_unchanged(algorithm) -> None:
     actor = policy()
     rollout = rollout_of(REWARDS, MASK, baseline=torch.tensor([0.0, 9.0, 0.0, 9.0]), per_image=2)

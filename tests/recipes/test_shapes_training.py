@@ -66,6 +66,7 @@ def test_a_resumed_run_repeats_an_uninterrupted_one(tmp_path: Path) -> None:
     "options",
     [
         ["--algorithm", "scst"],
+        ["--algorithm", "greedy-baseline", "--objective", "log_probability"],
         ["--algorithm", "group", "--draw.per-image", "2"],
         ["--preset", "shapes-rs"],
         ["--gradient-checkpointing", "--draw-batch", "8", "--no-keep-features"],
