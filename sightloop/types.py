@@ -30,10 +30,7 @@ def picked(value: Any, index: Tensor) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How tokens are drawn, and under which law they may be scored.
-
-    All settings below `top_k` concern image tokens only.
-    """
+    """How tokens are drawn, and under which law they may be scored; below `top_k` all is about images."""
 
     max_tokens: int
     temperature: float = 1.0
@@ -41,8 +38,7 @@ class Sampling:
     top_k: int | None = None
     """None keeps the whole vocabulary."""
     guidance: float = 0.0
-    """Classifier-free guidance as each family counts it; 0 = off. Show-o: (1 + g) c - g u; Janus:
-    u + g (c - u)."""
+    """Classifier-free guidance; 0 = off. Show-o: (1 + g) c - g u; Janus: u + g (c - u)."""
     decode_steps: int | None = None
     """Masked decoders: number of parallel rounds."""
     schedule: MaskSchedule = "cosine"
@@ -53,8 +49,10 @@ class Sampling:
     """Straight-through Gumbel temperature: tokens also carry one-hot codes with a gradient. None = plain."""
     relaxed_hard: bool = True
     """Relaxed codes are one-hot with a soft gradient; False: the soft codes themselves."""
-    relaxed_round: int = -1
-    """Masked decoders: the round whose unknown tokens carry the gradient; negative counts from the end."""
+    relaxed_rounds: int | None = None
+    """Masked decoders: so many rounds of each sample, by its seed, carry the gradient; None = all codes."""
+    relaxed_round: int | None = None
+    """Masked decoders: instead, end with this round, relaxed whole; negative counts from the end."""
 
     def __post_init__(self) -> None:
         if self.max_tokens < 1:

@@ -8,6 +8,10 @@ Differences from the paper:
    tell what was asked for instead of what it sees. The default keeps only drawings whose own answer was
    right; `paper` is the paper's choice.
 3. Only the answer's tokens are labels, not the question's.
+4. `kl_weight` holds both sides near a frozen reference by GRPO's estimate (k3) at each token, on the samples
+   that the filter keeps; the paper names no such term. Drawn codes come from the policy, and there it
+   estimates the divergence. Labels do not: there it bounds how far a label may rise, since loss and penalty
+   balance where the label is k / (k - 1) times as likely as before, for a weight k above 1.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from sightloop.algorithms.credit import Gather, group_best, this_rank
+from sightloop.algorithms.ratios import kl_to_reference
 from sightloop.algorithms.sides import Side, Sides, shares_of, spread
 from sightloop.types import Credit, LossOutput, Policy, Reduction, Rollout, one_rank
 
@@ -36,6 +41,11 @@ class SFT:
     """The likelihood of true answers, and of the model's own drawings if their side has a weight."""
 
     sides: Sides = field(default_factory=_answers_only)
+    learns_drawings: bool = True
+    """False: of the drawing side only the penalty acts, as end to end, where the answer's loss trains it."""
+    kl_weight: float = 0.0
+    reference: Policy | None = None
+    """A frozen policy that scores the same turns; needed by a positive `kl_weight`."""
     filter: Filter = "answer_correct"
     """Which drawings are kept: all, those whose answer was right, or those with their group's best reward."""
     correct: str = "all_facts"
@@ -46,14 +56,24 @@ class SFT:
     def __post_init__(self) -> None:
         if self.filter not in FILTERS:
             raise ValueError(f"filter is {self.filter!r}; use one of {', '.join(FILTERS)}")
+        if self.kl_weight < 0 or (self.kl_weight > 0 and self.reference is None):
+            raise ValueError(
+                f"kl_weight is {self.kl_weight}; use 0, or a positive weight together with a reference"
+            )
+        if not self.learns_drawings and self.kl_weight == 0 and self.sides.drawing.weight > 0:
+            raise ValueError(
+                "drawings are not learned and kl_weight is 0: the drawing side has no loss; give it weight 0"
+            )
 
     @torch.no_grad()
     def credit(self, policy: Policy, rollout: Rollout) -> Credit:
         """Advantages of 1, and shares among the samples that the filter keeps.
 
         Raises:
-            ValueError: the filter needs a reward that the rollout lacks.
+            ValueError: the filter needs a reward that the rollout lacks, or the policy is its own reference.
         """
+        if self.reference is policy:
+            raise ValueError("the reference is the policy itself; give a frozen copy")
         orders = self.sides.draw_orders(rollout)
         views = self.sides.views(rollout, orders)
         keep = self._kept(rollout)
@@ -68,7 +88,7 @@ class SFT:
         )
 
     def loss(self, policy: Policy, rollout: Rollout, credit: Credit) -> LossOutput:
-        """Negative log-likelihood of each token of the trained sides."""
+        """Negative log-likelihood of each token of the trained sides, plus the weighted divergence."""
         parts: list[Tensor] = []
         metrics: dict[str, Tensor] = {}
         for view in self.sides.views(rollout, credit.orders):
@@ -76,8 +96,15 @@ class SFT:
                 parts.append(torch.zeros_like(credit.shares[:, view.columns]))
                 continue
             log_probs, entropy = view.score(policy)
-            parts.append(view.average(-log_probs))
-            found = {"loss": -log_probs, "probability": log_probs.exp() * view.mask, "entropy": entropy}
+            learned = self.learns_drawings or view.turns[0].prompt.wants != "image"
+            total = -log_probs if learned else torch.zeros_like(log_probs)
+            found = {"loss": total, "probability": log_probs.exp() * view.mask, "entropy": entropy}
+            if self.reference is not None and self.kl_weight > 0:
+                with torch.no_grad():
+                    before, _ = view.score(self.reference)
+                found["kl"] = kl_to_reference(log_probs, before).masked_fill(~view.mask, 0)
+                total = total + self.kl_weight * found["kl"]
+            parts.append(view.average(total))
             for name, values in found.items():
                 metrics[f"{view.name}/{name}"] = spread(view.figure(values), view.columns, credit.shares)
         return LossOutput(per_token=torch.cat(parts, 1), metrics=metrics)

@@ -95,6 +95,16 @@ def unit_exponentials(
     return torch.stack(rows)
 
 
+def require_relaxable(sampling: Sampling) -> None:
+    """Check that a law with a relaxation can have one.
+
+    Raises:
+        ValueError: the law is greedy.
+    """
+    if sampling.relaxation is not None and sampling.temperature == 0:
+        raise ValueError("temperature 0 (greedy) has no law to relax; use a positive temperature")
+
+
 def relaxed_codes(
     logits: Float[Tensor, "B T V"],
     ids: Int[Tensor, "B T"],
@@ -108,7 +118,8 @@ def relaxed_codes(
     codes have the law they would have had, had noise and codes been drawn together. The gradient is that of
     the soft codes with the noise held.
     """
-    assert sampling.relaxation is not None and sampling.temperature > 0, "a law that can be relaxed"
+    require_relaxable(sampling)
+    assert sampling.relaxation is not None
     law = logits.float() / sampling.temperature
     if sampling.top_k is not None and sampling.top_k < law.shape[-1]:
         last = law.detach().topk(sampling.top_k, dim=-1).values[..., -1:]

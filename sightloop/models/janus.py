@@ -24,7 +24,12 @@ from transformers import (
 )
 
 from sightloop.models.blip2 import no_dropout
-from sightloop.models.codes import code_log_probs, relaxed_codes, unit_exponentials
+from sightloop.models.codes import (
+    code_log_probs,
+    relaxed_codes,
+    require_relaxable,
+    unit_exponentials,
+)
 from sightloop.models.critic import Adapters
 from sightloop.models.generation import token_log_probs
 from sightloop.models.janus_answers import JanusAnswers
@@ -246,8 +251,7 @@ class Janus(nn.Module):
         Raises:
             ValueError: the law or the prompt does not fit what is wanted.
         """
-        if sampling.relaxation is not None and sampling.temperature == 0:
-            raise ValueError("temperature 0 (greedy) has no law to relax; use a positive temperature")
+        require_relaxable(sampling)
         if sampling.decode_steps is not None:
             raise ValueError(f"decode_steps is {sampling.decode_steps}; Janus draws one token after another")
         if prompt.wants == "text":

@@ -10,7 +10,7 @@ import logging
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from transformers import PhiForCausalLM, PreTrainedTokenizerBase
 
+from sightloop.models.codes import require_relaxable
 from sightloop.models.critic import Adapters
 from sightloop.models.magvit2 import Magvit2, pixel_values_of, pixels_from
 from sightloop.models.pieces import Pieces
@@ -41,7 +42,7 @@ from sightloop.models.show_o_losses import (
     text_lesson,
     without_conditions,
 )
-from sightloop.models.show_o_scores import Canvas, canvas_of, score_codes
+from sightloop.models.show_o_scores import Canvas, canvas_of, relaxed_picture, score_codes
 from sightloop.models.show_o_static import draw_codes_static
 from sightloop.models.show_o_vision import FEATURES, ShowOVision
 from sightloop.models.written_text import template_ids, text_ids
@@ -166,7 +167,8 @@ class ShowO(nn.Module):
     def enable_decode_graphs(self) -> None:
         """Draw in rounds of fixed shapes; a CUDA device replays a recorded graph for each (unmeasured).
 
-        Not for sharded weights, which are gathered by the host. Relaxed drawings stay as they are.
+        Not for sharded weights, which are gathered by the host. A drawing that ends with a relaxed round
+        stays as it is.
         """
         self._is_static = True
 
@@ -230,14 +232,22 @@ class ShowO(nn.Module):
             raise ValueError(
                 f"max_tokens is {sampling.max_tokens}; a picture has {self.num_image_tokens} tokens"
             )
+        require_relaxable(sampling)
         known = self._known(prompt)
         shape = (len(known), self.num_image_tokens, self.vocabulary.num_codes)
         noise = seeded_noise(shape, sampling, prompt.seeds)
-        with torch.set_grad_enabled(relaxed_round(sampling) is not None):
+        ends_relaxed = relaxed_round(sampling) is not None
+        with torch.set_grad_enabled(sampling.relaxation is not None):
             canvas = self._canvas(prompt.texts, sampling)
-        if self._is_static and sampling.relaxation is None:
-            return draw_codes_static(canvas, known, sampling=sampling, noise=noise)
-        return draw_codes(canvas.look, canvas.logits_of, known, sampling=sampling, noise=noise)
+        if self._is_static and not ends_relaxed:
+            tokens = draw_codes_static(canvas, known, sampling=sampling, noise=noise)
+        else:
+            tokens = draw_codes(canvas.look, canvas.logits_of, known, sampling=sampling, noise=noise)
+        if sampling.relaxation is None or ends_relaxed:
+            return tokens
+        with torch.enable_grad():
+            one_hot = relaxed_picture(canvas, tokens, sampling, seeds=prompt.seeds)
+        return replace(tokens, one_hot=one_hot)
 
     def _known(self, prompt: Prompt) -> Tokens:
         if isinstance(prompt.images, Images):

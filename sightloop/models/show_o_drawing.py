@@ -21,8 +21,10 @@ from sightloop.types import MaskSchedule, Sampling, Tokens
 _SMALLEST = 1e-20
 _ROWS_AT_ONCE = 512
 """Positions whose laws are in memory together."""
-_RELAXED_STREAM = 0x5DEECE66D
-"""Sets the seeds of a relaxed round's noise apart from those of the draws."""
+RELAXED_STREAM = 0x5DEECE66D
+"""Sets the seeds of relaxed codes' noise apart from those of the draws."""
+_CHOICE_STREAM = 0x2545F4914F6CDD1D
+"""The same for the choice of the rounds that are relaxed."""
 
 Look = Callable[[Int[Tensor, "B N"], Bool[Tensor, "B N"]], tuple[Tensor, ...]]
 """From codes and where they are unknown to the hidden states of the unknown positions, a tensor a branch."""
@@ -72,7 +74,7 @@ def seeded_noise(shape: tuple[int, int, int], sampling: Sampling, seeds: list[in
         if step != relaxed_round(sampling):
             yield Noise(order=order, uniform=numbers[:, step, 0])
             continue
-        apart = None if seeds is None else [seed ^ _RELAXED_STREAM for seed in seeds]
+        apart = None if seeds is None else [seed ^ RELAXED_STREAM for seed in seeds]
         uniform = uniform_numbers(size, length * num_codes, apart).view(size, length, num_codes)
         yield Noise(order=order, exponential=-(1 - uniform).clamp(min=_SMALLEST).log())
 
@@ -101,20 +103,39 @@ def rounds_of(sampling: Sampling) -> int:
 
 
 def relaxed_round(sampling: Sampling) -> int | None:
-    """The round that carries a gradient: the last that is run, and all codes still unknown in it are final.
+    """The round with which a drawing ends that carries a gradient there: all codes still unknown are final.
+
+    None if it is drawn to its end.
 
     Raises:
-        ValueError: there is no such round, or the law is greedy and cannot be relaxed.
+        ValueError: there is no such round, or rounds of the finished drawing are asked for as well.
     """
-    if sampling.relaxation is None:
+    rounds = sampling.relaxed_rounds
+    if rounds is not None and (rounds < 1 or sampling.relaxed_round is not None):
+        raise ValueError(
+            f"relaxed_rounds is {rounds}, relaxed_round {sampling.relaxed_round}; use at least 1 round of "
+            "the finished drawing, or one round that ends it"
+        )
+    if sampling.relaxation is None or sampling.relaxed_round is None:
         return None
     steps = sampling.decode_steps or 1
     chosen = sampling.relaxed_round + (steps if sampling.relaxed_round < 0 else 0)
     if not 0 <= chosen < steps:
         raise ValueError(f"relaxed_round is {sampling.relaxed_round}; there are {steps} rounds")
-    if sampling.temperature == 0:
-        raise ValueError("temperature 0 (greedy) cannot be relaxed; use a positive temperature")
     return chosen
+
+
+def chosen_rounds(tokens: Tokens, number: int, seeds: list[int] | None) -> Bool[Tensor, "B N"]:
+    """The codes of `number` rounds of each sample, or of all it has, as its seed decides."""
+    assert tokens.decode_step is not None
+    steps = tokens.decode_step.masked_fill(~tokens.mask, -1)
+    # As many keys as a sample can have rounds, not as those beside it have.
+    count = steps.shape[1]
+    apart = None if seeds is None else [seed ^ _CHOICE_STREAM for seed in seeds]
+    keys = uniform_numbers(len(tokens), count, apart).to(steps.device)
+    present = (steps[:, :, None] == torch.arange(count, device=steps.device)).any(1)
+    order = keys.masked_fill(~present, 2.0).argsort(1).argsort(1)
+    return tokens.mask & (present & (order < number)).gather(1, steps.clamp(min=0))
 
 
 def unknown_share(progress: float, schedule: MaskSchedule) -> Float[Tensor, ""]:

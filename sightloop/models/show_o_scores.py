@@ -13,9 +13,10 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sightloop.models.codes import code_log_probs
+from sightloop.models.codes import code_log_probs, relaxed_codes, unit_exponentials
 from sightloop.models.sharing import distinct
 from sightloop.models.show_o_body import Body, Prefix
+from sightloop.models.show_o_drawing import RELAXED_STREAM, chosen_rounds
 from sightloop.models.show_o_layout import drawing_prompt, framed
 from sightloop.types import Sampling, Tokens, TokenScores
 
@@ -101,26 +102,61 @@ def score_codes(canvas: Canvas, tokens: Tokens, under: Sampling | None) -> Token
     All rounds that the mask touches are evaluated, each in its own pass over the picture.
     `decode_step` None means one round from a picture of which nothing is known.
     """
+    codes = tokens.ids
+    blank = torch.zeros(codes.numel(), device=codes.device)
+    hidden, index = _looked_at(canvas, tokens)
+    if not len(index):
+        return TokenScores(log_probs=blank.view(codes.shape), entropy=blank.view(codes.shape))
+    log_probs, entropy = code_log_probs(canvas.logits_of, hidden, codes.flatten()[index], under=under)
+    return TokenScores(
+        log_probs=blank.index_put((index,), log_probs).view(codes.shape),
+        entropy=blank.index_put((index,), entropy).view(codes.shape),
+    )
+
+
+def relaxed_picture(
+    canvas: Canvas, tokens: Tokens, sampling: Sampling, *, seeds: list[int] | None
+) -> Float[Tensor, "B N K"]:
+    """One-hot codes of a finished picture that carry a gradient to the logits that drew them.
+
+    Each code is relaxed under the law of its round, given the codes that were fixed before it. The codes of
+    rounds that were not chosen (`Sampling.relaxed_rounds`) are plain.
+    """
+    relaxed = tokens
+    if sampling.relaxed_rounds is not None:
+        mask = chosen_rounds(tokens, sampling.relaxed_rounds, seeds)
+        relaxed = replace(tokens, mask=mask)
+    codes, num_codes = tokens.ids, canvas.body.vocabulary.num_codes
+    plain = F.one_hot(codes, num_codes).float()
+    hidden, index = _looked_at(canvas, relaxed)
+    if not len(index):
+        return plain
+    apart = None if seeds is None else [seed ^ RELAXED_STREAM for seed in seeds]
+    exponentials = unit_exponentials((*codes.shape, num_codes), apart).flatten(0, 1)[index.cpu()]
+    soft = relaxed_codes(
+        canvas.logits_of(*hidden)[None],
+        codes.flatten()[None, index],
+        exponentials[None].to(codes.device),
+        sampling=sampling,
+    )[0]
+    return plain.flatten(0, 1).index_put((index,), soft).view_as(plain)
+
+
+def _looked_at(canvas: Canvas, tokens: Tokens) -> tuple[tuple[Float[Tensor, "n h"], ...], Int[Tensor, " n"]]:
+    """Hidden states that predict the codes that count, one tensor for each condition, and where these are."""
     mask, codes = tokens.mask, tokens.ids
     steps = torch.zeros_like(codes) if tokens.decode_step is None else tokens.decode_step
     rows, places = mask.nonzero(as_tuple=True)
     pairs = torch.stack([rows, steps[rows, places]], 1).unique(dim=0)
-    blank = torch.zeros(codes.numel(), device=codes.device)
-    if not len(pairs):
-        return TokenScores(log_probs=blank.view(codes.shape), entropy=blank.view(codes.shape))
     hidden: list[tuple[Tensor, ...]] = []
     flat: list[Tensor] = []
-    for part in pairs.split(max(1, _POSITIONS_AT_ONCE // codes.shape[1])):
+    for part in pairs.split(max(1, _POSITIONS_AT_ONCE // codes.shape[1])) if len(pairs) else ():
         row, step = part.unbind(1)
         unknown = steps[row] >= step[:, None]
         wanted = mask[row] & (steps[row] == step[:, None])
         hidden.append(canvas.rows(row).look(codes[row], unknown, wanted))
         at, place = wanted.nonzero(as_tuple=True)
         flat.append(row[at] * codes.shape[1] + place)
-    index = torch.cat(flat)
-    joined = tuple(torch.cat(branch) for branch in zip(*hidden, strict=True))
-    log_probs, entropy = code_log_probs(canvas.logits_of, joined, codes.flatten()[index], under=under)
-    return TokenScores(
-        log_probs=blank.index_put((index,), log_probs).view(codes.shape),
-        entropy=blank.index_put((index,), entropy).view(codes.shape),
-    )
+    if not hidden:
+        return (), rows
+    return tuple(torch.cat(branch) for branch in zip(*hidden, strict=True)), torch.cat(flat)

@@ -34,6 +34,7 @@ from sightloop.recipes.unirl_quizzes import (
 from sightloop.rewards.combine import standardised_in_group
 from sightloop.rewards.traps import Traps
 from sightloop.rollouts.quiz import Grader, MovingAverage, QuizCollector, itself
+from sightloop.training import distributed
 from sightloop.training.loop import Experiment
 from sightloop.training.sides import Comparison
 from sightloop.types import Algorithm, ImagePolicy, Policy, Sampling
@@ -105,9 +106,14 @@ def drawing_law(
     )
     if relaxed is None:
         return law
-    return replace(
-        law, relaxation=relaxed.temperature, relaxed_hard=relaxed.hard, relaxed_round=relaxed.round
-    )
+    law = replace(law, relaxation=relaxed.temperature, relaxed_hard=relaxed.hard)
+    if law.decode_steps is None:
+        if relaxed.codes not in (None, "all"):
+            raise ValueError(f"relaxation.codes is {relaxed.codes!r}, but Janus has no rounds; leave it out")
+        return law
+    if relaxed.codes in (None, "one-round"):
+        return replace(law, relaxed_round=law.decode_steps // 2 if relaxed.round is None else relaxed.round)
+    return replace(law, relaxed_rounds=relaxed.number)
 
 
 def grader_of(config: UniConfig, policy: AnyImagePolicy) -> tuple[Grader, dict[str, Tensor]]:
@@ -167,8 +173,10 @@ def sides_of(
             raise ValueError(
                 f"likelihood.orders is {likelihood.orders!r}, but Janus draws from left to right; use 'drawn'"
             )
-        kind = SomeRounds if likelihood.orders == "some-rounds" else FreshMasks
-        orders = kind(number=likelihood.number)
+        if likelihood.orders == "some-rounds":
+            orders = SomeRounds(number=likelihood.number)
+        else:
+            orders = FreshMasks(number=likelihood.number, gather=distributed.gather)
     guided = likelihood.guided and weight > 0
     return Sides(
         drawing=Side(weight=weight, under=replace(law, relaxation=None) if guided else None),

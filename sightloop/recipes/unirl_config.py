@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from sightloop.recipes.unirl_scoring import LikelihoodSettings, RelaxationSettings
 from sightloop.training.schedule import Schedule
 
 WorldModel = Literal["show-o", "janus"]
@@ -154,29 +155,6 @@ class SidesSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LikelihoodSettings:
-    """Which log-probabilities of a drawing are pushed (docs/likelihoods.md)."""
-
-    orders: Literal["drawn", "some-rounds", "fresh-masks"] = "fresh-masks"
-    """Masked decoders: all rounds as drawn, some of them, or codes hidden anew (UniRL's training code)."""
-    number: int = 1
-    """Rounds kept, or ratios of hidden codes."""
-    guided: bool = False
-    """The law that drew the codes, guidance included; False = the model's own law, at half the cost."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RelaxationSettings:
-    """Straight-through codes that let the answer's loss reach the drawing side."""
-
-    temperature: float = 1.0
-    hard: bool = True
-    """One-hot codes with a soft gradient; False = the soft codes themselves."""
-    round: int = -1
-    """Masked decoders: the round whose unknown codes carry the gradient; negative counts from the end."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class UniConfig:
     """What both UniRL recipes share."""
 
@@ -285,6 +263,8 @@ class SftConfig(UniConfig):
     """The answer's loss reaches the drawing side through relaxed codes; False trains on own drawings."""
     filter: Literal["none", "answer_correct", "best_of_group"] = "none"
     """Which drawings are learned from: all (the paper), those answered right, or the best of each group."""
+    kl_weight: float = 0.0
+    """Of the divergence from the policy before training, on both sides; 0 = none (the paper names none)."""
     relaxation: RelaxationSettings = field(default_factory=RelaxationSettings)
     likelihood: LikelihoodSettings = field(default_factory=LikelihoodSettings)
 
@@ -292,6 +272,8 @@ class SftConfig(UniConfig):
         super().__post_init__()
         if self.filter == "best_of_group" and self.group < 2:
             raise ValueError(f"filter is 'best_of_group' and group is {self.group}; use at least 2")
+        if self.kl_weight < 0:
+            raise ValueError(f"kl_weight is {self.kl_weight}; use 0 for no divergence or a positive weight")
 
     @property
     def drawing_weight(self) -> float:
@@ -383,7 +365,8 @@ SFT_SHAPES = replace(
     rewards=GRPO_SHAPES.rewards,
     likelihood=LikelihoodSettings(),
     model=GRPO_SHAPES.model,
-    schedule=replace(GRPO_SHAPES.schedule, learning_rate=1e-3),
+    # A tenth of GRPO's: every weight of this loss is positive, and at half of GRPO's both sides get worse.
+    schedule=replace(GRPO_SHAPES.schedule, learning_rate=2e-4),
 )
 
 

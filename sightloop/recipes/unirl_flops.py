@@ -85,7 +85,7 @@ def lengths_of(config: UniConfig, networks: Networks) -> Lengths:
         layers=text.num_hidden_layers,
         cached=2 * kept * (text.hidden_size // text.num_attention_heads),
         rounds=rounds,
-        scored=1 if is_relaxed(config) else drawn,
+        scored=_relaxed_rounds(config, rounds) if is_relaxed(config) else drawn,
         guided=guided,
         score_guided=guided if is_relaxed(config) or (likelihood is not None and likelihood.guided) else 1,
     )
@@ -96,8 +96,17 @@ def is_relaxed(config: UniConfig) -> bool:
     return isinstance(config, SftConfig) and config.end_to_end
 
 
+def _relaxed_rounds(config: UniConfig, rounds: int) -> int:
+    relaxation = config.relaxation if isinstance(config, SftConfig) else None
+    if relaxation is None or relaxation.codes in (None, "one-round"):
+        return 1
+    return rounds if relaxation.number is None else min(relaxation.number, rounds)
+
+
 def has_reference(config: UniConfig) -> bool:
     """Whether the divergence from the policy before training counts."""
+    if isinstance(config, SftConfig):
+        return config.kl_weight > 0
     if not isinstance(config, GrpoConfig):
         return False
     usual = 0.0 if config.method in ("dr_grpo", "dapo") else 1.0

@@ -44,6 +44,7 @@ from pathlib import Path
 import torch
 
 from sightloop.algorithms.grpo import GRPO, named
+from sightloop.recipes.config_json import checked
 from sightloop.recipes.unirl import (
     AnyImagePolicy,
     Wired,
@@ -72,6 +73,7 @@ def build(config: GrpoConfig, run_folder: Path) -> Experiment:
     Raises:
         ValueError: a setting that cannot work, with the value and the fix.
     """
+    config = checked(config)
     require_inputs(config)
     judges = judges_of(config)
     torch.manual_seed(config.schedule.seed)

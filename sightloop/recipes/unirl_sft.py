@@ -4,10 +4,11 @@
 Differences from the paper, and readings where it leaves a choice (option, preset):
 
 1. End to end (`end_to_end`), codes are straight-through Gumbel-softmax: one-hot forward, soft backward, at
-   temperature 1 without a schedule (`relaxation`). The paper's temperature, and which round of a masked
-   decoder carries the gradient, are not known; the last round is the preset. Janus' codes are relaxed in one
-   pass over the finished drawing, decoded to pixels and read by its tower; how the paper relaxed them is not
-   known.
+   temperature 1 without a schedule (`relaxation`). The paper's temperature, and which codes of a masked
+   decoder carry the gradient, are not known. The preset relaxes the middle round and ends the drawing there:
+   the last round holds hardly any code (`relaxation.codes`, with what was measured in docs/papers/unirl.md).
+   Janus' codes are relaxed in one pass over the finished drawing, decoded to pixels and read by its tower;
+   how the paper relaxed them is not known.
 2. The relaxed drawing is made under the law that draws, guidance included, and the gradient passes through
    it; whether the paper's does is not known.
 3. End to end, answers alone are labels. Not end to end, the likelihood of the model's own drawings is trained
@@ -21,16 +22,19 @@ Differences from the paper, and readings where it leaves a choice (option, prese
    drawings of a step on a rank.
 7. The number of steps of the paper's supervised runs is not known; 3000 are those of its published GRPO run.
 8. The policy is asked about its drawings for the log and for `filter`; no gradient comes of that.
-9. Quizzes, optimizer, trained weights and evaluation as in `unirl_grpo`.
+9. No term holds the policy near its start (`kl_weight` 0); none is known of the paper's supervised runs.
+10. Quizzes, optimizer, trained weights and evaluation as in `unirl_grpo`.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from sightloop.algorithms.sft import SFT
+from sightloop.recipes.config_json import checked
 from sightloop.recipes.unirl import (
     Wired,
     collector_of,
@@ -39,6 +43,7 @@ from sightloop.recipes.unirl import (
     grader_of,
     load_policy,
     require_inputs,
+    reference_of,
     sides_of,
 )
 from sightloop.recipes.unirl_config import SftConfig
@@ -53,6 +58,7 @@ def build(config: SftConfig, run_folder: Path) -> Experiment:
     Raises:
         ValueError: a setting that cannot work, with the value and the fix.
     """
+    config = checked(config)
     samples = config.prompts * config.group // distributed.num_ranks()
     if config.end_to_end and config.schedule.micro_batch < samples:
         raise ValueError(
@@ -65,8 +71,15 @@ def build(config: SftConfig, run_folder: Path) -> Experiment:
     policy = load_policy(config, distributed.device(config.device))
     law = drawing_law(config, policy, config.relaxation if config.end_to_end else None)
     grader, kept = grader_of(config, policy)
+    learns_drawings = config.drawing_weight > 0
+    if config.kl_weight > 0 and not learns_drawings:
+        # The penalty holds drawings, too; both sides then weigh the same.
+        config = replace(config, sides=replace(config.sides, drawing=config.sides.answering))
     algorithm = SFT(
         sides=sides_of(config, config.likelihood, law=law, policy=policy),
+        learns_drawings=learns_drawings,
+        kl_weight=config.kl_weight,
+        reference=reference_of(policy) if config.kl_weight > 0 else None,
         filter=config.filter,
         reduce=distributed.sum_over_ranks,
         gather=distributed.gather,

@@ -27,6 +27,7 @@ from sightloop.recipes.unirl_config import (
     GrpoConfig,
     LikelihoodSettings,
     QuizRewards,
+    RelaxationSettings,
     SftConfig,
     SidesSettings,
 )
@@ -43,6 +44,8 @@ FIGURES = {
     "drawn_if_answered": "drawn right where answered right",
 }
 """What the table holds, and what it calls it."""
+FIRST_RATE = {"show-o": 1e-3, "janus": 2e-4}
+"""Learning rates of the supervised rows that are not end to end, and of the first end-to-end row."""
 ABLATION_STEPS = 50
 """Of every row but GRPO on both sides, which runs as long as its preset."""
 
@@ -81,14 +84,26 @@ def _scored(config: GrpoConfig, **settings: Any) -> GrpoConfig:
     return replace(config, likelihood=replace(config.likelihood, **settings))
 
 
+def _at(config: SftConfig, learning_rate: float) -> SftConfig:
+    return replace(config, schedule=replace(config.schedule, learning_rate=learning_rate))
+
+
+def _relaxed(config: SftConfig, codes: Any, **settings: Any) -> SftConfig:
+    return replace(config, relaxation=RelaxationSettings(codes=codes, **settings))
+
+
 def _apart(config: SftConfig, filtered: Any) -> SftConfig:
     return replace(
-        config,
+        _at(config, FIRST_RATE[config.world_model]),
         end_to_end=False,
         filter=filtered,
         sides=SidesSettings(drawing=1.0, answering=1.0, compare_every=config.sides.compare_every),
         likelihood=LikelihoodSettings(orders="fresh-masks" if config.world_model == "show-o" else "drawn"),
     )
+
+
+def _last_round(config: SftConfig) -> SftConfig:
+    return _relaxed(config, "one-round", round=-1) if config.world_model == "show-o" else config
 
 
 def _rows(grpo: GrpoConfig, sft: SftConfig) -> dict[str, Variant]:
@@ -97,7 +112,12 @@ def _rows(grpo: GrpoConfig, sft: SftConfig) -> dict[str, Variant]:
         "sft_correct": Variant(
             says="SFT, not end to end, drawings answered right", config=_apart(sft, "answer_correct")
         ),
-        "sft_end_to_end": Variant(says="SFT, end to end, all drawings (the paper's)", config=sft),
+        "sft_end_to_end": Variant(
+            says="SFT, end to end through the last round, all drawings, rate 1e-3"
+            if sft.world_model == "show-o"
+            else "SFT, end to end, all drawings (the paper's)",
+            config=_at(_last_round(sft), FIRST_RATE[sft.world_model]),
+        ),
         "drawing": Variant(says="GRPO, drawing side alone", config=_sides(grpo, answering=0.0)),
         "answering": Variant(says="GRPO, answering side alone", config=_sides(grpo, drawing=0.0)),
         "both": Variant(says="GRPO, both sides", config=grpo),
@@ -109,6 +129,23 @@ def _rows(grpo: GrpoConfig, sft: SftConfig) -> dict[str, Variant]:
 
 
 SHOW_O = _rows(GRPO_SHAPES, SFT_SHAPES) | {
+    "sft_last": Variant(
+        says="SFT, end to end through the last round, all drawings", config=_last_round(SFT_SHAPES)
+    ),
+    "sft_middle": Variant(
+        says="SFT, end to end through the middle round, all drawings (the preset)", config=SFT_SHAPES
+    ),
+    "sft_some": Variant(
+        says="SFT, end to end through 4 rounds of the finished drawing",
+        config=_relaxed(SFT_SHAPES, "some-rounds", number=4),
+    ),
+    "sft_all_codes": Variant(
+        says="SFT, end to end through all codes of the finished drawing", config=_relaxed(SFT_SHAPES, "all")
+    ),
+    "sft_middle_kl": Variant(
+        says="SFT, end to end through the middle round, divergence weighed 0.2",
+        config=replace(SFT_SHAPES, kl_weight=0.2),
+    ),
     "group_3": Variant(says="GRPO, groups of 3", config=_group(GRPO_SHAPES, 3)),
     "group_24": Variant(says="GRPO, groups of 24", config=_group(GRPO_SHAPES, 24)),
     "both_short": Variant(says="GRPO, both sides, 50 steps in all", config=GRPO_SHAPES),

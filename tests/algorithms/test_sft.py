@@ -161,3 +161,49 @@ def test_a_table_learns_the_true_answers() -> None:
         optimizer.step()
     assert policy.answer.argmax(1).tolist() == [3, 1, 2]
     assert total(ALL, policy, rollout) < 0.2
+
+
+def near(policy: TwoTables, **changes: Any) -> SFT:
+    """Supervised training that holds a policy near where it was."""
+    start = tables()
+    start.load_state_dict(
+        {name: value + 0.3 * torch.randn_like(value) for name, value in policy.state_dict().items()}
+    )
+    return replace(ALL, reference=start, kl_weight=2.0, **changes)
+
+
+def test_the_divergence_is_added_on_both_sides_with_its_weight() -> None:
+    policy = tables()
+    rollout = labelled(policy, [0.0] * 4)
+    algorithm = near(policy, sides=BOTH)
+    plain = total(replace(algorithm, kl_weight=0.0, reference=None), policy, rollout)
+    wanted = 0.0
+    for turn in rollout.turns:
+        mask = turn.tokens.mask
+        mine, theirs = (each.score(turn).log_probs for each in (policy, algorithm.reference))
+        kl = ((theirs - mine).exp() - (theirs - mine) - 1) * mask
+        wanted = wanted + 0.5 * (kl.sum(1) / mask.sum(1)).mean()
+    assert bool(wanted > 1e-3)
+    torch.testing.assert_close(total(algorithm, policy, rollout) - plain, 2.0 * wanted)
+
+
+def test_end_to_end_drawings_may_be_held_without_being_learned() -> None:
+    policy = tables()
+    rollout = labelled(policy, [0.0] * 4)
+    algorithm = near(policy, sides=BOTH, learns_drawings=False)
+    credit = algorithm.credit(policy, rollout)
+    metrics = algorithm.loss(policy, rollout, credit).metrics
+    assert not metrics["drawing/loss"].any() and metrics["drawing/kl"].any()
+    assert metrics["answering/loss"].any() and metrics["answering/kl"].any()
+    total(algorithm, policy, rollout).backward()
+    assert policy.picture.grad is not None and policy.picture.grad.abs().max() > 0
+
+
+def test_a_penalty_without_a_reference_and_a_side_without_a_loss_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"kl_weight is 0\.5; use 0, or a positive weight together with"):
+        SFT(kl_weight=0.5)
+    with pytest.raises(ValueError, match="the drawing side has no loss; give it weight 0"):
+        SFT(sides=BOTH, learns_drawings=False)
+    policy = tables()
+    with pytest.raises(ValueError, match="the reference is the policy itself"):
+        replace(ALL, reference=policy, kl_weight=1.0).credit(policy, labelled(policy, [0.0] * 4))

@@ -10,8 +10,12 @@ import torch
 from tiny_show_o import NUM_TOKENS, show_o, stirred
 from torch import Tensor
 
+from sightloop.models.codes import gumbel_noise_given, unit_exponentials
+from sightloop.models.show_o import ShowO
 from sightloop.models.show_o_drawing import (
+    RELAXED_STREAM,
     Noise,
+    chosen_rounds,
     draw_codes,
     gumbel_of,
     law_of,
@@ -21,7 +25,7 @@ from sightloop.models.show_o_drawing import (
     seeded_noise,
     unknown_share,
 )
-from sightloop.types import Prompt, Sampling, Tokens
+from sightloop.types import Prompt, Sampling, Tokens, Turn
 
 LAW = Sampling(max_tokens=16, decode_steps=4)
 
@@ -152,7 +156,8 @@ def test_the_noise_of_a_sample_is_that_of_its_seed() -> None:
 
 def test_rounds_end_with_the_relaxed_one() -> None:
     assert (relaxed_round(LAW), rounds_of(LAW)) == (None, 4)
-    relaxed = replace(LAW, relaxation=1.0)
+    assert (relaxed_round(replace(LAW, relaxation=1.0)), rounds_of(replace(LAW, relaxation=1.0))) == (None, 4)
+    relaxed = replace(LAW, relaxation=1.0, relaxed_round=-1)
     assert (relaxed_round(relaxed), rounds_of(relaxed)) == (3, 4)
     early = replace(relaxed, relaxed_round=1)
     assert (relaxed_round(early), rounds_of(early)) == (1, 2)
@@ -162,8 +167,94 @@ def test_rounds_end_with_the_relaxed_one() -> None:
     assert (tokens.decode_step == 0).sum(1).tolist() == [2, 2, 2]
     with pytest.raises(ValueError, match="4 rounds"):
         relaxed_round(replace(relaxed, relaxed_round=4))
+    for changes in ({"relaxed_rounds": 2}, {"relaxed_rounds": 0, "relaxed_round": None}):
+        with pytest.raises(ValueError, match="at least 1 round of the finished drawing"):
+            relaxed_round(replace(relaxed, **changes))
     with pytest.raises(ValueError, match="decode_steps"):
         rounds_of(replace(LAW, decode_steps=None))
+
+
+def finished(changes: dict[str, int], seeds: tuple[int, int] = (3, 4)) -> tuple[Tokens, Tokens]:
+    """The same pictures plain and with relaxed codes."""
+    torch.manual_seed(5)
+    policy = stirred(show_o())
+    prompt = Prompt(texts=["a cat", "red"], wants="image", seeds=list(seeds))
+    law = policy.drawing(decode_steps=6, guidance=1.0)
+    soft = replace(law, relaxation=0.8, relaxed_hard=False, **changes)
+    return policy.sample(prompt, law), policy.sample(prompt, soft)
+
+
+def soft_codes(tokens: Tokens) -> Tensor:
+    """Where codes are soft."""
+    assert tokens.one_hot is not None
+    return tokens.one_hot.detach().amax(-1) < 1 - 1e-6
+
+
+def test_all_codes_of_a_finished_drawing_are_relaxed_and_it_is_the_same_drawing() -> None:
+    plain, relaxed = finished({})
+    assert torch.equal(plain.ids, relaxed.ids) and torch.equal(plain.decode_step, relaxed.decode_step)
+    torch.testing.assert_close(plain.log_probs, relaxed.log_probs)
+    assert bool(soft_codes(relaxed).all())
+    assert torch.equal(relaxed.one_hot.argmax(-1), relaxed.ids)
+
+
+def test_only_the_codes_of_some_rounds_are_relaxed_of_others_in_each_drawing() -> None:
+    plain, relaxed = finished({"relaxed_rounds": 2})
+    assert torch.equal(plain.ids, relaxed.ids)
+    chosen = [relaxed.decode_step[row][soft_codes(relaxed)[row]].unique().tolist() for row in (0, 1)]
+    assert [len(rounds) for rounds in chosen] == [2, 2] and chosen[0] != chosen[1]
+    for row, rounds in enumerate(chosen):
+        wanted = torch.isin(relaxed.decode_step[row], torch.tensor(rounds))
+        assert torch.equal(soft_codes(relaxed)[row], wanted)
+    # A sample's seed alone decides.
+    _, turned = finished({"relaxed_rounds": 2}, seeds=(9, 4))
+    assert torch.equal(soft_codes(turned)[1], soft_codes(relaxed)[1])
+    assert bool(soft_codes(finished({"relaxed_rounds": 99})[1]).all())
+
+
+@pytest.mark.parametrize("changes", [{}, {"relaxed_rounds": 2}])
+def test_the_gradient_of_a_finished_drawing_is_that_of_a_small_change(changes: dict[str, int]) -> None:
+    policy = stirred(show_o())
+    weights = torch.randn(2, NUM_TOKENS, policy.vocabulary.num_codes)
+    total, tokens = relaxed_sum(policy, weights, relaxed_hard=False, guidance=2.0, **changes)
+    total.backward()
+    weight = policy.adapters.up["layers/1/mlp/fc1"]  # pyright: ignore
+    direction = torch.randn(weight.shape)
+    found = float((weight.grad * direction).sum())
+    # The noise is held: it is drawn given the code and the law of before.
+    prompt = Prompt(texts=["a cat", "red"], wants="image", seeds=[3, 4])
+    law = policy.drawing(relaxation=0.8, decode_steps=3, relaxed_hard=False, guidance=2.0, **changes)
+    with torch.no_grad():
+        chosen = tokens.mask
+        if "relaxed_rounds" in changes:
+            chosen = chosen_rounds(tokens, changes["relaxed_rounds"], prompt.seeds)
+        before = law_at_codes(policy, prompt, tokens, law)
+        seeds = [seed ^ RELAXED_STREAM for seed in prompt.seeds or []]
+        exponentials = unit_exponentials(before.shape, seeds)
+        noise = gumbel_noise_given(before, tokens.ids, exponentials)
+        sums: list[float] = []
+        for step in (2e-3, -2e-3):
+            weight.add_(direction, alpha=step)
+            after = law_at_codes(policy, prompt, tokens, law).double()
+            weight.sub_(direction, alpha=step)
+            soft = ((after + noise) / 0.8).softmax(-1)
+            sums.append(float((soft * weights)[chosen].sum()))
+        expected = (sums[0] - sums[1]) / 4e-3
+    assert found == pytest.approx(expected, rel=0.02, abs=1e-3)
+
+
+def law_at_codes(policy: ShowO, prompt: Prompt, tokens: Tokens, law: Sampling) -> Tensor:
+    """Log-probabilities of all codes where each was drawn, by scoring every code in every place."""
+    num_codes = policy.vocabulary.num_codes
+    every = Turn(prompt=prompt, tokens=tokens).rows(torch.arange(len(tokens)).repeat_interleave(num_codes))
+    other = torch.arange(num_codes).repeat(len(tokens))[:, None]
+    found = torch.zeros(every.tokens.ids.shape)
+    for step in range(3):
+        # Only this round's codes change: those before it are what it saw.
+        here = every.tokens.decode_step == step
+        changed = replace(every.tokens, ids=every.tokens.ids.where(~here, other), mask=here, one_hot=None)
+        found += policy.score(replace(every, tokens=changed), law).log_probs
+    return found.unflatten(0, (len(tokens), num_codes)).transpose(1, 2)
 
 
 def relaxed_sum(policy, weights: Tensor, **changes) -> tuple[Tensor, Tokens]:

@@ -139,6 +139,14 @@ def test_another_grader_answers_greedily_and_the_drawings_are_trained(
     [
         ("show-o", "", {"answering/loss"}),
         ("janus", "", {"answering/loss"}),
+        (
+            "show-o",
+            "--relaxation.codes all --kl-weight 0.5",
+            {"answering/loss", "answering/kl", "drawing/kl"},
+        ),
+        ("janus", "--kl-weight 0.5", {"answering/kl", "drawing/kl"}),
+        ("show-o", "--no-end-to-end --kl-weight 0.5", {"drawing/loss", "drawing/kl"}),
+        ("show-o", "--relaxation.codes one-round --relaxation.round -1", {"answering/loss"}),
         ("janus", "--relaxation.no-hard --relaxation.temperature 0.5", {"answering/loss"}),
         ("show-o", "--sides.drawing 1 --model.trained lora", {"answering/loss", "gradient/cosine"}),
         ("janus", "--no-end-to-end", {"answering/loss", "gradient/cosine"}),
@@ -157,10 +165,13 @@ def test_every_way_of_supervised_training_takes_its_steps(
     assert None not in records[1].values()
     # End to end only answers are labels: their gradient reaches the drawings through the codes.
     trains_drawings = "--no-end-to-end" in options or "--sides.drawing" in options
-    assert ("drawing/loss" in records[1]) == trains_drawings
+    assert bool(records[1].get("drawing/loss")) == trains_drawings
     if "answer_correct" in options:
         # Random models tell no facts: nothing is left to learn from, and nothing is learned.
-        assert records[1]["filter/kept"] == 0 and records[1]["gradient/norm_policy"] == 0
+        assert records[1]["filter/kept"] == 0 and records[1]["update/skipped"] == 1
+        assert moved(tmp_path / "run") == 0
+        alarm = json.loads((tmp_path / "run" / "alarms.jsonl").read_text().splitlines()[0])
+        assert alarm["name"] == "skipped_updates" and "nothing was updated at step 1" in alarm["message"]
     else:
         assert moved(tmp_path / "run") > 1e-4
     if "best_of_group" in options:

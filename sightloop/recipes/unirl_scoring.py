@@ -1,0 +1,53 @@
+"""Settings of how UniRL's recipes score drawings, and how these carry a gradient.
+
+Light to import: the command line reads it before any network is loaded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class LikelihoodSettings:
+    """Which log-probabilities of a drawing are pushed (docs/likelihoods.md)."""
+
+    orders: Literal["drawn", "some-rounds", "fresh-masks"] = "fresh-masks"
+    """Masked decoders: all rounds as drawn, some of them, or codes hidden anew (UniRL's training code)."""
+    number: int = 1
+    """Rounds kept, or ratios of hidden codes."""
+    guided: bool = False
+    """The law that drew the codes, guidance included; False = the model's own law, at half the cost."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RelaxationSettings:
+    """Straight-through codes that let the answer's loss reach the drawing side."""
+
+    temperature: float = 1.0
+    hard: bool = True
+    """One-hot codes with a soft gradient; False = the soft codes themselves."""
+    codes: Literal["one-round", "some-rounds", "all"] | None = None
+    """Which codes carry the gradient. `one-round`: those still unknown in round `round` of a masked decoder,
+    with which the drawing ends; `some-rounds`: of a finished drawing those of `number` of its rounds, others
+    in each drawing; `all`: all of a finished drawing. None = `one-round`, or `all` without rounds (Janus).
+    """
+    number: int | None = None
+    """Rounds of `some-rounds`."""
+    round: int | None = None
+    """Round of `one-round`; negative counts from the end, None = the middle one."""
+
+    def __post_init__(self) -> None:
+        if (self.number is None) == (self.codes == "some-rounds"):
+            raise ValueError(
+                f"relaxation.codes is {self.codes!r} and relaxation.number is {self.number}; 'some-rounds' "
+                "needs it, the others have no use for it"
+            )
+        if self.number is not None and self.number < 1:
+            raise ValueError(f"relaxation.number is {self.number}; relax at least 1 round")
+        if self.round is not None and self.codes != "one-round":
+            raise ValueError(
+                f"relaxation.round is {self.round} and relaxation.codes is {self.codes!r}; only 'one-round' "
+                "has a use for it"
+            )
