@@ -42,8 +42,8 @@ from sightloop.recipes.unirl import (
     experiment_of,
     grader_of,
     load_policy,
-    require_inputs,
     reference_of,
+    require_inputs,
     sides_of,
 )
 from sightloop.recipes.unirl_config import SftConfig
