@@ -22,9 +22,10 @@ from transformers import Blip2ForConditionalGeneration, PreTrainedTokenizerBase
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
 from sightloop.models.critic import ValuePosition
-from sightloop.models.generation import Writer, draw_tokens, like_lengths, token_log_probs
+from sightloop.models.generation import Writer, alone, draw_tokens, like_lengths, token_log_probs
 from sightloop.models.last_layer import READ_FROM, read_in_part
 from sightloop.models.open import ends_of, open_weights, open_words
+from sightloop.models.opt_steps import OptSteps
 from sightloop.models.pieces import Pieces
 from sightloop.models.recompute import Contexts, Recomputation
 from sightloop.models.transformers_internals import Cache, cache_argument, exact_in
@@ -80,7 +81,7 @@ class Blip2Captioner(nn.Module):
         mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (pictures.image_mean, pictures.image_std))
         self.register_buffer("pixel_mean", mean, persistent=False)
         self.register_buffer("pixel_std", std, persistent=False)
-        self.everyone_done: Callable[[bool], bool] = lambda done: done
+        self.everyone_done: Callable[[bool], bool] = alone
         generation: Any = model.generation_config
         self.hidden_size = int(text.hidden_size)
         self.bos = int(_first(generation.bos_token_id, text.bos_token_id))
@@ -234,8 +235,21 @@ class Blip2Captioner(nn.Module):
         """Draw captions; the prompt's seeds decide the draws if given."""
         with torch.no_grad():
             context, mask = self._context(prompt)
-        writer = Writer(
-            decoder=lambda embeds, mask, cache: self._run(embeds, mask, cache, first=embeds.shape[1] - 1),
+        return draw_tokens(self._writer(), context, mask=mask, sampling=sampling, seeds=prompt.seeds)
+
+    def _writer(self) -> Writer:
+        # Sharded weights are whole only inside their layers' own calls.
+        steps = OptSteps(self._decoder)
+        by_steps = steps.fits(self._decoder) and self.everyone_done is alone
+
+        def decode(embeds: Tensor, mask: Tensor | None, cache: Cache) -> Tensor:
+            if by_steps and embeds.shape[1] == 1:
+                position = cache.get_seq_length() if mask is None else mask.sum(1) - 1
+                return steps(steps.placed(embeds[:, 0], position), cache, mask)[:, None]
+            return self._run(embeds, mask, cache, first=embeds.shape[1] - 1)
+
+        return Writer(
+            decoder=decode,
             embed=self._embed,
             head=lambda hidden: hidden @ self._head.T,
             num_layers=len(self._decoder.layers),
@@ -243,7 +257,6 @@ class Blip2Captioner(nn.Module):
             pad=self.pad,
             everyone_done=self.everyone_done,
         )
-        return draw_tokens(writer, context, mask=mask, sampling=sampling, seeds=prompt.seeds)
 
     def score(self, turn: Turn, under: Sampling | None = None) -> TokenScores:
         """Log-probabilities under the model's own law (None), or under a temperature and top-k."""

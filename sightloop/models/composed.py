@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sightloop.models.generation import Decoder, Writer, draw_tokens
+from sightloop.models.generation import Decoder, Writer, alone, draw_tokens
 from sightloop.models.reader import PromptReader
 from sightloop.models.sharing import distinct, image_keys
 from sightloop.models.transformers_internals import Cache, cache_argument, growing_cache
@@ -45,7 +45,7 @@ class ComposedModel:
         self.pad = pad
         self.stops = stops
         self.key = f"captioner:{model.config.name_or_path}"
-        self.everyone_done: Callable[[bool], bool] = lambda done: done
+        self.everyone_done: Callable[[bool], bool] = alone
         self.recomputes = False
         """Whether layers are computed anew in the backward pass."""
         self._compared = False

@@ -1,9 +1,8 @@
 """Drawing tokens left to right from a frozen decoder, and scoring given ones without the full logits in
 memory.
 
-The cache is laid out once for the longest text, rows that have ended leave the batch, and the
-language-model head
-runs only where a token is drawn or scored.
+The cache is laid out once for the longest text, rows that have ended leave the batch, and the language-model
+head runs only where a token is drawn or scored.
 """
 
 from __future__ import annotations
@@ -16,13 +15,17 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from sightloop.models.growing_texts import GrowingTexts
 from sightloop.models.transformers_internals import Cache, roomy_cache
 from sightloop.types import Sampling, Tokens
 
 _LOGITS_IN_MEMORY = 2**23
 """Most logits held at once while scoring: 32 MiB in float32."""
-_LEAVE_SHARE = 1 / 8
-"""Finished rows leave once they are this share of the batch: each leaving copies the cache of the others."""
+
+
+def alone(done: bool) -> bool:
+    """Whether all ranks are done, where there is one or each goes its own way."""
+    return done
 
 
 class Decoder(Protocol):
@@ -43,7 +46,7 @@ class Writer:
     num_layers: int
     ends: tuple[int, ...]
     pad: int
-    everyone_done: Callable[[bool], bool] = lambda done: done
+    everyone_done: Callable[[bool], bool] = alone
     """Whether all ranks are done: sharded weights are gathered together, so ranks must take the same
     steps.
     """
@@ -63,37 +66,33 @@ def draw_tokens(
     Log-probabilities are recorded under the law that drew the tokens: temperature and top-k as in `sampling`.
     Greedy drawing (temperature 0) has no such law, so none are recorded.
     """
-    size, device = len(context), context.device
-    uniform = uniform_numbers(size, sampling.max_tokens, seeds).to(device)
-    ids = torch.full((size, sampling.max_tokens), writer.pad, device=device)
-    log_probs = torch.zeros(size, sampling.max_tokens, device=device)
-    lengths = torch.full((size,), sampling.max_tokens, device=device)
-    ends = torch.tensor(writer.ends, device=device)
-    cache = roomy_cache(writer.num_layers, context.shape[1] + sampling.max_tokens)
-    rows, running = torch.arange(size, device=device), torch.ones(size, dtype=torch.bool, device=device)
+    size, longest, device = len(context), sampling.max_tokens, context.device
+    # A row a step: the numbers of a step are a view.
+    uniform = uniform_numbers(size, longest, seeds).T.contiguous().to(device, non_blocking=True)
+    # Ranks that wait for each other ask after the same tokens.
+    may_stop = writer.everyone_done is alone
+    texts = GrowingTexts(size, ends=writer.ends, max_tokens=longest, device=device, may_stop=may_stop)
+    cache = roomy_cache(writer.num_layers, context.shape[1] + longest)
     embeds = context
-    for step in range(sampling.max_tokens):
+    for step in range(longest):
         hidden = writer.decoder(embeds, mask, cache)[:, -1]
-        drawn, their_log_probs = draw(writer.head(hidden), sampling, uniform[rows, step])
-        at = rows[running]
-        ids[at, step], log_probs[at, step] = drawn[running], their_log_probs[running]
-        ended = running & torch.isin(drawn, ends)
-        lengths[rows[ended]] = step + 1
-        running = running & ~ended
-        finished = not bool(running.any())
-        if writer.everyone_done(finished) or step + 1 == sampling.max_tokens:
-            break
-        if not finished and running.float().mean() <= 1 - _LEAVE_SHARE:
-            cache.batch_select_indices(running.nonzero()[:, 0])
-            rows, drawn = rows[running], drawn[running]
-            mask = None if mask is None else mask[running]
-            running = running[running]
+        if sampling.temperature == 0:
+            drawn, log_probs = writer.head(hidden).argmax(-1), None
+        else:
+            drawn, log_probs = draw(writer.head(hidden), sampling, uniform[step])
+        texts.append(drawn, log_probs)
+        if texts.is_time_to_look:
+            running = texts.running()
+            if writer.everyone_done(not running) or step + 1 == longest:
+                break
+            if running and texts.may_leave(running):
+                at = texts.keep(running)
+                cache.batch_select_indices(at)
+                drawn, uniform = drawn[at], uniform[:, at]
+                mask = None if mask is None else mask[at]
         embeds = writer.embed(drawn[:, None])
         mask = None if mask is None else torch.nn.functional.pad(mask, (0, 1), value=True)
-    longest = int(lengths.max())
-    counts = torch.arange(longest, device=device)[None] < lengths[:, None]
-    recorded = None if sampling.temperature == 0 else log_probs[:, :longest]
-    return Tokens(ids=ids[:, :longest], mask=counts, log_probs=recorded)
+    return texts.tokens(writer.pad)
 
 
 def like_lengths(mask: Bool[Tensor, "B T"]) -> Iterator[tuple[Int[Tensor, " N"], int]]:
@@ -132,7 +131,8 @@ def draw(
         candidates = None
     law = (logits / sampling.temperature).log_softmax(-1)
     cumulative = law.exp().cumsum(-1)
-    point = (uniform[:, None] * cumulative[:, -1:]).clamp(max=cumulative[:, -1:])
+    # A number below 1 times the sum is at most the sum: the last candidate, if rounding left nothing between.
+    point = uniform[:, None] * cumulative[:, -1:]
     choice = torch.searchsorted(cumulative, point, right=True).clamp(max=top_k - 1)
     drawn = choice if candidates is None else candidates.gather(1, choice)
     return drawn[:, 0], law.gather(1, choice)[:, 0]

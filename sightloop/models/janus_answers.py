@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sightloop.models.generation import Decoder, Writer, draw_tokens
+from sightloop.models.generation import Decoder, Writer, alone, draw_tokens
 from sightloop.models.janus_body import JanusBody
 from sightloop.models.janus_pictures import JanusPictures
 from sightloop.models.janus_prompts import JanusPrompts
@@ -53,7 +53,7 @@ class JanusAnswers:
         self.body = body
         self.prompts = prompts
         self.pictures = pictures
-        self.everyone_done: Callable[[bool], bool] = lambda done: done
+        self.everyone_done: Callable[[bool], bool] = alone
 
     def questions(self, prompt: Prompt, max_tokens: int) -> Questions:
         """The batch, each different part once.

@@ -7,9 +7,10 @@ import torch
 from models import tiny_blip2
 from torch import Tensor
 
-from sightloop.models import generation
+from sightloop.models import generation, growing_texts
 from sightloop.models.generation import (
     Writer,
+    alone,
     draw,
     draw_tokens,
     token_log_probs,
@@ -218,7 +219,7 @@ class PlannedText:
         self.plan = torch.tensor([[9] * width, *rows])
         self.rows_run: list[int] = []
 
-    def draw(self, everyone_done: Callable[[bool], bool] = lambda done: done) -> Tokens:
+    def draw(self, everyone_done: Callable[[bool], bool] = alone) -> Tokens:
         """The texts as `draw_tokens` gets them."""
         writer = Writer(
             decoder=self.decoder,
@@ -247,20 +248,24 @@ class PlannedText:
     def check(self, tokens: Tokens) -> None:
         """The texts are the planned ones, padded behind their end."""
         assert tokens.mask.sum(1).tolist() == self.lengths
-        plan = self.plan[1:, : max(self.lengths)]
+        # Behind the last look the width is the limit.
+        plan = self.plan[1:, : tokens.ids.shape[1]]
         assert torch.equal(tokens.ids, plan.masked_fill(~tokens.mask, 0))
         assert tokens.log_probs is not None
         assert (tokens.log_probs == 0).all()
 
 
-def test_finished_rows_leave_the_batch_and_the_others_go_on_undisturbed() -> None:
+def test_finished_rows_leave_the_batch_and_the_others_go_on_undisturbed(monkeypatch) -> None:
+    monkeypatch.setattr(growing_texts, "LOOK_EVERY", 1)
+    monkeypatch.setattr(growing_texts, "_LEAVE_SHARE", 1 / 8)
     model = PlannedText([1, 5, 2, 7, 2, 3])
     model.check(model.draw())
     assert model.rows_run == [6, 5, 3, 2, 2, 1, 1]
 
 
 def test_few_finished_rows_stay_because_leaving_copies_the_cache(monkeypatch) -> None:
-    monkeypatch.setattr(generation, "_LEAVE_SHARE", 0.5)
+    monkeypatch.setattr(growing_texts, "LOOK_EVERY", 1)
+    monkeypatch.setattr(growing_texts, "_LEAVE_SHARE", 0.5)
     model = PlannedText([1, 5, 2, 7, 2, 3])
     model.check(model.draw())
     assert model.rows_run == [6, 6, 3, 3, 3, 1, 1]
@@ -275,7 +280,18 @@ def test_a_rank_that_is_done_keeps_step_with_the_others() -> None:
 
     model = PlannedText([2, 3])
     model.check(model.draw(others_need_two_more))
-    assert asked == [False, False, True, True, True]
+    # Asked at the seventh token and at the last one.
+    assert asked == [True, True]
+    assert model.rows_run == [2] * 8
+
+
+def test_rows_leave_every_few_tokens_and_the_batch_stops_when_all_have_ended() -> None:
+    model = PlannedText([1, 9, 2, 3], width=10)
+    model.check(model.draw())
+    assert model.rows_run == [4] * 7 + [1, 1]
+    model = PlannedText([1, 3, 2], width=10)
+    model.check(model.draw())
+    assert model.rows_run == [3] * 3
 
 
 def test_leaving_rows_change_no_text_of_a_real_model(monkeypatch) -> None:
@@ -285,7 +301,7 @@ def test_leaving_rows_change_no_text_of_a_real_model(monkeypatch) -> None:
     )
     law = Sampling(max_tokens=25, temperature=3.0)
     leaving = policy.sample(prompt, law)
-    monkeypatch.setattr(generation, "_LEAVE_SHARE", 2.0)
+    monkeypatch.setattr(growing_texts, "_LEAVE_SHARE", 2.0)
     staying = policy.sample(prompt, law)
     assert len(leaving.mask.sum(1).unique()) > 2
     assert torch.equal(leaving.mask, staying.mask)
