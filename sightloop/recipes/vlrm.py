@@ -41,9 +41,10 @@ from sightloop.algorithms.scst import SCST, GreedyBaseline, GroupBaseline
 from sightloop.data.batches import Batching, ImageStream
 from sightloop.data.decode import Decoding
 from sightloop.data.sources import Source
-from sightloop.models.blip2 import TOWER, Blip2Captioner, same_tower
+from sightloop.models.blip2 import TOWER, Blip2Captioner
 from sightloop.models.captioner import CaptionerSettings, GenericCaptioner
 from sightloop.models.critic import TrunkCritic
+from sightloop.models.vision_towers import same_tower
 from sightloop.recipes.config_json import checked
 from sightloop.recipes.embedded_world import is_bundled, is_world_folder
 from sightloop.recipes.held_out import held_out_of, open_pictures

@@ -17,7 +17,8 @@ from transformers import (
     T5Config,
 )
 
-from sightloop.models.blip2 import LORA_TARGETS, TOWER, Blip2Captioner, no_dropout, same_tower
+from sightloop.models.blip2 import LORA_TARGETS, TOWER, Blip2Captioner, no_dropout
+from sightloop.models.vision_towers import same_tower
 from sightloop.rewards.similarity import ItmSimilarity
 from sightloop.shapes.language import WORDS
 from sightloop.shapes.models import PAD, WEIGHTS

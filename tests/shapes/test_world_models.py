@@ -9,7 +9,8 @@ from safetensors import safe_open
 from torch import Tensor
 
 from sightloop.evaluation.retrieval import ClipEncoder
-from sightloop.models.blip2 import Blip2Captioner, same_tower
+from sightloop.models.blip2 import Blip2Captioner
+from sightloop.models.vision_towers import same_tower
 from sightloop.rewards.clip_family import ClipSimilarity
 from sightloop.rewards.similarity import ItmSimilarity
 from sightloop.shapes.language import SPECIALS, WORDS, caption, count_facts, full_caption, parses
