@@ -100,9 +100,7 @@ def test_relaxed_drawings_of_the_first_release_end_with_their_round(tmp_path: Pa
     early = config_of_run(SftConfig, first_release(SFT_SHAPES, round=8, temperature=0.5)).relaxation
     assert early == RelaxationSettings(codes="one-round", round=8, temperature=0.5)
     # A Janus has no rounds: its codes were all relaxed.
-    assert config_of_run(SftConfig, first_release(SFT_SHAPES_JANUS)).relaxation == RelaxationSettings(
-        codes="all"
-    )
+    assert config_of_run(SftConfig, first_release(SFT_SHAPES_JANUS)).relaxation == RelaxationSettings()
     (tmp_path / "config.json").write_text('{"model_type": "multi_modality"}')
     of_a_folder = replace(SFT_SHAPES, policy=str(tmp_path))
     assert config_of_run(SftConfig, first_release(of_a_folder)).relaxation == RelaxationSettings()
