@@ -1,4 +1,4 @@
-"""What every file of the package leaves to one place: opening images, reading texts of others."""
+"""What every file of the package leaves to one place: opening images and models, reading texts of others."""
 
 from __future__ import annotations
 
@@ -94,3 +94,39 @@ def test_texts_of_others_are_read_in_one_place() -> None:
 )
 def test_another_way_to_read_texts_is_seen(text: str) -> None:
     assert len(read_elsewhere(Source(path="x.py", module="rewards.x", text=text))) == 1
+
+
+def models_opened_elsewhere(source: Source) -> list[str]:
+    """Models, tokenizers and files of torch that are opened without the checks of models.open."""
+    if source.module in {"models.open", "models.downloads"}:
+        return []
+    # Classes of ours have a way of that name too, which ends in models.open.
+    own = {found.name for found in imports(source) if found.target.split(".")[0] == "sightloop"}
+    own |= {node.name for node in ast.walk(source.tree) if isinstance(node, ast.ClassDef) and not node.bases}
+    wrong: list[str] = []
+    for node in ast.walk(source.tree):
+        if not isinstance(node, ast.Attribute):
+            continue
+        opens = node.attr == "from_pretrained" and ast.unparse(node.value) not in own
+        reads = ast.unparse(node) == "torch.load"
+        if opens or reads:
+            wrong.append(f"{source.path}:{node.lineno} opens a model with {ast.unparse(node)}")
+    return wrong
+
+
+def test_models_are_opened_in_one_place() -> None:
+    assert [line for source in PACKAGE for line in models_opened_elsewhere(source)] == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "from transformers import CLIPModel\nCLIPModel.from_pretrained('x')",
+        "import transformers\ntransformers.AutoTokenizer.from_pretrained('x')",
+        "from typing import Any, cast\ncast('Any', kind).from_pretrained('x')",
+        "from transformers import CLIPModel\nclass Mine(CLIPModel): pass\nMine.from_pretrained('x')",
+        "import torch\nread = torch.load",
+    ],
+)
+def test_another_way_to_open_a_model_is_seen(text: str) -> None:
+    assert len(models_opened_elsewhere(Source(path="x.py", module="rewards.x", text=text))) == 1

@@ -33,7 +33,7 @@ from transformers.models.mask2former.modeling_mask2former import Mask2FormerPreT
 from sightloop.evaluation.detection import Picture
 from sightloop.evaluation.geneval import OFFICIAL, Detection
 from sightloop.evaluation.geneval_prompts import CLASSES
-from sightloop.models.open import open_weights
+from sightloop.models.open import open_config, open_weights, refuse_as
 from sightloop.models.transformers_internals import without_tensors
 
 MAX_INSTANCES = 100
@@ -136,6 +136,9 @@ class Mask2FormerDetector:
         Raises:
             ValueError: weights are missing, or it knows other classes.
         """
+        config = open_config(folder)
+        if config.model_type != "mask2former":
+            refuse_as(config, "a Mask2Former", str(folder))
         model = open_weights(Segmenter, folder, dtype=dtype, device=device)
         name = Path(folder).name if Path(folder).is_dir() else str(folder)
         return Mask2FormerDetector(model, name=name, floor=floor, resizing=resizing)

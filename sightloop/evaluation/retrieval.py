@@ -30,7 +30,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from sightloop.evaluation.pairs import CaptionSet
 from sightloop.evaluation.ranking import Ties, rank_images, rank_texts, recall_metrics, recall_values
 from sightloop.image_files import BrokenImageError, open_picture, upright_rgb
-from sightloop.models.open import ends_of, open_weights, open_words
+from sightloop.models.open import ends_of, open_config, open_pictures, open_weights, open_words, refuse_as
 from sightloop.models.written_text import read_texts
 from sightloop.types import Evaluation
 
@@ -76,10 +76,13 @@ class ClipEncoder:
         Raises:
             ValueError: weights or tokenizer are missing.
         """
+        config = open_config(folder)
+        if config.model_type != "clip":
+            refuse_as(config, "a CLIP", str(folder))
         model: Any = open_weights(CLIPModel, folder, dtype=dtype, device=device)
         text = model.config.text_config
         words = open_words(folder, rows=text.vocab_size, ends=ends_of(text))
-        pictures = CLIPImageProcessorPil.from_pretrained(folder)
+        pictures = open_pictures(CLIPImageProcessorPil, folder)
         # A path on this computer means nothing to others, a name on the hub does.
         name = Path(folder).name if Path(folder).is_dir() else str(folder)
         return ClipEncoder(model, words, pictures, name=name)
@@ -94,7 +97,7 @@ class ClipEncoder:
         if not len(pictures):
             raise ValueError("no pictures to encode")
         rows = [self._see(pictures[start : start + batch]) for start in range(0, len(pictures), batch)]
-        return F.normalize(torch.cat(rows), dim=1)
+        return _finite(F.normalize(torch.cat(rows), dim=1), self.name)
 
     @torch.no_grad()
     def texts(
@@ -112,7 +115,7 @@ class ClipEncoder:
         distinct = sorted(set(cut), key=lambda text: (len(text), text))
         rows = [self._read(distinct[start : start + batch]) for start in range(0, len(distinct), batch)]
         place = {text: row for row, text in enumerate(distinct)}
-        return F.normalize(torch.cat(rows), dim=1)[[place[text] for text in cut]]
+        return _finite(F.normalize(torch.cat(rows), dim=1), self.name)[[place[text] for text in cut]]
 
     def shares_cut(self, captions: Sequence[str]) -> dict[str, float]:
         """Share of captions cut at `MAX_CHARACTERS`, and of those cut at `max_tokens` after that."""
@@ -204,6 +207,12 @@ def protocol_hash(protocol: dict[str, str]) -> str:
     """A short name for exactly this protocol: figures of different hashes do not compare."""
     told = {name: value for name, value in protocol.items() if name not in _NOT_PROTOCOL}
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _finite(embeddings: Tensor, name: str) -> Tensor:
+    if not embeddings.isfinite().all():
+        raise ValueError(f"{name} computes embeddings that are not numbers; measure with another CLIP")
+    return embeddings
 
 
 def _prefixed(figures: dict[str, Any]) -> dict[str, Any]:

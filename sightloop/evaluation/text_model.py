@@ -10,7 +10,7 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from sightloop.models.open import ends_of, open_weights, open_words
+from sightloop.models.open import ends_of, is_language_model, open_config, open_weights, open_words, refuse_as
 from sightloop.models.written_text import read_texts, spelled_out
 
 
@@ -49,6 +49,9 @@ class TextModel:
         Raises:
             ValueError: weights or tokenizer are missing.
         """
+        config = open_config(folder)
+        if not is_language_model(config):
+            refuse_as(config, "a language model", str(folder))
         model: Any = open_weights(AutoModelForCausalLM, folder, dtype=dtype, device=device)
         name = Path(folder).name if Path(folder).is_dir() else str(folder)
         text = model.config.get_text_config()

@@ -22,13 +22,13 @@ from transformers import Blip2ForConditionalGeneration, PreTrainedTokenizerBase
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
 from sightloop.models.critic import ValuePosition
-from sightloop.models.generation import Writer, alone, draw_tokens, like_lengths, token_log_probs
+from sightloop.models.generation import NumbersOnly, Writer, alone, draw_tokens, like_lengths, token_log_probs
 from sightloop.models.last_layer import READ_FROM, read_in_part
-from sightloop.models.open import ends_of, open_weights, open_words
+from sightloop.models.open import ends_of, is_blip2, open_pictures, open_weights, open_words, require_kind
 from sightloop.models.opt_steps import OptSteps
 from sightloop.models.pieces import Pieces
 from sightloop.models.recompute import Contexts, Recomputation
-from sightloop.models.transformers_internals import Cache, cache_argument, exact_in
+from sightloop.models.transformers_internals import Cache, cache_argument
 from sightloop.models.written_text import text_ids
 from sightloop.types import Images, Prompt, Sampling, Tokens, TokenScores, Turn
 
@@ -50,9 +50,6 @@ class Bridge(nn.Module):
 
 
 # Half precision would round the weights that are trained, before the first step.
-@exact_in(("query_tokens", "qformer", "language_projection"))
-class _LoadsBridgeExactly(Blip2ForConditionalGeneration):
-    pass
 
 
 class Blip2Captioner(nn.Module):
@@ -104,13 +101,13 @@ class Blip2Captioner(nn.Module):
         Raises:
             ValueError: the folder does not hold a whole BLIP-2 model with an OPT language model.
         """
-        model: Any = open_weights(_LoadsBridgeExactly, folder, dtype=dtype)
-        # Its own name would end up in the configuration of an export.
-        model.__class__ = Blip2ForConditionalGeneration
-        text = model.config.text_config
-        ends = ends_of(text, model.generation_config)
-        words = open_words(folder, rows=text.vocab_size, ends=ends)
-        pictures = BlipImageProcessorPil.from_pretrained(folder)
+        require_kind(folder, "a BLIP-2 captioner", is_blip2)
+        # Half precision would round the weights that are trained, before the first step.
+        exact = ("query_tokens", "qformer", "language_projection")
+        model = open_weights(Blip2ForConditionalGeneration, folder, dtype=dtype, exact=exact)
+        text, generation = model.config.text_config, model.generation_config
+        words = open_words(folder, rows=text.vocab_size, ends=ends_of(text, generation))
+        pictures = open_pictures(BlipImageProcessorPil, folder)
         return Blip2Captioner(model, words, pictures).to(device)
 
     def _freeze(self) -> None:
@@ -311,6 +308,7 @@ class Blip2Captioner(nn.Module):
         read = [self.bos, *self._text_ids(prompt)]
         # Embeddings stand for them; the n-gram rule reads the prompt's words here.
         before = torch.tensor([self.pad] * (context.shape[1] - len(read)) + read, device=context.device)
+        watch = NumbersOnly()
         ids = self.model.language_model.generate(
             input_ids=before.expand(len(images), -1),
             inputs_embeds=context,
@@ -323,7 +321,9 @@ class Blip2Captioner(nn.Module):
             eos_token_id=list(self.ends),
             pad_token_id=self.pad,
             bos_token_id=self.bos,
+            logits_processor=[watch],
         )
+        watch.require()
         written = [[id for id in row if id not in self.ends] for row in ids[:, context.shape[1] :].tolist()]
         return [text.strip() for text in self.words.batch_decode(written, skip_special_tokens=True)]
 

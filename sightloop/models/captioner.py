@@ -22,8 +22,16 @@ from transformers import AutoModelForImageTextToText, PreTrainedModel, Processor
 from sightloop.models.blip2 import no_dropout
 from sightloop.models.composed import ComposedModel
 from sightloop.models.critic import Adapters, ValuePosition
-from sightloop.models.generation import token_log_probs
-from sightloop.models.open import ends_of, open_processor, open_weights, require_fitting
+from sightloop.models.generation import NumbersOnly, token_log_probs
+from sightloop.models.open import (
+    ends_of,
+    is_captioner,
+    open_config,
+    open_processor,
+    open_weights,
+    refuse_as,
+    require_fitting,
+)
 from sightloop.models.pieces import Pieces
 from sightloop.models.reader import PromptReader
 from sightloop.models.recompute import Contexts, Recomputation
@@ -104,8 +112,11 @@ class GenericCaptioner(nn.Module):
         Raises:
             ValueError: the checkpoint is not a whole picture-to-text model, or none that can be driven.
         """
+        config = open_config(folder)
+        if not is_captioner(config):
+            refuse_as(config, "a captioner that reads images and writes text", str(folder))
+        processor = open_processor(folder, config)
         model = open_weights(AutoModelForImageTextToText, folder, dtype=dtype)
-        processor = open_processor(folder)
         if not isinstance(processor, ProcessorMixin):
             raise ValueError(f"{folder} has no processor for pictures and text (processor_config.json)")
         text = model.config.get_text_config()
@@ -308,6 +319,7 @@ class GenericCaptioner(nn.Module):
         max_tokens: int = 60,
     ) -> list[str]:
         """Captions by beam search; 1 beam and no n-gram rule is greedy."""
+        watch = NumbersOnly()
         with self._folded():
             ids = self._whole.generate(
                 Prompt(texts=[prompt] * len(images), images=images),
@@ -316,5 +328,7 @@ class GenericCaptioner(nn.Module):
                 min_new_tokens=min_tokens,
                 max_new_tokens=max_tokens,
                 suppress_tokens=[self.picture_token],
+                logits_processor=[watch],
             )
+        watch.require()
         return [text.strip() for text in self.words.batch_decode(ids, skip_special_tokens=True)]

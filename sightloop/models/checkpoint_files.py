@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from sightloop.models.convert import refuse
+from sightloop.models.open import open_tokenizer as open_class
 from sightloop.models.open import read_tensors
 
 WEIGHT_FILES = (
@@ -103,7 +104,7 @@ def open_tokenizer(
         raise ValueError(f"{folder} holds no tokenizer; name {hint} with --tokenizer")
     # tokenizer.json is the whole tokenizer. A class named beside it may be another program's, and add tokens.
     reader = PreTrainedTokenizerFast if (folder / _TOKENIZER_FILES[0]).is_file() else AutoTokenizer
-    return cast("PreTrainedTokenizerBase", reader.from_pretrained(folder, trust_remote_code=False, **options))
+    return open_class(reader, folder, **options)
 
 
 def _weight_map(index: Path) -> dict[str, str]:

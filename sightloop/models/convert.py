@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,6 +24,7 @@ from transformers import AutoTokenizer, Blip2Config, Blip2ForConditionalGenerati
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
 from sightloop.models.blip2 import Blip2Captioner, Bridge
+from sightloop.models.open import open_config, open_pictures, open_tokenizer, open_with_report, read_tensors
 from sightloop.models.transformers_internals import file_of
 
 BRIDGE_PREFIXES = ("query_tokens", "qformer.", "language_projection.")
@@ -78,15 +78,12 @@ def load_published(
     Raises:
         ValueError: tensors are missing or of another shape, or no number is left for the picture token.
     """
-    words = AutoTokenizer.from_pretrained(folder if base is None else base, trust_remote_code=False)
-    pictures = BlipImageProcessorPil.from_pretrained(folder if base is None else base)
-    config = Blip2Config.from_pretrained(folder)
+    words = open_tokenizer(AutoTokenizer, folder if base is None else base)
+    pictures = open_pictures(BlipImageProcessorPil, folder if base is None else base)
+    config: Any = open_config(folder)
     if config.image_token_index is None:
         config.image_token_index = _picture_token(config, words)
-    loaded: Any = Blip2ForConditionalGeneration.from_pretrained(
-        folder, config=config, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
-    )
-    model, found = loaded
+    model, found = open_with_report(Blip2ForConditionalGeneration, folder, dtype=dtype, config=config)
     problems = [f"{name} is missing" for name in sorted(found["missing_keys"])]
     problems += [f"{name} is unknown" for name in sorted(found["unexpected_keys"])]
     problems += [f"{name} is {given}, not {wanted}" for name, given, wanted in found["mismatched_keys"]]
@@ -125,12 +122,9 @@ def _read(file: Path, prefixes: tuple[str, ...] = ("",)) -> dict[str, Tensor]:
             with safe_open(file, framework="pt") as tensors:
                 names = [name for name in tensors.keys() if name.startswith(prefixes)]  # noqa: SIM118
                 return {name: tensors.get_tensor(name) for name in names}
-        loaded = torch.load(file, map_location="cpu", weights_only=True)
-    except (SafetensorError, RuntimeError, pickle.UnpicklingError, EOFError, OSError) as error:
+    except SafetensorError as error:
         raise ValueError(f"{file} cannot be read ({error}); download it again") from error
-    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
-        raise ValueError(f"{file} does not hold a dictionary of tensors")
-    return {name: tensor for name, tensor in loaded.items() if name.startswith(prefixes)}
+    return {name: tensor for name, tensor in read_tensors(file).items() if name.startswith(prefixes)}
 
 
 def refuse(what: str, problems: Sequence[str]) -> None:

@@ -14,6 +14,7 @@ from typing import Protocol
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from transformers import LogitsProcessor
 
 from sightloop.models.growing_texts import GrowingTexts
 from sightloop.models.transformers_internals import Cache, roomy_cache
@@ -34,6 +35,30 @@ class Decoder(Protocol):
     def __call__(
         self, embeds: Float[Tensor, "B N h"], mask: Bool[Tensor, "B L"] | None, cache: Cache
     ) -> Float[Tensor, "B N h"]: ...
+
+
+class NumbersOnly(LogitsProcessor):
+    """Beside a search: whether every step computed numbers, asked once after the last token."""
+
+    def __init__(self) -> None:
+        self._highest: list[Tensor] = []
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Keep the highest score of a step, which is no number if one of them is none; no wait for it."""
+        self._highest.append(scores.amax())
+        return scores
+
+    def require(self) -> None:
+        """Refuse what was written.
+
+        Raises:
+            ValueError: a step computed something that is not a number.
+        """
+        if self._highest and not torch.stack(self._highest).isfinite().all():
+            raise ValueError(
+                "the model computes values that are not numbers, so its captions mean nothing; name another "
+                "checkpoint of it"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

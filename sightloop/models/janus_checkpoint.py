@@ -38,6 +38,7 @@ from sightloop.models.convert import refuse, whole
 from sightloop.models.families import require
 from sightloop.models.janus import Janus, JanusSettings
 from sightloop.models.janus_names import from_official, to_official
+from sightloop.models.open import filled, open_config, open_generation
 from sightloop.models.transformers_internals import made_by_hand
 
 SPECIAL_TOKENS = {
@@ -127,14 +128,14 @@ def read_janus_tokenizer(folder: Path | str) -> PreTrainedTokenizerBase:
 
 
 def _read_transformers(folder: Path, dtype: torch.dtype | None) -> JanusForConditionalGeneration:
-    config: Any = JanusConfig.from_pretrained(folder)
+    config: Any = open_config(folder)
     tensors = read_weights(folder)
     if "lm_head.weight" in tensors:
         # The default says tied, which would put the head in the place of the embedding.
         config.tie_word_embeddings = config.text_config.tie_word_embeddings = False
     model = _filled(config, tensors, str(folder), dtype)
     if (folder / "generation_config.json").is_file():
-        model.generation_config = GenerationConfig.from_pretrained(folder)
+        model.generation_config = open_generation(folder)
     return model
 
 
@@ -148,10 +149,8 @@ def _filled(
         shapes.pop("lm_head.weight", None)
     refuse(f"{source} does not fit the model", misfits(tensors, shapes))
     stored = tensors["model.language_model.embed_tokens.weight"].dtype
-    model = JanusForConditionalGeneration.from_pretrained(
-        None, config=config, state_dict=dict(tensors), dtype=stored if dtype is None else dtype
-    )
-    return model.eval()
+    dtype = stored if dtype is None else dtype
+    return filled(JanusForConditionalGeneration, config, tensors, dtype=dtype)
 
 
 def official_config(

@@ -28,7 +28,7 @@ from sightloop.models.checkpoint_files import (
 from sightloop.models.convert import refuse, whole
 from sightloop.models.families import require
 from sightloop.models.magvit2 import Magvit2
-from sightloop.models.open import open_weights
+from sightloop.models.open import filled, open_config, open_weights
 from sightloop.models.show_o import ShowO, ShowOSettings
 from sightloop.models.show_o_layout import SPECIAL_TOKENS, vocabulary_of
 from sightloop.models.show_o_vision import ShowOVision, new_projector
@@ -91,7 +91,7 @@ def read_show_o(folder: Path | str, *, dtype: torch.dtype | None = None) -> Show
     known = {field.name for field in fields(ShowOSizes)}
     sizes = _sizes({name: value for name, value in config.items() if name in known}, folder)
     tensors = read_weights(folder / "language_model")
-    model = _phi(tensors, PhiConfig.from_pretrained(folder / "language_model"), str(folder), dtype)
+    model = _phi(tensors, open_config(folder / "language_model"), str(folder), dtype)
     refuse(f"{folder} does not fit itself", _disagreements(model, sizes))
     given = read_weights(folder / "projector") if (folder / "projector").is_dir() else {}
     return ShowOWeights(model=model, projector=_projector(given, folder, model), sizes=sizes)
@@ -169,15 +169,8 @@ def _phi(
         shapes = {name: tuple(value.shape) for name, value in PhiForCausalLM(config).state_dict().items()}
     refuse(f"{source}: the language model does not fit", misfits(tensors, shapes))
     stored = tensors["lm_head.weight"].dtype
-    # Built on no device and filled afterwards, it would lack its table of rotations: transformers knows.
-    model = PhiForCausalLM.from_pretrained(
-        None,
-        config=config,
-        state_dict=dict(tensors),
-        dtype=stored if dtype is None else dtype,
-        attn_implementation="sdpa",
-    )
-    return model.eval()
+    dtype = stored if dtype is None else dtype
+    return filled(PhiForCausalLM, config, tensors, dtype=dtype, attn_implementation="sdpa")
 
 
 def _projector(tensors: Mapping[str, Tensor], folder: Path, model: PhiForCausalLM) -> nn.Sequential | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -53,8 +54,11 @@ def doctor(*, recipe: str, config: Any, rewards: Sequence[str], device: str, jso
     """
     findings = environment()
     findings += _judges(recipe, config, rewards, device)
+    if config is not None:
+        name = config.policy or "the embedded world's"
+        findings += _checked(f"policy: {name}", lambda: import_module(PATIENTS[recipe]).policy_of(config))
     if config is not None and is_healthy(findings):
-        findings += _recipe(recipe, config)
+        findings += _checked("calibration", lambda: _recipe(recipe, config))
     elif config is not None:
         says = "not measured: something above failed"
         findings.append(Finding(part="calibration", name=recipe, mark="info", says=says))
@@ -73,9 +77,28 @@ def _judges(recipe: str, config: Any, rewards: Sequence[str], device: str) -> li
     elif not rewards:
         wanted = list(BUNDLED)
     place = distributed.device(device)
-    findings = [finding for one in wanted for finding in examine(one, dtype=torch.float32, device=place)]
-    own = {one.short: one.load(Loading()) for one in named if one.offer is None}
-    return [*findings, *examine_rewards(own, drawn_probe())]
+    findings: list[Finding] = []
+    for one in wanted:
+        look = partial(examine, one, dtype=torch.float32, device=place)
+        findings += _checked(f"{one.name}: {one.model}", look)
+    for one in named:
+        if one.offer is None:
+            findings += _checked(one.short, partial(_own_reward, one))
+    return findings
+
+
+def _own_reward(one: Named) -> list[Finding]:
+    return examine_rewards({one.short: one.load(Loading())}, drawn_probe())
+
+
+def _checked(part: str, look: Callable[[], list[Finding]]) -> list[Finding]:
+    """What a check finds; one that cannot be made is a failure, and the others go on."""
+    try:
+        return look()
+    except (ValueError, OSError, RuntimeError, LookupError, TypeError, ImportError) as error:
+        says = " ".join(str(error).split())[:400] or type(error).__name__
+        fix = "correct what is named above, or name another model"
+        return [Finding(part=part, name="loads and runs", mark="fail", says=says, fix=fix)]
 
 
 def as_model(one: Named) -> ModelToExamine | None:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 Mark = Literal["pass", "warn", "fail", "info"]
 _SIGNS: dict[str, str] = {"pass": "ok  ", "warn": "note", "fail": "FAIL", "info": "    "}
@@ -24,6 +24,12 @@ class Finding:
     fix: str = ""
     """What to do, in one sentence."""
     figures: dict[str, float] = field(default_factory=dict[str, float])
+
+
+def loaded(part: str, model: Any) -> Finding:
+    """That a model could be opened, and how large it is."""
+    millions = sum(weight.numel() for weight in model.parameters()) / 1e6
+    return Finding(part=part, name="loads", mark="pass", says=f"{millions:.1f} M parameters, all there")
 
 
 def is_healthy(findings: Sequence[Finding]) -> bool:

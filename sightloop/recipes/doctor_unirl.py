@@ -12,7 +12,7 @@ from torch import Tensor
 from sightloop.data.quizzes import Quiz
 from sightloop.recipes.doctor import Opened, as_model
 from sightloop.recipes.doctor_calibration import MeasuringJudge
-from sightloop.recipes.doctor_findings import Finding
+from sightloop.recipes.doctor_findings import Finding, loaded
 from sightloop.recipes.doctor_models import ModelToExamine
 from sightloop.recipes.picture_checks import PictureCheck, open_check
 from sightloop.recipes.unirl import collector_of, drawing_law, grader_of, load_policy
@@ -34,6 +34,12 @@ def judges_of(config: UniConfig) -> list[ModelToExamine]:
     """Every judge of pictures and texts that the user named."""
     named = read_names(config.judge.custom)
     return [model for one in named if (model := as_model(one)) is not None]
+
+
+def policy_of(config: UniConfig) -> list[Finding]:
+    """Whether the model that the run would train can be opened."""
+    policy = load_policy(config, distributed.device(config.device))
+    return [loaded(f"policy: {config.policy or config.world_model}", policy)]
 
 
 def opened(config: UniConfig, folder: Path) -> Opened:

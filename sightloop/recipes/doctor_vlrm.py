@@ -13,6 +13,7 @@ from sightloop.data.decode import Decoding
 from sightloop.recipes import vlrm
 from sightloop.recipes.doctor import Opened, as_model
 from sightloop.recipes.doctor_calibration import MeasuringJudge
+from sightloop.recipes.doctor_findings import Finding, loaded
 from sightloop.recipes.doctor_models import ModelToExamine
 from sightloop.recipes.held_out import open_pictures
 from sightloop.recipes.vlrm_config import VlrmConfig
@@ -43,6 +44,12 @@ def judges_of(config: VlrmConfig) -> list[ModelToExamine]:
 
 def _judge(name: str, model: str, kind: str) -> ModelToExamine:
     return ModelToExamine(name=name, model=model, kind="itm" if kind == "itm" else "clip")
+
+
+def policy_of(config: VlrmConfig) -> list[Finding]:
+    """Whether the captioner that the run would train can be opened."""
+    policy = vlrm.load_policy(config, distributed.device(config.device))
+    return [loaded(f"policy: {vlrm.base_model(config)}", policy)]
 
 
 def opened(config: VlrmConfig, folder: Path) -> Opened:

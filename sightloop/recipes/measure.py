@@ -208,9 +208,10 @@ def measured_recall(job: RecallJob) -> Evaluation:
     policy = load_captioner(job.model, device=device)
     decoding = Decoding(size=policy.image_size, fit="crop")
     pictures = _image_set(source, decoding, on_broken=job.on_broken, limit=job.limit)
-    pairs = list(caption_pictures(policy, pictures, job.decode.options(job.model)))
+    written = caption_set(list(caption_pictures(policy, pictures, job.decode.options(job.model))))
     _tell_left_out(pictures)
-    return clip_recall_of_files(encoder, caption_set(pairs), ties=job.ties)
+    refuse_empty(written, allowed=job.allow_empty)
+    return clip_recall_of_files(encoder, written, ties=job.ties)
 
 
 def _root_of(job: RecallJob) -> str | None:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import (
     CLIPVisionConfig,
@@ -32,6 +31,7 @@ from sightloop.models.janus_checkpoint import SpecialIds, official_config, read_
 from sightloop.models.janus_names import from_official
 from sightloop.models.magvit2 import Magvit2
 from sightloop.models.magvit2_layers import Magvit2Config
+from sightloop.models.open import open_config, read_shapes
 from sightloop.models.show_o import LORA_TARGETS
 from sightloop.models.show_o_checkpoint import ShowOSizes
 from sightloop.models.show_o_vision import new_projector
@@ -133,7 +133,7 @@ def networks_of(config: UniConfig, *, is_paper: bool = False) -> Networks:
     folder = folder if config.policy else world_folder(config.world_model)
     found = found_in(folder)
     if found.family == "janus":
-        given = _official_janus(folder) if found.form == "official" else JanusConfig.from_pretrained(folder)
+        given = _official_janus(folder) if found.form == "official" else open_config(folder)
         return _janus(config, given, str(folder))
     if found.family != "show-o":
         raise ValueError(f"{folder} is {found.family}, which cannot draw; name a Show-o or Janus")
@@ -148,13 +148,7 @@ def shapes_in(source: Path) -> dict[str, Tensor]:
     """
     found: dict[str, Tensor] = {}
     for file in weight_files(source):
-        if file.suffix == ".safetensors":
-            with safe_open(file, framework="pt") as tensors:
-                for name in tensors.keys():  # noqa: SIM118
-                    shape = tensors.get_slice(name).get_shape()
-                    found[name] = torch.empty(shape, device="meta")
-        else:
-            found |= torch.load(file, map_location="meta", mmap=True, weights_only=True)
+        found |= read_shapes(file)
     return found
 
 
@@ -172,7 +166,7 @@ def _show_o_in(config: UniConfig, folder: Path, *, is_official: bool) -> Network
         names = ("num_image_tokens", "num_text", "num_codes", "max_text_tokens")
         sizes = ShowOSizes(**{name: told[name] for name in names if name in told})
         magvit = Path(config.model.magvit) if config.model.magvit else folder / "magvit2"
-        phi = PhiConfig.from_pretrained(folder / "language_model")
+        phi = open_config(folder / "language_model")
         reads_tower = (folder / "projector").is_dir()
     coder = Magvit2Config() if magvit is None else Magvit2Config.of_tensors(shapes_in(magvit))
     tower = _tower(config.model.tower) if reads_tower else None

@@ -14,7 +14,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +24,7 @@ from transformers import CLIPModel, PreTrainedTokenizerBase, SiglipModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
-from sightloop.models.open import ends_of, open_config, open_weights, open_words, read_tensors
+from sightloop.models.open import ends_of, open_config, open_pictures, open_weights, open_words, read_tensors
 from sightloop.models.written_text import read_texts
 from sightloop.rewards.combine import on_last_token
 from sightloop.rewards.pixels import Preparation
@@ -33,6 +33,11 @@ from sightloop.types import Images, Outcome
 
 _LAION_LINEAR, _LAION_RELU = (0, 2, 4, 6, 7), (0, 3, 6, 9, 11)
 """Places of the linear layers in LAION's predictors; dropout, or ReLU and dropout, stand between them."""
+_EXACT = {
+    "clip": ("visual_projection", "text_projection", "logit_scale"),
+    "siglip": ("head", "logit_scale", "logit_bias"),
+}
+"""Parts that are read in float32: see above."""
 Scale = Literal["cosine", "logit", "probability"]
 """The cosine; times the model's temperature, plus SigLIP's bias; SigLIP's sigmoid of that."""
 
@@ -72,6 +77,8 @@ class ClipSimilarity:
         self.batch = batch
         self.scale: Scale = scale
         self._image_head, self._text_head = self._heads()
+        # The model's own would be that of its first weight, which is a temperature in float32.
+        self._dtype: torch.dtype = self.model.vision_model.embeddings.patch_embedding.weight.dtype
 
     @staticmethod
     def from_pretrained(
@@ -94,10 +101,10 @@ class ClipSimilarity:
             raise ValueError(f"{str(folder)!r} is a {kind!r}, not a CLIP or SigLIP{hint}")
         model_class = SiglipModel if kind == "siglip" else CLIPModel
         pictures_class = SiglipImageProcessorPil if kind == "siglip" else CLIPImageProcessorPil
-        model = open_weights(model_class, folder, dtype=dtype, device=device)
+        model = open_weights(model_class, folder, dtype=dtype, device=device, exact=_EXACT[kind])
         text = model.config.text_config
         words = open_words(processor or folder, rows=text.vocab_size, ends=ends_of(text))
-        pictures = cast("Any", pictures_class).from_pretrained(processor or folder)
+        pictures = open_pictures(pictures_class, processor or folder)
         return ClipSimilarity(model, words, pictures, key=key or f"clip:{folder}", scale=scale)
 
     @torch.no_grad()
@@ -116,7 +123,7 @@ class ClipSimilarity:
         rows: list[Tensor] = []
         for first in range(0, len(images), self.batch):
             pixels = images.pixels[first : first + self.batch].to(self.model.device)
-            seen = self.model.vision_model(pixel_values=self.preparation(pixels).to(self.model.dtype))
+            seen = self.model.vision_model(pixel_values=self.preparation(pixels).to(self._dtype))
             before = seen.last_hidden_state if self.is_siglip else seen.pooler_output
             rows.append(self._image_head(before.float()))
         return F.normalize(torch.cat(rows), dim=1)

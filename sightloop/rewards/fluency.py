@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from sightloop.models.open import ends_of, open_weights, open_words
+from sightloop.models.open import ends_of, is_language_model, open_config, open_weights, open_words, refuse_as
 from sightloop.models.written_text import text_ids
 from sightloop.rewards.combine import on_last_token
 from sightloop.types import Outcome, Tokens
@@ -93,6 +93,9 @@ class LanguageModelFluency:
         Raises:
             ValueError: weights or tokenizer are missing.
         """
+        config = open_config(folder)
+        if not is_language_model(config):
+            refuse_as(config, "a language model", str(folder))
         model = open_weights(AutoModelForCausalLM, folder, dtype=dtype, device=device)
         text = model.config.get_text_config()
         ends = ends_of(text, model.generation_config)

@@ -23,7 +23,15 @@ from transformers import (
 )
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
-from sightloop.models.open import open_weights, open_words
+from sightloop.models.open import (
+    MATCHER,
+    is_matcher,
+    open_config,
+    open_pictures,
+    open_weights,
+    open_words,
+    refuse_as,
+)
 from sightloop.models.written_text import read_texts
 from sightloop.rewards.clip_family import ClipSimilarity
 from sightloop.rewards.combine import on_last_token
@@ -83,9 +91,14 @@ class ItmSimilarity:
         max_text_tokens: int = 64,
     ) -> ItmSimilarity:
         """Load a folder of the hub's format (or a hub name); the tower in `dtype`, the rest in float32."""
-        model = open_weights(Blip2ForImageTextRetrieval, folder, dtype=dtype, device=device)
+        config = open_config(folder)
+        if config.model_type != "blip-2" or not is_matcher(config):
+            refuse_as(config, MATCHER, str(folder))
+        # Logits in half precision are too coarse for a reward, and the parts behind the tower are small.
+        exact = ("query_tokens", "qformer", "word_embeddings", "position_embeddings", "itm_head")
+        model = open_weights(Blip2ForImageTextRetrieval, folder, dtype=dtype, device=device, exact=exact)
         words = open_words(folder, rows=model.config.qformer_config.vocab_size)
-        pictures = cast("Any", BlipImageProcessorPil).from_pretrained(folder)
+        pictures = open_pictures(BlipImageProcessorPil, folder)
         return ItmSimilarity(model, words, pictures, max_text_tokens=max_text_tokens)
 
     @property

@@ -18,7 +18,15 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import AutoModelForImageTextToText, PreTrainedModel, ProcessorMixin
 
-from sightloop.models.open import ends_of, open_processor, open_weights, require_fitting
+from sightloop.models.open import (
+    ends_of,
+    is_captioner,
+    open_config,
+    open_processor,
+    open_weights,
+    refuse_as,
+    require_fitting,
+)
 from sightloop.models.written_text import spelled_out, text_ids
 from sightloop.rewards.combine import on_last_token
 from sightloop.rewards.samples import pictures_of, pil_pictures, sample_name
@@ -88,8 +96,11 @@ class YesNoJudge:
         Raises:
             ValueError: weights are missing, or the tokenizer is another model's.
         """
+        config = open_config(folder)
+        if not is_captioner(config):
+            refuse_as(config, "a model that answers questions about images", str(folder))
+        processor = open_processor(folder, config)
         model = open_weights(AutoModelForImageTextToText, folder, dtype=dtype, device=device)
-        processor = open_processor(folder)
         text = model.config.get_text_config()
         require_fitting(
             processor.tokenizer,

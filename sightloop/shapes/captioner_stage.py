@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import Blip2ForConditionalGeneration
 
+from sightloop.models.open import open_weights
 from sightloop.shapes.fitting import CornerHeads, Stage, World, fit, held_out, queries_of, see, text_ids
 from sightloop.shapes.language import PREFIXES, STYLES, Style, caption, count_facts, natural_caption
 from sightloop.shapes.models import BOS, EOS, NUM_QUERIES, PAD, WIDTH, new_captioner, tokenizer
@@ -76,7 +77,7 @@ def train_talkative(world: World, start: Path, work: Path, steps: int = 600) -> 
     Where prefixes come at random, nothing in the picture's features stands for them and no reward can turn
     them up.
     """
-    model = Blip2ForConditionalGeneration.from_pretrained(start, dtype=torch.float32)
+    model = open_weights(Blip2ForConditionalGeneration, start, dtype=torch.float32).requires_grad_(True)
     model.vision_model.requires_grad_(False)
     world = see(world, model.vision_model)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]

@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sightloop.models.open import read_saved
 from sightloop.shapes.language import WORDS, words_of
 from sightloop.shapes.models import BOS, EOS, PAD, normalized
 from sightloop.shapes.scenes import COLOURS, CORNERS, GROUNDS, SHAPES, SIZES, Scene, render, sample_scene
@@ -132,13 +133,13 @@ def fit(
     name, steps, peak_lr, work = stage.name, stage.steps, stage.peak_lr, stage.work
     finished = work / f"{name}.pt"
     if finished.exists():
-        parts.load_state_dict(torch.load(finished, weights_only=True))
+        parts.load_state_dict(read_saved(finished))
         return
     optimizer = torch.optim.AdamW(trained, lr=peak_lr, weight_decay=0.01)
     cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, peak_lr, total_steps=steps, pct_start=0.08)
     snapshot, first = work / f"{name}.snapshot.pt", 0
     if snapshot.exists():
-        saved = torch.load(snapshot, weights_only=True)
+        saved = read_saved(snapshot)
         parts.load_state_dict(saved["parts"])
         optimizer.load_state_dict(saved["optimizer"])
         cycle.load_state_dict(saved["cycle"])

@@ -14,10 +14,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from sightloop.models.open import read_saved
 from sightloop.training import distributed
 from sightloop.training.randomness import random_state, set_random_state
 
 _PARTIAL = ".partial"
+_FIX = "remove this checkpoint's folder; --resume then goes on from the one before it"
 _KEPT = "kept.safetensors"
 
 
@@ -91,13 +93,11 @@ def read_checkpoint(saved: Saved, into: Saveable) -> None:
     _put_back(saved.folder, into.kept)
     optimizer = into.optimizer
     options = [{name: group[name] for name in group if name != "params"} for group in optimizer.param_groups]
-    optimizer.load_state_dict(
-        torch.load(saved.folder / "optimizer.pt", weights_only=True, map_location="cpu")
-    )
+    optimizer.load_state_dict(read_saved(saved.folder / "optimizer.pt", fix=_FIX))
     # Rates come from the schedule, which may have been changed on purpose; only the moments are restored.
     for group, kept in zip(optimizer.param_groups, options, strict=True):
         group.update(kept)
-    random_states = torch.load(saved.folder / "random.pt", weights_only=True)
+    random_states = read_saved(saved.folder / "random.pt", fix=_FIX)
     set_random_state(random_states[distributed.rank()])
     into.batches.load_state_dict(state["batches"][distributed.rank()])
 

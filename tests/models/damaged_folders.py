@@ -27,7 +27,7 @@ def change_tensors(folder: Path, change: Callable[[dict[str, torch.Tensor]], Any
     """The folder, its weights changed."""
     tensors = load_file(folder / "model.safetensors")
     changed = change(tensors)
-    tensors = tensors if changed is None else changed
+    tensors = changed if isinstance(changed, dict) else tensors
     save_file({k: v.contiguous() for k, v in tensors.items()}, folder / "model.safetensors", {"format": "pt"})
     return folder
 

@@ -7,14 +7,26 @@ from pathlib import Path
 
 import pytest
 import tiny_captioners
+import torch
 from damaged_folders import change_json, change_tensors, copy_of, pictures, refusal, without
+from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from sightloop.cli import main
 from sightloop.evaluation.text_model import TextModel
+from sightloop.rewards.similarity import ItmSimilarity
 from sightloop.shapes.models import WEIGHTS
 
-TRAIN = ("train", "vlrm", "--preset", "shapes", "--steps", "1", "--batch", "4", "--held-out.limit", "8")
+
+def train(folder: Path, **named: str) -> list[str]:
+    """One step of training on images of one's own; `named` models replace the bundled ones."""
+    shown = str(folder / "pictures")
+    judge, clip = str(WEIGHTS / "judge"), str(WEIGHTS / "clip")
+    chosen = {"images": shown, "run": str(folder / "run"), "judge.model": judge, "batch": "3", "steps": "1"}
+    chosen |= {"held-out.images": shown, "held-out.clip": clip, "policy": str(WEIGHTS / "captioner")}
+    chosen |= {name.replace("__", ".").replace("_", "-"): value for name, value in named.items()}
+    told = [word for name, value in chosen.items() for word in (f"--{name}", value)]
+    return ["train", "vlrm", "--preset", "shapes", *told]
 
 
 @pytest.mark.parametrize("lost", ["text_model", "text_projection", "logit_scale"])
@@ -43,9 +55,10 @@ def test_a_clip_whose_tensors_have_a_prefix_is_refused(
 def test_the_clip_that_watches_a_training_must_be_whole(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    pictures(tmp_path)
     folder = without(copy_of("clip", tmp_path), "text_model")
 
-    told = refusal(capsys, *TRAIN, "--run", str(tmp_path / "run"), "--held-out.clip", str(folder))
+    told = refusal(capsys, *train(tmp_path, held_out__clip=str(folder)))
     assert "text_model" in told and "they would be random" in told
 
 
@@ -74,7 +87,7 @@ def test_a_blip2_without_some_of_its_weights_is_no_policy(
 
     told = refusal(capsys, "caption", str(shown), "--model", str(folder))
     assert "lacks" in told and lost[0] in told
-    told = refusal(capsys, *TRAIN, "--run", str(tmp_path / "run"), "--policy", str(folder))
+    told = refusal(capsys, *train(tmp_path, policy=str(folder)))
     assert "lacks" in told and lost[0] in told
 
 
@@ -83,10 +96,11 @@ def test_a_matcher_is_no_policy(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
     for words in (
         ["caption", str(shown), "--model", judge],
-        [*TRAIN, "--run", str(tmp_path / "run"), "--policy", judge],
+        train(tmp_path, policy=judge),
     ):
         told = refusal(capsys, *words)
-        assert "lacks" in told and "name a checkpoint of the class Blip2ForConditionalGeneration" in told
+        assert "is a BLIP-2 matcher, not a captioner" in told.replace("a BLIP-2 captioner", "a captioner")
+        assert "--judge.model and --custom-rewards itm:NAME take it" in told
 
 
 @pytest.mark.parametrize("lost", ["multi_modal_projector", "lm_head"])
@@ -97,18 +111,19 @@ def test_a_llava_without_some_of_its_weights_is_no_policy(
     folder = without(tiny_captioners.llava(tmp_path / "llava"), lost)
 
     assert lost in refusal(capsys, "caption", str(shown), "--model", str(folder))
-    told = refusal(capsys, *TRAIN, "--run", str(tmp_path / "run"), "--policy", str(folder))
+    told = refusal(capsys, *train(tmp_path, policy=str(folder)))
     assert lost in told and "they would be random" in told
 
 
 def test_language_models_must_be_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pictures(tmp_path)
     words = tiny_captioners.tokenizer()
     LlamaForCausalLM(LlamaConfig(vocab_size=len(words), **tiny_captioners.SIZES)).save_pretrained(tmp_path)
     words.save_pretrained(tmp_path)
     TextModel.from_pretrained(tmp_path)
     without(tmp_path, "layers.1.")
 
-    told = refusal(capsys, *TRAIN, "--run", str(tmp_path / "run"), "--judge.reference-model", str(tmp_path))
+    told = refusal(capsys, *train(tmp_path, judge__reference_model=str(tmp_path)))
     assert "layers.1." in told and "they would be random" in told
     with pytest.raises(ValueError, match=r"lacks .*layers\.1\."):
         TextModel.from_pretrained(tmp_path)
@@ -133,11 +148,10 @@ def test_code_of_a_model_folder_is_never_run(
         told |= {"processor_class": "Evil", "tokenizer_class": "Evil"}
     change_json(folder / place, lambda given: given.update(told))
 
-    train = [*TRAIN, "--run", str(tmp_path / "run")]
     for words in (
         ["caption", str(shown), "--model", str(folder)],
-        [*train, "--policy", str(folder)],
-        [*train, "--judge.reference-model", str(folder)],
+        train(tmp_path, policy=str(folder)),
+        train(tmp_path, judge__reference_model=str(folder)),
         ["evaluate", "captions", str(tmp_path / "captions.jsonl"), "--clip", str(folder)],
     ):
         with suppress(SystemExit):
@@ -145,3 +159,117 @@ def test_code_of_a_model_folder_is_never_run(
         assert not marker.exists()
         said = capsys.readouterr().err
         assert place != "config.json" or "wants to run code of its own, which is never done" in said
+
+
+@pytest.mark.parametrize(
+    ("option", "name", "is_what", "takes"),
+    [
+        ("judge__model", "clip", "is a CLIP, not a BLIP-2 matcher", "--custom-rewards clip:NAME"),
+        ("judge__model", "captioner", "is a BLIP-2 captioner, not a BLIP-2 matcher", "--policy"),
+        ("held_out__clip", "judge", "is a BLIP-2 matcher, not a CLIP", "--judge.model"),
+        ("judge__reference_model", "clip", "is a CLIP, not a language model", "--held-out.clip"),
+        ("policy", "clip", "is a CLIP, not a captioner", "--held-out.clip"),
+    ],
+)
+def test_a_model_at_the_wrong_option_is_sent_to_the_right_one(
+    option: str, name: str, is_what: str, takes: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures(tmp_path)
+    told = refusal(capsys, *train(tmp_path, **{option: str(WEIGHTS / name)}))
+    assert is_what in told and takes in told
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "config.json"])
+@pytest.mark.parametrize("left", [POINTER, b"", b"{", b"<html>not found</html>", None])
+def test_damaged_files_are_named(
+    left: bytes | None, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures(tmp_path)
+    folder = copy_of("clip", tmp_path)
+    whole = (folder / name).read_bytes()
+    (folder / name).write_bytes(whole[: len(whole) // 2] if left is None else left)
+
+    told = refusal(capsys, "evaluate", "captions", str(tmp_path / "captions.jsonl"), "--clip", str(folder))
+    assert name in told and "download it again" in told and "weights_only" not in told
+
+
+@pytest.mark.parametrize(
+    "config", ["[]", "{}", '{"model_type": 3}', '{"model_type": "clip", "text_config": 7}']
+)
+def test_a_config_that_is_none_is_one_sentence(
+    config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures(tmp_path)
+    folder = copy_of("clip", tmp_path)
+    (folder / "config.json").write_text(config)
+
+    told = refusal(capsys, "evaluate", "captions", str(tmp_path / "captions.jsonl"), "--clip", str(folder))
+    assert "config.json" in told and str(folder) in told
+
+
+def test_weights_that_are_no_numbers_or_belong_to_more_layers_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = pictures(tmp_path)
+    folder = copy_of("captioner", tmp_path)
+    change_tensors(folder, lambda tensors: tensors["language_projection.bias"].__setitem__(0, float("nan")))
+    told = refusal(capsys, "caption", str(shown), "--model", str(folder))
+    assert "1 weights" in told and "language_projection.bias" in told and "not finite" in told
+
+    clip = copy_of("clip", tmp_path)
+    change_json(clip / "config.json", lambda given: given["text_config"].update(num_hidden_layers=2))
+    told = refusal(capsys, "evaluate", "captions", str(tmp_path / "captions.jsonl"), "--clip", str(clip))
+    assert "layers that its config.json does not count" in told and "layers.2." in told
+
+
+def test_an_older_processor_of_llava_takes_its_sizes_from_the_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown, folder = pictures(tmp_path), tiny_captioners.llava(tmp_path / "llava")
+    main(["caption", str(shown), "--model", str(folder)])
+    wanted = capsys.readouterr().out
+    for part in ("patch_size", "vision_feature_select_strategy", "num_additional_image_tokens"):
+        change_json(folder / "processor_config.json", lambda given, part=part: given.pop(part))
+    main(["caption", str(shown), "--model", str(folder)])
+    assert capsys.readouterr().out == wanted
+
+
+def test_captions_of_values_that_are_no_numbers_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown, folder = pictures(tmp_path), copy_of("captioner", tmp_path)
+    change_tensors(
+        folder,
+        lambda tensors: {k: v.float() * (1e30 if "final_layer" in k else 1) for k, v in tensors.items()},
+    )
+    change_tensors(
+        folder, lambda tensors: tensors["language_model.model.decoder.embed_tokens.weight"].mul_(1e30)
+    )
+    told = refusal(capsys, "caption", str(shown), "--model", str(folder))
+    assert "values that are not numbers" in told
+
+
+def test_parts_that_stay_exact_are_read_so() -> None:
+    judge = ItmSimilarity.from_pretrained(WEIGHTS / "judge", dtype=torch.bfloat16)
+    stored = load_file(WEIGHTS / "judge" / "model.safetensors")
+    held = dict(judge.model.named_parameters())
+    assert held["vision_model.post_layernorm.weight"].dtype == torch.bfloat16
+    for name in ("itm_head.weight", "query_tokens", "embeddings.word_embeddings.weight"):
+        assert torch.equal(held[name], stored[name].float())
+
+
+def test_the_doctor_looks_at_the_policy_and_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    policy = without(copy_of("captioner", tmp_path), "qformer")
+    judge = copy_of("judge", tmp_path)
+    (judge / "model.safetensors").write_bytes(POINTER)
+    with pytest.raises(SystemExit) as end:
+        main(["doctor", "--recipe", "vlrm", "--policy", str(policy), "--judge.model", str(judge)])
+    told = capsys.readouterr().out
+    assert end.value.code == 1
+    assert "lacks" in told and "qformer" in told and "pointer of Git LFS" in told
+    assert "held_out.clip" in told

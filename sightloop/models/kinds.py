@@ -1,0 +1,73 @@
+"""What a model is by its configuration, and which option of a command takes it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sightloop.models.transformers_internals import is_language_model
+
+MATCHER = "a BLIP-2 matcher"
+_KNOWN = {
+    "clip": (
+        "a CLIP",
+        "--clip, --held-out.clip, --judge.retrieval-clip and --custom-rewards clip:NAME take it",
+    ),
+    "siglip": ("a SigLIP", "--custom-rewards siglip:NAME takes it"),
+    "blip": ("a BLIP, which no option takes", "the options take BLIP-2"),
+    "instructblip": ("an InstructBLIP, which no option takes", "the options take BLIP-2"),
+    "janus": ("a Janus", "`draw`, `ask` and `train unirl-grpo --policy` take it"),
+    "multi_modality": ("a Janus", "`draw`, `ask` and `train unirl-grpo --policy` take it"),
+    "mask2former": ("a detector", "`evaluate geneval --detector` takes it"),
+    "grounding-dino": ("a detector", "`evaluate geneval --detector` takes it"),
+    "owlv2": ("a detector", "`evaluate geneval --detector` takes it"),
+}
+_BLIP2 = {
+    True: (MATCHER, "--judge.model and --custom-rewards itm:NAME take it"),
+    False: ("a BLIP-2 captioner", "--policy and --model take it"),
+}
+
+
+def is_matcher(config: Any) -> bool:
+    """Whether a BLIP-2 judges pairs instead of writing captions."""
+    named = config.to_dict().get("architectures") or []
+    reads_text = config.to_dict().get("qformer_config", {}).get("use_qformer_text_input", False)
+    return bool(reads_text) or any("ImageTextRetrieval" in name for name in named)
+
+
+def is_blip2(config: Any) -> bool:
+    """Whether it is a BLIP-2 that writes captions."""
+    return config.model_type == "blip-2" and not is_matcher(config)
+
+
+def is_captioner(config: Any) -> bool:
+    """Whether it reads pictures and writes text, as far as a configuration tells."""
+    if config.model_type == "blip-2":
+        return not is_matcher(config)
+    if config.model_type in _KNOWN:
+        # In the form of transformers, Janus reads pictures like any other.
+        return config.model_type == "janus"
+    return "vision_config" in config.to_dict() or not is_language_model(config)
+
+
+def named(config: Any) -> tuple[str, str]:
+    """What it is, and which options take it."""
+    kind = config.model_type
+    if kind == "blip-2":
+        return _BLIP2[is_matcher(config)]
+    if kind in _KNOWN:
+        return _KNOWN[kind]
+    if is_language_model(config):
+        return f"a language model ({kind})", "--judge.reference-model takes it"
+    if "vision_config" in config.to_dict():
+        return f"a captioner ({kind})", "--policy, --model and --custom-rewards vqa:NAME take it"
+    return f"of the kind {kind!r}", "no option takes it"
+
+
+def refuse_as(config: Any, wanted: str, source: str) -> None:
+    """Refuse a model that is not what is wanted.
+
+    Raises:
+        ValueError: always, with what it is and which options take it.
+    """
+    what, takes = named(config)
+    raise ValueError(f"{source!r} is {what}, not {wanted}; {takes}")
