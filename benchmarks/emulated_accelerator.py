@@ -2,7 +2,8 @@
 
 Its tensors lie in ordinary memory but say that they are on the device `emu`, and every operation reaches them
 through a backend in Python, which calls the CPU's kernel. Mixing them with tensors of the CPU raises as it
-does on CUDA. Values equal a run on the CPU bit for bit. There is no memory of its own, no streams, no graphs.
+does on CUDA, and float64 as on MPS. Values equal a run on the CPU bit for bit. There is no memory of its
+own, no streams, no graphs.
 
 `register()` must run before the first backward pass of the process, because torch starts its threads for
 devices then. The device is found by `torch.accelerator` only while it is `switched_on()`.
@@ -236,6 +237,10 @@ def watched_by(watcher: Watcher) -> Iterator[None]:
 def _run(operation: Operation, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     for watcher in _watchers:
         watcher(operation, args, kwargs)
+    if any(isinstance(value, Tensor) and value.dtype == torch.float64 and value.dim() for value in args) or (
+        kwargs.get("dtype") == torch.float64
+    ):
+        raise TypeError(f"{NAME} knows no float64, as Apple's devices do not (in {operation.call})")
     if operation.is_view or operation.name == "set_":
         # The CPU's kernels of views make tensors of the same device in the same memory.
         return operation.call.redispatch(_CPU_KEYS, *args, **kwargs)

@@ -2,9 +2,9 @@
 
 Captions, drawings and answers by the embedded world's models, by this library and by transformers' `generate`
 on the same model, rows and lengths; then training steps. Counts are of one token (code, round) of the whole
-batch, prefill and all that comes after the last one included, and of one micro-batch of a step outside
-generation. What is counted, and why copies to the device stand apart, says `device_counts.py`. No clock is
-read: counts are the same on every computer.
+batch, prefill and all that comes after the last one included; of a step outside generation, and of each of
+its micro-batches more. What is counted, and why copies to the device stand apart, says `device_counts.py`. No
+clock is read: counts are the same on every computer.
 
     python -m benchmarks.host_waits [--output results.json]
 """
@@ -12,9 +12,11 @@ read: counts are the same on every computer.
 from __future__ import annotations
 
 import argparse
+import io
 import json
+import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -189,11 +191,26 @@ def training_step(words: list[str], micro_batches: int) -> tuple[Cost, Counts]:
     return _cost(steps, micro_batches), steps
 
 
+_STEP = ("--steps", "1", "--eval-every", "9", "--sample-every", "9", "--dtype", "float32")
+_QUIZ = ("--prompts", "2", "--group", "4", "--both-sides.per-category", "0", "--sides.compare-every", "9")
 TRAINING = {
-    "vlrm": ["vlrm", "--batch", "8", "--micro-batch", "4", "--held-out.limit", "8"],
-    "unirl-grpo, Show-o": ["unirl-grpo", "--world-model", "show-o"],
-    "unirl-grpo, Janus": ["unirl-grpo", "--world-model", "janus"],
+    "vlrm": ("vlrm", "--batch", "8", "--held-out.limit", "8"),
+    "unirl-grpo, Show-o": ("unirl-grpo", "--world-model", "show-o", "--draw.steps", "4", *_QUIZ),
+    "unirl-grpo, Janus": ("unirl-grpo", "--world-model", "janus", *_QUIZ),
 }
+"""Steps of 8 samples."""
+
+
+def training(name: str, device: torch.device) -> dict[str, Cost]:
+    """Of the whole step with one micro-batch, and of each micro-batch more."""
+    costs: list[Cost] = []
+    for size in (8, 4):
+        with tempfile.TemporaryDirectory() as place, redirect_stdout(io.StringIO()):
+            words = [*TRAINING[name], *_STEP, "--micro-batch", str(size), "--run", f"{place}/run"]
+            costs.append(training_step([*words, "--device", str(device)], 1)[0])
+    one, two = (asdict(cost) for cost in costs)
+    more = Cost(**{what: two[what] - one[what] for what in one})
+    return {f"{name}, step": costs[0], f"{name}, micro-batch": more}
 
 
 def main() -> None:
@@ -208,7 +225,9 @@ def main() -> None:
         found = captions(device)
         for family in ("Show-o", "Janus"):
             found |= drawings_and_answers(family, device)
-    print(f"{'of a token, code or round':<36} {'waits':>8} {'launches':>9} {'uploads':>8}")
+        for name in TRAINING:
+            found |= training(name, device)
+    print(f"{'of a token, code, round or step':<36} {'waits':>8} {'launches':>9} {'uploads':>8}")
     for name, cost in found.items():
         print(f"{name:<36} {cost.waits:8.2f} {cost.launches:9.1f} {cost.uploads:8.2f}")
     if output is not None:

@@ -126,6 +126,12 @@ def described(device: torch.device) -> Description:
     )
 
 
+def in_float64(values: Tensor) -> Tensor:
+    """The same numbers in float64, on the CPU where the device does not know that precision (MPS)."""
+    knows = values.device.type == _CPU.type or values.device.type in _COLLECTIVES
+    return (values if knows else values.cpu()).double()
+
+
 def random_state() -> dict[str, Tensor | None]:
     """Where the device's generator stands, by the kind of device."""
     state: dict[str, Tensor | None] = {_OLD_KIND: None}

@@ -15,6 +15,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from sightloop.accelerator import in_float64
+
 Ties = Literal["optimistic", "pessimistic", "expected"]
 CUTOFFS = (1, 5, 10)
 _SHARE_OF_TIED: dict[Ties, float] = {"optimistic": 0.0, "pessimistic": 1.0, "expected": 0.5}
@@ -41,12 +43,13 @@ class Ranks:
         """
         if ties not in _SHARE_OF_TIED:
             raise ValueError(f"ties is {ties!r}; use one of {', '.join(map(repr, _SHARE_OF_TIED))}")
-        return 1 + self.closer.double() + _SHARE_OF_TIED[ties] * self.tied.double()
+        closer, tied = in_float64(self.closer), in_float64(self.tied)
+        return 1 + closer + _SHARE_OF_TIED[ties] * tied
 
     @property
     def share_of_ties(self) -> float:
         """Share of the right answers that a wrong one equals exactly."""
-        return (self.tied > 0).double().mean().item()
+        return in_float64(self.tied > 0).mean().item()
 
 
 def rank_texts(
@@ -106,7 +109,7 @@ def recall_metrics(places: Float[Tensor, " Q"]) -> dict[str, float]:
     >>> recall_metrics(torch.tensor([1.0, 4.0]))["mrr"]
     0.625
     """
-    values = places.double()
+    values = in_float64(places)
     ordered = values.sort().values
     middle = ordered[[(len(ordered) - 1) // 2, len(ordered) // 2]]
     metrics = {"mrr": values.reciprocal().mean(), "mean_rank": values.mean(), "median_rank": middle.mean()}
@@ -116,7 +119,7 @@ def recall_metrics(places: Float[Tensor, " Q"]) -> dict[str, float]:
 
 def recall_values(places: Float[Tensor, " Q"]) -> dict[str, list[float]]:
     """What `recall_metrics` averages, for the figures that are means of bounded values."""
-    values = places.double()
+    values = in_float64(places)
     hits = {f"recall@{k}": (values <= k).double().tolist() for k in CUTOFFS}
     return {"mrr": values.reciprocal().tolist(), **hits}
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from sightloop.accelerator import in_float64
 from sightloop.data.quizzes import CATEGORIES, Quiz
 from sightloop.evaluation.geneval_prompts import read_prompts
 from sightloop.recipes.embedded_world import drawn_by
@@ -103,7 +104,7 @@ def weights_digest(model: nn.Module) -> str:
     """Tells two sets of weights of one name apart, by the sum of each tensor."""
     digest = hashlib.sha256()
     for name, value in model.state_dict().items():
-        digest.update(f"{name} {tuple(value.shape)} {float(value.double().sum())}".encode())
+        digest.update(f"{name} {tuple(value.shape)} {float(in_float64(value).sum())}".encode())
     return digest.hexdigest()[:12]
 
 

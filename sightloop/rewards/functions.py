@@ -27,6 +27,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sightloop.accelerator import in_float64
 from sightloop.rewards.combine import on_last_token
 from sightloop.rewards.samples import pil_pictures, rows_of, sample_name
 from sightloop.types import Outcome, numbers_of
@@ -93,7 +94,7 @@ class CustomReward:
                     f"reward {self.name!r} says {tuple(said.shape)} numbers about tokens {tuple(mask.shape)}"
                 )
             values = said.detach().float()
-            each = cast("list[float]", cast("Any", values.double().sum(1)).tolist())
+            each = cast("list[float]", cast("Any", in_float64(values).sum(1)).tolist())
         else:
             each = self._numbers(said, outcome)
             values = on_last_token(torch.tensor(each, dtype=torch.float32), outcome.tokens)

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from sightloop.accelerator import in_float64
 from sightloop.rewards.combine import on_last_token
 from sightloop.types import Evaluation, Images, Outcome, Tokens, numbers_of, picked
 
@@ -54,7 +55,7 @@ def measured(
     """
     if not texts or len(texts) != len(images):
         raise ValueError(f"{len(images)} pictures and {len(texts)} texts; give one text a picture")
-    values = scores(images, texts).double()
+    values = in_float64(scores(images, texts))
     return Evaluation(
         metrics={name: float(values.mean())},
         per_sample={name: [float(value) for value in values]},

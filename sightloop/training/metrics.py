@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from sightloop import accelerator
+from sightloop.accelerator import in_float64
 from sightloop.algorithms.masked import explained_variance, standard_deviation
 from sightloop.training import distributed
 from sightloop.types import Credit, Rollout
@@ -84,8 +85,7 @@ def distinct_share(texts: list[str]) -> float:
 def _means(samples: dict[str, Tensor]) -> dict[str, float]:
     """Means of values a sample, over all ranks; the host waits for the device once."""
     where = next(iter(samples.values())).device
-    # Not every device knows float64.
-    rows = torch.stack([values.to(where, torch.float32) for values in samples.values()]).cpu().double()
+    rows = in_float64(torch.stack([values.to(where, torch.float32) for values in samples.values()]).cpu())
     sums = torch.stack([row.sum() for row in rows] + [torch.tensor(float(rows.shape[1])).double()])
     *totals, count = distributed.sum_over_ranks(sums)
     return {name: float(total / count) for name, total in zip(samples, totals, strict=True)}

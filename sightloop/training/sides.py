@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from sightloop.accelerator import in_float64
 from sightloop.training import distributed
 from sightloop.types import Rollout
 
@@ -109,5 +110,5 @@ def _product(one: Sequence[Tensor | None], other: Sequence[Tensor | None]) -> fl
     total = torch.zeros((), dtype=torch.float64)
     for first, second in zip(one, other, strict=True):
         if first is not None and second is not None:
-            total = total + (first.double() * second.double()).sum().cpu()
+            total = total + (in_float64(first) * in_float64(second)).sum().cpu()
     return float(total)
