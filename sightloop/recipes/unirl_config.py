@@ -272,6 +272,7 @@ class SftConfig(UniConfig):
         super().__post_init__()
         if self.filter == "best_of_group" and self.group < 2:
             raise ValueError(f"filter is 'best_of_group' and group is {self.group}; use at least 2")
+        self.relaxation.require_sense()
         if self.kl_weight < 0:
             raise ValueError(f"kl_weight is {self.kl_weight}; use 0 for no divergence or a positive weight")
 

@@ -38,7 +38,12 @@ class RelaxationSettings:
     round: int | None = None
     """Round of `one-round`; negative counts from the end, None = the middle one."""
 
-    def __post_init__(self) -> None:
+    def require_sense(self) -> None:
+        """Check the settings against each other.
+
+        Raises:
+            ValueError: a setting of a choice that was not made.
+        """
         if (self.number is None) == (self.codes == "some-rounds"):
             raise ValueError(
                 f"relaxation.codes is {self.codes!r} and relaxation.number is {self.number}; 'some-rounds' "
