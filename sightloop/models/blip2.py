@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from transformers import Blip2ForConditionalGeneration, PreTrainedTokenizerBase
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
+from sightloop.models.beams import Rules, write_texts
 from sightloop.models.critic import ValuePosition
-from sightloop.models.generation import NumbersOnly, Writer, alone, draw_tokens, like_lengths, token_log_probs
+from sightloop.models.generation import Writer, alone, draw_tokens, like_lengths, token_log_probs
 from sightloop.models.last_layer import READ_FROM, read_in_part
 from sightloop.models.open import ends_of, is_blip2, open_pictures, open_weights, open_words, require_kind
 from sightloop.models.opt_steps import OptSteps
@@ -308,23 +309,11 @@ class Blip2Captioner(nn.Module):
         read = [self.bos, *self._text_ids(prompt)]
         # Embeddings stand for them; the n-gram rule reads the prompt's words here.
         before = torch.tensor([self.pad] * (context.shape[1] - len(read)) + read, device=context.device)
-        watch = NumbersOnly()
-        ids = self.model.language_model.generate(
-            input_ids=before.expand(len(images), -1),
-            inputs_embeds=context,
-            attention_mask=torch.ones(context.shape[:2], dtype=torch.long, device=context.device),
-            do_sample=False,
-            num_beams=beams,
-            no_repeat_ngram_size=no_repeat_ngram,
-            min_new_tokens=min_tokens,
-            max_new_tokens=max_tokens,
-            eos_token_id=list(self.ends),
-            pad_token_id=self.pad,
-            bos_token_id=self.bos,
-            logits_processor=[watch],
+        rules = Rules(
+            beams=beams, no_repeat_ngram=no_repeat_ngram, min_tokens=min_tokens, max_tokens=max_tokens
         )
-        watch.require()
-        written = [[id for id in row if id not in self.ends] for row in ids[:, context.shape[1] :].tolist()]
+        ids = write_texts(self._writer(), context, before.expand(len(images), -1), rules)
+        written = [[id for id in row if id not in self.ends] for row in ids]
         return [text.strip() for text in self.words.batch_decode(written, skip_special_tokens=True)]
 
     # -- the critic's trunk

@@ -37,6 +37,9 @@ class Decoder(Protocol):
     ) -> Float[Tensor, "B N h"]: ...
 
 
+NOT_NUMBERS = "the model computes values that are not numbers, so its captions mean nothing; name another checkpoint of it"
+
+
 class NumbersOnly(LogitsProcessor):
     """Beside a search: whether every step computed numbers, asked once after the last token."""
 
@@ -55,10 +58,7 @@ class NumbersOnly(LogitsProcessor):
             ValueError: a step computed something that is not a number.
         """
         if self._highest and not torch.stack(self._highest).isfinite().all():
-            raise ValueError(
-                "the model computes values that are not numbers, so its captions mean nothing; name another "
-                "checkpoint of it"
-            )
+            raise ValueError(NOT_NUMBERS)
 
 
 @dataclass(frozen=True, kw_only=True)

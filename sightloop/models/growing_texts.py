@@ -14,7 +14,7 @@ from sightloop.types import Tokens
 
 LOOK_EVERY = 7
 """Tokens between two looks at which texts have ended."""
-_LEAVE_SHARE = 1 / 4
+LEAVE_SHARE = 1 / 4
 """Ended rows leave once they are this share of the batch: each leaving copies the cache of the others."""
 
 
@@ -82,7 +82,7 @@ class GrowingTexts:
 
     def may_leave(self, running: list[int]) -> bool:
         """Whether so many rows have ended that the others go on alone."""
-        enough = len(running) <= (1 - _LEAVE_SHARE) * len(self._batch)
+        enough = len(running) <= (1 - LEAVE_SHARE) * len(self._batch)
         return self.length % LOOK_EVERY == 0 and enough
 
     def keep(self, running: list[int]) -> Int[Tensor, " N"]:

@@ -257,7 +257,7 @@ class PlannedText:
 
 def test_finished_rows_leave_the_batch_and_the_others_go_on_undisturbed(monkeypatch) -> None:
     monkeypatch.setattr(growing_texts, "LOOK_EVERY", 1)
-    monkeypatch.setattr(growing_texts, "_LEAVE_SHARE", 1 / 8)
+    monkeypatch.setattr(growing_texts, "LEAVE_SHARE", 1 / 8)
     model = PlannedText([1, 5, 2, 7, 2, 3])
     model.check(model.draw())
     assert model.rows_run == [6, 5, 3, 2, 2, 1, 1]
@@ -265,7 +265,7 @@ def test_finished_rows_leave_the_batch_and_the_others_go_on_undisturbed(monkeypa
 
 def test_few_finished_rows_stay_because_leaving_copies_the_cache(monkeypatch) -> None:
     monkeypatch.setattr(growing_texts, "LOOK_EVERY", 1)
-    monkeypatch.setattr(growing_texts, "_LEAVE_SHARE", 0.5)
+    monkeypatch.setattr(growing_texts, "LEAVE_SHARE", 0.5)
     model = PlannedText([1, 5, 2, 7, 2, 3])
     model.check(model.draw())
     assert model.rows_run == [6, 6, 3, 3, 3, 1, 1]
@@ -301,7 +301,7 @@ def test_leaving_rows_change_no_text_of_a_real_model(monkeypatch) -> None:
     )
     law = Sampling(max_tokens=25, temperature=3.0)
     leaving = policy.sample(prompt, law)
-    monkeypatch.setattr(growing_texts, "_LEAVE_SHARE", 2.0)
+    monkeypatch.setattr(growing_texts, "LEAVE_SHARE", 2.0)
     staying = policy.sample(prompt, law)
     assert len(leaving.mask.sum(1).unique()) > 2
     assert torch.equal(leaving.mask, staying.mask)
