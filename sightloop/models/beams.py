@@ -39,8 +39,8 @@ class Rules:
     def __post_init__(self) -> None:
         if self.beams < 1 or self.no_repeat_ngram < 0 or self.max_tokens < 1:
             raise ValueError(
-                f"beams is {self.beams}, no_repeat_ngram {self.no_repeat_ngram}, max_tokens {self.max_tokens}; "
-                "use at least 1, 0 and 1"
+                f"beams is {self.beams}, no_repeat_ngram {self.no_repeat_ngram}, max_tokens "
+                f"{self.max_tokens}; use at least 1, 0 and 1"
             )
 
 

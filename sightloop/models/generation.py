@@ -37,7 +37,10 @@ class Decoder(Protocol):
     ) -> Float[Tensor, "B N h"]: ...
 
 
-NOT_NUMBERS = "the model computes values that are not numbers, so its captions mean nothing; name another checkpoint of it"
+NOT_NUMBERS = (
+    "the model computes values that are not numbers, so its captions mean nothing; name another checkpoint "
+    "of it"
+)
 
 
 class NumbersOnly(LogitsProcessor):
