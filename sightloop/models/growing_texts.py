@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sightloop.types import Tokens
 
-LOOK_EVERY = 7
+LOOK_EVERY = 8
 """Tokens between two looks at which texts have ended."""
 LEAVE_SHARE = 1 / 4
 """Ended rows leave once they are this share of the batch: each leaving copies the cache of the others."""
