@@ -38,7 +38,7 @@ UNIRL = (
     "--warmup-steps 0 --both-sides.per-category 4"
 )
 # Lines of a protocol that are meant to differ between versions.
-PROTOCOL = {"torch", "transformers", "hash"}
+PROTOCOL = {"torch", "transformers", "numpy", "pillow", "hash"}
 # What depends on the clock in a run's figures.
 TIMED = ("seconds/", "speed/", "memory/")
 

@@ -61,4 +61,4 @@ def test_a_verdict_tells_failures_and_other_results() -> None:
 
 
 def test_the_versions_that_a_protocol_names_are_not_compared() -> None:
-    assert lines("R@1 0.5\n  transformers: 5.24.0\n  hash: 12\n") == ["R@1 0.5"]
+    assert lines("R@1 0.5\n  transformers: 5.24.0\n  numpy: 2.4.6\n  hash: 12\n") == ["R@1 0.5"]
