@@ -132,6 +132,11 @@ def in_float64(values: Tensor) -> Tensor:
     return (values if knows else values.cpu()).double()
 
 
+def multiply_in_tf32(allowed: bool) -> None:
+    """Whether products of float32 matrices may take TF32's ten bits of mantissa; only CUDA has it."""
+    torch.backends.cuda.matmul.fp32_precision = "tf32" if allowed else "ieee"
+
+
 def random_state() -> dict[str, Tensor | None]:
     """Where the device's generator stands, by the kind of device."""
     state: dict[str, Tensor | None] = {_OLD_KIND: None}

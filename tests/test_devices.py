@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import torch
 import sightloop
 from sightloop import accelerator
 from sightloop.cli import main
+from sightloop.recipes import vlrm
 from sightloop.training.metrics import peak_memory_gib
 from sightloop.training.randomness import random_state, set_random_state
 
@@ -115,3 +117,18 @@ def test_an_accelerator_is_described_without_what_it_does_not_say(emulated: torc
     assert accelerator.described(emulated).memory is None
     assert accelerator.collective_backend() == "gloo"
     assert not accelerator.can_record(emulated)
+
+
+@pytest.mark.parametrize(("words", "kept"), [([], "tf32"), (["--no-tf32"], "ieee")])
+def test_a_run_says_its_precisions_and_switches_tf32(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], kept: str
+) -> None:
+    monkeypatch.setattr(vlrm, "NUM_SCENES", 16)
+    before = torch.backends.cuda.matmul.fp32_precision
+    small = ["--batch", "4", "--micro-batch", "4", "--steps", "1", "--held-out.limit", "4"]
+    main(["train", "vlrm", "--run", str(tmp_path / "run"), *small, *words])
+    now, torch.backends.cuda.matmul.fp32_precision = torch.backends.cuda.matmul.fp32_precision, before
+    assert now == kept
+    said = json.loads((tmp_path / "run" / "environment.json").read_text())["precision"]
+    assert "frozen tower and language model: float32; judge: tower: float32" in said
+    assert said.endswith("TF32" if kept == "tf32" else ": float32")

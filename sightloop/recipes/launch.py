@@ -6,8 +6,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from sightloop import accelerator
 from sightloop.recipes.catalog import RECIPES
 from sightloop.recipes.config_json import config_to_json
+from sightloop.recipes.precision import precisions
 from sightloop.training import distributed
 from sightloop.training.loop import train
 from sightloop.training.memory import OutOfMemoryError, phase
@@ -26,7 +28,9 @@ def launch(name: str, config: Any, folder: Path, *, overwrite: bool = False, res
         if resume:
             return _drive(name, config, folder, resume=True)
         saved = config_to_json(config)
-        reserve(folder, recipe=name, config=saved, environment=environment(), overwrite=overwrite)
+        kept = "; ".join(f"{name}: {value}" for name, value in precisions(config).items())
+        around = {**environment(), "precision": kept}
+        reserve(folder, recipe=name, config=saved, environment=around, overwrite=overwrite)
         with given_back_if_it_fails(folder):
             _drive(name, config, folder)
     except OutOfMemoryError as error:
@@ -40,6 +44,7 @@ def launch(name: str, config: Any, folder: Path, *, overwrite: bool = False, res
 def _drive(name: str, config: Any, folder: Path, *, resume: bool = False) -> None:
     """Build everything before trackers hear of the run, then train."""
     open_run = Run.resume if resume else Run
+    accelerator.multiply_in_tf32(config.tf32)
     with phase("models were loaded", 0):
         experiment = import_module(RECIPES[name].builder).build(config, folder)
     run = open_run(folder, config=config_to_json(config), schedule=config.schedule, track=config.track)

@@ -27,6 +27,7 @@ from transformers import (
 from sightloop.models.blip2 import Blip2Captioner, Bridge
 from sightloop.models.critic import Adapters, ValueHead
 from sightloop.recipes.named_models import model_config
+from sightloop.recipes.precision import precision_lines
 from sightloop.recipes.vlrm_config import VlrmConfig
 from sightloop.shapes.models import WEIGHTS
 
@@ -237,6 +238,7 @@ def print_plan(config: VlrmConfig) -> None:
         if module is not None:
             print(f"  {name:<52} {count(module):>15,}")
     columns = [memory_plan(config, num_ranks=number) for number in _RANKS]
+    print("\n".join(precision_lines(config)))
     title = "memory on each rank, GiB (estimate; the judge's tower shared)"
     print(title + f"{'1 rank':>{70 - len(title)}}" + "".join(f"{f'of {n}':>16}" for n in _RANKS[1:]))
     for name in (*columns[0], "together"):

@@ -168,6 +168,8 @@ class UniConfig:
     """Drawings a prompt."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """Frozen weights; trained ones are always float32."""
+    tf32: bool = True
+    """Products of float32 matrices in TF32 on a CUDA device: about three digits, several times as fast."""
     device: str = "auto"
     gradient_checkpointing: bool = False
     track: tuple[Literal["wandb", "tensorboard", "trackio"], ...] = ()

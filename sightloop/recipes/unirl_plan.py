@@ -21,6 +21,7 @@ from transformers import (
 from sightloop.models.transformers_internals import is_language_model
 from sightloop.recipes.named_models import model_config
 from sightloop.recipes.plan import GIB, count
+from sightloop.recipes.precision import precision_lines
 from sightloop.recipes.unirl_config import UniConfig
 from sightloop.recipes.unirl_flops import (
     ANSWER_SHARE,
@@ -214,6 +215,7 @@ def print_plan(config: UniConfig, *, is_paper: bool = False) -> None:
     print("parameters")
     for name, number in parameter_counts(config, networks).items():
         print(f"  {name:<52} {number:>15,}")
+    print("\n".join(precision_lines(config)))
     columns = [memory_plan(config, networks, num_ranks=number) for number in _RANKS]
     print(f"{'memory on each rank, GiB (estimate)':<54} {'1 rank':>15} {'of 8':>15}")
     for name in columns[0].held:

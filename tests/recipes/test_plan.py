@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -31,6 +32,8 @@ def test_the_plan_prints_them_and_its_parts_add_up(capsys: pytest.CaptureFixture
     for number in ("107,130,880", "275,307,521", "5,898,240"):
         assert number in printed
     assert "4096 pictures" in printed
+    assert re.search(r"frozen tower and language model +bfloat16", printed)
+    assert re.search(r"products of float32 matrices on a CUDA device +TF32", printed)
     memory = memory_plan(PAPER)
     assert f"{sum(memory.values()):.3f}" in printed
     assert f"{sum(memory_plan(PAPER, num_ranks=8).values()):.3f}" in printed

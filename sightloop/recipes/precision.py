@@ -1,0 +1,37 @@
+"""In which precision each part of a run is kept and computed."""
+
+from __future__ import annotations
+
+from sightloop.recipes.unirl_config import UniConfig
+from sightloop.recipes.vlrm_config import VlrmConfig
+
+
+def precisions(config: VlrmConfig | UniConfig) -> dict[str, str]:
+    """The precision of each part, by its name."""
+    found = {"trained weights, gradients, Adam's moments": "float32"}
+    if isinstance(config, VlrmConfig):
+        found |= {
+            "frozen tower and language model": config.dtype,
+            "judge: tower": config.dtype,
+            "judge: Q-Former, embeddings, head": "float32",
+            "log-probabilities, rewards, advantages": "float32",
+        }
+    else:
+        whole = config.model.trained == "full"
+        # Trained weights are read as they are kept: no copy of them in half precision.
+        found |= {
+            "language model": "float32" if whole else config.dtype,
+            "what stays frozen": config.dtype,
+            "MAGVIT-v2": "float32",
+            "log-probabilities, rewards, advantages": "float32",
+        }
+        if whole:
+            found.pop("trained weights, gradients, Adam's moments")
+            found = {"trained weights (the language model), gradients, moments": "float32"} | found
+    found["products of float32 matrices on a CUDA device"] = "TF32" if config.tf32 else "float32"
+    return found
+
+
+def precision_lines(config: VlrmConfig | UniConfig) -> list[str]:
+    """The same as a small table."""
+    return ["precision", *(f"  {name:<60} {kept:>8}" for name, kept in precisions(config).items())]
