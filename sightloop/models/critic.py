@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -74,6 +74,14 @@ class Adapters(nn.Module):
         pass.
         """
         return nullcontext(), self.switched(self.active)
+
+
+def hooked_adapters(hook: object) -> tuple[Adapters, str] | None:
+    """Whose adapters a linear layer's hook adds, and their key; None if it does anything else."""
+    if isinstance(hook, partial) and getattr(hook.func, "__func__", None) is Adapters._add:
+        method: Any = hook.func
+        return method.__self__, hook.args[0]
+    return None
 
 
 class Switched(AbstractContextManager[None]):

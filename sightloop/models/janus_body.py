@@ -9,7 +9,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from sightloop.models.lean_llama import LeanLlama
 from sightloop.models.transformers_internals import Cache, cache_argument, roomy_cache
+
+
+def places_of(mask: Bool[Tensor, "B L"]) -> Int[Tensor, "B L"]:
+    """Positions of rows that are padded on the left."""
+    return (mask.long().cumsum(1) - 1).clamp(min=0)
 
 
 class JanusBody:
@@ -39,7 +45,7 @@ class JanusBody:
         """The input for words."""
         return self._core.language_model.embed_tokens(ids).to(self.dtype)
 
-    def codes(self, ids: Int[Tensor, "B T"]) -> Float[Tensor, "B T h"]:
+    def codes(self, ids: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape h"]:
         """The input for codes."""
         embedded = self._core.generation_embeddings(ids)
         aligner = self._core.generation_aligner
@@ -60,7 +66,7 @@ class JanusBody:
         """Last hidden states of the new positions; `mask` is over those in the cache too."""
         positions = None
         if mask is not None:
-            positions = (mask.long().cumsum(1)[:, -embeds.shape[1] :] - 1).clamp(min=0)
+            positions = places_of(mask)[:, -embeds.shape[1] :]
         out = self._core.language_model(
             inputs_embeds=embeds,
             attention_mask=None if mask is None else mask.long(),
@@ -70,22 +76,10 @@ class JanusBody:
         )
         return out.last_hidden_state
 
-    def run_at(
-        self,
-        embeds: Float[Tensor, "B 1 h"],
-        positions: Int[Tensor, "B 1"],
-        seen: Bool[Tensor, "B 1 1 K"],
-        cache: Cache,
-    ) -> Float[Tensor, "B 1 h"]:
-        """Last hidden states of one new position a row; all that is told are tensors of fixed shapes."""
-        out = self._core.language_model(
-            inputs_embeds=embeds,
-            attention_mask=seen,
-            position_ids=positions,
-            use_cache=True,
-            **cache_argument(cache),
-        )
-        return out.last_hidden_state
+    def lean(self) -> LeanLlama | None:
+        """The language model as it is now in few operations; None where its layers need their own way."""
+        decoder = self._core.language_model
+        return LeanLlama(decoder) if LeanLlama.fits(decoder) else None
 
     def code_logits(
         self,
@@ -101,8 +95,15 @@ class JanusBody:
         head = self._core.generation_head
         features = self._before_last(given)
         if blank is not None:
-            without = self._before_last(blank)
-            features = without + guidance * (features - without)
+            features = torch.lerp(self._before_last(blank), features, guidance)
+        return head.vision_head(features.to(head.vision_head.weight.dtype)).float()
+
+    def drawn_logits(self, hidden: Float[Tensor, "R h"], *, guidance: float, branches: int) -> Tensor:
+        """The same for rows of all branches, which go through the head's first layer together."""
+        head, features = self._core.generation_head, self._before_last(hidden)
+        if branches == 2:
+            given, blank = features.chunk(2)
+            features = torch.lerp(blank, given, guidance)
         return head.vision_head(features.to(head.vision_head.weight.dtype)).float()
 
     def _before_last(self, hidden: Float[Tensor, "*N h"]) -> Float[Tensor, "*N w"]:

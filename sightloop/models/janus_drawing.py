@@ -15,11 +15,12 @@ from torch import Tensor
 
 from sightloop.models.codes import code_log_probs
 from sightloop.models.generation import draw, uniform_numbers
-from sightloop.models.janus_body import JanusBody
+from sightloop.models.janus_body import JanusBody, places_of
 from sightloop.models.janus_prompts import JanusPrompts
+from sightloop.models.lean import Memory, Turns, hidden_where, left_to_right
+from sightloop.models.lean_llama import LeanLlama
 from sightloop.models.sharing import distinct
 from sightloop.models.static_steps import repeat_step
-from sightloop.models.transformers_internals import Cache, static_cache
 from sightloop.types import Sampling, Tokens
 
 
@@ -35,14 +36,52 @@ class Branches:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Drawn:
-    """Pictures in the making: what is drawn is written into the tensors."""
+class Reading:
+    """The prompts once they are read: what every step of a drawing needs."""
 
-    ids: Int[Tensor, "B T"]
-    log_probs: Float[Tensor, "B T"]
-    uniform: Float[Tensor, "B T"]
-    """The numbers that decide."""
-    sampling: Sampling
+    lean: LeanLlama
+    read: int
+    """Positions of the prompts, pads included."""
+    hidden: Float[Tensor, "R h"]
+    """The states that predict the first code."""
+    memory: Memory
+    turns: Turns
+    """Of all positions in the room."""
+    mask: Float[Tensor, "R 1 1 K"] | None
+    """Over the room; None where no prompt is padded."""
+
+    def turns_at(self, place: int | Int[Tensor, 1]) -> Turns:
+        """The turns of one position, padded rows' own."""
+        cos, sin = self.turns
+        if isinstance(place, int):
+            return cos[:, place : place + 1], sin[:, place : place + 1]
+        return cos.index_select(1, place), sin.index_select(1, place)
+
+
+def _read(lean: LeanLlama, body: JanusBody, branches: Branches, *, room: int) -> Reading:
+    """Read each different prompt once, and let every row have what it reads."""
+    ids, mask, rows = branches.ids, branches.mask, branches.rows
+    count, length = ids.shape
+    whole = None if mask is None else F.pad(mask, (0, room - length), value=True)
+    positions = torch.arange(room, device=ids.device)[None] if whole is None else places_of(whole)
+    cos, sin = lean.turns(positions)
+    once = lean.memory(count, length)
+    hidden = lean(
+        body.words(ids),
+        once,
+        turns=(cos[:, :length], sin[:, :length]),
+        at=slice(0, length),
+        mask=None if mask is None else left_to_right(mask, body.dtype),
+        is_causal=mask is None,
+    )
+    return Reading(
+        lean=lean,
+        read=length,
+        hidden=hidden[:, -1][rows],
+        memory=once.spread(rows, length, room),
+        turns=(cos, sin) if whole is None else (cos[rows], sin[rows]),
+        mask=None if whole is None else hidden_where(~whole[rows], body.dtype)[:, None, None],
+    )
 
 
 def is_guided(sampling: Sampling | None) -> bool:
@@ -80,58 +119,95 @@ class JanusDrawing:
         size, length = len(texts), self.num_tokens
         uniform = uniform_numbers(size, length, seeds).to(self.body.device)
         branches = self.branches(texts, guided=is_guided(sampling))
-        ids = torch.empty(size, length, dtype=torch.long, device=self.body.device)
-        log_probs = torch.empty(size, length, device=self.body.device)
-        once = self.body.cache(branches.ids.shape[1])
-        hidden = self.body.run(self.body.words(branches.ids), branches.mask, once)[:, -1][branches.rows]
-        logits = self.body.code_logits(*hidden.split(size), guidance=sampling.guidance)
-        ids[:, 0], log_probs[:, 0] = draw(logits, sampling, uniform[:, 0])
-        drawn = Drawn(ids=ids, log_probs=log_probs, uniform=uniform, sampling=sampling)
-        (self._finish_static if self.is_static else self._finish)(drawn, branches, once)
+        lean = self.body.lean()
+        if lean is None:
+            ids, log_probs = self._plainly(branches, sampling, uniform)
+        else:
+            reading = _read(lean, self.body, branches, room=branches.ids.shape[1] + length - 1)
+            drawing = self._statically if self.is_static else self._leanly
+            ids, log_probs = drawing(reading, sampling, uniform)
         counts = torch.ones(size, length, dtype=torch.bool, device=self.body.device)
         return Tokens(ids=ids, mask=counts, log_probs=None if sampling.temperature == 0 else log_probs)
 
-    def _finish(self, drawn: Drawn, branches: Branches, once: Cache) -> None:
-        size, length = drawn.ids.shape
-        read, rows = branches.ids.shape[1], branches.rows
-        cache = self.body.spread(once, rows, self.body.cache(read + length - 1))
-        once.layers.clear()
-        mask = None if branches.mask is None else branches.mask[rows]
-        for step in range(1, length):
-            mask = None if mask is None else F.pad(mask, (0, 1), value=True)
-            embeds = self.body.codes(drawn.ids[:, step - 1 : step]).repeat(len(rows) // size, 1, 1)
-            hidden = self.body.run(embeds, mask, cache)[:, -1]
-            logits = self.body.code_logits(*hidden.split(size), guidance=drawn.sampling.guidance)
-            drawn.ids[:, step], drawn.log_probs[:, step] = draw(
-                logits, drawn.sampling, drawn.uniform[:, step]
-            )
+    def _pick(
+        self, hidden: Float[Tensor, "R h"], sampling: Sampling, uniform: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        logits = self.body.drawn_logits(
+            hidden, guidance=sampling.guidance, branches=len(hidden) // len(uniform)
+        )
+        return draw(logits, sampling, uniform)
 
-    def _finish_static(self, drawn: Drawn, branches: Branches, once: Cache) -> None:
-        size, length = drawn.ids.shape
-        read, rows, device = branches.ids.shape[1], branches.rows, self.body.device
-        room = read + length - 1
-        place = torch.tensor([read], device=device)
-        spread = self.body.spread(once, rows, self.body.cache(read))
-        once.layers.clear()
-        cache = static_cache(spread, room, place)
-        seen = torch.zeros(len(rows), 1, 1, room, dtype=torch.bool, device=device)
-        seen[..., :read] = True if branches.mask is None else branches.mask[rows][:, None, None]
-        positions = seen[:, 0].sum(-1)
+    def _next(self, ids: Int[Tensor, " B"], rows: int) -> Float[Tensor, "R 1 h"]:
+        """The input for drawn codes, the same in all branches."""
+        return self.body.codes(ids).repeat(rows // len(ids), 1)[:, None]
+
+    def _leanly(
+        self, reading: Reading, sampling: Sampling, uniform: Float[Tensor, "B T"]
+    ) -> tuple[Tensor, Tensor]:
+        picks = [self._pick(reading.hidden, sampling, uniform[:, 0])]
+        rows = len(reading.hidden)
+        for step in range(1, uniform.shape[1]):
+            place = reading.read + step - 1
+            hidden = reading.lean(
+                self._next(picks[-1][0], rows),
+                reading.memory,
+                turns=reading.turns_at(place),
+                at=slice(place, place + 1),
+                mask=None if reading.mask is None else reading.mask[..., : place + 1],
+            )
+            picks.append(self._pick(hidden[:, 0], sampling, uniform[:, step]))
+        ids, log_probs = (torch.stack(column, 1) for column in zip(*picks, strict=True))
+        return ids, log_probs
+
+    def _statically(
+        self, reading: Reading, sampling: Sampling, uniform: Float[Tensor, "B T"]
+    ) -> tuple[Tensor, Tensor]:
+        """The same in steps of fixed shapes: what is not written yet is masked."""
+        rows, device = len(reading.hidden), uniform.device
+        ids, log_probs = torch.empty(uniform.shape, dtype=torch.long, device=device), uniform.clone()
+        ids[:, 0], log_probs[:, 0] = self._pick(reading.hidden, sampling, uniform[:, 0])
+        room = reading.memory.states[0].shape[3]
+        mask = uniform.new_zeros(rows, 1, 1, room, dtype=reading.hidden.dtype)
+        if reading.mask is not None:
+            mask += reading.mask
+        mask[..., reading.read :] = -torch.inf
         last = torch.zeros(1, dtype=torch.long, device=device)
 
         def step() -> None:
-            seen.index_fill_(3, place, True)
-            embeds = self.body.codes(drawn.ids.index_select(1, last)).repeat(len(rows) // size, 1, 1)
-            hidden = self.body.run_at(embeds, positions, seen, cache)[:, -1]
-            logits = self.body.code_logits(*hidden.split(size), guidance=drawn.sampling.guidance)
+            place = last + reading.read
+            mask.index_fill_(3, place, 0.0)
+            hidden = reading.lean(
+                self._next(ids.index_select(1, last)[:, 0], rows),
+                reading.memory,
+                turns=reading.turns_at(place),
+                at=place,
+                mask=mask,
+            )
             last.add_(1)
-            picked = draw(logits, drawn.sampling, drawn.uniform.index_select(1, last)[:, 0])
-            for kept, found in zip((drawn.ids, drawn.log_probs), picked, strict=True):
+            picked = self._pick(hidden[:, 0], sampling, uniform.index_select(1, last)[:, 0])
+            for kept, found in zip((ids, log_probs), picked, strict=True):
                 kept.index_copy_(1, last, found[:, None])
-            place.add_(1)
-            positions.add_(1)
 
-        repeat_step(step, length - 1, device)
+        repeat_step(step, uniform.shape[1] - 1, device)
+        return ids, log_probs
+
+    def _plainly(
+        self, branches: Branches, sampling: Sampling, uniform: Float[Tensor, "B T"]
+    ) -> tuple[Tensor, Tensor]:
+        """The same through transformers' own layers."""
+        read, rows = branches.ids.shape[1], branches.rows
+        once = self.body.cache(read)
+        hidden = self.body.run(self.body.words(branches.ids), branches.mask, once)[:, -1][rows]
+        cache = self.body.spread(once, rows, self.body.cache(read + uniform.shape[1] - 1))
+        once.layers.clear()
+        mask = None if branches.mask is None else branches.mask[rows]
+        picks = [self._pick(hidden, sampling, uniform[:, 0])]
+        for step in range(1, uniform.shape[1]):
+            mask = None if mask is None else F.pad(mask, (0, 1), value=True)
+            hidden = self.body.run(self._next(picks[-1][0], len(rows)), mask, cache)[:, -1]
+            picks.append(self._pick(hidden, sampling, uniform[:, step]))
+        ids, log_probs = (torch.stack(column, 1) for column in zip(*picks, strict=True))
+        return ids, log_probs
 
     def hidden(
         self, texts: list[str], ids: Int[Tensor, "B T"], *, guided: bool

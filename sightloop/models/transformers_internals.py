@@ -148,6 +148,12 @@ def recomputable_layers(module: nn.Module) -> list[Any]:
     return [part for part in module.modules() if isinstance(part, GradientCheckpointingLayer)]
 
 
+def hooks_of(part: nn.Module) -> list[object]:
+    """What others do before or after a module's forward pass, or in its place."""
+    instead = [vars(part)["forward"]] if "forward" in vars(part) else []
+    return [*part._forward_hooks.values(), *part._forward_pre_hooks.values(), *instead]
+
+
 def recompute_by(layer: Any, function: Callable[..., Any]) -> None:
     """Let a layer run through this function, which recomputes it, whenever it is in training mode."""
     layer.gradient_checkpointing = True
