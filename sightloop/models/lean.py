@@ -41,10 +41,25 @@ def _is_plain(part: nn.Module) -> bool:
     )
 
 
+class Scratch:
+    """Tensors that are written and read at once, so that all layers can share them."""
+
+    def __init__(self) -> None:
+        self.held: dict[tuple[int, int], Tensor] = {}
+
+    def of(self, like: Tensor, width: int) -> Tensor:
+        """As many rows as `like` has; what it held is gone."""
+        size = (len(like), width)
+        if size not in self.held:
+            self.held[size] = like.new_empty(size)
+        return self.held[size]
+
+
 class SideBySide:
     """Linear layers that read the same input, with the adapters that are on, as they are now."""
 
-    def __init__(self, *linears: nn.Linear) -> None:
+    def __init__(self, scratch: Scratch, *linears: nn.Linear) -> None:
+        self.scratch = scratch
         self.weights = [linear.weight.detach().t() for linear in linears]
         self.biases = [None if linear.bias is None else linear.bias.detach() for linear in linears]
         ends = [0]
@@ -74,8 +89,8 @@ class SideBySide:
         return down, up
 
     def __call__(self, inputs: Float[Tensor, "N h"]) -> Float[Tensor, "N w"]:
-        """What the layers give, side by side."""
-        out = inputs.new_empty(len(inputs), self.width)
+        """What the layers give, side by side; to be read before layers of this width are called again."""
+        out = self.scratch.of(inputs, self.width)
         for weight, bias, columns in zip(self.weights, self.biases, self.slices, strict=True):
             if bias is None:
                 torch.mm(inputs, weight, out=out[:, columns])

@@ -12,6 +12,7 @@ from transformers import LlamaModel
 
 from sightloop.models.lean import (
     Memory,
+    Scratch,
     SideBySide,
     Turns,
     activation_of,
@@ -25,13 +26,13 @@ from sightloop.models.lean import (
 class _Layer:
     """One layer."""
 
-    def __init__(self, layer: Any) -> None:
+    def __init__(self, layer: Any, scratch: Scratch) -> None:
         attention, mlp = layer.self_attn, layer.mlp
         self.norms = (layer.input_layernorm, layer.post_attention_layernorm)
-        self.read = SideBySide(attention.q_proj, attention.k_proj, attention.v_proj)
-        self.write = SideBySide(attention.o_proj)
-        self.gates = SideBySide(mlp.gate_proj, mlp.up_proj)
-        self.down = SideBySide(mlp.down_proj)
+        self.read = SideBySide(scratch, attention.q_proj, attention.k_proj, attention.v_proj)
+        self.write = SideBySide(scratch, attention.o_proj)
+        self.gates = SideBySide(scratch, mlp.gate_proj, mlp.up_proj)
+        self.down = SideBySide(scratch, mlp.down_proj)
         self.activation = activation_of(mlp.act_fn)
         self.width, self.scale = attention.head_dim, attention.scaling
         self.heads = attention.q_proj.out_features // self.width
@@ -68,7 +69,8 @@ class LeanLlama:
     """The layers and the last norm of a Llama decoder; adapters that are on are read once, now."""
 
     def __init__(self, decoder: Any) -> None:
-        self.layers = [_Layer(layer) for layer in decoder.layers]
+        scratch = Scratch()
+        self.layers = [_Layer(layer, scratch) for layer in decoder.layers]
         self.rotary, self.norm = decoder.rotary_emb, decoder.norm
 
     @staticmethod

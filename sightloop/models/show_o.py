@@ -42,8 +42,9 @@ from sightloop.models.show_o_losses import (
     text_lesson,
     without_conditions,
 )
+from sightloop.models.show_o_rounds import Easel, draw_rounds
 from sightloop.models.show_o_scores import Canvas, canvas_of, relaxed_picture, score_codes
-from sightloop.models.show_o_static import draw_codes_static
+from sightloop.models.show_o_static import draw_rounds_static
 from sightloop.models.show_o_vision import FEATURES, ShowOVision
 from sightloop.models.written_text import template_ids, text_ids
 from sightloop.types import Images, Prompt, Sampling, Tokens, TokenScores, Turn
@@ -237,15 +238,20 @@ class ShowO(nn.Module):
         shape = (len(known), self.num_image_tokens, self.vocabulary.num_codes)
         noise = seeded_noise(shape, sampling, prompt.seeds)
         ends_relaxed = relaxed_round(sampling) is not None
-        with torch.set_grad_enabled(sampling.relaxation is not None):
-            canvas = self._canvas(prompt.texts, sampling)
-        if self._is_static and not ends_relaxed:
-            tokens = draw_codes_static(canvas, known, sampling=sampling, noise=noise)
-        else:
+        ids, lean = self._prompt_ids(prompt.texts), None if ends_relaxed else self.body.lean()
+        canvas = None
+        if lean is None:
+            with torch.set_grad_enabled(sampling.relaxation is not None):
+                canvas = self._canvas(ids, sampling)
             tokens = draw_codes(canvas.look, canvas.logits_of, known, sampling=sampling, noise=noise)
+        else:
+            max_text = self.settings.max_text_tokens
+            easel = Easel(self.body, lean, ids, max_text=max_text, sampling=sampling)
+            tokens = (draw_rounds_static if self._is_static else draw_rounds)(easel, known, noise)
         if sampling.relaxation is None or ends_relaxed:
             return tokens
         with torch.enable_grad():
+            canvas = self._canvas(ids, sampling) if canvas is None else canvas
             one_hot = relaxed_picture(canvas, tokens, sampling, seeds=prompt.seeds)
         return replace(tokens, one_hot=one_hot)
 
@@ -257,7 +263,7 @@ class ShowO(nn.Module):
             return Tokens(ids=ids, mask=torch.zeros_like(ids, dtype=torch.bool))
         return self._whole(prompt.images)
 
-    def _canvas(self, texts: list[str], sampling: Sampling | None) -> Canvas:
+    def _prompt_ids(self, texts: list[str]) -> list[list[int]]:
         ids = self.text_ids(texts)
         # Task, begin and end take three of the positions.
         too_long = sum(len(row) + 3 > self.settings.max_text_tokens + 1 for row in ids)
@@ -269,6 +275,9 @@ class ShowO(nn.Module):
                 len(ids),
                 self.settings.max_text_tokens,
             )
+        return ids
+
+    def _canvas(self, ids: list[list[int]], sampling: Sampling | None) -> Canvas:
         return canvas_of(
             self.body,
             ids,
@@ -289,7 +298,7 @@ class ShowO(nn.Module):
         """
         with self._active():
             if turn.prompt.wants == "image":
-                canvas = self._canvas(turn.prompt.texts, under)
+                canvas = self._canvas(self._prompt_ids(turn.prompt.texts), under)
                 return score_codes(canvas, self._whole(turn.tokens), under)
             pictures, questions = self._asked(turn.prompt)
             return score_answers(self.body, pictures, questions, turn.tokens, under)

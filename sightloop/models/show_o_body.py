@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from transformers import PhiForCausalLM
 
+from sightloop.models.lean_phi import LeanPhi
 from sightloop.models.show_o_layout import Vocabulary, right_padded
 from sightloop.models.transformers_internals import Cache, StandInCache, attention_of, cache_argument
 
@@ -184,6 +185,10 @@ class Body:
         if self.recompute is not None and torch.is_grad_enabled():
             return checkpoint(run, *inputs, use_reentrant=False, context_fn=self.recompute)
         return run(*inputs)
+
+    def lean(self) -> LeanPhi | None:
+        """The layers as they are now in few operations; None where they need their own way."""
+        return LeanPhi(self.phi) if LeanPhi.fits(self.phi) else None
 
     # -- pictures in the making
 

@@ -17,7 +17,7 @@ from sightloop.models.codes import code_log_probs, relaxed_codes, unit_exponenti
 from sightloop.models.sharing import distinct
 from sightloop.models.show_o_body import Body, Prefix
 from sightloop.models.show_o_drawing import RELAXED_STREAM, chosen_rounds
-from sightloop.models.show_o_layout import drawing_prompt, framed
+from sightloop.models.show_o_layout import Vocabulary, drawing_prompt, framed
 from sightloop.types import Sampling, Tokens, TokenScores
 
 _POSITIONS_AT_ONCE = 8192
@@ -70,30 +70,46 @@ class Canvas:
         return hidden.unflatten(0, (len(kinds), -1))[which].flatten(0, 1)
 
     def logits_of(self, *hidden: Float[Tensor, "n h"]) -> Float[Tensor, "n K"]:
-        """Logits of the codes: (1 + g) conditioned - g unconditioned.
+        """Logits of the codes."""
+        return guided_logits(self.body, hidden, self.guidance)
 
-        The head is linear, so in float32 hidden states are combined before it, which is half the work. Half
-        precision would lose too much there.
-        """
-        if len(hidden) == 1:
-            return self.body.code_logits(hidden[0])
-        conditioned, free = hidden
-        if torch.finfo(conditioned.dtype).bits >= 32:
-            return self.body.code_logits((1 + self.guidance) * conditioned - self.guidance * free)
-        logits = [self.body.code_logits(states) for states in (conditioned, free)]
-        return (1 + self.guidance) * logits[0] - self.guidance * logits[1]
+
+def guided_logits(
+    body: Body, hidden: tuple[Float[Tensor, "n h"], ...], guidance: float
+) -> Float[Tensor, "n K"]:
+    """Logits of the codes: (1 + g) conditioned - g unconditioned, if there are two branches.
+
+    The head is linear, so in float32 hidden states are combined before it, which is half the work. Half
+    precision would lose too much there.
+    """
+    if len(hidden) == 1:
+        return body.code_logits(hidden[0])
+    conditioned, free = hidden
+    if torch.finfo(conditioned.dtype).bits >= 32:
+        return body.code_logits(torch.lerp(free, conditioned, 1 + guidance))
+    return torch.lerp(body.code_logits(free), body.code_logits(conditioned), 1 + guidance)
+
+
+def prompts_of(
+    texts: list[list[int]], vocabulary: Vocabulary, *, max_text: int, guidance: float
+) -> tuple[list[list[int]], list[list[int]]]:
+    """Different prompts, and which of them each row reads, with its condition and, if guided, without."""
+    prompts = [drawing_prompt(text, vocabulary, max_text=max_text) for text in texts]
+    firsts, row_of = distinct([tuple(ids) for ids in prompts])
+    different, branches = [prompts[row] for row in firsts], [row_of]
+    if guidance > 0:
+        different.append(drawing_prompt([], vocabulary, max_text=max_text))
+        branches.append([len(firsts)] * len(texts))
+    return different, branches
 
 
 def canvas_of(body: Body, texts: list[list[int]], *, max_text: int, guidance: float) -> Canvas:
     """A canvas for prompts given as text ids; equal prompts are read once."""
-    prompts = [drawing_prompt(text, body.vocabulary, max_text=max_text) for text in texts]
-    firsts, row_of = distinct([tuple(ids) for ids in prompts])
-    start = max_text + 1
-    conditions = [body.text_prefix([prompts[i] for i in firsts], torch.tensor(row_of), ends_at=start)]
-    if guidance > 0:
-        free = drawing_prompt([], body.vocabulary, max_text=max_text)
-        conditions.append(body.text_prefix([free], torch.zeros(len(texts), dtype=torch.int64), ends_at=start))
-    return Canvas(body=body, start=start, conditions=tuple(conditions), guidance=guidance)
+    prompts, branches = prompts_of(texts, body.vocabulary, max_text=max_text, guidance=guidance)
+    start, count = max_text + 1, 1 + max(branches[0])
+    parts = [(prompts[:count], branches[0]), (prompts[count:], [0] * len(texts))][: len(branches)]
+    conditions = tuple(body.text_prefix(rows, torch.tensor(row_of), ends_at=start) for rows, row_of in parts)
+    return Canvas(body=body, start=start, conditions=conditions, guidance=guidance)
 
 
 def score_codes(canvas: Canvas, tokens: Tokens, under: Sampling | None) -> TokenScores:
