@@ -39,9 +39,9 @@ from benchmarks.measure import (
     table,
 )
 from sightloop.models.show_o_body import Body
-from sightloop.models.show_o_drawing import Noise, draw_codes, gumbel_of
+from sightloop.models.show_o_drawing import Noise, gumbel_of
 from sightloop.models.show_o_layout import Vocabulary
-from sightloop.models.show_o_scores import canvas_of
+from sightloop.models.show_o_rounds import Easel, draw_rounds
 from sightloop.types import Sampling, Tokens
 
 SIDES = ("sightloop", "plain")
@@ -116,9 +116,10 @@ def draw_with_sightloop(model: PhiForCausalLM, sizes: Sizes, texts: list[list[in
     blank = torch.zeros(len(texts), sizes.num_tokens, dtype=torch.int64)
     known = Tokens(ids=blank, mask=blank > 0)
     with torch.no_grad():
-        canvas = canvas_of(body, texts, max_text=sizes.max_text, guidance=law.guidance)
-        numbers = noise(sizes, len(texts))
-        return draw_codes(canvas.look, canvas.logits_of, known, sampling=law, noise=numbers).ids
+        lean = body.lean()
+        assert lean is not None
+        easel = Easel(body, lean, texts, max_text=sizes.max_text, sampling=law)
+        return draw_rounds(easel, known, noise(sizes, len(texts))).ids
 
 
 @torch.no_grad()

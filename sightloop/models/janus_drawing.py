@@ -71,7 +71,7 @@ def _read(lean: LeanLlama, body: JanusBody, branches: Branches, *, room: int) ->
         once,
         turns=(cos[:, :length], sin[:, :length]),
         at=slice(0, length),
-        mask=None if mask is None else left_to_right(mask, body.dtype),
+        mask=None if mask is None else left_to_right(mask, lean.dtype),
         is_causal=mask is None,
     )
     return Reading(
@@ -80,7 +80,7 @@ def _read(lean: LeanLlama, body: JanusBody, branches: Branches, *, room: int) ->
         hidden=hidden[:, -1][rows],
         memory=once.spread(rows, length, room),
         turns=(cos, sin) if whole is None else (cos[rows], sin[rows]),
-        mask=None if whole is None else hidden_where(~whole[rows], body.dtype)[:, None, None],
+        mask=None if whole is None else hidden_where(~whole[rows], lean.dtype)[:, None, None],
     )
 
 
@@ -167,7 +167,7 @@ class JanusDrawing:
         ids, log_probs = torch.empty(uniform.shape, dtype=torch.long, device=device), uniform.clone()
         ids[:, 0], log_probs[:, 0] = self._pick(reading.hidden, sampling, uniform[:, 0])
         room = reading.memory.states[0].shape[3]
-        mask = uniform.new_zeros(rows, 1, 1, room, dtype=reading.hidden.dtype)
+        mask = uniform.new_zeros(rows, 1, 1, room, dtype=reading.lean.dtype)
         if reading.mask is not None:
             mask += reading.mask
         mask[..., reading.read :] = -torch.inf

@@ -9,6 +9,7 @@ where they lie; only adapters, which are small, are laid together, anew for each
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
 from typing import Any
 
@@ -41,6 +42,19 @@ def _is_plain(part: nn.Module) -> bool:
     )
 
 
+def product_dtype(weight: Tensor) -> torch.dtype:
+    """What products with a weight are computed in: its own precision, or that of an autocast around."""
+    kind = weight.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """For parts that have cast what they need: once, not in every operation."""
+    if not torch.is_autocast_enabled(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
+
+
 class Scratch:
     """Tensors that are written and read at once, so that all layers can share them."""
 
@@ -60,8 +74,10 @@ class SideBySide:
 
     def __init__(self, scratch: Scratch, *linears: nn.Linear) -> None:
         self.scratch = scratch
-        self.weights = [linear.weight.detach().t() for linear in linears]
-        self.biases = [None if linear.bias is None else linear.bias.detach() for linear in linears]
+        self.dtype = product_dtype(linears[0].weight)
+        self.weights = [linear.weight.detach().t().to(self.dtype) for linear in linears]
+        biases = [linear.bias for linear in linears]
+        self.biases = [None if bias is None else bias.detach().to(self.dtype) for bias in biases]
         ends = [0]
         for linear in linears:
             ends.append(ends[-1] + linear.out_features)
@@ -79,17 +95,17 @@ class SideBySide:
                     ups.append((columns, adapters.scale * adapters.up[key].detach().t()))
         if not downs:
             return None, None
-        like = self.weights[0]
-        down = torch.cat(downs).t().to(like.dtype)
-        up = like.new_zeros(down.shape[1], self.width)
+        down = torch.cat(downs).t().to(self.dtype)
+        up = down.new_zeros(down.shape[1], self.width)
         first = 0
         for columns, part in ups:
-            up[first : first + len(part), columns] = part.to(like.dtype)
+            up[first : first + len(part), columns] = part.to(self.dtype)
             first += len(part)
         return down, up
 
     def __call__(self, inputs: Float[Tensor, "N h"]) -> Float[Tensor, "N w"]:
         """What the layers give, side by side; to be read before layers of this width are called again."""
+        inputs = inputs.to(self.dtype)
         out = self.scratch.of(inputs, self.width)
         for weight, bias, columns in zip(self.weights, self.biases, self.slices, strict=True):
             if bias is None:
@@ -100,8 +116,10 @@ class SideBySide:
 
     def add_to(self, total: Float[Tensor, "N w"], inputs: Float[Tensor, "N h"]) -> None:
         """Add what the one layer gives without its bias to `total`, in place."""
-        total.addmm_(inputs, self.weights[0])
-        self._adapt(total, inputs)
+        if total.dtype == self.dtype:
+            self._adapt(total.addmm_(inputs, self.weights[0]), inputs)
+        else:
+            total += self._adapt(inputs @ self.weights[0], inputs)
 
     def _adapt(self, out: Tensor, inputs: Tensor) -> Tensor:
         if self.down is not None and self.up is not None:
@@ -109,9 +127,9 @@ class SideBySide:
         return out
 
 
-def turns_of(rotary: nn.Module, positions: Int[Tensor, "_ L"], like: Tensor) -> Turns:
-    """The turns of positions, in the precision of `like`; they broadcast over the heads."""
-    cos, sin = rotary(like, positions)
+def turns_of(rotary: nn.Module, positions: Int[Tensor, "_ L"], like: Tensor, dtype: torch.dtype) -> Turns:
+    """The turns of positions, computed as for states like `like`; they broadcast over the heads."""
+    cos, sin = (part.to(dtype) for part in rotary(like, positions))
     half = sin.shape[-1] // 2
     signed = torch.cat([-sin[..., :half], sin[..., half:]], -1)
     return cos[:, :, None], signed[:, :, None]
@@ -131,9 +149,11 @@ class Memory:
         """Of each layer: keys and values, rows, heads, positions."""
 
     @staticmethod
-    def blank(layers: int, shape: tuple[int, int, int, int], like: Tensor) -> Memory:
+    def blank(
+        layers: int, shape: tuple[int, int, int, int], dtype: torch.dtype, device: torch.device
+    ) -> Memory:
         """For so many rows, heads and positions; zeros, because a mask cannot hide what is not a number."""
-        return Memory([like.new_zeros(2, *shape) for _ in range(layers)])
+        return Memory([torch.zeros(2, *shape, dtype=dtype, device=device) for _ in range(layers)])
 
     def spread(self, rows: Int[Tensor, " R"], length: int, room: int) -> Memory:
         """Rows of the first positions in a memory of their own, with room; this one is emptied."""

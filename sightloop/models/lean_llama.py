@@ -18,8 +18,10 @@ from sightloop.models.lean import (
     activation_of,
     attend,
     is_plain,
+    product_dtype,
     turn,
     turns_of,
+    without_autocast,
 )
 
 
@@ -72,6 +74,7 @@ class LeanLlama:
         scratch = Scratch()
         self.layers = [_Layer(layer, scratch) for layer in decoder.layers]
         self.rotary, self.norm = decoder.rotary_emb, decoder.norm
+        self.dtype = product_dtype(self.norm.weight)
 
     @staticmethod
     def fits(decoder: nn.Module) -> bool:
@@ -81,11 +84,12 @@ class LeanLlama:
     def memory(self, rows: int, room: int) -> Memory:
         """Of no positions yet."""
         first = self.layers[0]
-        return Memory.blank(len(self.layers), (rows, first.kept, room, first.width), self.norm.weight)
+        shape = (rows, first.kept, room, first.width)
+        return Memory.blank(len(self.layers), shape, self.dtype, self.norm.weight.device)
 
     def turns(self, positions: Int[Tensor, "_ L"]) -> Turns:
         """The turns of positions."""
-        return turns_of(self.rotary, positions, self.norm.weight)
+        return turns_of(self.rotary, positions, self.norm.weight, self.dtype)
 
     @torch.no_grad()
     def __call__(
@@ -104,8 +108,9 @@ class LeanLlama:
         tensor. `embeds` is overwritten.
         """
         total = embeds.flatten(0, 1)
-        for layer, states in zip(self.layers, memory.states, strict=True):
-            layer(total, states, turns=turns, at=at, mask=mask, is_causal=is_causal)
+        with without_autocast(total.device):
+            for layer, states in zip(self.layers, memory.states, strict=True):
+                layer(total, states, turns=turns, at=at, mask=mask, is_causal=is_causal)
         return _normed(self.norm, total).view(embeds.shape)
 
 

@@ -21,8 +21,10 @@ from sightloop.models.lean import (
     activation_of,
     attend,
     is_plain,
+    product_dtype,
     turn,
     turns_of,
+    without_autocast,
 )
 
 
@@ -71,7 +73,8 @@ class _Layer:
             norms = [attention.q_layernorm] * self.heads + [attention.k_layernorm] * self.kept
             self.eps = attention.q_layernorm.eps
             self.weight, self.shift = (
-                torch.stack([getattr(norm, name).detach() for norm in norms]) for name in ("weight", "bias")
+                torch.stack([getattr(norm, name).detach() for norm in norms]).to(self.read.dtype)
+                for name in ("weight", "bias")
             )
 
     def normed(self, total: Float[Tensor, "N h"]) -> Float[Tensor, "N h"]:
@@ -113,6 +116,7 @@ class LeanPhi:
         scratch = (Scratch(), Scratch())
         self.layers = [_Layer(layer, scratch) for layer in decoder.layers]
         self.rotary, self.norm = decoder.rotary_emb, decoder.final_layernorm
+        self.dtype = product_dtype(self.norm.weight)
 
     @staticmethod
     def fits(decoder: nn.Module) -> bool:
@@ -121,7 +125,7 @@ class LeanPhi:
 
     def turns(self, positions: Int[Tensor, "_ L"]) -> Turns:
         """The turns of positions."""
-        return turns_of(self.rotary, positions, self.norm.weight)
+        return turns_of(self.rotary, positions, self.norm.weight, self.dtype)
 
     def before(
         self, states: list[Tensor], row_of: Int[Tensor, " R"], seen: Tensor | None, length: int
@@ -138,7 +142,10 @@ class LeanPhi:
     @torch.no_grad()
     def texts(self, embeds: Float[Tensor, "D P h"], turns: Turns) -> list[Float[Tensor, "2 D heads P d"]]:
         """Keys and values of right-padded texts that are read left to right; `embeds` is overwritten."""
-        total, size = embeds.flatten(0, 1), len(embeds)
+        with without_autocast(embeds.device):
+            return self._texts(embeds.flatten(0, 1), len(embeds), turns)
+
+    def _texts(self, total: Float[Tensor, "N h"], size: int, turns: Turns) -> list[Tensor]:
         kept: list[Tensor] = []
         for layer in self.layers:
             normed = layer.normed(total)
@@ -163,9 +170,15 @@ class LeanPhi:
         A row that several texts precede is given once: rows of the first text, then those of the next. What
         the first layer makes of it alone is computed once. `embeds` is overwritten.
         """
-        size, length = embeds.shape[:2]
+        with without_autocast(embeds.device):
+            total = self._all_but_last(embeds.flatten(0, 1), len(embeds), turns, before)
+            rows = total.view(len(before.row_of), -1, total.shape[1])
+            return self._last(rows, turns, before, columns)
+
+    def _all_but_last(
+        self, total: Float[Tensor, "N h"], size: int, turns: Turns, before: Before
+    ) -> Float[Tensor, "M h"]:
         rows, copies = len(before.row_of), len(before.row_of) // size
-        total = embeds.flatten(0, 1)
         for number, layer in enumerate(self.layers[:-1]):
             normed = layer.normed(total)
             states = layer.projected(normed, size if number == 0 else rows, turns)
@@ -184,9 +197,7 @@ class LeanPhi:
                 scale=layer.scale,
             )
             layer.add(total, found, fed)
-        if len(self.layers) == 1:
-            total = total.repeat(copies, 1)
-        return self._last(total.view(rows, length, -1), turns, before, columns)
+        return total.repeat(copies, 1) if len(self.layers) == 1 else total
 
     def _last(self, total: Float[Tensor, "R L h"], turns: Turns, before: Before, columns: Tensor) -> Tensor:
         """The last layer and norm: queries and what follows them where they are read alone."""

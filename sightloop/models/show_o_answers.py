@@ -81,9 +81,11 @@ def draw_answers(
     ids = torch.tensor(
         [[body.vocabulary.pad] * (longest - len(row)) + list(row) for row in questions], device=body.device
     )
-    places = torch.arange(longest, device=body.device)
-    real = places >= longest - torch.tensor([len(row) for row in questions], device=body.device)[:, None]
-    mask = None if bool(real.all()) else torch.nn.functional.pad(real, (width, 0), value=True)
+    gaps = torch.tensor([longest - len(row) for row in questions])
+    mask = None
+    if bool(gaps.any()):
+        real = torch.arange(longest) >= gaps[:, None]
+        mask = torch.nn.functional.pad(real, (width, 0), value=True).to(body.device)
     words = body.vocabulary
     writer = Writer(
         decoder=_Decoder(body=body, pictures=pictures),

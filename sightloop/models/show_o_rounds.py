@@ -113,7 +113,7 @@ def still_unknown(
     columns: Int[Tensor, "B U"],
     scores: Float[Tensor, "B U"],
     *,
-    wanted: int | Int[Tensor, ""],
+    wanted: int | Int[Tensor, 1],
     width: int,
     unread: int,
 ) -> Int[Tensor, "B U2"]:
