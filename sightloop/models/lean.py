@@ -17,7 +17,6 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from sightloop.models.critic import hooked_adapters
 from sightloop.models.transformers_internals import hooks_of
@@ -37,7 +36,8 @@ def is_plain(decoder: nn.Module) -> bool:
 def _is_plain(part: nn.Module) -> bool:
     return (
         all(hooked_adapters(hook) is not None for hook in hooks_of(part))
-        and not any(isinstance(weight, DTensor) for weight in part.parameters(recurse=False))
+        # What a sharded weight has and no other.
+        and not any(hasattr(weight, "full_tensor") for weight in part.parameters(recurse=False))
         and (type(part) is nn.Linear or not isinstance(part, nn.Linear))
     )
 
