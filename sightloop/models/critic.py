@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
+from types import MethodType
 from typing import Any, Literal, Protocol
 
 import torch
@@ -76,10 +77,10 @@ class Adapters(nn.Module):
         return nullcontext(), self.switched(self.active)
 
 
-def hooked_adapters(hook: object) -> tuple[Adapters, str] | None:
+def hooked_adapters(hook: Any) -> tuple[Adapters, str] | None:
     """Whose adapters a linear layer's hook adds, and their key; None if it does anything else."""
-    if isinstance(hook, partial) and getattr(hook.func, "__func__", None) is Adapters._add:
-        method: Any = hook.func
+    method: Any = hook.func if isinstance(hook, partial) else None
+    if isinstance(method, MethodType) and method.__func__ is Adapters._add:
         return method.__self__, hook.args[0]
     return None
 

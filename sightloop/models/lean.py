@@ -36,8 +36,7 @@ def is_plain(decoder: nn.Module) -> bool:
 def _is_plain(part: nn.Module) -> bool:
     return (
         all(hooked_adapters(hook) is not None for hook in hooks_of(part))
-        # What a sharded weight has and no other.
-        and not any(hasattr(weight, "full_tensor") for weight in part.parameters(recurse=False))
+        and not any(type(weight).__name__ == "DTensor" for weight in part.parameters(recurse=False))
         and (type(part) is nn.Linear or not isinstance(part, nn.Linear))
     )
 

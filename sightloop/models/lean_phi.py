@@ -72,10 +72,8 @@ class _Layer:
         if attention.qk_layernorm:
             norms = [attention.q_layernorm] * self.heads + [attention.k_layernorm] * self.kept
             self.eps = attention.q_layernorm.eps
-            self.weight, self.shift = (
-                torch.stack([getattr(norm, name).detach() for norm in norms]).to(self.read.dtype)
-                for name in ("weight", "bias")
-            )
+            self.weight = torch.stack([norm.weight.detach() for norm in norms]).to(self.read.dtype)
+            self.shift = torch.stack([norm.bias.detach() for norm in norms]).to(self.read.dtype)
 
     def normed(self, total: Float[Tensor, "N h"]) -> Float[Tensor, "N h"]:
         return F.layer_norm(
