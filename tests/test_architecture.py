@@ -24,7 +24,7 @@ ALLOWED: dict[str, set[str]] = {
     "types": set(),
     "image_files": set(),
     "algorithms": {"types"},
-    "rewards": {"types", "models.open", "models.written_text"},
+    "rewards": {"types", "models.open", "models.reader:processed", "models.written_text"},
     "models": {"types"},
     "data": {"types", "image_files"},
     "rollouts": {"types"} | BATCHES,

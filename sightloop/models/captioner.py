@@ -7,6 +7,7 @@ brings adapters of its own.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -59,7 +60,8 @@ class CaptionerSettings:
     image_size: int | None = None
     """Side of the pictures in pixels; None = as the vision tower's configuration says."""
     reuse_features: bool = True
-    """Run the frozen tower once a picture; False runs the whole model in every pass."""
+    """Run the frozen tower once a picture, where the model can be composed that way; False runs the whole
+    model in every pass."""
 
 
 class GenericCaptioner(nn.Module):
@@ -82,7 +84,7 @@ class GenericCaptioner(nn.Module):
         config = model.config.to_dict()
         self.picture_token: int = config.get("image_token_id") or config.get("image_token_index") or -1
         self._check(self.model)
-        self.image_size: int = settings.image_size or config["vision_config"].get("image_size") or ANY_SIZE
+        self.image_size: int = settings.image_size or _side(config["vision_config"].get("image_size"))
         self.hidden_size = int(model.config.get_text_config().hidden_size)
         self._read_special_tokens()
         self.pieces = Pieces(self.words, end_ids=self.ends)
@@ -91,7 +93,7 @@ class GenericCaptioner(nn.Module):
         )
         self._whole = WholeModel(model, reader, pad=self.pad, stops=self.stops)
         self._composed = ComposedModel(model, reader, pad=self.pad, stops=self.stops)
-        self._way = self._composed if settings.reuse_features else self._whole
+        self._way: ComposedModel | WholeModel = self._composed if settings.reuse_features else self._whole
         self._adapted = self._targets(settings.lora_targets)
         alpha = 2 * lora_rank if settings.lora_alpha is None else settings.lora_alpha
         self.adapters = Adapters(self._adapted, rank=lora_rank, alpha=alpha)
@@ -219,12 +221,25 @@ class GenericCaptioner(nn.Module):
     @torch.no_grad()
     def look(self, images: Images) -> Images:
         """Add the frozen tower's features; pictures that have them are returned as they are."""
-        return self._composed.look(images) if self.settings.reuse_features else images
+        return self._composed.look(images) if self._way is self._composed else images
+
+    def _settled(self, prompt: Prompt) -> ComposedModel | WholeModel:
+        """The way in which this model runs, which the first prompt decides."""
+        objection = self._composed.objection(prompt) if self._way is self._composed else None
+        if objection is not None:
+            print(
+                f"{objection}: it runs whole in every pass, its vision tower too, which takes longer",
+                file=sys.stderr,
+            )
+            self._way = self._whole
+        if self._way is self._whole:
+            self._whole.compare(prompt)
+        return self._way
 
     def _hidden(self, turn: Turn) -> tuple[Float[Tensor, "B L h"], int]:
-        self._way.compare(turn.prompt)
+        way = self._settled(turn.prompt)
         with self._recomputation.active():
-            return self._way.hidden(turn)
+            return way.hidden(turn)
 
     @contextmanager
     def _folded(self) -> Iterator[None]:
@@ -254,9 +269,9 @@ class GenericCaptioner(nn.Module):
     @torch.no_grad()
     def sample(self, prompt: Prompt, sampling: Sampling) -> Tokens:
         """Draw captions; the prompt's seeds decide the draws if given."""
-        self._way.compare(prompt)
+        way = self._settled(prompt)
         with self._folded():
-            return self._way.draw(prompt, sampling)
+            return way.draw(prompt, sampling)
 
     def score(self, turn: Turn, under: Sampling | None = None) -> TokenScores:
         """Log-probabilities under the model's own law (None), or under a temperature and top-k."""
@@ -332,3 +347,8 @@ class GenericCaptioner(nn.Module):
             )
         watch.require()
         return [text.strip() for text in self.words.batch_decode(ids, skip_special_tokens=True)]
+
+
+def _side(told: int | list[int] | tuple[int, ...] | None) -> int:
+    """The side of square pictures for a tower that tells one number, height and width, or nothing."""
+    return (max(told) if isinstance(told, list | tuple) else told) or ANY_SIZE

@@ -28,7 +28,7 @@ from transformers import (
 
 from sightloop.models.downloads import read_saved, read_shapes, read_tensors, require_folder
 from sightloop.models.kinds import MATCHER, is_blip2, is_captioner, is_matcher, refuse_as
-from sightloop.models.transformers_internals import exact_in, is_language_model
+from sightloop.models.transformers_internals import exact_in, is_language_model, videos_left_out
 
 __all__ = ["MATCHER", "is_blip2", "is_captioner", "is_language_model", "is_matcher"]
 __all__ += ["read_saved", "read_shapes", "read_tensors", "refuse_as"]
@@ -44,6 +44,8 @@ _VOCABULARY_FILES = (
     "source.spm",
     "tekken.json",
 )
+_FOR_PROCESSORS = ("torchvision", "num2words")
+"""The extra `processors` of pyproject.toml."""
 _FULL = 0.9
 """Embeddings are padded by some rows, never by a tenth."""
 
@@ -252,11 +254,13 @@ def open_pictures(kind: Any, folder: str | Path) -> Any:
 def open_processor(folder: str | Path, config: Any) -> Any:
     """The processor of a model with this configuration, of whatever class it names.
 
+    Where the libraries for videos are missing, it is opened without that part.
+
     Raises:
         ValueError: there is none, it is damaged, needs a library that is missing, or has code of its own.
     """
     with _in_one_sentence(folder, "the processor"):
-        processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
+        processor = _processor(folder)
     held = vars(processor)
     if "patch_size" in held and held["patch_size"] is None and "vision_config" in config.to_dict():
         # Older folders leave to the model how many places a picture takes.
@@ -266,6 +270,14 @@ def open_processor(folder: str | Path, config: Any) -> Any:
         if "clip" in told["vision_config"].get("model_type", ""):
             processor.num_additional_image_tokens = 1
     return processor
+
+
+def _processor(folder: str | Path) -> Any:
+    try:
+        return AutoProcessor.from_pretrained(folder, trust_remote_code=False)
+    except ImportError:
+        with videos_left_out():
+            return AutoProcessor.from_pretrained(folder, trust_remote_code=False)
 
 
 def require_fitting(words: Any, *, rows: int, ends: Iterable[int | list[int] | None], source: str) -> None:
@@ -329,7 +341,9 @@ def _sentence(error: Exception, source: str, part: str) -> ValueError:
             "model that transformers itself has"
         )
     if isinstance(error, ImportError):
-        return ValueError(f"{part} of {source!r} needs a library that is missing here ({line}); install it")
+        known = any(name in text.lower() for name in _FOR_PROCESSORS)
+        way = 'install it with `pip install "sightloop[processors]"`' if known else "install it"
+        return ValueError(f"{part} of {source!r} needs a library that is missing here ({line}); {way}")
     if "gated repo" in text:
         return ValueError(
             f"{source!r} is handed out to whom its authors let in: accept its terms on its page, then log in "

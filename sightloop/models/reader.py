@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Int, UInt8
@@ -28,6 +28,25 @@ class TurnsInPlane(Protocol):
     def get_rope_index(self, **inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Positions of prompts: one row each for time, height and width."""
         ...
+
+
+def processed(
+    processor: Any, texts: list[str], images: list[Image.Image], *, padding_side: Literal["left", "right"]
+) -> Any:
+    """What a processor makes of prompts with one image each."""
+    return processor(
+        text=texts,
+        # Some count the images of each text; all take them this way.
+        images=[[image] for image in images],
+        add_special_tokens=not all(_begins(processor.tokenizer, text) for text in texts),
+        padding=True,
+        padding_side=padding_side,
+        return_tensors="pt",
+    )
+
+
+def _begins(words: Any, text: str) -> bool:
+    return words.bos_token is not None and text.startswith(words.bos_token)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,20 +86,13 @@ class PromptReader:
 
     def begins(self, text: str) -> bool:
         """Whether a prompt's text starts with the begin token, so that the processor must not add one."""
-        begin = self.words.bos_token
-        return begin is not None and text.startswith(begin)
+        return _begins(self.words, text)
 
     def inputs(self, prompts: list[str], pixels: UInt8[Tensor, "B 3 H W"]) -> dict[str, Tensor]:
         """Everything the model reads, by the names of its forward pass; prompts are padded on the left."""
         texts = [self.text(prompt) for prompt in prompts]
-        made = self.processor(
-            text=texts,
-            images=[Image.fromarray(picture) for picture in pixels.permute(0, 2, 3, 1).cpu().numpy()],
-            add_special_tokens=not all(map(self.begins, texts)),
-            padding=True,
-            padding_side="left",
-            return_tensors="pt",
-        )
+        images = [Image.fromarray(picture) for picture in pixels.permute(0, 2, 3, 1).cpu().numpy()]
+        made = processed(self.processor, texts, images, padding_side="left")
         # Some processors make training labels of the prompt, which would have the model compute a loss.
         inputs = {name: value.to(self._core.device) for name, value in made.items() if name != "labels"}
         places = (inputs["input_ids"] == self.picture_token).sum(1)

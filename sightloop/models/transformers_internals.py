@@ -1,26 +1,30 @@
 """All that touches transformers' private or changing interfaces, for every version in pyproject.toml.
 
 Caches and their layers, the name under which a cache is handed over, flags of layers, of configurations and
-of loading. Everything else imports names of transformers' top level, or classes of its `models`, and calls
-them as documented; `tests/test_architecture.py` holds the package to that. Where versions differ, this file
-asks the installed one what it has and does not compare numbers.
+of loading, the parts of processors. Everything else imports names of transformers' top level, or classes of
+its `models`, and calls them as documented; `tests/test_architecture.py` holds the package to that. Where
+versions differ, this file asks the installed one what it has and does not compare numbers.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, GenerationConfig
+from transformers import AutoModelForCausalLM, GenerationConfig, ProcessorMixin
 from transformers.activations import GELUActivation, QuickGELUActivation
 from transformers.cache_utils import Cache, DynamicLayer
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.models.auto.video_processing_auto import AutoVideoProcessor
+from transformers.models.smolvlm import processing_smolvlm
 from transformers.utils.hub import cached_file
+from transformers.video_processing_utils import BaseVideoProcessor
 
 __all__ = ["Cache", "GELUActivation", "QuickGELUActivation"]
 
@@ -208,3 +212,49 @@ def file_of(model: str, name: str) -> str | None:
         _raise_exceptions_for_connection_errors=False,
         _raise_exceptions_for_gated_repo=False,
     )
+
+
+# -- processors
+
+
+class _NoVideos(BaseVideoProcessor):
+    """Stands where a processor holds its part for videos; every setting of it is None."""
+
+    def __init__(self) -> None:
+        pass
+
+    def __getattr__(self, name: str) -> None:
+        if name.startswith("_"):
+            raise AttributeError(name)
+
+
+@contextmanager
+def videos_left_out() -> Iterator[None]:
+    """Processors that are opened inside read images and texts only.
+
+    Their part for videos needs torchvision, and SmolVLM's spells numbers of frames with num2words.
+    """
+    require = ProcessorMixin.check_argument_for_proper_class
+
+    def check(processor: Any, name: str, given: Any) -> Any:
+        return _NoVideos if isinstance(given, _NoVideos) else require(processor, name, given)
+
+    def stand_in(*_: object, **__: object) -> _NoVideos:
+        return _NoVideos()
+
+    with (
+        _replaced(AutoVideoProcessor, "from_pretrained", staticmethod(stand_in)),
+        _replaced(ProcessorMixin, "check_argument_for_proper_class", check),
+        _replaced(processing_smolvlm, "num2words", str),
+    ):
+        yield
+
+
+@contextmanager
+def _replaced(owner: Any, name: str, value: object) -> Iterator[None]:
+    before = vars(owner)[name]
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)

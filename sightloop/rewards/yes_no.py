@@ -27,6 +27,7 @@ from sightloop.models.open import (
     refuse_as,
     require_fitting,
 )
+from sightloop.models.reader import processed
 from sightloop.models.written_text import spelled_out, text_ids
 from sightloop.rewards.combine import on_last_token
 from sightloop.rewards.samples import pictures_of, pil_pictures, sample_name
@@ -130,17 +131,8 @@ class YesNoJudge:
         return self.log_yes(images, [self.question.replace("{text}", text) for text in texts]).exp()
 
     def _next_word(self, texts: list[str], pictures: list[Any]) -> Float[Tensor, "B V"]:
-        words = self.processor.tokenizer
-        begun = words.bos_token is not None and texts[0].startswith(words.bos_token)
-        made = self.processor(
-            text=texts,
-            images=[[picture] for picture in pictures],
-            add_special_tokens=not begun,
-            padding=True,
-            # On the right no position moves, whatever a model makes of padding.
-            padding_side="right",
-            return_tensors="pt",
-        )
+        # On the right no position moves, whatever a model makes of padding.
+        made = processed(self.processor, texts, pictures, padding_side="right")
         inputs = {
             n: v.to(self.model.device) for n, v in made.items() if n not in ("labels", "token_type_ids")
         }

@@ -190,14 +190,11 @@ def test_what_cannot_work_is_refused_with_the_reason(make: Make) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # in its processor
-@pytest.mark.parametrize(
-    ("reuse", "message"),
-    [(True, r"pass of 'paligemma'.*--captioner.no-reuse-features"), (False, "reads a text")],
-)
-def test_a_model_whose_prompt_looks_ahead_is_refused(reuse: bool, message: str) -> None:
+@pytest.mark.parametrize("reuse", [True, False])
+def test_a_model_whose_prompt_looks_ahead_is_refused(reuse: bool) -> None:
     captioner = GenericCaptioner(*paligemma(), settings=CaptionerSettings(reuse_features=reuse))
 
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match="reads a text"):
         captioner.sample(prompt(captioner), LAW)
 
 
