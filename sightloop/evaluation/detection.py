@@ -25,6 +25,7 @@ from PIL import Image
 from sightloop.evaluation.geneval import Detection
 from sightloop.image_files import open_picture as open_picture
 
+_SHOWN = 150
 _RENAMED = {"mouse": "computer mouse", "remote": "tv remote", "keyboard": "computer keyboard"}
 
 
@@ -77,7 +78,7 @@ class DetectionsFile:
         Raises:
             ValueError: an entry has another form.
         """
-        return [_detection(entry, f"{self.path}, {file}") for entry in self._records[file]["detections"]]
+        return [detection_of(entry, f"{self.path}, {file}") for entry in self._records[file]["detections"]]
 
     def _of(self, picture: Picture) -> list[Detection]:
         record = self._records.get(picture.file)
@@ -92,7 +93,14 @@ class DetectionsFile:
                 f"{self.path} was made for a picture {picture.file} of {size[0]} x {size[1]} pixels; it has "
                 f"{picture.image.width} x {picture.image.height}"
             )
-        return self.all_of(picture.file)
+        found = self.all_of(picture.file)
+        for seen in found:
+            if seen.name != (wanted := in_geneval_words(seen.name, picture.names)):
+                raise ValueError(
+                    f"{self.path}, {picture.file}: GenEval's name of COCO's {seen.name!r} is "
+                    f"{wanted!r}; rename it"
+                )
+        return found
 
 
 def read_detections(path: str | Path) -> tuple[dict[str, str], dict[str, dict[str, Any]]]:
@@ -172,19 +180,43 @@ def _unpacked(text: str) -> list[int]:
     return lengths
 
 
-def _detection(entry: Any, place: str) -> Detection:
+def detection_of(entry: Any, place: str) -> Detection:
+    """An object from its form in a file; `place` is where it is from.
+
+    Raises:
+        ValueError: the entry has another form.
+    """
     try:
         name, score = entry["class"], float(entry["score"])
         left, top, right, bottom = (float(value) for value in entry["box"])
-        mask = mask_of_runs(entry["mask"]) if entry.get("mask") else None
+        mask = _mask(entry.get("mask"))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(
-            f'{place}: {entry!r} is no detection with "class", "box", "score": {error}'
+            f'{place}: {_shown(entry)} is no detection with "class", "box", "score": {error}'
         ) from error
-    if name in _RENAMED:
-        raise ValueError(f"{place}: GenEval's name of COCO's {name!r} is {_RENAMED[name]!r}; rename it")
     if not 0 <= score <= 1 or not all(map(math.isfinite, (left, top, right, bottom))):
-        raise ValueError(f"{place}: {entry!r} has a score outside of 0 to 1, or a box that is not finite")
+        raise ValueError(
+            f"{place}: {_shown(entry)} has a score outside of 0 to 1, or a box that is not finite"
+        )
     return Detection(
         name=str(name), box=(left, top, right, bottom), score=score, colour=entry.get("color"), mask=mask
     )
+
+
+def in_geneval_words(name: str, names: Sequence[str]) -> str:
+    """A class of COCO as GenEval calls it, unless a prompt with the classes `names` speaks of COCO's own."""
+    return name if name in names else _RENAMED.get(name, name)
+
+
+def _shown(entry: Any) -> str:
+    """An entry as error messages show it: masks are long."""
+    text = repr(entry)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
+def _mask(given: Any) -> Bool[np.ndarray, "H W"] | None:
+    if not isinstance(given, np.ndarray):
+        return mask_of_runs(given) if given else None
+    if given.dtype != bool:
+        raise ValueError(f"a mask of {given.dtype}; give True inside and False outside")
+    return given

@@ -40,7 +40,9 @@ class BothSidesOptions:
     "real".
     """
     detector: str = ""
-    """Judge of the drawings: a Mask2Former (folder or hub name); empty = the embedded world's checker."""
+    """Judge of the drawings: a Mask2Former (folder or hub name), or module:function; empty = the embedded
+    world's checker.
+    """
     colours: str = ""
     """CLIP that names the colours of what was detected."""
     fixed: str = ""

@@ -11,12 +11,14 @@ import numpy as np
 
 from sightloop.evaluation.detection import DetectionsFile, Detector, Picture
 from sightloop.evaluation.detection_colours import ClipColours, ColourClassifier
+from sightloop.evaluation.detection_function import FunctionDetector
 from sightloop.evaluation.detection_mask2former import Mask2FormerDetector
 from sightloop.evaluation.detection_zero_shot import FAMILIES, USUAL_THRESHOLD, ZeroShotDetector
 from sightloop.evaluation.geneval import Detection, Rules, kept_objects, objects_to_colour
 from sightloop.evaluation.geneval_prompts import GenEvalPrompt
 from sightloop.evaluation.retrieval import ClipEncoder
 from sightloop.recipes.named_models import model_config
+from sightloop.rewards.user_functions import load_function, names_function
 from sightloop.shapes.checker import SURE, detect
 from sightloop.shapes.scenes import SHAPES
 from sightloop.training import distributed
@@ -34,7 +36,9 @@ class GenEvalJob:
     output: Path
     """The results file; what was detected and the protocol go beside it."""
     detector: str = ""
-    """A checkpoint: folder or hub name; "shapes" is the embedded world's checker."""
+    """A checkpoint: folder or hub name; `module:function` or `file.py:function` is a function of the user's,
+    "shapes" the embedded world's checker.
+    """
     detections: Path | None = None
     """A file of detections instead."""
     colours: str = ""
@@ -54,7 +58,7 @@ class GenEvalJob:
         usual = Rules()
         if self.detections is None and self.detector == EMBEDDED:
             usual = Rules(threshold=SURE, counting_threshold=SURE)
-        elif self.detections is None and self.detector and model_kind(self.detector) in FAMILIES:
+        elif self.detections is None and self._is_checkpoint and model_kind(self.detector) in FAMILIES:
             usual = Rules(threshold=USUAL_THRESHOLD, counting_threshold=USUAL_THRESHOLD)
         return Rules(
             threshold=usual.threshold if self.threshold is None else self.threshold,
@@ -63,6 +67,10 @@ class GenEvalJob:
             ),
             max_overlap=self.max_overlap,
         )
+
+    @property
+    def _is_checkpoint(self) -> bool:
+        return bool(self.detector) and not names_function(self.detector)
 
 
 @cache
@@ -106,21 +114,38 @@ def open_detector(job: GenEvalJob) -> Detector:
         raise ValueError(
             "name what sees the objects, one of: --detector facebook/mask2former-swin-small-coco-instance or "
             "a folder, --detector IDEA-Research/grounding-dino-tiny or another zero-shot detector for words "
-            f"outside COCO, --detector {EMBEDDED} for the embedded world, --detections FILE"
+            f"outside COCO, --detector module:function or file.py:function for one of your own, --detector "
+            f"{EMBEDDED} for the embedded world, --detections FILE"
         )
     if job.detections is not None:
         return DetectionsFile(job.detections)
     if job.detector == EMBEDDED:
         return ShapesDetector()
+    if names_function(job.detector):
+        return function_detector(job.detector)
     kind, device = model_kind(job.detector), distributed.device(job.device)
     if kind in FAMILIES:
         return ZeroShotDetector.from_pretrained(job.detector, floor=job.rules.floor, device=device)
     if kind != "mask2former":
         raise ValueError(
             f"{job.detector} is a {kind} model; use a Mask2Former, {' or '.join(FAMILIES)}, or let "
-            "`sightloop evaluate geneval` read what another one saw with --detections"
+            "`sightloop evaluate geneval` read what another one saw with --detections, or name a function of "
+            "your own that runs it (file.py:function)"
         )
     return Mask2FormerDetector.from_pretrained(job.detector, floor=job.rules.floor, device=device)
+
+
+def function_detector(name: str) -> FunctionDetector:
+    """The detector that `module:function` or `file.py:function` names.
+
+    Raises:
+        ValueError: there is no such function.
+    """
+    found = load_function(name, what="detector")
+    # Where the file lies does not matter, what it says does.
+    short = name.rpartition("/")[2]
+    protocol = {"detector": short, "detector_source": found.digest, "floor": "0.0"}
+    return FunctionDetector(found, protocol=protocol, told_names="names" in found.parameters)
 
 
 def coloured_as_needed(

@@ -51,7 +51,8 @@ class GenEvalOptions:
     """Folder of 00000/metadata.jsonl and 00000/samples/0000.png and so on."""
     detector: str = ""
     """Mask2Former of COCO's classes for instances: folder or hub name; Grounding DINO or OWLv2 for words
-    outside COCO; "shapes" = the embedded world's checker.
+    outside COCO; module:function or file.py:function for one of your own; "shapes" = the embedded world's
+    checker.
     """
     detections: Path | None = None
     """File of detections instead, one picture a line, such as mmdetection's or an earlier evaluation's."""

@@ -115,7 +115,7 @@ class QuizJudge:
     text_model: str = ""
     """Language model (folder or hub name) that is asked whether an answer fits the true one."""
     detector: str = ""
-    """Mask2Former (folder or hub name); empty in the embedded world = its exact checker."""
+    """Mask2Former (folder or hub name) or module:function; empty in the embedded world = its checker."""
     colours: str = ""
     """CLIP that names the colours of what the detector found."""
     custom: tuple[str, ...] = ()
@@ -131,7 +131,7 @@ class BothSidesSettings:
     per_category: int = 48
     """Drawings a category, at least 4 a prompt; 0 = no evaluation. With a file: 4 a prompt."""
     detector: str = ""
-    """Mask2Former (folder or hub name); empty in the embedded world = its exact checker."""
+    """Mask2Former (folder or hub name) or module:function; empty in the embedded world = its checker."""
     colours: str = ""
     """CLIP that names colours."""
     fixed: str = ""

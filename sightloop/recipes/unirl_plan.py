@@ -36,6 +36,7 @@ from sightloop.recipes.unirl_flops import (
 )
 from sightloop.recipes.unirl_judges import asks_anyone
 from sightloop.recipes.unirl_sizes import Networks, networks_of
+from sightloop.rewards.user_functions import names_function
 
 ACTIVATIONS = "activations of a micro-batch, both turns"
 _RANKS = (1, 8)
@@ -115,6 +116,8 @@ def _frozen(networks: Networks) -> dict[str, int]:
 def judges_of(config: UniConfig) -> dict[str, nn.Module]:
     """Detectors, colour judges and language models that rewards and the evaluation name, on the meta device.
 
+    What a function of the user's needs, nobody knows.
+
     Raises:
         ValueError: one cannot be found.
     """
@@ -125,7 +128,7 @@ def judges_of(config: UniConfig) -> dict[str, nn.Module]:
         "evaluation: detector": config.both_sides.detector if config.both_sides.per_category else "",
         "evaluation: CLIP of colours": config.both_sides.colours if config.both_sides.per_category else "",
     }
-    return {title: _judge(name) for title, name in given.items() if name}
+    return {title: _judge(name) for title, name in given.items() if name and not names_function(name)}
 
 
 def _judge(name: str) -> nn.Module:

@@ -11,16 +11,12 @@ The first two get only the columns they ask for, by name, one entry a sample (se
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import inspect
 import math
-import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from pathlib import Path
-from types import ModuleType, TracebackType
+from types import TracebackType
 from typing import Any, cast
 
 import torch
@@ -30,6 +26,7 @@ from torch import Tensor
 from sightloop.accelerator import in_float64
 from sightloop.rewards.combine import on_last_token
 from sightloop.rewards.samples import pil_pictures, rows_of, sample_name
+from sightloop.rewards.user_functions import load_function, shortly
 from sightloop.types import Outcome, numbers_of
 
 COLUMNS: dict[str, str] = {
@@ -46,7 +43,6 @@ COLUMNS: dict[str, str] = {
 }
 """What a function may ask for by the name of a parameter."""
 _OWN, _COLUMNS = "own", "columns"
-_FORM = "use module:function, or the path of a file: rewards/mine.py:function"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +104,7 @@ class CustomReward:
         is_array = isinstance(said, Tensor) or type(said).__module__ == "numpy"
         listed = cast("Any", said).tolist() if is_array else said
         if not isinstance(listed, Sequence) or isinstance(listed, str):
-            raise ValueError(f"reward {self.name!r} returned {_short(said)}; return one number a sample")
+            raise ValueError(f"reward {self.name!r} returned {shortly(said)}; return one number a sample")
         values = cast("Sequence[Any]", listed)
         if len(values) != rows:
             raise ValueError(f"reward {self.name!r} returned {len(values)} numbers for {rows} samples")
@@ -120,7 +116,7 @@ class CustomReward:
                 )
             if not isinstance(value, bool | int | float | Tensor) and not _is_numpy_number(value):
                 raise ValueError(
-                    f"reward {self.name!r} returned {_short(value)} for {sample_name(outcome, row)}; "
+                    f"reward {self.name!r} returned {shortly(value)} for {sample_name(outcome, row)}; "
                     "return one number a sample"
                 )
         return [float(value) for value in values]
@@ -169,18 +165,7 @@ def load_reward(name: str) -> CustomReward:
     Raises:
         ValueError: there is no such module, file or function, or its parameters fit none of the three forms.
     """
-    place, colon, attribute = name.rpartition(":")
-    if not colon or not place or not attribute:
-        raise ValueError(f"{name!r} names no reward; {_FORM}")
-    module = _module(place, name)
-    found: Any = vars(module).get(attribute)
-    if found is None:
-        known = [each for each, value in vars(module).items() if callable(value) and each[0] != "_"]
-        raise ValueError(f"{place!r} has no {attribute!r}; it holds: {', '.join(known) or 'no functions'}")
-    if isinstance(found, type) or not callable(found):
-        raise ValueError(f"{name!r} is {_short(cast('Any', found))}; name a function, or an object to call")
-    if inspect.iscoroutinefunction(found):
-        raise ValueError(f"{name!r} is async; give a plain function that waits for its own answers")
+    found = load_function(name, what="reward").function
     columns, required = _asks_for(found, name)
     return CustomReward(name=name, function=found, columns=columns, required=required)
 
@@ -227,45 +212,5 @@ def _asks_for(function: Any, name: str) -> tuple[tuple[str, ...], frozenset[str]
     return columns, frozenset(required)
 
 
-def _module(place: str, name: str) -> ModuleType:
-    if place.endswith(".py"):
-        return _module_of_file(Path(place).expanduser())
-    # The command's own folder, not the user's, is where Python looks; last, so that it hides nothing.
-    if str(Path.cwd()) not in sys.path:
-        sys.path.append(str(Path.cwd()))
-    try:
-        return importlib.import_module(place)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{place}.".startswith(f"{error.name}."):
-            raise ValueError(f"{place!r} cannot be imported: {error}") from error
-        raise ValueError(f"there is no module {place!r} for the reward {name!r}; {_FORM}") from error
-
-
-def _module_of_file(path: Path) -> ModuleType:
-    if not path.is_file():
-        raise ValueError(f"there is no file {str(path)!r} with a reward")
-    path = path.resolve()
-    called = f"sightloop_reward_{path.stem}_{abs(hash(str(path))):x}"
-    if called in sys.modules:
-        return sys.modules[called]
-    spec = importlib.util.spec_from_file_location(called, path)
-    assert spec is not None and spec.loader is not None
-    if str(path.parent) not in sys.path:
-        sys.path.append(str(path.parent))
-    module = importlib.util.module_from_spec(spec)
-    with ExitStack() as undo:
-        # Dataclasses look their module up; one that fails is not there for a second try.
-        undo.callback(sys.modules.pop, called)
-        sys.modules[called] = module
-        spec.loader.exec_module(module)
-        undo.pop_all()
-    return module
-
-
 def _is_numpy_number(value: Any) -> bool:
     return type(value).__module__ == "numpy" and value.ndim == 0
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"

@@ -1,0 +1,68 @@
+"""A detector that is a function of the user's: pictures in, a list of objects a picture out.
+
+An object is a mapping as in a detections file, `{"class": name, "box": [left, top, right, bottom], "score":
+0 to 1}` with corners in pixels of the picture, and `color` and `mask` (pixels, or COCO's run lengths) where
+the detector knows them; or a `Detection`. Numbers may be NumPy's or tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from sightloop.evaluation.detection import Picture, detection_of, in_geneval_words
+from sightloop.evaluation.geneval import Detection
+
+
+class FunctionDetector:
+    """Sees what a function says; `mouse`, `remote` and `keyboard` of COCO get GenEval's names."""
+
+    def __init__(
+        self, function: Callable[..., Any], *, protocol: dict[str, str], told_names: bool = False
+    ) -> None:
+        """Take `(images) -> objects of each`, or with `told_names` `(images, names)`.
+
+        `names` are the classes that matter in each picture.
+        """
+        self.function = function
+        self.protocol = protocol
+        self.told_names = told_names
+        self.vocabulary: frozenset[str] | None = None
+
+    def detect(self, pictures: Sequence[Picture]) -> list[list[Detection]]:
+        """The objects of each picture.
+
+        Raises:
+            ValueError: the function fails or answers in another form; it and the picture are named.
+        """
+        images = [picture.image for picture in pictures]
+        told = {"names": [picture.names for picture in pictures]} if self.told_names else {}
+        name = self.protocol["detector"]
+        try:
+            said = self.function(images, **told)
+        except ValueError as error:
+            raise ValueError(f"{pictures[0].file}: {error}") from error
+        if not isinstance(said, Sequence) or len(said) != len(pictures):
+            counted = f"{len(said)} answers" if isinstance(said, Sequence) else type(said).__name__
+            raise ValueError(
+                f"{name} gave {counted} for {len(pictures)} pictures; give a list of objects for each, "
+                "an empty one where there is nothing"
+            )
+        return [_objects(each, picture, name) for each, picture in zip(said, pictures, strict=True)]
+
+
+def _objects(said: Any, picture: Picture, name: str) -> list[Detection]:
+    place = f"{name} about {picture.file}"
+    if not isinstance(said, Sequence) or isinstance(said, str):
+        raise ValueError(f'{place}: {type(said).__name__} is no list of objects with "class", "box", "score"')
+    return [_object(each, picture, place) for each in said]
+
+
+def _object(entry: Any, picture: Picture, place: str) -> Detection:
+    if isinstance(entry, Detection):
+        entry = {"class": entry.name, **asdict(entry), "color": entry.colour}
+    if not isinstance(entry, Mapping) or not isinstance(entry.get("class"), str):
+        # Numbers of classes differ between programs, and would be taken for the wrong ones.
+        raise ValueError(f'{place}: {entry!r} is no object with "class", a name, "box" and "score"')
+    return detection_of({**entry, "class": in_geneval_words(entry["class"], picture.names)}, place)

@@ -1,0 +1,151 @@
+"""Functions that a user names on the command line: `module:function` or `file.py:function`."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType, TracebackType
+from typing import Any, cast
+
+_FORM = "use module:function, or the path of a file: rewards/mine.py:function"
+
+
+def names_function(name: str) -> bool:
+    """Whether a name has the form of a function's, rather than that of a folder or of a model of the hub.
+
+    >>> names_function("mine.py:detect"), names_function("facebook/mask2former-swin-small-coco-instance")
+    (True, False)
+    """
+    place, colon, attribute = name.rpartition(":")
+    return bool(colon and place) and attribute.isidentifier()
+
+
+@dataclass(frozen=True, kw_only=True)
+class UserFunction:
+    """A function of the user's, which is named when it fails."""
+
+    name: str
+    """As the user gave it."""
+    what: str
+    """What it is for: detector, reader of words, classifier."""
+    function: Callable[..., Any]
+
+    def __call__(self, *given: Any, **named: Any) -> Any:
+        """What the function says.
+
+        Raises:
+            ValueError: it raised something.
+        """
+        with _Blame(self):
+            return self.function(*given, **named)
+
+    @property
+    def digest(self) -> str:
+        """Of the file it was written in, "" where it has none: tells two versions of it apart."""
+        module = sys.modules.get(self.function.__module__) if inspect.isroutine(self.function) else None
+        file = Path(str(vars(module).get("__file__"))) if module else Path()
+        return hashlib.sha256(file.read_bytes()).hexdigest()[:12] if file.is_file() else ""
+
+    @property
+    def parameters(self) -> frozenset[str]:
+        """Names of its parameters."""
+        return frozenset(inspect.signature(self.function).parameters)
+
+
+class _Blame(AbstractContextManager["_Blame"]):
+    """Says whose function failed."""
+
+    def __init__(self, blamed: UserFunction) -> None:
+        self.blamed = blamed
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, Exception):
+            told = f"{self.blamed.what} {self.blamed.name!r} failed: {type(error).__name__}: {error}"
+            raise ValueError(told) from error
+
+
+def load_function(name: str, *, what: str) -> UserFunction:
+    """The function that `module:function` or `file.py:function` names, for use as `what`.
+
+    Raises:
+        ValueError: there is no such module, file or function, or it is async.
+    """
+    place, colon, attribute = name.rpartition(":")
+    if not colon or not place or not attribute:
+        raise ValueError(f"{name!r} names no {what}; {_FORM}")
+    module = _module(place, name, what)
+    found: Any = vars(module).get(attribute)
+    if found is None:
+        known = [each for each, value in vars(module).items() if callable(value) and each[0] != "_"]
+        raise ValueError(f"{place!r} has no {attribute!r}; it holds: {', '.join(known) or 'no functions'}")
+    if isinstance(found, type) or not callable(found):
+        raise ValueError(f"{name!r} is {shortly(cast('Any', found))}; name a function, or an object to call")
+    if inspect.iscoroutinefunction(found):
+        raise ValueError(f"{name!r} is async; give a plain function that waits for its own answers")
+    return UserFunction(name=name, what=what, function=found)
+
+
+def one_each(said: Any, count: int, what: str) -> Sequence[Any]:
+    """What was said about each of `count` pictures.
+
+    Raises:
+        ValueError: it is no list, or one of another length.
+    """
+    if not isinstance(said, Sequence) or isinstance(said, str):
+        raise ValueError(
+            f"the {what} said {shortly(said)} about {count} pictures; give a list, one entry each"
+        )
+    listed = cast("Sequence[Any]", said)
+    if len(listed) != count:
+        raise ValueError(f"the {what} gave {len(listed)} answers about {count} pictures; give one for each")
+    return listed
+
+
+def shortly(value: Any) -> str:
+    """A value with its type, as error messages show it."""
+    text = repr(value)
+    return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
+
+
+def _module(place: str, name: str, what: str) -> ModuleType:
+    if place.endswith(".py"):
+        return _module_of_file(Path(place).expanduser(), what)
+    # The command's own folder, not the user's, is where Python looks; last, so that it hides nothing.
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))
+    try:
+        return importlib.import_module(place)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{place}.".startswith(f"{error.name}."):
+            raise ValueError(f"{place!r} cannot be imported: {error}") from error
+        raise ValueError(f"there is no module {place!r} for the {what} {name!r}; {_FORM}") from error
+
+
+def _module_of_file(path: Path, what: str) -> ModuleType:
+    if not path.is_file():
+        raise ValueError(f"there is no file {str(path)!r} with a {what}")
+    path = path.resolve()
+    called = f"sightloop_user_{path.stem}_{abs(hash(str(path))):x}"
+    if called in sys.modules:
+        return sys.modules[called]
+    spec = importlib.util.spec_from_file_location(called, path)
+    assert spec is not None and spec.loader is not None
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
+    module = importlib.util.module_from_spec(spec)
+    with ExitStack() as undo:
+        # Dataclasses look their module up; one that fails is not there for a second try.
+        undo.callback(sys.modules.pop, called)
+        sys.modules[called] = module
+        spec.loader.exec_module(module)
+        undo.pop_all()
+    return module
