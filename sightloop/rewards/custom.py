@@ -14,12 +14,16 @@ import torch
 
 from sightloop.rewards.clip_family import AestheticScore, ClipSimilarity, Scale
 from sightloop.rewards.functions import load_reward
+from sightloop.rewards.picture_classes import ImageClassifier, NamedClasses
 from sightloop.rewards.plain import JpegSize, caption_length
 from sightloop.rewards.samples import Judged, PictureReward
 from sightloop.rewards.similarity import ItmSimilarity
+from sightloop.rewards.user_functions import load_function, names_function
+from sightloop.rewards.written_words import WrittenWords, rapid_reader
 from sightloop.rewards.yes_no import AskedFacts, YesNoJudge
 from sightloop.types import Reward
 
+_READER, _CLASSIFIER = "reader", "classifier"
 PICKSCORE_PROCESSOR = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
 """PickScore's own page takes words and pixels from there."""
 
@@ -43,6 +47,8 @@ class Offer:
     load: Callable[[str, Loading], Reward]
     processor: str = ""
     """Where words and pixels are prepared, if not in a folder of its own."""
+    function: str = ""
+    """What a function of the user's can be in its place, as `NAME:module:function`; "" = nothing."""
 
 
 def _processor_of(model: str, processor: str) -> str:
@@ -65,9 +71,18 @@ def _clip(scale: Scale, processor: str = "") -> Callable[[str, Loading], Reward]
     return load
 
 
+def _clip_and_head(named: str) -> tuple[str, str]:
+    """Both names of `CLIP+HEAD`, which may have plus signs too: `sac+logos+ava1-l14-linearMSE.pth`."""
+    for place, character in enumerate(named):
+        if character == "+" and Path(named[place + 1 :]).is_file():
+            return named[:place], named[place + 1 :]
+    clip, _, head = named.partition("+")
+    return clip, head
+
+
 def _aesthetic(model: str, how: Loading) -> Reward:
-    clip, plus, head = model.rpartition("+")
-    if not plus or not clip or not head:
+    clip, head = _clip_and_head(model)
+    if not clip or not head:
         raise ValueError(f"the aesthetic score {model!r} needs a CLIP and the file of its head: CLIP+HEAD")
     loaded = AestheticScore.from_pretrained(clip, head, dtype=how.dtype, device=how.device)
     return PictureReward(scores=loaded.scores, text="caption")
@@ -85,6 +100,22 @@ def _vqa(model: str, how: Loading) -> Reward:
 
 def _facts(model: str, how: Loading) -> Reward:
     return AskedFacts(judge=YesNoJudge.from_pretrained(model, dtype=how.dtype, device=how.device))
+
+
+def _ocr(model: str, how: Loading) -> Reward:
+    read = load_function(model, what=_READER) if model else rapid_reader()
+    words = WrittenWords(read=read, must_quote=how.text != "caption")
+    return PictureReward(scores=words.scores, text=how.text)
+
+
+def _class(model: str, how: Loading) -> Reward:
+    classify = (
+        load_function(model, what=_CLASSIFIER)
+        if names_function(model)
+        else ImageClassifier.from_pretrained(model, dtype=how.dtype, device=how.device)
+    )
+    classes = NamedClasses(classify=classify, must_name=how.text != "caption")
+    return PictureReward(scores=classes.scores, text=how.text)
 
 
 def _jpeg(model: str, how: Loading) -> Reward:
@@ -135,6 +166,18 @@ OFFERED: dict[str, Offer] = {
         model="Qwen/Qwen2.5-VL-3B-Instruct",
         load=_facts,
     ),
+    "ocr": Offer(
+        does="whether the words that the text quotes can be read in the picture (0 to 1)",
+        model="",
+        load=_ocr,
+        function=_READER,
+    ),
+    "class": Offer(
+        does="an image classifier's probability of the classes that the text names (0 to 1)",
+        model="google/vit-base-patch16-224",
+        load=_class,
+        function=_CLASSIFIER,
+    ),
     "jpeg": Offer(does="compressibility: minus the size as JPEG in 500 kB", model="", load=_jpeg),
     "length": Offer(does="words of the caption; hackable, for tests", model="", load=_length),
 }
@@ -157,9 +200,15 @@ class Named:
     @property
     def models(self) -> tuple[str, ...]:
         """Folders or hub names that it loads."""
-        if self.offer is None or not self.offer.model:
+        if self.offer is None or not self.offer.model or self.is_function:
             return ()
-        return tuple(self._model(self.offer).split("+")[:1])
+        model = self._model(self.offer)
+        return (_clip_and_head(model)[0] if self.offer.load is _aesthetic else model,)
+
+    @property
+    def is_function(self) -> bool:
+        """Whether a function of the user's is the judge, or a part of it."""
+        return self.offer is None or bool(self.offer.function and names_function(self._model(self.offer)))
 
     @property
     def processor(self) -> str:
@@ -187,6 +236,8 @@ def read_names(named: Sequence[str], *, taken: Collection[str] = ()) -> list[Nam
         kind, _, rest = name.partition(":")
         if kind not in OFFERED:
             load_reward(name)
+        elif rest and OFFERED[kind].function and (names_function(rest) or not OFFERED[kind].model):
+            load_function(rest, what=OFFERED[kind].function)
         elif rest and not OFFERED[kind].model:
             raise ValueError(f"the reward {kind!r} has no model; leave {':' + rest!r} out")
         short = kind if kind in OFFERED else name.rpartition(":")[2]
