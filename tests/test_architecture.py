@@ -227,7 +227,10 @@ def declared_libraries() -> set[str]:
     """Import names of every dependency in pyproject.toml: extras for users too, tools for developers not."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = [
-        line for name, lines in project["optional-dependencies"].items() if name != "dev" for line in lines
+        line
+        for name, lines in project["optional-dependencies"].items()
+        if name not in {"dev", "real"}
+        for line in lines
     ]
     names = {re.match(r"[\w-]+", line).group() for line in [*project["dependencies"], *extras]}  # pyright: ignore
     # transformers brings tokenizers and is useless without it.
@@ -265,7 +268,10 @@ def test_tests_and_benchmarks_keep_the_limits_and_the_names() -> None:
 def test_tests_mirror_the_package_under_unique_names() -> None:
     paths = [Path(source.path) for source in read("tests")]
     folders = {path.parts[1] for path in paths if len(path.parts) > 2}
-    assert folders <= {path.name for path in (ROOT / "sightloop").iterdir() if path.is_dir()} | {"oracles"}
+    assert folders <= {path.name for path in (ROOT / "sightloop").iterdir() if path.is_dir()} | {
+        "oracles",
+        "real",
+    }
     named = [path.name for path in paths if path.name != "conftest.py"]
     assert len(set(named)) == len(named)
 
