@@ -13,15 +13,15 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
-from transformers import AutoImageProcessor, AutoModelForImageClassification
+from transformers import AutoModelForImageClassification
 
-from sightloop.models.open import open_weights
+from sightloop.models.open import open_config, open_processor, open_weights
 from sightloop.rewards.samples import chunks, pil_pictures
 from sightloop.rewards.user_functions import one_each
 from sightloop.types import Images
@@ -70,9 +70,9 @@ class NamedClasses:
 class ImageClassifier:
     """Any image classifier of transformers, with the names of its classes in its config.json."""
 
-    def __init__(self, model: Any, processor: Any, *, batch: int = 32) -> None:
+    def __init__(self, model: Any, prepare: Any, *, batch: int = 32) -> None:
         self.model = model.eval().requires_grad_(False)
-        self.processor = processor
+        self.prepare = prepare
         self.batch = batch
         labels: Mapping[Any, str] = model.config.id2label
         self.labels = tuple(labels[number] for number in range(len(labels)))
@@ -85,17 +85,17 @@ class ImageClassifier:
         """Load a folder of the hub's format (or a hub name).
 
         Raises:
-            ValueError: weights are missing.
+            ValueError: it is no classifier, or not whole.
         """
         model = open_weights(AutoModelForImageClassification, folder, dtype=dtype, device=device)
-        return ImageClassifier(model, cast("Any", AutoImageProcessor).from_pretrained(folder))
+        return ImageClassifier(model, open_processor(folder, open_config(folder)))
 
     @torch.no_grad()
     def __call__(self, pictures: Sequence[Image.Image]) -> list[dict[str, float]]:
         """The probability of each label in each picture; classes that share a label are added up."""
         rows: list[list[float]] = []
         for some in chunks(range(len(pictures)), self.batch):
-            pixels = self.processor(images=[pictures[row] for row in some], return_tensors="pt").pixel_values
+            pixels = self.prepare(images=[pictures[row] for row in some], return_tensors="pt").pixel_values
             logits = self.model(pixel_values=pixels.to(self.model.device, self.model.dtype)).logits.float()
             rows += (logits.softmax(1) if self.is_exclusive else logits.sigmoid()).tolist()
         found: list[dict[str, float]] = []
