@@ -55,7 +55,11 @@ def overlap(one: Box, other: Box) -> float:
 
 @pytest.mark.parametrize(("name", "what", "box"), SEEN)
 def test_boxes_lie_where_a_person_sees_the_object(name: str, what: str, box: Box) -> None:
-    (found,) = [each for each in detect([photograph(name)])[0] if each["class"] == what]
+    # Weaker boxes of the same thing may follow.
+    found = max(
+        (each for each in detect([photograph(name)])[0] if each["class"] == what),
+        key=lambda each: each["score"],
+    )
     assert overlap(found["box"], box) > 0.65 and found["score"] > 0.6
 
 
