@@ -47,7 +47,7 @@ def test_several_quotations_share_the_score() -> None:
 def test_a_prompt_without_words_is_refused_and_a_caption_earns_nothing() -> None:
     with pytest.raises(ValueError, match="'a dog' has no words in double quotes, which the reward `ocr`"):
         WrittenWords(read=lambda pictures: ["", ""]).scores(IMAGES, [PROMPTS[0], "a dog"])
-    captions = WrittenWords(read=lambda pictures: ["open", "open"], must_quote=False)
+    captions = WrittenWords(read=lambda pictures: ["open"] * len(pictures), must_quote=False)
     assert captions.scores(IMAGES, ["a dog", 'it says "open"']).tolist() == [0.0, 1.0]
 
 
