@@ -251,8 +251,7 @@ class PlainShowO(PlainUnirl):
 
     def _asked(self, codes: Tensor, questions: list[str]) -> list[list[int]]:
         pictures = picture_prefix(codes + self.words.first_code, self.words).tolist()
-        template = self.policy.settings.question_template
-        texts = self.policy.text_ids([template.replace("{question}", text) for text in questions])
+        texts = self.policy.text_ids([self.policy.asking.whole(text) for text in questions])
         return [p + begun(text, self.words) for p, text in zip(pictures, texts, strict=True)]
 
     def hide(self, codes: Tensor) -> Tensor:

@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from sightloop.recipes.unirl_config import PromptOptions
+
 Positional = tyro.conf.Positional
 
 
@@ -34,6 +36,7 @@ class ConvertOptions:
     """Folder of the tokenizer (Show-o: Phi-1.5's), where the source has none."""
     max_text_tokens: int | None = None
     """Text positions that a Show-o was trained with; default 128."""
+    prompts: PromptOptions = dataclasses.field(default_factory=PromptOptions)
 
 
 def convert(words: list[str]) -> None:
@@ -42,7 +45,9 @@ def convert(words: list[str]) -> None:
     from sightloop.recipes.convert import ConvertJob
     from sightloop.recipes.convert import convert as run
 
-    run(ConvertJob(**{field.name: getattr(options, field.name) for field in dataclasses.fields(options)}))
+    given = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
+    given["prompts"] = None if options.prompts == PromptOptions() else options.prompts
+    run(ConvertJob(**given))
     print(f"wrote {options.output}")
 
 
@@ -62,6 +67,7 @@ class ModelOptions:
     """Tokenizer of a model whose folder has none."""
     tower: str = ""
     """CLIP (folder or hub name) of the Show-o that reads its features (w-clip-vit)."""
+    prompts: PromptOptions = dataclasses.field(default_factory=PromptOptions)
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     device: str = "auto"
 
@@ -138,7 +144,12 @@ def _policy(options: ModelOptions) -> Any:
     return open_policy(
         options.model,
         world_model=options.world_model,
-        parts=Parts(magvit=options.magvit, tokenizer=options.tokenizer, tower=options.tower),
+        parts=Parts(
+            magvit=options.magvit,
+            tokenizer=options.tokenizer,
+            tower=options.tower,
+            prompts=options.prompts,
+        ),
         dtype=options.dtype,
         device=options.device,
     )

@@ -257,10 +257,10 @@ def greedy_answers_need_no_seed(candidate: Candidate) -> None:
 
 
 def answers_come_back_from_their_tokens(candidate: Candidate) -> None:
-    """`encode` ends every text; `decode` returns it; padding scores nothing."""
+    """`encode` ends every text; `decode` returns it, with the blank before it; padding scores nothing."""
     policy = candidate.policy
     tokens = policy.encode(candidate.answers)
-    assert ["".join(pieces) for pieces in policy.decode(tokens)] == candidate.answers
+    assert ["".join(pieces).strip() for pieces in policy.decode(tokens)] == candidate.answers
     assert (policy.is_end(tokens).sum(1) == 1).all()
     scores = policy.score(Turn(prompt=candidate.asking(), tokens=tokens))
     assert not tokens.mask.all()

@@ -34,13 +34,14 @@ from sightloop.models.critic import Adapters
 from sightloop.models.generation import token_log_probs
 from sightloop.models.janus_answers import JanusAnswers
 from sightloop.models.janus_body import JanusBody
+from sightloop.models.janus_conversation import JanusStrings, changed, strings_of_processor
 from sightloop.models.janus_drawing import JanusDrawing
 from sightloop.models.janus_pictures import JanusPictures, Preparation
 from sightloop.models.janus_prompts import JanusPrompts
 from sightloop.models.pieces import Pieces
+from sightloop.models.prompt_strings import answer_ids
 from sightloop.models.recompute import Recomputation
 from sightloop.models.transformers_internals import attention_of
-from sightloop.models.written_text import text_ids
 from sightloop.types import Images, Prompt, Sampling, Tokens, TokenScores, Turn
 
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -65,10 +66,10 @@ class JanusSettings:
     """Full training: embeddings of words and codes and the head for words learn too."""
     guidance: float | None = None
     """Of drawings; None = as the checkpoint's generation_config says, 5 where it says nothing."""
-    drawing_template: str = "<|User|>: {prompt}\n\n<|Assistant|>:"
-    """The conversation that asks for a picture; also a question without a picture."""
-    answer_template: str = "<|User|>: {image}\n{prompt}\n\n<|Assistant|>:"
-    """The conversation that asks about a picture."""
+    drawing_template: str | None = None
+    """The string that asks for a picture, with `{prompt}`; None = the checkpoint's."""
+    answer_template: str | None = None
+    """The string that asks about a picture, with `{image}` and `{prompt}`; None = the checkpoint's."""
     frame: tuple[str, str] = ("<begin_of_image>", "<end_of_image>")
     """Tokens before and after a picture."""
 
@@ -107,7 +108,9 @@ class Janus(nn.Module):
         processor: ProcessorMixin | PreTrainedTokenizerBase,
         *,
         settings: JanusSettings | None = None,
+        strings: JanusStrings | None = None,
     ) -> None:
+        """`strings` None = those of the processor's chat template, else Janus-Pro's without system prompt."""
         super().__init__()
         settings = JanusSettings() if settings is None else settings
         _check(model)
@@ -125,8 +128,12 @@ class Janus(nn.Module):
             picture=self.model.config.image_token_id,
             num_places=self.pictures.num_places,
             frame=settings.frame,
-            drawing=settings.drawing_template,
-            answering=settings.answer_template,
+            strings=changed(
+                strings_of_processor(given, self.words) if strings is None else strings,
+                drawing=settings.drawing_template,
+                asking=settings.answer_template,
+                names=("drawing_template", "answer_template"),
+            ),
         )
         self.end = self.prompts.id("eos_token", self.words.eos_token)
         self.pieces = Pieces(self.words, end_ids=(self.end,))
@@ -318,9 +325,15 @@ class Janus(nn.Module):
                 f"{self.pictures.num_codes} codes"
             )
 
+    @property
+    def templates(self) -> dict[str, str]:
+        """The strings around prompts and questions, for records."""
+        return self.prompts.strings.told()
+
     def encode(self, texts: list[str]) -> Tokens:
-        """Words of given answers with the end token, right-padded."""
-        rows = [[*text_ids(self.words, text), self.end] for text in texts]
+        """Words of given answers as they stand behind a question, with the end token, right-padded."""
+        mark = self.prompts.strings.asking.after
+        rows = [[*answer_ids(self.words, text, behind=mark), self.end] for text in texts]
         longest, device = max(map(len, rows)), self._head.device
         ids = torch.tensor([row + [self.prompts.pad] * (longest - len(row)) for row in rows], device=device)
         lengths = torch.tensor([len(row) for row in rows], device=device)

@@ -37,18 +37,27 @@ from sightloop.models.checkpoint_files import (
 from sightloop.models.convert import refuse, whole
 from sightloop.models.families import require
 from sightloop.models.janus import Janus, JanusSettings
+from sightloop.models.janus_conversation import (
+    IMAGE,
+    STATED,
+    Conversation,
+    JanusStrings,
+    strings_of_folder,
+    strings_of_tokenizer,
+)
+from sightloop.models.janus_for_authors import TOWER_HEADS, config_for_authors, processor_for_authors
 from sightloop.models.janus_names import from_official, to_official
 from sightloop.models.open import filled, open_config, open_generation
+from sightloop.models.prompt_strings import PromptOptions
 from sightloop.models.transformers_internals import made_by_hand
 
 SPECIAL_TOKENS = {
-    "image_token": "<image_placeholder>",
+    "image_token": IMAGE,
     "boi_token": "<begin_of_image>",
     "eoi_token": "<end_of_image>",
 }
 """What the processor of transformers calls them, and how they are written."""
 _PAD = "<｜▁pad▁｜>"  # noqa: RUF001
-_TOWER_HEADS = {"siglip_large_patch16_384": 16, "siglip_so400m_patch14_384": 16}
 _OF_OTHERS = (
     "model_type",
     "torch_dtype",
@@ -179,7 +188,7 @@ def official_config(
 def _vision_config(official: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> JanusVisionConfig:
     params = official.get("vision_config", {}).get("params", {})
     tower = str(params.get("model_name"))
-    heads = params.get("num_heads", _TOWER_HEADS.get(tower))
+    heads = params.get("num_heads", TOWER_HEADS.get(tower))
     wrong = (
         [] if heads else [f"model_name is {tower!r}, of which the number of heads is unknown; set num_heads"]
     )
@@ -257,32 +266,60 @@ def load_janus(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
     settings: JanusSettings | None = None,
+    prompts: PromptOptions | None = None,
 ) -> Janus:
-    """The policy of a folder of either form.
+    """The policy of a folder of either form; `prompts` = other strings than the folder's.
 
     Raises:
-        ValueError: a part is missing, or the parts do not fit.
+        ValueError: a part is missing, the parts do not fit, or the folder does not tell its strings.
     """
-    model = read_janus(folder, tokenizer=tokenizer, dtype=dtype)
     words = read_janus_tokenizer(folder if tokenizer is None else tokenizer)
-    return Janus(model, processor_of(model, words), settings=settings).to(device)
+    strings = read_janus_strings(folder, words, prompts)
+    model = read_janus(folder, tokenizer=tokenizer, dtype=dtype)
+    return Janus(model, processor_of(model, words), settings=settings, strings=strings).to(device)
 
 
-def processor_of(model: JanusForConditionalGeneration, words: PreTrainedTokenizerBase) -> JanusProcessor:
+def read_janus_strings(
+    folder: Path | str, words: PreTrainedTokenizerBase, prompts: PromptOptions | None = None
+) -> JanusStrings:
+    """The strings around prompts and questions, as a folder of either form says, or as chosen.
+
+    Raises:
+        ValueError: the folder does not tell.
+    """
+    is_official = require(Path(folder), "janus") == "official"
+    return strings_of_folder(Path(folder), words, is_official=is_official, chosen=prompts)
+
+
+def processor_of(
+    model: JanusForConditionalGeneration,
+    words: PreTrainedTokenizerBase,
+    *,
+    chat_template: str | None = None,
+) -> JanusProcessor:
     """Words and picture preparation of a Janus; mean and spread are one half, as in all released ones."""
     vision: Any = model.config.vision_config
     side = {"height": vision.image_size, "width": vision.image_size}
     pictures = JanusImageProcessorPil(size=side, image_mean=list(_MEAN), image_std=list(_STD))
-    return JanusProcessor(pictures, words, num_image_tokens=vision.num_image_tokens)
+    return JanusProcessor(
+        pictures, words, num_image_tokens=vision.num_image_tokens, chat_template=chat_template
+    )
 
 
 # -- out
 
 
 def write_janus(
-    model: JanusForConditionalGeneration, output: Path, *, tokenizer: PreTrainedTokenizerBase
+    model: JanusForConditionalGeneration,
+    output: Path,
+    *,
+    tokenizer: PreTrainedTokenizerBase,
+    strings: JanusStrings | None = None,
 ) -> None:
     """Write a folder that `JanusForConditionalGeneration` and `AutoProcessor` load without sightloop.
+
+    Its chat template makes the strings (None = the authors', by the tokenizer); the system prompt stands in
+    it, so that transformers adds none.
 
     Raises:
         ValueError: the output is in the way, or the tokenizer lacks special tokens.
@@ -292,59 +329,41 @@ def write_janus(
     model.generation_config = _generation(SpecialIds.of_tokenizer(tokenizer))
     if guidance is not None:
         model.generation_config.guidance_scale = guidance
+    strings = strings_of_tokenizer(tokenizer) if strings is None else strings
     with whole(output) as partial:
         partial.mkdir(parents=True)
         model.save_pretrained(partial)
-        processor_of(model, tokenizer).save_pretrained(partial)
+        processor_of(model, tokenizer, chat_template=strings.chat_template).save_pretrained(partial)
 
 
 def write_official_janus(
-    model: JanusForConditionalGeneration, output: Path, *, tokenizer: PreTrainedTokenizerBase
+    model: JanusForConditionalGeneration,
+    output: Path,
+    *,
+    tokenizer: PreTrainedTokenizerBase,
+    strings: JanusStrings | None = None,
 ) -> None:
-    """Write a folder that the authors' program reads: its configuration, weights and tokenizer.
+    """Write a folder that the authors' program reads: its configurations, weights and tokenizer.
+
+    That program is handed roles by its caller; config.json says them for sightloop. `strings` None = the
+    authors', by the tokenizer.
 
     Raises:
-        ValueError: the output is in the way.
+        ValueError: the output is in the way, or the strings are not of the authors' form.
     """
     refuse_filled(output)
+    strings = strings_of_tokenizer(tokenizer) if strings is None else strings
+    conversation = Conversation.of(strings)
+    if conversation is None:
+        raise ValueError(
+            f"the authors' form cannot hold the question template {strings.told()['question template']!r}; "
+            "write the folder in transformers' form"
+        )
     tensors = to_official(model.state_dict())
     with whole(output) as partial:
         partial.mkdir(parents=True)
         write_weights(partial, tensors)
-        write_json(partial / "config.json", _config_for_authors(model))
+        stated = {"roles": list(conversation.roles), "system": conversation.system}
+        write_json(partial / "config.json", config_for_authors(model) | {STATED: stated})
+        write_json(partial / "processor_config.json", processor_for_authors(model, conversation))
         tokenizer.save_pretrained(partial)
-
-
-def _config_for_authors(model: JanusForConditionalGeneration) -> dict[str, Any]:
-    config: Any = model.config
-    text, vision, vq = config.text_config, config.vision_config, config.vq_config
-    kept = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-    kept += ("num_key_value_heads", "max_position_embeddings", "rms_norm_eps")
-    kept += ("bos_token_id", "eos_token_id", "pad_token_id")
-    theta = {"rope_theta": text.rope_parameters["rope_theta"]}
-    large = (vision.hidden_size, vision.num_hidden_layers, vision.patch_size, vision.image_size)
-    name = "siglip_large_patch16_384" if large == (1024, 24, 16, 384) else "siglip_other"
-
-    def part(cls: str, **params: Any) -> dict[str, Any]:
-        return {"cls": cls, "params": params}
-
-    def aligner(width: int, depth: int) -> dict[str, Any]:
-        params = {"input_dim": width, "n_embed": text.hidden_size, "depth": depth}
-        return part("MlpProjector", projector_type="mlp_gelu", **params)
-
-    tower = {"image_size": vision.image_size, "num_heads": vision.num_attention_heads}
-    if name in _TOWER_HEADS:
-        del tower["num_heads"]
-    head = {"image_token_embed": vq.image_token_embed_dim, "image_token_size": vq.num_embeddings}
-    return {
-        "model_type": "multi_modality",
-        "architectures": ["MultiModalityCausalLM"],
-        "vision_config": part(
-            "CLIPVisionTower", model_name=name, select_feature="same", select_layer=-1, **tower
-        ),
-        "aligner_config": aligner(vision.hidden_size, vision.depth),
-        "gen_vision_config": part("VQ-16", image_token_size=vq.num_embeddings, n_embed=vq.embed_dim),
-        "gen_aligner_config": aligner(vq.embed_dim, vq.num_hidden_layers),
-        "gen_head_config": part("vision_head", n_embed=vq.projection_dim, **head),
-        "language_config": {"model_type": "llama", **{key: text.to_dict()[key] for key in kept}, **theta},
-    }

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
+from typing import cast
 
 from transformers import PreTrainedTokenizerBase
 
+from sightloop.models.janus_conversation import IMAGE, JanusStrings
 from sightloop.models.written_text import spelled_out, template_ids
 
 _REMEMBERED_PROMPTS = 4096
-IMAGE_PLACE = "{image}"
-TEXT_PLACE = "{prompt}"
 
 
 class JanusPrompts:
@@ -23,28 +24,22 @@ class JanusPrompts:
         picture: int,
         num_places: int,
         frame: tuple[str, str],
-        drawing: str,
-        answering: str,
+        strings: JanusStrings,
     ) -> None:
         """`picture` is the id of a picture's place, `num_places` how many a picture takes, `frame` the tokens
-        around them; the last two are the templates.
+        around them.
 
         Raises:
-            ValueError: a template lacks a place, or the tokenizer lacks a special token.
+            ValueError: the tokenizer lacks a special token.
         """
-        for name, template, places in (
-            ("drawing_template", drawing, (TEXT_PLACE,)),
-            ("answer_template", answering, (IMAGE_PLACE, TEXT_PLACE)),
-        ):
-            for place in places:
-                if template.count(place) != 1:
-                    raise ValueError(f"{name} is {template!r}; it must hold {place} exactly once")
-        if answering.index(IMAGE_PLACE) > answering.index(TEXT_PLACE):
-            raise ValueError(f"answer_template is {answering!r}; the picture comes before the question")
         self.words = words
         self.picture = picture
         self.num_places = num_places
-        self.drawing, self.answering = drawing, answering
+        self.strings = strings
+        place = cast("str", words.convert_ids_to_tokens(picture))
+        self._asking = replace(strings.asking, before=strings.asking.before.replace(IMAGE, place))
+        if strings.asking.empty is not None:
+            self._asking = replace(self._asking, empty=strings.asking.empty.replace(IMAGE, place))
         self.begin, self.pad = self.id("bos_token", words.bos_token), self.id("pad_token", words.pad_token)
         self.start, self.stop = (self.id("image frame", token) for token in frame)
         self.drawing_row = lru_cache(_REMEMBERED_PROMPTS)(self._drawing_row)
@@ -73,7 +68,7 @@ class JanusPrompts:
     def _drawing_row(self, text: str) -> tuple[int, ...]:
         """The prompt for a picture, up to the token that begins it."""
         text = self._written(text)
-        words = self._ids(self.drawing.replace(TEXT_PLACE, text))
+        words = self._ids(self.strings.drawing.whole(text))
         return (self.begin, *self._no_picture(words, text), self.start)
 
     def blank(self, row: tuple[int, ...]) -> tuple[int, ...]:
@@ -86,20 +81,18 @@ class JanusPrompts:
         if not about_picture:
             if not text.strip():
                 raise ValueError(f"the prompt {text!r} is empty and there is no picture; give one of them")
-            plain = self.drawing.replace(TEXT_PLACE, text)
-            return (self.begin, *self._no_picture(self._ids(plain), text))
-        place = self.words.convert_ids_to_tokens(self.picture)
+            return (self.begin, *self._no_picture(self._ids(self.strings.plain.whole(text)), text))
         # One text from end to end, because a word may be cut differently at the seam of two.
-        before, after = self.answering.split(IMAGE_PLACE)
-        ids = self._ids(f"{before}{place}{after.replace(TEXT_PLACE, text)}")
+        ids = self._ids(self._asking.whole(text))
         if ids.count(self.picture) != 1:
+            place = self.words.convert_ids_to_tokens(self.picture)
             raise ValueError(
                 f"the question {text!r} names {place!r}, which stands for the picture; leave it out"
             )
         at = ids.index(self.picture)
         framed = (self.start, *[self.picture] * self.num_places, self.stop)
         if at + 1 == len(ids):
-            raise ValueError(f"answer_template is {self.answering!r}; something must follow the picture")
+            raise ValueError(f"nothing follows the picture in the question {text!r} and its template")
         return (self.begin, *ids[:at], *framed, *ids[at + 1 :])
 
     def _no_picture(self, ids: list[int], text: str) -> list[int]:

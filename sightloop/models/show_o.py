@@ -22,14 +22,15 @@ from sightloop.models.codes import require_relaxable
 from sightloop.models.critic import Adapters
 from sightloop.models.magvit2 import Magvit2, pixel_values_of, pixels_from
 from sightloop.models.pieces import Pieces
+from sightloop.models.prompt_strings import PROMPT_PLACE, QUESTION_PLACE, Frame, answer_ids
 from sightloop.models.sharing import distinct, image_keys
 from sightloop.models.show_o_answers import Pictures, code_pictures, draw_answers, score_answers
 from sightloop.models.show_o_body import Body, no_contexts
 from sightloop.models.show_o_drawing import draw_codes, relaxed_round, seeded_noise
 from sightloop.models.show_o_layout import (
-    QUESTION_TEMPLATE,
     begun,
     plain_text,
+    question_frame,
     right_padded,
     vocabulary_of,
 )
@@ -69,8 +70,8 @@ class ShowOSettings:
     """None = twice the rank."""
     lora_targets: tuple[str, ...] = LORA_TARGETS
     """Last names of the adapted linear layers."""
-    question_template: str = QUESTION_TEMPLATE
-    """Holds `{question}`."""
+    question_template: str | None = None
+    """Holds `{question}`; None = as the official evaluation asks, with or without a vision tower."""
 
     def __post_init__(self) -> None:
         if math.isqrt(self.num_image_tokens) ** 2 != self.num_image_tokens:
@@ -79,8 +80,8 @@ class ShowOSettings:
             raise ValueError(f"max_text_tokens is {self.max_text_tokens}; a prompt has a begin and an end")
         if self.trained not in ("lora", "full"):
             raise ValueError(f"trained is {self.trained!r}; use 'lora' or 'full'")
-        if "{question}" not in self.question_template:
-            raise ValueError(f"question_template is {self.question_template!r}; it needs {{question}}")
+        if self.question_template is not None:
+            Frame.of_template(self.question_template, name="question_template")
 
 
 class ShowO(nn.Module):
@@ -114,6 +115,9 @@ class ShowO(nn.Module):
         self.vision = None if vision is None else vision.requires_grad_(False)
         if vision is not None and settings.trained == "full":
             vision.projector.requires_grad_(True)
+        self.asking = question_frame(behind_features=vision is not None)
+        if settings.question_template is not None:
+            self.asking = Frame.of_template(settings.question_template, name="question_template")
         self._adapted, self._has_warned, self._is_static = True, False, False
 
     def _targets(self) -> dict[str, nn.Linear]:
@@ -306,12 +310,20 @@ class ShowO(nn.Module):
     def _asked(self, prompt: Prompt) -> tuple[Pictures, list[list[int]]]:
         if prompt.images is None:
             raise ValueError("a question needs pictures; give one of each")
-        texts = [plain_text(text, self.tokenizer) for text in prompt.texts]
-        asked = [self.settings.question_template.replace("{question}", text) for text in texts]
+        return self._pictures(prompt.images), self.questions(prompt.texts)
+
+    def questions(self, texts: list[str]) -> list[list[int]]:
+        """Ids of questions with the strings around them."""
+        asked = [self.asking.whole(plain_text(text, self.tokenizer)) for text in texts]
         ids = [template_ids(self.tokenizer, text) for text in asked]
-        pictures = self._pictures(prompt.images)
         # Behind features the official code leaves the begin token out.
-        return pictures, [begun(row, self.vocabulary) if self.vision is None else row for row in ids]
+        return [begun(row, self.vocabulary) if self.vision is None else row for row in ids]
+
+    @property
+    def templates(self) -> dict[str, str]:
+        """The strings around prompts and questions, for records."""
+        told = {"drawing template": PROMPT_PLACE, "question template": self.asking.shown(QUESTION_PLACE)}
+        return told if self.vision is None else told | {"system prompt": self.vision.system_prompt}
 
     def look(self, images: Images) -> Images:
         """The same pictures with what the frozen tower sees, where there is one."""
@@ -383,8 +395,10 @@ class ShowO(nn.Module):
     # -- texts
 
     def encode(self, texts: list[str]) -> Tokens:
-        """Ids of given answers with the end token, right-padded."""
-        rows = [[*ids, self.vocabulary.end] for ids in self.text_ids(texts)]
+        """Ids of given answers as they stand behind a question, with the end token, right-padded."""
+        plain = [plain_text(text, self.tokenizer) for text in texts]
+        said = [answer_ids(self.tokenizer, text, behind=self.asking.after) for text in plain]
+        rows = [[*ids, self.vocabulary.end] for ids in said]
         ids = right_padded(rows, self.vocabulary.pad).to(self.body.device)
         lengths = torch.tensor([len(row) for row in rows], device=ids.device)
         return Tokens(ids=ids, mask=torch.arange(ids.shape[1], device=ids.device) < lengths[:, None])

@@ -29,8 +29,9 @@ from sightloop.models.convert import refuse, whole
 from sightloop.models.families import require
 from sightloop.models.magvit2 import Magvit2
 from sightloop.models.open import filled, open_config, open_weights
+from sightloop.models.prompt_strings import QUESTION_PLACE, Frame, PromptOptions
 from sightloop.models.show_o import ShowO, ShowOSettings
-from sightloop.models.show_o_layout import SPECIAL_TOKENS, vocabulary_of
+from sightloop.models.show_o_layout import SPECIAL_TOKENS, SYSTEM_PROMPT, question_frame, vocabulary_of
 from sightloop.models.show_o_vision import ShowOVision, new_projector
 
 OFFICIAL_WEIGHTS = "pytorch_model.bin"
@@ -204,22 +205,25 @@ def load_show_o(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
     settings: ShowOSettings | None = None,
+    prompts: PromptOptions | None = None,
 ) -> ShowO:
     """The policy of a folder of ours or an official one, which needs folders of its other two parts.
 
     A w-clip-vit checkpoint also needs its CLIP `tower` (openai/clip-vit-large-patch14-336), a folder or a
     name on the hub. The checkpoint decides over the sizes in `settings`. Frozen weights are in `dtype`;
-    MAGVIT-v2 stays in float32, as its signs decide.
+    MAGVIT-v2 stays in float32, as its signs decide. `prompts` = other strings than the checkpoint's.
 
     Raises:
-        ValueError: a part is missing, or the parts do not fit.
+        ValueError: a part is missing, the parts do not fit, or a string has no place in this variant.
     """
     folder = Path(folder)
     ours = require(folder, "show-o") == "sightloop"
     if magvit is None and not ours:
         raise ValueError(f"{folder} is an official folder, without MAGVIT-v2; name its folder with --magvit")
     weights = read_show_o(folder, dtype=dtype)
-    vision = _vision(folder, weights, tower)
+    config = read_json(folder / "config.json")
+    strings = chosen_strings(config, has_tower=weights.projector is not None, prompts=prompts)
+    vision = _vision(folder, weights, tower, strings.get("system_prompt", SYSTEM_PROMPT))
     pictures = Magvit2.from_folder(folder / "magvit2" if magvit is None else magvit)
     check_magvit(pictures, weights.sizes)
     words = read_tokenizer(_words_folder(folder, tokenizer, ours), weights.sizes)
@@ -228,11 +232,39 @@ def load_show_o(
         settings,
         num_image_tokens=weights.sizes.num_image_tokens,
         max_text_tokens=weights.sizes.max_text_tokens,
+        question_template=settings.question_template or strings.get("question_template"),
     )
     return ShowO(weights.model, words, pictures, settings=settings, vision=vision).to(device)
 
 
-def _vision(folder: Path, weights: ShowOWeights, tower: Path | str | None) -> ShowOVision | None:
+def chosen_strings(
+    config: Mapping[str, Any], *, has_tower: bool, prompts: PromptOptions | None
+) -> dict[str, str]:
+    """`question_template` and `system_prompt` where they are not the official ones.
+
+    Raises:
+        ValueError: a string that this variant does not read, or a template without its place.
+    """
+    prompts = PromptOptions() if prompts is None else prompts
+    if prompts.drawing is not None:
+        raise ValueError("Show-o reads prompts for pictures as they are; leave --prompts.drawing out")
+    if prompts.system is not None and not has_tower:
+        raise ValueError(
+            "only the Show-o that reads a vision tower (w-clip-vit) has a system prompt; leave "
+            "--prompts.system out"
+        )
+    template = prompts.text("template")
+    if template is not None:
+        Frame.of_template(template, name="--prompts.template")
+    if prompts.roles is not None:
+        frame = question_frame(roles=prompts.roles, behind_features=has_tower)
+        template = frame.shown(QUESTION_PLACE)
+    chosen = {"question_template": template, "system_prompt": prompts.text("system")}
+    told = {name: config.get(name) if value is None else value for name, value in chosen.items()}
+    return {name: str(value) for name, value in told.items() if value is not None}
+
+
+def _vision(folder: Path, weights: ShowOWeights, tower: Path | str | None, system: str) -> ShowOVision | None:
     if (tower is None) != (weights.projector is None):
         fix = "name its CLIP's folder with --tower" if tower is None else "leave --tower out"
         reads = "features of a vision tower (w-clip-vit)" if tower is None else "its own codes of pictures"
@@ -243,7 +275,7 @@ def _vision(folder: Path, weights: ShowOWeights, tower: Path | str | None) -> Sh
     wide, narrow = weights.projector.get_parameter("0.weight").shape[1], loaded.config.hidden_size
     if wide != narrow:
         raise ValueError(f"{tower} has features of {narrow} numbers, the projector of {folder} reads {wide}")
-    return ShowOVision(loaded, weights.projector)
+    return ShowOVision(loaded, weights.projector, system_prompt=system)
 
 
 def _words_folder(folder: Path, tokenizer: Path | str | None, ours: bool) -> Path | str:
@@ -256,9 +288,16 @@ def _words_folder(folder: Path, tokenizer: Path | str | None, ours: bool) -> Pat
 
 
 def write_show_o(
-    weights: ShowOWeights, output: Path, *, tokenizer: PreTrainedTokenizerBase, magvit: Magvit2
+    weights: ShowOWeights,
+    output: Path,
+    *,
+    tokenizer: PreTrainedTokenizerBase,
+    magvit: Magvit2,
+    strings: Mapping[str, str] | None = None,
 ) -> None:
     """Write a folder of ours; it appears when it is complete.
+
+    `strings`: `question_template` and `system_prompt`, where they are not the official ones.
 
     Raises:
         ValueError: the output is in the way, or the parts do not fit together.
@@ -274,7 +313,7 @@ def write_show_o(
         if weights.projector is not None:
             (partial / "projector").mkdir()
             write_weights(partial / "projector", weights.projector.state_dict())
-        write_json(partial / "config.json", {"family": "show-o", **asdict(weights.sizes)})
+        write_json(partial / "config.json", {"family": "show-o", **asdict(weights.sizes), **(strings or {})})
 
 
 def write_official(weights: ShowOWeights, output: Path) -> None:

@@ -16,6 +16,8 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from sightloop.models.prompt_strings import Frame
+
 SPECIAL_TOKENS = (
     "[PAD]",
     "<|soi|>",
@@ -29,8 +31,7 @@ SPECIAL_TOKENS = (
     "<|lvg|>",
 )
 """In the order of their ids, right behind the text tokens."""
-QUESTION_TEMPLATE = "USER: \n{question} ASSISTANT:"
-"""How the official evaluation asks; its instruction tuning has a blank after `USER:` instead."""
+ROLES = ("USER", "ASSISTANT")
 SYSTEM_PROMPT = (
     "A chat between a curious user and an artificial intelligence assistant. "
     "The assistant gives helpful, detailed, and polite answers to the user's questions."
@@ -90,6 +91,14 @@ class Vocabulary:
     def size(self) -> int:
         """Number of ids."""
         return self.mask + 1
+
+
+def question_frame(*, roles: tuple[str, str] = ROLES, behind_features: bool) -> Frame:
+    """How the official evaluation asks: a line break before a question about codes, none behind features."""
+    asks, answers = roles
+    if behind_features:
+        return Frame(before=f"{asks}: ", after=f" {answers}:", empty=f"{asks}:{answers}:")
+    return Frame(before=f"{asks}: \n", after=f" {answers}:")
 
 
 def vocabulary_of(tokenizer: PreTrainedTokenizerBase, *, num_codes: int, size: int) -> Vocabulary:

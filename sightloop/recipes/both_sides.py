@@ -23,6 +23,7 @@ from sightloop.evaluation.retrieval import protocol_hash
 from sightloop.evaluation.understanding import Imbalance, imbalance
 from sightloop.recipes.geneval_drawing import picture_seed
 from sightloop.recipes.picture_checks import PictureCheck
+from sightloop.recipes.unified import templates_of
 from sightloop.rewards.answers import facts_told
 from sightloop.training import distributed
 from sightloop.training.gallery import save_picture
@@ -159,6 +160,7 @@ class BothSides:
             "answer_tokens": str(self.max_answer),
             "seed": f"{self.seed}, prompt and number of the picture",
             "answers": "about the pictures, greedy, right if every fact is told",
+            **templates_of(policy),
             **{name: str(value) for name, value in asdict(policy.drawing()).items()},
             **self.check.protocol,
         }

@@ -130,7 +130,12 @@ def models_of(options: BothSidesOptions) -> list[Named]:
         if name and is_run(name):
             parts = Parts()
         else:
-            parts = Parts(magvit=options.magvit, tokenizer=options.tokenizer, tower=options.tower)
+            parts = Parts(
+                magvit=options.magvit,
+                tokenizer=options.tokenizer,
+                tower=options.tower,
+                prompts=options.prompts,
+            )
         told = Path(name).name if name else f"the embedded world's {options.world_model}"
         return Named(
             name=told,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
+
+from sightloop.models.prompt_strings import PromptOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +33,7 @@ class BothSidesOptions:
     """Tokenizer of a model whose folder has none."""
     tower: str = ""
     """CLIP (folder or hub name) of the Show-o that reads its features (w-clip-vit)."""
+    prompts: PromptOptions = field(default_factory=PromptOptions)
     file: str = ""
     """Quizzes to draw and ask, JSON lines, 4 drawings each; empty = a fixed set made by the grammar."""
     per_category: int = 48

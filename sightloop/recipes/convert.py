@@ -6,16 +6,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from sightloop.models.checkpoint_files import read_json
 from sightloop.models.convert import refuse
 from sightloop.models.families import Family, require
 from sightloop.models.janus_checkpoint import (
     read_janus,
+    read_janus_strings,
     read_janus_tokenizer,
     write_janus,
     write_official_janus,
 )
 from sightloop.models.magvit2 import Magvit2
+from sightloop.models.prompt_strings import PromptOptions
 from sightloop.models.show_o_checkpoint import (
+    chosen_strings,
     read_show_o,
     read_tokenizer,
     write_magvit2,
@@ -37,6 +41,8 @@ class ConvertJob:
     magvit: Path | None = None
     tokenizer: Path | None = None
     max_text_tokens: int | None = None
+    prompts: PromptOptions | None = None
+    """Strings that the output states instead of the source's."""
 
 
 def convert(job: ConvertJob) -> None:
@@ -49,7 +55,7 @@ def convert(job: ConvertJob) -> None:
     if job.family == "show-o":
         _convert_show_o(job)
     elif job.family == "magvit2":
-        _refuse_options(job, "magvit", "tokenizer", "max_text_tokens")
+        _refuse_options(job, "magvit", "tokenizer", "max_text_tokens", "prompts")
         pictures = Magvit2.from_folder(job.source)
         write_magvit2(pictures, job.output, official=job.to == "official")
     else:
@@ -57,14 +63,18 @@ def convert(job: ConvertJob) -> None:
         _refuse_same_form(job)
         model = read_janus(job.source, tokenizer=job.tokenizer)
         words = read_janus_tokenizer(job.source if job.tokenizer is None else job.tokenizer)
+        strings = read_janus_strings(job.source, words, job.prompts)
         write = write_janus if job.to == "sightloop" else write_official_janus
-        write(model, job.output, tokenizer=words)
+        write(model, job.output, tokenizer=words, strings=strings)
 
 
 def _convert_show_o(job: ConvertJob) -> None:
     _refuse_same_form(job)
+    config = read_json(job.source / "config.json")
     if job.to == "official":
-        _refuse_options(job, "magvit", "tokenizer", "max_text_tokens")
+        _refuse_options(job, "magvit", "tokenizer", "max_text_tokens", "prompts")
+        own = chosen_strings(config, has_tower=False, prompts=None)
+        refuse("the authors' program has its own strings around questions", list(map(repr, own.values())))
         write_official(read_show_o(job.source), job.output)
         return
     if job.magvit is None:
@@ -75,7 +85,9 @@ def _convert_show_o(job: ConvertJob) -> None:
     if job.max_text_tokens is not None:
         weights = replace(weights, sizes=replace(weights.sizes, max_text_tokens=job.max_text_tokens))
     words = read_tokenizer(job.source if job.tokenizer is None else job.tokenizer, weights.sizes)
-    write_show_o(weights, job.output, tokenizer=words, magvit=Magvit2.from_folder(job.magvit))
+    strings = chosen_strings(config, has_tower=weights.projector is not None, prompts=job.prompts)
+    pictures = Magvit2.from_folder(job.magvit)
+    write_show_o(weights, job.output, tokenizer=words, magvit=pictures, strings=strings)
 
 
 def _refuse_options(job: ConvertJob, *names: str) -> None:

@@ -16,9 +16,10 @@ from sightloop.models.convert import Card, refuse, whole
 from sightloop.models.janus import Janus
 from sightloop.models.janus_checkpoint import write_janus
 from sightloop.models.merging import merge_adapters
+from sightloop.models.prompt_strings import QUESTION_PLACE
 from sightloop.models.show_o import ShowO
 from sightloop.models.show_o_checkpoint import ShowOSizes, ShowOWeights, write_show_o
-from sightloop.models.show_o_layout import SPECIAL_TOKENS
+from sightloop.models.show_o_layout import SPECIAL_TOKENS, SYSTEM_PROMPT
 from sightloop.recipes.export import DTYPES, export_run
 from sightloop.recipes.restore import recipe_and_config
 from sightloop.recipes.restore_image import restore_image_policy
@@ -104,11 +105,25 @@ def export_image_run(run: Path, output: Path, *, step: str, dtype: torch.dtype, 
 def _write(policy: ShowO | Janus, config: UniConfig, folder: Path, dtype: torch.dtype) -> None:
     if isinstance(policy, Janus):
         _refuse_spoiled(policy.model, dtype)
-        return write_janus(policy.model, folder, tokenizer=policy.words)
+        return write_janus(policy.model, folder, tokenizer=policy.words, strings=policy.prompts.strings)
     projector = None if policy.vision is None else policy.vision.projector.to(dtype)
     weights = ShowOWeights(model=policy.model, projector=projector, sizes=_sizes(policy, config))
     _refuse_spoiled(policy.model, dtype)
-    write_show_o(weights, folder, tokenizer=policy.tokenizer, magvit=policy.magvit)
+    write_show_o(
+        weights, folder, tokenizer=policy.tokenizer, magvit=policy.magvit, strings=_own_strings(policy)
+    )
+
+
+def _own_strings(policy: ShowO) -> dict[str, str]:
+    """What the policy reads around questions, where it is not the authors'."""
+    own = (
+        {}
+        if policy.settings.question_template is None
+        else {"question_template": policy.asking.shown(QUESTION_PLACE)}
+    )
+    if policy.vision is not None and policy.vision.system_prompt != SYSTEM_PROMPT:
+        own["system_prompt"] = policy.vision.system_prompt
+    return own
 
 
 def _sizes(policy: ShowO, config: UniConfig) -> ShowOSizes:
@@ -179,7 +194,8 @@ _JANUS_USE = [
     "",
     'model = JanusForConditionalGeneration.from_pretrained("FOLDER")',
     'processor = AutoProcessor.from_pretrained("FOLDER")',
-    'prompt = "<|User|>: a photo of a dog\\n\\n<|Assistant|>:"',
+    'told = [{"role": "user", "content": [{"type": "text", "text": "a photo of a dog"}]}]',
+    "prompt = processor.apply_chat_template(told, add_generation_prompt=True)",
     'inputs = processor(text=prompt, generation_mode="image", return_tensors="pt")',
     'codes = model.generate(**inputs, generation_mode="image", do_sample=True)',
     "picture = model.decode_image_tokens(codes)",

@@ -137,7 +137,12 @@ def _drawn_first(options: GenEvalOptions) -> GenEvalRun:
         policy = open_policy(
             "" if drawer.policy == EMBEDDED else drawer.policy,
             world_model=drawer.world_model,
-            parts=Parts(magvit=drawer.magvit, tokenizer=drawer.tokenizer, tower=drawer.tower),
+            parts=Parts(
+                magvit=drawer.magvit,
+                tokenizer=drawer.tokenizer,
+                tower=drawer.tower,
+                prompts=drawer.prompts_of_policy,
+            ),
             dtype=drawer.dtype,
             device=options.device,
         )

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from sightloop.evaluation.geneval_prompts import GenEvalPrompt
 from sightloop.image_files import open_picture
 from sightloop.recipes.embedded_world import MODEL_KEY
+from sightloop.recipes.unified import templates_of
 from sightloop.types import ImagePolicy, Prompt, Sampling
 
 PROMPT_KEY = "GenEval prompt"
@@ -63,7 +64,7 @@ def draw_prompts(
         ValueError: the folder holds pictures that were drawn in another way or for other prompts.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    _check_record(folder, name, sampling, drawing)
+    _check_record(folder, {"policy": name} | _drawing_template(policy), sampling, drawing)
     for place, prompt in enumerate(prompts):
         _write_metadata(folder / f"{place:05}", prompt)
     missing = [
@@ -128,8 +129,12 @@ def _parts(missing: Sequence[tuple[int, int]], size: int) -> Iterator[Sequence[t
         yield missing[start : start + size]
 
 
-def _check_record(folder: Path, name: str, sampling: Sampling, drawing: Drawing) -> None:
-    settings = {"policy": name, **asdict(sampling), "seed": drawing.seed, "per_prompt": drawing.per_prompt}
+def _drawing_template(policy: ImagePolicy) -> dict[str, str]:
+    return {name: text for name, text in templates_of(policy).items() if name == "drawing template"}
+
+
+def _check_record(folder: Path, told: dict[str, str], sampling: Sampling, drawing: Drawing) -> None:
+    settings = {**told, **asdict(sampling), "seed": drawing.seed, "per_prompt": drawing.per_prompt}
     before = drawing_record(folder)
     if before is None:
         if any(folder.glob("*/samples/*.png")):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
+
+from sightloop.models.prompt_strings import PromptOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +37,9 @@ class DrawerOptions:
     """Tokenizer of a policy whose folder has none."""
     tower: str = ""
     """CLIP (folder or hub name) of the Show-o that reads its features (w-clip-vit)."""
+    prompts_of_policy: Annotated[PromptOptions, tyro.conf.arg(name="prompts")] = field(
+        default_factory=PromptOptions
+    )
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Precision of the policy's frozen weights."""
 

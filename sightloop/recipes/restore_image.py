@@ -84,7 +84,9 @@ def open_policy(
     if not name or not is_run(name):
         return open_model(name, world_model=world_model, parts=parts, dtype=dtype, device=device)
     if parts != Parts():
-        raise ValueError(f"{name} is a run, which knows its parts; leave --magvit, --tokenizer, --tower out")
+        raise ValueError(
+            f"{name} is a run, which knows its parts; leave --magvit, --tokenizer, --tower, --prompts out"
+        )
     return restore_image_policy(Path(name), "best", device=distributed.device(device), dtype=dtype).policy
 
 

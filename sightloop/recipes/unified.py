@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -11,11 +11,13 @@ import torch
 from sightloop.models.families import found_in
 from sightloop.models.janus import Janus, JanusSettings
 from sightloop.models.janus_checkpoint import load_janus
+from sightloop.models.prompt_strings import PromptOptions
 from sightloop.models.show_o import ShowO, ShowOSettings
 from sightloop.models.show_o_checkpoint import load_show_o
 from sightloop.recipes.export import DTYPES
 from sightloop.shapes.models import WEIGHTS
 from sightloop.training import distributed
+from sightloop.types import ImagePolicy
 
 WorldModel = Literal["show-o", "janus"]
 WORLD_MODELS: dict[str, Path] = {"show-o": WEIGHTS / "show_o", "janus": WEIGHTS / "janus"}
@@ -24,7 +26,7 @@ WORLD_MODELS: dict[str, Path] = {"show-o": WEIGHTS / "show_o", "janus": WEIGHTS 
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
-    """Folders of what an official folder lacks."""
+    """Folders of what an official folder lacks, and strings that are not to be its own."""
 
     magvit: Path | None = None
     """MAGVIT-v2, for the authors' Show-o."""
@@ -32,6 +34,8 @@ class Parts:
     """Words, where the folder has none."""
     tower: str = ""
     """CLIP (folder or hub name) whose features the w-clip-vit Show-o reads."""
+    prompts: PromptOptions = field(default_factory=PromptOptions)
+    """Strings around prompts and questions, where they are not to be the checkpoint's."""
 
 
 def load_image_policy(
@@ -63,11 +67,19 @@ def load_image_policy(
             dtype=dtype,
             device=device,
             settings=settings,
+            prompts=parts.prompts,
         )
     if family == "janus" and not isinstance(settings, ShowOSettings):
         if parts.magvit is not None or parts.tower:
             raise ValueError(f"{folder} is a Janus, which has all its parts; leave --magvit and --tower out")
-        return load_janus(folder, tokenizer=parts.tokenizer, dtype=dtype, device=device, settings=settings)
+        return load_janus(
+            folder,
+            tokenizer=parts.tokenizer,
+            dtype=dtype,
+            device=device,
+            settings=settings,
+            prompts=parts.prompts,
+        )
     if family == "magvit2":
         raise ValueError(
             f"{folder} is MAGVIT-v2 alone, which cannot draw; give the folder of a Show-o or Janus"
@@ -91,6 +103,11 @@ def open_policy(
     return load_image_policy(
         name, device=distributed.device(device), dtype=DTYPES[dtype], world_model=world_model, parts=parts
     )
+
+
+def templates_of(policy: ImagePolicy) -> dict[str, str]:
+    """The strings around a policy's prompts and questions, for records; those of others are not known."""
+    return policy.templates if isinstance(policy, ShowO | Janus) else {}
 
 
 def world_folder(world_model: WorldModel) -> Path:

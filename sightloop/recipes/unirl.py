@@ -12,6 +12,7 @@ from torch import Tensor
 from sightloop.algorithms.orders import FreshMasks, SomeRounds
 from sightloop.algorithms.sides import Orders, Side, Sides
 from sightloop.models.adapted import Reference, frozen_copy
+from sightloop.models.checkpoint_files import write_json
 from sightloop.models.families import found_in
 from sightloop.models.janus import Janus, JanusSettings
 from sightloop.models.show_o import ShowO, ShowOSettings
@@ -40,6 +41,8 @@ from sightloop.training.sides import Comparison
 from sightloop.types import Algorithm, ImagePolicy, Policy, Sampling
 
 AnyImagePolicy = ShowO | Janus
+TEMPLATES = "prompts.json"
+"""The file of a run that tells the strings around its prompts and questions."""
 
 
 def require_inputs(config: UniConfig) -> None:
@@ -75,7 +78,12 @@ def load_policy(config: UniConfig, device: torch.device) -> AnyImagePolicy:
         str(folder),
         device=device,
         dtype=DTYPES[config.dtype],
-        parts=Parts(magvit=folder_of(model.magvit), tokenizer=folder_of(model.tokenizer), tower=model.tower),
+        parts=Parts(
+            magvit=folder_of(model.magvit),
+            tokenizer=folder_of(model.tokenizer),
+            tower=model.tower,
+            prompts=model.prompts,
+        ),
         settings=kind(trained=model.trained, lora_rank=model.lora_rank, lora_alpha=model.lora_alpha),
     )
     policy.trained_part().float()
@@ -228,6 +236,8 @@ class Wired:
 def experiment_of(config: UniConfig, folder: Path, parts: Wired) -> Experiment:
     """All parts together with quizzes and evaluation."""
     asks = asks_of(config)
+    if folder.is_dir() and distributed.rank() == 0:
+        write_json(folder / TEMPLATES, parts.policy.templates)
     evaluator = evaluator_of(config, asks, folder)
     both = config.drawing_weight > 0 and config.sides.answering > 0
     compare = Comparison(balance=config.sides.balance, every=config.sides.compare_every) if both else None

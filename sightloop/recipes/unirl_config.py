@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from sightloop.models.prompt_strings import PromptOptions
 from sightloop.recipes.unirl_scoring import LikelihoodSettings, RelaxationSettings
 from sightloop.training.schedule import Schedule
 
@@ -29,6 +30,7 @@ class PolicySettings:
     """Folder of the words, where the policy's has none."""
     tower: Annotated[str, tyro.conf.arg(aliases=("--tower",))] = ""
     """CLIP (folder or hub name) whose features the w-clip-vit Show-o reads."""
+    prompts: Annotated[PromptOptions, tyro.conf.arg(prefix_name=False)] = field(default_factory=PromptOptions)
     trained: Literal["lora", "full"] = "full"
     """Adapters over the language model, or its weights."""
     lora_rank: int = 16

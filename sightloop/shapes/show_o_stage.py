@@ -177,7 +177,8 @@ def _drawings(policy: ShowO, rng: np.random.Generator, stretch: Stretch) -> Rows
 def _answers(policy: ShowO, rng: np.random.Generator, size: int) -> Rows:
     lessons = answer_lessons(rng, size)
     codes = misread(codes_of([lesson.scene for lesson in lessons]), _BLURRED_CELLS)
-    asked = [policy.settings.question_template.format(question=lesson.quiz.question) for lesson in lessons]
+    # Without the begin token, which lessons add.
+    asked = [policy.asking.whole(lesson.quiz.question) for lesson in lessons]
     questions = policy.text_ids(asked)
     answers = policy.text_ids([lesson.answer for lesson in lessons])
     texts = [[*question, *answer] for question, answer in zip(questions, answers, strict=True)]

@@ -22,6 +22,7 @@ from transformers import (
 from transformers.models.janus.image_processing_pil_janus import JanusImageProcessorPil
 from transformers.models.janus.processing_janus import JanusProcessor
 
+from sightloop.models.janus_conversation import PRO_ROLES, Conversation
 from sightloop.models.magvit2 import Magvit2, Magvit2Config
 from sightloop.models.show_o_checkpoint import ShowOSizes, ShowOWeights, write_show_o
 from sightloop.models.show_o_layout import SPECIAL_TOKENS
@@ -193,7 +194,14 @@ def janus_processor() -> JanusProcessor:
     pictures = JanusImageProcessorPil(
         size={"height": SIDE, "width": SIDE}, image_mean=[0.5] * 3, image_std=[0.5] * 3
     )
-    return JanusProcessor(pictures, janus_tokenizer(), num_image_tokens=NUM_IMAGE_TOKENS)
+    # No system prompt: it would not fit, and its words are not the world's.
+    strings = Conversation(roles=PRO_ROLES, system="").strings()
+    return JanusProcessor(
+        pictures,
+        janus_tokenizer(),
+        num_image_tokens=NUM_IMAGE_TOKENS,
+        chat_template=strings.chat_template,
+    )
 
 
 def save_janus(model: JanusForConditionalGeneration, folder: Path) -> None:

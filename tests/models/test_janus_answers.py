@@ -46,7 +46,9 @@ def same(one: Tensor | None, other: Tensor | None) -> None:
 def by_transformers(janus: Janus, images: Images, question: str, answer: list[int]) -> Tensor:
     """Logits of the model's own forward pass at each word of an answer, prepared by its own processor."""
     processor: Any = tiny_processor()
-    text = f"<s><|User|>: <image_placeholder>\n{question}\n\n<|Assistant|>:"
+    # The authors strip what is said: nothing, not even a line break, stands for an empty question.
+    said = f"<image_placeholder>\n{question}".strip()
+    text = f"<s><|User|>: {said}\n\n<|Assistant|>:"
     picture = Image.fromarray(images.pixels[0].permute(1, 2, 0).numpy())
     made = processor(text=text, images=[picture], add_special_tokens=False)
     ids = torch.cat([made["input_ids"], torch.tensor([answer[:-1]], dtype=torch.long)], 1)

@@ -60,7 +60,7 @@ def config(**sizes: Any) -> JanusConfig:
                 "num_hidden_layers": 2,
                 "num_attention_heads": 4,
                 "num_key_value_heads": 2,
-                "max_position_embeddings": 256,
+                "max_position_embeddings": 512,
                 "bos_token_id": BOS,
                 "eos_token_id": EOS,
                 "pad_token_id": PAD,
