@@ -89,7 +89,9 @@ def test_labels_of_both_families_begin_with_the_blank(family: str, kind: str, tm
     blank = "Ġ" if kind == "bytes" else "▁"
     labels = policy.encode(ANSWERS)
     rows = [row[mask].tolist() for row, mask in zip(labels.ids, labels.mask, strict=True)]
-    assert [spelled(words, row)[0] for row in rows] == [f"{blank}There", f"{blank}No", f"{blank}A"]
+    # One blank each; a SentencePiece model may keep the full stop in the same token.
+    firsts = [spelled(words, row)[0].removesuffix(".") for row in rows]
+    assert firsts == [f"{blank}There", f"{blank}No", f"{blank}A"]
     assert policy.is_end(labels).sum(1).tolist() == [1, 1, 1]
     assert ["".join(row).strip() for row in policy.decode(labels)] == [text.strip() for text in ANSWERS]
     # Question and answer together are the string that the authors train on.
