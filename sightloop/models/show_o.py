@@ -22,7 +22,7 @@ from sightloop.models.codes import require_relaxable
 from sightloop.models.critic import Adapters
 from sightloop.models.magvit2 import Magvit2, pixel_values_of, pixels_from
 from sightloop.models.pieces import Pieces
-from sightloop.models.prompt_strings import PROMPT_PLACE, QUESTION_PLACE, Frame, answer_ids
+from sightloop.models.prompt_strings import PROMPT_PLACE, QUESTION_PLACE, answer_ids
 from sightloop.models.sharing import distinct, image_keys
 from sightloop.models.show_o_answers import Pictures, code_pictures, draw_answers, score_answers
 from sightloop.models.show_o_body import Body, no_contexts
@@ -80,8 +80,7 @@ class ShowOSettings:
             raise ValueError(f"max_text_tokens is {self.max_text_tokens}; a prompt has a begin and an end")
         if self.trained not in ("lora", "full"):
             raise ValueError(f"trained is {self.trained!r}; use 'lora' or 'full'")
-        if self.question_template is not None:
-            Frame.of_template(self.question_template, name="question_template")
+        question_frame(self.question_template, behind_features=False)
 
 
 class ShowO(nn.Module):
@@ -115,9 +114,7 @@ class ShowO(nn.Module):
         self.vision = None if vision is None else vision.requires_grad_(False)
         if vision is not None and settings.trained == "full":
             vision.projector.requires_grad_(True)
-        self.asking = question_frame(behind_features=vision is not None)
-        if settings.question_template is not None:
-            self.asking = Frame.of_template(settings.question_template, name="question_template")
+        self.asking = question_frame(settings.question_template, behind_features=vision is not None)
         self._adapted, self._has_warned, self._is_static = True, False, False
 
     def _targets(self) -> dict[str, nn.Linear]:
@@ -396,8 +393,8 @@ class ShowO(nn.Module):
 
     def encode(self, texts: list[str]) -> Tokens:
         """Ids of given answers as they stand behind a question, with the end token, right-padded."""
-        plain = [plain_text(text, self.tokenizer) for text in texts]
-        said = [answer_ids(self.tokenizer, text, behind=self.asking.after) for text in plain]
+        plain, behind = [plain_text(text, self.tokenizer) for text in texts], self.asking.after
+        said = (answer_ids(self.tokenizer, text, behind=behind) for text in plain)
         rows = [[*ids, self.vocabulary.end] for ids in said]
         ids = right_padded(rows, self.vocabulary.pad).to(self.body.device)
         lengths = torch.tensor([len(row) for row in rows], device=ids.device)

@@ -93,8 +93,15 @@ class Vocabulary:
         return self.mask + 1
 
 
-def question_frame(*, roles: tuple[str, str] = ROLES, behind_features: bool) -> Frame:
-    """How the official evaluation asks: a line break before a question about codes, none behind features."""
+def question_frame(
+    template: str | None = None, *, roles: tuple[str, str] = ROLES, behind_features: bool
+) -> Frame:
+    """How the official evaluation asks, or a template.
+
+    There is a line break before a question about codes, none behind features.
+    """
+    if template is not None:
+        return Frame.of_template(template, name="question_template")
     asks, answers = roles
     if behind_features:
         return Frame(before=f"{asks}: ", after=f" {answers}:", empty=f"{asks}:{answers}:")
