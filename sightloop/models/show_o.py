@@ -22,7 +22,7 @@ from sightloop.models.codes import require_relaxable
 from sightloop.models.critic import Adapters
 from sightloop.models.magvit2 import Magvit2, pixel_values_of, pixels_from
 from sightloop.models.pieces import Pieces
-from sightloop.models.prompt_strings import PROMPT_PLACE, QUESTION_PLACE, answer_ids
+from sightloop.models.prompt_strings import PROMPT_PLACE, QUESTION_PLACE, PromptOptions, answer_ids
 from sightloop.models.sharing import distinct, image_keys
 from sightloop.models.show_o_answers import Pictures, code_pictures, draw_answers, score_answers
 from sightloop.models.show_o_body import Body, no_contexts
@@ -71,7 +71,8 @@ class ShowOSettings:
     lora_targets: tuple[str, ...] = LORA_TARGETS
     """Last names of the adapted linear layers."""
     question_template: str | None = None
-    """Holds `{question}`; None = as the official evaluation asks, with or without a vision tower."""
+    """Holds `{question}`; None = as the official evaluation asks, or as `prompts` of an opened folder say."""
+    prompts: PromptOptions | None = None
 
     def __post_init__(self) -> None:
         if math.isqrt(self.num_image_tokens) ** 2 != self.num_image_tokens:
@@ -80,7 +81,6 @@ class ShowOSettings:
             raise ValueError(f"max_text_tokens is {self.max_text_tokens}; a prompt has a begin and an end")
         if self.trained not in ("lora", "full"):
             raise ValueError(f"trained is {self.trained!r}; use 'lora' or 'full'")
-        question_frame(self.question_template, behind_features=False)
 
 
 class ShowO(nn.Module):

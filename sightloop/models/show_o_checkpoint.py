@@ -205,13 +205,12 @@ def load_show_o(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
     settings: ShowOSettings | None = None,
-    prompts: PromptOptions | None = None,
 ) -> ShowO:
     """The policy of a folder of ours or an official one, which needs folders of its other two parts.
 
     A w-clip-vit checkpoint also needs its CLIP `tower` (openai/clip-vit-large-patch14-336), a folder or a
     name on the hub. The checkpoint decides over the sizes in `settings`. Frozen weights are in `dtype`;
-    MAGVIT-v2 stays in float32, as its signs decide. `prompts` = other strings than the checkpoint's.
+    MAGVIT-v2 stays in float32, as its signs decide.
 
     Raises:
         ValueError: a part is missing, the parts do not fit, or a string has no place in this variant.
@@ -220,14 +219,14 @@ def load_show_o(
     ours = require(folder, "show-o") == "sightloop"
     if magvit is None and not ours:
         raise ValueError(f"{folder} is an official folder, without MAGVIT-v2; name its folder with --magvit")
+    settings = ShowOSettings() if settings is None else settings
     weights = read_show_o(folder, dtype=dtype)
     config = read_json(folder / "config.json")
-    strings = chosen_strings(config, has_tower=weights.projector is not None, prompts=prompts)
+    strings = chosen_strings(config, has_tower=weights.projector is not None, prompts=settings.prompts)
     vision = _vision(folder, weights, tower, strings.get("system_prompt", SYSTEM_PROMPT))
     pictures = Magvit2.from_folder(folder / "magvit2" if magvit is None else magvit)
     check_magvit(pictures, weights.sizes)
     words = read_tokenizer(_words_folder(folder, tokenizer, ours), weights.sizes)
-    settings = ShowOSettings() if settings is None else settings
     settings = replace(
         settings,
         num_image_tokens=weights.sizes.num_image_tokens,

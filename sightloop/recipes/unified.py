@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -66,8 +66,7 @@ def load_image_policy(
             tower=parts.tower or None,
             dtype=dtype,
             device=device,
-            settings=settings,
-            prompts=parts.prompts,
+            settings=replace(settings or ShowOSettings(), prompts=parts.prompts),
         )
     if family == "janus" and not isinstance(settings, ShowOSettings):
         if parts.magvit is not None or parts.tower:
