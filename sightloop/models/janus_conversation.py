@@ -23,6 +23,7 @@ from typing import Any, cast
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
+from transformers.models.janus.processing_janus import JanusProcessor
 
 from sightloop.models.checkpoint_files import read_json
 from sightloop.models.prompt_strings import PROMPT_PLACE, QUESTION_PLACE, Frame, PromptOptions
@@ -263,8 +264,10 @@ def strings_of_tokenizer(words: PreTrainedTokenizerBase) -> JanusStrings:
 
 def strings_of_processor(processor: Any, words: PreTrainedTokenizerBase) -> JanusStrings:
     """Those of a processor in memory: of its chat template, else Janus-Pro's roles."""
-    system = SYSTEM_PROMPT if getattr(processor, "use_default_system_prompt", False) else ""
-    template = getattr(processor, "chat_template", None)
+    if not isinstance(processor, JanusProcessor):
+        return Conversation(roles=PRO_ROLES, system="").strings()
+    system = SYSTEM_PROMPT if processor.use_default_system_prompt else ""
+    template = processor.chat_template
     if isinstance(template, str):
         return rendered(words, template, system=system, source="the processor's chat template")
     return Conversation(roles=PRO_ROLES, system=system).strings()

@@ -38,7 +38,7 @@ class PromptOptions:
 
     def text(self, name: Literal["system", "template", "drawing"]) -> str | None:
         r"""An option with its line breaks, which a shell hands over as the two characters `\n`."""
-        given: str | None = getattr(self, name)
+        given = {"system": self.system, "template": self.template, "drawing": self.drawing}[name]
         return None if given is None else given.replace("\\n", "\n")
 
 
