@@ -10,8 +10,8 @@ import logging
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -22,7 +22,7 @@ from sightloop.models.codes import require_relaxable
 from sightloop.models.critic import Adapters
 from sightloop.models.magvit2 import Magvit2, pixel_values_of, pixels_from
 from sightloop.models.pieces import Pieces
-from sightloop.models.prompt_strings import PROMPT_PLACE, QUESTION_PLACE, PromptOptions, answer_ids
+from sightloop.models.prompt_strings import PROMPT_PLACE, QUESTION_PLACE, answer_ids
 from sightloop.models.sharing import distinct, image_keys
 from sightloop.models.show_o_answers import Pictures, code_pictures, draw_answers, score_answers
 from sightloop.models.show_o_body import Body, no_contexts
@@ -45,6 +45,7 @@ from sightloop.models.show_o_losses import (
 )
 from sightloop.models.show_o_rounds import Easel, draw_rounds
 from sightloop.models.show_o_scores import Canvas, canvas_of, relaxed_picture, score_codes
+from sightloop.models.show_o_settings import ShowOSettings
 from sightloop.models.show_o_static import draw_rounds_static
 from sightloop.models.show_o_vision import FEATURES, ShowOVision
 from sightloop.models.written_text import template_ids, text_ids
@@ -53,34 +54,6 @@ from sightloop.types import Images, Prompt, Sampling, Tokens, TokenScores, Turn
 logger = logging.getLogger(__name__)
 CONDITION_DROPOUT = 0.1
 """Share of prompts that training replaces by no condition."""
-LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "dense", "fc1", "fc2")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShowOSettings:
-    """Sizes of a checkpoint's sequences, how questions are asked, and what is trained."""
-
-    num_image_tokens: int = 256
-    """Codes of a picture: 256 at 256 pixels, 1024 at 512."""
-    max_text_tokens: int = 128
-    """Text positions; longer prompts are cut. UniRL's 512-pixel configuration has 64."""
-    trained: Literal["lora", "full"] = "lora"
-    lora_rank: int = 16
-    lora_alpha: float | None = None
-    """None = twice the rank."""
-    lora_targets: tuple[str, ...] = LORA_TARGETS
-    """Last names of the adapted linear layers."""
-    question_template: str | None = None
-    """Holds `{question}`; None = as the official evaluation asks, or as `prompts` of an opened folder say."""
-    prompts: PromptOptions | None = None
-
-    def __post_init__(self) -> None:
-        if math.isqrt(self.num_image_tokens) ** 2 != self.num_image_tokens:
-            raise ValueError(f"num_image_tokens is {self.num_image_tokens}; pictures are squares of codes")
-        if self.max_text_tokens < 2:
-            raise ValueError(f"max_text_tokens is {self.max_text_tokens}; a prompt has a begin and an end")
-        if self.trained not in ("lora", "full"):
-            raise ValueError(f"trained is {self.trained!r}; use 'lora' or 'full'")
 
 
 class ShowO(nn.Module):

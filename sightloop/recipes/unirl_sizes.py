@@ -32,8 +32,8 @@ from sightloop.models.janus_names import from_official
 from sightloop.models.magvit2 import Magvit2
 from sightloop.models.magvit2_layers import Magvit2Config
 from sightloop.models.open import open_config, read_shapes
-from sightloop.models.show_o import LORA_TARGETS
 from sightloop.models.show_o_checkpoint import ShowOSizes
+from sightloop.models.show_o_settings import LORA_TARGETS
 from sightloop.models.show_o_vision import new_projector
 from sightloop.recipes.named_models import model_config
 from sightloop.recipes.restore import is_run
