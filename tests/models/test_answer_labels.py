@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from hub_folders import byte_level, janus_folder, janus_words, show_o_folders, show_o_words
 from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
 from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast
+from unified_folders import byte_level, janus_folder, janus_words, show_o_folders, show_o_words
 
 from sightloop.models.janus import Janus
 from sightloop.models.prompt_strings import answer_ids

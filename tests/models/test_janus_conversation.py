@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hub_folders import byte_level, byte_model, janus_words
 from transformers import PreTrainedTokenizerFast
+from unified_folders import byte_level, byte_model, janus_words
 
 from sightloop.models.janus_conversation import (
     FIRST_ROLES,

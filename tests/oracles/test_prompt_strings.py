@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from hub_folders import janus_folder, show_o_folders
 from transformers import AutoProcessor
+from unified_folders import janus_folder, show_o_folders
 
 from sightloop.cli import main
 from sightloop.models.janus import Janus

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 from geneval_painter import prompts_of, some_quizzes
-from hub_folders import byte_level, byte_model, janus_folder, janus_words, show_o_folders
 from PIL import Image
 from recipes.unirl_runs import train
 from transformers import AutoProcessor
+from unified_folders import byte_level, byte_model, janus_folder, janus_words, show_o_folders
 
 from sightloop.cli import main
 from sightloop.recipes.geneval_drawing import Drawing, draw_prompts
