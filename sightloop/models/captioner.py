@@ -188,6 +188,7 @@ class GenericCaptioner(nn.Module):
     def everyone_done(self, ask: Callable[[bool], bool]) -> None:
         """Ask this before every drawn token."""
         self._composed.everyone_done = ask
+        self._whole.sharded = True
         self._sharded = True
 
     def prompt_text(self, prompt: str) -> str:

@@ -22,6 +22,8 @@ ROUNDING = 1e-3
 """Relative difference of logits that rounding explains in float32."""
 HALF_ROUNDING = 3e-2
 """The same in 16 bits."""
+_TELLS_TEXT = {"paligemma"}
+"""Models whose token types are 0 in a prompt, which looks ahead, and 1 in a text."""
 
 
 class WholeModel:
@@ -32,6 +34,9 @@ class WholeModel:
         self.reader = reader
         self.pad = pad
         self.stops = stops
+        self.sharded = False
+        """Whether all ranks must take the same steps."""
+        self._tells_text = model.config.model_type in _TELLS_TEXT
         self._compared = False
 
     def hidden(self, turn: Turn) -> tuple[Float[Tensor, "B L h"], int]:
@@ -42,7 +47,8 @@ class WholeModel:
         shape = inputs["input_ids"].shape
         for name, value in inputs.items():
             if value.shape == shape:
-                tail = ids if name == "input_ids" else torch.full_like(ids, int(name == "attention_mask"))
+                is_one = name == "attention_mask" or (name == "token_type_ids" and self._tells_text)
+                tail = ids if name == "input_ids" else torch.full_like(ids, int(is_one))
                 inputs[name] = torch.cat([value, tail.to(value.dtype)], 1)
         core = self.model.base_model
         if not isinstance(core, TurnsInPlane):
@@ -70,7 +76,7 @@ class WholeModel:
         """New tokens by transformers' own loop, with these options and none of the checkpoint's."""
         inputs = self.reader.inputs(prompt.texts, pictures(prompt).pixels)
         with self._own_options():
-            ids = self.model.generate(**inputs, do_sample=False, **options)
+            ids = self.model.generate(**inputs, do_sample=False, synced_gpus=self.sharded, **options)
         return ids[:, inputs["input_ids"].shape[1] :]
 
     @torch.no_grad()
