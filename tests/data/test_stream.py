@@ -197,7 +197,7 @@ def test_an_image_set_is_in_file_order_and_can_be_passed_again(kind: str, tmp_pa
 
 def test_an_image_set_refuses_broken_pictures_unless_told_to_leave_them_out(tmp_path: Path) -> None:
     source = open_source(write_folder(tmp_path, 6, broken=(1, 4)))
-    with pytest.raises(ValueError, match=r"broken picture .*00001\.png: .*set on_broken"):
+    with pytest.raises(ValueError, match=r"broken picture .*00001\.png: .*Repair or remove it"):
         list(ImageSet(source, Decoding(size=4)))
     rest = ImageSet(source, Decoding(size=4), batch_size=3, on_broken="leave out")
     batches = list(rest)

@@ -117,4 +117,5 @@ def test_what_a_captioner_does_not_have_is_refused_in_one_line(
     assert "--form folder" in refused(*exporting, str(tmp_path / "x.pt"), "--form", "tensors")
     assert "is not empty" in refused(*exporting, str(images))
     assert "there are: best, last, 2" in refused(*exporting, str(tmp_path / "x"), "--step", "7")
-    assert "is a run" in refused("train", "vlrm", "--policy", str(run), "--run", str(tmp_path / "next"))
+    again = ("--policy", str(run), "--images", str(images), "--run", str(tmp_path / "next"))
+    assert "is a run" in refused("train", "vlrm", *again)

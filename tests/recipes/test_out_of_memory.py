@@ -66,7 +66,7 @@ def test_a_drawing_run_says_it_too(
     assert "out of memory in step 1 while samples were drawn and judged" in line
     assert (
         "--draw.batch" in line
-        and "--model.trained lora" in line
+        and "--dtype bfloat16" in line
         and "--micro-batch" not in line
         and "is whole" not in line
     )
