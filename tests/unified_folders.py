@@ -96,7 +96,12 @@ def show_o_folders(
     """The authors' `model`, and beside it `tokenizer`, `magvit` and `tower`, by the options' names."""
     words = show_o_words(byte_level(byte_model())) if words is None else words
     size = len(words) + 10 + NUM_CODES + 1
-    sizes = {"hidden_size": WIDTH, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    sizes: dict[str, Any] = {
+        "hidden_size": WIDTH,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
     ends: dict[str, Any] = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
     torch.manual_seed(0)
     model = PhiForCausalLM(PhiConfig(vocab_size=size, qk_layernorm=True, **sizes, **ends))
@@ -105,7 +110,12 @@ def show_o_folders(
     if has_tower:
         projector = nn.Sequential(nn.Linear(CLIP_WIDTH, WIDTH), nn.GELU(), nn.Linear(WIDTH, WIDTH))
         tensors |= {f"mm_projector.{name}": value for name, value in projector.state_dict().items()}
-        seen = {"hidden_size": CLIP_WIDTH, "intermediate_size": 16, "image_size": 8, "patch_size": 4}
+        seen: dict[str, Any] = {
+            "hidden_size": CLIP_WIDTH,
+            "intermediate_size": 16,
+            "image_size": 8,
+            "patch_size": 4,
+        }
         tower: Any = CLIPVisionModel(CLIPVisionConfig(**seen, num_hidden_layers=2, num_attention_heads=2))
         tower.save_pretrained(place / "tower")
         places["tower"] = place / "tower"

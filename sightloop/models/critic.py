@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from types import MethodType
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -81,7 +81,7 @@ def hooked_adapters(hook: Any) -> tuple[Adapters, str] | None:
     """Whose adapters a linear layer's hook adds, and their key; None if it does anything else."""
     method: Any = hook.func if isinstance(hook, partial) else None
     if isinstance(method, MethodType) and method.__func__ is Adapters._add:
-        return method.__self__, hook.args[0]
+        return cast("Adapters", method.__self__), str(hook.args[0])
     return None
 
 

@@ -168,7 +168,7 @@ for _word, _number in NUMBERS.items():
     PHRASES[(_word,)] = ("number", str(_number))
 for _word, _colour in COLOURS.items():
     PHRASES[(_word,)] = ("colour", _colour)
-for _kind, _text in {
+_MARKS: dict[Kind, str] = {
     "bound": (
         "more than|less than|fewer than|greater than|at least|at most|up to|no more than|no less than|"
         "no fewer than|not more than|not less than|not fewer than|as many as"
@@ -177,7 +177,8 @@ for _kind, _text in {
     "partitive": "of them|of these|of those|of which|of the|of its",
     "like": "looks like|look like|looking like|similar to|shaped like|in the shape of|reminds of",
     "missing": "not there",
-}.items():
+}
+for _kind, _text in _MARKS.items():
     for _phrase in _text.split("|"):
         PHRASES[tuple(_phrase.split())] = (_kind, _phrase)
 for _phrase, _name in {"left to right": "left of", "right to left": "right of"}.items():

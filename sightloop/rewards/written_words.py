@@ -50,7 +50,7 @@ class WrittenWords:
         pictures = pil_pictures(images)
         # Reading takes longer than anything else here.
         rows = [row for row, words in enumerate(wanted) if words]
-        seen = self._read([pictures[row] for row in rows]) if rows else []
+        seen: Sequence[str] = self._read([pictures[row] for row in rows]) if rows else []
         found = torch.zeros(len(texts))
         for row, text in zip(rows, seen, strict=True):
             found[row] = sum(share_read(each, text) for each in wanted[row]) / len(wanted[row])

@@ -24,7 +24,7 @@ _REPLACES = "replaces"
 """The key of environment.json that names the older run until it is removed."""
 _WRITTEN_BY_RUNS = re.compile(
     r"""
-    (config|environment)\.json | (metrics|alarms)\.jsonl | report\.html(\.tmp)? | before_after\.png
+    (config|environment|prompts)\.json | (metrics|alarms)\.jsonl | report\.html(\.tmp)? | before_after\.png
     | samples/step_\d+\.json | evaluations/\w+_step_\d+\.json | images/[0-9a-f]+\.png
     | checkpoints/(best | step_\d+/[\w-]+\.(safetensors|pt|json))
     | pictures/.* | wandb/.* | tensorboard/.* | ([^/]+/)*[^/]+\.partial(/.*)?

@@ -177,7 +177,8 @@ def test_the_divergence_is_added_on_both_sides_with_its_weight() -> None:
     rollout = labelled(policy, [0.0] * 4)
     algorithm = near(policy, sides=BOTH)
     plain = total(replace(algorithm, kl_weight=0.0, reference=None), policy, rollout)
-    wanted = 0.0
+    wanted = torch.tensor(0.0)
+    assert algorithm.reference is not None
     for turn in rollout.turns:
         mask = turn.tokens.mask
         mine, theirs = (each.score(turn).log_probs for each in (policy, algorithm.reference))

@@ -36,7 +36,7 @@ _ROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 
 _QWEN = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
 
 
-def _words(*specials: str, **named: str) -> PreTrainedTokenizerFast:
+def _words(*specials: str, **named: str) -> Any:
     """The tests' tokenizer with a family's special tokens and words for yes and no."""
     words = tokenizer()
     words.add_special_tokens({"additional_special_tokens": [*specials, *named.values()]})  # pyright: ignore
@@ -73,9 +73,10 @@ def _qwen(
     """
     words = _words(*_QWEN)
     begin, end, picture, video = map(words.convert_tokens_to_ids, _QWEN)
+    make: Any = config
     given = {"patch_size": 4, "spatial_merge_size": 2, "temporal_patch_size": 2, "depth": 2, "num_heads": 4}
     built = model(
-        config(
+        make(
             text_config={"vocab_size": len(words), "head_dim": 8, **SIZES, "rope_parameters": _ROPE},
             vision_config={**given, **vision},
             image_token_id=picture,
@@ -135,7 +136,8 @@ def llava_onevision(folder: Path) -> Path:
     """LLaVA-OneVision: the whole picture and its tiles."""
     words = _words("<video>")
     grid = {"image_grid_pinpoints": [[SIDE, SIDE], [SIDE, 2 * SIDE], [2 * SIDE, SIDE]]}
-    config = LlavaOnevisionConfig(
+    made: Any = LlavaOnevisionConfig
+    config = made(
         vision_config={
             "model_type": "siglip_vision_model",
             **_TOWER,
@@ -175,7 +177,8 @@ def internvl(folder: Path) -> Path:
         context_image_token="<IMG_CONTEXT>",
         video_token="<video>",
     )
-    config = InternVLConfig(
+    made: Any = InternVLConfig
+    config = made(
         vision_config={**_TOWER, "image_size": [SIDE, SIDE], "patch_size": [4, 4]},
         text_config={"model_type": "qwen2", "vocab_size": len(words), **SIZES},
         image_token_id=words.convert_tokens_to_ids("<IMG_CONTEXT>"),
@@ -222,7 +225,8 @@ def gemma3(folder: Path) -> Path:
     named = {"boi_token": "<start_of_image>", "eoi_token": "<end_of_image>", "image_token": "<image_soft>"}
     words = _words(**named)
     begin, end, picture = map(words.convert_tokens_to_ids, named.values())
-    config = Gemma3Config(
+    made: Any = Gemma3Config
+    config = made(
         vision_config={
             "model_type": "siglip_vision_model",
             **_TOWER,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -37,7 +38,7 @@ def by_transformers(folder: Path, text: str) -> list[list[int]]:
     inputs = processor(
         text=[text] * 3, images=images, add_special_tokens=False, padding=True, return_tensors="pt"
     )
-    model = AutoModelForImageTextToText.from_pretrained(folder)
+    model: Any = AutoModelForImageTextToText.from_pretrained(folder)
     model.generation_config = GenerationConfig(eos_token_id=EOS, pad_token_id=PAD)
     ids = model.generate(**inputs, do_sample=False, max_new_tokens=10)[:, inputs["input_ids"].shape[1] :]
     return [row[: row.index(EOS) + 1] if EOS in row else row for row in ids.tolist()]

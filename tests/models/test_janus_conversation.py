@@ -68,7 +68,8 @@ def by_transformers(strings: JanusStrings, text: str, *, image: bool) -> str:
     """What transformers makes of the chat template."""
     parts = ([{"type": "image"}] if image else []) + [{"type": "text", "text": text}]
     options: Any = {"chat_template": strings.chat_template, "tokenize": False, "add_generation_prompt": True}
-    return str(words().apply_chat_template([{"role": "user", "content": parts}], **options))
+    conversation: Any = [{"role": "user", "content": parts}]
+    return str(words().apply_chat_template(conversation, **options))
 
 
 def test_the_authors_form_tells_by_style_tokens_and_size(tmp_path: Path) -> None:
@@ -94,8 +95,9 @@ def test_a_folder_that_does_not_tell_is_refused_with_the_option(tmp_path: Path) 
     with pytest.raises(ValueError, match=rf"has no chat template\. Name them: {option}"):
         told(tmp_path / "bare", is_official=False)
     chosen = PromptOptions(roles=("A", "B"))
-    for name, says in (("half", {}), ("mine", {}), ("bare", {"is_official": False})):
-        assert told(tmp_path / name, chosen=chosen, **says).drawing.whole("x") == "A: x\n\nB:"
+    for name, is_official in (("half", True), ("mine", True), ("bare", False)):
+        strings = told(tmp_path / name, chosen=chosen, is_official=is_official)
+        assert strings.drawing.whole("x") == "A: x\n\nB:"
 
 
 @pytest.mark.parametrize("default", [True, False])

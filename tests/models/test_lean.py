@@ -26,6 +26,11 @@ TEXTS = ["a cat", "two red dogs", "", "a cat"]
 MAKERS: list[Callable[..., Any]] = [tiny_janus, lambda: stirred_show_o(show_o())]
 
 
+def layers_of(policy: Any) -> Any:
+    """The layers of its language model."""
+    return decoder_of(policy).layers
+
+
 def decoder_of(policy: Any) -> nn.Module:
     """The layers, by transformers."""
     return policy.model.model.language_model if isinstance(policy, Janus) else policy.model.model
@@ -34,7 +39,7 @@ def decoder_of(policy: Any) -> nn.Module:
 @contextmanager
 def own_layers(policy: Any) -> Iterator[None]:
     """While inside, a hook that does nothing makes the policy draw through transformers' layers."""
-    hook = decoder_of(policy).layers[0].register_forward_hook(lambda *_: None)
+    hook = layers_of(policy)[0].register_forward_hook(lambda *_: None)
     try:
         yield
     finally:
@@ -138,7 +143,7 @@ def test_hooks_of_others_are_obeyed() -> None:
     for make in MAKERS:
         policy = make()
         before = policy.sample(asked(), policy.drawing())
-        hook = decoder_of(policy).layers[1].mlp.register_forward_hook(lambda _part, _args, out: 3 * out)
+        hook = layers_of(policy)[1].mlp.register_forward_hook(lambda _part, _args, out: 3 * out)
         after = policy.sample(asked(), policy.drawing())
         hook.remove()
         assert not torch.equal(before.ids, after.ids)

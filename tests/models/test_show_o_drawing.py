@@ -192,15 +192,17 @@ def soft_codes(tokens: Tokens) -> Tensor:
 
 def test_all_codes_of_a_finished_drawing_are_relaxed_and_it_is_the_same_drawing() -> None:
     plain, relaxed = finished({})
+    assert plain.decode_step is not None and relaxed.decode_step is not None
     assert torch.equal(plain.ids, relaxed.ids) and torch.equal(plain.decode_step, relaxed.decode_step)
     torch.testing.assert_close(plain.log_probs, relaxed.log_probs)
     assert bool(soft_codes(relaxed).all())
+    assert relaxed.one_hot is not None
     assert torch.equal(relaxed.one_hot.argmax(-1), relaxed.ids)
 
 
 def test_only_the_codes_of_some_rounds_are_relaxed_of_others_in_each_drawing() -> None:
     plain, relaxed = finished({"relaxed_rounds": 2})
-    assert torch.equal(plain.ids, relaxed.ids)
+    assert torch.equal(plain.ids, relaxed.ids) and relaxed.decode_step is not None
     chosen = [relaxed.decode_step[row][soft_codes(relaxed)[row]].unique().tolist() for row in (0, 1)]
     assert [len(rounds) for rounds in chosen] == [2, 2] and chosen[0] != chosen[1]
     for row, rounds in enumerate(chosen):

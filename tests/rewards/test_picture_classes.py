@@ -14,7 +14,7 @@ from sightloop.rewards.samples import outcome_of_texts, pil_pictures
 from sightloop.types import Images
 
 LABELS = ("tabby, tabby cat", "tiger cat", "crane", "espresso", "cup", "hot dog", "dog")
-CHANCES = dict(zip(LABELS, (0.4, 0.2, 0.15, 0.1, 0.05, 0.06, 0.04), strict=True))
+CHANCES: dict[str, float] = dict(zip(LABELS, (0.4, 0.2, 0.15, 0.1, 0.05, 0.06, 0.04), strict=True))
 
 
 def scores(*texts: str, **settings: bool) -> list[float]:
@@ -60,11 +60,12 @@ def test_what_is_no_probability_is_refused() -> None:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A classifier as the hub has it."""
-    config = ConvNextConfig(
+    built: Any = ConvNextConfig
+    config = built(
         hidden_sizes=[8, 8, 8, 8], depths=[1, 1, 1, 1], image_size=32, num_labels=3,
         id2label={0: "cup", 1: "crane", 2: "crane"}, label2id={"cup": 0, "crane": 1},
     )  # fmt: skip
-    model = ConvNextForImageClassification(config)
+    model: Any = ConvNextForImageClassification(config)
     torch.nn.init.normal_(model.classifier.weight)
     model.save_pretrained(tmp_path / "model")
     ConvNextImageProcessorPil(size={"shortest_edge": 32}).save_pretrained(tmp_path / "model")

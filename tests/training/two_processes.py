@@ -112,7 +112,7 @@ def filtered(folder: Path) -> list[bool]:
         type(run).save(run, *args)
         tables.append(experiment.policy.table.detach().clone())
 
-    run.save = remember
+    run.save = remember  # pyright: ignore[reportAttributeAccessIssue]
     train(experiment, run)
     return [not torch.equal(one, other) for one, other in pairwise(tables)]
 
