@@ -23,9 +23,9 @@ CEILINGS = {
     "captions sampled": (0.15, 0.70),
     "captions beams": (0.15, 0.70),
     "Show-o drawings": (0.15, 328.0),
-    "Show-o answers": (0.45, 2.10),
+    "Show-o answers": (0.25, 2.05),
     "Janus drawings": (0.0, 0.45),
-    "Janus answers": (0.35, 1.10),
+    "Janus answers": (0.17, 1.05),
 }
 # Of a micro-batch more in a step, outside generation; and of all else in the step.
 STEP_CEILINGS = {"vlrm": (30, 30), "show-o": (30, 30), "janus": (30, 40)}
