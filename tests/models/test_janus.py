@@ -290,7 +290,7 @@ def test_laws_that_fit_no_picture_are_refused(janus: Janus) -> None:
 def test_prompts_that_cannot_be_drawn_are_refused(janus: Janus) -> None:
     codes = given(torch.zeros(2, NUM_TOKENS, dtype=torch.long))
     for text, said in (
-        ("a" * 240, "positions"),
+        ("a" * 500, "positions"),
         ("<image_placeholder>", "picture's place"),
     ):
         prompt = Prompt(texts=["a cat", text], wants="image")
