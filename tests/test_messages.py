@@ -26,6 +26,8 @@ COMMANDS = {
     "evaluation.pairs": ("evaluate captions", "evaluate clip-recall"),
     "models.checkpoint_files": (*DRAWERS, *TRAIN_UNIRL, "convert"),
     "models.composed": ("train vlrm", "caption", "evaluate clip-recall"),
+    "models.janus_conversation": (*DRAWERS, *TRAIN_UNIRL, "convert"),
+    "models.prompt_strings": (*DRAWERS, *TRAIN_UNIRL, "convert"),
     "models.show_o_checkpoint": (*DRAWERS, *TRAIN_UNIRL),
     "recipes.both_sides_command": ("evaluate both-sides",),
     "recipes.convert": ("convert",),

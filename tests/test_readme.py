@@ -144,7 +144,7 @@ def wrong_command(command: Command) -> list[str]:
     if ours is not None and re.match(r"sightloop|torchrun|python", program):
         return wrong_options(place, words[ours + 1 :])
     if program == "make":
-        targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.M))
+        targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.M))
         asked = [word for word in words[1:] if "=" not in word and not word.startswith("-")]
         return [f"{place}: the Makefile has no {word}" for word in asked if word not in targets]
     if program.startswith("python"):

@@ -227,17 +227,15 @@ def test_genevals_test_prompts_are_left_out_of_real_quizzes_unless_allowed(
     options = ("--quiz-file", file, "--both-sides.per-category", 0, "--quizzes.vocabulary", "real")
     said = refused(capsys, "unirl-grpo", tmp_path / "run", *options)
     assert "holds only excluded prompts" in said and "--quizzes.geneval-prompts" in said
-    config = replace(
-        GRPO_SHAPES, quizzes=QuizSettings(file=str(file), vocabulary="real", geneval_prompts="allow")
-    )
+    allowed = QuizSettings(file=str(file), vocabulary="real", geneval_prompts="allow")
+    config = replace(GRPO_SHAPES, policy="elsewhere", quizzes=allowed)
     assert next(quiz_stream(config, [])).quizzes[0].prompt == line["prompt"]
 
 
 def test_real_quizzes_of_the_grammar_meet_no_test_prompt_of_geneval() -> None:
-    guarded = quiz_stream(replace(GRPO_SHAPES, quizzes=QuizSettings(vocabulary="real")), [])
-    plain = quiz_stream(
-        replace(GRPO_SHAPES, quizzes=QuizSettings(vocabulary="real", geneval_prompts="allow")), []
-    )
+    config = replace(GRPO_SHAPES, policy="elsewhere", quizzes=QuizSettings(vocabulary="real"))
+    allowed = replace(config, quizzes=replace(config.quizzes, geneval_prompts="allow"))
+    guarded, plain = quiz_stream(config, []), quiz_stream(allowed, [])
     drawn = [quiz for _ in range(250) for quiz in next(plain).quizzes]
     assert sum(map(is_geneval_prompt, drawn)) > len(drawn) / 20
     assert not any(is_geneval_prompt(quiz) for _ in range(250) for quiz in next(guarded).quizzes)

@@ -69,6 +69,7 @@ def test_overwriting_a_run_removes_it_but_not_its_pictures(tmp_path: Path) -> No
     left = sorted(path.name for path in (tmp_path / "run").iterdir())
     assert left == ["config.json", "environment.json", "pictures"]
     assert json.loads((tmp_path / "run" / "config.json").read_text()) == {
+        "format": 2,
         "recipe": "toy",
         "config": {"new": 1},
     }
