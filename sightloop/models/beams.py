@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sightloop.models.generation import NOT_NUMBERS, Writer, alone
-from sightloop.models.growing_texts import LEAVE_SHARE, LOOK_EVERY
+from sightloop.models.growing_texts import LEAVE_SHARE, LOOK_EVERY, are_ends
 from sightloop.models.transformers_internals import roomy_cache
 
 _NEVER = -1e9
@@ -33,8 +33,6 @@ class Rules:
     """Word sequences of this length never repeat; 0 = they may."""
     min_tokens: int
     max_tokens: int
-    never: tuple[int, ...] = ()
-    """Tokens that are not written."""
 
     def __post_init__(self) -> None:
         if self.beams < 1 or self.no_repeat_ngram < 0 or self.max_tokens < 1:
@@ -62,8 +60,8 @@ def forbid(
             repeats = same if repeats is None else repeats & same
         assert repeats is not None
         scores.scatter_add_(1, banned, torch.where(repeats, -torch.inf, 0.0))
-    for token in (*(ends if length < rules.min_tokens else ()), *rules.never):
-        scores[:, token] = -torch.inf
+    for end in ends if length < rules.min_tokens else ():
+        scores[:, end] = -torch.inf
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,12 +166,7 @@ def _step(
     # As many candidates as leave `beams` running ones if every end token is among the best.
     best, chosen = totals.topk(1 if beams == 1 else max(2, 1 + len(ends)) * beams, dim=1)
     parents, tokens = chosen // vocabulary, chosen % vocabulary
-    if last:
-        is_end = torch.ones_like(tokens, dtype=torch.bool)
-    else:
-        is_end = tokens == ends[0]
-        for end in ends[1:]:
-            is_end = is_end | (tokens == end)
+    is_end = torch.ones_like(tokens, dtype=torch.bool) if last else are_ends(tokens, ends)
     first = torch.arange(0, texts * beams, beams, device=scores.device)[:, None]
 
     # Ended texts among the best `beams` candidates compete with those that ended before.

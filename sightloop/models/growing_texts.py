@@ -18,6 +18,14 @@ LEAVE_SHARE = 1 / 4
 """Ended rows leave once they are this share of the batch: each leaving copies the cache of the others."""
 
 
+def are_ends(ids: Tensor, ends: tuple[int, ...]) -> Tensor:
+    """Which ids are end tokens, in one operation for each kind."""
+    found = ids == ends[0]
+    for end in ends[1:]:
+        found = found | (ids == end)
+    return found
+
+
 class GrowingTexts:
     """Ids and log-probabilities of all rows, and which rows are still in the batch.
 
@@ -55,13 +63,7 @@ class GrowingTexts:
         self._has_law = log_probs is not None
         self.length += 1
         if self._alive is not None:
-            self._alive = self._alive & ~self._is_end(drawn)
-
-    def _is_end(self, ids: Tensor) -> Tensor:
-        found = ids == self._ends[0]
-        for end in self._ends[1:]:
-            found = found | (ids == end)
-        return found
+            self._alive = self._alive & ~are_ends(drawn, self._ends)
 
     @property
     def is_time_to_look(self) -> bool:
@@ -110,7 +112,7 @@ class GrowingTexts:
             return
         first, last = self.length - len(self._new), self.length
         ids = torch.stack([drawn for drawn, _ in self._new], 1)
-        ended_at = torch.where(self._is_end(ids), self._places[first:last], self._max).amin(1)
+        ended_at = torch.where(are_ends(ids, self._ends), self._places[first:last], self._max).amin(1)
         self._put(self._ids[:, first:last], ids)
         log_probs = [given for _, given in self._new if given is not None]
         if log_probs:
