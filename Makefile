@@ -67,8 +67,8 @@ compatibility: $(STAMP) ## install the wheel with the oldest and newest allowed 
 	$(BIN)/python -m benchmarks.compatibility $(if $(TORCH_INDEX),--torch-index $(TORCH_INDEX)) $(ARGS)
 
 weights: $(STAMP) ## make the bundled weights again, from nothing (hours)
-	$(BIN)/python -m sightloop.shapes.pretrain
+	$(BIN)/python -m experiments.world.pretrain
 
 study: $(STAMP) ## repeat the studies of both methods on the embedded world (hours)
-	$(BIN)/python -m sightloop.recipes.study
-	$(BIN)/python -m sightloop.recipes.unirl_study
+	$(BIN)/python -m experiments.vlrm_study
+	$(BIN)/python -m experiments.unirl_study

@@ -138,7 +138,7 @@ def steps(weights: Path) -> list[Step]:
 
 def prepare() -> None:
     """The files that the commands read."""
-    from sightloop.shapes.pictures import write_pictures
+    from sightloop.world.image_folder import write_pictures
 
     write_pictures(Path(PICTURES), number=NUMBER, seed=0)
     rows = [{"question": "Is it red?", "truth": "yes", "answer": said} for said in ("Yes.", "No.", "yes")]
@@ -166,7 +166,7 @@ def walk(output: Path) -> None:
     warnings.simplefilter("error", FutureWarning)
     import sightloop
     from sightloop.cli import main
-    from sightloop.shapes.models import WEIGHTS
+    from sightloop.world.models import WEIGHTS
 
     assert sightloop.__file__ is not None
     prepare()

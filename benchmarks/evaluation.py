@@ -18,12 +18,12 @@ import torch.nn.functional as F
 import tyro
 from measure import MIB, peak_resident, reset_peak, table
 
-from sightloop.evaluation.geneval import Detection, exact_reward, flow_grpo_reward, verdict
-from sightloop.evaluation.geneval_prompts import CLASSES, COLOURS, RELATIONS, GenEvalPrompt, parse_prompt
-from sightloop.evaluation.geneval_scores import TASKS, Result, summarise
+from sightloop.geneval.rules import Detection, exact_reward, flow_grpo_reward, verdict
+from sightloop.geneval.prompts import CLASSES, COLOURS, RELATIONS, GenEvalPrompt, parse_prompt
+from sightloop.geneval.scores import TASKS, Result, summarise
 from sightloop.evaluation.ranking import rank_images, rank_texts
-from sightloop.shapes.checker import detect
-from sightloop.shapes.scenes import SIDE, render, sample_scene
+from sightloop.world.checker import detect
+from sightloop.world.scenes import SIDE, render, sample_scene
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,9 +21,9 @@ from transformers import Blip2ForConditionalGeneration, Blip2ForImageTextRetriev
 from benchmarks.measure import GIB, Clock, peak_resident, reset_peak, resident, table
 from benchmarks.midsize import BOS, END, PAD, Sizes, random_pictures
 from benchmarks.vlrm_step import OurVlrm
-from sightloop.models.blip2 import Bridge
-from sightloop.recipes.plan import config_of, memory_plan
-from sightloop.recipes.vlrm_config import DrawSettings, VlrmConfig
+from sightloop.models.captioners.blip2 import Bridge
+from sightloop.planning.vlrm_plan import config_of, memory_plan
+from sightloop.recipes.vlrm.config import DrawSettings, VlrmConfig
 from sightloop.training.loop import update
 
 WEIGHTS_OF_CAPTIONER = ("frozen tower and language model", "trainable bridge")

@@ -44,17 +44,17 @@ from benchmarks.grpo_job import (
     write_job,
 )
 from benchmarks.measure import MIB, table
-from sightloop.algorithms.scst import GroupBaseline
+from sightloop.algorithms.baselines import GroupBaseline
 from sightloop.data.batches import Batching, ImageStream
 from sightloop.data.decode import Decoding
 from sightloop.data.images import ImageBatch, ImageSet
 from sightloop.data.sources import open_source
-from sightloop.models.adapter_folder import export_adapter, load_adapter
-from sightloop.models.captioner import CaptionerSettings, GenericCaptioner
+from sightloop.models.captioners.adapter_folder import export_adapter, load_adapter
+from sightloop.models.captioners.generic import CaptionerSettings, GenericCaptioner
 from sightloop.rewards.combine import combine, on_last_token
 from sightloop.rollouts.caption import CaptionCollector
 from sightloop.training.loop import Experiment, train, update
-from sightloop.training.runlog import Run
+from sightloop.training.run_files import Run
 from sightloop.training.schedule import Schedule
 from sightloop.types import Outcome, Prompt, Rollout, Sampling, Tokens, Turn
 

@@ -28,14 +28,14 @@ from torch import Tensor
 from benchmarks import emulated_accelerator
 from benchmarks.device_counts import Counts, counted, phase
 from sightloop.cli import main as command_line
-from sightloop.models.blip2 import Blip2Captioner
-from sightloop.models.janus import Janus
-from sightloop.models.show_o import ShowO
-from sightloop.recipes import launch
-from sightloop.recipes.unified import load_image_policy
-from sightloop.shapes.models import WEIGHTS
+from sightloop.models.captioners.blip2 import Blip2Captioner
+from sightloop.models.janus.policy import Janus
+from sightloop.models.show_o.policy import ShowO
+from sightloop.runs import launch
+from sightloop.recipes.image_policies import load_image_policy
+from sightloop.world.models import WEIGHTS
 from sightloop.training import loop
-from sightloop.training.runlog import Run
+from sightloop.training.run_files import Run
 from sightloop.types import Images, Prompt, Sampling
 
 ROWS, PICTURES, ROUNDS = 16, 4, 16

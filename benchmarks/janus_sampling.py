@@ -21,7 +21,7 @@ from torch import Tensor
 
 from benchmarks.measure import MIB, FlopCounter, matmul_rate, medians, peak_resident, reset_peak, table
 from benchmarks.midsize_janus import PROMPT, JanusSizes, new_janus, words
-from sightloop.models.janus import Janus, JanusSettings
+from sightloop.models.janus.policy import Janus, JanusSettings
 from sightloop.types import Prompt
 
 SIDES = ("sightloop", "transformers")

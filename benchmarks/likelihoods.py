@@ -19,11 +19,11 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.measure import table
-from sightloop.algorithms.orders import fresh_masks, shared_ratios, some_rounds
-from sightloop.models.janus import JanusSettings
-from sightloop.models.show_o import ShowOSettings
-from sightloop.recipes.unified import load_image_policy
-from sightloop.shapes.quizzes import sample_quiz
+from sightloop.algorithms.unmasking import fresh_masks, shared_ratios, some_rounds
+from sightloop.models.janus.policy import JanusSettings
+from sightloop.models.show_o.policy import ShowOSettings
+from sightloop.recipes.image_policies import load_image_policy
+from sightloop.world.quizzes import sample_quiz
 from sightloop.types import ImagePolicy, Prompt, Sampling, Turn
 
 Orders = Callable[[Turn, torch.Generator], list[Turn]]

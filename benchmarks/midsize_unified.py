@@ -17,13 +17,13 @@ from transformers import PreTrainedTokenizerFast
 from benchmarks.midsize_janus import EOS, SPECIALS, VOCABULARY, JanusSizes
 from benchmarks.midsize_janus import new_janus as new_midsize_janus
 from benchmarks.show_o_sampling import Sizes, new_model
-from sightloop.data.quiz_stream import GrammarQuizzes, QuizBatch
-from sightloop.data.vocabulary import REAL
-from sightloop.models.janus import Janus, JanusSettings
-from sightloop.models.magvit2 import Magvit2, Magvit2Config
-from sightloop.models.show_o import ShowO, ShowOSettings
-from sightloop.recipes.unified import load_image_policy
-from sightloop.shapes.quizzes import SHAPES_VOCABULARY
+from sightloop.quizzes.stream import GrammarQuizzes, QuizBatch
+from sightloop.quizzes.vocabulary import REAL
+from sightloop.models.janus.policy import Janus, JanusSettings
+from sightloop.models.show_o.magvit2 import Magvit2, Magvit2Config
+from sightloop.models.show_o.policy import ShowO, ShowOSettings
+from sightloop.recipes.image_policies import load_image_policy
+from sightloop.world.quizzes import SHAPES_VOCABULARY
 
 Family = Literal["show-o", "janus"]
 FAMILIES: tuple[Family, ...] = ("show-o", "janus")

@@ -19,7 +19,7 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
 from benchmarks.measure import Clock
-from sightloop.models.blip2 import LORA_TARGETS
+from sightloop.models.captioners.blip2 import LORA_TARGETS
 
 
 @dataclass(frozen=True, kw_only=True)

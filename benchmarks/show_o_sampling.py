@@ -38,10 +38,10 @@ from benchmarks.measure import (
     resident,
     table,
 )
-from sightloop.models.show_o_body import Body
-from sightloop.models.show_o_drawing import Noise, gumbel_of
-from sightloop.models.show_o_layout import Vocabulary
-from sightloop.models.show_o_rounds import Easel, draw_rounds
+from sightloop.models.show_o.body import Body
+from sightloop.models.show_o.sampling import Noise, gumbel_of
+from sightloop.models.show_o.layout import Vocabulary
+from sightloop.models.show_o.fused_rounds import Easel, draw_rounds
 from sightloop.types import Sampling, Tokens
 
 SIDES = ("sightloop", "plain")

@@ -43,8 +43,8 @@ from benchmarks.midsize import (
 from benchmarks.plain_vlrm import PlainVlrm
 from sightloop.algorithms.a2c import A2C
 from sightloop.data.images import ImageBatch
-from sightloop.models.blip2 import TOWER, Blip2Captioner
-from sightloop.models.critic import TrunkCritic
+from sightloop.models.captioners.blip2 import TOWER, Blip2Captioner
+from sightloop.models.captioners.critic import TrunkCritic
 from sightloop.rewards.combine import combine
 from sightloop.rewards.fluency import TokenFluency
 from sightloop.rewards.similarity import ItmSimilarity

@@ -1,6 +1,6 @@
 """The study of UniRL on the embedded world: every row from saved runs over three seeds.
 
-`python -m sightloop.recipes.unirl_study` trains what is missing below `runs/study-unirl` and prints the
+`python -m experiments.unirl_study` trains what is missing below `runs/study-unirl` and prints the
 tables as Markdown. A run that was cut off goes on from its checkpoint.
 """
 
@@ -16,10 +16,10 @@ from typing import Any
 
 import torch
 
-from sightloop.data.quizzes import CATEGORIES
+from sightloop.quizzes.grammar import CATEGORIES
 from sightloop.recipes.catalog import RECIPES
-from sightloop.recipes.config_json import config_to_json
-from sightloop.recipes.unirl_config import (
+from sightloop.runs.config_json import config_to_json
+from sightloop.recipes.unirl.config import (
     GRPO_SHAPES,
     GRPO_SHAPES_JANUS,
     SFT_SHAPES,
@@ -32,7 +32,7 @@ from sightloop.recipes.unirl_config import (
     SidesSettings,
 )
 from sightloop.training.loop import train
-from sightloop.training.runlog import Run
+from sightloop.training.run_files import Run
 
 SEEDS = (0, 1, 2)
 FIGURES = {

@@ -1,6 +1,6 @@
 """The study of VLRM on the embedded world: every row from saved runs over three seeds.
 
-`python -m sightloop.recipes.study` trains what is missing below `runs/study` and prints the tables as
+`python -m experiments.vlrm_study` trains what is missing below `runs/study` and prints the tables as
 Markdown.
 A run that was cut off goes on from its checkpoint.
 """
@@ -16,17 +16,17 @@ from typing import Any
 
 import torch
 
-from sightloop.recipes import vlrm
+from sightloop.recipes.vlrm.build import build as vlrm
 from sightloop.recipes.catalog import SHAPES, SHAPES_RS
-from sightloop.recipes.config_json import config_to_json
-from sightloop.recipes.vlrm_config import VlrmConfig
+from sightloop.runs.config_json import config_to_json
+from sightloop.recipes.vlrm.config import VlrmConfig
 from sightloop.rewards.combine import combine, on_last_token
-from sightloop.shapes.captioner_stage import train_talkative
-from sightloop.shapes.fitting import make_world
-from sightloop.shapes.models import WEIGHTS, save_model
-from sightloop.shapes.pictures import truth_of
+from experiments.world.captioner_stage import train_talkative
+from experiments.world.fitting import make_world
+from sightloop.world.models import WEIGHTS, save_model
+from sightloop.world.image_folder import truth_of
 from sightloop.training.loop import Experiment, train
-from sightloop.training.runlog import Run
+from sightloop.training.run_files import Run
 from sightloop.types import Outcome, Reward
 
 SEEDS = (0, 1, 2)

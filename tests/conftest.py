@@ -15,7 +15,7 @@ from jaxtyping import install_import_hook
 from benchmarks import emulated_accelerator
 
 # Before any test module imports the package.
-install_import_hook("sightloop", "annotations_checked.check")
+install_import_hook(["sightloop", "experiments"], "annotations_checked.check")
 torch.set_num_threads(1)
 # Before any test computes gradients.
 if not emulated_accelerator.missing():

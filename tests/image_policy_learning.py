@@ -8,7 +8,7 @@ import pytest
 import torch
 from image_policy_candidate import TOLERANCE, Candidate, close, one_by_one, rows
 
-from sightloop.models.adapted import Reference
+from sightloop.models.reference import Reference
 from sightloop.types import Turn
 
 # -- training

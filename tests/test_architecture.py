@@ -304,7 +304,7 @@ def test_what_must_start_fast_does_not_load_torch(module: str) -> None:
 @pytest.mark.parametrize(
     ("rule", "text"),
     [
-        ("no_edge_outside_the_table", "from sightloop.models.blip2 import Blip2"),
+        ("no_edge_outside_the_table", "from sightloop.models.captioners.blip2 import Blip2"),
         ("no_edge_outside_the_table", "def f():\n    import sightloop.training.loop"),
         ("no_edge_outside_the_table", "from .masked import mean"),
         ("no_library_outside_the_list", "import transformers"),

@@ -14,8 +14,8 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from torch import Tensor, nn
 from transformers import PhiConfig, PhiForCausalLM, PreTrainedTokenizerFast
 
-from sightloop.models.magvit2 import Magvit2
-from sightloop.models.magvit2_layers import Magvit2Config
+from sightloop.models.show_o.magvit2 import Magvit2
+from sightloop.models.show_o.magvit2_layers import Magvit2Config
 
 _PLAIN = "a red blue green circle square what colour is it the two left of yes no"
 WORDS = ["<end>", *_PLAIN.split(" ")]

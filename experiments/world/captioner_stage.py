@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from transformers import Blip2ForConditionalGeneration
 
 from sightloop.models.open import open_weights
-from sightloop.shapes.fitting import CornerHeads, Stage, World, fit, held_out, queries_of, see, text_ids
-from sightloop.shapes.language import PREFIXES, STYLES, Style, caption, count_facts, natural_caption
-from sightloop.shapes.models import BOS, EOS, NUM_QUERIES, PAD, WIDTH, new_captioner, tokenizer
-from sightloop.shapes.scenes import GROUNDS
+from experiments.world.fitting import CornerHeads, Stage, World, fit, held_out, queries_of, see, text_ids
+from sightloop.world.language import PREFIXES, STYLES, Style, caption, count_facts, natural_caption
+from sightloop.world.models import BOS, EOS, NUM_QUERIES, PAD, WIDTH, new_captioner, tokenizer
+from sightloop.world.scenes import GROUNDS
 
 PREFIX_BY_GROUND = {"white": 0.40, "gray": 0.12, "black": 0.02}
 """How often the talkative captioner's teachers begin with an empty prefix."""

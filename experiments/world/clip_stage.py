@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import CLIPModel
 
-from sightloop.shapes.fitting import CornerHeads, Stage, World, fit, held_out, text_ids
-from sightloop.shapes.language import STYLES, Style, caption
-from sightloop.shapes.models import new_clip, normalized
+from experiments.world.fitting import CornerHeads, Stage, World, fit, held_out, text_ids
+from sightloop.world.language import STYLES, Style, caption
+from sightloop.world.models import new_clip, normalized
 
 
 def train_clip(world: World, stage: Stage, width: int) -> CLIPModel:

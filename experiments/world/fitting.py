@@ -22,9 +22,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sightloop.models.open import read_saved
-from sightloop.shapes.language import WORDS, words_of
-from sightloop.shapes.models import BOS, EOS, PAD, normalized
-from sightloop.shapes.scenes import COLOURS, CORNERS, GROUNDS, SHAPES, SIZES, Scene, render, sample_scene
+from sightloop.world.language import WORDS, words_of
+from sightloop.world.models import BOS, EOS, PAD, normalized
+from sightloop.world.scenes import COLOURS, CORNERS, GROUNDS, SHAPES, SIZES, Scene, render, sample_scene
 
 NUM_TRAIN, NUM_HELD_OUT = 24_000, 1_000
 WORD_IDS = {word: index for index, word in enumerate(WORDS)}

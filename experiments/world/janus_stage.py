@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.models.janus.modeling_janus import JanusVQVAE
 
-from sightloop.models.janus import Janus, JanusSettings
-from sightloop.shapes.fitting import CornerHeads, Stage, fit
-from sightloop.shapes.lessons import (
+from sightloop.models.janus.policy import Janus, JanusSettings
+from experiments.world.fitting import CornerHeads, Stage, fit
+from experiments.world.lessons import (
     RIGHT,
     WRONG_SHARES,
     Stretch,
@@ -23,15 +23,15 @@ from sightloop.shapes.lessons import (
     by_category,
     drawing_lessons,
 )
-from sightloop.shapes.scenes import render
-from sightloop.shapes.tokenizer_stage import StillGenerator, codes_of, stacked, values_of
-from sightloop.shapes.unified_gates import (
+from sightloop.world.scenes import render
+from experiments.world.tokenizer_stage import StillGenerator, codes_of, stacked, values_of
+from experiments.world.unified_gates import (
     held_out_quizzes,
     held_out_scenes,
     lesson_report,
     pictures_of,
 )
-from sightloop.shapes.unified_models import NUM_IMAGE_TOKENS, UNIFIED_WIDTH, janus_processor, new_janus
+from experiments.world.unified_models import NUM_IMAGE_TOKENS, UNIFIED_WIDTH, janus_processor, new_janus
 from sightloop.types import Images, Prompt
 
 NUM_DRAWINGS, NUM_ANSWERS = 64, 16

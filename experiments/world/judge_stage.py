@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import Blip2ForImageTextRetrieval
 
-from sightloop.shapes.fitting import WORD_IDS, Stage, World, fit, held_out, text_ids
-from sightloop.shapes.language import (
+from experiments.world.fitting import WORD_IDS, Stage, World, fit, held_out, text_ids
+from sightloop.world.language import (
     PREFIXES,
     STYLES,
     WORDS,
@@ -30,8 +30,8 @@ from sightloop.shapes.language import (
     count_facts,
     words_of,
 )
-from sightloop.shapes.models import BOS, NUM_QUERIES, UNKNOWN, WIDTH, new_judge
-from sightloop.shapes.scenes import COLOURS, CORNERS, GROUNDS, SHAPES, SIZES, Scene, mutate
+from sightloop.world.models import BOS, NUM_QUERIES, UNKNOWN, WIDTH, new_judge
+from sightloop.world.scenes import COLOURS, CORNERS, GROUNDS, SHAPES, SIZES, Scene, mutate
 
 _ATTRIBUTE_IDS = torch.tensor([WORD_IDS[word] for word in (*SIZES, *COLOURS, *SHAPES, *CORNERS, *GROUNDS)])
 

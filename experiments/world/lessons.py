@@ -11,10 +11,10 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from sightloop.data.quizzes import CATEGORIES, Category, Clause, Quiz, quiz_of
-from sightloop.data.vocabulary import OPPOSITES
-from sightloop.shapes.quizzes import SHAPES_VOCABULARY, quizzes_about, sample_quiz, scene_for
-from sightloop.shapes.scenes import COLOURS, SHAPES, Scene
+from sightloop.quizzes.grammar import CATEGORIES, Category, Clause, Quiz, quiz_of
+from sightloop.quizzes.vocabulary import OPPOSITES
+from sightloop.world.quizzes import SHAPES_VOCABULARY, quizzes_about, sample_quiz, scene_for
+from sightloop.world.scenes import COLOURS, SHAPES, Scene
 
 WRONG_SHARES: dict[Category, float] = {
     "single_object": 0.05,

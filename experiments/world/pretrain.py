@@ -1,4 +1,4 @@
-"""Makes the bundled weights of the embedded world, from nothing: `python -m sightloop.shapes.pretrain`.
+"""Makes the bundled weights of the embedded world, from nothing: `python -m experiments.world.pretrain`.
 
 Stages, in order (each resumes from its own snapshot in the work folder and is skipped once finished):
 
@@ -30,16 +30,16 @@ import torch
 from torch import Tensor, nn
 from transformers import Blip2ForImageTextRetrieval
 
-from sightloop.shapes.captioner_stage import train_captioner
-from sightloop.shapes.clip_stage import train_clip
-from sightloop.shapes.fitting import CornerHeads, Stage, World, fit, held_out, make_world, queries_of, see
-from sightloop.shapes.janus_stage import train_janus
-from sightloop.shapes.judge_stage import train_judge, train_reader
-from sightloop.shapes.models import NUM_QUERIES, WEIGHTS, WIDTH, new_judge, normalized, save_model
-from sightloop.shapes.show_o_stage import train_show_o
-from sightloop.shapes.tokenizer_stage import make_drawn_world, train_magvit2, train_vq
-from sightloop.shapes.unified_gates import report_gates
-from sightloop.shapes.unified_models import save_janus, save_show_o
+from experiments.world.captioner_stage import train_captioner
+from experiments.world.clip_stage import train_clip
+from experiments.world.fitting import CornerHeads, Stage, World, fit, held_out, make_world, queries_of, see
+from experiments.world.janus_stage import train_janus
+from experiments.world.judge_stage import train_judge, train_reader
+from sightloop.world.models import NUM_QUERIES, WEIGHTS, WIDTH, new_judge, normalized, save_model
+from experiments.world.show_o_stage import train_show_o
+from experiments.world.tokenizer_stage import make_drawn_world, train_magvit2, train_vq
+from experiments.world.unified_gates import report_gates
+from experiments.world.unified_models import save_janus, save_show_o
 
 JUDGE_STEPS, VARIANT_STEPS = 2400, 800
 RETRIEVAL_CLIP_WIDTH = 64

@@ -11,10 +11,10 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from sightloop.models.magvit2 import Magvit2
-from sightloop.models.show_o import ShowO, ShowOSettings
-from sightloop.models.show_o_layout import IGNORED
-from sightloop.models.show_o_losses import (
+from sightloop.models.show_o.magvit2 import Magvit2
+from sightloop.models.show_o.policy import ShowO, ShowOSettings
+from sightloop.models.show_o.layout import IGNORED
+from sightloop.models.show_o.losses import (
     Masking,
     Rows,
     caption_lesson,
@@ -23,8 +23,8 @@ from sightloop.models.show_o_losses import (
     text_lesson,
     without_conditions,
 )
-from sightloop.shapes.fitting import Stage, fit
-from sightloop.shapes.lessons import (
+from experiments.world.fitting import Stage, fit
+from experiments.world.lessons import (
     RIGHT,
     WRONG_SHARES,
     Stretch,
@@ -32,13 +32,13 @@ from sightloop.shapes.lessons import (
     by_category,
     drawing_lessons,
 )
-from sightloop.shapes.tokenizer_stage import codes_of
-from sightloop.shapes.unified_gates import (
+from experiments.world.tokenizer_stage import codes_of
+from experiments.world.unified_gates import (
     held_out_quizzes,
     held_out_scenes,
     lesson_report,
 )
-from sightloop.shapes.unified_models import (
+from experiments.world.unified_models import (
     MAX_TEXT,
     NUM_CODES,
     NUM_IMAGE_TOKENS,

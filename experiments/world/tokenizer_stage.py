@@ -20,12 +20,12 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 from transformers.models.janus.modeling_janus import JanusVQVAE
 
-from sightloop.models.magvit2 import Magvit2
-from sightloop.shapes.checker import SURE, detect
-from sightloop.shapes.fitting import Stage, fit
-from sightloop.shapes.quizzes import DRAWN_SIZE, sample_drawn_scene
-from sightloop.shapes.scenes import COLOURS, CORNERS, GROUNDS, SHAPES, Scene, Thing, render
-from sightloop.shapes.unified_models import GRID, new_magvit2, vq_config
+from sightloop.models.show_o.magvit2 import Magvit2
+from sightloop.world.checker import SURE, detect
+from experiments.world.fitting import Stage, fit
+from sightloop.world.quizzes import DRAWN_SIZE, sample_drawn_scene
+from sightloop.world.scenes import COLOURS, CORNERS, GROUNDS, SHAPES, Scene, Thing, render
+from experiments.world.unified_models import GRID, new_magvit2, vq_config
 
 _EMPTY = len(COLOURS)
 """Stands where the colour stands in the code of a cell without a thing."""

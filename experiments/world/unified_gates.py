@@ -9,13 +9,13 @@ from zlib import crc32
 import numpy as np
 from torch import Tensor
 
-from sightloop.data.quizzes import CATEGORIES, Category, Quiz
-from sightloop.shapes.checker import Detection, detect
-from sightloop.shapes.quizzes import is_right_answer, sample_quiz, scene_for
-from sightloop.shapes.scenes import COLOURS, CORNERS, SHAPES, SIDE, Scene, render
-from sightloop.shapes.tokenizer_stage import stacked
-from sightloop.shapes.unified_models import GRID
-from sightloop.shapes.verdicts import fulfils
+from sightloop.quizzes.grammar import CATEGORIES, Category, Quiz
+from sightloop.world.checker import Detection, detect
+from sightloop.world.quizzes import is_right_answer, sample_quiz, scene_for
+from sightloop.world.scenes import COLOURS, CORNERS, SHAPES, SIDE, Scene, render
+from experiments.world.tokenizer_stage import stacked
+from experiments.world.unified_models import GRID
+from sightloop.world.verdicts import fulfils
 from sightloop.types import ImagePolicy, Images, Prompt, Sampling, Tokens
 
 MAX_ANSWER = 12

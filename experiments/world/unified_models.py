@@ -22,13 +22,13 @@ from transformers import (
 from transformers.models.janus.image_processing_pil_janus import JanusImageProcessorPil
 from transformers.models.janus.processing_janus import JanusProcessor
 
-from sightloop.models.janus_conversation import PRO_ROLES, Conversation
-from sightloop.models.magvit2 import Magvit2, Magvit2Config
-from sightloop.models.show_o_checkpoint import ShowOSizes, ShowOWeights, write_show_o
-from sightloop.models.show_o_layout import SPECIAL_TOKENS
-from sightloop.shapes.models import initialize
-from sightloop.shapes.quizzes import quiz_words
-from sightloop.shapes.scenes import SIDE
+from sightloop.models.janus.conversation import PRO_ROLES, Conversation
+from sightloop.models.show_o.magvit2 import Magvit2, Magvit2Config
+from sightloop.models.show_o.checkpoint import ShowOSizes, ShowOWeights, write_show_o
+from sightloop.models.show_o.layout import SPECIAL_TOKENS
+from sightloop.world.models import initialize
+from sightloop.world.quizzes import quiz_words
+from sightloop.world.scenes import SIDE
 
 GRID = 4
 """Image tokens along the side of a picture."""

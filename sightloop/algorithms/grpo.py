@@ -32,7 +32,7 @@ from sightloop.algorithms.credit import (
     this_rank,
 )
 from sightloop.algorithms.ratios import clipped_ratio, is_clipped, kl_to_reference, sequence_log_probs
-from sightloop.algorithms.sides import Sides, View, shares_of, spread
+from sightloop.algorithms.turn_objectives import Sides, View, shares_of, spread
 from sightloop.types import Credit, LossOutput, Policy, Reduction, Rollout, Turn, numbers_of, one_rank
 
 Old = Literal["none", "rescored", "recorded"]

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from sightloop.algorithms.credit import Gather, group_best, this_rank
 from sightloop.algorithms.ratios import kl_to_reference
-from sightloop.algorithms.sides import Side, Sides, shares_of, spread
+from sightloop.algorithms.turn_objectives import Side, Sides, shares_of, spread
 from sightloop.types import Credit, LossOutput, Policy, Reduction, Rollout, one_rank
 
 Filter = Literal["none", "answer_correct", "best_of_group"]

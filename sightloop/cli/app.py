@@ -16,14 +16,14 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from sightloop.cli_demo import DEMOS, run_demo
-from sightloop.cli_doctor import doctor
-from sightloop.cli_evaluate import EVALUATIONS, decode_of
-from sightloop.cli_unified import ask, convert, draw
+from sightloop.cli.demo import DEMOS, run_demo
+from sightloop.cli.doctor import doctor
+from sightloop.cli.evaluate import EVALUATIONS, decode_of
+from sightloop.cli.images import ask, convert, draw
 from sightloop.recipes.catalog import RECIPES
-from sightloop.recipes.config_json import config_of_run
-from sightloop.recipes.presets import preset_of
-from sightloop.recipes.unirl_config import UniConfig
+from sightloop.runs.config_json import config_of_run
+from sightloop.runs.presets import preset_of
+from sightloop.recipes.unirl.config import UniConfig
 
 Positional = tyro.conf.Positional
 
@@ -75,10 +75,10 @@ def train(words: list[str]) -> None:
 
 def _print_plan(preset: str, settings: Any) -> None:
     if isinstance(settings, UniConfig):
-        from sightloop.recipes.unirl_plan import print_plan as print_unirl_plan
+        from sightloop.planning.unirl_plan import print_plan as print_unirl_plan
 
         return print_unirl_plan(settings, is_paper=preset.startswith("paper"))
-    from sightloop.recipes.plan import print_plan
+    from sightloop.planning.vlrm_plan import print_plan
 
     print_plan(settings)
 
@@ -120,7 +120,7 @@ def replay(words: list[str]) -> None:
 
 
 def _start(name: str, config: Any, folder: Path, *, overwrite: bool = False, resume: bool = False) -> None:
-    from sightloop.recipes.launch import launch
+    from sightloop.runs.launch import launch
 
     launch(name, config, folder, overwrite=overwrite, resume=resume)
     if os.environ.get("RANK", "0") == "0":
@@ -172,7 +172,7 @@ class CaptionOptions:
 def caption(words: list[str]) -> None:
     """Write captions of images."""
     options = tyro.cli(CaptionOptions, args=words, prog="sightloop caption")
-    from sightloop.recipes.measure import CaptionJob, write_captions
+    from sightloop.cli.captions import CaptionJob, write_captions
 
     given = {
         field.name: getattr(options, field.name)
@@ -224,7 +224,7 @@ class ExportOptions:
 def export(words: list[str]) -> None:
     """Export a run."""
     options = tyro.cli(ExportOptions, args=words, prog="sightloop export")
-    from sightloop.recipes.export_image import export_any_run
+    from sightloop.runs.export_image import export_any_run
 
     export_any_run(
         options.run,

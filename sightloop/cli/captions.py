@@ -25,15 +25,15 @@ from sightloop.evaluation.pairs import caption_set, read_captions, refuse_empty
 from sightloop.evaluation.ranking import Ties
 from sightloop.evaluation.retrieval import ClipEncoder, clip_recall_of_files, protocol_hash
 from sightloop.recipes.catalog import SHAPES
-from sightloop.recipes.embedded_world import is_bundled, require_world_images
-from sightloop.recipes.held_out import open_pictures
-from sightloop.recipes.named_models import model_config
-from sightloop.recipes.restore import is_run, load_captioner, read_config
-from sightloop.recipes.vlrm import AnyCaptioner
-from sightloop.recipes.vlrm_config import PAPER, HeldOutSettings
+from sightloop.world.boundary import is_bundled, require_world_images
+from sightloop.evaluators.held_out_captions import open_pictures
+from sightloop.models.named_models import model_config
+from sightloop.runs.restore import is_run, load_captioner, read_config
+from sightloop.recipes.vlrm.build import AnyCaptioner
+from sightloop.recipes.vlrm.config import PAPER, HeldOutSettings
 from sightloop.rewards.phrases import contains_bad_phrase, load_phrases
-from sightloop.shapes.models import WEIGHTS
-from sightloop.shapes.pictures import truth_of
+from sightloop.world.models import WEIGHTS
+from sightloop.world.image_folder import truth_of
 from sightloop.training import distributed
 from sightloop.types import Evaluation
 

@@ -6,19 +6,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from sightloop.models.checkpoint_files import read_json
-from sightloop.models.convert import refuse
+from sightloop.models.weight_files import read_json
+from sightloop.models.captioners.vlrm_checkpoint import refuse
 from sightloop.models.families import Family, require
-from sightloop.models.janus_checkpoint import (
+from sightloop.models.janus.checkpoint import (
     read_janus,
     read_janus_strings,
     read_janus_tokenizer,
     write_janus,
     write_official_janus,
 )
-from sightloop.models.magvit2 import Magvit2
+from sightloop.models.show_o.magvit2 import Magvit2
 from sightloop.models.prompt_strings import PromptOptions
-from sightloop.models.show_o_checkpoint import (
+from sightloop.models.show_o.checkpoint import (
     chosen_strings,
     read_show_o,
     read_tokenizer,

@@ -39,7 +39,7 @@ DEMOS: dict[str, type[Any]] = {"unirl": UnirlDemo, "vlrm": VlrmDemo}
 def run_demo(words: list[str], show_report: Callable[[Path], None]) -> None:
     """Train, print the table before and after, and tell where the report and the pictures are."""
     options = tyro.cli(DEMOS[words[0]], args=words[1:], prog=f"sightloop demo {words[0]}")
-    from sightloop.recipes import demo as recipe
+    from sightloop.cli import demo_run as recipe
 
     is_unirl = isinstance(options, UnirlDemo)
     config = recipe.demo_config("unirl", options.world_model) if is_unirl else recipe.demo_config("vlrm")

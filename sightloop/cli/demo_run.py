@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sightloop.recipes.catalog import RECIPES
-from sightloop.recipes.launch import launch
-from sightloop.recipes.picture_sheets import drawn_by_run, write_sheet
-from sightloop.recipes.restore import saved_step
+from sightloop.runs.launch import launch
+from sightloop.evaluators.image_sheets import drawn_by_run, write_sheet
+from sightloop.runs.restore import saved_step
 from sightloop.training.run_folder import NoRunError
 
 Demo = Literal["unirl", "vlrm"]

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import tyro
 
 from sightloop.recipes.catalog import RECIPES
-from sightloop.recipes.presets import preset_of
+from sightloop.runs.presets import preset_of
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,7 @@ class _WithoutRecipe(DoctorOptions):
 def doctor(words: list[str]) -> None:
     """Look at everything; exit code 1 if something is wrong."""
     options, config = _chosen(words)
-    from sightloop.recipes.doctor import doctor as run
+    from sightloop.doctor.run import doctor as run
 
     device = options.device if isinstance(options, _WithoutRecipe) else config.device
     healthy = run(

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from sightloop.data.decode import BrokenImageError, upright
 from sightloop.image_files import read_regular
-from sightloop.models.convert import whole
-from sightloop.recipes.embedded_world import MODEL_KEY
-from sightloop.recipes.geneval_drawing import picture_seed
+from sightloop.models.captioners.vlrm_checkpoint import whole
+from sightloop.world.boundary import MODEL_KEY
+from sightloop.evaluators.geneval_images import picture_seed
 from sightloop.types import ImagePolicy, Images, Prompt, Sampling
 
 _BATCH = 4

@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 import tyro
 
-from sightloop.recipes.both_sides_options import BothSidesOptions
-from sightloop.recipes.geneval_options import GenEvalOptions
+from sightloop.cli.joint_options import BothSidesOptions
+from sightloop.cli.geneval_options import GenEvalOptions
 
 Positional = tyro.conf.Positional
 
@@ -114,7 +114,7 @@ class AnswerMeasures:
 
 def decode_of(options: Any) -> Any:
     """How captions are written, from the options of that name."""
-    from sightloop.recipes.measure import Decode
+    from sightloop.cli.captions import Decode
 
     return Decode(
         prompt=options.prompt,
@@ -127,7 +127,7 @@ def decode_of(options: Any) -> Any:
 
 def clip_recall(options: ClipRecall) -> None:
     """Print and save CLIP Recall."""
-    from sightloop.recipes import measure
+    from sightloop.cli import captions as measure
 
     given = {
         field.name: getattr(options, field.name)
@@ -139,7 +139,7 @@ def clip_recall(options: ClipRecall) -> None:
 
 def captions(options: CaptionMeasures) -> None:
     """Print and save what can be said about captions."""
-    from sightloop.recipes import measure
+    from sightloop.cli import captions as measure
 
     given = {field.name: getattr(options, field.name) for field in dataclasses.fields(measure.CaptionsJob)}
     _told(measure.measured_captions(measure.CaptionsJob(**given)), options.output)
@@ -147,7 +147,7 @@ def captions(options: CaptionMeasures) -> None:
 
 def answers(options: AnswerMeasures) -> None:
     """Print and save how many answers are right."""
-    from sightloop.recipes import measure_answers
+    from sightloop.cli import answers as measure_answers
 
     job = measure_answers.AnswersJob(
         **{
@@ -160,20 +160,20 @@ def answers(options: AnswerMeasures) -> None:
 
 def geneval(options: GenEvalOptions) -> None:
     """Print GenEval's table."""
-    from sightloop.recipes.geneval_command import evaluate_geneval
+    from sightloop.cli.geneval import evaluate_geneval
 
     print(evaluate_geneval(options))
 
 
 def both_sides(options: BothSidesOptions) -> None:
     """Print how well one model or two draw and answer."""
-    from sightloop.recipes.both_sides_command import evaluate_both_sides
+    from sightloop.cli.joint import evaluate_both_sides
 
     print(evaluate_both_sides(options))
 
 
 def _told(found: Any, output: Path | None) -> None:
-    from sightloop.recipes.measure import evaluation_table, save_evaluation
+    from sightloop.cli.captions import evaluation_table, save_evaluation
 
     print(evaluation_table(found))
     if output is not None:

@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 from sightloop.accelerator import in_float64
-from sightloop.data.quizzes import CATEGORIES, Quiz
-from sightloop.evaluation.geneval_prompts import read_prompts
-from sightloop.recipes.embedded_world import drawn_by
-from sightloop.recipes.geneval import (
+from sightloop.quizzes.grammar import CATEGORIES, Quiz
+from sightloop.geneval.prompts import read_prompts
+from sightloop.world.boundary import drawn_by
+from sightloop.evaluators.geneval_run import (
     GenEvalRun,
     compared,
     geneval_table,
@@ -23,12 +23,12 @@ from sightloop.recipes.geneval import (
     record_path,
     run_geneval,
 )
-from sightloop.recipes.geneval_drawing import Drawing, draw_prompts
-from sightloop.recipes.geneval_eyes import EMBEDDED, GenEvalJob
-from sightloop.recipes.geneval_options import DrawerOptions, GenEvalOptions
-from sightloop.recipes.restore_image import open_policy
-from sightloop.recipes.unified import Parts
-from sightloop.shapes.quizzes import sample_quiz
+from sightloop.evaluators.geneval_images import Drawing, draw_prompts
+from sightloop.evaluators.open_detector import EMBEDDED, GenEvalJob
+from sightloop.cli.geneval_options import DrawerOptions, GenEvalOptions
+from sightloop.runs.restore_image import open_policy
+from sightloop.recipes.image_policies import Parts
+from sightloop.world.quizzes import sample_quiz
 from sightloop.types import ImagePolicy
 
 _WORLD_PROMPTS_EACH = 4

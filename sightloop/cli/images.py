@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from sightloop.recipes.unirl_config import PromptOptions
+from sightloop.recipes.unirl.config import PromptOptions
 
 Positional = tyro.conf.Positional
 
@@ -42,8 +42,8 @@ class ConvertOptions:
 def convert(words: list[str]) -> None:
     """Convert a checkpoint."""
     options = tyro.cli(ConvertOptions, args=words, prog="sightloop convert")
-    from sightloop.recipes.convert import ConvertJob
-    from sightloop.recipes.convert import convert as run
+    from sightloop.cli.convert import ConvertJob
+    from sightloop.cli.convert import convert as run
 
     given = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
     given["prompts"] = None if options.prompts == PromptOptions() else options.prompts
@@ -93,7 +93,7 @@ class DrawOptions:
 def draw(words: list[str]) -> None:
     """Draw pictures of a prompt."""
     options = tyro.cli(DrawOptions, args=words, prog="sightloop draw")
-    from sightloop.recipes import draw as recipe
+    from sightloop.cli import draw as recipe
 
     author = _author(options.source, texts=[options.prompt])
     fields = (field.name for field in dataclasses.fields(recipe.DrawJob) if field.name != "author")
@@ -116,7 +116,7 @@ class AskOptions:
 def ask(words: list[str]) -> None:
     """Ask a question about a picture."""
     options = tyro.cli(AskOptions, args=words, prog="sightloop ask")
-    from sightloop.recipes import draw as recipe
+    from sightloop.cli import draw as recipe
 
     picture = recipe.read_picture(options.image)
     _author(options.source, texts=[options.question], image=options.image)
@@ -126,8 +126,8 @@ def ask(words: list[str]) -> None:
 
 def _author(options: ModelOptions, *, texts: list[str], image: Path | None = None) -> str:
     """Who will draw or answer; the embedded world's models are refused what is not of their world."""
-    from sightloop.recipes import embedded_world
-    from sightloop.recipes.unified import world_folder
+    from sightloop.world import boundary as embedded_world
+    from sightloop.recipes.image_policies import world_folder
 
     if options.model:
         return Path(options.model).name
@@ -138,8 +138,8 @@ def _author(options: ModelOptions, *, texts: list[str], image: Path | None = Non
 
 
 def _policy(options: ModelOptions) -> Any:
-    from sightloop.recipes.restore_image import open_policy
-    from sightloop.recipes.unified import Parts
+    from sightloop.runs.restore_image import open_policy
+    from sightloop.recipes.image_policies import Parts
 
     return open_policy(
         options.model,

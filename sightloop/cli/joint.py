@@ -13,19 +13,19 @@ import torch
 
 from sightloop.evaluation.intervals import bootstrap_interval
 from sightloop.evaluation.retrieval import protocol_hash
-from sightloop.models.convert import whole
+from sightloop.models.captioners.vlrm_checkpoint import whole
 from sightloop.models.families import found_in
-from sightloop.recipes.both_sides import BothSides, both_sides_table, imbalance_of
-from sightloop.recipes.both_sides_changes import categories_table, changes_of, changes_table
-from sightloop.recipes.both_sides_options import BothSidesOptions
-from sightloop.recipes.geneval_command import weights_digest
-from sightloop.recipes.picture_sheets import Album, Drawn, drawn_in, write_sheet
-from sightloop.recipes.restore import is_run
-from sightloop.recipes.restore_image import before_training, image_config, open_policy, start_of
-from sightloop.recipes.unified import Parts
-from sightloop.recipes.unirl import AnyImagePolicy, evaluator_of
-from sightloop.recipes.unirl_config import BothSidesSettings, UniConfig
-from sightloop.recipes.unirl_quizzes import asks_of, in_world
+from sightloop.evaluators.joint import BothSides, both_sides_table, imbalance_of
+from sightloop.evaluators.joint_changes import categories_table, changes_of, changes_table
+from sightloop.cli.joint_options import BothSidesOptions
+from sightloop.cli.geneval import weights_digest
+from sightloop.evaluators.image_sheets import Album, Drawn, drawn_in, write_sheet
+from sightloop.runs.restore import is_run
+from sightloop.runs.restore_image import before_training, image_config, open_policy, start_of
+from sightloop.recipes.image_policies import Parts
+from sightloop.recipes.unirl.build import AnyImagePolicy, evaluator_of
+from sightloop.recipes.unirl.config import BothSidesSettings, UniConfig
+from sightloop.recipes.unirl.quizzes import asks_of, in_world
 from sightloop.training import distributed
 from sightloop.types import Evaluation
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sightloop import accelerator
-from sightloop.recipes.doctor_findings import Finding
+from sightloop.doctor.findings import Finding
 from sightloop.types import Outcome, Reward
 
 _PART = "calibration"

@@ -12,8 +12,8 @@ import torch
 from packaging.requirements import Requirement
 
 from sightloop import accelerator
-from sightloop.recipes.doctor_findings import Finding
-from sightloop.recipes.tested_versions import in_words, installed, outside, required
+from sightloop.doctor.findings import Finding
+from sightloop.doctor.tested_versions import in_words, installed, outside, required
 
 _NEEDED = ("sightloop", "torch", "transformers", "safetensors", "pillow", "numpy", "tyro")
 _EXTRAS = {

@@ -18,12 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from sightloop.models.transformers_internals import GELUActivation, QuickGELUActivation
-from sightloop.recipes.doctor_findings import Finding
-from sightloop.recipes.doctor_probes import Probe, drawn_probe, world_probe
+from sightloop.doctor.findings import Finding
+from sightloop.doctor.probes import Probe, drawn_probe, world_probe
 from sightloop.rewards.clip_family import ClipSimilarity
 from sightloop.rewards.similarity import ItmSimilarity
 from sightloop.rewards.yes_no import YesNoJudge
-from sightloop.shapes.language import WORDS
+from sightloop.world.language import WORDS
 
 Judge = ItmSimilarity | ClipSimilarity | YesNoJudge
 RECORD = Path(__file__).with_name("doctor_record.json")

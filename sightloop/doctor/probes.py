@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from sightloop.shapes.language import full_caption
-from sightloop.shapes.scenes import COLOUR_RGB, COLOURS, SHAPES, Scene, Thing, render
+from sightloop.world.language import full_caption
+from sightloop.world.scenes import COLOUR_RGB, COLOURS, SHAPES, Scene, Thing, render
 from sightloop.types import Images
 
 _SEED = 20240401

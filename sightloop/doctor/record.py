@@ -1,6 +1,6 @@
 """Writes what the bundled judges say about the world's test pictures.
 
-Run it by `python -m sightloop.recipes.doctor_record`.
+Run it by `python -m sightloop.doctor.record`.
 
 To be repeated when the bundled weights are made anew.
 """
@@ -11,10 +11,10 @@ import json
 
 import torch
 
-from sightloop.recipes.doctor_models import RECORD, ModelToExamine, digest, settings_of
-from sightloop.recipes.doctor_probes import world_probe
+from sightloop.doctor.models import RECORD, ModelToExamine, digest, settings_of
+from sightloop.doctor.probes import world_probe
 from sightloop.rewards.yes_no import YesNoJudge
-from sightloop.shapes.models import WEIGHTS
+from sightloop.world.models import WEIGHTS
 
 BUNDLED = (
     ModelToExamine(name="judge", model=str(WEIGHTS / "judge"), kind="itm"),

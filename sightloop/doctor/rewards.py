@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from sightloop.recipes.doctor_findings import Finding
-from sightloop.recipes.doctor_probes import Probe
+from sightloop.doctor.findings import Finding
+from sightloop.doctor.probes import Probe
 from sightloop.rewards.functions import CustomReward
 from sightloop.rewards.phrases import load_phrases
 from sightloop.rewards.samples import outcome_of_texts

@@ -13,21 +13,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sightloop.recipes.doctor_calibration import Measured, MeasuringJudge, calibration
-from sightloop.recipes.doctor_environment import environment
-from sightloop.recipes.doctor_findings import Finding, as_text, is_healthy, save_findings
-from sightloop.recipes.doctor_models import ModelToExamine, examine
-from sightloop.recipes.doctor_probes import Probe, drawn_probe, world_probe
-from sightloop.recipes.doctor_record import BUNDLED
-from sightloop.recipes.doctor_rewards import examine_rewards
+from sightloop.doctor.calibration import Measured, MeasuringJudge, calibration
+from sightloop.doctor.environment import environment
+from sightloop.doctor.findings import Finding, as_text, is_healthy, save_findings
+from sightloop.doctor.models import ModelToExamine, examine
+from sightloop.doctor.probes import Probe, drawn_probe, world_probe
+from sightloop.doctor.record import BUNDLED
+from sightloop.doctor.rewards import examine_rewards
 from sightloop.rewards.custom import Loading, Named, read_names
 from sightloop.training import distributed
 from sightloop.types import Captioner, Reward
 
 PATIENTS = {
-    "vlrm": "sightloop.recipes.doctor_vlrm",
-    "unirl-grpo": "sightloop.recipes.doctor_unirl",
-    "unirl-sft": "sightloop.recipes.doctor_unirl",
+    "vlrm": "sightloop.doctor.vlrm",
+    "unirl-grpo": "sightloop.doctor.unirl",
+    "unirl-sft": "sightloop.doctor.unirl",
 }
 """Modules that know the judges of a recipe: `judges_of(config)` and `opened(config, folder)`."""
 _KINDS = {"itm": "itm", "clip": "clip", "siglip": "clip", "pickscore": "clip", "hps": "clip", "vqa": "yes-no"}

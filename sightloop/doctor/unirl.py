@@ -9,19 +9,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sightloop.data.quizzes import Quiz
-from sightloop.recipes.doctor import Opened, as_model
-from sightloop.recipes.doctor_calibration import MeasuringJudge
-from sightloop.recipes.doctor_findings import Finding, loaded
-from sightloop.recipes.doctor_models import ModelToExamine
-from sightloop.recipes.picture_checks import PictureCheck, open_check
-from sightloop.recipes.unirl import collector_of, drawing_law, grader_of, load_policy
-from sightloop.recipes.unirl_config import SftConfig, UniConfig
-from sightloop.recipes.unirl_judges import judges_of as rewards_of
-from sightloop.recipes.unirl_quizzes import in_world, quiz_stream
+from sightloop.quizzes.grammar import Quiz
+from sightloop.doctor.run import Opened, as_model
+from sightloop.doctor.calibration import MeasuringJudge
+from sightloop.doctor.findings import Finding, loaded
+from sightloop.doctor.models import ModelToExamine
+from sightloop.evaluators.image_checks import PictureCheck, open_check
+from sightloop.recipes.unirl.build import collector_of, drawing_law, grader_of, load_policy
+from sightloop.recipes.unirl.config import SftConfig, UniConfig
+from sightloop.recipes.unirl.rewards import judges_of as rewards_of
+from sightloop.recipes.unirl.quizzes import in_world, quiz_stream
 from sightloop.rewards.custom import read_names
-from sightloop.shapes.quizzes import sample_quiz, scene_for
-from sightloop.shapes.scenes import render
+from sightloop.world.quizzes import sample_quiz, scene_for
+from sightloop.world.scenes import render
 from sightloop.training import distributed
 from sightloop.types import Images
 

@@ -17,10 +17,10 @@ from PIL import Image, PngImagePlugin
 from torch import Tensor
 from tqdm import tqdm
 
-from sightloop.evaluation.geneval_prompts import GenEvalPrompt
+from sightloop.geneval.prompts import GenEvalPrompt
 from sightloop.image_files import open_picture
-from sightloop.recipes.embedded_world import MODEL_KEY
-from sightloop.recipes.unified import templates_of
+from sightloop.world.boundary import MODEL_KEY
+from sightloop.recipes.image_policies import templates_of
 from sightloop.types import ImagePolicy, Prompt, Sampling
 
 PROMPT_KEY = "GenEval prompt"

@@ -12,18 +12,18 @@ from pathlib import Path
 import PIL
 from tqdm import tqdm
 
-from sightloop.evaluation.detection import (
+from sightloop.geneval.detectors import (
     DetectionsFile,
     Detector,
     Picture,
     detections_line,
     read_detections,
 )
-from sightloop.evaluation.detection_colours import ColourClassifier
-from sightloop.evaluation.geneval import Detection, Rules, verdict
-from sightloop.evaluation.geneval_folder import Drawn, read_folder
-from sightloop.evaluation.geneval_prompts import GenEvalPrompt, read_prompts
-from sightloop.evaluation.geneval_scores import (
+from sightloop.geneval.colours import ColourClassifier
+from sightloop.geneval.rules import Detection, Rules, verdict
+from sightloop.geneval.folder import Drawn, read_folder
+from sightloop.geneval.prompts import GenEvalPrompt, read_prompts
+from sightloop.geneval.scores import (
     Change,
     Result,
     Summary,
@@ -40,8 +40,8 @@ from sightloop.evaluation.geneval_scores import (
 from sightloop.evaluation.intervals import Interval
 from sightloop.evaluation.retrieval import protocol_hash
 from sightloop.image_files import open_picture, read_regular
-from sightloop.recipes.geneval_drawing import PROMPT_KEY, drawing_record
-from sightloop.recipes.geneval_eyes import (
+from sightloop.evaluators.geneval_images import PROMPT_KEY, drawing_record
+from sightloop.evaluators.open_detector import (
     GenEvalJob,
     check_detector,
     colour_judge,

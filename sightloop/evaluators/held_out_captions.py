@@ -15,10 +15,10 @@ from sightloop.data.images import ImageSet
 from sightloop.data.sources import FileSource, Source, open_source
 from sightloop.evaluation.captions import caption_measures, truth_measures
 from sightloop.evaluation.retrieval import ClipEncoder, clip_recall, protocol_hash
-from sightloop.recipes.vlrm_config import DataSettings, HeldOutSettings
+from sightloop.recipes.vlrm.config import DataSettings, HeldOutSettings
 from sightloop.rewards.phrases import contains_bad_phrase
-from sightloop.shapes.language import full_caption, parses
-from sightloop.shapes.pictures import MANIFEST, read_scenes, truth_of
+from sightloop.world.language import full_caption, parses
+from sightloop.world.image_folder import MANIFEST, read_scenes, truth_of
 from sightloop.training import distributed
 from sightloop.types import Captioner, Evaluation, Images, Prompt, Sampling
 

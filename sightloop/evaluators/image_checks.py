@@ -12,14 +12,14 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from sightloop.data.quizzes import Quiz
-from sightloop.evaluation.detection import Detector, Picture
-from sightloop.evaluation.detection_colours import ColourClassifier
-from sightloop.evaluation.geneval import Detection, Rules, exact_reward, verdict
-from sightloop.evaluation.geneval_prompts import GenEvalPrompt, parse_prompt
-from sightloop.recipes.geneval import GenEvalJob, colour_judge, coloured_as_needed, open_detector
-from sightloop.shapes.unified_gates import seen_in
-from sightloop.shapes.verdicts import fulfils, share_fulfilled
+from sightloop.quizzes.grammar import Quiz
+from sightloop.geneval.detectors import Detector, Picture
+from sightloop.geneval.colours import ColourClassifier
+from sightloop.geneval.rules import Detection, Rules, exact_reward, verdict
+from sightloop.geneval.prompts import GenEvalPrompt, parse_prompt
+from sightloop.evaluators.geneval_run import GenEvalJob, colour_judge, coloured_as_needed, open_detector
+from experiments.world.unified_gates import seen_in
+from sightloop.world.verdicts import fulfils, share_fulfilled
 from sightloop.types import Images
 
 

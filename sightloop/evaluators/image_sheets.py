@@ -13,10 +13,10 @@ from jaxtyping import Float
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from sightloop.data.quizzes import CATEGORIES, Quiz
+from sightloop.quizzes.grammar import CATEGORIES, Quiz
 from sightloop.image_files import open_picture
-from sightloop.models.convert import whole
-from sightloop.recipes.picture_checks import PictureCheck
+from sightloop.models.captioners.vlrm_checkpoint import whole
+from sightloop.evaluators.image_checks import PictureCheck
 from sightloop.types import Images
 
 _KEPT_SIDE, _SIDE, _FRAME, _GAP = 256, 112, 4, 8

@@ -17,13 +17,13 @@ from zlib import crc32
 import numpy as np
 import torch
 
-from sightloop.data.quizzes import CATEGORIES, Quiz
+from sightloop.quizzes.grammar import CATEGORIES, Quiz
 from sightloop.evaluation.intervals import Interval
 from sightloop.evaluation.retrieval import protocol_hash
-from sightloop.evaluation.understanding import Imbalance, imbalance
-from sightloop.recipes.geneval_drawing import picture_seed
-from sightloop.recipes.picture_checks import PictureCheck
-from sightloop.recipes.unified import templates_of
+from sightloop.evaluation.imbalance import Imbalance, imbalance
+from sightloop.evaluators.geneval_images import picture_seed
+from sightloop.evaluators.image_checks import PictureCheck
+from sightloop.recipes.image_policies import templates_of
 from sightloop.rewards.answers import facts_told
 from sightloop.training import distributed
 from sightloop.training.gallery import save_picture

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from sightloop.data.quizzes import CATEGORIES
+from sightloop.quizzes.grammar import CATEGORIES
 from sightloop.evaluation.intervals import Interval, paired_difference
 from sightloop.types import Evaluation
 

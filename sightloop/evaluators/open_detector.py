@@ -9,18 +9,18 @@ from pathlib import Path
 
 import numpy as np
 
-from sightloop.evaluation.detection import DetectionsFile, Detector, Picture
-from sightloop.evaluation.detection_colours import ClipColours, ColourClassifier
-from sightloop.evaluation.detection_function import FunctionDetector
-from sightloop.evaluation.detection_mask2former import Mask2FormerDetector
-from sightloop.evaluation.detection_zero_shot import FAMILIES, USUAL_THRESHOLD, ZeroShotDetector
-from sightloop.evaluation.geneval import Detection, Rules, kept_objects, objects_to_colour
-from sightloop.evaluation.geneval_prompts import GenEvalPrompt
+from sightloop.geneval.detectors import DetectionsFile, Detector, Picture
+from sightloop.geneval.colours import ClipColours, ColourClassifier
+from sightloop.geneval.function_detector import FunctionDetector
+from sightloop.geneval.mask2former import Mask2FormerDetector
+from sightloop.geneval.zero_shot import FAMILIES, USUAL_THRESHOLD, ZeroShotDetector
+from sightloop.geneval.rules import Detection, Rules, kept_objects, objects_to_colour
+from sightloop.geneval.prompts import GenEvalPrompt
 from sightloop.evaluation.retrieval import ClipEncoder
-from sightloop.recipes.named_models import model_config
+from sightloop.models.named_models import model_config
 from sightloop.rewards.user_functions import load_function, names_function
-from sightloop.shapes.checker import SURE, detect
-from sightloop.shapes.scenes import SHAPES
+from sightloop.world.checker import SURE, detect
+from sightloop.world.scenes import SHAPES
 from sightloop.training import distributed
 
 EMBEDDED = "shapes"

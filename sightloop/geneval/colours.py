@@ -16,8 +16,8 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from sightloop.evaluation.geneval import Box, Detection
-from sightloop.evaluation.geneval_prompts import COLOURS
+from sightloop.geneval.rules import Box, Detection
+from sightloop.geneval.prompts import COLOURS
 from sightloop.evaluation.retrieval import ClipEncoder
 
 TEMPLATES = (

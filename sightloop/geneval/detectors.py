@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Bool
 from PIL import Image
 
-from sightloop.evaluation.geneval import Detection
+from sightloop.geneval.rules import Detection
 from sightloop.image_files import open_picture as open_picture
 
 _SHOWN = 150

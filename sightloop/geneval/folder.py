@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sightloop.evaluation.geneval_prompts import GenEvalPrompt, parse_prompt
-from sightloop.evaluation.geneval_scores import check_complete
+from sightloop.geneval.prompts import GenEvalPrompt, parse_prompt
+from sightloop.geneval.scores import check_complete
 
 _PICTURE = re.compile(r"\d+\.(png|jpe?g)", re.IGNORECASE)
 _LEFT_BY_SYSTEMS = {"thumbs.db", "desktop.ini"}

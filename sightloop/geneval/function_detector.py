@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from sightloop.evaluation.detection import Picture, detection_of, in_geneval_words
-from sightloop.evaluation.geneval import Detection
+from sightloop.geneval.detectors import Picture, detection_of, in_geneval_words
+from sightloop.geneval.rules import Detection
 
 
 class FunctionDetector:

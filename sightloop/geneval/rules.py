@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool
 
-from sightloop.evaluation.geneval_prompts import COLOURS, RELATIONS, Clause, GenEvalPrompt
+from sightloop.geneval.prompts import COLOURS, RELATIONS, Clause, GenEvalPrompt
 
 _NO_OFFSET = 1e-3
 _DIRECTION = 0.5

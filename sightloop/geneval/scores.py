@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from sightloop.evaluation.geneval import Verdict
-from sightloop.evaluation.geneval_prompts import GenEvalPrompt, parse_prompt
+from sightloop.geneval.rules import Verdict
+from sightloop.geneval.prompts import GenEvalPrompt, parse_prompt
 from sightloop.evaluation.intervals import Interval, bootstrap_interval, interval_of_strata
 from sightloop.evaluation.retrieval import protocol_hash
 

@@ -29,9 +29,9 @@ from PIL import Image
 from torch import Tensor
 from transformers import GroundingDinoForObjectDetection, Owlv2ForObjectDetection
 
-from sightloop.evaluation.detection import Picture
-from sightloop.evaluation.detection_mask2former import Resizing, prepared
-from sightloop.evaluation.geneval import Detection
+from sightloop.geneval.detectors import Picture
+from sightloop.geneval.mask2former import Resizing, prepared
+from sightloop.geneval.rules import Detection
 from sightloop.models.open import open_config, open_weights, open_words
 from sightloop.models.written_text import read_texts
 

@@ -15,11 +15,11 @@ from torch import Tensor
 from sightloop.data.decode import Decoding, Fit, decode
 from sightloop.image_files import BrokenImageError, upright_rgb
 from sightloop.models.families import found_in
-from sightloop.recipes.restore import is_run, load_captioner, recipe_and_config
-from sightloop.recipes.restore_image import restore_image_policy
-from sightloop.recipes.unified import WorldModel, load_image_policy
-from sightloop.recipes.unirl_config import UniConfig
-from sightloop.recipes.vlrm import AnyCaptioner
+from sightloop.runs.restore import is_run, load_captioner, recipe_and_config
+from sightloop.runs.restore_image import restore_image_policy
+from sightloop.recipes.image_policies import WorldModel, load_image_policy
+from sightloop.recipes.unirl.config import UniConfig
+from sightloop.recipes.vlrm.build import AnyCaptioner
 from sightloop.training import distributed
 from sightloop.types import Images, Policy, Prompt, Sampling, Tokens, Turn
 

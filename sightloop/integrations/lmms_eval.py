@@ -12,8 +12,8 @@ from typing import Any
 from PIL import Image
 from tqdm import tqdm
 
-from sightloop.recipes.geneval_eyes import EMBEDDED
-from sightloop.recipes.respondent import Asked, Respondent, settings_from
+from sightloop.evaluators.open_detector import EMBEDDED
+from sightloop.integrations.answerer import Asked, Respondent, settings_from
 
 _PLACEHOLDER = "<image>"
 _CLASS = "SightloopModel"

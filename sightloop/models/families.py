@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from sightloop.models.checkpoint_files import read_json
+from sightloop.models.weight_files import read_json
 
 Family = Literal["show-o", "janus", "magvit2"]
 Form = Literal["sightloop", "official", "transformers"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from sightloop.models.critic import Adapters
+from sightloop.models.captioners.critic import Adapters
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from sightloop.models.convert import refuse
+from sightloop.models.captioners.vlrm_checkpoint import refuse
 from sightloop.models.open import open_tokenizer as open_class
 from sightloop.models.open import read_tensors
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from sightloop.recipes.unirl_config import UniConfig
-from sightloop.recipes.vlrm_config import VlrmConfig
+from sightloop.recipes.unirl.config import UniConfig
+from sightloop.recipes.vlrm.config import VlrmConfig
 
 
 def precisions(config: VlrmConfig | UniConfig) -> dict[str, str]:

@@ -19,11 +19,11 @@ from transformers import (
 )
 
 from sightloop.models.transformers_internals import is_language_model
-from sightloop.recipes.named_models import model_config
-from sightloop.recipes.plan import GIB, count
-from sightloop.recipes.precision import precision_lines
-from sightloop.recipes.unirl_config import UniConfig
-from sightloop.recipes.unirl_flops import (
+from sightloop.models.named_models import model_config
+from sightloop.planning.vlrm_plan import GIB, count
+from sightloop.planning.precision import precision_lines
+from sightloop.recipes.unirl.config import UniConfig
+from sightloop.planning.flops import (
     ANSWER_SHARE,
     PROMPT,
     QUESTION,
@@ -34,8 +34,8 @@ from sightloop.recipes.unirl_flops import (
     num_codes,
     step_flops,
 )
-from sightloop.recipes.unirl_judges import asks_anyone
-from sightloop.recipes.unirl_sizes import Networks, networks_of
+from sightloop.recipes.unirl.rewards import asks_anyone
+from sightloop.planning.networks import Networks, networks_of
 from sightloop.rewards.user_functions import names_function
 
 ACTIVATIONS = "activations of a micro-batch, both turns"

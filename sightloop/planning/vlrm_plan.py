@@ -24,12 +24,12 @@ from transformers import (
     OPTConfig,
 )
 
-from sightloop.models.blip2 import Blip2Captioner, Bridge
-from sightloop.models.critic import Adapters, ValueHead
-from sightloop.recipes.named_models import model_config
-from sightloop.recipes.precision import precision_lines
-from sightloop.recipes.vlrm_config import VlrmConfig
-from sightloop.shapes.models import WEIGHTS
+from sightloop.models.captioners.blip2 import Blip2Captioner, Bridge
+from sightloop.models.captioners.critic import Adapters, ValueHead
+from sightloop.models.named_models import model_config
+from sightloop.planning.precision import precision_lines
+from sightloop.recipes.vlrm.config import VlrmConfig
+from sightloop.world.models import WEIGHTS
 
 GIB = 2**30
 ACTIVATIONS, CACHE = "activations of a micro-batch", "cache while drawing"

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sightloop.rewards.answer_words import items_of, plural_of, words_of
-from sightloop.rewards.lexicon import COLOURS, FRUITS, Item, Kind
+from sightloop.quizzes.answer_words import items_of, plural_of, words_of
+from sightloop.quizzes.lexicon import COLOURS, FRUITS, Item, Kind
 
 BARE, UNKNOWN, SCENERY = "", "?", "~"
 """Whose colour or number it is: nobody's that is named, a thing's that no fact knows, or the background's."""

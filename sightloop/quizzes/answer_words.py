@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 
-from sightloop.rewards.lexicon import FRUITS, HEADS, LONGEST, PHRASES, Item
+from sightloop.quizzes.lexicon import FRUITS, HEADS, LONGEST, PHRASES, Item
 
 _WORD = re.compile(r"[a-z]+|[0-9]+|'s|[.,;:!?&]")
 

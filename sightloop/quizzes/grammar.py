@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
-from sightloop.data.vocabulary import NUMBER_WORDS, OPPOSITES, REAL, Vocabulary, with_article
+from sightloop.quizzes.vocabulary import NUMBER_WORDS, OPPOSITES, REAL, Vocabulary, with_article
 from sightloop.types import Fact
 
 Category = Literal["single_object", "two_object", "counting", "colors", "position", "color_attr"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from sightloop.rewards.answer_words import plural_of
-from sightloop.rewards.lexicon import NUMBERS, OPPOSITES
+from sightloop.quizzes.answer_words import plural_of
+from sightloop.quizzes.lexicon import NUMBERS, OPPOSITES
 from sightloop.types import Fact
 
 _COUNTS = ("two", "three", "four", "five")

@@ -9,8 +9,8 @@ from functools import cache
 from hashlib import sha256
 from pathlib import Path
 
-from sightloop.data.quizzes import Quiz
-from sightloop.data.vocabulary import NUMBER_WORDS, OPPOSITES, REAL, Vocabulary
+from sightloop.quizzes.grammar import Quiz
+from sightloop.quizzes.vocabulary import NUMBER_WORDS, OPPOSITES, REAL, Vocabulary
 
 _ARTICLES = {"a", "an", "the"}
 _START = re.compile(r"^(?:an?|the)? ?(?:photo|image|picture)s? of ")

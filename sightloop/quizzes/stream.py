@@ -12,8 +12,8 @@ from jaxtyping import Int
 from torch import Tensor
 
 from sightloop.data.order import derive, mix, permutation, sample_seeds
-from sightloop.data.quizzes import CATEGORIES, Category, Quiz, random_quiz
-from sightloop.data.vocabulary import Vocabulary
+from sightloop.quizzes.grammar import CATEGORIES, Category, Quiz, random_quiz
+from sightloop.quizzes.vocabulary import Vocabulary
 from sightloop.types import numbers_of
 
 EVEN: dict[str, float] = dict.fromkeys(CATEGORIES, 1.0)

@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sightloop.recipes.unirl_config import (
+from sightloop.recipes.unirl.config import (
     GRPO_JANUS,
     GRPO_SHAPES,
     GRPO_SHAPES_JANUS,
@@ -19,7 +19,7 @@ from sightloop.recipes.unirl_config import (
     GrpoConfig,
     SftConfig,
 )
-from sightloop.recipes.vlrm_config import (
+from sightloop.recipes.vlrm.config import (
     PAPER,
     PAPER_RS,
     CriticSettings,
@@ -95,7 +95,7 @@ RECIPES = {
             "paper": PAPER,
             "paper-rs": PAPER_RS,
         },
-        builder="sightloop.recipes.vlrm",
+        builder="sightloop.recipes.vlrm.build",
         to_evaluate="name pictures with --held-out.images, and the CLIP that measures with --held-out.clip",
     ),
     "unirl-grpo": Recipe(
@@ -107,7 +107,7 @@ RECIPES = {
             "paper": GRPO_SHOW_O,
             "paper-janus": GRPO_JANUS,
         },
-        builder="sightloop.recipes.unirl_grpo",
+        builder="sightloop.recipes.unirl.grpo",
         to_evaluate=_TO_EVALUATE_DRAWINGS,
     ),
     "unirl-sft": Recipe(
@@ -119,7 +119,7 @@ RECIPES = {
             "paper": SFT_SHOW_O,
             "paper-janus": SFT_JANUS,
         },
-        builder="sightloop.recipes.unirl_sft",
+        builder="sightloop.recipes.unirl.sft",
         to_evaluate=_TO_EVALUATE_DRAWINGS,
     ),
 }

@@ -9,13 +9,13 @@ from typing import Literal
 import torch
 
 from sightloop.models.families import found_in
-from sightloop.models.janus import Janus, JanusSettings
-from sightloop.models.janus_checkpoint import load_janus
+from sightloop.models.janus.policy import Janus, JanusSettings
+from sightloop.models.janus.checkpoint import load_janus
 from sightloop.models.prompt_strings import PromptOptions
-from sightloop.models.show_o import ShowO, ShowOSettings
-from sightloop.models.show_o_checkpoint import load_show_o
-from sightloop.recipes.export import DTYPES
-from sightloop.shapes.models import WEIGHTS
+from sightloop.models.show_o.policy import ShowO, ShowOSettings
+from sightloop.models.show_o.checkpoint import load_show_o
+from sightloop.runs.export import DTYPES
+from sightloop.world.models import WEIGHTS
 from sightloop.training import distributed
 from sightloop.types import ImagePolicy
 

@@ -27,7 +27,7 @@ from sightloop.models.open import (
     refuse_as,
     require_fitting,
 )
-from sightloop.models.reader import processed
+from sightloop.models.captioners.prompt_reader import processed
 from sightloop.models.written_text import spelled_out, text_ids
 from sightloop.rewards.combine import on_last_token
 from sightloop.rewards.samples import pictures_of, pil_pictures, sample_name

@@ -8,10 +8,10 @@ from typing import Literal
 
 import torch
 
-from sightloop.models.adapter_folder import AdapterCard, export_adapter
-from sightloop.models.blip2 import Blip2Captioner
-from sightloop.models.convert import Card, export_folder, export_tensors
-from sightloop.recipes.restore import Restored, restore
+from sightloop.models.captioners.adapter_folder import AdapterCard, export_adapter
+from sightloop.models.captioners.blip2 import Blip2Captioner
+from sightloop.models.captioners.vlrm_checkpoint import Card, export_folder, export_tensors
+from sightloop.runs.restore import Restored, restore
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 _TOLD = ("recall@1", "recall@5", "mrr", "precision", "told", "length")

@@ -11,20 +11,20 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from sightloop.models.checkpoint_files import read_json, refuse_filled
-from sightloop.models.convert import Card, refuse, whole
-from sightloop.models.janus import Janus
-from sightloop.models.janus_checkpoint import write_janus
+from sightloop.models.weight_files import read_json, refuse_filled
+from sightloop.models.captioners.vlrm_checkpoint import Card, refuse, whole
+from sightloop.models.janus.policy import Janus
+from sightloop.models.janus.checkpoint import write_janus
 from sightloop.models.merging import merge_adapters
 from sightloop.models.prompt_strings import QUESTION_PLACE
-from sightloop.models.show_o import ShowO
-from sightloop.models.show_o_checkpoint import ShowOSizes, ShowOWeights, write_show_o
-from sightloop.models.show_o_layout import SPECIAL_TOKENS, SYSTEM_PROMPT
-from sightloop.recipes.export import DTYPES, export_run
-from sightloop.recipes.restore import recipe_and_config
-from sightloop.recipes.restore_image import restore_image_policy
-from sightloop.recipes.unified import world_folder
-from sightloop.recipes.unirl_config import GrpoConfig, UniConfig
+from sightloop.models.show_o.policy import ShowO
+from sightloop.models.show_o.checkpoint import ShowOSizes, ShowOWeights, write_show_o
+from sightloop.models.show_o.layout import SPECIAL_TOKENS, SYSTEM_PROMPT
+from sightloop.runs.export import DTYPES, export_run
+from sightloop.runs.restore import recipe_and_config
+from sightloop.runs.restore_image import restore_image_policy
+from sightloop.recipes.image_policies import world_folder
+from sightloop.recipes.unirl.config import GrpoConfig, UniConfig
 
 _TOLD = {
     "drawn": "drawn right",

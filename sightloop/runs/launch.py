@@ -8,13 +8,13 @@ from typing import Any
 
 from sightloop import accelerator
 from sightloop.recipes.catalog import RECIPES
-from sightloop.recipes.config_json import config_to_json
-from sightloop.recipes.precision import precisions
+from sightloop.runs.config_json import config_to_json
+from sightloop.planning.precision import precisions
 from sightloop.training import distributed
 from sightloop.training.loop import train
 from sightloop.training.memory import OutOfMemoryError, phase
 from sightloop.training.run_folder import given_back_if_it_fails, reserve
-from sightloop.training.runlog import Run, environment
+from sightloop.training.run_files import Run, environment
 
 
 def launch(name: str, config: Any, folder: Path, *, overwrite: bool = False, resume: bool = False) -> None:
@@ -35,7 +35,7 @@ def launch(name: str, config: Any, folder: Path, *, overwrite: bool = False, res
             _drive(name, config, folder)
     except OutOfMemoryError as error:
         # The plan builds every network's shapes: loaded only where it is asked.
-        advise = import_module("sightloop.recipes.memory_advice").out_of_memory_message
+        advise = import_module("sightloop.planning.advice").out_of_memory_message
         raise ValueError(advise(error, config, folder, num_ranks=distributed.num_ranks())) from error
     finally:
         distributed.stop()

@@ -8,11 +8,11 @@ from typing import Any, Literal
 
 import torch
 
-from sightloop.recipes.restore import is_run, recipe_and_config, saved_step
-from sightloop.recipes.unified import Parts, WorldModel
-from sightloop.recipes.unified import open_policy as open_model
-from sightloop.recipes.unirl import AnyImagePolicy, load_policy
-from sightloop.recipes.unirl_config import UniConfig
+from sightloop.runs.restore import is_run, recipe_and_config, saved_step
+from sightloop.recipes.image_policies import Parts, WorldModel
+from sightloop.recipes.image_policies import open_policy as open_model
+from sightloop.recipes.unirl.build import AnyImagePolicy, load_policy
+from sightloop.recipes.unirl.config import UniConfig
 from sightloop.training import checkpoint, distributed
 
 Precision = Literal["float32", "bfloat16", "float16"]

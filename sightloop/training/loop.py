@@ -20,9 +20,9 @@ from sightloop.training.memory import DRAWING, UPDATING, phase
 from sightloop.training.metrics import Measured, rollout_metrics, update_metrics
 from sightloop.training.optimizer import clip_gradients, make_optimizer, set_learning_rate
 from sightloop.training.randomness import untouched_randomness
-from sightloop.training.runlog import Run
+from sightloop.training.run_files import Run
 from sightloop.training.schedule import Schedule
-from sightloop.training.sides import Comparison, SideGradients, columns_of
+from sightloop.training.turn_gradients import Comparison, SideGradients, columns_of
 from sightloop.types import Algorithm, Credit, Evaluation, LossOutput, Policy, Rollout, Tokens, Turn
 
 Batch = TypeVar("Batch", covariant=True)

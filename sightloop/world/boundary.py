@@ -9,9 +9,9 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from sightloop.image_files import BrokenImageError, texts_in
-from sightloop.shapes.models import WEIGHTS
-from sightloop.shapes.pictures import MANIFEST, read_scenes
-from sightloop.shapes.quizzes import SHAPES_VOCABULARY
+from sightloop.world.models import WEIGHTS
+from sightloop.world.image_folder import MANIFEST, read_scenes
+from sightloop.world.quizzes import SHAPES_VOCABULARY
 
 _KNOWN = (
     f"{', '.join(noun.name for noun in SHAPES_VOCABULARY.nouns)} in {', '.join(SHAPES_VOCABULARY.colours)}, "

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import UInt8
 from numpy.typing import NDArray
 
-from sightloop.shapes.scenes import COLOUR_RGB, COLOURS, CORNERS, SHAPES, SIDE, inside
+from sightloop.world.scenes import COLOUR_RGB, COLOURS, CORNERS, SHAPES, SIDE, inside
 
 Pixels = UInt8[np.ndarray, "H W 3"]
 Floats = NDArray[np.float64]

@@ -14,8 +14,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from sightloop.shapes.language import FactCount, count_facts, parses
-from sightloop.shapes.scenes import Scene, render, sample_scene
+from sightloop.world.language import FactCount, count_facts, parses
+from sightloop.world.scenes import Scene, render, sample_scene
 
 MANIFEST = "scenes.jsonl"
 _CHECKED = 4

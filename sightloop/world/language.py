@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from sightloop.shapes.scenes import COLOURS, CORNERS, GROUNDS, SHAPES, SIZES, Scene, Thing
+from sightloop.world.scenes import COLOURS, CORNERS, GROUNDS, SHAPES, SIZES, Scene, Thing
 
 Style = Literal["short", "medium", "full"]
 STYLES: tuple[Style, ...] = ("short", "medium", "full")
@@ -184,7 +184,7 @@ _KIND: dict[str, str] = {
 def count_facts(scene: Scene, text: str) -> FactCount:
     """Facts of the caption checked against the scene.
 
-    >>> from sightloop.shapes.scenes import Scene, Thing
+    >>> from sightloop.world.scenes import Scene, Thing
     >>> thing = Thing(size="small", colour="red", shape="circle", corner="top-left")
     >>> scene = Scene(ground="white", things=(thing,))
     >>> count_facts(scene, "a large red circle on white")

@@ -31,8 +31,8 @@ from transformers import (
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from sightloop.shapes.language import SPECIALS, WORDS
-from sightloop.shapes.scenes import SIDE
+from sightloop.world.language import SPECIALS, WORDS
+from sightloop.world.scenes import SIDE
 
 WEIGHTS = Path(__file__).parent / "weights"
 PAD, BOS, UNKNOWN, EOS, IMAGE = range(len(SPECIALS))

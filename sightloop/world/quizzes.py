@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sightloop.data.quizzes import (
+from sightloop.quizzes.grammar import (
     CATEGORIES,
     PROMPT_START,
     QUESTIONS,
@@ -20,8 +20,8 @@ from sightloop.data.quizzes import (
     quiz_of,
     random_quiz,
 )
-from sightloop.data.vocabulary import NUMBER_WORDS, OPPOSITES, Noun, Vocabulary, plural_of
-from sightloop.shapes.scenes import COLOURS, CORNERS, GROUNDS, SHAPES, Scene, Thing
+from sightloop.quizzes.vocabulary import NUMBER_WORDS, OPPOSITES, Noun, Vocabulary, plural_of
+from sightloop.world.scenes import COLOURS, CORNERS, GROUNDS, SHAPES, Scene, Thing
 
 SHAPES_VOCABULARY = Vocabulary(
     nouns=tuple(Noun(name=shape, plural=plural_of(shape)) for shape in SHAPES), colours=COLOURS

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sightloop.data.quizzes import Clause, Quiz
-from sightloop.shapes.checker import SURE, Detection
+from sightloop.quizzes.grammar import Clause, Quiz
+from sightloop.world.checker import SURE, Detection
 
 _MARGIN = 0.1
 """Share of both sizes that two things must be apart before a relation holds."""

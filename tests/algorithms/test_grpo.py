@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sightloop.algorithms.grpo import GRPO, NAMED, named
 from sightloop.algorithms.ratios import clipped_ratio, kl_to_reference
-from sightloop.algorithms.sides import Side, Sides
+from sightloop.algorithms.turn_objectives import Side, Sides
 from sightloop.types import Credit, Prompt, Rollout, Sampling, Tokens, Turn
 
 WARM = Sampling(max_tokens=4, temperature=2.0)

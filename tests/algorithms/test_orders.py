@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sightloop.algorithms.orders import (
+from sightloop.algorithms.unmasking import (
     FreshMasks,
     SomeRounds,
     fresh_masks,

@@ -3,7 +3,7 @@ import torch
 from algorithms.captions_of_a_table import TablePolicy, rollout_of
 
 from sightloop.algorithms.a2c import require_choices
-from sightloop.algorithms.scst import SCST, GreedyBaseline, GroupBaseline
+from sightloop.algorithms.baselines import SCST, GreedyBaseline, GroupBaseline
 
 MASK = torch.tensor([[True, True, False], [True, True, True], [True, False, False], [True, True, False]])
 REWARDS = torch.tensor([[-1.0, 3.0, 0.0], [0.0, 0.0, 6.0], [1.0, 0.0, 0.0], [0.0, 5.0, 0.0]])

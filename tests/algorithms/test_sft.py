@@ -7,7 +7,7 @@ from algorithms.drawn_and_answered import ANSWERS, TwoTables, tables, two_turns
 from torch import Tensor
 
 from sightloop.algorithms.sft import SFT, paper
-from sightloop.algorithms.sides import Side, Sides
+from sightloop.algorithms.turn_objectives import Side, Sides
 from sightloop.types import Rollout, Tokens, Turn
 
 ALL = paper(SFT())

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sightloop.data import prompt_guard
-from sightloop.data.prompt_guard import excludes, normalized_prompt, prompt_digest, read_prompts
-from sightloop.data.quiz_stream import GrammarQuizzes, QuizStream
-from sightloop.data.quizzes import Category, Quiz, random_quiz
-from sightloop.data.vocabulary import COCO_NOUNS, NUMBER_WORDS, OPPOSITES, REAL, Vocabulary
+from sightloop.quizzes import prompt_guard
+from sightloop.quizzes.prompt_guard import excludes, normalized_prompt, prompt_digest, read_prompts
+from sightloop.quizzes.stream import GrammarQuizzes, QuizStream
+from sightloop.quizzes.grammar import Category, Quiz, random_quiz
+from sightloop.quizzes.vocabulary import COCO_NOUNS, NUMBER_WORDS, OPPOSITES, REAL, Vocabulary
 
 TEST_SET: dict[Category, int] = {
     "single_object": 80,

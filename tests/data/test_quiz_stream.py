@@ -5,10 +5,10 @@ from collections import Counter
 import pytest
 import torch
 
-from sightloop.data.prompt_guard import excludes
-from sightloop.data.quiz_stream import GrammarQuizzes, ListedQuizzes, QuizStream
-from sightloop.data.quizzes import CATEGORIES, Clause, quiz_of
-from sightloop.data.vocabulary import REAL
+from sightloop.quizzes.prompt_guard import excludes
+from sightloop.quizzes.stream import GrammarQuizzes, ListedQuizzes, QuizStream
+from sightloop.quizzes.grammar import CATEGORIES, Clause, quiz_of
+from sightloop.quizzes.vocabulary import REAL
 
 GRAMMAR = GrammarQuizzes(REAL, seed=3)
 LISTED = [quiz_of("single_object", (Clause(noun=noun.name),), REAL) for noun in REAL.nouns[:5]]

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from sightloop.data.prompt_guard import excludes, normalized_prompt, read_prompts
-from sightloop.data.quizzes import CATEGORIES, QUESTIONS, Clause, quiz_of, user_quizzes
-from sightloop.data.vocabulary import COCO_NOUNS, REAL, Noun, Vocabulary, plural_of, with_article
+from sightloop.quizzes.prompt_guard import excludes, normalized_prompt, read_prompts
+from sightloop.quizzes.grammar import CATEGORIES, QUESTIONS, Clause, quiz_of, user_quizzes
+from sightloop.quizzes.vocabulary import COCO_NOUNS, REAL, Noun, Vocabulary, plural_of, with_article
 
 CAT, DOG = Clause(noun="cat"), Clause(noun="dog")
 EXAMPLES = {

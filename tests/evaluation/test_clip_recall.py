@@ -22,9 +22,9 @@ from sightloop.evaluation.retrieval import (
     clip_recall_of_files,
     protocol_hash,
 )
-from sightloop.shapes.language import caption
-from sightloop.shapes.models import WEIGHTS
-from sightloop.shapes.scenes import render, sample_scene
+from sightloop.world.language import caption
+from sightloop.world.models import WEIGHTS
+from sightloop.world.scenes import render, sample_scene
 
 NUMBER = 40
 

@@ -9,12 +9,12 @@ import torch.nn.functional as F
 from PIL import Image
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from sightloop.evaluation.detection_colours import TEMPLATES, ClipColours, crop_of
-from sightloop.evaluation.geneval import Detection
-from sightloop.evaluation.geneval_prompts import COLOURS
+from sightloop.geneval.colours import TEMPLATES, ClipColours, crop_of
+from sightloop.geneval.rules import Detection
+from sightloop.geneval.prompts import COLOURS
 from sightloop.evaluation.retrieval import ClipEncoder
-from sightloop.shapes.models import WEIGHTS
-from sightloop.shapes.scenes import COLOUR_RGB
+from sightloop.world.models import WEIGHTS
+from sightloop.world.scenes import COLOUR_RGB
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sightloop.evaluation.detection import (
+from sightloop.geneval.detectors import (
     DetectionsFile,
     Picture,
     detections_line,
@@ -18,7 +18,7 @@ from sightloop.evaluation.detection import (
     open_picture,
     read_detections,
 )
-from sightloop.evaluation.geneval import Detection
+from sightloop.geneval.rules import Detection
 
 NAME = "00000/samples/0000.png"
 DOG = {"class": "dog", "box": [1, 2, 3, 4], "score": 0.5}

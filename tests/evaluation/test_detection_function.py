@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from sightloop.evaluation.detection import Picture
-from sightloop.evaluation.detection_function import FunctionDetector
-from sightloop.evaluation.geneval import Detection
+from sightloop.geneval.detectors import Picture
+from sightloop.geneval.function_detector import FunctionDetector
+from sightloop.geneval.rules import Detection
 
 DOG = {"class": "dog", "box": [0, 1, 2, 3], "score": 0.5}
 

@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import Mask2FormerConfig, SwinConfig
 
-from sightloop.evaluation.detection import Picture
-from sightloop.evaluation.detection_mask2former import (
+from sightloop.geneval.detectors import Picture
+from sightloop.geneval.mask2former import (
     Mask2FormerDetector,
     Resizing,
     Segmenter,
@@ -24,7 +24,7 @@ from sightloop.evaluation.detection_mask2former import (
     instances,
     prepared,
 )
-from sightloop.evaluation.geneval_prompts import CLASSES
+from sightloop.geneval.prompts import CLASSES
 
 SMALL = Resizing(short=64, long=96, divisor=32)
 

@@ -20,9 +20,9 @@ from transformers import (
     SwinConfig,
 )
 
-from sightloop.evaluation.detection import Picture
-from sightloop.evaluation.detection_mask2former import Resizing
-from sightloop.evaluation.detection_zero_shot import ZeroShotDetector, phrases_of, squared, surest
+from sightloop.geneval.detectors import Picture
+from sightloop.geneval.mask2former import Resizing
+from sightloop.geneval.zero_shot import ZeroShotDetector, phrases_of, squared, surest
 
 SMALL = Resizing(short=64, long=90, divisor=1)
 WORDS = ["unicorn", "tv", "remote", "red", "a", "photo", "of"]

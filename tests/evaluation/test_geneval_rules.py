@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sightloop.evaluation.geneval import (
+from sightloop.geneval.rules import (
     Detection,
     Rules,
     exact_reward,
@@ -19,7 +19,7 @@ from sightloop.evaluation.geneval import (
     relations_between,
     verdict,
 )
-from sightloop.evaluation.geneval_prompts import CLASSES, GenEvalPrompt, parse_prompt, read_prompts
+from sightloop.geneval.prompts import CLASSES, GenEvalPrompt, parse_prompt, read_prompts
 
 
 def asking(*include: dict[str, Any], tag: str = "two_object", exclude: Any = ()) -> GenEvalPrompt:

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sightloop.evaluation.geneval_folder import read_folder
-from sightloop.evaluation.geneval_prompts import GenEvalPrompt, parse_prompt
-from sightloop.evaluation.geneval_scores import (
+from sightloop.geneval.folder import read_folder
+from sightloop.geneval.prompts import GenEvalPrompt, parse_prompt
+from sightloop.geneval.scores import (
     TASKS,
     Result,
     change_between,

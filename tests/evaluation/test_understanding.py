@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sightloop.evaluation.understanding import Outcomes, imbalance, outcomes_of
+from sightloop.evaluation.imbalance import Outcomes, imbalance, outcomes_of
 
 DRAWN = [True, True, True, False, False, False, False, False]
 TOLD = [True, True, False, True, False, False, False, False]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sightloop.evaluation.yes_no import read_as_pope, read_yes_no, yes_no_measures
+from sightloop.evaluation.pope import read_as_pope, read_yes_no, yes_no_measures
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 import torch
 from tiny_captioners import SIDE, Make, idefics3, llava, qwen2_vl, random_weights
 
-from sightloop.models.captioner import CaptionerSettings, GenericCaptioner
+from sightloop.models.captioners.generic import CaptionerSettings, GenericCaptioner
 
 
 @pytest.fixture(scope="session")

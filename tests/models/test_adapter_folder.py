@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from tiny_captioners import SIDE, Make, noise, prompt, random_weights
 from transformers import AutoModelForImageTextToText
 
-from sightloop.models.adapter_folder import export_adapter, load_adapter
+from sightloop.models.captioners.adapter_folder import export_adapter, load_adapter
 from sightloop.types import Turn
 
 

@@ -17,12 +17,12 @@ from transformers import (
     T5Config,
 )
 
-from sightloop.models.blip2 import LORA_TARGETS, TOWER, Blip2Captioner, no_dropout
-from sightloop.models.vision_towers import same_tower
+from sightloop.models.captioners.blip2 import LORA_TARGETS, TOWER, Blip2Captioner, no_dropout
+from sightloop.models.captioners.vision_towers import same_tower
 from sightloop.rewards.similarity import ItmSimilarity
-from sightloop.shapes.language import WORDS
-from sightloop.shapes.models import PAD, WEIGHTS
-from sightloop.shapes.scenes import render, sample_scene
+from sightloop.world.language import WORDS
+from sightloop.world.models import PAD, WEIGHTS
+from sightloop.world.scenes import render, sample_scene
 from sightloop.types import Images, Prompt, Sampling, Turn
 
 TRAINED = ("query_tokens", "qformer.", "language_projection.")

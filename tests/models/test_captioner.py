@@ -33,7 +33,7 @@ from tiny_captioners import (
 from torch import Tensor
 from transformers import Blip2Config, Blip2ForConditionalGeneration
 
-from sightloop.models.captioner import CaptionerSettings, GenericCaptioner
+from sightloop.models.captioners.generic import CaptionerSettings, GenericCaptioner
 from sightloop.types import Images, Prompt, Sampling, Tokens, Turn
 
 WAYS = [*((family, True) for family in FAMILIES), ("llava", False)]

@@ -17,7 +17,7 @@ from tiny_captioners import (
 )
 from torch import Tensor
 
-from sightloop.models.critic import TrunkCritic
+from sightloop.models.captioners.critic import TrunkCritic
 from sightloop.types import Images, Prompt, Tokens, Turn
 
 

@@ -27,11 +27,11 @@ from tiny_show_o_folders import (
 from torch import Tensor
 from transformers import CLIPVisionConfig, CLIPVisionModel, PhiForCausalLM
 
-from sightloop.models.checkpoint_files import read_weights, write_weights
+from sightloop.models.weight_files import read_weights, write_weights
 from sightloop.models.families import found_in, require
-from sightloop.models.magvit2 import Magvit2
-from sightloop.models.show_o import ShowOSettings
-from sightloop.models.show_o_checkpoint import (
+from sightloop.models.show_o.magvit2 import Magvit2
+from sightloop.models.show_o.policy import ShowOSettings
+from sightloop.models.show_o.checkpoint import (
     ShowOSizes,
     load_show_o,
     read_show_o,

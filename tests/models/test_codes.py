@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sightloop.models.codes import code_log_probs
-from sightloop.models.generation import token_log_probs
+from sightloop.models.decoding.code_likelihood import code_log_probs
+from sightloop.models.decoding.sampling import token_log_probs
 from sightloop.types import Sampling
 
 ROWS, WIDTH, CODES = 11, 6, 40

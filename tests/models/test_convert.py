@@ -20,8 +20,8 @@ from transformers import (
     OPTConfig,
 )
 
-from sightloop.models.blip2 import Bridge
-from sightloop.models.convert import (
+from sightloop.models.captioners.blip2 import Bridge
+from sightloop.models.captioners.vlrm_checkpoint import (
     Card,
     card_text,
     export_folder,
@@ -29,8 +29,8 @@ from sightloop.models.convert import (
     load_published,
     load_vlrm,
 )
-from sightloop.models.critic import TrunkCritic
-from sightloop.shapes.models import IMAGE
+from sightloop.models.captioners.critic import TrunkCritic
+from sightloop.world.models import IMAGE
 
 CARD = Card(
     base="Salesforce/blip2-opt-2.7b", steps=250, figures={"recall@1": (0.517, 0.905)}, license_name="mit"

@@ -9,8 +9,8 @@ from models import tiny_blip2
 from torch import Tensor, nn
 
 from sightloop.algorithms.a2c import A2C
-from sightloop.models.blip2 import Blip2Captioner
-from sightloop.models.critic import Adapters, TrunkCritic, ValueHead
+from sightloop.models.captioners.blip2 import Blip2Captioner
+from sightloop.models.captioners.critic import Adapters, TrunkCritic, ValueHead
 from sightloop.types import Credit, Prompt, Rollout, Sampling, Turn
 
 

@@ -7,8 +7,9 @@ import torch
 from models import tiny_blip2
 from torch import Tensor
 
-from sightloop.models import generation, growing_texts
-from sightloop.models.generation import (
+from sightloop.models.decoding import sampling as generation
+from sightloop.models.decoding import growing_texts
+from sightloop.models.decoding.sampling import (
     Writer,
     alone,
     draw,

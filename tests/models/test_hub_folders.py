@@ -14,7 +14,7 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, GenerationConfig
 
 from sightloop.cli import main
-from sightloop.models.captioner import CaptionerSettings, GenericCaptioner
+from sightloop.models.captioners.generic import CaptionerSettings, GenericCaptioner
 from sightloop.models.open import open_config, open_processor
 from sightloop.rewards.yes_no import YesNoJudge
 from sightloop.types import Images, Sampling, Turn

@@ -12,7 +12,7 @@ from image_policy_contract import CHECKS
 from tiny_janus import NUM_CODES, NUM_TOKENS, pictures, stirred, tiny_janus, tiny_model, tokenizer
 from torch import Tensor, nn
 
-from sightloop.models.janus import Janus
+from sightloop.models.janus.policy import Janus
 from sightloop.types import Prompt, Sampling, Tokens, Turn
 
 TEXTS = ["a cat", "two red dogs", "a cat"]

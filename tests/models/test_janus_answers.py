@@ -12,7 +12,7 @@ from PIL import Image
 from tiny_janus import NUM_TOKENS, PICTURE, pictures, tiny_janus, tiny_model, tiny_processor
 from torch import Tensor
 
-from sightloop.models.janus import Janus
+from sightloop.models.janus.policy import Janus
 from sightloop.types import Images, Prompt, Sampling, Tokens, Turn
 
 QUESTIONS = ["what is this?", "how many?", "what is this?", "", "colour?"]

@@ -10,7 +10,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 from unified_folders import byte_level, byte_model, janus_words
 
-from sightloop.models.janus_conversation import (
+from sightloop.models.janus.conversation import (
     FIRST_ROLES,
     PRO_ROLES,
     SYSTEM_PROMPT,

@@ -9,8 +9,8 @@ import torch
 from tiny_janus import NUM_CODES, NUM_TOKENS, tiny_janus
 from torch import Tensor
 
-from sightloop.models.codes import gumbel_noise_given, relaxed_codes, unit_exponentials
-from sightloop.models.janus import Janus
+from sightloop.models.decoding.code_likelihood import gumbel_noise_given, relaxed_codes, unit_exponentials
+from sightloop.models.janus.policy import Janus
 from sightloop.types import Prompt, Sampling
 
 PROMPT = Prompt(texts=["a cat", "two red dogs"], wants="image", seeds=[3, 10])

@@ -9,7 +9,7 @@ import torch
 from models import tiny_blip2
 from torch import Tensor
 
-from sightloop.models.last_layer import READ_FROM
+from sightloop.models.captioners.last_layer import READ_FROM
 from sightloop.models.transformers_internals import cache_argument, roomy_cache
 
 LENGTH, FIRST = 9, 5

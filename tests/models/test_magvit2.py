@@ -11,8 +11,8 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sightloop.models.magvit2 import Magvit2, pixel_values_of, pixels_from
-from sightloop.models.magvit2_layers import Codebook, Magvit2Config
+from sightloop.models.show_o.magvit2 import Magvit2, pixel_values_of, pixels_from
+from sightloop.models.show_o.magvit2_layers import Codebook, Magvit2Config
 
 TINY = Magvit2Config(
     channels=32,

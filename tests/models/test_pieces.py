@@ -7,7 +7,7 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE, WordLevel
 from transformers import PreTrainedTokenizerFast
 
-from sightloop.models.pieces import Pieces
+from sightloop.models.decoding.token_pieces import Pieces
 from sightloop.types import Tokens
 
 PAD, BOS, END = 0, 1, 2

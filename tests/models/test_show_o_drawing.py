@@ -10,9 +10,9 @@ import torch
 from tiny_show_o import NUM_TOKENS, show_o, stirred
 from torch import Tensor
 
-from sightloop.models.codes import gumbel_noise_given, unit_exponentials
-from sightloop.models.show_o import ShowO
-from sightloop.models.show_o_drawing import (
+from sightloop.models.decoding.code_likelihood import gumbel_noise_given, unit_exponentials
+from sightloop.models.show_o.policy import ShowO
+from sightloop.models.show_o.sampling import (
     RELAXED_STREAM,
     Noise,
     chosen_rounds,

@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny_show_o import END, NUM_BITS, tokenizer
 
-from sightloop.models.show_o_layout import (
+from sightloop.models.show_o.layout import (
     IGNORED,
     SPECIAL_TOKENS,
     Vocabulary,
@@ -18,7 +18,7 @@ from sightloop.models.show_o_layout import (
     text_rows,
     vocabulary_of,
 )
-from sightloop.models.show_o_masks import answer_mask, causal, drawing_mask
+from sightloop.models.show_o.masks import answer_mask, causal, drawing_mask
 
 # 5 words (4 is begin and end), ten special tokens from 5 on, codes 15 to 18, the mask token 19.
 WORDS = Vocabulary(num_text=5, num_codes=4, begin=4, end=4)

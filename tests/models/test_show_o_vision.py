@@ -9,8 +9,8 @@ from tiny_captioners import random_weights
 from tiny_show_o import NUM_TOKENS, language, magvit, pictures, stirred, tokenizer
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
-from sightloop.models.show_o import ShowO, ShowOSettings
-from sightloop.models.show_o_vision import FEATURES, MEAN, SPREAD, ShowOVision, new_projector
+from sightloop.models.show_o.policy import ShowO, ShowOSettings
+from sightloop.models.show_o.vision import FEATURES, MEAN, SPREAD, ShowOVision, new_projector
 from sightloop.types import Images, Prompt, Sampling, Turn
 
 

@@ -22,11 +22,11 @@ from transformers import AutoTokenizer, ByT5Tokenizer, PreTrainedTokenizerFast
 
 from sightloop.evaluation.retrieval import ClipEncoder
 from sightloop.models.written_text import read_texts, spelled_out, text_ids
-from sightloop.recipes.restore import load_captioner
-from sightloop.recipes.unified import load_image_policy
+from sightloop.runs.restore import load_captioner
+from sightloop.recipes.image_policies import load_image_policy
 from sightloop.rewards.similarity import ItmSimilarity
-from sightloop.shapes.models import WEIGHTS
-from sightloop.shapes.scenes import render, sample_scene
+from sightloop.world.models import WEIGHTS
+from sightloop.world.scenes import render, sample_scene
 from sightloop.types import Images
 
 CORPUS = [
@@ -143,7 +143,7 @@ def scenes(number: int) -> tuple[Images, list[str]]:
     """Pictures, and what is true of each."""
     import numpy as np
 
-    from sightloop.shapes.language import full_caption
+    from sightloop.world.language import full_caption
 
     rng = np.random.default_rng(0)
     drawn = [sample_scene(rng) for _ in range(number)]

@@ -19,9 +19,9 @@ from transformers import (
 )
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
-from sightloop.models.blip2 import Blip2Captioner
-from sightloop.shapes.language import WORDS
-from sightloop.shapes.models import IMAGE, PAD, tokenizer
+from sightloop.models.captioners.blip2 import Blip2Captioner
+from sightloop.world.language import WORDS
+from sightloop.world.models import IMAGE, PAD, tokenizer
 from sightloop.types import Images
 
 SIDE, NUM_QUERIES, WIDTH = 16, 4, 32

@@ -33,7 +33,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from transformers.models.qwen2_vl.processing_qwen2_vl import Qwen2VLProcessor
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
-from sightloop.models.captioner import GenericCaptioner
+from sightloop.models.captioners.generic import GenericCaptioner
 from sightloop.types import Images, Prompt, Sampling
 
 SIDE = 16

@@ -20,7 +20,7 @@ from transformers import (
 from transformers.models.janus.image_processing_pil_janus import JanusImageProcessorPil
 from transformers.models.janus.processing_janus import JanusProcessor
 
-from sightloop.models.janus import Janus, JanusSettings
+from sightloop.models.janus.policy import Janus, JanusSettings
 from sightloop.types import Images
 
 BOS, EOS, PAD, START, STOP, PICTURE = range(6)

@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PhiConfig, PhiForCausalLM
 
-from sightloop.models.show_o_body import Body
-from sightloop.models.show_o_layout import SPECIAL_TOKENS, Vocabulary
+from sightloop.models.show_o.body import Body
+from sightloop.models.show_o.layout import SPECIAL_TOKENS, Vocabulary
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sightloop.evaluation.detection_colours import crop_of
-from sightloop.evaluation.geneval import (
+from sightloop.geneval.colours import crop_of
+from sightloop.geneval.rules import (
     Detection,
     Rules,
     flow_grpo_reward,
     relations_between,
     verdict,
 )
-from sightloop.evaluation.geneval_prompts import parse_prompt
-from sightloop.evaluation.geneval_scores import Result, summarise
+from sightloop.geneval.prompts import parse_prompt
+from sightloop.geneval.scores import Result, summarise
 
 OPTIONS = {
     "threshold": "threshold",

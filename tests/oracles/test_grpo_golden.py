@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from sightloop.algorithms.credit import group_relative
 from sightloop.algorithms.grpo import GRPO
 from sightloop.algorithms.ratios import clipped_ratio, kl_to_reference
-from sightloop.algorithms.sides import Side, Sides
+from sightloop.algorithms.turn_objectives import Side, Sides
 from sightloop.types import Prompt, Rollout, Sampling, Tokens, TokenScores, Turn
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-9}

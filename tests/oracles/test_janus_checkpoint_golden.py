@@ -15,8 +15,8 @@ from tokenizers.models import WordLevel
 from torch import Tensor
 from transformers import AutoProcessor, JanusForConditionalGeneration, PreTrainedTokenizerFast
 
-from sightloop.models.checkpoint_files import read_weights
-from sightloop.models.janus_checkpoint import (
+from sightloop.models.weight_files import read_weights
+from sightloop.models.janus.checkpoint import (
     SPECIAL_TOKENS,
     read_janus,
     read_janus_tokenizer,

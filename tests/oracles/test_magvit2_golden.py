@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from sightloop.models.magvit2 import Magvit2
+from sightloop.models.show_o.magvit2 import Magvit2
 
 PIXELS = 5e-5
 

@@ -12,11 +12,11 @@ from transformers import AutoProcessor
 from unified_folders import janus_folder, show_o_folders
 
 from sightloop.cli import main
-from sightloop.models.janus import Janus
+from sightloop.models.janus.policy import Janus
 from sightloop.models.prompt_strings import PromptOptions
-from sightloop.models.show_o import ShowO
-from sightloop.models.show_o_layout import SYSTEM_PROMPT
-from sightloop.recipes.unified import Parts, load_image_policy
+from sightloop.models.show_o.policy import ShowO
+from sightloop.models.show_o.layout import SYSTEM_PROMPT
+from sightloop.recipes.image_policies import Parts, load_image_policy
 
 Case = dict[str, Any]
 STYLES_WITH_ROLES = ("deepseek", "deepseek_old")

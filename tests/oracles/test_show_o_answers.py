@@ -11,9 +11,9 @@ from show_o_golden import Golden, load_golden, runs_of, same
 from torch import Tensor
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
-from sightloop.models.show_o_answers import Pictures, draw_answers
-from sightloop.models.show_o_masks import answer_mask
-from sightloop.models.show_o_vision import ShowOVision, new_projector
+from sightloop.models.show_o.answers import Pictures, draw_answers
+from sightloop.models.show_o.masks import answer_mask
+from sightloop.models.show_o.vision import ShowOVision, new_projector
 from sightloop.types import Sampling, Tokens
 
 

@@ -9,7 +9,7 @@ import torch
 from show_o_golden import Golden, load_golden, numbers, runs_of, same
 from torch import Tensor
 
-from sightloop.models.show_o_layout import (
+from sightloop.models.show_o.layout import (
     begun,
     caption_rows,
     drawing_prompt,
@@ -18,7 +18,7 @@ from sightloop.models.show_o_layout import (
     picture_prefix,
     text_rows,
 )
-from sightloop.models.show_o_losses import (
+from sightloop.models.show_o.losses import (
     Masking,
     Rows,
     caption_lesson,
@@ -27,7 +27,7 @@ from sightloop.models.show_o_losses import (
     text_lesson,
     without_conditions,
 )
-from sightloop.models.show_o_masks import answer_mask, causal, drawing_mask
+from sightloop.models.show_o.masks import answer_mask, causal, drawing_mask
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sightloop.data.quizzes import CATEGORIES, Quiz
-from sightloop.evaluation.geneval_prompts import GenEvalPrompt, parse_prompt
-from sightloop.recipes.geneval_drawing import Drawing, draw_prompts
-from sightloop.shapes.quizzes import sample_quiz, scene_for
-from sightloop.shapes.scenes import SIDE, render
+from sightloop.quizzes.grammar import CATEGORIES, Quiz
+from sightloop.geneval.prompts import GenEvalPrompt, parse_prompt
+from sightloop.evaluators.geneval_images import Drawing, draw_prompts
+from sightloop.world.quizzes import sample_quiz, scene_for
+from sightloop.world.scenes import SIDE, render
 from sightloop.types import Images, Prompt, Sampling, Tokens, TokenScores, Turn
 
 

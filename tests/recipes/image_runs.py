@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
-from sightloop.recipes.config_json import config_to_json
-from sightloop.recipes.unirl import load_policy
-from sightloop.recipes.unirl_config import GRPO_SHAPES, GRPO_SHAPES_JANUS, GrpoConfig
+from sightloop.runs.config_json import config_to_json
+from sightloop.recipes.unirl.build import load_policy
+from sightloop.recipes.unirl.config import GRPO_SHAPES, GRPO_SHAPES_JANUS, GrpoConfig
 from sightloop.training.checkpoint import Saveable, name_best, write_checkpoint
-from sightloop.training.runlog import Run
+from sightloop.training.run_files import Run
 
 STARTS: dict[str, GrpoConfig] = {"show-o": GRPO_SHAPES, "janus": GRPO_SHAPES_JANUS}
 

@@ -13,18 +13,18 @@ import pytest
 import torch
 from PIL import Image
 
-from sightloop.data.prompt_guard import normalized_prompt
-from sightloop.data.quizzes import CATEGORIES, Clause, quiz_of
-from sightloop.data.vocabulary import REAL
-from sightloop.models.show_o import ShowO
-from sightloop.recipes.both_sides import BothSides, FixedPictures, imbalance_of
-from sightloop.recipes.picture_checks import WorldCheck, open_check
-from sightloop.recipes.unified import load_image_policy
-from sightloop.recipes.unirl import evaluator_of
-from sightloop.recipes.unirl_config import GRPO_SHAPES, GRPO_SHOW_O, BothSidesSettings
-from sightloop.recipes.unirl_quizzes import fixed_asks, kept_out, quiz_stream, read_fixed
-from sightloop.shapes.quizzes import SHAPES_VOCABULARY
-from sightloop.shapes.unified_gates import held_out_scenes, pictures_of
+from sightloop.quizzes.prompt_guard import normalized_prompt
+from sightloop.quizzes.grammar import CATEGORIES, Clause, quiz_of
+from sightloop.quizzes.vocabulary import REAL
+from sightloop.models.show_o.policy import ShowO
+from sightloop.evaluators.joint import BothSides, FixedPictures, imbalance_of
+from sightloop.evaluators.image_checks import WorldCheck, open_check
+from sightloop.recipes.image_policies import load_image_policy
+from sightloop.recipes.unirl.build import evaluator_of
+from sightloop.recipes.unirl.config import GRPO_SHAPES, GRPO_SHOW_O, BothSidesSettings
+from sightloop.recipes.unirl.quizzes import fixed_asks, kept_out, quiz_stream, read_fixed
+from sightloop.world.quizzes import SHAPES_VOCABULARY
+from experiments.world.unified_gates import held_out_scenes, pictures_of
 from sightloop.training.randomness import untouched_randomness
 
 ASKS = fixed_asks(BothSidesSettings(per_category=4), SHAPES_VOCABULARY)

@@ -13,10 +13,10 @@ from recipes.image_runs import STARTS, made_run
 
 from sightloop.cli import main
 from sightloop.evaluation.retrieval import protocol_hash
-from sightloop.recipes.both_sides_changes import changes_of, changes_table, ratio_difference
-from sightloop.recipes.both_sides_command import config_of, models_of
-from sightloop.recipes.both_sides_options import BothSidesOptions
-from sightloop.recipes.picture_sheets import Drawn, drawn_by_run, sheet_of
+from sightloop.evaluators.joint_changes import changes_of, changes_table, ratio_difference
+from sightloop.cli.joint import config_of, models_of
+from sightloop.cli.joint_options import BothSidesOptions
+from sightloop.evaluators.image_sheets import Drawn, drawn_by_run, sheet_of
 from sightloop.types import Evaluation
 
 SMALL = ["--per-category", "4", "--max-tokens", "8"]

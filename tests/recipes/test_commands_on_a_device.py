@@ -17,7 +17,7 @@ from PIL import Image
 from recipes.image_runs import STARTS, made_run
 
 from sightloop.cli import main
-from sightloop.shapes.models import WEIGHTS
+from sightloop.world.models import WEIGHTS
 
 __all__ = ["mask2former", "text_model", "zero_shot"]
 CLIP = str(WEIGHTS / "clip_retrieval")

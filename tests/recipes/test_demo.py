@@ -10,8 +10,8 @@ from PIL import Image
 
 from sightloop.cli import main
 from sightloop.recipes.catalog import RECIPES
-from sightloop.recipes.demo import before_after_sheet, demo_config, train_demo
-from sightloop.recipes.restore import recipe_and_config
+from sightloop.cli.demo_run import before_after_sheet, demo_config, train_demo
+from sightloop.runs.restore import recipe_and_config
 
 
 def test_demonstrations_are_presets_of_the_embedded_world() -> None:

@@ -13,20 +13,20 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sightloop.cli import main
-from sightloop.data.quizzes import Quiz
-from sightloop.recipes.doctor_calibration import Measured, MeasuringJudge, calibration
-from sightloop.recipes.doctor_environment import environment
-from sightloop.recipes.doctor_findings import Finding, as_text, is_healthy
-from sightloop.recipes.doctor_probes import drawn_probe, world_probe
-from sightloop.recipes.doctor_rewards import PAIRS, examine_rewards
-from sightloop.recipes.doctor_unirl import checked
-from sightloop.recipes.picture_checks import WorldCheck
+from sightloop.quizzes.grammar import Quiz
+from sightloop.doctor.calibration import Measured, MeasuringJudge, calibration
+from sightloop.doctor.environment import environment
+from sightloop.doctor.findings import Finding, as_text, is_healthy
+from sightloop.doctor.probes import drawn_probe, world_probe
+from sightloop.doctor.rewards import PAIRS, examine_rewards
+from sightloop.doctor.unirl import checked
+from sightloop.evaluators.image_checks import WorldCheck
 from sightloop.rewards.answers import Denials, FactReward, LessPrior, all_facts, share
 from sightloop.rewards.custom import Loading, load_rewards, read_names
 from sightloop.rewards.phrases import BadPhrases, Repeats, load_phrases, missing_end
 from sightloop.rewards.plain import caption_length
 from sightloop.rewards.samples import outcome_of_texts
-from sightloop.shapes.models import WEIGHTS
+from sightloop.world.models import WEIGHTS
 from sightloop.types import Images, Outcome
 
 FUNCTIONS = """

@@ -12,10 +12,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sightloop.recipes.doctor_findings import Finding, is_healthy
-from sightloop.recipes.doctor_models import ModelToExamine, digest, examine, record
-from sightloop.recipes.doctor_record import BUNDLED
-from sightloop.shapes.models import WEIGHTS
+from sightloop.doctor.findings import Finding, is_healthy
+from sightloop.doctor.models import ModelToExamine, digest, examine, record
+from sightloop.doctor.record import BUNDLED
+from sightloop.world.models import WEIGHTS
 
 Kind = Literal["itm", "clip"]
 JUDGES: list[tuple[str, Kind]] = [("judge", "itm"), ("clip", "clip")]

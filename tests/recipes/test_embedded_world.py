@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from sightloop.cli import main
-from sightloop.shapes.models import WEIGHTS
-from sightloop.shapes.pictures import write_pictures
+from sightloop.world.models import WEIGHTS
+from sightloop.world.image_folder import write_pictures
 
 
 def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
@@ -94,7 +94,7 @@ def vlrm_run(folder: Path, *, clip: str) -> Path:
 def test_a_run_is_measured_by_its_own_clip_and_photographs_never_by_the_tiny_one(
     tmp_path: Path, photographs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("sightloop.recipes.vlrm.NUM_SCENES", 8)
+    monkeypatch.setattr("sightloop.recipes.vlrm.build.NUM_SCENES", 8)
     measure = ["evaluate", "clip-recall", "--images", str(photographs)]
     own = vlrm_run(tmp_path / "own", clip=str(WEIGHTS / "clip_retrieval"))
     found = tmp_path / "found.json"
@@ -164,7 +164,7 @@ def test_quizzes_in_other_words_need_a_model_of_ones_own(
 
 
 def test_lmms_eval_has_to_name_the_tiny_model() -> None:
-    from sightloop.recipes import lmms_eval_model
+    from sightloop.integrations import lmms_eval as lmms_eval_model
 
     with pytest.raises(ValueError, match="model=shapes for the embedded world's tiny one"):
         lmms_eval_model.named("")

@@ -14,9 +14,9 @@ from models.tiny_captioners import SIDE, idefics3, llava
 from PIL import Image
 
 from sightloop.cli import main
-from sightloop.models.captioner import GenericCaptioner
-from sightloop.recipes.restore import restore
-from sightloop.shapes.models import WEIGHTS
+from sightloop.models.captioners.generic import GenericCaptioner
+from sightloop.runs.restore import restore
+from sightloop.world.models import WEIGHTS
 from sightloop.types import Images
 
 FAMILIES: dict[str, Callable[[Path], Path]] = {"llava": llava, "idefics3": idefics3}

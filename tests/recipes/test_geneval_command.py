@@ -15,8 +15,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import Owlv2Config, Owlv2ForObjectDetection, PreTrainedTokenizerFast
 
 from sightloop.cli import main
-from sightloop.evaluation.geneval_scores import read_protocol, read_results
-from sightloop.recipes.geneval import (
+from sightloop.geneval.scores import read_protocol, read_results
+from sightloop.evaluators.geneval_run import (
     GenEvalJob,
     GenEvalRun,
     compared,
@@ -26,12 +26,12 @@ from sightloop.recipes.geneval import (
     record_path,
     run_geneval,
 )
-from sightloop.recipes.geneval_command import evaluate_drawn, evaluate_geneval
-from sightloop.recipes.geneval_drawing import Drawing
-from sightloop.recipes.geneval_eyes import model_kind
-from sightloop.recipes.geneval_options import DrawerOptions, GenEvalOptions
-from sightloop.shapes.checker import SURE
-from sightloop.shapes.models import WEIGHTS
+from sightloop.cli.geneval import evaluate_drawn, evaluate_geneval
+from sightloop.evaluators.geneval_images import Drawing
+from sightloop.evaluators.open_detector import model_kind
+from sightloop.cli.geneval_options import DrawerOptions, GenEvalOptions
+from sightloop.world.checker import SURE
+from sightloop.world.models import WEIGHTS
 
 QUIZZES = some_quizzes()
 

@@ -9,7 +9,7 @@ import pytest
 from geneval_painter import Painter, paint, prompts_of, some_quizzes
 from PIL import Image
 
-from sightloop.recipes.geneval_drawing import Drawing, draw_prompts, picture_seed
+from sightloop.evaluators.geneval_images import Drawing, draw_prompts, picture_seed
 
 
 def pictures_in(folder: Path) -> dict[str, bytes]:

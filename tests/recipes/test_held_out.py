@@ -9,10 +9,10 @@ import torch
 from models.tiny_captioners import EOS, SPECIALS, llava, noise
 
 from sightloop.evaluation.retrieval import ClipEncoder
-from sightloop.models.captioner import GenericCaptioner
-from sightloop.recipes.held_out import HeldOut, Pictures
-from sightloop.recipes.vlrm_config import HeldOutSettings
-from sightloop.shapes.models import WEIGHTS
+from sightloop.models.captioners.generic import GenericCaptioner
+from sightloop.evaluators.held_out_captions import HeldOut, Pictures
+from sightloop.recipes.vlrm.config import HeldOutSettings
+from sightloop.world.models import WEIGHTS
 
 
 def captions(policy: GenericCaptioner, **settings: Any) -> list[str]:

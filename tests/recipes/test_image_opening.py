@@ -15,9 +15,9 @@ from PIL import Image
 
 import sightloop.image_files
 from sightloop.cli import main
-from sightloop.recipes.picture_sheets import drawn_by_run
-from sightloop.recipes.respondent import AnswerSettings, Asked, Respondent
-from sightloop.shapes.models import WEIGHTS
+from sightloop.evaluators.image_sheets import drawn_by_run
+from sightloop.integrations.answerer import AnswerSettings, Asked, Respondent
+from sightloop.world.models import WEIGHTS
 from sightloop.training.gallery import copy_picture
 
 CLIP, CAPTIONER = str(WEIGHTS / "clip"), str(WEIGHTS / "captioner")

@@ -15,8 +15,8 @@ from recipes.device_runs import assert_same, train_on_both
 from recipes.unirl_runs import SMALL, Folders, official_folders, resumed
 
 from sightloop.cli import main
-from sightloop.recipes import vlrm
-from sightloop.shapes.models import WEIGHTS
+from sightloop.recipes.vlrm.build import build as vlrm
+from sightloop.world.models import WEIGHTS
 
 VLRM = (
     "vlrm", "--batch", "4", "--micro-batch", "2", "--steps", "1", "--save-every", "1", "--sample-every", "1",

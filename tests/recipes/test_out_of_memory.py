@@ -10,9 +10,9 @@ import torch
 from recipes.unirl_runs import SMALL as SMALL_UNIRL
 
 from sightloop.cli import main
-from sightloop.models.blip2 import Blip2Captioner
-from sightloop.models.show_o import ShowO
-from sightloop.recipes import vlrm
+from sightloop.models.captioners.blip2 import Blip2Captioner
+from sightloop.models.show_o.policy import ShowO
+from sightloop.recipes.vlrm.build import build as vlrm
 from sightloop.training.memory import is_out_of_memory
 
 SMALL = ["--batch", "8", "--micro-batch", "4", "--steps", "2", "--save-every", "1", "--held-out.limit", "8"]

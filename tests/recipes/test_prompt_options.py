@@ -15,9 +15,9 @@ from transformers import AutoProcessor
 from unified_folders import byte_level, byte_model, janus_folder, janus_words, show_o_folders
 
 from sightloop.cli import main
-from sightloop.recipes.geneval_drawing import Drawing, draw_prompts
-from sightloop.recipes.unified import Parts, load_image_policy
-from sightloop.shapes.models import WEIGHTS
+from sightloop.evaluators.geneval_images import Drawing, draw_prompts
+from sightloop.recipes.image_policies import Parts, load_image_policy
+from sightloop.world.models import WEIGHTS
 
 CPU = torch.device("cpu")
 

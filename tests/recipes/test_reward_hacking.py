@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from sightloop.cli import main
-from sightloop.recipes import vlrm
+from sightloop.recipes.vlrm.build import build as vlrm
 from sightloop.recipes.catalog import RECIPES
-from sightloop.recipes.restore import saved_step
+from sightloop.runs.restore import saved_step
 
 NO_OTHER_REWARD = [
     word

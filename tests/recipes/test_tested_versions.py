@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from sightloop.recipes import tested_versions
-from sightloop.recipes.doctor_environment import environment
-from sightloop.recipes.tested_versions import in_words, outside
+from sightloop.doctor import tested_versions
+from sightloop.doctor.environment import environment
+from sightloop.doctor.tested_versions import in_words, outside
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 NEEDS = [Requirement("torch<2.15,>=2.11"), Requirement("transformers<5.25,>=5.17")]

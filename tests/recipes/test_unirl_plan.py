@@ -13,10 +13,10 @@ from models.tiny_janus import tokenizer as janus_tokenizer
 from tiny_show_o_folders import CONFIG, official_folder, phi
 
 from sightloop.cli import main
-from sightloop.models.janus_checkpoint import write_official_janus
-from sightloop.recipes.plan import GIB, count
-from sightloop.recipes.unirl import load_policy
-from sightloop.recipes.unirl_config import (
+from sightloop.models.janus.checkpoint import write_official_janus
+from sightloop.planning.vlrm_plan import GIB, count
+from sightloop.recipes.unirl.build import load_policy
+from sightloop.recipes.unirl.config import (
     GRPO_JANUS,
     GRPO_SHAPES,
     GRPO_SHAPES_JANUS,
@@ -28,9 +28,9 @@ from sightloop.recipes.unirl_config import (
     PolicySettings,
     SidesSettings,
 )
-from sightloop.recipes.unirl_flops import step_flops
-from sightloop.recipes.unirl_plan import memory_plan, parameter_counts
-from sightloop.recipes.unirl_sizes import networks_of, shapes_in
+from sightloop.planning.flops import step_flops
+from sightloop.planning.unirl_plan import memory_plan, parameter_counts
+from sightloop.planning.networks import networks_of, shapes_in
 
 FULL = PolicySettings(trained="full")
 STARTS: dict[str, GrpoConfig] = {"show-o": GRPO_SHAPES, "janus": GRPO_SHAPES_JANUS}

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from recipes.unirl_runs import SMALL, figures, resumed, same, train, weights_of
 
-from sightloop.data.quizzes import Clause, quiz_of
-from sightloop.shapes.quizzes import SHAPES_VOCABULARY
+from sightloop.quizzes.grammar import Clause, quiz_of
+from sightloop.world.quizzes import SHAPES_VOCABULARY
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = [

@@ -9,13 +9,13 @@ import pytest
 from geneval_painter import paint, some_quizzes
 
 from sightloop.cli import main
-from sightloop.recipes.geneval_eyes import GenEvalJob, model_kind, open_detector
-from sightloop.recipes.unirl_config import QuizJudge, QuizRewards, UniConfig
-from sightloop.recipes.unirl_plan import judges_of
+from sightloop.evaluators.open_detector import GenEvalJob, model_kind, open_detector
+from sightloop.recipes.unirl.config import QuizJudge, QuizRewards, UniConfig
+from sightloop.planning.unirl_plan import judges_of
 
 FILE = """
 import numpy as np
-from sightloop.shapes.checker import detect
+from sightloop.world.checker import detect
 
 def eyes(images):
     return [

@@ -14,8 +14,8 @@ from tiny_show_o_folders import magvit, official_folder, tokenizer
 from torch import Tensor
 
 from sightloop.cli import main
-from sightloop.models.janus_checkpoint import write_official_janus
-from sightloop.models.show_o_checkpoint import write_magvit2
+from sightloop.models.janus.checkpoint import write_official_janus
+from sightloop.models.show_o.checkpoint import write_magvit2
 
 SMALL = (
     "--prompts", "2", "--group", "2", "--micro-batch", "4", "--steps", "2", "--save-every", "1",

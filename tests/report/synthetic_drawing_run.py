@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from sightloop.data.quizzes import CATEGORIES, Quiz
-from sightloop.shapes.quizzes import right_answers, sample_quiz, scene_for
-from sightloop.shapes.scenes import render
+from sightloop.quizzes.grammar import CATEGORIES, Quiz
+from sightloop.world.quizzes import right_answers, sample_quiz, scene_for
+from sightloop.world.scenes import render
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from sightloop.shapes.language import caption as short_or_full
-from sightloop.shapes.language import count_facts, words_of
-from sightloop.shapes.scenes import COLOURS, Scene, render, sample_scene
+from sightloop.world.language import caption as short_or_full
+from sightloop.world.language import count_facts, words_of
+from sightloop.world.scenes import COLOURS, Scene, render, sample_scene
 
 EVALUATED = 60
 PICTURED = 40

@@ -2,8 +2,8 @@
 
 import pytest
 
-from sightloop.data.quiz_stream import GrammarQuizzes
-from sightloop.data.vocabulary import REAL
+from sightloop.quizzes.stream import GrammarQuizzes
+from sightloop.quizzes.vocabulary import REAL
 from sightloop.rewards.answers import facts_told
 from sightloop.types import Fact
 

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sightloop.data.quiz_stream import QuizBatch
-from sightloop.data.quizzes import Clause, quiz_of
-from sightloop.data.vocabulary import REAL
+from sightloop.quizzes.stream import QuizBatch
+from sightloop.quizzes.grammar import Clause, quiz_of
+from sightloop.quizzes.vocabulary import REAL
 from sightloop.types import Images, Prompt, Sampling, Tokens, TokenScores, Turn
 
 COLOURS = ("red", "green", "blue")

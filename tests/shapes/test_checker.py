@@ -5,9 +5,9 @@ import time
 import numpy as np
 import pytest
 
-from sightloop.shapes.checker import SURE, detect
-from sightloop.shapes.quizzes import sample_drawn_scene
-from sightloop.shapes.scenes import (
+from sightloop.world.checker import SURE, detect
+from sightloop.world.quizzes import sample_drawn_scene
+from sightloop.world.scenes import (
     COLOUR_RGB,
     COLOURS,
     CORNERS,

@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from sightloop.shapes.language import (
+from sightloop.world.language import (
     DETAIL,
     PREFIX_PROBABILITY,
     PREFIXES,
@@ -19,7 +19,7 @@ from sightloop.shapes.language import (
     parses,
     words_of,
 )
-from sightloop.shapes.scenes import Scene, Thing, mutate, sample_scene
+from sightloop.world.scenes import Scene, Thing, mutate, sample_scene
 
 CIRCLE = Thing(size="small", colour="red", shape="circle", corner="top-left")
 OTHER = Thing(size="large", colour="red", shape="square", corner="top-right")

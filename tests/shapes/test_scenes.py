@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from sightloop.shapes.scenes import (
+from sightloop.world.scenes import (
     COLOURS,
     CORNERS,
     GROUNDS,

@@ -5,10 +5,10 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from sightloop.data.quizzes import CATEGORIES, QUESTIONS, Clause, quiz_of
-from sightloop.data.vocabulary import REAL
-from sightloop.shapes.lessons import WRONG_SHARES, answer_lessons, drawing_lessons, mistaken
-from sightloop.shapes.quizzes import (
+from sightloop.quizzes.grammar import CATEGORIES, QUESTIONS, Clause, quiz_of
+from sightloop.quizzes.vocabulary import REAL
+from experiments.world.lessons import WRONG_SHARES, answer_lessons, drawing_lessons, mistaken
+from sightloop.world.quizzes import (
     SHAPES_VOCABULARY,
     is_right_answer,
     quiz_words,
@@ -17,7 +17,7 @@ from sightloop.shapes.quizzes import (
     sample_quiz,
     scene_for,
 )
-from sightloop.shapes.scenes import CORNERS, GROUNDS, Scene, Thing
+from sightloop.world.scenes import CORNERS, GROUNDS, Scene, Thing
 
 
 def place(scene: Scene, noun: str) -> tuple[int, int]:

@@ -4,17 +4,17 @@ import numpy as np
 import pytest
 import torch
 
-from sightloop.models.janus import Janus, JanusSettings
-from sightloop.models.janus_checkpoint import load_janus
-from sightloop.models.show_o import ShowO
-from sightloop.models.show_o_checkpoint import load_show_o
-from sightloop.shapes.janus_stage import train_janus
-from sightloop.shapes.lessons import RIGHT, Stretch
-from sightloop.shapes.models import WEIGHTS
-from sightloop.shapes.quizzes import sample_drawn_scene, sample_quiz
-from sightloop.shapes.scenes import Scene, Thing, render
-from sightloop.shapes.show_o_stage import misread, show_o_policy, train_show_o
-from sightloop.shapes.tokenizer_stage import (
+from sightloop.models.janus.policy import Janus, JanusSettings
+from sightloop.models.janus.checkpoint import load_janus
+from sightloop.models.show_o.policy import ShowO
+from sightloop.models.show_o.checkpoint import load_show_o
+from experiments.world.janus_stage import train_janus
+from experiments.world.lessons import RIGHT, Stretch
+from sightloop.world.models import WEIGHTS
+from sightloop.world.quizzes import sample_drawn_scene, sample_quiz
+from sightloop.world.scenes import Scene, Thing, render
+from experiments.world.show_o_stage import misread, show_o_policy, train_show_o
+from experiments.world.tokenizer_stage import (
     StillGenerator,
     codes_of,
     make_drawn_world,
@@ -23,7 +23,7 @@ from sightloop.shapes.tokenizer_stage import (
     train_magvit2,
     train_vq,
 )
-from sightloop.shapes.unified_gates import (
+from experiments.world.unified_gates import (
     answer_figures,
     drawing_figures,
     held_out_quizzes,
@@ -32,7 +32,7 @@ from sightloop.shapes.unified_gates import (
     seen_in,
     seen_in_codes,
 )
-from sightloop.shapes.unified_models import (
+from experiments.world.unified_models import (
     MAX_TEXT,
     NUM_CODES,
     NUM_IMAGE_TOKENS,

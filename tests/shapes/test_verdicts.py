@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from sightloop.data.quizzes import CATEGORIES, Clause, quiz_of
-from sightloop.shapes.checker import Detection, detect
-from sightloop.shapes.lessons import mistaken
-from sightloop.shapes.quizzes import SHAPES_VOCABULARY, sample_quiz, scene_for
-from sightloop.shapes.scenes import render
-from sightloop.shapes.verdicts import checks, fulfils, fulfils_exactly, relations, share_fulfilled
+from sightloop.quizzes.grammar import CATEGORIES, Clause, quiz_of
+from sightloop.world.checker import Detection, detect
+from experiments.world.lessons import mistaken
+from sightloop.world.quizzes import SHAPES_VOCABULARY, sample_quiz, scene_for
+from sightloop.world.scenes import render
+from sightloop.world.verdicts import checks, fulfils, fulfils_exactly, relations, share_fulfilled
 
 
 def thing(

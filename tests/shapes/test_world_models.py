@@ -9,12 +9,12 @@ from safetensors import safe_open
 from torch import Tensor
 
 from sightloop.evaluation.retrieval import ClipEncoder
-from sightloop.models.blip2 import Blip2Captioner
-from sightloop.models.vision_towers import same_tower
+from sightloop.models.captioners.blip2 import Blip2Captioner
+from sightloop.models.captioners.vision_towers import same_tower
 from sightloop.rewards.clip_family import ClipSimilarity
 from sightloop.rewards.similarity import ItmSimilarity
-from sightloop.shapes.language import SPECIALS, WORDS, caption, count_facts, full_caption, parses
-from sightloop.shapes.models import (
+from sightloop.world.language import SPECIALS, WORDS, caption, count_facts, full_caption, parses
+from sightloop.world.models import (
     EOS,
     PAD,
     WEIGHTS,
@@ -24,7 +24,7 @@ from sightloop.shapes.models import (
     save_model,
     tokenizer,
 )
-from sightloop.shapes.scenes import Scene, mutate, render, sample_scene
+from sightloop.world.scenes import Scene, mutate, render, sample_scene
 from sightloop.types import Images, Prompt, Sampling
 
 NUMBER = 120

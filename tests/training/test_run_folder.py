@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from sightloop.cli import main
-from sightloop.shapes.models import WEIGHTS
-from sightloop.shapes.pictures import write_pictures
+from sightloop.world.models import WEIGHTS
+from sightloop.world.image_folder import write_pictures
 from sightloop.training import run_folder
 
 CAPTIONER, JUDGE = str(WEIGHTS / "captioner"), str(WEIGHTS / "judge")
@@ -21,7 +21,7 @@ START += ["--held-out.max-tokens", "4", "--held-out.limit", "4"]
 @pytest.fixture(autouse=True)
 def few_scenes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs of eight training pictures."""
-    monkeypatch.setattr("sightloop.recipes.vlrm.NUM_SCENES", 8)
+    monkeypatch.setattr("sightloop.recipes.vlrm.build.NUM_SCENES", 8)
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run."""
     run = tmp_path_factory.mktemp("made") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sightloop.recipes.vlrm.NUM_SCENES", 8)
+        patch.setattr("sightloop.recipes.vlrm.build.NUM_SCENES", 8)
         main([*START, "--run", str(run)])
     return run
 
@@ -189,9 +189,9 @@ def test_what_is_missing_is_told_before_anything_is_loaded(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     loaded: list[str] = []
-    monkeypatch.setattr("sightloop.recipes.vlrm.load_policy", lambda *_: loaded.append("policy"))
-    monkeypatch.setattr("sightloop.recipes.unirl_grpo.judges_of", lambda *_: loaded.append("judges"))
-    monkeypatch.setattr("sightloop.recipes.unirl_sft.judges_of", lambda *_: loaded.append("judges"))
+    monkeypatch.setattr("sightloop.recipes.vlrm.build.load_policy", lambda *_: loaded.append("policy"))
+    monkeypatch.setattr("sightloop.recipes.unirl.grpo.judges_of", lambda *_: loaded.append("judges"))
+    monkeypatch.setattr("sightloop.recipes.unirl.sft.judges_of", lambda *_: loaded.append("judges"))
     preset = ["--preset", "shapes"] if words[0] == "vlrm" else []
     assert told in refused(capsys, "train", *words, *preset, "--run", str(tmp_path / "run"))
     assert loaded == [] and list(tmp_path.iterdir()) == []

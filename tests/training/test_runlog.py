@@ -16,7 +16,7 @@ from sightloop.report.run import read_run
 from sightloop.training.alarms import Alarm
 from sightloop.training.gallery import gallery_samples
 from sightloop.training.loop import train
-from sightloop.training.runlog import Run
+from sightloop.training.run_files import Run
 from sightloop.types import Credit, Evaluation, Images, Prompt, Rollout, Tokens, Turn
 
 SHORT = replace(SCHEDULE, steps=5)

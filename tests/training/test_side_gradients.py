@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from toy_run import SCHEDULE, Numbers, experiment_of, run_in
 
 from sightloop.algorithms.grpo import GRPO, named
-from sightloop.algorithms.sides import Side, Sides
+from sightloop.algorithms.turn_objectives import Side, Sides
 from sightloop.training.loop import Experiment, train, update
 from sightloop.training.metrics import Measured
 from sightloop.training.optimizer import make_optimizer
 from sightloop.training.schedule import Schedule
-from sightloop.training.sides import Comparison, SideGradients, columns_of
+from sightloop.training.turn_gradients import Comparison, SideGradients, columns_of
 from sightloop.types import Rollout
 
 LOOSE = replace(SCHEDULE, clip="none", warmup_steps=0, learning_rate=0.1, best_metric=None, micro_batch=4)

@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sightloop.models.captioner import GenericCaptioner
-from sightloop.models.convert import Card, refuse, whole
+from sightloop.models.captioners.generic import GenericCaptioner
+from sightloop.models.captioners.vlrm_checkpoint import Card, refuse, whole
 
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."

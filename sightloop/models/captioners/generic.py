@@ -1,7 +1,7 @@
 """Any image-text-to-text model of transformers as a captioning policy that trains low-rank adapters.
 
-The model runs composed from its parts, the frozen tower once a picture (`models/composed.py`), or as a whole
-from pixels in every pass (`models/whole.py`). Adapters off = the reference; a critic reads the reference and
+The model runs composed from its parts, the frozen tower once a picture (`models/captioners/from_parts.py`), or as a whole
+from pixels in every pass (`models/captioners/end_to_end.py`). Adapters off = the reference; a critic reads the reference and
 brings adapters of its own.
 """
 
@@ -20,10 +20,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText, PreTrainedModel, ProcessorMixin
 
-from sightloop.models.blip2 import no_dropout
-from sightloop.models.composed import ComposedModel
-from sightloop.models.critic import Adapters, ValuePosition
-from sightloop.models.generation import NumbersOnly, token_log_probs
+from sightloop.models.captioners.blip2 import no_dropout
+from sightloop.models.captioners.from_parts import ComposedModel
+from sightloop.models.captioners.critic import Adapters, ValuePosition
+from sightloop.models.decoding.sampling import NumbersOnly, token_log_probs
 from sightloop.models.open import (
     ends_of,
     is_captioner,
@@ -33,10 +33,10 @@ from sightloop.models.open import (
     refuse_as,
     require_fitting,
 )
-from sightloop.models.pieces import Pieces
-from sightloop.models.reader import PromptReader
-from sightloop.models.recompute import Contexts, Recomputation
-from sightloop.models.whole import WholeModel
+from sightloop.models.decoding.token_pieces import Pieces
+from sightloop.models.captioners.prompt_reader import PromptReader
+from sightloop.models.checkpointing import Contexts, Recomputation
+from sightloop.models.captioners.end_to_end import WholeModel
 from sightloop.models.written_text import text_ids
 from sightloop.types import Images, Prompt, Sampling, Tokens, TokenScores, Turn
 
@@ -135,7 +135,7 @@ class GenericCaptioner(nn.Module):
         if model.base_model is model or self.picture_token < 0:
             raise ValueError(
                 f"{kind!r} does not place its pictures among the prompt's tokens; it needs a captioner "
-                "of its own (BLIP-2 has models/blip2.py)"
+                "of its own (BLIP-2 has models/captioners/blip2.py)"
             )
         head = model.get_output_embeddings()
         if not isinstance(head, nn.Linear) or head.bias is not None:

@@ -23,7 +23,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, Blip2Config, Blip2ForConditionalGeneration
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
-from sightloop.models.blip2 import Blip2Captioner, Bridge
+from sightloop.models.captioners.blip2 import Blip2Captioner, Bridge
 from sightloop.models.open import open_config, open_pictures, open_tokenizer, open_with_report, read_tensors
 from sightloop.models.transformers_internals import file_of
 

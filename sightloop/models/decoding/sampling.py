@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import LogitsProcessor
 
-from sightloop.models.growing_texts import GrowingTexts
+from sightloop.models.decoding.growing_texts import GrowingTexts
 from sightloop.models.transformers_internals import Cache, roomy_cache
 from sightloop.types import Sampling, Tokens
 

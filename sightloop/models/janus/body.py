@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sightloop.models.lean_llama import LeanLlama
+from sightloop.models.janus.fused_llama import LeanLlama
 from sightloop.models.transformers_internals import Cache, cache_argument, roomy_cache
 
 

@@ -25,7 +25,7 @@ from transformers import (
 from transformers.models.janus.image_processing_pil_janus import JanusImageProcessorPil
 from transformers.models.janus.processing_janus import JanusProcessor
 
-from sightloop.models.checkpoint_files import (
+from sightloop.models.weight_files import (
     misfits,
     open_tokenizer,
     read_json,
@@ -34,10 +34,10 @@ from sightloop.models.checkpoint_files import (
     write_json,
     write_weights,
 )
-from sightloop.models.convert import refuse, whole
+from sightloop.models.captioners.vlrm_checkpoint import refuse, whole
 from sightloop.models.families import require
-from sightloop.models.janus import Janus, JanusSettings
-from sightloop.models.janus_conversation import (
+from sightloop.models.janus.policy import Janus, JanusSettings
+from sightloop.models.janus.conversation import (
     IMAGE,
     STATED,
     Conversation,
@@ -45,8 +45,8 @@ from sightloop.models.janus_conversation import (
     strings_of_folder,
     strings_of_tokenizer,
 )
-from sightloop.models.janus_for_authors import TOWER_HEADS, config_for_authors, processor_for_authors
-from sightloop.models.janus_names import from_official, to_official
+from sightloop.models.janus.official_config import TOWER_HEADS, config_for_authors, processor_for_authors
+from sightloop.models.janus.tensor_names import from_official, to_official
 from sightloop.models.open import filled, open_config, open_generation
 from sightloop.models.prompt_strings import PromptOptions
 from sightloop.models.transformers_internals import made_by_hand

@@ -25,7 +25,7 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 from transformers.models.janus.processing_janus import JanusProcessor
 
-from sightloop.models.checkpoint_files import read_json
+from sightloop.models.weight_files import read_json
 from sightloop.models.prompt_strings import PROMPT_PLACE, QUESTION_PLACE, Frame, PromptOptions
 
 SYSTEM_PROMPT = (

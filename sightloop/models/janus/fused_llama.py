@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import LlamaModel
 
-from sightloop.models.lean import (
+from sightloop.models.decoding.fused_decoder import (
     Memory,
     Scratch,
     SideBySide,

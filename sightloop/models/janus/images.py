@@ -16,7 +16,7 @@ from jaxtyping import Float, Int, UInt8
 from PIL import Image
 from torch import Tensor
 
-from sightloop.models.sharing import distinct, image_keys
+from sightloop.models.deduplicate import distinct, image_keys
 from sightloop.types import Images, Tokens
 
 _PICTURES_AT_ONCE = 4

@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import JanusForConditionalGeneration
 
-from sightloop.models.janus_conversation import FIRST_ROLES, IMAGE, Conversation
+from sightloop.models.janus.conversation import FIRST_ROLES, IMAGE, Conversation
 
 TOWER_HEADS = {"siglip_large_patch16_384": 16, "siglip_so400m_patch14_384": 16}
 """Heads of the towers that configurations name."""

@@ -8,7 +8,7 @@ from typing import cast
 
 from transformers import PreTrainedTokenizerBase
 
-from sightloop.models.janus_conversation import IMAGE, JanusStrings
+from sightloop.models.janus.conversation import IMAGE, JanusStrings
 from sightloop.models.written_text import spelled_out, template_ids
 
 _REMEMBERED_PROMPTS = 4096

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from sightloop.models.convert import refuse
+from sightloop.models.captioners.vlrm_checkpoint import refuse
 
 Pairs = tuple[tuple[str, str], ...]
 _TOWER: Pairs = (

@@ -14,11 +14,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sightloop.models.codes import code_log_probs
-from sightloop.models.generation import Writer, draw_tokens
-from sightloop.models.show_o_body import Body, Prefix
-from sightloop.models.show_o_layout import picture_prefix, right_padded
-from sightloop.models.show_o_masks import answer_mask
+from sightloop.models.decoding.code_likelihood import code_log_probs
+from sightloop.models.decoding.sampling import Writer, draw_tokens
+from sightloop.models.show_o.body import Body, Prefix
+from sightloop.models.show_o.layout import picture_prefix, right_padded
+from sightloop.models.show_o.masks import answer_mask
 from sightloop.models.transformers_internals import Cache
 from sightloop.types import Sampling, Tokens, TokenScores
 

@@ -22,8 +22,8 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from transformers import PhiForCausalLM
 
-from sightloop.models.lean_phi import LeanPhi
-from sightloop.models.show_o_layout import Vocabulary, right_padded
+from sightloop.models.show_o.fused_phi import LeanPhi
+from sightloop.models.show_o.layout import Vocabulary, right_padded
 from sightloop.models.transformers_internals import Cache, StandInCache, attention_of, cache_argument
 
 Contexts = Callable[[], tuple[AbstractContextManager[None], AbstractContextManager[None]]]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPVisionModel, PhiConfig, PhiForCausalLM, PreTrainedTokenizerBase
 
-from sightloop.models.checkpoint_files import (
+from sightloop.models.weight_files import (
     load_exactly,
     misfits,
     open_tokenizer,
@@ -25,14 +25,14 @@ from sightloop.models.checkpoint_files import (
     write_json,
     write_weights,
 )
-from sightloop.models.convert import refuse, whole
+from sightloop.models.captioners.vlrm_checkpoint import refuse, whole
 from sightloop.models.families import require
-from sightloop.models.magvit2 import Magvit2
+from sightloop.models.show_o.magvit2 import Magvit2
 from sightloop.models.open import filled, open_config, open_weights
 from sightloop.models.prompt_strings import QUESTION_PLACE, Frame, PromptOptions
-from sightloop.models.show_o import ShowO, ShowOSettings
-from sightloop.models.show_o_layout import SPECIAL_TOKENS, SYSTEM_PROMPT, question_frame, vocabulary_of
-from sightloop.models.show_o_vision import ShowOVision, new_projector
+from sightloop.models.show_o.policy import ShowO, ShowOSettings
+from sightloop.models.show_o.layout import SPECIAL_TOKENS, SYSTEM_PROMPT, question_frame, vocabulary_of
+from sightloop.models.show_o.vision import ShowOVision, new_projector
 
 OFFICIAL_WEIGHTS = "pytorch_model.bin"
 """The only name that the official code looks for."""

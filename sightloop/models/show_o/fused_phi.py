@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PhiModel
 
-from sightloop.models.lean import (
+from sightloop.models.decoding.fused_decoder import (
     Scratch,
     SideBySide,
     Turns,

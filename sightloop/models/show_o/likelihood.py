@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sightloop.models.codes import code_log_probs, relaxed_codes, unit_exponentials
-from sightloop.models.sharing import distinct
-from sightloop.models.show_o_body import Body, Prefix
-from sightloop.models.show_o_drawing import RELAXED_STREAM, chosen_rounds
-from sightloop.models.show_o_layout import Vocabulary, drawing_prompt, framed
+from sightloop.models.decoding.code_likelihood import code_log_probs, relaxed_codes, unit_exponentials
+from sightloop.models.deduplicate import distinct
+from sightloop.models.show_o.body import Body, Prefix
+from sightloop.models.show_o.sampling import RELAXED_STREAM, chosen_rounds
+from sightloop.models.show_o.layout import Vocabulary, drawing_prompt, framed
 from sightloop.types import Sampling, Tokens, TokenScores
 
 _POSITIONS_AT_ONCE = 8192

@@ -14,9 +14,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sightloop.models.codes import code_log_probs
-from sightloop.models.show_o_body import Body
-from sightloop.models.show_o_layout import (
+from sightloop.models.decoding.code_likelihood import code_log_probs
+from sightloop.models.show_o.body import Body
+from sightloop.models.show_o.layout import (
     IGNORED,
     Vocabulary,
     caption_rows,
@@ -26,7 +26,7 @@ from sightloop.models.show_o_layout import (
     pads,
     text_rows,
 )
-from sightloop.models.show_o_masks import answer_mask, drawing_mask
+from sightloop.models.show_o.masks import answer_mask, drawing_mask
 
 _ROWS_AT_ONCE = 128
 """Positions whose logits over the whole vocabulary are in memory together."""

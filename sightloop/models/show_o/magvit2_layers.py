@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from sightloop.models.convert import refuse
+from sightloop.models.captioners.vlrm_checkpoint import refuse
 
 _GROUPS, _EPSILON = 32, 1e-6
 

@@ -18,23 +18,23 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from transformers import PhiForCausalLM, PreTrainedTokenizerBase
 
-from sightloop.models.codes import require_relaxable
-from sightloop.models.critic import Adapters
-from sightloop.models.magvit2 import Magvit2, pixel_values_of, pixels_from
-from sightloop.models.pieces import Pieces
+from sightloop.models.decoding.code_likelihood import require_relaxable
+from sightloop.models.captioners.critic import Adapters
+from sightloop.models.show_o.magvit2 import Magvit2, pixel_values_of, pixels_from
+from sightloop.models.decoding.token_pieces import Pieces
 from sightloop.models.prompt_strings import PROMPT_PLACE, QUESTION_PLACE, answer_ids
-from sightloop.models.sharing import distinct, image_keys
-from sightloop.models.show_o_answers import Pictures, code_pictures, draw_answers, score_answers
-from sightloop.models.show_o_body import Body, no_contexts
-from sightloop.models.show_o_drawing import draw_codes, relaxed_round, seeded_noise
-from sightloop.models.show_o_layout import (
+from sightloop.models.deduplicate import distinct, image_keys
+from sightloop.models.show_o.answers import Pictures, code_pictures, draw_answers, score_answers
+from sightloop.models.show_o.body import Body, no_contexts
+from sightloop.models.show_o.sampling import draw_codes, relaxed_round, seeded_noise
+from sightloop.models.show_o.layout import (
     begun,
     plain_text,
     question_frame,
     right_padded,
     vocabulary_of,
 )
-from sightloop.models.show_o_losses import (
+from sightloop.models.show_o.losses import (
     Losses,
     Masking,
     caption_lesson,
@@ -43,11 +43,11 @@ from sightloop.models.show_o_losses import (
     text_lesson,
     without_conditions,
 )
-from sightloop.models.show_o_rounds import Easel, draw_rounds
-from sightloop.models.show_o_scores import Canvas, canvas_of, relaxed_picture, score_codes
-from sightloop.models.show_o_settings import ShowOSettings
-from sightloop.models.show_o_static import draw_rounds_static
-from sightloop.models.show_o_vision import FEATURES, ShowOVision
+from sightloop.models.show_o.fused_rounds import Easel, draw_rounds
+from sightloop.models.show_o.likelihood import Canvas, canvas_of, relaxed_picture, score_codes
+from sightloop.models.show_o.settings import ShowOSettings
+from sightloop.models.show_o.static_sampling import draw_rounds_static
+from sightloop.models.show_o.vision import FEATURES, ShowOVision
 from sightloop.models.written_text import template_ids, text_ids
 from sightloop.types import Images, Prompt, Sampling, Tokens, TokenScores, Turn
 

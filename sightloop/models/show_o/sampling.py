@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sightloop.models.generation import uniform_numbers
+from sightloop.models.decoding.sampling import uniform_numbers
 from sightloop.types import MaskSchedule, Sampling, Tokens
 
 _SMALLEST = 1e-20

@@ -10,8 +10,8 @@ from collections.abc import Iterable
 
 import torch
 
-from sightloop.models.show_o_drawing import Noise
-from sightloop.models.show_o_rounds import (
+from sightloop.models.show_o.sampling import Noise
+from sightloop.models.show_o.fused_rounds import (
     Easel,
     blank_page,
     draw_round,
@@ -20,7 +20,7 @@ from sightloop.models.show_o_rounds import (
     still_unknown,
     unknown_columns,
 )
-from sightloop.models.static_steps import repeat_step
+from sightloop.models.decoding.cuda_graphs import repeat_step
 from sightloop.types import Tokens
 
 

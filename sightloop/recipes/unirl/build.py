@@ -9,21 +9,21 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sightloop.algorithms.orders import FreshMasks, SomeRounds
-from sightloop.algorithms.sides import Orders, Side, Sides
-from sightloop.models.adapted import Reference, frozen_copy
-from sightloop.models.checkpoint_files import write_json
+from sightloop.algorithms.unmasking import FreshMasks, SomeRounds
+from sightloop.algorithms.turn_objectives import Orders, Side, Sides
+from sightloop.models.reference import Reference, frozen_copy
+from sightloop.models.weight_files import write_json
 from sightloop.models.families import found_in
-from sightloop.models.janus import Janus, JanusSettings
-from sightloop.models.show_o import ShowO, ShowOSettings
-from sightloop.recipes.both_sides import Ask, BothSides
-from sightloop.recipes.export import DTYPES
-from sightloop.recipes.picture_checks import open_check
-from sightloop.recipes.restore import is_run
-from sightloop.recipes.unified import Parts, load_image_policy, world_folder
-from sightloop.recipes.unirl_config import LikelihoodSettings, RelaxationSettings, UniConfig, folder_of
-from sightloop.recipes.unirl_judges import Judges, asks_anyone
-from sightloop.recipes.unirl_quizzes import (
+from sightloop.models.janus.policy import Janus, JanusSettings
+from sightloop.models.show_o.policy import ShowO, ShowOSettings
+from sightloop.evaluators.joint import Ask, BothSides
+from sightloop.runs.export import DTYPES
+from sightloop.evaluators.image_checks import open_check
+from sightloop.runs.restore import is_run
+from sightloop.recipes.image_policies import Parts, load_image_policy, world_folder
+from sightloop.recipes.unirl.config import LikelihoodSettings, RelaxationSettings, UniConfig, folder_of
+from sightloop.recipes.unirl.rewards import Judges, asks_anyone
+from sightloop.recipes.unirl.quizzes import (
     asks_of,
     fixed_pictures,
     in_world,
@@ -33,11 +33,11 @@ from sightloop.recipes.unirl_quizzes import (
     vocabulary_of,
 )
 from sightloop.rewards.combine import standardised_in_group
-from sightloop.rewards.traps import Traps
+from sightloop.quizzes.negative_questions import Traps
 from sightloop.rollouts.quiz import Grader, MovingAverage, QuizCollector, itself
 from sightloop.training import distributed
 from sightloop.training.loop import Experiment
-from sightloop.training.sides import Comparison
+from sightloop.training.turn_gradients import Comparison
 from sightloop.types import Algorithm, ImagePolicy, Policy, Sampling
 
 AnyImagePolicy = ShowO | Janus

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 import tyro
 
 from sightloop.models.prompt_strings import PromptOptions
-from sightloop.recipes.unirl_scoring import LikelihoodSettings, RelaxationSettings
+from sightloop.recipes.unirl.scoring_settings import LikelihoodSettings, RelaxationSettings
 from sightloop.training.schedule import Schedule
 
 WorldModel = Literal["show-o", "janus"]

@@ -44,8 +44,8 @@ from pathlib import Path
 import torch
 
 from sightloop.algorithms.grpo import GRPO, named
-from sightloop.recipes.config_json import checked
-from sightloop.recipes.unirl import (
+from sightloop.runs.config_json import checked
+from sightloop.recipes.unirl.build import (
     AnyImagePolicy,
     Wired,
     answering_law,
@@ -58,8 +58,8 @@ from sightloop.recipes.unirl import (
     require_inputs,
     sides_of,
 )
-from sightloop.recipes.unirl_config import GrpoConfig
-from sightloop.recipes.unirl_judges import judges_of
+from sightloop.recipes.unirl.config import GrpoConfig
+from sightloop.recipes.unirl.rewards import judges_of
 from sightloop.training import distributed
 from sightloop.training.loop import Experiment
 from sightloop.types import Sampling

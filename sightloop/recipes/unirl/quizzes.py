@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from sightloop.data.decode import BrokenImageError, Decoding, decode
-from sightloop.data.prompt_guard import excludes, is_geneval_prompt, normalized_prompt, read_prompts
-from sightloop.data.quiz_stream import GrammarQuizzes, ListedQuizzes, QuizSource, QuizStream
-from sightloop.data.quizzes import (
+from sightloop.quizzes.prompt_guard import excludes, is_geneval_prompt, normalized_prompt, read_prompts
+from sightloop.quizzes.stream import GrammarQuizzes, ListedQuizzes, QuizSource, QuizStream
+from sightloop.quizzes.grammar import (
     CATEGORIES,
     Category,
     Quiz,
@@ -22,15 +22,15 @@ from sightloop.data.quizzes import (
     quiz_of_metadata,
     user_quizzes,
 )
-from sightloop.data.vocabulary import REAL, Vocabulary
-from sightloop.evaluation.geneval_folder import sample_files
+from sightloop.quizzes.vocabulary import REAL, Vocabulary
+from sightloop.geneval.folder import sample_files
 from sightloop.image_files import read_regular
-from sightloop.recipes.both_sides import Ask, FixedPictures
-from sightloop.recipes.embedded_world import require_world_images, require_world_words
-from sightloop.recipes.unified import world_folder
-from sightloop.recipes.unirl_config import PER_PROMPT, BothSidesSettings, UniConfig
-from sightloop.shapes.quizzes import SHAPES_VOCABULARY
-from sightloop.shapes.unified_gates import held_out_scenes, pictures_of
+from sightloop.evaluators.joint import Ask, FixedPictures
+from sightloop.world.boundary import require_world_images, require_world_words
+from sightloop.recipes.image_policies import world_folder
+from sightloop.recipes.unirl.config import PER_PROMPT, BothSidesSettings, UniConfig
+from sightloop.world.quizzes import SHAPES_VOCABULARY
+from experiments.world.unified_gates import held_out_scenes, pictures_of
 from sightloop.training import distributed
 from sightloop.types import Fact, Images
 

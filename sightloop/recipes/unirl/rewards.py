@@ -8,13 +8,13 @@ from functools import cache
 
 from torch import Tensor
 
-from sightloop.data.quizzes import Quiz
+from sightloop.quizzes.grammar import Quiz
 from sightloop.evaluation.answer_matching import Answered, TextModelJudge
 from sightloop.evaluation.text_model import TextModel
-from sightloop.recipes.export import DTYPES
-from sightloop.recipes.picture_checks import open_check
-from sightloop.recipes.unirl_config import UniConfig
-from sightloop.recipes.unirl_quizzes import in_world
+from sightloop.runs.export import DTYPES
+from sightloop.evaluators.image_checks import open_check
+from sightloop.recipes.unirl.config import UniConfig
+from sightloop.recipes.unirl.quizzes import in_world
 from sightloop.rewards.answers import (
     Denials,
     FactReward,

@@ -34,8 +34,8 @@ from pathlib import Path
 import torch
 
 from sightloop.algorithms.sft import SFT
-from sightloop.recipes.config_json import checked
-from sightloop.recipes.unirl import (
+from sightloop.runs.config_json import checked
+from sightloop.recipes.unirl.build import (
     Wired,
     collector_of,
     drawing_law,
@@ -46,8 +46,8 @@ from sightloop.recipes.unirl import (
     require_inputs,
     sides_of,
 )
-from sightloop.recipes.unirl_config import SftConfig
-from sightloop.recipes.unirl_judges import judges_of
+from sightloop.recipes.unirl.config import SftConfig
+from sightloop.recipes.unirl.rewards import judges_of
 from sightloop.training import distributed
 from sightloop.training.loop import Experiment
 

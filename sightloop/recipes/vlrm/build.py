@@ -37,19 +37,19 @@ import torch
 from torch import nn
 
 from sightloop.algorithms.a2c import A2C, Objective, Share
-from sightloop.algorithms.scst import SCST, GreedyBaseline, GroupBaseline
+from sightloop.algorithms.baselines import SCST, GreedyBaseline, GroupBaseline
 from sightloop.data.batches import Batching, ImageStream
 from sightloop.data.decode import Decoding
 from sightloop.data.sources import Source
-from sightloop.models.blip2 import TOWER, Blip2Captioner
-from sightloop.models.captioner import CaptionerSettings, GenericCaptioner
-from sightloop.models.critic import TrunkCritic
-from sightloop.models.vision_towers import same_tower
-from sightloop.recipes.config_json import checked
-from sightloop.recipes.embedded_world import is_bundled, is_world_folder
-from sightloop.recipes.held_out import held_out_of, open_pictures
-from sightloop.recipes.named_models import model_config
-from sightloop.recipes.vlrm_config import CaptionerChoices, VlrmConfig
+from sightloop.models.captioners.blip2 import TOWER, Blip2Captioner
+from sightloop.models.captioners.generic import CaptionerSettings, GenericCaptioner
+from sightloop.models.captioners.critic import TrunkCritic
+from sightloop.models.captioners.vision_towers import same_tower
+from sightloop.runs.config_json import checked
+from sightloop.world.boundary import is_bundled, is_world_folder
+from sightloop.evaluators.held_out_captions import held_out_of, open_pictures
+from sightloop.models.named_models import model_config
+from sightloop.recipes.vlrm.config import CaptionerChoices, VlrmConfig
 from sightloop.rewards.clip_family import ClipSimilarity
 from sightloop.rewards.combine import combine
 from sightloop.rewards.custom import Loading, load_rewards, read_names
@@ -64,8 +64,8 @@ from sightloop.rewards.phrases import (
 )
 from sightloop.rewards.similarity import ItmSimilarity, RetrievalReward
 from sightloop.rollouts.caption import CaptionCollector
-from sightloop.shapes.models import WEIGHTS
-from sightloop.shapes.pictures import write_pictures
+from sightloop.world.models import WEIGHTS
+from sightloop.world.image_folder import write_pictures
 from sightloop.training import distributed
 from sightloop.training.checkpoint import finished_checkpoints
 from sightloop.training.heap import give_back
