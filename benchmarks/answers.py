@@ -25,10 +25,10 @@ from transformers import PhiConfig, PhiForCausalLM, PreTrainedTokenizerFast
 from benchmarks.measure import MIB, FlopCounter, medians, peak_resident, reset_peak, table
 from benchmarks.midsize_janus import EOS, PICTURE, VOCABULARY, JanusSizes, new_janus, words
 from sightloop.models.janus.policy import Janus, JanusSettings
-from sightloop.models.show_o.magvit2 import Magvit2, Magvit2Config
-from sightloop.models.show_o.policy import ShowO, ShowOSettings
 from sightloop.models.show_o.layout import SPECIAL_TOKENS, begun, picture_prefix
+from sightloop.models.show_o.magvit2 import Magvit2, Magvit2Config
 from sightloop.models.show_o.masks import answer_mask
+from sightloop.models.show_o.policy import ShowO, ShowOSettings
 from sightloop.types import Images, Prompt, Sampling, Tokens
 
 WORDS, END = 12, "<|endoftext|>"

@@ -18,10 +18,10 @@ import torch.nn.functional as F
 import tyro
 from measure import MIB, peak_resident, reset_peak, table
 
-from sightloop.geneval.rules import Detection, exact_reward, flow_grpo_reward, verdict
-from sightloop.geneval.prompts import CLASSES, COLOURS, RELATIONS, GenEvalPrompt, parse_prompt
-from sightloop.geneval.scores import TASKS, Result, summarise
 from sightloop.evaluation.ranking import rank_images, rank_texts
+from sightloop.geneval.prompts import CLASSES, COLOURS, RELATIONS, GenEvalPrompt, parse_prompt
+from sightloop.geneval.rules import Detection, exact_reward, flow_grpo_reward, verdict
+from sightloop.geneval.scores import TASKS, Result, summarise
 from sightloop.world.checker import detect
 from sightloop.world.scenes import SIDE, render, sample_scene
 

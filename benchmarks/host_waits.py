@@ -31,12 +31,12 @@ from sightloop.cli import main as command_line
 from sightloop.models.captioners.blip2 import Blip2Captioner
 from sightloop.models.janus.policy import Janus
 from sightloop.models.show_o.policy import ShowO
-from sightloop.runs import launch
 from sightloop.recipes.image_policies import load_image_policy
-from sightloop.world.models import WEIGHTS
+from sightloop.runs import launch
 from sightloop.training import loop
 from sightloop.training.run_files import Run
 from sightloop.types import Images, Prompt, Sampling
+from sightloop.world.models import WEIGHTS
 
 ROWS, PICTURES, ROUNDS = 16, 4, 16
 LENGTH, ANSWER = 30, 12

@@ -23,8 +23,8 @@ from sightloop.algorithms.unmasking import fresh_masks, shared_ratios, some_roun
 from sightloop.models.janus.policy import JanusSettings
 from sightloop.models.show_o.policy import ShowOSettings
 from sightloop.recipes.image_policies import load_image_policy
-from sightloop.world.quizzes import sample_quiz
 from sightloop.types import ImagePolicy, Prompt, Sampling, Turn
+from sightloop.world.quizzes import sample_quiz
 
 Orders = Callable[[Turn, torch.Generator], list[Turn]]
 

@@ -17,11 +17,11 @@ from transformers import PreTrainedTokenizerFast
 from benchmarks.midsize_janus import EOS, SPECIALS, VOCABULARY, JanusSizes
 from benchmarks.midsize_janus import new_janus as new_midsize_janus
 from benchmarks.show_o_sampling import Sizes, new_model
-from sightloop.quizzes.stream import GrammarQuizzes, QuizBatch
-from sightloop.quizzes.vocabulary import REAL
 from sightloop.models.janus.policy import Janus, JanusSettings
 from sightloop.models.show_o.magvit2 import Magvit2, Magvit2Config
 from sightloop.models.show_o.policy import ShowO, ShowOSettings
+from sightloop.quizzes.stream import GrammarQuizzes, QuizBatch
+from sightloop.quizzes.vocabulary import REAL
 from sightloop.recipes.image_policies import load_image_policy
 from sightloop.world.quizzes import SHAPES_VOCABULARY
 

@@ -22,12 +22,12 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
 from benchmarks.measure import Clock
-from sightloop.quizzes.grammar import Quiz
 from sightloop.models.janus.policy import Janus
-from sightloop.models.show_o.policy import ShowO
 from sightloop.models.show_o.layout import begun, drawing_prompt, drawing_rows, picture_prefix, right_padded
 from sightloop.models.show_o.masks import answer_mask, drawing_mask
+from sightloop.models.show_o.policy import ShowO
 from sightloop.models.show_o.settings import LORA_TARGETS
+from sightloop.quizzes.grammar import Quiz
 from sightloop.rewards.answers import facts_told
 from sightloop.types import Sampling
 

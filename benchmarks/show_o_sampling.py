@@ -39,9 +39,9 @@ from benchmarks.measure import (
     table,
 )
 from sightloop.models.show_o.body import Body
-from sightloop.models.show_o.sampling import Noise, gumbel_of
-from sightloop.models.show_o.layout import Vocabulary
 from sightloop.models.show_o.fused_rounds import Easel, draw_rounds
+from sightloop.models.show_o.layout import Vocabulary
+from sightloop.models.show_o.sampling import Noise, gumbel_of
 from sightloop.types import Sampling, Tokens
 
 SIDES = ("sightloop", "plain")

@@ -41,12 +41,12 @@ from benchmarks.measure import (
 from benchmarks.midsize_unified import FAMILIES, Family, quizzes, whole_policy
 from benchmarks.plain_unirl import KL_WEIGHT, PLAIN, PlainUnirl, Samples, Work
 from sightloop.algorithms.grpo import GRPO
-from sightloop.algorithms.unmasking import FreshMasks
 from sightloop.algorithms.turn_objectives import Sides
-from sightloop.quizzes.stream import QuizBatch
-from sightloop.models.reference import Reference, frozen_copy
+from sightloop.algorithms.unmasking import FreshMasks
 from sightloop.models.janus.policy import Janus
+from sightloop.models.reference import Reference, frozen_copy
 from sightloop.models.show_o.policy import ShowO
+from sightloop.quizzes.stream import QuizBatch
 from sightloop.rewards.answers import FactReward
 from sightloop.rewards.combine import combine, on_last_token
 from sightloop.rollouts.quiz import QuizCollector

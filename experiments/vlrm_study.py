@@ -16,18 +16,18 @@ from typing import Any
 
 import torch
 
-from sightloop.recipes.vlrm.build import build as vlrm
-from sightloop.recipes.catalog import SHAPES, SHAPES_RS
-from sightloop.runs.config_json import config_to_json
-from sightloop.recipes.vlrm.config import VlrmConfig
-from sightloop.rewards.combine import combine, on_last_token
 from experiments.world.captioner_stage import train_talkative
 from experiments.world.fitting import make_world
-from sightloop.world.models import WEIGHTS, save_model
-from sightloop.world.image_folder import truth_of
+from sightloop.recipes.catalog import SHAPES, SHAPES_RS
+from sightloop.recipes.vlrm.build import build as vlrm
+from sightloop.recipes.vlrm.config import VlrmConfig
+from sightloop.rewards.combine import combine, on_last_token
+from sightloop.runs.config_json import config_to_json
 from sightloop.training.loop import Experiment, train
 from sightloop.training.run_files import Run
 from sightloop.types import Outcome, Reward
+from sightloop.world.image_folder import truth_of
+from sightloop.world.models import WEIGHTS, save_model
 
 SEEDS = (0, 1, 2)
 MAIN_STEPS, ABLATION_STEPS = 120, 60

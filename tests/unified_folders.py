@@ -22,11 +22,11 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from sightloop.models.weight_files import write_weights
 from sightloop.models.janus.conversation import PRO_ROLES
 from sightloop.models.janus.official_config import config_for_authors
 from sightloop.models.janus.tensor_names import to_official
 from sightloop.models.show_o.checkpoint import write_magvit2
+from sightloop.models.weight_files import write_weights
 
 JANUS_MARKS = ("<s>", "</s>", "<pad>", "<begin_of_image>", "<end_of_image>", "<image_placeholder>")
 END = "<|endoftext|>"

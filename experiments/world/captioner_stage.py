@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import Blip2ForConditionalGeneration
 
-from sightloop.models.open import open_weights
 from experiments.world.fitting import CornerHeads, Stage, World, fit, held_out, queries_of, see, text_ids
+from sightloop.models.open import open_weights
 from sightloop.world.language import PREFIXES, STYLES, Style, caption, count_facts, natural_caption
 from sightloop.world.models import BOS, EOS, NUM_QUERIES, PAD, WIDTH, new_captioner, tokenizer
 from sightloop.world.scenes import GROUNDS

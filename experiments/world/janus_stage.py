@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.models.janus.modeling_janus import JanusVQVAE
 
-from sightloop.models.janus.policy import Janus, JanusSettings
 from experiments.world.fitting import CornerHeads, Stage, fit
 from experiments.world.lessons import (
     RIGHT,
@@ -23,16 +22,13 @@ from experiments.world.lessons import (
     by_category,
     drawing_lessons,
 )
-from sightloop.world.scenes import render
-from experiments.world.tokenizer_stage import StillGenerator, codes_of, stacked, values_of
-from experiments.world.unified_gates import (
-    held_out_quizzes,
-    held_out_scenes,
-    lesson_report,
-    pictures_of,
-)
+from experiments.world.tokenizer_stage import StillGenerator, codes_of, values_of
+from experiments.world.unified_gates import lesson_report
 from experiments.world.unified_models import NUM_IMAGE_TOKENS, UNIFIED_WIDTH, janus_processor, new_janus
+from sightloop.models.janus.policy import Janus, JanusSettings
 from sightloop.types import Images, Prompt
+from sightloop.world.held_out_scenes import held_out_quizzes, held_out_scenes, images_of, stack_images
+from sightloop.world.scenes import render
 
 NUM_DRAWINGS, NUM_ANSWERS = 64, 16
 """Rows of a step."""
@@ -98,7 +94,7 @@ def train_janus(
     learner = _Learner(policy=janus_policy(vq), heads=CornerHeads(UNIFIED_WIDTH * NUM_IMAGE_TOKENS))
     policy = learner.policy
     quizzes = held_out_quizzes(20)
-    pictures = pictures_of(held_out_scenes(quizzes))
+    pictures = images_of(held_out_scenes(quizzes))
 
     def loss_at(step: int, rng: np.random.Generator) -> Tensor:
         seeing, answering = _answer_losses(learner, rng)
@@ -122,7 +118,7 @@ def go_on(learner: _Learner, stretch: Stretch, work: Path) -> None:
     """A further stretch of lessons, with as many answer lessons as it says."""
     policy = learner.policy
     quizzes = held_out_quizzes(20)
-    pictures = pictures_of(held_out_scenes(quizzes))
+    pictures = images_of(held_out_scenes(quizzes))
 
     def loss_at(step: int, rng: np.random.Generator) -> Tensor:
         loss = _drawing_loss(policy, rng, _DEPTH_WEIGHT, stretch)
@@ -165,7 +161,7 @@ def _answer_losses(
     policy, still = learner.policy, StillGenerator()
     lessons = answer_lessons(rng, size)
     scenes = [lesson.scene for lesson in lessons]
-    pixels = stacked([render(scene, still if rng.random() < _PLAIN else rng) for scene in scenes])
+    pixels = stack_images([render(scene, still if rng.random() < _PLAIN else rng) for scene in scenes])
     features = policy.pictures.features(values_of(pixels))
     seeing = learner.heads(features.flatten(1), scenes)[0]
     # The policy's own tower runs without gradient; features that are given pass theirs on.

@@ -11,18 +11,6 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from sightloop.models.show_o.magvit2 import Magvit2
-from sightloop.models.show_o.policy import ShowO, ShowOSettings
-from sightloop.models.show_o.layout import IGNORED
-from sightloop.models.show_o.losses import (
-    Masking,
-    Rows,
-    caption_lesson,
-    drawing_lesson,
-    losses_of,
-    text_lesson,
-    without_conditions,
-)
 from experiments.world.fitting import Stage, fit
 from experiments.world.lessons import (
     RIGHT,
@@ -33,11 +21,7 @@ from experiments.world.lessons import (
     drawing_lessons,
 )
 from experiments.world.tokenizer_stage import codes_of
-from experiments.world.unified_gates import (
-    held_out_quizzes,
-    held_out_scenes,
-    lesson_report,
-)
+from experiments.world.unified_gates import lesson_report
 from experiments.world.unified_models import (
     MAX_TEXT,
     NUM_CODES,
@@ -45,7 +29,20 @@ from experiments.world.unified_models import (
     new_show_o,
     show_o_tokenizer,
 )
+from sightloop.models.show_o.layout import IGNORED
+from sightloop.models.show_o.losses import (
+    Masking,
+    Rows,
+    caption_lesson,
+    drawing_lesson,
+    losses_of,
+    text_lesson,
+    without_conditions,
+)
+from sightloop.models.show_o.magvit2 import Magvit2
+from sightloop.models.show_o.policy import ShowO, ShowOSettings
 from sightloop.types import Tokens
+from sightloop.world.held_out_scenes import held_out_quizzes, held_out_scenes
 
 NUM_DRAWINGS, NUM_ANSWERS, NUM_TEXTS = 72, 10, 4
 """Rows of a step."""

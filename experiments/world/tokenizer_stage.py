@@ -20,12 +20,13 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 from transformers.models.janus.modeling_janus import JanusVQVAE
 
+from experiments.world.fitting import Stage, fit
+from experiments.world.unified_models import GRID, new_magvit2, vq_config
 from sightloop.models.show_o.magvit2 import Magvit2
 from sightloop.world.checker import SURE, detect
-from experiments.world.fitting import Stage, fit
+from sightloop.world.held_out_scenes import stack_images
 from sightloop.world.quizzes import DRAWN_SIZE, sample_drawn_scene
 from sightloop.world.scenes import COLOURS, CORNERS, GROUNDS, SHAPES, Scene, Thing, render
-from experiments.world.unified_models import GRID, new_magvit2, vq_config
 
 _EMPTY = len(COLOURS)
 """Stands where the colour stands in the code of a cell without a thing."""
@@ -83,8 +84,8 @@ def make_drawn_world(num_taught: int = 3000, num_held_out: int = 300) -> DrawnWo
     still = StillGenerator()
     return DrawnWorld(
         scenes=scenes,
-        pixels=stacked([render(scene, rng) for scene in scenes]),
-        plain=stacked([render(scene, still) for scene in scenes]),
+        pixels=stack_images([render(scene, rng) for scene in scenes]),
+        plain=stack_images([render(scene, still) for scene in scenes]),
         codes=codes_of(scenes),
         num_taught=num_taught,
     )
@@ -102,11 +103,6 @@ def _full_scene(rng: np.random.Generator) -> Scene:
         for corner in sorted(rng.permutation(4)[:num_things].tolist())
     )
     return Scene(ground=GROUNDS[rng.integers(len(GROUNDS))], things=things)
-
-
-def stacked(pictures: list[UInt8[np.ndarray, "H W 3"]]) -> UInt8[Tensor, "B 3 H W"]:
-    """Rendered pictures as one batch."""
-    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
 
 
 def values_of(pixels: UInt8[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from zlib import crc32
 
 import numpy as np
 from torch import Tensor
 
-from sightloop.quizzes.grammar import CATEGORIES, Category, Quiz
-from sightloop.world.checker import Detection, detect
-from sightloop.world.quizzes import is_right_answer, sample_quiz, scene_for
-from sightloop.world.scenes import COLOURS, CORNERS, SHAPES, SIDE, Scene, render
-from experiments.world.tokenizer_stage import stacked
 from experiments.world.unified_models import GRID
-from sightloop.world.verdicts import fulfils
+from sightloop.quizzes.grammar import CATEGORIES, Category, Quiz
 from sightloop.types import ImagePolicy, Images, Prompt, Sampling, Tokens
+from sightloop.world.checker import Detection
+from sightloop.world.held_out_scenes import detect_in, held_out_quizzes, held_out_scenes, images_of
+from sightloop.world.quizzes import is_right_answer
+from sightloop.world.scenes import COLOURS, CORNERS, SHAPES, SIDE
+from sightloop.world.verdicts import fulfils
 
 MAX_ANSWER = 12
 """Words of an answer, its end included."""
@@ -36,29 +35,6 @@ class Figures:
     def __str__(self) -> str:
         parts = " ".join(f"{category} {share:.2f}" for category, share in self.of.items())
         return f"{self.mean:.3f} ({parts})"
-
-
-def held_out_quizzes(per_category: int, seed: int = 0) -> list[Quiz]:
-    """Quizzes for the gates, the same for all models."""
-    rng = np.random.default_rng([seed, crc32(b"gates")])
-    return [sample_quiz(rng, category) for category in CATEGORIES for _ in range(per_category)]
-
-
-def held_out_scenes(quizzes: list[Quiz], seed: int = 0) -> list[Scene]:
-    """A scene that fulfils each quiz."""
-    rng = np.random.default_rng([seed, crc32(b"gate scenes")])
-    return [scene_for(quiz, rng) for quiz in quizzes]
-
-
-def pictures_of(scenes: list[Scene], seed: int = 0) -> Images:
-    """A picture of each scene, with jitter and noise."""
-    rng = np.random.default_rng([seed, crc32(b"gate pictures")])
-    return Images(pixels=stacked([render(scene, rng) for scene in scenes]))
-
-
-def seen_in(images: Images) -> list[list[Detection]]:
-    """What the checker finds in pictures."""
-    return [detect(picture.permute(1, 2, 0).contiguous().cpu().numpy()) for picture in images.pixels]
 
 
 def seen_in_codes(ids: Tensor) -> list[list[Detection]]:
@@ -91,7 +67,7 @@ def drawing_figures(
         texts=[quiz.prompt for quiz in quizzes], wants="image", seeds=list(range(1, len(quizzes) + 1))
     )
     tokens = policy.sample(prompt, sampling)
-    found = seen_in(policy.pixels(tokens)) if look is None else look(tokens)
+    found = detect_in(policy.pixels(tokens)) if look is None else look(tokens)
     return _by_category(quizzes, [fulfils(seen, quiz) for seen, quiz in zip(found, quizzes, strict=True)])
 
 
@@ -122,5 +98,5 @@ def report_gates(name: str, policy: ImagePolicy, per_category: int = 60) -> str:
     """Both gates on pixels: drawings with the policy's own law, answers about rendered pictures."""
     quizzes = held_out_quizzes(per_category, seed=1)
     drawn = drawing_figures(policy, quizzes, policy.drawing())
-    asked = answer_figures(policy, quizzes, pictures_of(held_out_scenes(quizzes, seed=1), seed=1))
+    asked = answer_figures(policy, quizzes, images_of(held_out_scenes(quizzes, seed=1), seed=1))
     return f"{name}: drawings {drawn}, answers {asked}"

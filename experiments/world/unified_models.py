@@ -23,9 +23,9 @@ from transformers.models.janus.image_processing_pil_janus import JanusImageProce
 from transformers.models.janus.processing_janus import JanusProcessor
 
 from sightloop.models.janus.conversation import PRO_ROLES, Conversation
-from sightloop.models.show_o.magvit2 import Magvit2, Magvit2Config
 from sightloop.models.show_o.checkpoint import ShowOSizes, ShowOWeights, write_show_o
 from sightloop.models.show_o.layout import SPECIAL_TOKENS
+from sightloop.models.show_o.magvit2 import Magvit2, Magvit2Config
 from sightloop.world.models import initialize
 from sightloop.world.quizzes import quiz_words
 from sightloop.world.scenes import SIDE

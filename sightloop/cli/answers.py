@@ -7,8 +7,8 @@ from pathlib import Path
 
 from sightloop.evaluation.answer_files import read_answers, yes_no_truth
 from sightloop.evaluation.answer_matching import AnswerJudge, ExactMatch, TextModelJudge, answer_measures
-from sightloop.evaluation.text_model import TextModel
 from sightloop.evaluation.pope import YesNoReading, yes_no_measures
+from sightloop.evaluation.text_model import TextModel
 from sightloop.models.named_models import model_config
 from sightloop.training import distributed
 from sightloop.types import Evaluation

@@ -22,20 +22,24 @@ from sightloop.evaluation.clip_score import clip_score
 from sightloop.evaluation.intervals import bootstrap_interval
 from sightloop.evaluation.object_files import read_objects
 from sightloop.evaluation.pairs import caption_set, read_captions, refuse_empty
+from sightloop.evaluation.protocol import protocol_hash
 from sightloop.evaluation.ranking import Ties
-from sightloop.evaluation.retrieval import ClipEncoder, clip_recall_of_files, protocol_hash
-from sightloop.recipes.catalog import SHAPES
-from sightloop.world.boundary import is_bundled, require_world_images
+from sightloop.evaluation.retrieval import clip_recall_of_files
 from sightloop.evaluators.held_out_captions import open_pictures
+from sightloop.evaluators.settings import HeldOutSettings
+from sightloop.models.clip import ClipEncoder
 from sightloop.models.named_models import model_config
-from sightloop.runs.restore import is_run, load_captioner, read_config
+from sightloop.recipes.catalog import SHAPES
 from sightloop.recipes.vlrm.build import AnyCaptioner
-from sightloop.recipes.vlrm.config import PAPER, HeldOutSettings
+from sightloop.recipes.vlrm.config import PAPER
 from sightloop.rewards.phrases import contains_bad_phrase, load_phrases
-from sightloop.world.models import WEIGHTS
-from sightloop.world.image_folder import truth_of
+from sightloop.runs.restore import load_captioner, read_config
 from sightloop.training import distributed
+from sightloop.training.run_files import is_run
 from sightloop.types import Evaluation
+from sightloop.world.boundary import is_bundled, require_world_images
+from sightloop.world.image_folder import truth_of
+from sightloop.world.models import WEIGHTS
 
 
 @dataclass(frozen=True, kw_only=True)

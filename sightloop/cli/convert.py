@@ -6,8 +6,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from sightloop.models.weight_files import read_json
-from sightloop.models.captioners.vlrm_checkpoint import refuse
 from sightloop.models.families import Family, require
 from sightloop.models.janus.checkpoint import (
     read_janus,
@@ -16,7 +14,6 @@ from sightloop.models.janus.checkpoint import (
     write_janus,
     write_official_janus,
 )
-from sightloop.models.show_o.magvit2 import Magvit2
 from sightloop.models.prompt_strings import PromptOptions
 from sightloop.models.show_o.checkpoint import (
     chosen_strings,
@@ -26,6 +23,8 @@ from sightloop.models.show_o.checkpoint import (
     write_official,
     write_show_o,
 )
+from sightloop.models.show_o.magvit2 import Magvit2
+from sightloop.models.weight_files import read_json, refuse_problems
 
 Target = Literal["sightloop", "official"]
 
@@ -74,7 +73,9 @@ def _convert_show_o(job: ConvertJob) -> None:
     if job.to == "official":
         _refuse_options(job, "magvit", "tokenizer", "max_text_tokens", "prompts")
         own = chosen_strings(config, has_tower=False, prompts=None)
-        refuse("the authors' program has its own strings around questions", list(map(repr, own.values())))
+        refuse_problems(
+            "the authors' program has its own strings around questions", list(map(repr, own.values()))
+        )
         write_official(read_show_o(job.source), job.output)
         return
     if job.magvit is None:
@@ -92,7 +93,7 @@ def _convert_show_o(job: ConvertJob) -> None:
 
 def _refuse_options(job: ConvertJob, *names: str) -> None:
     given = [f"--{name.replace('_', '-')}" for name in names if vars(job)[name] is not None]
-    refuse(f"{job.family} to {job.to} takes no such options", given)
+    refuse_problems(f"{job.family} to {job.to} takes no such options", given)
 
 
 def _refuse_same_form(job: ConvertJob) -> None:

@@ -6,9 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+from sightloop.evaluators.image_sheets import drawn_by_run, write_sheet
 from sightloop.recipes.catalog import RECIPES
 from sightloop.runs.launch import launch
-from sightloop.evaluators.image_sheets import drawn_by_run, write_sheet
 from sightloop.runs.restore import saved_step
 from sightloop.training.run_folder import NoRunError
 

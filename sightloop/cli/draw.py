@@ -15,10 +15,10 @@ from torch import Tensor
 
 from sightloop.data.decode import BrokenImageError, upright
 from sightloop.image_files import read_regular
-from sightloop.models.captioners.vlrm_checkpoint import whole
-from sightloop.world.boundary import MODEL_KEY
-from sightloop.evaluators.geneval_images import picture_seed
+from sightloop.models.atomic_files import atomic_write
+from sightloop.rollouts.seeds import image_seed
 from sightloop.types import ImagePolicy, Images, Prompt, Sampling
+from sightloop.world.boundary import MODEL_KEY
 
 _BATCH = 4
 _GAP = 4
@@ -69,7 +69,7 @@ def draw(policy: ImagePolicy, job: DrawJob) -> list[Path]:
     drawn: list[Tensor] = []
     for start in range(0, job.number, _BATCH):
         places = range(start, min(start + _BATCH, job.number))
-        seeds = [picture_seed(job.prompt, place, job.seed) for place in places]
+        seeds = [image_seed(job.prompt, place, job.seed) for place in places]
         with torch.no_grad():
             tokens = policy.sample(
                 Prompt(texts=[job.prompt] * len(places), wants="image", seeds=seeds), sampling
@@ -91,7 +91,7 @@ def _save(picture: Image.Image, path: Path, job: DrawJob) -> None:
     told.add_itxt("prompt", job.prompt)
     if job.author:
         told.add_itxt(MODEL_KEY, job.author)
-    with whole(path) as partial:
+    with atomic_write(path) as partial:
         picture.save(partial, pnginfo=told)
 
 

@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 import tyro
 
-from sightloop.cli.joint_options import BothSidesOptions
 from sightloop.cli.geneval_options import GenEvalOptions
+from sightloop.cli.joint_options import BothSidesOptions
 
 Positional = tyro.conf.Positional
 

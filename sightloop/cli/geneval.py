@@ -12,9 +12,8 @@ import torch
 from torch import nn
 
 from sightloop.accelerator import in_float64
-from sightloop.quizzes.grammar import CATEGORIES, Quiz
-from sightloop.geneval.prompts import read_prompts
-from sightloop.world.boundary import drawn_by
+from sightloop.cli.geneval_options import DrawerOptions, GenEvalOptions
+from sightloop.evaluators.geneval_images import Drawing, draw_prompts
 from sightloop.evaluators.geneval_run import (
     GenEvalRun,
     compared,
@@ -23,13 +22,14 @@ from sightloop.evaluators.geneval_run import (
     record_path,
     run_geneval,
 )
-from sightloop.evaluators.geneval_images import Drawing, draw_prompts
 from sightloop.evaluators.open_detector import EMBEDDED, GenEvalJob
-from sightloop.cli.geneval_options import DrawerOptions, GenEvalOptions
-from sightloop.runs.restore_image import open_policy
+from sightloop.geneval.prompts import read_prompts
+from sightloop.quizzes.grammar import CATEGORIES, Quiz
 from sightloop.recipes.image_policies import Parts
-from sightloop.world.quizzes import sample_quiz
+from sightloop.runs.restore_image import open_policy
 from sightloop.types import ImagePolicy
+from sightloop.world.boundary import drawn_by
+from sightloop.world.quizzes import sample_quiz
 
 _WORLD_PROMPTS_EACH = 4
 _SOURCE = (

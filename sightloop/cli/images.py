@@ -126,8 +126,8 @@ def ask(words: list[str]) -> None:
 
 def _author(options: ModelOptions, *, texts: list[str], image: Path | None = None) -> str:
     """Who will draw or answer; the embedded world's models are refused what is not of their world."""
-    from sightloop.world import boundary as embedded_world
     from sightloop.recipes.image_policies import world_folder
+    from sightloop.world import boundary as embedded_world
 
     if options.model:
         return Path(options.model).name
@@ -138,8 +138,8 @@ def _author(options: ModelOptions, *, texts: list[str], image: Path | None = Non
 
 
 def _policy(options: ModelOptions) -> Any:
-    from sightloop.runs.restore_image import open_policy
     from sightloop.recipes.image_policies import Parts
+    from sightloop.runs.restore_image import open_policy
 
     return open_policy(
         options.model,

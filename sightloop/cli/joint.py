@@ -11,22 +11,22 @@ from typing import Any
 
 import torch
 
+from sightloop.cli.geneval import weights_digest
+from sightloop.cli.joint_options import BothSidesOptions
 from sightloop.evaluation.intervals import bootstrap_interval
-from sightloop.evaluation.retrieval import protocol_hash
-from sightloop.models.captioners.vlrm_checkpoint import whole
-from sightloop.models.families import found_in
+from sightloop.evaluation.protocol import protocol_hash
+from sightloop.evaluators.image_sheets import Album, Drawn, drawn_in, write_sheet
 from sightloop.evaluators.joint import BothSides, both_sides_table, imbalance_of
 from sightloop.evaluators.joint_changes import categories_table, changes_of, changes_table
-from sightloop.cli.joint_options import BothSidesOptions
-from sightloop.cli.geneval import weights_digest
-from sightloop.evaluators.image_sheets import Album, Drawn, drawn_in, write_sheet
-from sightloop.runs.restore import is_run
-from sightloop.runs.restore_image import before_training, image_config, open_policy, start_of
+from sightloop.models.atomic_files import atomic_write
+from sightloop.models.families import found_in
 from sightloop.recipes.image_policies import Parts
 from sightloop.recipes.unirl.build import AnyImagePolicy, evaluator_of
 from sightloop.recipes.unirl.config import BothSidesSettings, UniConfig
 from sightloop.recipes.unirl.quizzes import asks_of, in_world
+from sightloop.runs.restore_image import before_training, image_config, open_policy, start_of
 from sightloop.training import distributed
+from sightloop.training.run_files import is_run
 from sightloop.types import Evaluation
 
 NOTHING = "none"
@@ -81,7 +81,7 @@ def evaluate_both_sides(options: BothSidesOptions) -> str:
     lines += [f"{name}: {value}" for name, value in record["protocol"].items()]
     if options.output is not None:
         options.output.parent.mkdir(parents=True, exist_ok=True)
-        with whole(options.output) as partial:
+        with atomic_write(options.output) as partial:
             partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         lines.append(f"wrote {options.output}")
     if options.pictures is not None:

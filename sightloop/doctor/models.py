@@ -17,9 +17,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from sightloop.models.transformers_internals import GELUActivation, QuickGELUActivation
 from sightloop.doctor.findings import Finding
 from sightloop.doctor.probes import Probe, drawn_probe, world_probe
+from sightloop.models.transformers_internals import GELUActivation, QuickGELUActivation
 from sightloop.rewards.clip_family import ClipSimilarity
 from sightloop.rewards.similarity import ItmSimilarity
 from sightloop.rewards.yes_no import YesNoJudge

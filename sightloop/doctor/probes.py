@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
+from sightloop.types import Images
 from sightloop.world.language import full_caption
 from sightloop.world.scenes import COLOUR_RGB, COLOURS, SHAPES, Scene, Thing, render
-from sightloop.types import Images
 
 _SEED = 20240401
 _SIDE = 224

@@ -9,21 +9,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sightloop.quizzes.grammar import Quiz
-from sightloop.doctor.run import Opened, as_model
 from sightloop.doctor.calibration import MeasuringJudge
 from sightloop.doctor.findings import Finding, loaded
 from sightloop.doctor.models import ModelToExamine
+from sightloop.doctor.run import Opened, as_model
 from sightloop.evaluators.image_checks import PictureCheck, open_check
+from sightloop.quizzes.grammar import Quiz
 from sightloop.recipes.unirl.build import collector_of, drawing_law, grader_of, load_policy
 from sightloop.recipes.unirl.config import SftConfig, UniConfig
-from sightloop.recipes.unirl.rewards import judges_of as rewards_of
 from sightloop.recipes.unirl.quizzes import in_world, quiz_stream
+from sightloop.recipes.unirl.rewards import judges_of as rewards_of
 from sightloop.rewards.custom import read_names
-from sightloop.world.quizzes import sample_quiz, scene_for
-from sightloop.world.scenes import render
 from sightloop.training import distributed
 from sightloop.types import Images
+from sightloop.world.quizzes import sample_quiz, scene_for
+from sightloop.world.scenes import render
 
 _PROMPTS, _PER_PROMPT, _SCENES = 8, 4, 24
 """Samples of the calibration, and drawn scenes that the checker must judge right."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Protocol
 
-from sightloop.evaluation.retrieval import protocol_hash
+from sightloop.evaluation.protocol import protocol_hash
 from sightloop.evaluation.words import words_of
 from sightloop.types import Evaluation
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from statistics import fmean
 
 from sightloop.evaluation.captions import FUNCTION_WORDS
-from sightloop.evaluation.retrieval import protocol_hash
+from sightloop.evaluation.protocol import protocol_hash
 from sightloop.evaluation.shares import share_of_sums
 from sightloop.evaluation.words import words_of
 from sightloop.types import Evaluation

@@ -13,7 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sightloop.evaluation.retrieval import ClipEncoder, Pictures, protocol_hash
+from sightloop.evaluation.protocol import protocol_hash
+from sightloop.models.clip import ClipEncoder, Pictures
 from sightloop.types import Evaluation
 
 PREFIX = "A photo depicts "

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Literal
 
-from sightloop.evaluation.retrieval import protocol_hash
+from sightloop.evaluation.protocol import protocol_hash
 from sightloop.evaluation.shares import share_of_sums
 from sightloop.types import Evaluation
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -19,9 +18,10 @@ from tqdm import tqdm
 
 from sightloop.geneval.prompts import GenEvalPrompt
 from sightloop.image_files import open_picture
-from sightloop.world.boundary import MODEL_KEY
 from sightloop.recipes.image_policies import templates_of
+from sightloop.rollouts.seeds import image_seed
 from sightloop.types import ImagePolicy, Prompt, Sampling
+from sightloop.world.boundary import MODEL_KEY
 
 PROMPT_KEY = "GenEval prompt"
 """The text chunk of a PNG file that says what it was drawn for."""
@@ -77,7 +77,7 @@ def draw_prompts(
     with tqdm(total=total, initial=total - len(missing), desc="drawn", unit="picture", disable=None) as bar:
         for some in _parts(missing, drawing.batch):
             texts = [prompts[place].text for place, _ in some]
-            seeds = [picture_seed(prompts[place].text, number, drawing.seed) for place, number in some]
+            seeds = [image_seed(prompts[place].text, number, drawing.seed) for place, number in some]
             with torch.no_grad():
                 tokens = policy.sample(Prompt(texts=texts, wants="image", seeds=seeds), sampling)
                 pixels = policy.pixels(tokens).pixels.cpu()
@@ -86,16 +86,6 @@ def draw_prompts(
             bar.update(len(some))
     contact_sheet(prompts, folder).save(folder / _SHEET)
     return len(missing)
-
-
-def picture_seed(text: str, number: int, seed: int = 0) -> int:
-    """The seed of a prompt's picture of this number.
-
-    >>> picture_seed("a photo of a dog", 0) == picture_seed("a photo of a dog", 1)
-    False
-    """
-    digest = hashlib.sha256(f"{seed}\n{number}\n{text}".encode()).digest()
-    return int.from_bytes(digest[:8], "little") >> 1
 
 
 def drawing_record(folder: Path) -> dict[str, Any] | None:

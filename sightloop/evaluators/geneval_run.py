@@ -12,6 +12,17 @@ from pathlib import Path
 import PIL
 from tqdm import tqdm
 
+from sightloop.evaluation.intervals import Interval
+from sightloop.evaluation.protocol import protocol_hash
+from sightloop.evaluators.geneval_images import PROMPT_KEY, drawing_record
+from sightloop.evaluators.open_detector import (
+    GenEvalJob,
+    check_detector,
+    colour_judge,
+    coloured_as_needed,
+    open_detector,
+)
+from sightloop.geneval.colours import ColourClassifier
 from sightloop.geneval.detectors import (
     DetectionsFile,
     Detector,
@@ -19,10 +30,9 @@ from sightloop.geneval.detectors import (
     detections_line,
     read_detections,
 )
-from sightloop.geneval.colours import ColourClassifier
-from sightloop.geneval.rules import Detection, Rules, verdict
 from sightloop.geneval.folder import Drawn, read_folder
 from sightloop.geneval.prompts import GenEvalPrompt, read_prompts
+from sightloop.geneval.rules import Detection, Rules, verdict
 from sightloop.geneval.scores import (
     Change,
     Result,
@@ -37,17 +47,7 @@ from sightloop.geneval.scores import (
     summarise,
     write_results,
 )
-from sightloop.evaluation.intervals import Interval
-from sightloop.evaluation.retrieval import protocol_hash
 from sightloop.image_files import open_picture, read_regular
-from sightloop.evaluators.geneval_images import PROMPT_KEY, drawing_record
-from sightloop.evaluators.open_detector import (
-    GenEvalJob,
-    check_detector,
-    colour_judge,
-    coloured_as_needed,
-    open_detector,
-)
 
 
 @dataclass(frozen=True, kw_only=True)

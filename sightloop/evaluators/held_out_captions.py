@@ -12,15 +12,18 @@ from torch import Tensor
 
 from sightloop.data.decode import Decoding
 from sightloop.data.images import ImageSet
+from sightloop.data.settings import DataSettings
 from sightloop.data.sources import FileSource, Source, open_source
 from sightloop.evaluation.captions import caption_measures, truth_measures
-from sightloop.evaluation.retrieval import ClipEncoder, clip_recall, protocol_hash
-from sightloop.recipes.vlrm.config import DataSettings, HeldOutSettings
+from sightloop.evaluation.protocol import protocol_hash
+from sightloop.evaluation.retrieval import clip_recall
+from sightloop.evaluators.settings import HeldOutSettings
+from sightloop.models.clip import ClipEncoder
 from sightloop.rewards.phrases import contains_bad_phrase
-from sightloop.world.language import full_caption, parses
-from sightloop.world.image_folder import MANIFEST, read_scenes, truth_of
 from sightloop.training import distributed
 from sightloop.types import Captioner, Evaluation, Images, Prompt, Sampling
+from sightloop.world.image_folder import MANIFEST, read_scenes, truth_of
+from sightloop.world.language import full_caption, parses
 
 _CHUNK = 64
 

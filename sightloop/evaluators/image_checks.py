@@ -12,15 +12,15 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from sightloop.quizzes.grammar import Quiz
-from sightloop.geneval.detectors import Detector, Picture
-from sightloop.geneval.colours import ColourClassifier
-from sightloop.geneval.rules import Detection, Rules, exact_reward, verdict
-from sightloop.geneval.prompts import GenEvalPrompt, parse_prompt
 from sightloop.evaluators.geneval_run import GenEvalJob, colour_judge, coloured_as_needed, open_detector
-from experiments.world.unified_gates import seen_in
-from sightloop.world.verdicts import fulfils, share_fulfilled
+from sightloop.geneval.colours import ColourClassifier
+from sightloop.geneval.detectors import Detector, Picture
+from sightloop.geneval.prompts import GenEvalPrompt, parse_prompt
+from sightloop.geneval.rules import Detection, Rules, exact_reward, verdict
+from sightloop.quizzes.grammar import Quiz
 from sightloop.types import Images
+from sightloop.world.held_out_scenes import detect_in
+from sightloop.world.verdicts import fulfils, share_fulfilled
 
 
 class PictureCheck(Protocol):
@@ -51,12 +51,12 @@ class WorldCheck:
 
     def right(self, images: Images, quizzes: Sequence[Quiz]) -> list[bool]:
         """Whether each drawing shows all that its quiz asks for."""
-        return [fulfils(seen, quiz) for seen, quiz in zip(seen_in(images), quizzes, strict=True)]
+        return [fulfils(seen, quiz) for seen, quiz in zip(detect_in(images), quizzes, strict=True)]
 
     def share(self, images: Images, quizzes: Sequence[Quiz]) -> Float[Tensor, " B"]:
         """Share of what each quiz asks for."""
         return torch.tensor(
-            [share_fulfilled(seen, quiz) for seen, quiz in zip(seen_in(images), quizzes, strict=True)]
+            [share_fulfilled(seen, quiz) for seen, quiz in zip(detect_in(images), quizzes, strict=True)]
         )
 
 

@@ -13,10 +13,10 @@ from jaxtyping import Float
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from sightloop.quizzes.grammar import CATEGORIES, Quiz
-from sightloop.image_files import open_picture
-from sightloop.models.captioners.vlrm_checkpoint import whole
 from sightloop.evaluators.image_checks import PictureCheck
+from sightloop.image_files import open_picture
+from sightloop.models.atomic_files import atomic_write
+from sightloop.quizzes.grammar import CATEGORIES, Quiz
 from sightloop.types import Images
 
 _KEPT_SIDE, _SIDE, _FRAME, _GAP = 256, 112, 4, 8
@@ -101,7 +101,7 @@ def _drawn(row: int, sample: dict[str, Any], picture: Image.Image) -> Drawn:
 def write_sheet(path: Path, sides: dict[str, list[Drawn]]) -> None:
     """One row a prompt, some of each category; the same drawings of every side, named at the top."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole(path) as partial:
+    with atomic_write(path) as partial:
         sheet_of(sides).save(partial)
 
 

@@ -17,14 +17,14 @@ from zlib import crc32
 import numpy as np
 import torch
 
-from sightloop.quizzes.grammar import CATEGORIES, Quiz
-from sightloop.evaluation.intervals import Interval
-from sightloop.evaluation.retrieval import protocol_hash
 from sightloop.evaluation.imbalance import Imbalance, imbalance
-from sightloop.evaluators.geneval_images import picture_seed
+from sightloop.evaluation.intervals import Interval
+from sightloop.evaluation.protocol import protocol_hash
 from sightloop.evaluators.image_checks import PictureCheck
+from sightloop.quizzes.grammar import CATEGORIES, Quiz
 from sightloop.recipes.image_policies import templates_of
 from sightloop.rewards.answers import facts_told
+from sightloop.rollouts.seeds import image_seed
 from sightloop.training import distributed
 from sightloop.training.gallery import save_picture
 from sightloop.types import Evaluation, ImagePolicy, Images, Prompt, Sampling, Tokens
@@ -128,7 +128,7 @@ class BothSides:
             prompt = Prompt(
                 texts=[quiz.prompt for quiz in quizzes],
                 wants="image",
-                seeds=[picture_seed(ask.quiz.prompt, ask.number, self.seed) for ask in asks],
+                seeds=[image_seed(ask.quiz.prompt, ask.number, self.seed) for ask in asks],
             )
             codes = policy.sample(prompt, policy.drawing())
             images = policy.pixels(codes)

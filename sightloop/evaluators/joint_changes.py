@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from sightloop.quizzes.grammar import CATEGORIES
 from sightloop.evaluation.intervals import Interval, paired_difference
+from sightloop.quizzes.grammar import CATEGORIES
 from sightloop.types import Evaluation
 
 _RESAMPLES = 10_000

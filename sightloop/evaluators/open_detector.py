@@ -9,19 +9,19 @@ from pathlib import Path
 
 import numpy as np
 
-from sightloop.geneval.detectors import DetectionsFile, Detector, Picture
 from sightloop.geneval.colours import ClipColours, ColourClassifier
+from sightloop.geneval.detectors import DetectionsFile, Detector, Picture
 from sightloop.geneval.function_detector import FunctionDetector
 from sightloop.geneval.mask2former import Mask2FormerDetector
-from sightloop.geneval.zero_shot import FAMILIES, USUAL_THRESHOLD, ZeroShotDetector
-from sightloop.geneval.rules import Detection, Rules, kept_objects, objects_to_colour
 from sightloop.geneval.prompts import GenEvalPrompt
-from sightloop.evaluation.retrieval import ClipEncoder
+from sightloop.geneval.rules import Detection, Rules, kept_objects, objects_to_colour
+from sightloop.geneval.zero_shot import FAMILIES, USUAL_THRESHOLD, ZeroShotDetector
+from sightloop.models.clip import ClipEncoder
 from sightloop.models.named_models import model_config
 from sightloop.rewards.user_functions import load_function, names_function
+from sightloop.training import distributed
 from sightloop.world.checker import SURE, detect
 from sightloop.world.scenes import SHAPES
-from sightloop.training import distributed
 
 EMBEDDED = "shapes"
 """The name of the embedded world's checker as a detector."""

@@ -16,9 +16,9 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from sightloop.geneval.rules import Box, Detection
 from sightloop.geneval.prompts import COLOURS
-from sightloop.evaluation.retrieval import ClipEncoder
+from sightloop.geneval.rules import Box, Detection
+from sightloop.models.clip import ClipEncoder
 
 TEMPLATES = (
     "a photo of a {colour} {name}",

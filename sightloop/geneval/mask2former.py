@@ -31,8 +31,8 @@ from transformers import Mask2FormerConfig, Mask2FormerModel
 from transformers.models.mask2former.modeling_mask2former import Mask2FormerPreTrainedModel
 
 from sightloop.geneval.detectors import Picture
-from sightloop.geneval.rules import OFFICIAL, Detection
 from sightloop.geneval.prompts import CLASSES
+from sightloop.geneval.rules import OFFICIAL, Detection
 from sightloop.models.open import open_config, open_weights, refuse_as
 from sightloop.models.transformers_internals import without_tensors
 

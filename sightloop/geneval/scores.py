@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from sightloop.geneval.rules import Verdict
-from sightloop.geneval.prompts import GenEvalPrompt, parse_prompt
 from sightloop.evaluation.intervals import Interval, bootstrap_interval, interval_of_strata
-from sightloop.evaluation.retrieval import protocol_hash
+from sightloop.evaluation.protocol import protocol_hash
+from sightloop.geneval.prompts import GenEvalPrompt, parse_prompt
+from sightloop.geneval.rules import Verdict
 
 TASKS = {
     "single_object": 80,

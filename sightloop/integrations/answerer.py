@@ -15,12 +15,13 @@ from torch import Tensor
 from sightloop.data.decode import Decoding, Fit, decode
 from sightloop.image_files import BrokenImageError, upright_rgb
 from sightloop.models.families import found_in
-from sightloop.runs.restore import is_run, load_captioner, recipe_and_config
-from sightloop.runs.restore_image import restore_image_policy
 from sightloop.recipes.image_policies import WorldModel, load_image_policy
 from sightloop.recipes.unirl.config import UniConfig
 from sightloop.recipes.vlrm.build import AnyCaptioner
+from sightloop.runs.restore import load_captioner, recipe_and_config
+from sightloop.runs.restore_image import restore_image_policy
 from sightloop.training import distributed
+from sightloop.training.run_files import is_run
 from sightloop.types import Images, Policy, Prompt, Sampling, Tokens, Turn
 
 _UNUSED = {"num_beams": (None, 1), "top_p": (None, 0, 0.0, 1, 1.0), "do_sample": (None, False, True)}

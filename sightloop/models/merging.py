@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from sightloop.models.captioners.critic import Adapters
+from sightloop.models.lora import Adapters
 
 
 @torch.no_grad()

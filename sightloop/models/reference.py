@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import nn
 
-from sightloop.models.captioners.critic import Adapters
+from sightloop.models.lora import Adapters
 from sightloop.types import Policy, Prompt, Sampling, Tokens, TokenScores, Turn
 
 Kind = TypeVar("Kind", bound=nn.Module)

@@ -15,7 +15,6 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from sightloop.models.captioners.vlrm_checkpoint import refuse
 from sightloop.models.open import open_tokenizer as open_class
 from sightloop.models.open import read_tensors
 
@@ -51,7 +50,9 @@ def weight_files(source: Path) -> list[Path]:
         index = source / f"{name}{_INDEX}"
         if index.is_file():
             files = [source / shard for shard in sorted(set(_weight_map(index).values()))]
-            refuse(f"{index} names shards that are missing", [f.name for f in files if not f.is_file()])
+            refuse_problems(
+                f"{index} names shards that are missing", [f.name for f in files if not f.is_file()]
+            )
             return files
     raise ValueError(
         f"{source} holds no weights; looked for {', '.join(WEIGHT_FILES)} and an index of their shards"
@@ -71,7 +72,7 @@ def read_weights(source: Path) -> dict[str, Tensor]:
         for index in (source / f"{name}{_INDEX}" for name in WEIGHT_FILES):
             if index.is_file() and set(_weight_map(index).values()) <= {f.name for f in weight_files(source)}:
                 missing = [f"{name} is missing" for name in _weight_map(index) if name not in tensors]
-                refuse(f"the shards of {index} are not whole", missing)
+                refuse_problems(f"the shards of {index} are not whole", missing)
     return tensors
 
 
@@ -133,7 +134,9 @@ def load_exactly(module: nn.Module, tensors: Mapping[str, Tensor], *, source: st
         ValueError: not exactly the module's tensors, by name and shape; nothing is loaded then.
     """
     state = module.state_dict()
-    refuse(f"{source} does not fit the model", misfits(tensors, {k: v.shape for k, v in state.items()}))
+    refuse_problems(
+        f"{source} does not fit the model", misfits(tensors, {k: v.shape for k, v in state.items()})
+    )
     with torch.no_grad():
         for name, tensor in state.items():
             tensor.copy_(tensors[name])
@@ -198,3 +201,14 @@ def _save(tensors: Mapping[str, Tensor], file: Path) -> None:
 def write_json(file: Path, content: Mapping[str, Any]) -> None:
     """Write an object as indented JSON."""
     file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+_NAMED_PROBLEMS = 3
+
+
+def refuse_problems(what: str, problems: Sequence[str]) -> None:
+    """Raise a ValueError that names the first problems, if there are any."""
+    if problems:
+        hidden = len(problems) - _NAMED_PROBLEMS
+        more = f", and {hidden} more" if hidden > 0 else ""
+        raise ValueError(f"{what}: {'; '.join(problems[:_NAMED_PROBLEMS])}{more}")

@@ -7,11 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sightloop.planning import vlrm_plan as plan
 from sightloop.planning import unirl_plan
-from sightloop.recipes.unirl.config import UniConfig
+from sightloop.planning import vlrm_plan as plan
 from sightloop.planning.flops import is_relaxed
 from sightloop.planning.networks import networks_of
+from sightloop.recipes.unirl.config import UniConfig
 from sightloop.recipes.vlrm.config import VlrmConfig
 from sightloop.training.checkpoint import finished_checkpoints
 from sightloop.training.memory import DRAWING, UPDATING, OutOfMemoryError

@@ -23,22 +23,22 @@ from transformers import (
     PhiForCausalLM,
 )
 
-from sightloop.models.weight_files import read_json, weight_files
-from sightloop.models.captioners.critic import Adapters
 from sightloop.models.families import found_in
-from sightloop.models.janus.policy import FullPart, JanusSettings
 from sightloop.models.janus.checkpoint import SpecialIds, official_config, read_janus_tokenizer
+from sightloop.models.janus.policy import FullPart, JanusSettings
 from sightloop.models.janus.tensor_names import from_official
-from sightloop.models.show_o.magvit2 import Magvit2
-from sightloop.models.show_o.magvit2_layers import Magvit2Config
+from sightloop.models.lora import Adapters
+from sightloop.models.named_models import model_config
 from sightloop.models.open import open_config, read_shapes
 from sightloop.models.show_o.checkpoint import ShowOSizes
+from sightloop.models.show_o.magvit2 import Magvit2
+from sightloop.models.show_o.magvit2_layers import Magvit2Config
 from sightloop.models.show_o.settings import LORA_TARGETS
 from sightloop.models.show_o.vision import new_projector
-from sightloop.models.named_models import model_config
-from sightloop.runs.restore import is_run
+from sightloop.models.weight_files import read_json, weight_files
 from sightloop.recipes.image_policies import world_folder
 from sightloop.recipes.unirl.config import UniConfig
+from sightloop.training.run_files import is_run
 
 SHOW_O_PAPER = ShowOSizes(num_image_tokens=1024, num_text=50295, max_text_tokens=64)
 """Show-o at 512 pixels, as UniRL trains it."""

@@ -18,11 +18,8 @@ from transformers import (
     CLIPModel,
 )
 
-from sightloop.models.transformers_internals import is_language_model
 from sightloop.models.named_models import model_config
-from sightloop.planning.vlrm_plan import GIB, count
-from sightloop.planning.precision import precision_lines
-from sightloop.recipes.unirl.config import UniConfig
+from sightloop.models.transformers_internals import is_language_model
 from sightloop.planning.flops import (
     ANSWER_SHARE,
     PROMPT,
@@ -34,8 +31,11 @@ from sightloop.planning.flops import (
     num_codes,
     step_flops,
 )
-from sightloop.recipes.unirl.rewards import asks_anyone
 from sightloop.planning.networks import Networks, networks_of
+from sightloop.planning.precision import precision_lines
+from sightloop.planning.vlrm_plan import GIB, count
+from sightloop.recipes.unirl.config import UniConfig
+from sightloop.recipes.unirl.rewards import asks_anyone
 from sightloop.rewards.user_functions import names_function
 
 ACTIVATIONS = "activations of a micro-batch, both turns"

@@ -25,7 +25,8 @@ from transformers import (
 )
 
 from sightloop.models.captioners.blip2 import Blip2Captioner, Bridge
-from sightloop.models.captioners.critic import Adapters, ValueHead
+from sightloop.models.captioners.critic import ValueHead
+from sightloop.models.lora import Adapters
 from sightloop.models.named_models import model_config
 from sightloop.planning.precision import precision_lines
 from sightloop.recipes.vlrm.config import VlrmConfig

@@ -7,6 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+from sightloop.evaluators.settings import HeldOutSettings
 from sightloop.recipes.unirl.config import (
     GRPO_JANUS,
     GRPO_SHAPES,
@@ -24,7 +25,6 @@ from sightloop.recipes.vlrm.config import (
     PAPER_RS,
     CriticSettings,
     DrawSettings,
-    HeldOutSettings,
     JudgeSettings,
     RewardWeights,
     VlrmConfig,

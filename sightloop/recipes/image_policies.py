@@ -9,15 +9,15 @@ from typing import Literal
 import torch
 
 from sightloop.models.families import found_in
-from sightloop.models.janus.policy import Janus, JanusSettings
 from sightloop.models.janus.checkpoint import load_janus
+from sightloop.models.janus.policy import Janus, JanusSettings
+from sightloop.models.precision import DTYPES
 from sightloop.models.prompt_strings import PromptOptions
-from sightloop.models.show_o.policy import ShowO, ShowOSettings
 from sightloop.models.show_o.checkpoint import load_show_o
-from sightloop.runs.export import DTYPES
-from sightloop.world.models import WEIGHTS
+from sightloop.models.show_o.policy import ShowO, ShowOSettings
 from sightloop.training import distributed
 from sightloop.types import ImagePolicy
+from sightloop.world.models import WEIGHTS
 
 WorldModel = Literal["show-o", "janus"]
 WORLD_MODELS: dict[str, Path] = {"show-o": WEIGHTS / "show_o", "janus": WEIGHTS / "janus"}

@@ -16,10 +16,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sightloop.quizzes.answer_words import words_of
-from sightloop.rewards.combine import on_last_token
-from sightloop.quizzes.lexicon import COLOURS, NUMBERS, OPPOSITES, PHRASES
 from sightloop.quizzes.answer_parser import BARE, UNKNOWN, Attribute, Claim, Reading, Relation, read
+from sightloop.quizzes.answer_words import words_of
+from sightloop.quizzes.lexicon import COLOURS, NUMBERS, OPPOSITES, PHRASES
+from sightloop.rewards.combine import on_last_token
 from sightloop.types import Fact, Outcome, Reward
 
 TextJudge = Callable[[str, str, str], float]

@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import AutoModelForImageTextToText, PreTrainedModel, ProcessorMixin
 
+from sightloop.models.captioners.prompt_reader import processed
 from sightloop.models.open import (
     ends_of,
     is_captioner,
@@ -27,7 +28,6 @@ from sightloop.models.open import (
     refuse_as,
     require_fitting,
 )
-from sightloop.models.captioners.prompt_reader import processed
 from sightloop.models.written_text import spelled_out, text_ids
 from sightloop.rewards.combine import on_last_token
 from sightloop.rewards.samples import pictures_of, pil_pictures, sample_name

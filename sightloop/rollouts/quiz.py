@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sightloop.quizzes.stream import QuizBatch
 from sightloop.quizzes.grammar import Quiz
+from sightloop.quizzes.stream import QuizBatch
 from sightloop.types import (
     Fact,
     ImagePolicy,

@@ -12,8 +12,8 @@ from sightloop.models.captioners.adapter_folder import AdapterCard, export_adapt
 from sightloop.models.captioners.blip2 import Blip2Captioner
 from sightloop.models.captioners.vlrm_checkpoint import Card, export_folder, export_tensors
 from sightloop.runs.restore import Restored, restore
+from sightloop.models.precision import DTYPES
 
-DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 _TOLD = ("recall@1", "recall@5", "mrr", "precision", "told", "length")
 
 

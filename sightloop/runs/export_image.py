@@ -12,7 +12,9 @@ import torch
 from torch import nn
 
 from sightloop.models.weight_files import read_json, refuse_filled
-from sightloop.models.captioners.vlrm_checkpoint import Card, refuse, whole
+from sightloop.models.captioners.vlrm_checkpoint import Card
+from sightloop.models.weight_files import refuse_problems
+from sightloop.models.atomic_files import atomic_write
 from sightloop.models.janus.policy import Janus
 from sightloop.models.janus.checkpoint import write_janus
 from sightloop.models.merging import merge_adapters
@@ -20,7 +22,8 @@ from sightloop.models.prompt_strings import QUESTION_PLACE
 from sightloop.models.show_o.policy import ShowO
 from sightloop.models.show_o.checkpoint import ShowOSizes, ShowOWeights, write_show_o
 from sightloop.models.show_o.layout import SPECIAL_TOKENS, SYSTEM_PROMPT
-from sightloop.runs.export import DTYPES, export_run
+from sightloop.runs.export import export_run
+from sightloop.models.precision import DTYPES
 from sightloop.runs.restore import recipe_and_config
 from sightloop.runs.restore_image import restore_image_policy
 from sightloop.recipes.image_policies import world_folder
@@ -97,7 +100,7 @@ def export_image_run(run: Path, output: Path, *, step: str, dtype: torch.dtype, 
         method="GRPO" if isinstance(config, GrpoConfig) else "supervised training",
         reads_tower=isinstance(policy, ShowO) and policy.vision is not None,
     )
-    with whole(output) as partial:
+    with atomic_write(output) as partial:
         _write(policy, config, partial, dtype)
         (partial / "README.md").write_text(card_text(card), encoding="utf-8")
 
@@ -141,7 +144,7 @@ def _sizes(policy: ShowO, config: UniConfig) -> ShowOSizes:
 
 def _refuse_spoiled(model: nn.Module, dtype: torch.dtype) -> None:
     spoiled = [name for name, tensor in model.state_dict().items() if not tensor.isfinite().all()]
-    refuse(f"not finite in {dtype}; choose another dtype", spoiled)
+    refuse_problems(f"not finite in {dtype}; choose another dtype", spoiled)
 
 
 def _figures(run: Path, step: int) -> dict[str, tuple[float, float]]:

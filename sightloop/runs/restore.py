@@ -14,6 +14,7 @@ from sightloop.runs.config_json import config_of_run
 from sightloop.recipes.vlrm.build import AnyCaptioner, base_model, load_policy
 from sightloop.recipes.vlrm.config import VlrmConfig
 from sightloop.training import checkpoint
+from sightloop.training.run_files import is_run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,9 +28,6 @@ class Restored:
     step: int
 
 
-def is_run(name: str | Path) -> bool:
-    """Whether this is a run folder."""
-    return (Path(name) / "metrics.jsonl").is_file()
 
 
 def load_captioner(name: str, *, device: torch.device) -> AnyCaptioner:

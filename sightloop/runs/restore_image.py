@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 import torch
 
-from sightloop.runs.restore import is_run, recipe_and_config, saved_step
+from sightloop.runs.restore import recipe_and_config, saved_step
+from sightloop.training.run_files import is_run
 from sightloop.recipes.image_policies import Parts, WorldModel
 from sightloop.recipes.image_policies import open_policy as open_model
 from sightloop.recipes.unirl.build import AnyImagePolicy, load_policy

@@ -323,3 +323,8 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     lines = path.read_text(encoding="utf-8").split("\n")[:-1]
     records = [json.loads(line) for line in lines]
     return [{name: math.nan if value is None else value for name, value in one.items()} for one in records]
+
+
+def is_run(name: str | Path) -> bool:
+    """Whether this is a run folder."""
+    return (Path(name) / "metrics.jsonl").is_file()

@@ -9,8 +9,8 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from sightloop.image_files import BrokenImageError, texts_in
-from sightloop.world.models import WEIGHTS
 from sightloop.world.image_folder import MANIFEST, read_scenes
+from sightloop.world.models import WEIGHTS
 from sightloop.world.quizzes import SHAPES_VOCABULARY
 
 _KNOWN = (

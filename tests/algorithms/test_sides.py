@@ -8,9 +8,9 @@ from algorithms.drawn_and_answered import tables, two_turns
 from torch import Tensor
 
 from sightloop.algorithms.grpo import GRPO, named
-from sightloop.algorithms.unmasking import FreshMasks
 from sightloop.algorithms.ratios import clipped_ratio, kl_to_reference
 from sightloop.algorithms.turn_objectives import Side, Sides
+from sightloop.algorithms.unmasking import FreshMasks
 from sightloop.types import Credit, Policy, Rollout, Sampling, Turn
 
 PLAIN = GRPO(kl_weight=0)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from sightloop.quizzes import prompt_guard
+from sightloop.quizzes.grammar import Category, Quiz, random_quiz
 from sightloop.quizzes.prompt_guard import excludes, normalized_prompt, prompt_digest, read_prompts
 from sightloop.quizzes.stream import GrammarQuizzes, QuizStream
-from sightloop.quizzes.grammar import Category, Quiz, random_quiz
 from sightloop.quizzes.vocabulary import COCO_NOUNS, NUMBER_WORDS, OPPOSITES, REAL, Vocabulary
 
 TEST_SET: dict[Category, int] = {

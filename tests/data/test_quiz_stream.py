@@ -5,9 +5,9 @@ from collections import Counter
 import pytest
 import torch
 
+from sightloop.quizzes.grammar import CATEGORIES, Clause, quiz_of
 from sightloop.quizzes.prompt_guard import excludes
 from sightloop.quizzes.stream import GrammarQuizzes, ListedQuizzes, QuizStream
-from sightloop.quizzes.grammar import CATEGORIES, Clause, quiz_of
 from sightloop.quizzes.vocabulary import REAL
 
 GRAMMAR = GrammarQuizzes(REAL, seed=3)

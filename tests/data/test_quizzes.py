@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from sightloop.quizzes.prompt_guard import excludes, normalized_prompt, read_prompts
 from sightloop.quizzes.grammar import CATEGORIES, QUESTIONS, Clause, quiz_of, user_quizzes
+from sightloop.quizzes.prompt_guard import excludes, normalized_prompt, read_prompts
 from sightloop.quizzes.vocabulary import COCO_NOUNS, REAL, Noun, Vocabulary, plural_of, with_article
 
 CAT, DOG = Clause(noun="cat"), Clause(noun="dog")

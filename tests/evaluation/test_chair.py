@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from sightloop.evaluation.chair import chair, coco_words, read_object_words
-from sightloop.geneval.prompts import CLASSES
 from sightloop.evaluation.intervals import bootstrap_interval
+from sightloop.geneval.prompts import CLASSES
 
 CAPTIONS = ["A dog and two cats on a couch, a cat asleep.", "a man with a frisbee", "green grass", "a bus"]
 OBJECTS = [{"dog", "cat", "chair"}, {"person"}, {"sheep"}, {"bus"}]

@@ -15,13 +15,9 @@ from transformers import CLIPProcessor
 
 from sightloop.evaluation.clip_score import PREFIX, clip_score
 from sightloop.evaluation.pairs import caption_set
-from sightloop.evaluation.retrieval import (
-    MAX_CHARACTERS,
-    ClipEncoder,
-    clip_recall,
-    clip_recall_of_files,
-    protocol_hash,
-)
+from sightloop.evaluation.protocol import protocol_hash
+from sightloop.evaluation.retrieval import clip_recall, clip_recall_of_files
+from sightloop.models.clip import MAX_CHARACTERS, ClipEncoder
 from sightloop.world.language import caption
 from sightloop.world.models import WEIGHTS
 from sightloop.world.scenes import render, sample_scene

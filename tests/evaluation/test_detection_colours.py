@@ -10,9 +10,9 @@ from PIL import Image
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from sightloop.geneval.colours import TEMPLATES, ClipColours, crop_of
-from sightloop.geneval.rules import Detection
 from sightloop.geneval.prompts import COLOURS
-from sightloop.evaluation.retrieval import ClipEncoder
+from sightloop.geneval.rules import Detection
+from sightloop.models.clip import ClipEncoder
 from sightloop.world.models import WEIGHTS
 from sightloop.world.scenes import COLOUR_RGB
 

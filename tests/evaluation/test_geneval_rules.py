@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sightloop.geneval.prompts import CLASSES, GenEvalPrompt, parse_prompt, read_prompts
 from sightloop.geneval.rules import (
     Detection,
     Rules,
@@ -19,7 +20,6 @@ from sightloop.geneval.rules import (
     relations_between,
     verdict,
 )
-from sightloop.geneval.prompts import CLASSES, GenEvalPrompt, parse_prompt, read_prompts
 
 
 def asking(*include: dict[str, Any], tag: str = "two_object", exclude: Any = ()) -> GenEvalPrompt:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sightloop.evaluation.intervals import bootstrap_interval, interval_of_strata
 from sightloop.geneval.folder import read_folder
 from sightloop.geneval.prompts import GenEvalPrompt, parse_prompt
 from sightloop.geneval.scores import (
@@ -21,7 +22,6 @@ from sightloop.geneval.scores import (
     summarise,
     write_results,
 )
-from sightloop.evaluation.intervals import bootstrap_interval, interval_of_strata
 
 
 def result(tag: str, prompt: str, correct: bool, number: int = 0) -> Result:

@@ -4,8 +4,8 @@ import pytest
 import torch
 from models import tiny_blip2
 
-from sightloop.models.decoding.beams import Rules, write_texts
 from sightloop.models.captioners.blip2 import Blip2Captioner
+from sightloop.models.decoding.beams import Rules, write_texts
 from sightloop.types import Images, Prompt
 
 

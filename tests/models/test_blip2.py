@@ -20,10 +20,10 @@ from transformers import (
 from sightloop.models.captioners.blip2 import LORA_TARGETS, TOWER, Blip2Captioner, no_dropout
 from sightloop.models.captioners.vision_towers import same_tower
 from sightloop.rewards.similarity import ItmSimilarity
+from sightloop.types import Images, Prompt, Sampling, Turn
 from sightloop.world.language import WORDS
 from sightloop.world.models import PAD, WEIGHTS
 from sightloop.world.scenes import render, sample_scene
-from sightloop.types import Images, Prompt, Sampling, Turn
 
 TRAINED = ("query_tokens", "qformer.", "language_projection.")
 PROMPTS = ["", "a", "there is", "", "a small", "an image of", "a red circle ,", ""]

@@ -27,10 +27,7 @@ from tiny_show_o_folders import (
 from torch import Tensor
 from transformers import CLIPVisionConfig, CLIPVisionModel, PhiForCausalLM
 
-from sightloop.models.weight_files import read_weights, write_weights
 from sightloop.models.families import found_in, require
-from sightloop.models.show_o.magvit2 import Magvit2
-from sightloop.models.show_o.policy import ShowOSettings
 from sightloop.models.show_o.checkpoint import (
     ShowOSizes,
     load_show_o,
@@ -40,6 +37,9 @@ from sightloop.models.show_o.checkpoint import (
     write_official,
     write_show_o,
 )
+from sightloop.models.show_o.magvit2 import Magvit2
+from sightloop.models.show_o.policy import ShowOSettings
+from sightloop.models.weight_files import read_weights, write_weights
 from sightloop.types import Images, Prompt, Sampling
 
 

@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from sightloop.models.captioners.blip2 import Bridge
+from sightloop.models.captioners.critic import TrunkCritic
 from sightloop.models.captioners.vlrm_checkpoint import (
     Card,
     card_text,
@@ -29,7 +30,6 @@ from sightloop.models.captioners.vlrm_checkpoint import (
     load_published,
     load_vlrm,
 )
-from sightloop.models.captioners.critic import TrunkCritic
 from sightloop.world.models import IMAGE
 
 CARD = Card(

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from sightloop.algorithms.a2c import A2C
 from sightloop.models.captioners.blip2 import Blip2Captioner
-from sightloop.models.captioners.critic import Adapters, TrunkCritic, ValueHead
+from sightloop.models.captioners.critic import TrunkCritic, ValueHead
+from sightloop.models.lora import Adapters
 from sightloop.types import Credit, Prompt, Rollout, Sampling, Turn
 
 

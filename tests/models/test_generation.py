@@ -7,8 +7,8 @@ import torch
 from models import tiny_blip2
 from torch import Tensor
 
-from sightloop.models.decoding import sampling as generation
 from sightloop.models.decoding import growing_texts
+from sightloop.models.decoding import sampling as generation
 from sightloop.models.decoding.sampling import (
     Writer,
     alone,

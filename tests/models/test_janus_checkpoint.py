@@ -15,8 +15,6 @@ from tiny_show_o_folders import save_shards
 from torch import Tensor
 from transformers import JanusForConditionalGeneration
 
-from sightloop.models.weight_files import read_weights
-from sightloop.models.janus.policy import JanusSettings
 from sightloop.models.janus.checkpoint import (
     SpecialIds,
     load_janus,
@@ -25,7 +23,9 @@ from sightloop.models.janus.checkpoint import (
     write_janus,
     write_official_janus,
 )
+from sightloop.models.janus.policy import JanusSettings
 from sightloop.models.janus.tensor_names import from_official, to_official
+from sightloop.models.weight_files import read_weights
 from sightloop.types import Prompt
 
 

@@ -15,10 +15,10 @@ from tiny_show_o import stirred as stirred_show_o
 from torch import Tensor, nn
 
 from benchmarks.device_counts import counted
-from sightloop.models.janus.policy import Janus
 from sightloop.models.decoding.fused_decoder import Scratch, SideBySide, is_plain
-from sightloop.models.show_o.policy import ShowO
+from sightloop.models.janus.policy import Janus
 from sightloop.models.show_o.fused_rounds import still_unknown, unknown_columns
+from sightloop.models.show_o.policy import ShowO
 from sightloop.recipes.image_policies import load_image_policy
 from sightloop.types import Images, Prompt, Sampling, Tokens, Turn
 

@@ -14,10 +14,10 @@ from tiny_show_o import NUM_BITS, language, magvit, pictures, show_o, stirred, t
 
 from sightloop.algorithms.unmasking import FreshMasks, SomeRounds
 from sightloop.models.reference import Reference, frozen_copy
-from sightloop.models.show_o.policy import ShowO, ShowOSettings
 from sightloop.models.show_o.layout import drawing_prompt, drawing_rows, pads, picture_prefix
 from sightloop.models.show_o.losses import Masking
 from sightloop.models.show_o.masks import answer_mask, drawing_mask
+from sightloop.models.show_o.policy import ShowO, ShowOSettings
 from sightloop.types import Prompt, Sampling, Tokens, Turn
 
 

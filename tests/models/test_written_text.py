@@ -20,14 +20,14 @@ from tokenizers import (
 )
 from transformers import AutoTokenizer, ByT5Tokenizer, PreTrainedTokenizerFast
 
-from sightloop.evaluation.retrieval import ClipEncoder
+from sightloop.models.clip import ClipEncoder
 from sightloop.models.written_text import read_texts, spelled_out, text_ids
-from sightloop.runs.restore import load_captioner
 from sightloop.recipes.image_policies import load_image_policy
 from sightloop.rewards.similarity import ItmSimilarity
+from sightloop.runs.restore import load_captioner
+from sightloop.types import Images
 from sightloop.world.models import WEIGHTS
 from sightloop.world.scenes import render, sample_scene
-from sightloop.types import Images
 
 CORPUS = [
     "a small red circle on a bench",

@@ -20,9 +20,9 @@ from transformers import (
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
 from sightloop.models.captioners.blip2 import Blip2Captioner
+from sightloop.types import Images
 from sightloop.world.language import WORDS
 from sightloop.world.models import IMAGE, PAD, tokenizer
-from sightloop.types import Images
 
 SIDE, NUM_QUERIES, WIDTH = 16, 4, 32
 BOS = WORDS.index("</s>")

@@ -10,9 +10,9 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 from transformers import PhiConfig, PhiForCausalLM, PreTrainedTokenizerFast
 
+from sightloop.models.show_o.layout import SPECIAL_TOKENS
 from sightloop.models.show_o.magvit2 import Magvit2, Magvit2Config
 from sightloop.models.show_o.policy import ShowO, ShowOSettings
-from sightloop.models.show_o.layout import SPECIAL_TOKENS
 from sightloop.types import Images
 
 NUM_TOKENS, FACTOR, NUM_BITS = 9, 4, 5

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from sightloop.geneval.colours import crop_of
+from sightloop.geneval.prompts import parse_prompt
 from sightloop.geneval.rules import (
     Detection,
     Rules,
@@ -18,7 +19,6 @@ from sightloop.geneval.rules import (
     relations_between,
     verdict,
 )
-from sightloop.geneval.prompts import parse_prompt
 from sightloop.geneval.scores import Result, summarise
 
 OPTIONS = {

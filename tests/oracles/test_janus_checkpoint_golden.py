@@ -15,7 +15,6 @@ from tokenizers.models import WordLevel
 from torch import Tensor
 from transformers import AutoProcessor, JanusForConditionalGeneration, PreTrainedTokenizerFast
 
-from sightloop.models.weight_files import read_weights
 from sightloop.models.janus.checkpoint import (
     SPECIAL_TOKENS,
     read_janus,
@@ -23,6 +22,7 @@ from sightloop.models.janus.checkpoint import (
     write_janus,
     write_official_janus,
 )
+from sightloop.models.weight_files import read_weights
 
 LOGITS = 1e-4
 

@@ -21,9 +21,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from sightloop.models.janus.images import rounded
 from sightloop.models.janus.policy import Janus, JanusSettings
 from sightloop.models.janus.tensor_names import from_official, to_official
-from sightloop.models.janus.images import rounded
 from sightloop.types import Images, Prompt, Sampling, Tokens, Turn
 
 CLOSE: dict[str, Any] = {"atol": 1e-4, "rtol": 0.0}

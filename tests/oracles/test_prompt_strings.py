@@ -14,8 +14,8 @@ from unified_folders import janus_folder, show_o_folders
 from sightloop.cli import main
 from sightloop.models.janus.policy import Janus
 from sightloop.models.prompt_strings import PromptOptions
-from sightloop.models.show_o.policy import ShowO
 from sightloop.models.show_o.layout import SYSTEM_PROMPT
+from sightloop.models.show_o.policy import ShowO
 from sightloop.recipes.image_policies import Parts, load_image_policy
 
 Case = dict[str, Any]

@@ -11,9 +11,9 @@ import torch
 from show_o_golden import Golden, load_golden, numbers, runs_of, same
 from torch import Tensor
 
-from sightloop.models.show_o.sampling import Noise, draw_codes, gumbel_of, official_noise
 from sightloop.models.show_o.layout import drawing_prompt, drawing_rows
 from sightloop.models.show_o.likelihood import Canvas, canvas_of, score_codes
+from sightloop.models.show_o.sampling import Noise, draw_codes, gumbel_of, official_noise
 from sightloop.types import Sampling, Tokens
 
 

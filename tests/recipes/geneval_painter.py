@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sightloop.quizzes.grammar import CATEGORIES, Quiz
-from sightloop.geneval.prompts import GenEvalPrompt, parse_prompt
 from sightloop.evaluators.geneval_images import Drawing, draw_prompts
+from sightloop.geneval.prompts import GenEvalPrompt, parse_prompt
+from sightloop.quizzes.grammar import CATEGORIES, Quiz
+from sightloop.types import Images, Prompt, Sampling, Tokens, TokenScores, Turn
 from sightloop.world.quizzes import sample_quiz, scene_for
 from sightloop.world.scenes import SIDE, render
-from sightloop.types import Images, Prompt, Sampling, Tokens, TokenScores, Turn
 
 
 def some_quizzes(per_category: int = 2) -> list[Quiz]:

@@ -13,19 +13,19 @@ import pytest
 import torch
 from PIL import Image
 
-from sightloop.quizzes.prompt_guard import normalized_prompt
-from sightloop.quizzes.grammar import CATEGORIES, Clause, quiz_of
-from sightloop.quizzes.vocabulary import REAL
-from sightloop.models.show_o.policy import ShowO
-from sightloop.evaluators.joint import BothSides, FixedPictures, imbalance_of
 from sightloop.evaluators.image_checks import WorldCheck, open_check
+from sightloop.evaluators.joint import BothSides, FixedPictures, imbalance_of
+from sightloop.models.show_o.policy import ShowO
+from sightloop.quizzes.grammar import CATEGORIES, Clause, quiz_of
+from sightloop.quizzes.prompt_guard import normalized_prompt
+from sightloop.quizzes.vocabulary import REAL
 from sightloop.recipes.image_policies import load_image_policy
 from sightloop.recipes.unirl.build import evaluator_of
 from sightloop.recipes.unirl.config import GRPO_SHAPES, GRPO_SHOW_O, BothSidesSettings
 from sightloop.recipes.unirl.quizzes import fixed_asks, kept_out, quiz_stream, read_fixed
-from sightloop.world.quizzes import SHAPES_VOCABULARY
-from experiments.world.unified_gates import held_out_scenes, pictures_of
 from sightloop.training.randomness import untouched_randomness
+from sightloop.world.held_out_scenes import held_out_scenes, images_of
+from sightloop.world.quizzes import SHAPES_VOCABULARY
 
 ASKS = fixed_asks(BothSidesSettings(per_category=4), SHAPES_VOCABULARY)
 
@@ -43,7 +43,7 @@ def evaluator() -> BothSides:
     """Two drawings of each category, and pictures of scenes."""
     asks = [ask for ask in ASKS if ask.number < 2]
     quizzes = [ask.quiz for ask in asks]
-    fixed = FixedPictures(images=pictures_of(held_out_scenes(quizzes)), quizzes=quizzes)
+    fixed = FixedPictures(images=images_of(held_out_scenes(quizzes)), quizzes=quizzes)
     return BothSides(asks=asks, check=WorldCheck(), fixed=fixed, max_answer=12)
 
 
@@ -73,7 +73,7 @@ def test_other_seeds_draw_other_pictures_and_another_protocol(policy: ShowO, eva
 def test_the_protocol_tells_other_pictures_of_the_same_quizzes_apart(evaluator: BothSides) -> None:
     assert evaluator.fixed is not None
     quizzes = evaluator.fixed.quizzes
-    other = FixedPictures(images=pictures_of(held_out_scenes(quizzes), seed=9), quizzes=quizzes)
+    other = FixedPictures(images=images_of(held_out_scenes(quizzes), seed=9), quizzes=quizzes)
     assert evaluator.fixed.told() != other.told() and other.told().startswith("12, ")
 
 

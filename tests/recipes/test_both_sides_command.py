@@ -12,11 +12,11 @@ from PIL import Image
 from recipes.image_runs import STARTS, made_run
 
 from sightloop.cli import main
-from sightloop.evaluation.retrieval import protocol_hash
-from sightloop.evaluators.joint_changes import changes_of, changes_table, ratio_difference
 from sightloop.cli.joint import config_of, models_of
 from sightloop.cli.joint_options import BothSidesOptions
+from sightloop.evaluation.protocol import protocol_hash
 from sightloop.evaluators.image_sheets import Drawn, drawn_by_run, sheet_of
+from sightloop.evaluators.joint_changes import changes_of, changes_table, ratio_difference
 from sightloop.types import Evaluation
 
 SMALL = ["--per-category", "4", "--max-tokens", "8"]

@@ -11,9 +11,9 @@ from models.tiny_janus import tokenizer as janus_tokenizer
 from tiny_show_o_folders import magvit, official_folder, official_tensors, tokenizer
 
 from sightloop.cli import main
-from sightloop.models.weight_files import read_weights
 from sightloop.models.janus.checkpoint import write_official_janus
 from sightloop.models.show_o.checkpoint import read_show_o, write_magvit2
+from sightloop.models.weight_files import read_weights
 
 
 def refused(capsys: pytest.CaptureFixture[str], words: list[object]) -> str:

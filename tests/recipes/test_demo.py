@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from sightloop.cli import main
-from sightloop.recipes.catalog import RECIPES
 from sightloop.cli.demo_run import before_after_sheet, demo_config, train_demo
+from sightloop.recipes.catalog import RECIPES
 from sightloop.runs.restore import recipe_and_config
 
 

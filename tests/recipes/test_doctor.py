@@ -13,7 +13,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sightloop.cli import main
-from sightloop.quizzes.grammar import Quiz
 from sightloop.doctor.calibration import Measured, MeasuringJudge, calibration
 from sightloop.doctor.environment import environment
 from sightloop.doctor.findings import Finding, as_text, is_healthy
@@ -21,13 +20,14 @@ from sightloop.doctor.probes import drawn_probe, world_probe
 from sightloop.doctor.rewards import PAIRS, examine_rewards
 from sightloop.doctor.unirl import checked
 from sightloop.evaluators.image_checks import WorldCheck
+from sightloop.quizzes.grammar import Quiz
 from sightloop.rewards.answers import Denials, FactReward, LessPrior, all_facts, share
 from sightloop.rewards.custom import Loading, load_rewards, read_names
 from sightloop.rewards.phrases import BadPhrases, Repeats, load_phrases, missing_end
 from sightloop.rewards.plain import caption_length
 from sightloop.rewards.samples import outcome_of_texts
-from sightloop.world.models import WEIGHTS
 from sightloop.types import Images, Outcome
+from sightloop.world.models import WEIGHTS
 
 FUNCTIONS = """
 def red(images, completions):

@@ -12,9 +12,9 @@ from PIL import Image
 from tiny_show_o_folders import magvit, official_folder, tokenizer
 
 from sightloop.cli import main
+from sightloop.cli.draw import AskJob, DrawJob, ask, contact_sheet, draw, read_picture
 from sightloop.models.janus.checkpoint import write_janus
 from sightloop.models.show_o.checkpoint import read_show_o, write_magvit2, write_show_o
-from sightloop.cli.draw import AskJob, DrawJob, ask, contact_sheet, draw, read_picture
 from sightloop.recipes.image_policies import load_image_policy
 
 CPU = torch.device("cpu")

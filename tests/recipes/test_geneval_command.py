@@ -15,7 +15,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import Owlv2Config, Owlv2ForObjectDetection, PreTrainedTokenizerFast
 
 from sightloop.cli import main
-from sightloop.geneval.scores import read_protocol, read_results
+from sightloop.cli.geneval import evaluate_drawn, evaluate_geneval
+from sightloop.cli.geneval_options import DrawerOptions, GenEvalOptions
+from sightloop.evaluators.geneval_images import Drawing
 from sightloop.evaluators.geneval_run import (
     GenEvalJob,
     GenEvalRun,
@@ -26,10 +28,8 @@ from sightloop.evaluators.geneval_run import (
     record_path,
     run_geneval,
 )
-from sightloop.cli.geneval import evaluate_drawn, evaluate_geneval
-from sightloop.evaluators.geneval_images import Drawing
 from sightloop.evaluators.open_detector import model_kind
-from sightloop.cli.geneval_options import DrawerOptions, GenEvalOptions
+from sightloop.geneval.scores import read_protocol, read_results
 from sightloop.world.checker import SURE
 from sightloop.world.models import WEIGHTS
 

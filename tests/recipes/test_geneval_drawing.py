@@ -9,7 +9,8 @@ import pytest
 from geneval_painter import Painter, paint, prompts_of, some_quizzes
 from PIL import Image
 
-from sightloop.evaluators.geneval_images import Drawing, draw_prompts, picture_seed
+from sightloop.evaluators.geneval_images import Drawing, draw_prompts
+from sightloop.rollouts.seeds import image_seed
 
 
 def pictures_in(folder: Path) -> dict[str, bytes]:
@@ -53,7 +54,7 @@ def test_a_picture_depends_on_its_own_prompt_number_and_seed_alone(tmp_path: Pat
         name = f"samples/000{number}.png"
         drawn = [(tmp_path / place / name).read_bytes() for place in ("all/00005", "one/00000")]
         assert drawn[0] == drawn[1]
-    seeds = {picture_seed(text, number, seed) for text in "ab" for number in range(4) for seed in (0, 1)}
+    seeds = {image_seed(text, number, seed) for text in "ab" for number in range(4) for seed in (0, 1)}
     assert len(seeds) == 16
     assert all(0 <= seed < 2**63 for seed in seeds)
 

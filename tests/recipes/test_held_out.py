@@ -8,10 +8,10 @@ import pytest
 import torch
 from models.tiny_captioners import EOS, SPECIALS, llava, noise
 
-from sightloop.evaluation.retrieval import ClipEncoder
-from sightloop.models.captioners.generic import GenericCaptioner
 from sightloop.evaluators.held_out_captions import HeldOut, Pictures
-from sightloop.recipes.vlrm.config import HeldOutSettings
+from sightloop.evaluators.settings import HeldOutSettings
+from sightloop.models.captioners.generic import GenericCaptioner
+from sightloop.models.clip import ClipEncoder
 from sightloop.world.models import WEIGHTS
 
 

@@ -17,8 +17,8 @@ import sightloop.image_files
 from sightloop.cli import main
 from sightloop.evaluators.image_sheets import drawn_by_run
 from sightloop.integrations.answerer import AnswerSettings, Asked, Respondent
-from sightloop.world.models import WEIGHTS
 from sightloop.training.gallery import copy_picture
+from sightloop.world.models import WEIGHTS
 
 CLIP, CAPTIONER = str(WEIGHTS / "clip"), str(WEIGHTS / "captioner")
 GENEVAL = ["evaluate", "geneval", "--detector", "shapes", "--prompts", "shapes"]

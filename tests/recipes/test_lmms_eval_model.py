@@ -12,13 +12,13 @@ from image_runs import STARTS, made_run
 from PIL import Image
 
 import sightloop.integrations.lmms_eval as adapter
-from sightloop.integrations.lmms_eval import asked_of, flat_pictures, generated
 from sightloop.integrations.answerer import AnswerSettings, Asked, Respondent, settings_from
-from sightloop.runs.restore_image import restore_image_policy
+from sightloop.integrations.lmms_eval import asked_of, flat_pictures, generated
 from sightloop.recipes.image_policies import WORLD_MODELS
+from sightloop.runs.restore_image import restore_image_policy
+from sightloop.types import Images, Prompt, Sampling, Turn
 from sightloop.world.models import WEIGHTS
 from sightloop.world.scenes import render, sample_scene
-from sightloop.types import Images, Prompt, Sampling, Turn
 
 QUESTION = "Which two objects are shown, and what are their colors?"
 

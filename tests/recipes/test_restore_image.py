@@ -16,13 +16,13 @@ from PIL import Image
 from recipes.image_runs import STARTS, made_run
 from torch import Tensor
 
+from experiments.world.unified_models import NUM_IMAGE_TOKENS, SIDE
 from sightloop.cli import main
 from sightloop.models.janus.policy import Janus
 from sightloop.models.show_o.policy import ShowO
-from sightloop.runs.restore_image import before_training, open_policy, restore_image_policy
 from sightloop.recipes.image_policies import Parts, load_image_policy
 from sightloop.recipes.unirl.config import PolicySettings
-from experiments.world.unified_models import NUM_IMAGE_TOKENS, SIDE
+from sightloop.runs.restore_image import before_training, open_policy, restore_image_policy
 from sightloop.types import Images, Prompt, Tokens, Turn
 
 CPU = torch.device("cpu")

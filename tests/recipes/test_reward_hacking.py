@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from sightloop.cli import main
-from sightloop.recipes.vlrm.build import build as vlrm
 from sightloop.recipes.catalog import RECIPES
+from sightloop.recipes.vlrm.build import build as vlrm
 from sightloop.runs.restore import saved_step
 
 NO_OTHER_REWARD = [

@@ -14,6 +14,9 @@ from tiny_show_o_folders import CONFIG, official_folder, phi
 
 from sightloop.cli import main
 from sightloop.models.janus.checkpoint import write_official_janus
+from sightloop.planning.flops import step_flops
+from sightloop.planning.networks import networks_of, shapes_in
+from sightloop.planning.unirl_plan import memory_plan, parameter_counts
 from sightloop.planning.vlrm_plan import GIB, count
 from sightloop.recipes.unirl.build import load_policy
 from sightloop.recipes.unirl.config import (
@@ -28,9 +31,6 @@ from sightloop.recipes.unirl.config import (
     PolicySettings,
     SidesSettings,
 )
-from sightloop.planning.flops import step_flops
-from sightloop.planning.unirl_plan import memory_plan, parameter_counts
-from sightloop.planning.networks import networks_of, shapes_in
 
 FULL = PolicySettings(trained="full")
 STARTS: dict[str, GrpoConfig] = {"show-o": GRPO_SHAPES, "janus": GRPO_SHAPES_JANUS}

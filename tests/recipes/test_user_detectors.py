@@ -10,8 +10,8 @@ from geneval_painter import paint, some_quizzes
 
 from sightloop.cli import main
 from sightloop.evaluators.open_detector import GenEvalJob, model_kind, open_detector
-from sightloop.recipes.unirl.config import QuizJudge, QuizRewards, UniConfig
 from sightloop.planning.unirl_plan import judges_of
+from sightloop.recipes.unirl.config import QuizJudge, QuizRewards, UniConfig
 
 FILE = """
 import numpy as np

@@ -1,7 +1,7 @@
 import pytest
 
-from sightloop.rewards.answers import denies, facts_told
 from sightloop.quizzes.negative_questions import Traps
+from sightloop.rewards.answers import denies, facts_told
 from sightloop.types import Fact
 
 TRAPS = Traps(nouns=("cat", "apple", "bowl", "bear"), colours=("red", "blue", "green"))

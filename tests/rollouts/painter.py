@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sightloop.quizzes.stream import QuizBatch
 from sightloop.quizzes.grammar import Clause, quiz_of
+from sightloop.quizzes.stream import QuizBatch
 from sightloop.quizzes.vocabulary import REAL
 from sightloop.types import Images, Prompt, Sampling, Tokens, TokenScores, Turn
 

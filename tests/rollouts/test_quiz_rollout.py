@@ -11,9 +11,9 @@ from sightloop.algorithms.grpo import GRPO
 from sightloop.algorithms.sft import SFT, paper
 from sightloop.algorithms.turn_objectives import Side, Sides
 from sightloop.quizzes.grammar import Quiz
+from sightloop.quizzes.negative_questions import Traps
 from sightloop.rewards.answers import Denials, FactReward, LessPrior, all_facts
 from sightloop.rewards.combine import combine
-from sightloop.quizzes.negative_questions import Traps
 from sightloop.rollouts.quiz import MovingAverage, QuizCollector
 from sightloop.types import Images, Rollout, Sampling, Tokens
 

@@ -5,9 +5,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from experiments.world.lessons import WRONG_SHARES, answer_lessons, drawing_lessons, mistaken
 from sightloop.quizzes.grammar import CATEGORIES, QUESTIONS, Clause, quiz_of
 from sightloop.quizzes.vocabulary import REAL
-from experiments.world.lessons import WRONG_SHARES, answer_lessons, drawing_lessons, mistaken
 from sightloop.world.quizzes import (
     SHAPES_VOCABULARY,
     is_right_answer,

@@ -4,34 +4,18 @@ import numpy as np
 import pytest
 import torch
 
-from sightloop.models.janus.policy import Janus, JanusSettings
-from sightloop.models.janus.checkpoint import load_janus
-from sightloop.models.show_o.policy import ShowO
-from sightloop.models.show_o.checkpoint import load_show_o
 from experiments.world.janus_stage import train_janus
 from experiments.world.lessons import RIGHT, Stretch
-from sightloop.world.models import WEIGHTS
-from sightloop.world.quizzes import sample_drawn_scene, sample_quiz
-from sightloop.world.scenes import Scene, Thing, render
 from experiments.world.show_o_stage import misread, show_o_policy, train_show_o
 from experiments.world.tokenizer_stage import (
     StillGenerator,
     codes_of,
     make_drawn_world,
     share_recovered,
-    stacked,
     train_magvit2,
     train_vq,
 )
-from experiments.world.unified_gates import (
-    answer_figures,
-    drawing_figures,
-    held_out_quizzes,
-    held_out_scenes,
-    pictures_of,
-    seen_in,
-    seen_in_codes,
-)
+from experiments.world.unified_gates import answer_figures, drawing_figures, seen_in_codes
 from experiments.world.unified_models import (
     MAX_TEXT,
     NUM_CODES,
@@ -44,7 +28,21 @@ from experiments.world.unified_models import (
     save_show_o,
     show_o_tokenizer,
 )
+from sightloop.models.janus.checkpoint import load_janus
+from sightloop.models.janus.policy import Janus, JanusSettings
+from sightloop.models.show_o.checkpoint import load_show_o
+from sightloop.models.show_o.policy import ShowO
 from sightloop.types import Images, Prompt, Sampling
+from sightloop.world.held_out_scenes import (
+    detect_in,
+    held_out_quizzes,
+    held_out_scenes,
+    images_of,
+    stack_images,
+)
+from sightloop.world.models import WEIGHTS
+from sightloop.world.quizzes import sample_drawn_scene, sample_quiz
+from sightloop.world.scenes import Scene, Thing, render
 
 RED_SQUARE = Thing(size="large", colour="red", shape="square", corner="top-left")
 ALONE = Scene(ground="white", things=(RED_SQUARE,))
@@ -84,7 +82,7 @@ def test_still_random_numbers_draw_a_scene_without_jitter_and_noise() -> None:
 
 
 def test_the_checker_counts_redrawn_scenes() -> None:
-    plain = stacked([render(scene, StillGenerator()) for scene in SCENES[:20]])
+    plain = stack_images([render(scene, StillGenerator()) for scene in SCENES[:20]])
     assert share_recovered(plain, SCENES[:20]) == 1
     assert share_recovered(plain.flip(0), SCENES[:20]) < 0.2
 
@@ -142,7 +140,7 @@ def test_an_untrained_janus_draws_answers_and_comes_back_from_its_folder(tmp_pat
 @pytest.mark.parametrize("name", BUNDLED)
 def test_the_bundled_tokenizers_redraw_scenes_that_the_checker_reads(name) -> None:
     policy = BUNDLED[name](WEIGHTS / name)
-    pictures = pictures_of(SCENES, seed=4)
+    pictures = images_of(SCENES, seed=4)
     redrawn = policy.pixels(policy.image_tokens(pictures))
     assert share_recovered(redrawn.pixels, SCENES) > 0.97
 
@@ -154,7 +152,7 @@ def test_the_bundled_models_draw_poorly_and_see_better(name) -> None:
     policy = BUNDLED[name](WEIGHTS / name)
     quizzes = held_out_quizzes(40, seed=2)
     drawn = drawing_figures(policy, quizzes, policy.drawing())
-    asked = answer_figures(policy, quizzes, pictures_of(held_out_scenes(quizzes, seed=2), seed=2))
+    asked = answer_figures(policy, quizzes, images_of(held_out_scenes(quizzes, seed=2), seed=2))
     # 240 quizzes add noise of about .03 to what the stages reported.
     assert 0.35 < drawn.mean < 0.7
     assert asked.mean > 0.8
@@ -168,12 +166,12 @@ def test_drawn_pictures_are_seen_alike_in_codes_and_in_pixels(name) -> None:
     """The decoder may blur, but the checker finds in its pictures what their codes say."""
     policy = BUNDLED[name](WEIGHTS / name)
     codes = codes_of(SCENES)
-    tokens = policy.image_tokens(Images(pixels=pictures_of(SCENES).pixels))
+    tokens = policy.image_tokens(Images(pixels=images_of(SCENES).pixels))
     assert (tokens.ids == codes).float().mean() > 0.99
     same = [
         sorted((d.noun, d.colour, d.corner) for d in pixels)
         == sorted((d.noun, d.colour, d.corner) for d in ids)
-        for pixels, ids in zip(seen_in(policy.pixels(tokens)), seen_in_codes(tokens.ids), strict=True)
+        for pixels, ids in zip(detect_in(policy.pixels(tokens)), seen_in_codes(tokens.ids), strict=True)
     ]
     assert sum(same) / len(same) > 0.95
 

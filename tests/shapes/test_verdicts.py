@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from experiments.world.lessons import mistaken
 from sightloop.quizzes.grammar import CATEGORIES, Clause, quiz_of
 from sightloop.world.checker import Detection, detect
-from experiments.world.lessons import mistaken
 from sightloop.world.quizzes import SHAPES_VOCABULARY, sample_quiz, scene_for
 from sightloop.world.scenes import render
 from sightloop.world.verdicts import checks, fulfils, fulfils_exactly, relations, share_fulfilled

@@ -8,11 +8,12 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from sightloop.evaluation.retrieval import ClipEncoder
 from sightloop.models.captioners.blip2 import Blip2Captioner
 from sightloop.models.captioners.vision_towers import same_tower
+from sightloop.models.clip import ClipEncoder
 from sightloop.rewards.clip_family import ClipSimilarity
 from sightloop.rewards.similarity import ItmSimilarity
+from sightloop.types import Images, Prompt, Sampling
 from sightloop.world.language import SPECIALS, WORDS, caption, count_facts, full_caption, parses
 from sightloop.world.models import (
     EOS,
@@ -25,7 +26,6 @@ from sightloop.world.models import (
     tokenizer,
 )
 from sightloop.world.scenes import Scene, mutate, render, sample_scene
-from sightloop.types import Images, Prompt, Sampling
 
 NUMBER = 120
 JUDGES = ("judge", "judge_forgiving", "judge_hackable")

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from sightloop.cli import main
-from sightloop.world.models import WEIGHTS
-from sightloop.world.image_folder import write_pictures
 from sightloop.training import run_folder
+from sightloop.world.image_folder import write_pictures
+from sightloop.world.models import WEIGHTS
 
 CAPTIONER, JUDGE = str(WEIGHTS / "captioner"), str(WEIGHTS / "judge")
 START = ["train", "vlrm", "--batch", "4", "--steps", "1", "--draw.max-new-tokens", "4"]

@@ -12,8 +12,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from sightloop.models.atomic_files import atomic_write
 from sightloop.models.captioners.generic import GenericCaptioner
-from sightloop.models.captioners.vlrm_checkpoint import Card, refuse, whole
+from sightloop.models.captioners.vlrm_checkpoint import Card
+from sightloop.models.weight_files import refuse_problems
 
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
@@ -53,7 +55,7 @@ def export_adapter(
         "inference_mode": True,
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in _named(captioner).items()}
-    with whole(output) as partial:
+    with atomic_write(output) as partial:
         partial.mkdir(parents=True)
         (partial / _CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         save_file(tensors, partial / _WEIGHTS, metadata={"format": "pt"})
@@ -83,7 +85,7 @@ def load_adapter(captioner: GenericCaptioner, folder: Path) -> None:
         problems.append(f"alpha / rank is {scale:g}, the captioner has {captioner.adapters.scale:g}")
     # They change the numbers without changing a name.
     problems += [f"{name} is on" for name in ("use_rslora", "use_dora", "fan_in_fan_out") if config.get(name)]
-    refuse(f"{folder} does not fit the captioner", problems)
+    refuse_problems(f"{folder} does not fit the captioner", problems)
     with torch.no_grad():
         for name, tensor in wanted.items():
             tensor.copy_(given[name])

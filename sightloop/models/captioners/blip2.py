@@ -21,14 +21,14 @@ from torch import Tensor, nn
 from transformers import Blip2ForConditionalGeneration, PreTrainedTokenizerBase
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
-from sightloop.models.decoding.beams import Rules, write_texts
 from sightloop.models.captioners.critic import ValuePosition
-from sightloop.models.decoding.sampling import Writer, alone, draw_tokens, like_lengths, token_log_probs
 from sightloop.models.captioners.last_layer import READ_FROM, read_in_part
-from sightloop.models.open import ends_of, is_blip2, open_pictures, open_weights, open_words, require_kind
 from sightloop.models.captioners.opt_steps import OptSteps
-from sightloop.models.decoding.token_pieces import Pieces
 from sightloop.models.checkpointing import Contexts, Recomputation
+from sightloop.models.decoding.beams import Rules, write_texts
+from sightloop.models.decoding.sampling import Writer, alone, draw_tokens, like_lengths, token_log_probs
+from sightloop.models.decoding.token_pieces import Pieces
+from sightloop.models.open import ends_of, is_blip2, open_pictures, open_weights, open_words, require_kind
 from sightloop.models.transformers_internals import Cache, cache_argument
 from sightloop.models.written_text import text_ids
 from sightloop.types import Images, Prompt, Sampling, Tokens, TokenScores, Turn

@@ -7,19 +7,16 @@ state dict stay plain and nobody else knows about them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from itertools import pairwise
-from types import MethodType
-from typing import Any, Literal, Protocol, cast
+from typing import Literal, Protocol
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from sightloop.models.lora import Adapters
 from sightloop.types import Tokens, Turn
 
 ValuePosition = Literal["pre", "post"]
@@ -40,64 +37,6 @@ class Trunk(Protocol):
         The policy's trainable parts receive no gradient through it.
         """
         ...
-
-
-class Adapters(nn.Module):
-    """Low-rank adapters (LoRA, arXiv 2106.09685) over given linear layers; off unless switched on."""
-
-    def __init__(self, linears: Mapping[str, nn.Linear], *, rank: int, alpha: float) -> None:
-        super().__init__()
-        if rank < 1:
-            raise ValueError(f"adapter rank is {rank}; use at least 1")
-        self.active = False
-        self.scale = alpha / rank
-        self.down, self.up = nn.ParameterDict(), nn.ParameterDict()
-        for name, linear in linears.items():
-            key, device = name.replace(".", "/"), linear.weight.device
-            down = torch.empty(rank, linear.in_features, device=device)
-            self.down[key] = nn.Parameter(nn.init.kaiming_uniform_(down, a=5**0.5))
-            self.up[key] = nn.Parameter(torch.zeros(linear.out_features, rank, device=device))
-            # A function would still read these adapters in a copy of the model; a bound method is copied too.
-            linear.register_forward_hook(partial(self._add, key))
-
-    def _add(self, key: str, _: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> Tensor | None:
-        if not self.active:
-            return None
-        low = F.linear(args[0], self.down[key].to(args[0].dtype))
-        return out + self.scale * F.linear(low, self.up[key].to(low.dtype))
-
-    def switched(self, active: bool) -> AbstractContextManager[None]:
-        """Adapters on or off inside, as before afterwards; may be entered again."""
-        return Switched(self, active)
-
-    def checkpoint_contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        """For gradient checkpointing: recompute a layer with the adapters as they were in the forward
-        pass.
-        """
-        return nullcontext(), self.switched(self.active)
-
-
-def hooked_adapters(hook: Any) -> tuple[Adapters, str] | None:
-    """Whose adapters a linear layer's hook adds, and their key; None if it does anything else."""
-    method: Any = hook.func if isinstance(hook, partial) else None
-    if isinstance(method, MethodType) and method.__func__ is Adapters._add:
-        return cast("Adapters", method.__self__), str(hook.args[0])
-    return None
-
-
-class Switched(AbstractContextManager[None]):
-    """Adapters on or off inside. A second backward pass enters the same object again."""
-
-    def __init__(self, adapters: Adapters, active: bool) -> None:
-        self._adapters, self._active = adapters, active
-        self._before: list[bool] = []
-
-    def __enter__(self) -> None:
-        self._before.append(self._adapters.active)
-        self._adapters.active = self._active
-
-    def __exit__(self, *_: object) -> None:
-        self._adapters.active = self._before.pop()
 
 
 class ValueHead(nn.Module):

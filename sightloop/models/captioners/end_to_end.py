@@ -14,8 +14,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
-from sightloop.models.decoding.sampling import draw, uniform_numbers
 from sightloop.models.captioners.prompt_reader import PromptReader, TurnsInPlane
+from sightloop.models.decoding.sampling import draw, uniform_numbers
 from sightloop.types import Images, Prompt, Sampling, Tokens, Turn
 
 ROUNDING = 1e-3

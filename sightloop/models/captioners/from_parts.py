@@ -15,11 +15,11 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sightloop.models.decoding.sampling import Decoder, Writer, alone, draw_tokens
+from sightloop.models.captioners.end_to_end import distance, pictures
 from sightloop.models.captioners.prompt_reader import PromptReader
+from sightloop.models.decoding.sampling import Decoder, Writer, alone, draw_tokens
 from sightloop.models.deduplicate import distinct, image_keys
 from sightloop.models.transformers_internals import Cache, cache_argument, growing_cache
-from sightloop.models.captioners.end_to_end import distance, pictures
 from sightloop.types import Images, Prompt, Sampling, Tokens, Turn
 
 

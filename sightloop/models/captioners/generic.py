@@ -1,8 +1,8 @@
 """Any image-text-to-text model of transformers as a captioning policy that trains low-rank adapters.
 
-The model runs composed from its parts, the frozen tower once a picture (`models/captioners/from_parts.py`), or as a whole
-from pixels in every pass (`models/captioners/end_to_end.py`). Adapters off = the reference; a critic reads the reference and
-brings adapters of its own.
+The model runs composed from its parts, the frozen tower once a picture (`from_parts.py`), or as a whole from
+pixels in every pass (`end_to_end.py`). Adapters off = the reference; a critic reads the reference and brings
+adapters of its own.
 """
 
 from __future__ import annotations
@@ -21,9 +21,14 @@ from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText, PreTrainedModel, ProcessorMixin
 
 from sightloop.models.captioners.blip2 import no_dropout
+from sightloop.models.captioners.critic import ValuePosition
+from sightloop.models.captioners.end_to_end import WholeModel
 from sightloop.models.captioners.from_parts import ComposedModel
-from sightloop.models.captioners.critic import Adapters, ValuePosition
+from sightloop.models.captioners.prompt_reader import PromptReader
+from sightloop.models.checkpointing import Contexts, Recomputation
 from sightloop.models.decoding.sampling import NumbersOnly, token_log_probs
+from sightloop.models.decoding.token_pieces import Pieces
+from sightloop.models.lora import Adapters
 from sightloop.models.open import (
     ends_of,
     is_captioner,
@@ -33,10 +38,6 @@ from sightloop.models.open import (
     refuse_as,
     require_fitting,
 )
-from sightloop.models.decoding.token_pieces import Pieces
-from sightloop.models.captioners.prompt_reader import PromptReader
-from sightloop.models.checkpointing import Contexts, Recomputation
-from sightloop.models.captioners.end_to_end import WholeModel
 from sightloop.models.written_text import text_ids
 from sightloop.types import Images, Prompt, Sampling, Tokens, TokenScores, Turn
 

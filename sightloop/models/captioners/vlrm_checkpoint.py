@@ -8,10 +8,8 @@ is loaded unless all of it fits.
 from __future__ import annotations
 
 import json
-import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,13 +21,14 @@ from torch import Tensor
 from transformers import AutoTokenizer, Blip2Config, Blip2ForConditionalGeneration
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
+from sightloop.models.atomic_files import atomic_write
 from sightloop.models.captioners.blip2 import Blip2Captioner, Bridge
 from sightloop.models.open import open_config, open_pictures, open_tokenizer, open_with_report, read_tensors
 from sightloop.models.transformers_internals import file_of
+from sightloop.models.weight_files import refuse_problems
 
 BRIDGE_PREFIXES = ("query_tokens", "qformer.", "language_projection.")
 _SHARD = "2GB"
-_NAMED_PROBLEMS = 3
 _WORDS_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -61,7 +60,7 @@ def load_vlrm(model: Blip2ForConditionalGeneration, path: Path) -> None:
             problems.append(f"{name} is {shapes[0]}, the model wants {shapes[1]}")
         elif not given[name].isfinite().all():
             problems.append(f"{name} is not finite")
-    refuse(f"{path} does not fit the model", problems)
+    refuse_problems(f"{path} does not fit the model", problems)
     with torch.no_grad():
         for name, tensor in wanted.items():
             tensor.copy_(given[name])
@@ -87,7 +86,7 @@ def load_published(
     problems = [f"{name} is missing" for name in sorted(found["missing_keys"])]
     problems += [f"{name} is unknown" for name in sorted(found["unexpected_keys"])]
     problems += [f"{name} is {given}, not {wanted}" for name, given, wanted in found["mismatched_keys"]]
-    refuse(f"{folder} is not a whole BLIP-2 model", problems)
+    refuse_problems(f"{folder} is not a whole BLIP-2 model", problems)
     captioner = Blip2Captioner(model, words, pictures)
     # Through `dtype`, the trained tensors may have been rounded.
     load_vlrm(captioner.model, folder)
@@ -127,14 +126,6 @@ def _read(file: Path, prefixes: tuple[str, ...] = ("",)) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in read_tensors(file).items() if name.startswith(prefixes)}
 
 
-def refuse(what: str, problems: Sequence[str]) -> None:
-    """Raise a ValueError that names the first problems, if there are any."""
-    if problems:
-        hidden = len(problems) - _NAMED_PROBLEMS
-        more = f", and {hidden} more" if hidden > 0 else ""
-        raise ValueError(f"{what}: {'; '.join(problems[:_NAMED_PROBLEMS])}{more}")
-
-
 # -- out
 
 
@@ -147,7 +138,7 @@ def export_tensors(captioner: Blip2Captioner, path: Path, *, dtype: torch.dtype 
     if path.suffix not in {".pt", ".safetensors"}:
         raise ValueError(f"{path} must end in .pt or .safetensors")
     tensors = _cast(captioner.bridge().state_dict(), dtype)
-    with whole(path) as partial:
+    with atomic_write(path) as partial:
         if path.suffix == ".pt":
             torch.save(tensors, partial)
         else:
@@ -186,8 +177,8 @@ def export_folder(
     state = _cast(captioner.model.state_dict(), dtype)
     with torch.device("meta"):
         plain = set(Blip2ForConditionalGeneration(captioner.model.config).state_dict())
-    refuse("the model has parts that transformers does not know", sorted(set(state) - plain))
-    with whole(output) as partial:
+    refuse_problems("the model has parts that transformers does not know", sorted(set(state) - plain))
+    with atomic_write(output) as partial:
         partial.mkdir(parents=True)
         captioner.model.save_pretrained(partial, state_dict=state, max_shard_size=shard)
         _write_config(captioner, partial / "config.json", dtype)
@@ -204,7 +195,7 @@ def _cast(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor
             made[key] = tensor.detach().to("cpu", dtype if tensor.is_floating_point() else None).contiguous()
     cast = {name: made[tensor.data_ptr(), tensor.shape] for name, tensor in tensors.items()}
     spoiled = [name for name, tensor in cast.items() if not tensor.isfinite().all()]
-    refuse(f"not finite in {dtype}; choose another dtype", spoiled)
+    refuse_problems(f"not finite in {dtype}; choose another dtype", spoiled)
     return cast
 
 
@@ -280,22 +271,3 @@ def card_text(card: Card) -> str:
         "not there; check before relying on them. The licence of the base model applies as well.",
     ]
     return "\n".join(lines) + "\n"
-
-
-@contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` for a file or folder, renamed to it if nothing fails inside."""
-    # The suffix stays last: writers choose their format by it.
-    partial = path.with_name(f".partial-{path.name}")
-    shutil.rmtree(partial, ignore_errors=True)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        yield partial
-        if path.is_dir():
-            path.rmdir()
-        os.replace(partial, path)
-    finally:
-        if partial.is_dir():
-            shutil.rmtree(partial)
-        else:
-            partial.unlink(missing_ok=True)

@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sightloop.models.decoding.sampling import NOT_NUMBERS, Writer, alone
 from sightloop.models.decoding.growing_texts import LEAVE_SHARE, LOOK_EVERY, are_ends
+from sightloop.models.decoding.sampling import NOT_NUMBERS, Writer, alone
 from sightloop.models.transformers_internals import roomy_cache
 
 _NEVER = -1e9

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from sightloop.models.captioners.critic import hooked_adapters
+from sightloop.models.lora import hooked_adapters
 from sightloop.models.transformers_internals import hooks_of
 
 Turns = tuple[Tensor, Tensor]

@@ -16,10 +16,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sightloop.models.decoding.sampling import Decoder, Writer, alone, draw_tokens
+from sightloop.models.deduplicate import distinct
 from sightloop.models.janus.body import JanusBody
 from sightloop.models.janus.images import JanusPictures
 from sightloop.models.janus.prompts import JanusPrompts
-from sightloop.models.deduplicate import distinct
 from sightloop.models.transformers_internals import Cache
 from sightloop.types import Prompt, Sampling, Tokens
 

@@ -25,18 +25,8 @@ from transformers import (
 from transformers.models.janus.image_processing_pil_janus import JanusImageProcessorPil
 from transformers.models.janus.processing_janus import JanusProcessor
 
-from sightloop.models.weight_files import (
-    misfits,
-    open_tokenizer,
-    read_json,
-    read_weights,
-    refuse_filled,
-    write_json,
-    write_weights,
-)
-from sightloop.models.captioners.vlrm_checkpoint import refuse, whole
+from sightloop.models.atomic_files import atomic_write
 from sightloop.models.families import require
-from sightloop.models.janus.policy import Janus, JanusSettings
 from sightloop.models.janus.conversation import (
     IMAGE,
     STATED,
@@ -46,10 +36,21 @@ from sightloop.models.janus.conversation import (
     strings_of_tokenizer,
 )
 from sightloop.models.janus.official_config import TOWER_HEADS, config_for_authors, processor_for_authors
+from sightloop.models.janus.policy import Janus, JanusSettings
 from sightloop.models.janus.tensor_names import from_official, to_official
 from sightloop.models.open import filled, open_config, open_generation
 from sightloop.models.prompt_strings import PromptOptions
 from sightloop.models.transformers_internals import made_by_hand
+from sightloop.models.weight_files import (
+    misfits,
+    open_tokenizer,
+    read_json,
+    read_weights,
+    refuse_filled,
+    refuse_problems,
+    write_json,
+    write_weights,
+)
 
 SPECIAL_TOKENS = {
     "image_token": IMAGE,
@@ -98,7 +99,7 @@ class SpecialIds:
             "picture_start": SPECIAL_TOKENS["boi_token"],
         }
         missing = [f"{name} ({token})" for name, token in written.items() if token not in known]
-        refuse("the tokenizer lacks special tokens of Janus", missing)
+        refuse_problems("the tokenizer lacks special tokens of Janus", missing)
         return cls(**{name: known[str(token)] for name, token in written.items()})
 
 
@@ -156,7 +157,7 @@ def _filled(
     shapes = {name: tuple(value.shape) for name, value in state.items()}
     if config.tie_word_embeddings:
         shapes.pop("lm_head.weight", None)
-    refuse(f"{source} does not fit the model", misfits(tensors, shapes))
+    refuse_problems(f"{source} does not fit the model", misfits(tensors, shapes))
     stored = tensors["model.language_model.embed_tokens.weight"].dtype
     dtype = stored if dtype is None else dtype
     return filled(JanusForConditionalGeneration, config, tensors, dtype=dtype)
@@ -195,7 +196,7 @@ def _vision_config(official: Mapping[str, Any], tensors: Mapping[str, Tensor]) -
     for name, wanted in (("select_feature", "same"), ("select_layer", -1)):
         if params.get(name, wanted) != wanted:
             wrong.append(f"{name} is {params[name]!r}, only {wanted!r} is known")
-    refuse("vision_config.params", wrong)
+    refuse_problems("vision_config.params", wrong)
     stem = "model.vision_model."
     patches, places, inner, aligned = _shapes(
         tensors,
@@ -243,7 +244,7 @@ def _vq_config(tensors: Mapping[str, Tensor]) -> JanusVQVAEConfig:
 
 
 def _shapes(tensors: Mapping[str, Tensor], *names: str) -> list[torch.Size]:
-    refuse("no Janus checkpoint", [f"{name} is missing" for name in names if name not in tensors])
+    refuse_problems("no Janus checkpoint", [f"{name} is missing" for name in names if name not in tensors])
     return [tensors[name].shape for name in names]
 
 
@@ -330,7 +331,7 @@ def write_janus(
     if guidance is not None:
         model.generation_config.guidance_scale = guidance
     strings = strings_of_tokenizer(tokenizer) if strings is None else strings
-    with whole(output) as partial:
+    with atomic_write(output) as partial:
         partial.mkdir(parents=True)
         model.save_pretrained(partial)
         processor_of(model, tokenizer, chat_template=strings.chat_template).save_pretrained(partial)
@@ -360,7 +361,7 @@ def write_official_janus(
             "write the folder in transformers' form"
         )
     tensors = to_official(model.state_dict())
-    with whole(output) as partial:
+    with atomic_write(output) as partial:
         partial.mkdir(parents=True)
         write_weights(partial, tensors)
         stated = {"roles": list(conversation.roles), "system": conversation.system}

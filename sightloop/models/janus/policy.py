@@ -24,23 +24,23 @@ from transformers import (
 )
 
 from sightloop.models.captioners.blip2 import no_dropout
+from sightloop.models.checkpointing import Recomputation
 from sightloop.models.decoding.code_likelihood import (
     code_log_probs,
     relaxed_codes,
     require_relaxable,
     unit_exponentials,
 )
-from sightloop.models.captioners.critic import Adapters
 from sightloop.models.decoding.sampling import token_log_probs
+from sightloop.models.decoding.token_pieces import Pieces
 from sightloop.models.janus.answers import JanusAnswers
 from sightloop.models.janus.body import JanusBody
 from sightloop.models.janus.conversation import JanusStrings, changed, strings_of_processor
-from sightloop.models.janus.sampling import JanusDrawing
 from sightloop.models.janus.images import JanusPictures, Preparation
 from sightloop.models.janus.prompts import JanusPrompts
-from sightloop.models.decoding.token_pieces import Pieces
+from sightloop.models.janus.sampling import JanusDrawing
+from sightloop.models.lora import Adapters
 from sightloop.models.prompt_strings import answer_ids
-from sightloop.models.checkpointing import Recomputation
 from sightloop.models.transformers_internals import attention_of
 from sightloop.types import Images, Prompt, Sampling, Tokens, TokenScores, Turn
 

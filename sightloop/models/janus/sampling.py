@@ -14,13 +14,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sightloop.models.decoding.code_likelihood import code_log_probs
-from sightloop.models.decoding.sampling import draw, uniform_numbers
-from sightloop.models.janus.body import JanusBody, places_of
-from sightloop.models.janus.prompts import JanusPrompts
-from sightloop.models.decoding.fused_decoder import Memory, Turns, hidden_where, left_to_right
-from sightloop.models.janus.fused_llama import LeanLlama
-from sightloop.models.deduplicate import distinct
 from sightloop.models.decoding.cuda_graphs import repeat_step
+from sightloop.models.decoding.fused_decoder import Memory, Turns, hidden_where, left_to_right
+from sightloop.models.decoding.sampling import draw, uniform_numbers
+from sightloop.models.deduplicate import distinct
+from sightloop.models.janus.body import JanusBody, places_of
+from sightloop.models.janus.fused_llama import LeanLlama
+from sightloop.models.janus.prompts import JanusPrompts
 from sightloop.types import Sampling, Tokens
 
 

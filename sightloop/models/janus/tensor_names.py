@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from sightloop.models.captioners.vlrm_checkpoint import refuse
+from sightloop.models.weight_files import refuse_problems
 
 Pairs = tuple[tuple[str, str], ...]
 _TOWER: Pairs = (
@@ -56,7 +56,9 @@ def from_official(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     kept = {name: tensor for name, tensor in tensors.items() if not name.startswith(_DROPPED)}
     parts = tuple(part for part, _, _ in _PARTS)
-    refuse("no Janus checkpoint", [f"{name} is unknown" for name in kept if not name.startswith(parts)])
+    refuse_problems(
+        "no Janus checkpoint", [f"{name} is unknown" for name in kept if not name.startswith(parts)]
+    )
     made: dict[str, Tensor] = {}
     for name, tensor in kept.items():
         renamed = _renamed(name)

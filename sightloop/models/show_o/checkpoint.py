@@ -15,6 +15,14 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPVisionModel, PhiConfig, PhiForCausalLM, PreTrainedTokenizerBase
 
+from sightloop.models.atomic_files import atomic_write
+from sightloop.models.families import require
+from sightloop.models.open import filled, open_config, open_weights
+from sightloop.models.prompt_strings import QUESTION_PLACE, Frame, PromptOptions
+from sightloop.models.show_o.layout import SPECIAL_TOKENS, SYSTEM_PROMPT, question_frame, vocabulary_of
+from sightloop.models.show_o.magvit2 import Magvit2
+from sightloop.models.show_o.policy import ShowO, ShowOSettings
+from sightloop.models.show_o.vision import ShowOVision, new_projector
 from sightloop.models.weight_files import (
     load_exactly,
     misfits,
@@ -22,17 +30,10 @@ from sightloop.models.weight_files import (
     read_json,
     read_weights,
     refuse_filled,
+    refuse_problems,
     write_json,
     write_weights,
 )
-from sightloop.models.captioners.vlrm_checkpoint import refuse, whole
-from sightloop.models.families import require
-from sightloop.models.show_o.magvit2 import Magvit2
-from sightloop.models.open import filled, open_config, open_weights
-from sightloop.models.prompt_strings import QUESTION_PLACE, Frame, PromptOptions
-from sightloop.models.show_o.policy import ShowO, ShowOSettings
-from sightloop.models.show_o.layout import SPECIAL_TOKENS, SYSTEM_PROMPT, question_frame, vocabulary_of
-from sightloop.models.show_o.vision import ShowOVision, new_projector
 
 OFFICIAL_WEIGHTS = "pytorch_model.bin"
 """The only name that the official code looks for."""
@@ -58,7 +59,7 @@ class ShowOSizes:
     def __post_init__(self) -> None:
         numbers = {name: value for name, value in vars(self).items() if isinstance(value, int)}
         small = [f"{name} is {value}" for name, value in numbers.items() if value < 1]
-        refuse("sizes must be at least 1", small)
+        refuse_problems("sizes must be at least 1", small)
 
     @property
     def vocabulary(self) -> int:
@@ -93,7 +94,7 @@ def read_show_o(folder: Path | str, *, dtype: torch.dtype | None = None) -> Show
     sizes = _sizes({name: value for name, value in config.items() if name in known}, folder)
     tensors = read_weights(folder / "language_model")
     model = _phi(tensors, open_config(folder / "language_model"), str(folder), dtype)
-    refuse(f"{folder} does not fit itself", _disagreements(model, sizes))
+    refuse_problems(f"{folder} does not fit itself", _disagreements(model, sizes))
     given = read_weights(folder / "projector") if (folder / "projector").is_dir() else {}
     return ShowOWeights(model=model, projector=_projector(given, folder, model), sizes=sizes)
 
@@ -108,7 +109,7 @@ def _read_official(folder: Path, dtype: torch.dtype | None) -> ShowOWeights:
         other.append(
             f"w_clip_vit is {config.get('w_clip_vit')} and there are {len(projector)} mm_projector tensors"
         )
-    refuse(f"{folder} is not a Show-o checkpoint", other)
+    refuse_problems(f"{folder} is not a Show-o checkpoint", other)
     names = {"num_image_tokens": "num_vq_tokens", "num_text": "llm_vocab_size", "num_codes": "codebook_size"}
     names |= {"language_model": "llm_model_path"}
     sizes = _sizes({ours: config[theirs] for ours, theirs in names.items() if config.get(theirs)}, folder)
@@ -117,14 +118,16 @@ def _read_official(folder: Path, dtype: torch.dtype | None) -> ShowOWeights:
     for name, wanted in (("vocab_size", sizes.vocabulary), ("mask_token_id", sizes.vocabulary - 1)):
         if config.get(name, wanted) != wanted:
             wrong.append(f"{name} is {config[name]}, text, special tokens and codes make it {wanted}")
-    refuse(f"{folder} does not fit itself", wrong)
+    refuse_problems(f"{folder} does not fit itself", wrong)
     return ShowOWeights(model=model, projector=_projector(projector, folder, model), sizes=sizes)
 
 
 def _sizes(given: dict[str, Any], folder: Path) -> ShowOSizes:
     needed = ("num_image_tokens", "num_text")
     missing = [name for name in needed if not isinstance(given.get(name), int)]
-    refuse(f"{folder / 'config.json'} does not tell all sizes", [f"{name} is missing" for name in missing])
+    refuse_problems(
+        f"{folder / 'config.json'} does not tell all sizes", [f"{name} is missing" for name in missing]
+    )
     return ShowOSizes(**given)
 
 
@@ -144,7 +147,7 @@ def _phi_config(tensors: Mapping[str, Tensor], folder: Path) -> PhiConfig:
     names = ("model.embed_tokens.weight", f"{first}.mlp.fc1.weight", f"{first}.self_attn.q_layernorm.weight")
     names += (f"{first}.self_attn.q_proj.weight", f"{first}.self_attn.k_proj.weight")
     missing = [f"{_PREFIX}{name} is missing" for name in names if name not in tensors]
-    refuse(f"{folder} is not a Show-o checkpoint", missing)
+    refuse_problems(f"{folder} is not a Show-o checkpoint", missing)
     embedding, hidden, norm, query, key = (tensors[name].shape for name in names)
     layers = {name.split(".")[2] for name in tensors if name.startswith("model.layers.")}
     return PhiConfig(
@@ -168,7 +171,7 @@ def _phi(
 ) -> PhiForCausalLM:
     with torch.device("meta"):
         shapes = {name: tuple(value.shape) for name, value in PhiForCausalLM(config).state_dict().items()}
-    refuse(f"{source}: the language model does not fit", misfits(tensors, shapes))
+    refuse_problems(f"{source}: the language model does not fit", misfits(tensors, shapes))
     stored = tensors["lm_head.weight"].dtype
     dtype = stored if dtype is None else dtype
     return filled(PhiForCausalLM, config, tensors, dtype=dtype, attn_implementation="sdpa")
@@ -178,7 +181,7 @@ def _projector(tensors: Mapping[str, Tensor], folder: Path, model: PhiForCausalL
     if not tensors:
         return None
     missing = [f"{_PROJECTOR}0.weight is missing"] if "0.weight" not in tensors else []
-    refuse(f"{folder} is not a Show-o checkpoint", missing)
+    refuse_problems(f"{folder} is not a Show-o checkpoint", missing)
     features = tensors["0.weight"].shape[1]
     made = new_projector(features, model.config.hidden_size)
     load_exactly(made, tensors, source=f"{folder}: the projector")
@@ -304,7 +307,7 @@ def write_show_o(
     refuse_filled(output)
     vocabulary_of(tokenizer, num_codes=weights.sizes.num_codes, size=weights.sizes.vocabulary)
     check_magvit(magvit, weights.sizes)
-    with whole(output) as partial:
+    with atomic_write(output) as partial:
         partial.mkdir(parents=True)
         weights.model.save_pretrained(partial / "language_model")
         tokenizer.save_pretrained(partial / "tokenizer")
@@ -337,7 +340,7 @@ def write_official(weights: ShowOWeights, output: Path) -> None:
         "load_from_showo": True,
         "w_clip_vit": weights.projector is not None,
     }
-    with whole(output) as partial:
+    with atomic_write(output) as partial:
         partial.mkdir(parents=True)
         size = sum(tensor.nbytes for tensor in tensors.values())
         write_weights(partial, tensors, name=OFFICIAL_WEIGHTS, shard_bytes=size)
@@ -352,7 +355,7 @@ def write_magvit2(magvit: Magvit2, output: Path, *, official: bool) -> None:
     """
     refuse_filled(output)
     tensors = magvit.state_dict()
-    with whole(output) as partial:
+    with atomic_write(output) as partial:
         partial.mkdir(parents=True)
         write_weights(partial, tensors, name=OFFICIAL_WEIGHTS if official else "model.safetensors")
         write_json(

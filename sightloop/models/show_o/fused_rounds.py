@@ -14,11 +14,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sightloop.models.show_o.fused_phi import Before, LeanPhi
 from sightloop.models.show_o.body import Body
-from sightloop.models.show_o.sampling import Noise, pick_codes, rounds_of, unknown_share
+from sightloop.models.show_o.fused_phi import Before, LeanPhi
 from sightloop.models.show_o.layout import Vocabulary, right_padded
 from sightloop.models.show_o.likelihood import guided_logits, prompts_of
+from sightloop.models.show_o.sampling import Noise, pick_codes, rounds_of, unknown_share
 from sightloop.types import Sampling, Tokens, numbers_of
 
 

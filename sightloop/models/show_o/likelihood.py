@@ -16,8 +16,8 @@ from torch import Tensor
 from sightloop.models.decoding.code_likelihood import code_log_probs, relaxed_codes, unit_exponentials
 from sightloop.models.deduplicate import distinct
 from sightloop.models.show_o.body import Body, Prefix
-from sightloop.models.show_o.sampling import RELAXED_STREAM, chosen_rounds
 from sightloop.models.show_o.layout import Vocabulary, drawing_prompt, framed
+from sightloop.models.show_o.sampling import RELAXED_STREAM, chosen_rounds
 from sightloop.types import Sampling, Tokens, TokenScores
 
 _POSITIONS_AT_ONCE = 8192

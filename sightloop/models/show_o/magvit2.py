@@ -15,8 +15,8 @@ from jaxtyping import Float, Int, UInt8
 from PIL import Image
 from torch import Tensor, nn
 
-from sightloop.models.weight_files import load_exactly, read_weights
 from sightloop.models.show_o.magvit2_layers import Codebook, Decoder, Encoder, Magvit2Config
+from sightloop.models.weight_files import load_exactly, read_weights
 
 _MAX_SIDE_RATIO = 64
 

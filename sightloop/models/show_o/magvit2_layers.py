@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from sightloop.models.captioners.vlrm_checkpoint import refuse
+from sightloop.models.weight_files import refuse_problems
 
 _GROUPS, _EPSILON = 32, 1e-6
 
@@ -67,7 +67,9 @@ class Magvit2Config:
             ValueError: tensors that every MAGVIT-v2 has are missing.
         """
         needed = ("encoder.conv_in.weight", "encoder.conv_out.weight", "decoder.conv_out.weight")
-        refuse("no MAGVIT-v2 checkpoint", [f"{name} is missing" for name in needed if name not in tensors])
+        refuse_problems(
+            "no MAGVIT-v2 checkpoint", [f"{name} is missing" for name in needed if name not in tensors]
+        )
         channels = tensors["encoder.conv_in.weight"].shape[0]
 
         def levels(prefix: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -77,7 +79,9 @@ class Magvit2Config:
                 if part[1:2] == ["block"] and part[0].isdigit() and part[2].isdigit():
                     blocks.setdefault(int(part[0]), set()).add(int(part[2]))
             first = [f"{prefix}{level}.block.0.conv1.weight" for level in range(len(blocks))]
-            refuse("no MAGVIT-v2 checkpoint", [f"{name} is missing" for name in first if name not in tensors])
+            refuse_problems(
+                "no MAGVIT-v2 checkpoint", [f"{name} is missing" for name in first if name not in tensors]
+            )
             widths = tuple(tensors[name].shape[0] // channels for name in first)
             return widths, tuple(len(blocks[level]) for level in range(len(blocks)))
 

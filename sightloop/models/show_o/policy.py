@@ -19,14 +19,13 @@ from torch import Tensor, nn
 from transformers import PhiForCausalLM, PreTrainedTokenizerBase
 
 from sightloop.models.decoding.code_likelihood import require_relaxable
-from sightloop.models.captioners.critic import Adapters
-from sightloop.models.show_o.magvit2 import Magvit2, pixel_values_of, pixels_from
 from sightloop.models.decoding.token_pieces import Pieces
-from sightloop.models.prompt_strings import PROMPT_PLACE, QUESTION_PLACE, answer_ids
 from sightloop.models.deduplicate import distinct, image_keys
+from sightloop.models.lora import Adapters
+from sightloop.models.prompt_strings import PROMPT_PLACE, QUESTION_PLACE, answer_ids
 from sightloop.models.show_o.answers import Pictures, code_pictures, draw_answers, score_answers
 from sightloop.models.show_o.body import Body, no_contexts
-from sightloop.models.show_o.sampling import draw_codes, relaxed_round, seeded_noise
+from sightloop.models.show_o.fused_rounds import Easel, draw_rounds
 from sightloop.models.show_o.layout import (
     begun,
     plain_text,
@@ -34,6 +33,7 @@ from sightloop.models.show_o.layout import (
     right_padded,
     vocabulary_of,
 )
+from sightloop.models.show_o.likelihood import Canvas, canvas_of, relaxed_picture, score_codes
 from sightloop.models.show_o.losses import (
     Losses,
     Masking,
@@ -43,8 +43,8 @@ from sightloop.models.show_o.losses import (
     text_lesson,
     without_conditions,
 )
-from sightloop.models.show_o.fused_rounds import Easel, draw_rounds
-from sightloop.models.show_o.likelihood import Canvas, canvas_of, relaxed_picture, score_codes
+from sightloop.models.show_o.magvit2 import Magvit2, pixel_values_of, pixels_from
+from sightloop.models.show_o.sampling import draw_codes, relaxed_round, seeded_noise
 from sightloop.models.show_o.settings import ShowOSettings
 from sightloop.models.show_o.static_sampling import draw_rounds_static
 from sightloop.models.show_o.vision import FEATURES, ShowOVision

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 import torch
 
-from sightloop.models.show_o.sampling import Noise
+from sightloop.models.decoding.cuda_graphs import repeat_step
 from sightloop.models.show_o.fused_rounds import (
     Easel,
     blank_page,
@@ -20,7 +20,7 @@ from sightloop.models.show_o.fused_rounds import (
     still_unknown,
     unknown_columns,
 )
-from sightloop.models.decoding.cuda_graphs import repeat_step
+from sightloop.models.show_o.sampling import Noise
 from sightloop.types import Tokens
 
 

@@ -15,10 +15,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import CLIPVisionModel
 
-from sightloop.models.show_o.magvit2 import pixel_values_of
 from sightloop.models.show_o.answers import Pictures
 from sightloop.models.show_o.body import Body
 from sightloop.models.show_o.layout import SYSTEM_PROMPT
+from sightloop.models.show_o.magvit2 import pixel_values_of
 from sightloop.types import Images
 
 FEATURES = "show_o"

@@ -9,20 +9,19 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sightloop.algorithms.unmasking import FreshMasks, SomeRounds
 from sightloop.algorithms.turn_objectives import Orders, Side, Sides
-from sightloop.models.reference import Reference, frozen_copy
-from sightloop.models.weight_files import write_json
+from sightloop.algorithms.unmasking import FreshMasks, SomeRounds
+from sightloop.evaluators.image_checks import open_check
+from sightloop.evaluators.joint import Ask, BothSides
 from sightloop.models.families import found_in
 from sightloop.models.janus.policy import Janus, JanusSettings
+from sightloop.models.precision import DTYPES
+from sightloop.models.reference import Reference, frozen_copy
 from sightloop.models.show_o.policy import ShowO, ShowOSettings
-from sightloop.evaluators.joint import Ask, BothSides
-from sightloop.runs.export import DTYPES
-from sightloop.evaluators.image_checks import open_check
-from sightloop.runs.restore import is_run
+from sightloop.models.weight_files import write_json
+from sightloop.quizzes.negative_questions import Traps
 from sightloop.recipes.image_policies import Parts, load_image_policy, world_folder
 from sightloop.recipes.unirl.config import LikelihoodSettings, RelaxationSettings, UniConfig, folder_of
-from sightloop.recipes.unirl.rewards import Judges, asks_anyone
 from sightloop.recipes.unirl.quizzes import (
     asks_of,
     fixed_pictures,
@@ -32,11 +31,12 @@ from sightloop.recipes.unirl.quizzes import (
     require_known,
     vocabulary_of,
 )
+from sightloop.recipes.unirl.rewards import Judges, asks_anyone
 from sightloop.rewards.combine import standardised_in_group
-from sightloop.quizzes.negative_questions import Traps
 from sightloop.rollouts.quiz import Grader, MovingAverage, QuizCollector, itself
 from sightloop.training import distributed
 from sightloop.training.loop import Experiment
+from sightloop.training.run_files import is_run
 from sightloop.training.turn_gradients import Comparison
 from sightloop.types import Algorithm, ImagePolicy, Policy, Sampling
 

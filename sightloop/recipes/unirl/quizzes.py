@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from sightloop.data.decode import BrokenImageError, Decoding, decode
-from sightloop.quizzes.prompt_guard import excludes, is_geneval_prompt, normalized_prompt, read_prompts
-from sightloop.quizzes.stream import GrammarQuizzes, ListedQuizzes, QuizSource, QuizStream
+from sightloop.evaluators.joint import Ask, FixedPictures
+from sightloop.geneval.folder import sample_files
+from sightloop.image_files import read_regular
 from sightloop.quizzes.grammar import (
     CATEGORIES,
     Category,
@@ -22,17 +23,16 @@ from sightloop.quizzes.grammar import (
     quiz_of_metadata,
     user_quizzes,
 )
+from sightloop.quizzes.prompt_guard import excludes, is_geneval_prompt, normalized_prompt, read_prompts
+from sightloop.quizzes.stream import GrammarQuizzes, ListedQuizzes, QuizSource, QuizStream
 from sightloop.quizzes.vocabulary import REAL, Vocabulary
-from sightloop.geneval.folder import sample_files
-from sightloop.image_files import read_regular
-from sightloop.evaluators.joint import Ask, FixedPictures
-from sightloop.world.boundary import require_world_images, require_world_words
 from sightloop.recipes.image_policies import world_folder
 from sightloop.recipes.unirl.config import PER_PROMPT, BothSidesSettings, UniConfig
-from sightloop.world.quizzes import SHAPES_VOCABULARY
-from experiments.world.unified_gates import held_out_scenes, pictures_of
 from sightloop.training import distributed
 from sightloop.types import Fact, Images
+from sightloop.world.boundary import require_world_images, require_world_words
+from sightloop.world.held_out_scenes import held_out_scenes, images_of
+from sightloop.world.quizzes import SHAPES_VOCABULARY
 
 _SPARE = 3
 """A category whose quizzes are this many times the test's keeps the test out of training."""
@@ -174,7 +174,7 @@ def fixed_pictures(config: UniConfig, asks: Sequence[Ask]) -> FixedPictures | No
         return None
     quizzes = [ask.quiz for ask in asks]
     scenes = held_out_scenes(quizzes, seed=settings.seed)
-    return FixedPictures(images=pictures_of(scenes, seed=settings.seed), quizzes=quizzes)
+    return FixedPictures(images=images_of(scenes, seed=settings.seed), quizzes=quizzes)
 
 
 def read_fixed(folder: Path, vocabulary: Vocabulary, size: int = _FIXED_SIDE) -> FixedPictures:

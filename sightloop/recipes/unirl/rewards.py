@@ -8,11 +8,11 @@ from functools import cache
 
 from torch import Tensor
 
-from sightloop.quizzes.grammar import Quiz
 from sightloop.evaluation.answer_matching import Answered, TextModelJudge
 from sightloop.evaluation.text_model import TextModel
-from sightloop.runs.export import DTYPES
 from sightloop.evaluators.image_checks import open_check
+from sightloop.models.precision import DTYPES
+from sightloop.quizzes.grammar import Quiz
 from sightloop.recipes.unirl.config import UniConfig
 from sightloop.recipes.unirl.quizzes import in_world
 from sightloop.rewards.answers import (

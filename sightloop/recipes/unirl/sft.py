@@ -34,7 +34,6 @@ from pathlib import Path
 import torch
 
 from sightloop.algorithms.sft import SFT
-from sightloop.runs.config_json import checked
 from sightloop.recipes.unirl.build import (
     Wired,
     collector_of,
@@ -48,6 +47,7 @@ from sightloop.recipes.unirl.build import (
 )
 from sightloop.recipes.unirl.config import SftConfig
 from sightloop.recipes.unirl.rewards import judges_of
+from sightloop.runs.config_json import checked
 from sightloop.training import distributed
 from sightloop.training.loop import Experiment
 

@@ -41,13 +41,11 @@ from sightloop.algorithms.baselines import SCST, GreedyBaseline, GroupBaseline
 from sightloop.data.batches import Batching, ImageStream
 from sightloop.data.decode import Decoding
 from sightloop.data.sources import Source
-from sightloop.models.captioners.blip2 import TOWER, Blip2Captioner
-from sightloop.models.captioners.generic import CaptionerSettings, GenericCaptioner
-from sightloop.models.captioners.critic import TrunkCritic
-from sightloop.models.captioners.vision_towers import same_tower
-from sightloop.runs.config_json import checked
-from sightloop.world.boundary import is_bundled, is_world_folder
 from sightloop.evaluators.held_out_captions import held_out_of, open_pictures
+from sightloop.models.captioners.blip2 import TOWER, Blip2Captioner
+from sightloop.models.captioners.critic import TrunkCritic
+from sightloop.models.captioners.generic import CaptionerSettings, GenericCaptioner
+from sightloop.models.captioners.vision_towers import same_tower
 from sightloop.models.named_models import model_config
 from sightloop.recipes.vlrm.config import CaptionerChoices, VlrmConfig
 from sightloop.rewards.clip_family import ClipSimilarity
@@ -64,13 +62,15 @@ from sightloop.rewards.phrases import (
 )
 from sightloop.rewards.similarity import ItmSimilarity, RetrievalReward
 from sightloop.rollouts.caption import CaptionCollector
-from sightloop.world.models import WEIGHTS
-from sightloop.world.image_folder import write_pictures
+from sightloop.runs.config_json import checked
 from sightloop.training import distributed
 from sightloop.training.checkpoint import finished_checkpoints
 from sightloop.training.heap import give_back
 from sightloop.training.loop import Experiment
 from sightloop.types import Algorithm, Reward, Sampling
+from sightloop.world.boundary import is_bundled, is_world_folder
+from sightloop.world.image_folder import write_pictures
+from sightloop.world.models import WEIGHTS
 
 OBJECTIVE: Objective = "probability"  # Paper: eq. 4
 SHARE: Share = "caption"

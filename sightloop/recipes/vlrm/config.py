@@ -10,6 +10,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+from sightloop.data.settings import DataSettings
+from sightloop.evaluators.settings import HeldOutSettings
 from sightloop.training.schedule import Schedule
 
 
@@ -100,49 +102,6 @@ class DrawSettings:
     prompt: str = ""
     per_image: int = 1
     """Captions an image; more than 1 suits `--algorithm group`."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataSettings:
-    """Where pictures come from."""
-
-    images: Annotated[str, tyro.conf.arg(aliases=("--images",))] = ""
-    """Folder, glob, tar shards, parquet, video files, or a Karpathy JSON; empty = scenes of the embedded
-    world.
-    """
-    image_root: str = ""
-    """Folder of the pictures that a Karpathy JSON names."""
-    split: str = "train"
-    """Split of a Karpathy JSON."""
-    column: str = ""
-    """Column of the pictures in parquet files that have several; empty = the only one, or "image"."""
-    fit: Literal["crop", "squash"] = "squash"
-    """Square pictures by cropping, or as BLIP-2's own processor does."""
-    workers: int = 2
-    max_broken_share: float = 0.05
-    """Share of the pictures that may be broken before the run stops."""
-    max_pixels: int = 89_478_485
-    """A picture of more pixels counts as broken."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class HeldOutSettings:
-    """Pictures and measures of the evaluation; the encoder is never a reward."""
-
-    images: str = ""
-    """As `data.images`; empty = no evaluation (the embedded world brings its own)."""
-    image_root: str = ""
-    split: str = "test"
-    column: str = ""
-    """As `data.column`."""
-    limit: int | None = None
-    clip: str = "laion/CLIP-ViT-g-14-laion2B-s12B-b42K"
-    fit: Literal["crop", "squash"] = "crop"
-    """The paper crops both for captioning and for retrieval."""
-    beams: int = 5
-    no_repeat_ngram: int = 2
-    min_tokens: int = 4
-    max_tokens: int = 60
 
 
 @dataclass(frozen=True, kw_only=True)
