@@ -18,6 +18,7 @@ import torch
 
 from sightloop.quizzes.grammar import CATEGORIES
 from sightloop.recipes.catalog import RECIPES
+from sightloop.recipes.config_json import config_to_json
 from sightloop.recipes.unirl.config import (
     GRPO_SHAPES,
     GRPO_SHAPES_JANUS,
@@ -30,7 +31,6 @@ from sightloop.recipes.unirl.config import (
     SftConfig,
     SidesSettings,
 )
-from sightloop.runs.config_json import config_to_json
 from sightloop.training.loop import train
 from sightloop.training.run_files import Run
 

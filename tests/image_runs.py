@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
+from sightloop.recipes.config_json import config_to_json
 from sightloop.recipes.unirl.build import load_policy
 from sightloop.recipes.unirl.config import GRPO_SHAPES, GRPO_SHAPES_JANUS, GrpoConfig
-from sightloop.runs.config_json import config_to_json
 from sightloop.training.checkpoint import Saveable, name_best, write_checkpoint
 from sightloop.training.run_files import Run
 

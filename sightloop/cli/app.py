@@ -21,9 +21,9 @@ from sightloop.cli.doctor import doctor
 from sightloop.cli.evaluate import EVALUATIONS, decode_of
 from sightloop.cli.images import ask, convert, draw
 from sightloop.recipes.catalog import RECIPES
+from sightloop.recipes.config_json import config_of_run
+from sightloop.recipes.presets import preset_of
 from sightloop.recipes.unirl.config import UniConfig
-from sightloop.runs.config_json import config_of_run
-from sightloop.runs.presets import preset_of
 
 Positional = tyro.conf.Positional
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import tyro
 
 from sightloop.recipes.catalog import RECIPES
-from sightloop.runs.presets import preset_of
+from sightloop.recipes.presets import preset_of
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,8 @@ from tqdm import tqdm
 
 from sightloop.geneval.prompts import GenEvalPrompt
 from sightloop.image_files import open_picture
-from sightloop.recipes.image_policies import templates_of
+from sightloop.models.janus.policy import Janus
+from sightloop.models.show_o.policy import ShowO
 from sightloop.rollouts.seeds import image_seed
 from sightloop.types import ImagePolicy, Prompt, Sampling
 from sightloop.world.boundary import MODEL_KEY
@@ -168,3 +169,8 @@ def _replace(path: Path, content: bytes) -> None:
     partial = path.with_suffix(".partial")
     partial.write_bytes(content)
     os.replace(partial, path)
+
+
+def templates_of(policy: ImagePolicy) -> dict[str, str]:
+    """The strings around a policy's prompts and questions, for records; those of others are not known."""
+    return policy.templates if isinstance(policy, ShowO | Janus) else {}

@@ -20,9 +20,9 @@ import torch
 from sightloop.evaluation.imbalance import Imbalance, imbalance
 from sightloop.evaluation.intervals import Interval
 from sightloop.evaluation.protocol import protocol_hash
+from sightloop.evaluators.geneval_images import templates_of
 from sightloop.evaluators.image_checks import PictureCheck
 from sightloop.quizzes.grammar import CATEGORIES, Quiz
-from sightloop.recipes.image_policies import templates_of
 from sightloop.rewards.answers import facts_told
 from sightloop.rollouts.seeds import image_seed
 from sightloop.training import distributed

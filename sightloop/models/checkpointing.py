@@ -78,3 +78,13 @@ class _AllOf(AbstractContextManager[None]):
 
     def __exit__(self, *_: object) -> None:
         self._entered.pop().close()
+
+
+def no_dropout(module: nn.Module) -> None:
+    """Switch off every dropout for good: scored probabilities must be those of sampling."""
+    for part in module.modules():
+        if isinstance(part, nn.Dropout):
+            part.p = 0.0
+        for name in ("dropout", "attention_dropout", "layerdrop"):
+            if isinstance(part.__dict__.get(name), float):
+                setattr(part, name, 0.0)

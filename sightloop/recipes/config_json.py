@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sightloop.runs.presets import is_janus
+from sightloop.recipes.presets import is_janus
 
 Config = TypeVar("Config")
 

@@ -16,7 +16,6 @@ from sightloop.models.prompt_strings import PromptOptions
 from sightloop.models.show_o.checkpoint import load_show_o
 from sightloop.models.show_o.policy import ShowO, ShowOSettings
 from sightloop.training import distributed
-from sightloop.types import ImagePolicy
 from sightloop.world.models import WEIGHTS
 
 WorldModel = Literal["show-o", "janus"]
@@ -102,11 +101,6 @@ def open_policy(
     return load_image_policy(
         name, device=distributed.device(device), dtype=DTYPES[dtype], world_model=world_model, parts=parts
     )
-
-
-def templates_of(policy: ImagePolicy) -> dict[str, str]:
-    """The strings around a policy's prompts and questions, for records; those of others are not known."""
-    return policy.templates if isinstance(policy, ShowO | Janus) else {}
 
 
 def world_folder(world_model: WorldModel) -> Path:

@@ -8,7 +8,7 @@ from typing import Any
 
 from sightloop import accelerator
 from sightloop.recipes.catalog import RECIPES
-from sightloop.runs.config_json import config_to_json
+from sightloop.recipes.config_json import config_to_json
 from sightloop.planning.precision import precisions
 from sightloop.training import distributed
 from sightloop.training.loop import train

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from sightloop.recipes.catalog import RECIPES
-from sightloop.runs.config_json import config_of_run
+from sightloop.recipes.config_json import config_of_run
 from sightloop.recipes.vlrm.build import AnyCaptioner, base_model, load_policy
 from sightloop.recipes.vlrm.config import VlrmConfig
 from sightloop.training import checkpoint

@@ -17,8 +17,9 @@ from transformers import (
     T5Config,
 )
 
-from sightloop.models.captioners.blip2 import LORA_TARGETS, TOWER, Blip2Captioner, no_dropout
+from sightloop.models.captioners.blip2 import LORA_TARGETS, TOWER, Blip2Captioner
 from sightloop.models.captioners.vision_towers import same_tower
+from sightloop.models.checkpointing import no_dropout
 from sightloop.rewards.similarity import ItmSimilarity
 from sightloop.types import Images, Prompt, Sampling, Turn
 from sightloop.world.language import WORDS

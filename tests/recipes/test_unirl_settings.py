@@ -18,6 +18,8 @@ from sightloop.quizzes.grammar import Clause, quiz_of
 from sightloop.quizzes.prompt_guard import is_geneval_prompt
 from sightloop.quizzes.vocabulary import REAL
 from sightloop.recipes.catalog import RECIPES
+from sightloop.recipes.config_json import config_from_json, config_to_json
+from sightloop.recipes.presets import preset_of
 from sightloop.recipes.unirl.build import collector_of, drawing_law, grader_of, load_policy
 from sightloop.recipes.unirl.config import (
     GRPO_SHAPES,
@@ -32,8 +34,6 @@ from sightloop.recipes.unirl.grpo import algorithm_of
 from sightloop.recipes.unirl.quizzes import quiz_stream
 from sightloop.recipes.unirl.rewards import asks_anyone, judges_of, same_or_not
 from sightloop.rewards.samples import PictureReward
-from sightloop.runs.config_json import config_from_json, config_to_json
-from sightloop.runs.presets import preset_of
 from sightloop.world.models import WEIGHTS
 
 LINE = quiz_of("colors", (Clause(noun="car", colour="red"),), REAL).metadata()

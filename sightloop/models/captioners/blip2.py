@@ -24,7 +24,7 @@ from transformers.models.blip.image_processing_pil_blip import BlipImageProcesso
 from sightloop.models.captioners.critic import ValuePosition
 from sightloop.models.captioners.last_layer import READ_FROM, read_in_part
 from sightloop.models.captioners.opt_steps import OptSteps
-from sightloop.models.checkpointing import Contexts, Recomputation
+from sightloop.models.checkpointing import Contexts, Recomputation, no_dropout
 from sightloop.models.decoding.beams import Rules, write_texts
 from sightloop.models.decoding.sampling import Writer, alone, draw_tokens, like_lengths, token_log_probs
 from sightloop.models.decoding.token_pieces import Pieces
@@ -373,13 +373,3 @@ def _scattered(mask: Tensor, log_probs: Tensor, entropy: Tensor) -> TokenScores:
     return TokenScores(
         log_probs=blank.masked_scatter(mask, log_probs), entropy=blank.masked_scatter(mask, entropy)
     )
-
-
-def no_dropout(module: nn.Module) -> None:
-    """Switch off every dropout for good: scored probabilities must be those of sampling."""
-    for part in module.modules():
-        if isinstance(part, nn.Dropout):
-            part.p = 0.0
-        for name in ("dropout", "attention_dropout", "layerdrop"):
-            if isinstance(part.__dict__.get(name), float):
-                setattr(part, name, 0.0)

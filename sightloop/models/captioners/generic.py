@@ -20,12 +20,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText, PreTrainedModel, ProcessorMixin
 
-from sightloop.models.captioners.blip2 import no_dropout
 from sightloop.models.captioners.critic import ValuePosition
 from sightloop.models.captioners.end_to_end import WholeModel
 from sightloop.models.captioners.from_parts import ComposedModel
 from sightloop.models.captioners.prompt_reader import PromptReader
-from sightloop.models.checkpointing import Contexts, Recomputation
+from sightloop.models.checkpointing import Contexts, Recomputation, no_dropout
 from sightloop.models.decoding.sampling import NumbersOnly, token_log_probs
 from sightloop.models.decoding.token_pieces import Pieces
 from sightloop.models.lora import Adapters

@@ -23,8 +23,7 @@ from transformers import (
     ProcessorMixin,
 )
 
-from sightloop.models.captioners.blip2 import no_dropout
-from sightloop.models.checkpointing import Recomputation
+from sightloop.models.checkpointing import Recomputation, no_dropout
 from sightloop.models.decoding.code_likelihood import (
     code_log_probs,
     relaxed_codes,

@@ -44,6 +44,7 @@ from pathlib import Path
 import torch
 
 from sightloop.algorithms.grpo import GRPO, named
+from sightloop.recipes.config_json import checked
 from sightloop.recipes.unirl.build import (
     AnyImagePolicy,
     Wired,
@@ -59,7 +60,6 @@ from sightloop.recipes.unirl.build import (
 )
 from sightloop.recipes.unirl.config import GrpoConfig
 from sightloop.recipes.unirl.rewards import judges_of
-from sightloop.runs.config_json import checked
 from sightloop.training import distributed
 from sightloop.training.loop import Experiment
 from sightloop.types import Sampling

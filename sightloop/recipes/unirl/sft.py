@@ -34,6 +34,7 @@ from pathlib import Path
 import torch
 
 from sightloop.algorithms.sft import SFT
+from sightloop.recipes.config_json import checked
 from sightloop.recipes.unirl.build import (
     Wired,
     collector_of,
@@ -47,7 +48,6 @@ from sightloop.recipes.unirl.build import (
 )
 from sightloop.recipes.unirl.config import SftConfig
 from sightloop.recipes.unirl.rewards import judges_of
-from sightloop.runs.config_json import checked
 from sightloop.training import distributed
 from sightloop.training.loop import Experiment
 

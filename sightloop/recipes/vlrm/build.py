@@ -47,6 +47,7 @@ from sightloop.models.captioners.critic import TrunkCritic
 from sightloop.models.captioners.generic import CaptionerSettings, GenericCaptioner
 from sightloop.models.captioners.vision_towers import same_tower
 from sightloop.models.named_models import model_config
+from sightloop.recipes.config_json import checked
 from sightloop.recipes.vlrm.config import CaptionerChoices, VlrmConfig
 from sightloop.rewards.clip_family import ClipSimilarity
 from sightloop.rewards.combine import combine
@@ -62,7 +63,6 @@ from sightloop.rewards.phrases import (
 )
 from sightloop.rewards.similarity import ItmSimilarity, RetrievalReward
 from sightloop.rollouts.caption import CaptionCollector
-from sightloop.runs.config_json import checked
 from sightloop.training import distributed
 from sightloop.training.checkpoint import finished_checkpoints
 from sightloop.training.heap import give_back
