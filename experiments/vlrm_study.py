@@ -20,7 +20,7 @@ from experiments.world.captioner_stage import train_talkative
 from experiments.world.fitting import make_world
 from sightloop.recipes.catalog import SHAPES, SHAPES_RS
 from sightloop.recipes.config_json import config_to_json
-from sightloop.recipes.vlrm.build import build as vlrm
+from sightloop.recipes.vlrm import build as vlrm
 from sightloop.recipes.vlrm.config import VlrmConfig
 from sightloop.rewards.combine import combine, on_last_token
 from sightloop.training.loop import Experiment, train

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.compatibility import apart, environments, verdict
 from benchmarks.compatibility_walk import lines, steps
-from sightloop.cli import COMMANDS
+from sightloop.cli.app import COMMANDS
 from sightloop.recipes.catalog import RECIPES
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -13,7 +13,7 @@ import torch
 import sightloop
 from sightloop import accelerator
 from sightloop.cli import main
-from sightloop.recipes.vlrm.build import build as vlrm
+from sightloop.recipes.vlrm import build as vlrm
 from sightloop.training.metrics import peak_memory_gib
 from sightloop.training.randomness import random_state, set_random_state
 

@@ -13,7 +13,7 @@ import torch
 from recipes.unirl_runs import SMALL, Folders, official_folders
 
 from benchmarks.host_waits import Cost, captions, drawings_and_answers, training_step
-from sightloop.recipes.vlrm.build import build as vlrm
+from sightloop.recipes.vlrm import build as vlrm
 
 # Of a token (captions, answers), round (Show-o's drawings) or code (Janus' drawings): waits, and launches as
 # a share of those of transformers' `generate` in the same run; launches of Show-o's drawings, which

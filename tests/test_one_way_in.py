@@ -47,9 +47,9 @@ def test_another_way_to_open_an_image_is_seen(text: str) -> None:
 TOKENIZERS = {"words", "tokenizer"}
 READING = {"apply_chat_template", "batch_encode_plus", "encode", "encode_plus", "tokenize"}
 # A chat template's place holds a text that was spelled out; the embedded world asks which words it knows.
-SPELLED_OUT = {"rewards.yes_no", "evaluation.text_model", "models.reader"}
+SPELLED_OUT = {"rewards.yes_no", "evaluation.text_model", "models.captioners.prompt_reader"}
 # It asks a folder for its own strings, not for those of a text.
-READERS = {"models.written_text", "models.janus_conversation", "recipes.embedded_world"}
+READERS = {"models.written_text", "models.janus.conversation", "world.boundary"}
 
 
 def read_elsewhere(source: Source) -> list[str]:

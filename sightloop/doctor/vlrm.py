@@ -15,7 +15,7 @@ from sightloop.doctor.findings import Finding, loaded
 from sightloop.doctor.models import ModelToExamine
 from sightloop.doctor.run import Opened, as_model
 from sightloop.evaluators.held_out_captions import open_pictures
-from sightloop.recipes.vlrm.build import build as vlrm
+from sightloop.recipes.vlrm import build as vlrm
 from sightloop.recipes.vlrm.config import VlrmConfig
 from sightloop.rewards.custom import read_names
 from sightloop.rollouts.caption import CaptionCollector

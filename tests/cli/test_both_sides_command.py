@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from image_runs import STARTS, made_run
 from PIL import Image
-from recipes.image_runs import STARTS, made_run
 
 from sightloop.cli import main
 from sightloop.cli.joint import config_of, models_of

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sightloop.cli import COMMANDS, main
+from sightloop.cli.app import COMMANDS, main
 from sightloop.recipes.catalog import RECIPES
 
 HELPS = [

@@ -13,9 +13,9 @@ from tiny_show_o import pictures, show_o, stirred
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sightloop.models.decoding.cuda_graphs import repeat_step
+from sightloop.models.janus import sampling as janus_drawing
 from sightloop.models.janus.policy import Janus
-from sightloop.models.janus.policy import sampling as janus_drawing
-from sightloop.models.show_o.policy import static_sampling as show_o_static
+from sightloop.models.show_o import static_sampling as show_o_static
 from sightloop.types import Prompt, Tokens, Turn
 
 TEXTS = ["a cat", "two red dogs", ""]

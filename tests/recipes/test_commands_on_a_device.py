@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 from evaluation.test_answer_matching import folder as text_model
-from evaluation.test_detection_mask2former import checkpoint as mask2former
-from evaluation.test_detection_zero_shot import hub as zero_shot
+from geneval.test_detection_mask2former import checkpoint as mask2former
+from geneval.test_detection_zero_shot import hub as zero_shot
+from image_runs import STARTS, made_run
 from PIL import Image
-from recipes.image_runs import STARTS, made_run
 
 from sightloop.cli import main
 from sightloop.world.models import WEIGHTS

@@ -11,9 +11,9 @@ import pytest
 
 from sightloop.recipes.catalog import RECIPES
 from sightloop.recipes.config_json import config_from_json, config_of_run, config_to_json
-from sightloop.recipes.unirl.build import grpo as unirl_grpo
+from sightloop.recipes.unirl import grpo as unirl_grpo
 from sightloop.recipes.unirl.config import SFT_SHAPES, SFT_SHAPES_JANUS, RelaxationSettings, SftConfig
-from sightloop.recipes.vlrm.build import build as vlrm
+from sightloop.recipes.vlrm import build as vlrm
 from sightloop.recipes.vlrm.config import VlrmConfig
 
 PRESETS = [(recipe, preset) for recipe, known in RECIPES.items() for preset in known.presets]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sightloop.cli import main
-from sightloop.recipes.vlrm.build import build as vlrm
+from sightloop.recipes.vlrm import build as vlrm
 
 FILE = """
 def long(prompts, completions, **columns):

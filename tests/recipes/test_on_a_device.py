@@ -15,7 +15,7 @@ from recipes.device_runs import assert_same, train_on_both
 from recipes.unirl_runs import SMALL, Folders, official_folders, resumed
 
 from sightloop.cli import main
-from sightloop.recipes.vlrm.build import build as vlrm
+from sightloop.recipes.vlrm import build as vlrm
 from sightloop.world.models import WEIGHTS
 
 VLRM = (

@@ -12,7 +12,7 @@ from recipes.unirl_runs import SMALL as SMALL_UNIRL
 from sightloop.cli import main
 from sightloop.models.captioners.blip2 import Blip2Captioner
 from sightloop.models.show_o.policy import ShowO
-from sightloop.recipes.vlrm.build import build as vlrm
+from sightloop.recipes.vlrm import build as vlrm
 from sightloop.training.memory import is_out_of_memory
 
 SMALL = ["--batch", "8", "--micro-batch", "4", "--steps", "2", "--save-every", "1", "--held-out.limit", "8"]

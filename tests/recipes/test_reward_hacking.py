@@ -11,7 +11,7 @@ import pytest
 
 from sightloop.cli import main
 from sightloop.recipes.catalog import RECIPES
-from sightloop.recipes.vlrm.build import build as vlrm
+from sightloop.recipes.vlrm import build as vlrm
 from sightloop.runs.restore import saved_step
 
 NO_OTHER_REWARD = [

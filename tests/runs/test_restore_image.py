@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from recipes.image_runs import STARTS, made_run
+from image_runs import STARTS, made_run
 from torch import Tensor
 
 from experiments.world.unified_models import NUM_IMAGE_TOKENS, SIDE
