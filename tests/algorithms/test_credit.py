@@ -67,10 +67,11 @@ def test_leave_one_out_of_a_single_sample_is_refused_by_its_group() -> None:
 
 def test_group_means_are_exact_where_reduced_precision_products_are_allowed() -> None:
     totals = 1000 + torch.arange(6.0) / 64
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("medium")
+    products = torch.backends.mkldnn.matmul
+    before = products.fp32_precision
+    products.fp32_precision = "bf16"
     try:
         result = group_relative(totals, torch.zeros(6, dtype=torch.long), divide_by_std=False)
     finally:
-        torch.set_float32_matmul_precision(before)
+        products.fp32_precision = before
     torch.testing.assert_close(result, totals - totals.mean())
