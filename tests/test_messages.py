@@ -113,7 +113,7 @@ def options_of(command: str) -> frozenset[str]:
     """The options in a command's help."""
     printed = io.StringIO()
     with redirect_stdout(printed), suppress(SystemExit):
-        main([*command.split(), "--help"])
+        main([*command.split(), "--help-all"])
     return frozenset(OPTION.findall(printed.getvalue()))
 
 

@@ -111,7 +111,7 @@ def commands(page: str, text: str) -> list[Command]:
 def help_text(words: tuple[str, ...]) -> tuple[int, str]:
     """Exit status and output of `sightloop <words> --help`."""
     done = subprocess.run(
-        [sys.executable, "-c", "from sightloop.cli import main; main()", *words, "--help"],
+        [sys.executable, "-c", "from sightloop.cli import main; main()", *words, "--help-all"],
         cwd=ROOT,
         env=os.environ | {"COLUMNS": "300", "NO_COLOR": "1", "TERM": "dumb", "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -179,15 +179,19 @@ def anchors(text: str) -> set[str]:
 
 
 def layout(text: str) -> set[str]:
-    """The paths below the package that the tree in a page names."""
+    """The paths that the tree in a page names: of the package below it, of others with their folder."""
     tree = next(block.text for block in blocks("layout", text) if block.text.startswith("sightloop/\n"))
     paths: set[str] = set()
     parents: list[str] = []
+    root = ""
     for line in tree.splitlines()[1:]:
         indent = (len(line) - len(line.lstrip())) // 2
+        if not indent:
+            root = f"{line.split()[0]}"
+            continue
         for name in line.strip().split("  ")[0].split():
             parents[indent - 1 :] = [name.rstrip("/")]
-            paths.add("/".join(parents))
+            paths.add(root + "/".join(parents))
     return paths
 
 
@@ -227,7 +231,7 @@ def test_links_on_the_page_lead_somewhere(page: str) -> None:
 
 def test_the_makefile_starts_what_exists() -> None:
     started = re.findall(r"^\t(?:\w+=\S+ )*\$\(BIN\)/(.+)$", (ROOT / "Makefile").read_text(), flags=re.M)
-    ours = [shlex.split(line) for line in started if "sightloop" in line]
+    ours = [shlex.split(line) for line in started if re.search("sightloop|experiments", line)]
     wrong = [line for words in ours for line in wrong_command(Command(place="Makefile", words=tuple(words)))]
     assert len(ours) >= 3
     assert not wrong, "\n".join(wrong)
@@ -244,11 +248,12 @@ def test_the_checks_see_what_is_wrong() -> None:
 
 
 def test_the_layout_names_every_file_of_the_package() -> None:
-    package = ROOT / "sightloop"
+    package, beside = ROOT / "sightloop", ROOT / "experiments"
     real = {str(path.relative_to(package)) for path in package.rglob("*.py") if path.name != "__init__.py"}
+    real |= {str(path.relative_to(ROOT)) for path in beside.rglob("*.py") if path.name != "__init__.py"}
     named = layout((ROOT / "docs/architecture.md").read_text())
     assert {path for path in named if path.endswith(".py")} == real
-    assert not [path for path in named if not (package / path).exists()]
+    assert not [path for path in named if not (package / path).exists() and not (ROOT / path).exists()]
 
 
 def test_examples_in_docstrings_give_what_they_say() -> None:

@@ -19,6 +19,7 @@ import tyro
 from sightloop.cli.demo import DEMOS, run_demo
 from sightloop.cli.doctor import doctor
 from sightloop.cli.evaluate import EVALUATIONS, decode_of
+from sightloop.cli.help import with_help
 from sightloop.cli.images import ask, convert, draw
 from sightloop.recipes.catalog import RECIPES
 from sightloop.recipes.config_json import config_of_run
@@ -268,7 +269,7 @@ def main(words: list[str] | None = None) -> None:
     if not words or words[0] not in COMMANDS:
         _fail_or_help("", words, {name: does for name, (_, does) in COMMANDS.items()}, "")
     try:
-        COMMANDS[words[0]][0](words[1:])
+        with_help(COMMANDS[words[0]][0], words[1:], name=words[0])
     except (ValueError, OSError) as error:
         if os.environ.get("SIGHTLOOP_TRACEBACK"):
             raise

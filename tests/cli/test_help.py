@@ -1,0 +1,46 @@
+"""Help: an example and the settings that people touch, the rest with --help-all; at most two screens."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from sightloop.cli import main
+from sightloop.cli.help import ALL, SHORT, TWO_SCREENS, blocks_of
+
+COMMANDS = (
+    *("train vlrm", "train unirl-grpo", "train unirl-sft", "demo unirl", "caption", "draw", "ask", "report"),
+    *("doctor", "export", "convert", "evaluate clip-recall", "evaluate captions", "evaluate answers"),
+    *("evaluate geneval", "evaluate both-sides"),
+)
+
+
+def printed(command: str, word: str, capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as ended:
+        main([*command.split(), word])
+    assert ended.value.code == 0
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_fits_two_screens(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    text = printed(command, "--help", capsys)
+    assert text.count("\n") <= TWO_SCREENS
+    everything = printed(command, ALL, capsys)
+    if command in SHORT:
+        assert f"Example: {SHORT[command].example}" in text
+        assert f"sightloop {command} {ALL}" in text
+        assert set(blocks_of(text.splitlines())) == set(SHORT[command].options)
+        assert set(blocks_of(text.splitlines())) < set(blocks_of(everything.splitlines()))
+    else:
+        assert text == everything
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_examples_name_options_that_the_command_has(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    if command not in SHORT:
+        pytest.skip("no example of its own")
+    everything = printed(command, ALL, capsys)
+    named = set(re.findall(r"--[\w.-]+", SHORT[command].example))
+    assert named <= set(re.findall(r"--[a-z][\w.-]*", everything))
