@@ -29,6 +29,7 @@ from benchmarks import emulated_accelerator
 from benchmarks.device_counts import Counts, counted, phase
 from sightloop.cli import main as command_line
 from sightloop.models.captioners.blip2 import Blip2Captioner
+from sightloop.models.captioners.generic import GenericCaptioner
 from sightloop.models.janus.policy import Janus
 from sightloop.models.show_o.policy import ShowO
 from sightloop.recipes.image_policies import load_image_policy
@@ -101,6 +102,46 @@ def captions(device: torch.device) -> dict[str, Cost]:
         "captions greedy, transformers": cost_of(partial(theirs, do_sample=False)),
         "captions sampled, transformers": cost_of(partial(theirs, do_sample=True, top_k=0)),
         "captions beams, transformers": cost_of(partial(theirs, do_sample=False, num_beams=5)),
+    }
+
+
+def transformers_janus(device: torch.device) -> GenericCaptioner:
+    """In the form of transformers, Janus reads images and writes text like any other captioner."""
+    return GenericCaptioner.from_pretrained(WEIGHTS / "janus", device=device)
+
+
+def captions_of_any(policy: GenericCaptioner, *, text: str) -> dict[str, Cost]:
+    """The same of a captioner of any family, behind a prompt; features were computed before."""
+    shape, generator = (ROWS, 3, policy.image_size, policy.image_size), torch.Generator().manual_seed(0)
+    pixels = torch.randint(256, shape, dtype=torch.uint8, generator=generator)
+    images = policy.look(Images(pixels=pixels))
+    prompt = Prompt(texts=[text] * ROWS, images=images, seeds=list(range(ROWS)))
+    inputs = policy._composed.reader.inputs(prompt.texts, pixels)
+    fixed: Any = {**inputs, "min_new_tokens": LENGTH, "max_new_tokens": LENGTH, "pad_token_id": policy.pad}
+
+    def sample() -> int:
+        return policy.sample(prompt, Sampling(max_tokens=LENGTH, temperature=8.0)).ids.shape[1]
+
+    def write(beams: int) -> int:
+        limits = {"min_tokens": LENGTH, "max_tokens": LENGTH, "no_repeat_ngram": 2 * (beams > 1)}
+        policy.write(images, prompt=text, beams=beams, **limits)
+        return LENGTH
+
+    def theirs(**options: Any) -> int:
+        ids: Tensor = policy.model.generate(**fixed, **options)
+        return ids.shape[1] - inputs["input_ids"].shape[1]
+
+    # The first text of all settles in which way the model runs.
+    policy.sample(prompt, Sampling(max_tokens=1))
+    return {
+        "captions of any model, greedy": cost_of(partial(write, 1)),
+        "captions of any model, sampled": cost_of(sample),
+        "captions of any model, beams": cost_of(partial(write, 5)),
+        "captions of any model, greedy, transformers": cost_of(partial(theirs, do_sample=False)),
+        "captions of any model, sampled, transformers": cost_of(partial(theirs, do_sample=True, top_k=0)),
+        "captions of any model, beams, transformers": cost_of(
+            partial(theirs, do_sample=False, num_beams=5, no_repeat_ngram_size=2)
+        ),
     }
 
 
@@ -223,13 +264,14 @@ def main() -> None:
     emulated_accelerator.register()
     with emulated_accelerator.switched_on() as device:
         found = captions(device)
+        found |= captions_of_any(transformers_janus(device), text=QUESTION)
         for family in ("Show-o", "Janus"):
             found |= drawings_and_answers(family, device)
         for name in TRAINING:
             found |= training(name, device)
-    print(f"{'of a token, code, round or step':<36} {'waits':>8} {'launches':>9} {'uploads':>8}")
+    print(f"{'of a token, code, round or step':<46} {'waits':>8} {'launches':>9} {'uploads':>8}")
     for name, cost in found.items():
-        print(f"{name:<36} {cost.waits:8.2f} {cost.launches:9.1f} {cost.uploads:8.2f}")
+        print(f"{name:<46} {cost.waits:8.2f} {cost.launches:9.1f} {cost.uploads:8.2f}")
     if output is not None:
         output.write_text(json.dumps({name: asdict(cost) for name, cost in found.items()}, indent=1))
 

@@ -10,9 +10,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from models.hub_folders import FOLDERS
+from models.tiny_captioners import SIDE
 from recipes.unirl_runs import SMALL, Folders, official_folders
 
-from benchmarks.host_waits import Cost, captions, drawings_and_answers, training_step
+from benchmarks.host_waits import (
+    Cost,
+    captions,
+    captions_of_any,
+    drawings_and_answers,
+    training_step,
+    transformers_janus,
+)
+from sightloop.models.captioners.generic import CaptionerSettings, GenericCaptioner
 from sightloop.recipes.vlrm import build as vlrm
 
 # Of a token (captions, answers), round (Show-o's drawings) or code (Janus' drawings): waits, and launches as
@@ -22,6 +32,9 @@ CEILINGS = {
     "captions greedy": (0.15, 0.70),
     "captions sampled": (0.15, 0.70),
     "captions beams": (0.15, 0.70),
+    "captions of any model, greedy": (0.15, 1.0),
+    "captions of any model, sampled": (0.15, 1.0),
+    "captions of any model, beams": (0.15, 0.85),
     "Show-o drawings": (0.15, 328.0),
     "Show-o answers": (0.25, 2.05),
     "Janus drawings": (0.0, 0.45),
@@ -45,13 +58,27 @@ def within(found: dict[str, Cost], name: str) -> None:
 @pytest.mark.parametrize("family", ["captions", "Show-o", "Janus"])
 def test_generating_stays_below_its_ceilings(emulated: torch.device, family: str) -> None:
     count: Callable[[], dict[str, Cost]] = {
-        "captions": lambda: captions(emulated),
+        "captions": lambda: captions(emulated) | captions_of_any(transformers_janus(emulated), text="what?"),
         "Show-o": lambda: drawings_and_answers("Show-o", emulated),
         "Janus": lambda: drawings_and_answers("Janus", emulated),
     }[family]
     found = count()
     for name in CEILINGS:
         if name.startswith(family):
+            within(found, name)
+
+
+# transformers warns of its own options.
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "smolvlm", "llava_onevision"])
+def test_captions_of_other_families_stay_below_their_ceilings(
+    emulated: torch.device, tmp_path: Path, family: str
+) -> None:
+    settings = CaptionerSettings(image_size=SIDE)
+    policy = GenericCaptioner.from_pretrained(FOLDERS[family](tmp_path), device=emulated, settings=settings)
+    found = captions_of_any(policy, text="describe")
+    for name in CEILINGS:
+        if name.startswith("captions of any model"):
             within(found, name)
 
 

@@ -18,7 +18,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, GenerationConfig, ProcessorMixin
 from transformers.activations import GELUActivation, QuickGELUActivation
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.auto.video_processing_auto import AutoVideoProcessor
@@ -132,6 +132,14 @@ def growing_cache(num_layers: int) -> Cache:
 def roomy_cache(num_layers: int, room: int) -> Cache:
     """An empty cache with room for so many positions."""
     return Cache(layers=[RoomyLayer(room) for _ in range(num_layers)])
+
+
+def remembers_by_keys(model: Any) -> bool:
+    """Whether all that a model remembers of what it has read are keys and values, a pair of them a layer."""
+    config = model.config.get_text_config(decoder=True)
+    layers = DynamicCache(config=config).layers
+    plain = all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
+    return plain and not model.config.is_encoder_decoder and len(layers) in (0, config.num_hidden_layers)
 
 
 def static_cache(filled: Cache, room: int, place: Int[Tensor, 1]) -> Cache:

@@ -24,6 +24,8 @@ from transformers import (
     Qwen2_5_VLForConditionalGeneration,
     Qwen2VLConfig,
     Qwen2VLForConditionalGeneration,
+    Qwen3_5Config,
+    Qwen3_5ForConditionalGeneration,
     Qwen3VLConfig,
     Qwen3VLForConditionalGeneration,
     SmolVLMConfig,
@@ -66,7 +68,13 @@ def _save(
 
 
 def _qwen(
-    folder: Path, config: type[PreTrainedConfig], model: Any, *, vision: dict[str, Any], processor: str
+    folder: Path,
+    config: type[PreTrainedConfig],
+    model: Any,
+    *,
+    vision: dict[str, Any],
+    processor: str,
+    text: dict[str, Any] | None = None,
 ) -> Path:
     """A Qwen-VL with 4 places for a picture of 16 pixels, whose video processor shares a file with the other
     or has its own.
@@ -77,14 +85,16 @@ def _qwen(
     given = {"patch_size": 4, "spatial_merge_size": 2, "temporal_patch_size": 2, "depth": 2, "num_heads": 4}
     built = model(
         make(
-            text_config={"vocab_size": len(words), "head_dim": 8, **SIZES, "rope_parameters": _ROPE},
+            text_config={
+                "vocab_size": len(words) + 4, "head_dim": 8, **SIZES, "rope_parameters": _ROPE, **(text or {})
+            },
             vision_config={**given, **vision},
             image_token_id=picture,
             video_token_id=video,
             vision_start_token_id=begin,
             vision_end_token_id=end,
         )
-    )
+    )  # fmt: skip
     patches = {"patch_size": 4, "temporal_patch_size": 2, "merge_size": 2, **_HALF}
     of_images = {**patches, "image_processor_type": "Qwen2VLImageProcessor", "processor_class": processor}
     if processor == "Qwen3VLProcessor":
@@ -129,6 +139,23 @@ def qwen3_vl(folder: Path) -> Path:
     vision |= {"num_position_embeddings": 16, "deepstack_visual_indexes": [0, 1]}
     return _qwen(
         folder, Qwen3VLConfig, Qwen3VLForConditionalGeneration, vision=vision, processor="Qwen3VLProcessor"
+    )
+
+
+def qwen3_5(folder: Path) -> Path:
+    """Qwen3.5, every other layer of which keeps a state instead of keys and values."""
+    vision = {"hidden_size": 32, "intermediate_size": 48, "out_hidden_size": 32}
+    heads = {"linear_num_key_heads": 2, "linear_num_value_heads": 4}
+    text = {"layer_types": ["linear_attention", "full_attention"], **heads}
+    text |= {"linear_key_head_dim": 8, "linear_value_head_dim": 8}
+    text |= {"rope_parameters": {**_ROPE, "mrope_section": [1, 1, 0], "partial_rotary_factor": 0.5}}
+    return _qwen(
+        folder,
+        Qwen3_5Config,
+        Qwen3_5ForConditionalGeneration,
+        vision={**vision, "num_position_embeddings": 16},
+        processor="Qwen3VLProcessor",
+        text=text,
     )
 
 
@@ -253,6 +280,7 @@ FOLDERS: dict[str, Callable[[Path], Path]] = {
     "qwen2_vl": qwen2_vl,
     "qwen2_5_vl": qwen2_5_vl,
     "qwen3_vl": qwen3_vl,
+    "qwen3_5": qwen3_5,
     "llava_onevision": llava_onevision,
     "internvl": internvl,
     "smolvlm": smolvlm,

@@ -21,8 +21,8 @@ from sightloop.types import Images, Sampling, Turn
 
 SETTINGS = {name: CaptionerSettings(image_size=SIDE) if "qwen" in name else None for name in FOLDERS}
 """Qwen-VL takes pictures of any size, by default far larger than these."""
-WHOLE = {"qwen3_vl", "gemma3"}
-"""Pictures enter at several layers, or look ahead."""
+WHOLE = {"qwen3_vl", "gemma3", "qwen3_5"}
+"""Pictures enter at several layers, or look ahead; some layers keep no keys."""
 GREEDY = Sampling(max_tokens=10, temperature=0)
 
 
@@ -31,8 +31,10 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return FOLDERS[request.param](tmp_path_factory.mktemp("hub") / request.param)
 
 
-def by_transformers(folder: Path, text: str) -> list[list[int]]:
-    """Greedy tokens about three images by transformers' own loop, up to the end."""
+def by_transformers(folder: Path, text: str, **options: Any) -> list[list[int]]:
+    """Tokens about three images by transformers' own loop, up to the end; greedy unless the options say
+    otherwise.
+    """
     processor = open_processor(folder, open_config(folder))
     images = [[Image.fromarray(picture.permute(1, 2, 0).numpy())] for picture in noise(3)]
     inputs = processor(
@@ -40,7 +42,8 @@ def by_transformers(folder: Path, text: str) -> list[list[int]]:
     )
     model: Any = AutoModelForImageTextToText.from_pretrained(folder)
     model.generation_config = GenerationConfig(eos_token_id=EOS, pad_token_id=PAD)
-    ids = model.generate(**inputs, do_sample=False, max_new_tokens=10)[:, inputs["input_ids"].shape[1] :]
+    options = {"max_new_tokens": 10} | options
+    ids = model.generate(**inputs, do_sample=False, **options)[:, inputs["input_ids"].shape[1] :]
     return [row[: row.index(EOS) + 1] if EOS in row else row for row in ids.tolist()]
 
 
@@ -62,6 +65,36 @@ def test_a_folder_of_the_hub_writes_and_is_scored(folder: Path, capsys: pytest.C
     assert captioner.image_size == SIDE
     said = capsys.readouterr().err
     assert said.count("runs whole in every pass") == (folder.name in WHOLE)
+
+
+RULES = [(5, 2, 4, 20), (3, 0, 0, 12), (4, 1, 6, 12), (1, 2, 3, 12), (1, 0, 5, 17)]
+"""Beams, n-gram rule, fewest and most tokens."""
+
+
+@pytest.mark.parametrize("folder", FOLDERS, indirect=True)
+def test_captions_are_transformers_own_under_every_rule(folder: Path) -> None:
+    captioner = GenericCaptioner.from_pretrained(folder, lora_rank=2, settings=SETTINGS[folder.name])
+    images, text = captioner.look(Images(pixels=noise(3))), captioner.prompt_text("describe")
+    for beams, ngram, fewest, most in RULES:
+        written = captioner.write(
+            images,
+            prompt="describe",
+            beams=beams,
+            no_repeat_ngram=ngram,
+            min_tokens=fewest,
+            max_tokens=most,
+        )
+        theirs = by_transformers(
+            folder,
+            text,
+            num_beams=beams,
+            no_repeat_ngram_size=ngram,
+            min_new_tokens=fewest,
+            max_new_tokens=most,
+            suppress_tokens=[captioner.picture_token],
+        )
+        words = captioner.words.batch_decode(theirs, skip_special_tokens=True)
+        assert written == [text.strip() for text in words]
 
 
 @pytest.mark.slow

@@ -15,7 +15,8 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from sightloop.models.captioners.prompt_reader import PromptReader, TurnsInPlane
-from sightloop.models.decoding.sampling import draw, uniform_numbers
+from sightloop.models.decoding.beams import Rules
+from sightloop.models.decoding.sampling import NumbersOnly, draw, uniform_numbers
 from sightloop.types import Images, Prompt, Sampling, Tokens, Turn
 
 ROUNDING = 1e-3
@@ -71,6 +72,25 @@ class WholeModel:
             mask=mask,
             log_probs=None if sampling.temperature == 0 else log_probs,
         )
+
+    def write(self, prompt: Prompt, rules: Rules) -> list[list[int]]:
+        """The new tokens of one text a row, written by these rules.
+
+        Raises:
+            ValueError: the model computes something that is not a number.
+        """
+        watch = NumbersOnly()
+        ids = self.generate(
+            prompt,
+            num_beams=rules.beams,
+            no_repeat_ngram_size=rules.no_repeat_ngram,
+            min_new_tokens=rules.min_tokens,
+            max_new_tokens=rules.max_tokens,
+            suppress_tokens=list(rules.never) or None,
+            logits_processor=LogitsProcessorList([watch]),
+        )
+        watch.require()
+        return ids.tolist()
 
     def generate(self, prompt: Prompt, **options: Any) -> Int[Tensor, "B T"]:
         """New tokens by transformers' own loop, with these options and none of the checkpoint's."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from functools import cached_property
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -17,10 +18,20 @@ from torch import Tensor
 
 from sightloop.models.captioners.end_to_end import distance, pictures
 from sightloop.models.captioners.prompt_reader import PromptReader
+from sightloop.models.decoding.beams import Rules, write_texts
 from sightloop.models.decoding.sampling import Decoder, Writer, alone, draw_tokens
 from sightloop.models.deduplicate import distinct, image_keys
-from sightloop.models.transformers_internals import Cache, cache_argument, growing_cache
+from sightloop.models.transformers_internals import Cache, cache_argument, growing_cache, remembers_by_keys
 from sightloop.types import Images, Prompt, Sampling, Tokens, Turn
+
+
+@runtime_checkable
+class TellsFeatures(Protocol):
+    """A model whose features of images can be asked for by themselves."""
+
+    def get_image_features(self, **inputs: Tensor) -> Any:
+        """What stands in the places of picture tokens."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +45,8 @@ class Context:
     """Position of the next token, less the number of tokens before it."""
     places: Int[Tensor, " B"]
     """The prompt of each row."""
+    ids: Int[Tensor, "D L"]
+    """The words, with picture tokens in the places of features."""
 
 
 class ComposedModel:
@@ -84,17 +97,18 @@ class ComposedModel:
         keys = zip(prompt.texts, image_keys(pictures(prompt)), strict=True)
         firsts, places = distinct(list(keys))
         device = self._head.device
-        prompt = replace(prompt, seeds=None).rows(torch.tensor(firsts))
+        if len(firsts) < len(places):
+            prompt = replace(prompt, seeds=None).rows(torch.tensor(firsts))
         images = pictures(prompt)
         # Most batches ask one question, so each is padded once and then picked.
         texts = {text: place for place, text in enumerate(dict.fromkeys(prompt.texts))}
-        each = torch.tensor([texts[text] for text in prompt.texts], device=device)
+        each = torch.tensor([texts[text] for text in prompt.texts])
         rows = [self.reader.row(text, *images.pixels.shape[2:]) for text in texts]
-        gaps = [max(len(row.ids) for row in rows) - len(row.ids) for row in rows]
-        pairs = list(zip(rows, gaps, strict=True))
-        ids = torch.stack([F.pad(row.ids, (gap, 0), value=self.pad) for row, gap in pairs]).to(device)[each]
-        positions = torch.stack([F.pad(row.positions, (gap, 0)) for row, gap in pairs], 1).to(device)[:, each]
-        mask = (torch.arange(ids.shape[1]) >= torch.tensor(gaps)[:, None]).to(device)[each]
+        gaps = torch.tensor([max(len(row.ids) for row in rows) - len(row.ids) for row in rows])
+        pairs = list(zip(rows, gaps.tolist(), strict=True))
+        ids = torch.stack([F.pad(row.ids, (gap, 0), value=self.pad) for row, gap in pairs])[each]
+        positions = torch.stack([F.pad(row.positions, (gap, 0)) for row, gap in pairs], 1)[:, each]
+        mask = torch.arange(ids.shape[1]) >= gaps[each, None]
         shifts = {row.shift for row in rows}
         assert len(shifts) == 1, "pictures of one size take equally many positions"
         features = images.features.get(self.key)
@@ -105,14 +119,19 @@ class ComposedModel:
                 f"a picture has {features.shape[1]} features and {int(slots.sum()) / len(ids):g} places in "
                 "the prompt; the template must name the picture token once"
             )
+        # All of it was laid out on the host: the device is asked nothing.
+        ids, positions, mask, slots = (
+            part.to(device, non_blocking=True) for part in (ids, positions, mask, slots)
+        )
         embeds = self.embed(ids)
         embeds = embeds.masked_scatter(slots[..., None], features.to(embeds))
         return Context(
             embeds=embeds,
-            mask=mask if any(gaps) else None,
+            mask=mask if gaps.any() else None,
             positions=positions,
             shift=shifts.pop(),
-            places=torch.tensor(places, device=device),
+            places=torch.tensor(places).to(device, non_blocking=True),
+            ids=ids,
         )
 
     # -- the language model
@@ -151,10 +170,8 @@ class ComposedModel:
 
         return cast("Decoder", run)
 
-    def draw(self, prompt: Prompt, sampling: Sampling) -> Tokens:
-        """Draw one text a row."""
-        context = self.context(prompt)
-        writer = Writer(
+    def _writer(self, context: Context) -> Writer:
+        return Writer(
             decoder=self._decoder(context),
             embed=self.embed,
             head=lambda hidden: hidden @ self._head.T,
@@ -163,10 +180,29 @@ class ComposedModel:
             pad=self.pad,
             everyone_done=self.everyone_done,
         )
+
+    def draw(self, prompt: Prompt, sampling: Sampling) -> Tokens:
+        """Draw one text a row."""
+        context = self.context(prompt)
         mask = None if context.mask is None else context.mask[context.places]
         return draw_tokens(
-            writer, context.embeds[context.places], mask=mask, sampling=sampling, seeds=prompt.seeds
+            self._writer(context),
+            context.embeds[context.places],
+            mask=mask,
+            sampling=sampling,
+            seeds=prompt.seeds,
         )
+
+    def write(self, prompt: Prompt, rules: Rules) -> list[list[int]]:
+        """The new tokens of one text a row, written by these rules; all rows ask the same.
+
+        Raises:
+            ValueError: the model computes something that is not a number.
+        """
+        context = self.context(prompt)
+        assert context.mask is None, "equal prompts are not padded"
+        each = context.places
+        return write_texts(self._writer(context), context.embeds[each], context.ids[each], rules)
 
     def hidden(self, turn: Turn) -> tuple[Float[Tensor, "B L h"], int]:
         """Last hidden states of the tokens after those of the prompt or of its end, and the position that
@@ -206,6 +242,16 @@ class ComposedModel:
         return self.run(self.embed(ids), None, positions)
 
     # -- the check
+
+    @cached_property
+    def unfit(self) -> str | None:
+        """What speaks against this way before anything is read; None if nothing does."""
+        kind = self.model.config.model_type
+        if not isinstance(self.model.base_model, TellsFeatures):
+            return f"{kind!r} does not tell the features of its images"
+        if not remembers_by_keys(self.model):
+            return f"{kind!r} remembers more of what it has read than keys and values"
+        return None
 
     @torch.no_grad()
     def objection(self, prompt: Prompt) -> str | None:

@@ -25,7 +25,8 @@ from sightloop.models.captioners.end_to_end import WholeModel
 from sightloop.models.captioners.from_parts import ComposedModel
 from sightloop.models.captioners.prompt_reader import PromptReader
 from sightloop.models.checkpointing import Contexts, Recomputation, no_dropout
-from sightloop.models.decoding.sampling import NumbersOnly, token_log_probs
+from sightloop.models.decoding.beams import Rules
+from sightloop.models.decoding.sampling import token_log_probs
 from sightloop.models.decoding.token_pieces import Pieces
 from sightloop.models.lora import Adapters
 from sightloop.models.open import (
@@ -222,20 +223,29 @@ class GenericCaptioner(nn.Module):
     @torch.no_grad()
     def look(self, images: Images) -> Images:
         """Add the frozen tower's features; pictures that have them are returned as they are."""
-        return self._composed.look(images) if self._way is self._composed else images
+        return self._composed.look(images) if self._chosen() is self._composed else images
 
-    def _settled(self, prompt: Prompt) -> ComposedModel | WholeModel:
-        """The way in which this model runs, which the first prompt decides."""
-        objection = self._composed.objection(prompt) if self._way is self._composed else None
+    def _chosen(self, prompt: Prompt | None = None) -> ComposedModel | WholeModel:
+        """The way in which this model runs, which its parts and the first prompt decide."""
+        objection = None
+        if self._way is self._composed:
+            objection = self._composed.unfit
+            if objection is None and prompt is not None:
+                objection = self._composed.objection(prompt)
         if objection is not None:
             print(
                 f"{objection}: it runs whole in every pass, its vision tower too, which takes longer",
                 file=sys.stderr,
             )
             self._way = self._whole
-        if self._way is self._whole:
-            self._whole.compare(prompt)
         return self._way
+
+    def _settled(self, prompt: Prompt) -> ComposedModel | WholeModel:
+        """The same, once it is known that what this way writes it also reads."""
+        way = self._chosen(prompt)
+        if way is self._whole:
+            self._whole.compare(prompt)
+        return way
 
     def _hidden(self, turn: Turn) -> tuple[Float[Tensor, "B L h"], int]:
         way = self._settled(turn.prompt)
@@ -335,18 +345,17 @@ class GenericCaptioner(nn.Module):
         max_tokens: int = 60,
     ) -> list[str]:
         """Captions by beam search; 1 beam and no n-gram rule is greedy."""
-        watch = NumbersOnly()
+        asked = Prompt(texts=[prompt] * len(images), images=images)
+        rules = Rules(
+            beams=beams,
+            no_repeat_ngram=no_repeat_ngram,
+            min_tokens=min_tokens,
+            max_tokens=max_tokens,
+            never=(self.picture_token,),
+        )
+        way = self._chosen(asked)
         with self._folded():
-            ids = self._whole.generate(
-                Prompt(texts=[prompt] * len(images), images=images),
-                num_beams=beams,
-                no_repeat_ngram_size=no_repeat_ngram,
-                min_new_tokens=min_tokens,
-                max_new_tokens=max_tokens,
-                suppress_tokens=[self.picture_token],
-                logits_processor=[watch],
-            )
-        watch.require()
+            ids = way.write(asked, rules)
         return [text.strip() for text in self.words.batch_decode(ids, skip_special_tokens=True)]
 
 

@@ -51,7 +51,7 @@ def _begins(words: Any, text: str) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class PromptRow:
-    """A prompt in tokens, its picture as placeholders."""
+    """A prompt in tokens, its picture as placeholders; on the host."""
 
     ids: Int[Tensor, " L"]
     positions: Int[Tensor, "P L"]
@@ -118,4 +118,4 @@ class PromptReader:
         else:
             positions = torch.arange(ids.shape[1], device=ids.device)[None]
         shift = int(positions.max()) + 1 - ids.shape[1]
-        return PromptRow(ids=ids[0], positions=positions, shift=shift)
+        return PromptRow(ids=ids[0].cpu(), positions=positions.cpu(), shift=shift)

@@ -14,8 +14,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sightloop.models.decoding.growing_texts import LEAVE_SHARE, LOOK_EVERY, are_ends
-from sightloop.models.decoding.sampling import NOT_NUMBERS, Writer, alone
+from sightloop.models.decoding.sampling import NOT_NUMBERS, Writer, alone, draw_tokens
 from sightloop.models.transformers_internals import roomy_cache
+from sightloop.types import Sampling
 
 _NEVER = -1e9
 """The score of what must not be chosen."""
@@ -33,6 +34,8 @@ class Rules:
     """Word sequences of this length never repeat; 0 = they may."""
     min_tokens: int
     max_tokens: int
+    never: tuple[int, ...] = ()
+    """Tokens that are not written."""
 
     def __post_init__(self) -> None:
         if self.beams < 1 or self.no_repeat_ngram < 0 or self.max_tokens < 1:
@@ -42,26 +45,32 @@ class Rules:
             )
 
 
-def forbid(
-    scores: Float[Tensor, "N V"],
-    history: Int[Tensor, "N L"],
-    rules: Rules,
-    *,
-    ends: tuple[int, ...],
-    length: int,
-) -> None:
-    """Take -inf for what the rules forbid after `history`, of which `length` tokens are new; in place."""
-    size = rules.no_repeat_ngram
-    if size and history.shape[1] >= size:
-        banned = history[:, size - 1 :]
-        repeats = torch.ones_like(banned, dtype=torch.bool) if size == 1 else None
-        for place in range(size - 1):
-            same = history[:, place : place + banned.shape[1]] == history[:, place - size + 1, None]
-            repeats = same if repeats is None else repeats & same
-        assert repeats is not None
-        scores.scatter_add_(1, banned, torch.where(repeats, -torch.inf, 0.0))
-    for end in ends if length < rules.min_tokens else ():
-        scores[:, end] = -torch.inf
+def forbid_repeats(scores: Float[Tensor, "N V"], history: Int[Tensor, "N L"], size: int) -> None:
+    """Take -inf for what would repeat a sequence of so many words in `history`; in place. 0 = nothing."""
+    if not size or history.shape[1] < size:
+        return
+    banned = history[:, size - 1 :]
+    repeats = torch.ones_like(banned, dtype=torch.bool) if size == 1 else None
+    for place in range(size - 1):
+        same = history[:, place : place + banned.shape[1]] == history[:, place - size + 1, None]
+        repeats = same if repeats is None else repeats & same
+    assert repeats is not None
+    scores.scatter_add_(1, banned, torch.where(repeats, -torch.inf, 0.0))
+
+
+class _Forbidden:
+    """The tokens that the rules forbid wherever a text stands, laid out on the device once."""
+
+    def __init__(self, rules: Rules, ends: tuple[int, ...], device: torch.device) -> None:
+        self._early = torch.tensor([*rules.never, *ends], dtype=torch.long).to(device, non_blocking=True)
+        self._later = self._early[: len(rules.never)]
+        self._min = rules.min_tokens
+
+    def strike(self, scores: Float[Tensor, "N V"], length: int) -> None:
+        """Take -inf for what may not stand behind so many tokens; in place."""
+        tokens = self._early if length < self._min else self._later
+        if len(tokens):
+            scores.index_fill_(1, tokens, -torch.inf)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +111,10 @@ def write_texts(
     Raises:
         ValueError: the model computes something that is not a number.
     """
+    if rules.beams == 1 and not rules.no_repeat_ngram:
+        return _write_greedily(writer, context, rules)
     beams, prompt = rules.beams, history.shape[1]
+    forbidden = _Forbidden(rules, writer.ends, context.device)
     cache = roomy_cache(writer.num_layers, context.shape[1] + rules.max_tokens)
     hidden = writer.decoder(context, None, cache)[:, -1].repeat_interleave(beams, 0)
     cache.batch_select_indices(torch.arange(len(context), device=context.device).repeat_interleave(beams))
@@ -115,9 +127,9 @@ def write_texts(
         last = length + 1 == rules.max_tokens
         logits = writer.head(hidden)
         scores = logits.float().log_softmax(-1)
-        forbid(
-            scores, state.running.flatten(0, 1)[:, : prompt + length], rules, ends=writer.ends, length=length
-        )
+        forbidden.strike(scores, length)
+        read = state.running.flatten(0, 1)[:, : prompt + length]
+        forbid_repeats(scores, read, rules.no_repeat_ngram)
         state, parents = _step(state, scores, writer.ends, at=prompt + length, length=length + 1, last=last)
         if last:
             break
@@ -134,7 +146,28 @@ def write_texts(
         newest = state.running[:, :, prompt + length].flatten()[:, None]
         hidden = writer.decoder(writer.embed(newest), None, cache)[:, -1]
     written[rows] = state.best()
-    found = written[:, prompt:].tolist()
+    return _sound(written[:, prompt:])
+
+
+def _write_greedily(writer: Writer, context: Float[Tensor, "B N h"], rules: Rules) -> list[list[int]]:
+    """Without beams and without a look at what was written before, the highest score is all that counts."""
+    forbidden, highest = _Forbidden(rules, writer.ends, context.device), list[Tensor]()
+
+    def head(hidden: Tensor) -> Tensor:
+        scores = writer.head(hidden)
+        highest.append(scores.amax())
+        forbidden.strike(scores, len(highest) - 1)
+        return scores
+
+    law = Sampling(max_tokens=rules.max_tokens, temperature=0)
+    # Seeds decide nothing here; without them the global generator would move on.
+    seeds = [0] * len(context)
+    texts = draw_tokens(replace(writer, head=head), context, mask=None, sampling=law, seeds=seeds)
+    return _sound(torch.where(torch.stack(highest).isfinite().all(), texts.ids, _UNSOUND))
+
+
+def _sound(written: Int[Tensor, "B T"]) -> list[list[int]]:
+    found = written.tolist()
     if any(row[0] == _UNSOUND for row in found):
         raise ValueError(NOT_NUMBERS)
     return found
