@@ -80,6 +80,8 @@ def _cast(value: Any, *, target: torch.dtype, device: str) -> Any:
     if not keep:
         return value.to(target)
     known = _casts.get(id(value))
-    if known is None or known[0]() is not value:
+    # What was cast where no gradient was wanted has none to give.
+    has_gradient = known is not None and known[1].requires_grad
+    if known is None or known[0]() is not value or (torch.is_grad_enabled() and not has_gradient):
         known = _casts[id(value)] = (weakref.ref(value), value.to(target))
     return known[1]

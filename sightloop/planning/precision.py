@@ -18,18 +18,24 @@ def precisions(config: VlrmConfig | UniConfig) -> dict[str, str]:
         }
     else:
         whole = config.model.trained == "full"
-        # Trained weights are read as they are kept: no copy of them in half precision.
+        if whole:
+            found = {"trained weights (the language model), gradients, moments": "float32"}
+        found["language model: products" if is_mixed(config) else "language model"] = config.dtype
+        if is_mixed(config):
+            found["language model: norms, sums of its layers"] = "float32"
+            found["matrices of frozen copies of it (reference, grader)"] = config.dtype
         found |= {
-            "language model": "float32" if whole else config.dtype,
             "what stays frozen": config.dtype,
             "MAGVIT-v2": "float32",
             "log-probabilities, rewards, advantages": "float32",
         }
-        if whole:
-            found.pop("trained weights, gradients, Adam's moments")
-            found = {"trained weights (the language model), gradients, moments": "float32"} | found
     found["products of float32 matrices on a CUDA device"] = "TF32" if config.tf32 else "float32"
     return found
+
+
+def is_mixed(config: UniConfig) -> bool:
+    """Whether products are computed in half precision from trained weights in float32, by an autocast."""
+    return config.model.trained == "full" and config.dtype != "float32"
 
 
 def precision_lines(config: VlrmConfig | UniConfig) -> list[str]:

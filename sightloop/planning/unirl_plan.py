@@ -32,7 +32,7 @@ from sightloop.planning.flops import (
     step_flops,
 )
 from sightloop.planning.networks import Networks, networks_of
-from sightloop.planning.precision import precision_lines
+from sightloop.planning.precision import is_mixed, precision_lines
 from sightloop.planning.vlrm_plan import GIB, count
 from sightloop.recipes.unirl.config import UniConfig
 from sightloop.recipes.unirl.rewards import asks_anyone
@@ -79,7 +79,7 @@ def memory_plan(config: UniConfig, networks: Networks, *, num_ranks: int = 1) ->
         "MAGVIT-v2, float32": count(networks.magvit) * 4,
         "language model, trained" if is_full else "adapters, trained": trained * 4,
         "gradients and Adam's moments": trained * 12,
-        "reference: a copy of what is trained": copies * trained * 4,
+        "reference: a copy of what is trained": copies * _bytes_of_copy(config, networks.trained),
         "grader: a moving average of what is trained": trained * 4 * (config.answer.grader == "average"),
         **{name: count(model) * 4 for name, model in judges_of(config).items()},
     }
@@ -92,6 +92,15 @@ def memory_plan(config: UniConfig, networks: Networks, *, num_ranks: int = 1) ->
         held={name: size / GIB for name, size in held.items() if size},
         passing={name: size / GIB for name, size in passing.items()},
     )
+
+
+def _bytes_of_copy(config: UniConfig, trained: nn.Module | None) -> int:
+    """Of what is trained as it was before: its matrices are kept in the precision of their products."""
+    size = count(trained) * 4
+    if not is_mixed(config) or trained is None:
+        return size
+    matrices = [part.weight.numel() for part in trained.modules() if isinstance(part, nn.Linear)]
+    return size - 2 * sum(matrices)
 
 
 def _frozen(networks: Networks) -> dict[str, int]:
@@ -154,8 +163,13 @@ def _chunk(config: UniConfig, num_ranks: int) -> int:
 
 
 def _precision(config: UniConfig) -> int:
-    """Bytes of a number in the language model: what is trained as a whole is float32."""
-    return 4 if config.model.trained == "full" or config.dtype == "float32" else 2
+    """Bytes of a number in the language model's products."""
+    return 4 if config.dtype == "float32" else 2
+
+
+def _casts(config: UniConfig, networks: Networks) -> int:
+    """Bytes of the trained matrices as products read them, while a pass lasts."""
+    return 2 * count(networks.trained) if is_mixed(config) else 0
 
 
 def _layer(lengths: Lengths) -> int:
@@ -164,7 +178,9 @@ def _layer(lengths: Lengths) -> int:
 
 
 def _activations(config: UniConfig, networks: Networks, num_ranks: int) -> float:
-    lengths, bytes_each = lengths_of(config, networks), _precision(config)
+    lengths = lengths_of(config, networks)
+    # Norms and sums of layers are kept in float32: 2.5 to 2.8 of 4 bytes on the embedded world's models.
+    bytes_each = 2.7 if is_mixed(config) else _precision(config)
     drawing = lengths.scored * lengths.score_guided * (PROMPT + lengths.canvas)
     if config.drawing_weight == 0 and not is_relaxed(config):
         drawing = 0
@@ -174,9 +190,8 @@ def _activations(config: UniConfig, networks: Networks, num_ranks: int) -> float
     kept = layers * _layer(lengths) + lengths.layers * lengths.width
     # Relaxed codes keep a row of weights each; plain ones are scored a part at a time.
     relaxed = 3 * lengths.codes * num_codes(networks) * 4 if is_relaxed(config) else 0
-    return min(config.schedule.micro_batch, _rows(config, num_ranks)) * (
-        positions * kept * bytes_each + relaxed
-    )
+    rows = min(config.schedule.micro_batch, _rows(config, num_ranks))
+    return rows * (positions * kept * bytes_each + relaxed) + _casts(config, networks)
 
 
 def _drawing(config: UniConfig, networks: Networks, num_ranks: int) -> float:
@@ -190,7 +205,8 @@ def _drawing(config: UniConfig, networks: Networks, num_ranks: int) -> float:
         work = lengths.canvas * _layer(lengths) * bytes_each + 3 * lengths.codes * num_codes(networks) * 4
         drawing = lengths.guided * (PROMPT * per_position + work)
     answering = (lengths.seen + QUESTION + lengths.answer) * per_position
-    return _chunk(config, num_ranks) * max(drawing, answering if asks_anyone(config) else 0)
+    rows = _chunk(config, num_ranks)
+    return rows * max(drawing, answering if asks_anyone(config) else 0) + _casts(config, networks)
 
 
 def _decoding(config: UniConfig, networks: Networks, num_ranks: int) -> float:

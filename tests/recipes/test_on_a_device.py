@@ -69,16 +69,29 @@ def test_captioners_of_other_families_train_as_on_the_cpu(
             "--model.trained full --dtype bfloat16 --gradient-checkpointing --likelihood.orders some-rounds "
             "--likelihood.number 2 --likelihood.guided",
         ),
-        ("show-o", "unirl-grpo", "--method dapo --updates 2 --likelihood.orders drawn --draw.batch 2"),
+        (
+            "show-o", "unirl-grpo",
+            "--method dapo --updates 2 --likelihood.orders drawn --draw.batch 2 --dtype float32",
+        ),
         (
             "show-o", "unirl-grpo",
             "--answer.grader average --sides.answering 0 --judge.less-prior --rewards.denials 1 "
             "--answer.sees picture --model.trained lora",
         ),
         ("show-o", "unirl-sft", "--end-to-end --dtype float32 --model.trained lora"),
-        ("show-o", "unirl-sft", "--no-end-to-end --filter best_of_group --model.trained full"),
+        (
+            "show-o", "unirl-sft",
+            "--no-end-to-end --filter best_of_group --model.trained full --dtype float32",
+        ),
         ("janus", "unirl-grpo", "--model.trained lora --dtype bfloat16 --gradient-checkpointing"),
-        ("janus", "unirl-grpo", "--model.trained full --method gspo --judge.scale group"),
+        ("show-o", "unirl-sft", "--end-to-end --model.trained full --dtype bfloat16 --answer.sees picture"),
+        (
+            "janus", "unirl-grpo",
+            "--model.trained full --dtype bfloat16 --kl-weight 0.1 --method grpo --updates 2 "
+            "--answer.grader frozen --sides.answering 0",
+        ),
+        ("janus", "unirl-sft", "--end-to-end --model.trained full --dtype bfloat16 --gradient-checkpointing"),
+        ("janus", "unirl-grpo", "--model.trained full --dtype float32 --method gspo --judge.scale group"),
         ("janus", "unirl-sft", "--end-to-end --relaxation.no-hard --model.trained lora --dtype bfloat16"),
         ("janus", "unirl-sft", "--no-end-to-end --model.trained full --gradient-checkpointing"),
     ],

@@ -9,7 +9,6 @@ where they lie; only adapters, which are small, are laid together, anew for each
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
 from typing import Any
 
@@ -45,13 +44,6 @@ def product_dtype(weight: Tensor) -> torch.dtype:
     """What products with a weight are computed in: its own precision, or that of an autocast around."""
     kind = weight.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
-
-
-def without_autocast(device: torch.device) -> AbstractContextManager[object]:
-    """For parts that have cast what they need: once, not in every operation."""
-    if not torch.is_autocast_enabled(device.type):
-        return nullcontext()
-    return torch.autocast(device.type, enabled=False)
 
 
 class Scratch:
@@ -126,9 +118,9 @@ class SideBySide:
         return out
 
 
-def turns_of(rotary: nn.Module, positions: Int[Tensor, "_ L"], like: Tensor, dtype: torch.dtype) -> Turns:
-    """The turns of positions, computed as for states like `like`; they broadcast over the heads."""
-    cos, sin = (part.to(dtype) for part in rotary(like, positions))
+def turns_of(rotary: nn.Module, positions: Int[Tensor, "_ L"], like: Tensor) -> Turns:
+    """The turns of positions, as for states like `like`; they broadcast over the heads."""
+    cos, sin = rotary(like, positions)
     half = sin.shape[-1] // 2
     signed = torch.cat([-sin[..., :half], sin[..., half:]], -1)
     return cos[:, :, None], signed[:, :, None]

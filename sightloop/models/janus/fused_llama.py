@@ -21,8 +21,8 @@ from sightloop.models.decoding.fused_decoder import (
     product_dtype,
     turn,
     turns_of,
-    without_autocast,
 )
+from sightloop.models.mixed_precision import without_autocast
 
 
 class _Layer:
@@ -89,7 +89,7 @@ class LeanLlama:
 
     def turns(self, positions: Int[Tensor, "_ L"]) -> Turns:
         """The turns of positions."""
-        return turns_of(self.rotary, positions, self.norm.weight, self.dtype)
+        return turns_of(self.rotary, positions, self.norm.weight)
 
     @torch.no_grad()
     def __call__(

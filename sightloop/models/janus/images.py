@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from sightloop.models.deduplicate import distinct, image_keys
+from sightloop.models.mixed_precision import in_own_precision
 from sightloop.types import Images, Tokens
 
 _PICTURES_AT_ONCE = 4
@@ -117,6 +118,7 @@ class JanusPictures:
             pixels = rows.pixels if isinstance(rows, Images) else self.pixels(rows)
             return self.features(self._values(self.squares(pixels, self.tower_size))), places
 
+    @in_own_precision
     def features(self, values: Float[Tensor, "B 3 s s"]) -> Float[Tensor, "B N h"]:
         """Tower and aligner on prepared values."""
         return self._core.get_image_features(values.to(self._like.dtype)).pooler_output
@@ -135,6 +137,7 @@ class JanusPictures:
 
     # -- codes
 
+    @in_own_precision
     def values_of(self, codes: Int[Tensor, "B T"] | Float[Tensor, "B T V"]) -> Float[Tensor, "B 3 s s"]:
         """Decoded pictures, about -1 to 1; codes may be (soft) one-hot and then carry a gradient."""
         vq = self._core.vqmodel
@@ -169,11 +172,13 @@ class JanusPictures:
         values = self._values(self.squares(images.pixels, self.code_size))
         return torch.cat([self.nearest(part) for part in values.split(_PICTURES_AT_ONCE)])
 
+    @in_own_precision
     def latents(self, values: Float[Tensor, "B 3 s s"]) -> Float[Tensor, "B c H W"]:
         """What the codes stand for, before the nearest are found."""
         vq = self._core.vqmodel
         return vq.quant_conv(vq.encoder(values.to(self._like.dtype)))
 
+    @in_own_precision
     def nearest(self, values: Float[Tensor, "B 3 s s"]) -> Int[Tensor, "B T"]:
         """Codes of prepared values: the largest cosine, because the official search is on the sphere."""
         latents = F.normalize(self.latents(values).float(), dim=1).flatten(2).transpose(1, 2)

@@ -39,6 +39,7 @@ from sightloop.models.janus.images import JanusPictures, Preparation
 from sightloop.models.janus.prompts import JanusPrompts
 from sightloop.models.janus.sampling import JanusDrawing
 from sightloop.models.lora import Adapters
+from sightloop.models.mixed_precision import MixedPrecision, keep_frozen_in
 from sightloop.models.prompt_strings import answer_ids
 from sightloop.models.transformers_internals import attention_of
 from sightloop.types import Images, Prompt, Sampling, Tokens, TokenScores, Turn
@@ -142,6 +143,7 @@ class Janus(nn.Module):
         )
         self.answers = JanusAnswers(body, self.prompts, self.pictures)
         self._recomputation = Recomputation(self._language)
+        self.mixed = MixedPrecision()
         self.adapters: Adapters | None = None
         if settings.trained == "lora":
             alpha = 2 * settings.lora_rank if settings.lora_alpha is None else settings.lora_alpha
@@ -185,6 +187,11 @@ class Janus(nn.Module):
         if self.adapters is None:
             raise ValueError("trained='full' has no adapters to switch off; keep a frozen copy instead")
         return self.adapters.switched(False)
+
+    def compute_in(self, dtype: torch.dtype) -> None:
+        """Products of what is trained in `dtype` from weights in float32; what stays frozen is kept in it."""
+        self.mixed.dtype = dtype
+        keep_frozen_in(self.model, dtype)
 
     def enable_gradient_checkpointing(self) -> None:
         """Recompute the language model's layers in the backward pass."""
@@ -262,17 +269,18 @@ class Janus(nn.Module):
             raise ValueError(f"decode_steps is {sampling.decode_steps}; Janus draws one token after another")
         if prompt.wants == "text":
             _check_words(sampling)
-            with torch.no_grad():
+            with torch.no_grad(), self.mixed.active(self._head.device):
                 return self.answers.draw(prompt, sampling, head=self._word_logits, ends=(self.end,))
         self._check_drawing(prompt)
         if sampling.max_tokens != self.num_image_tokens:
             raise ValueError(
                 f"max_tokens is {sampling.max_tokens}; a picture of this model has {self.num_image_tokens}"
             )
-        tokens = self.drawings.draw(prompt.texts, sampling, prompt.seeds)
+        with self.mixed.active(self._head.device):
+            tokens = self.drawings.draw(prompt.texts, sampling, prompt.seeds)
         if sampling.relaxation is None:
             return tokens
-        with self._recomputation.active():
+        with self._recomputation.active(), self.mixed.active(self._head.device):
             logits = self.drawings.logits(prompt.texts, tokens.ids, sampling)
         noise = unit_exponentials(logits.shape, prompt.seeds, skip=self.num_image_tokens).to(logits.device)
         return replace(tokens, one_hot=relaxed_codes(logits, tokens.ids, noise, sampling=sampling))
@@ -280,7 +288,7 @@ class Janus(nn.Module):
     def score(self, turn: Turn, under: Sampling | None = None) -> TokenScores:
         """Log-probabilities under the model's own law (None: no guidance), or under that of `under`."""
         tokens = turn.tokens
-        with self._recomputation.active():
+        with self._recomputation.active(), self.mixed.active(self._head.device):
             if turn.prompt.wants == "image":
                 self._check_drawing(turn.prompt)
                 self._check_codes(tokens)

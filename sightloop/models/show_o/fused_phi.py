@@ -24,8 +24,8 @@ from sightloop.models.decoding.fused_decoder import (
     product_dtype,
     turn,
     turns_of,
-    without_autocast,
 )
+from sightloop.models.mixed_precision import without_autocast
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +123,7 @@ class LeanPhi:
 
     def turns(self, positions: Int[Tensor, "_ L"]) -> Turns:
         """The turns of positions."""
-        return turns_of(self.rotary, positions, self.norm.weight, self.dtype)
+        return turns_of(self.rotary, positions, self.norm.weight)
 
     def before(
         self, states: list[Tensor], row_of: Int[Tensor, " R"], seen: Tensor | None, length: int

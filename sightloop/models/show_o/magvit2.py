@@ -15,6 +15,7 @@ from jaxtyping import Float, Int, UInt8
 from PIL import Image
 from torch import Tensor, nn
 
+from sightloop.models.mixed_precision import in_own_precision
 from sightloop.models.show_o.magvit2_layers import Codebook, Decoder, Encoder, Magvit2Config
 from sightloop.models.weight_files import load_exactly, read_weights
 
@@ -64,6 +65,7 @@ class Magvit2(nn.Module):
         """Pixels along the side of a cell."""
         return self.config.factor
 
+    @in_own_precision
     def latents(self, pixel_values: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D h w"]:
         """What is quantised: one cell of `num_bits` numbers for each square of pixels in [-1, 1].
 
@@ -82,6 +84,7 @@ class Magvit2(nn.Module):
         """Codes of pictures in [-1, 1], row by row."""
         return self.quantize.ids_of(self.latents(pixel_values))
 
+    @in_own_precision
     def decode_latents(self, quantized: Float[Tensor, "B D h w"]) -> Float[Tensor, "B 3 H W"]:
         """Pictures of signs, about [-1, 1], not clamped; the gradient flows to both."""
         return self.decoder(quantized)
@@ -101,6 +104,7 @@ class Magvit2(nn.Module):
         signs = self.quantize.signs_of(ids, grid)
         return self.decode_latents(signs.to(self.decoder.conv_in.weight.dtype))
 
+    @in_own_precision
     def decode_soft(
         self, one_hot: Float[Tensor, "B N C"], shape: tuple[int, int] | None = None
     ) -> Float[Tensor, "B 3 H W"]:

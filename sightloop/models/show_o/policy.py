@@ -22,6 +22,7 @@ from sightloop.models.decoding.code_likelihood import require_relaxable
 from sightloop.models.decoding.token_pieces import Pieces
 from sightloop.models.deduplicate import distinct, image_keys
 from sightloop.models.lora import Adapters
+from sightloop.models.mixed_precision import MixedPrecision, forget_casts, keep_frozen_in
 from sightloop.models.prompt_strings import PROMPT_PLACE, QUESTION_PLACE, answer_ids
 from sightloop.models.show_o.answers import Pictures, code_pictures, draw_answers, score_answers
 from sightloop.models.show_o.body import Body, no_contexts
@@ -88,6 +89,7 @@ class ShowO(nn.Module):
         if vision is not None and settings.trained == "full":
             vision.projector.requires_grad_(True)
         self.asking = question_frame(settings.question_template, behind_features=vision is not None)
+        self.mixed = MixedPrecision()
         self._adapted, self._has_warned, self._is_static = True, False, False
 
     def _targets(self) -> dict[str, nn.Linear]:
@@ -129,11 +131,18 @@ class ShowO(nn.Module):
 
     @contextmanager
     def _active(self) -> Iterator[None]:
-        if self.adapters is None:
-            yield
-        else:
-            with self.adapters.switched(self._adapted):
+        with self.mixed.active(self.body.device):
+            if self.adapters is None:
                 yield
+            else:
+                with self.adapters.switched(self._adapted):
+                    yield
+
+    def compute_in(self, dtype: torch.dtype) -> None:
+        """Products of the trained model in `dtype` from weights in float32; a frozen tower is kept in it."""
+        self.mixed.dtype = dtype
+        if self.vision is not None:
+            keep_frozen_in(self.vision.tower, dtype)
 
     def enable_gradient_checkpointing(self) -> None:
         """Recompute layers in the backward pass instead of keeping what they computed."""
@@ -224,6 +233,7 @@ class ShowO(nn.Module):
             tokens = (draw_rounds_static if self._is_static else draw_rounds)(easel, known, noise)
         if sampling.relaxation is None or ends_relaxed:
             return tokens
+        forget_casts()
         with torch.enable_grad():
             canvas = self._canvas(ids, sampling) if canvas is None else canvas
             one_hot = relaxed_picture(canvas, tokens, sampling, seeds=prompt.seeds)

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sightloop.models.decoding.sampling import uniform_numbers
+from sightloop.models.mixed_precision import forget_casts
 from sightloop.types import MaskSchedule, Sampling, Tokens
 
 _SMALLEST = 1e-20
@@ -188,6 +189,8 @@ def draw_codes(
     steps, relaxed = rounds_of(sampling), relaxed_round(sampling)
     for step, numbers in zip(range(steps), noise, strict=False):
         at = unknown.flatten().nonzero()[:, 0]
+        if step == relaxed:
+            forget_casts()
         with torch.set_grad_enabled(step == relaxed):
             hidden = look(codes, unknown)
             if step == relaxed:

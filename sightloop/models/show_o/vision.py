@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import CLIPVisionModel
 
+from sightloop.models.mixed_precision import in_own_precision
 from sightloop.models.show_o.answers import Pictures
 from sightloop.models.show_o.body import Body
 from sightloop.models.show_o.layout import SYSTEM_PROMPT
@@ -52,6 +53,7 @@ class ShowOVision(nn.Module):
         values = pixel_values_of(images.pixels, self.image_size).to(self.tower.device)
         return replace(images, features={**images.features, FEATURES: self.features(values)})
 
+    @in_own_precision
     def features(self, values: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B P c"]:
         """Patch features of pictures in [-1, 1], of any size, with a gradient to them."""
         if values.shape[-1] != self.image_size:

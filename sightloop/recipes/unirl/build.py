@@ -15,6 +15,7 @@ from sightloop.evaluators.image_checks import open_check
 from sightloop.evaluators.joint import Ask, BothSides
 from sightloop.models.families import found_in
 from sightloop.models.janus.policy import Janus, JanusSettings
+from sightloop.models.mixed_precision import keep_products_in
 from sightloop.models.precision import DTYPES
 from sightloop.models.reference import Reference, frozen_copy
 from sightloop.models.show_o.policy import ShowO, ShowOSettings
@@ -74,10 +75,12 @@ def load_policy(config: UniConfig, device: torch.device) -> AnyImagePolicy:
     if family not in ("show-o", "janus"):
         raise ValueError(f"{folder} is {family}, which cannot draw from prompts; name a Show-o or Janus")
     kind = ShowOSettings if family == "show-o" else JanusSettings
+    wanted, is_full = DTYPES[config.dtype], model.trained == "full"
     policy = load_image_policy(
         str(folder),
         device=device,
-        dtype=DTYPES[config.dtype],
+        # What learns is read as the file has it, not rounded first.
+        dtype=torch.float32 if is_full else wanted,
         parts=Parts(
             magvit=folder_of(model.magvit),
             tokenizer=folder_of(model.tokenizer),
@@ -87,6 +90,8 @@ def load_policy(config: UniConfig, device: torch.device) -> AnyImagePolicy:
         settings=kind(trained=model.trained, lora_rank=model.lora_rank, lora_alpha=model.lora_alpha),
     )
     policy.trained_part().float()
+    if is_full and wanted != torch.float32:
+        policy.compute_in(wanted)
     if config.gradient_checkpointing:
         policy.enable_gradient_checkpointing()
     return policy
@@ -94,7 +99,12 @@ def load_policy(config: UniConfig, device: torch.device) -> AnyImagePolicy:
 
 def reference_of(policy: AnyImagePolicy) -> Policy:
     """The policy before training: without its adapters, or a frozen copy of what is trained."""
-    return Reference(policy) if policy.adapters is not None else frozen_copy(policy)
+    if policy.adapters is not None:
+        return Reference(policy)
+    before = frozen_copy(policy)
+    if before.mixed.dtype is not None:
+        keep_products_in(before.trained_part(), before.mixed.dtype)
+    return before
 
 
 def drawing_law(

@@ -169,7 +169,9 @@ class UniConfig:
     group: int = 3
     """Drawings a prompt."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    """Frozen weights; trained ones are always float32."""
+    """Frozen weights, and products of a language model that is trained as a whole; trained weights are always
+    float32.
+    """
     tf32: bool = True
     """Products of float32 matrices in TF32 on a CUDA device: about three digits, several times as fast."""
     device: str = "auto"
