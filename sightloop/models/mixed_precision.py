@@ -15,7 +15,7 @@ Found = TypeVar("Found")
 
 
 class MixedPrecision:
-    """In which precision a policy computes the products of what it trains; copies of the policy take it along.
+    """In which precision a policy computes products of trained weights; its copies take this along.
 
     One region holds a whole pass: weights are cast once in it, and a backward pass has the precisions of its
     forward pass.
