@@ -166,7 +166,7 @@ def walk(output: Path) -> None:
     warnings.simplefilter("error", FutureWarning)
     import sightloop
     from sightloop.cli import main
-    from sightloop.world.models import WEIGHTS
+    from sightloop.world.bundled import WEIGHTS
 
     assert sightloop.__file__ is not None
     prepare()

@@ -53,7 +53,8 @@ from sightloop.models.captioners.adapter_folder import export_adapter, load_adap
 from sightloop.models.captioners.generic import CaptionerSettings, GenericCaptioner
 from sightloop.rewards.combine import combine, on_last_token
 from sightloop.rollouts.caption import CaptionCollector
-from sightloop.training.loop import Experiment, train, update
+from sightloop.training.experiment import Experiment
+from sightloop.training.loop import train, update
 from sightloop.training.run_files import Run
 from sightloop.training.schedule import Schedule
 from sightloop.types import Outcome, Prompt, Rollout, Sampling, Tokens, Turn

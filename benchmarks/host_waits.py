@@ -37,7 +37,7 @@ from sightloop.runs import launch
 from sightloop.training import loop
 from sightloop.training.run_files import Run
 from sightloop.types import Images, Prompt, Sampling
-from sightloop.world.models import WEIGHTS
+from sightloop.world.bundled import WEIGHTS
 
 ROWS, PICTURES, ROUNDS = 16, 4, 16
 LENGTH, ANSWER = 30, 12

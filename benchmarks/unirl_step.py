@@ -50,7 +50,8 @@ from sightloop.quizzes.stream import QuizBatch
 from sightloop.rewards.answers import FactReward
 from sightloop.rewards.combine import combine, on_last_token
 from sightloop.rollouts.quiz import QuizCollector
-from sightloop.training.loop import Experiment, update
+from sightloop.training.experiment import Experiment
+from sightloop.training.loop import update
 from sightloop.training.optimizer import make_optimizer
 from sightloop.training.schedule import Schedule
 from sightloop.types import Credit, Policy, Prompt, Rollout, Sampling, Tokens, TokenScores, Turn

@@ -49,8 +49,9 @@ from sightloop.rewards.combine import combine
 from sightloop.rewards.fluency import TokenFluency
 from sightloop.rewards.similarity import ItmSimilarity
 from sightloop.rollouts.caption import CaptionCollector
+from sightloop.training.experiment import Experiment
 from sightloop.training.heap import give_back
-from sightloop.training.loop import Experiment, update
+from sightloop.training.loop import update
 from sightloop.training.optimizer import make_optimizer
 from sightloop.training.schedule import Schedule
 from sightloop.types import Images, Rollout, Sampling

@@ -23,11 +23,13 @@ from sightloop.recipes.config_json import config_to_json
 from sightloop.recipes.vlrm import build as vlrm
 from sightloop.recipes.vlrm.config import VlrmConfig
 from sightloop.rewards.combine import combine, on_last_token
-from sightloop.training.loop import Experiment, train
+from sightloop.training.experiment import Experiment
+from sightloop.training.loop import train
 from sightloop.training.run_files import Run
 from sightloop.types import Outcome, Reward
+from sightloop.world.bundled import WEIGHTS
 from sightloop.world.image_folder import truth_of
-from sightloop.world.models import WEIGHTS, save_model
+from sightloop.world.models import save_model
 
 SEEDS = (0, 1, 2)
 MAIN_STEPS, ABLATION_STEPS = 120, 60

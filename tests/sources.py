@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+_LATE = re.compile(r"(sightloop(?:\.\w+)+):(\w+)")
 FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -54,7 +56,7 @@ def read(folder: str) -> list[Source]:
 
 
 def imports(source: Source) -> Iterator[Import]:
-    """Every import of a file, those inside functions and under TYPE_CHECKING included."""
+    """Every import of a file: also inside functions, under TYPE_CHECKING, and by name as `late` takes it."""
 
     def walk(node: ast.AST, inside: bool) -> Iterator[Import]:
         for child in ast.iter_child_nodes(node):
@@ -65,6 +67,8 @@ def imports(source: Source) -> Iterator[Import]:
                 target = "." * child.level + (child.module or "")
                 for alias in child.names:
                     yield Import(target=target, name=alias.name, line=child.lineno, inside_function=inside)
+            elif isinstance(child, ast.Constant) and (named := _LATE.fullmatch(str(child.value))):
+                yield Import(target=named[1], name=named[2], line=child.lineno, inside_function=False)
             else:
                 yield from walk(child, inside or isinstance(child, FunctionNode | ast.Lambda))
 

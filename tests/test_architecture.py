@@ -29,6 +29,7 @@ BELOW = {
 }  # fmt: skip
 ALLOWED: dict[str, set[str]] = {
     "accelerator": set(),
+    "late": set(),
     "types": set(),
     "image_files": set(),
     "algorithms": {"types"},
@@ -112,8 +113,8 @@ def own_target(found: Import, modules: set[str]) -> str | None:
 
 
 def edge_is_allowed(unit: str, target: str, name: str) -> bool:
-    """True if `unit` may take `name` from the package's module `target`; the device is everyone's."""
-    if unit_of(target) in {unit, "accelerator"}:
+    """True if `unit` may take `name` from the package's module `target`; device and `late` are everyone's."""
+    if unit_of(target) in {unit, "accelerator", "late"}:
         return True
     allowed = ALLOWED.get(unit, set())
     return bool(allowed & {unit_of(target), target, f"{target}:{name}"})
@@ -315,6 +316,18 @@ def test_no_folder_holds_more_than_twenty_files() -> None:
     assert {str(folder): number for folder, number in folders.items() if number > MAX_FOLDER} == {}
 
 
+@pytest.mark.parametrize(
+    ("module", "most"),
+    [("recipes.vlrm.build", 64), ("recipes.unirl.grpo", 106), ("recipes.unirl.sft", 106)],
+)
+def test_a_recipe_reaches_few_files(module: str, most: int) -> None:
+    code = f"import sys, sightloop.{module}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    files = [source.path for source in PACKAGE if f"sightloop.{source.module}" in loaded and source.text]
+    assert len(files) <= most, f"{module} imports {len(files)} files, at most {most}: {' '.join(files)}"
+
+
 def test_no_module_imports_itself_over_others() -> None:
     graph = {
         source.module: {own for found in imports(source) if (own := own_target(found, MODULES))}
@@ -342,6 +355,7 @@ def test_what_must_start_fast_does_not_load_torch(module: str) -> None:
         ("no_edge_outside_the_table", "from sightloop.models.captioners.blip2 import Blip2"),
         ("no_edge_outside_the_table", "def f():\n    import sightloop.training.loop"),
         ("no_edge_outside_the_table", "from .masked import mean"),
+        ("no_edge_outside_the_table", "loop = late('sightloop.training.loop:train')"),
         ("no_library_outside_the_list", "import transformers"),
         ("no_library_outside_the_list", "import torch.distributed as dist"),
         ("no_changing_import_of_transformers", "from transformers.cache_utils import Cache"),

@@ -36,6 +36,7 @@ COMMANDS = {
     "runs.export_image": ("export",),
     "evaluators.geneval_run": ("evaluate geneval",),
     "cli.geneval": ("evaluate geneval",),
+    "evaluators.open_joint": ("evaluate both-sides", *TRAIN_UNIRL),
     "evaluators.open_detector": ("evaluate geneval", "evaluate both-sides", *TRAIN_UNIRL),
     "evaluators.open_detector.check_detector": ("evaluate geneval",),
     "evaluators.open_detector.open_detector": ("evaluate geneval",),

@@ -39,7 +39,8 @@ from experiments.world.show_o_stage import train_show_o
 from experiments.world.tokenizer_stage import make_drawn_world, train_magvit2, train_vq
 from experiments.world.unified_gates import report_gates
 from experiments.world.unified_models import save_janus, save_show_o
-from sightloop.world.models import NUM_QUERIES, WEIGHTS, WIDTH, new_judge, normalized, save_model
+from sightloop.world.bundled import WEIGHTS
+from sightloop.world.models import NUM_QUERIES, WIDTH, new_judge, normalized, save_model
 
 JUDGE_STEPS, VARIANT_STEPS = 2400, 800
 RETRIEVAL_CLIP_WIDTH = 64

@@ -15,7 +15,7 @@ import torch
 
 from sightloop.data.decode import Decoding, Fit
 from sightloop.data.images import BrokenPictureError, ImageSet, OnBroken
-from sightloop.data.sources import FileSource, open_source
+from sightloop.data.sources import FileSource, open_pictures, open_source
 from sightloop.evaluation.captions import caption_measures, truth_measures
 from sightloop.evaluation.chair import chair
 from sightloop.evaluation.clip_score import clip_score
@@ -25,7 +25,6 @@ from sightloop.evaluation.pairs import caption_set, read_captions, refuse_empty
 from sightloop.evaluation.protocol import protocol_hash
 from sightloop.evaluation.ranking import Ties
 from sightloop.evaluation.retrieval import clip_recall_of_files
-from sightloop.evaluators.held_out_captions import open_pictures
 from sightloop.evaluators.settings import HeldOutSettings
 from sightloop.models.clip import ClipEncoder
 from sightloop.models.named_models import model_config
@@ -37,9 +36,9 @@ from sightloop.runs.restore import load_captioner, read_config
 from sightloop.training import distributed
 from sightloop.training.run_files import is_run
 from sightloop.types import Evaluation
-from sightloop.world.boundary import is_bundled, require_world_images
+from sightloop.world.boundary import require_world_images
+from sightloop.world.bundled import WEIGHTS, is_bundled
 from sightloop.world.image_folder import truth_of
-from sightloop.world.models import WEIGHTS
 
 
 @dataclass(frozen=True, kw_only=True)

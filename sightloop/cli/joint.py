@@ -18,12 +18,14 @@ from sightloop.evaluation.protocol import protocol_hash
 from sightloop.evaluators.image_sheets import Album, Drawn, drawn_in, write_sheet
 from sightloop.evaluators.joint import BothSides, both_sides_table, imbalance_of
 from sightloop.evaluators.joint_changes import categories_table, changes_of, changes_table
+from sightloop.evaluators.open_joint import joint_evaluator
+from sightloop.evaluators.settings import BothSidesSettings
 from sightloop.models.atomic_files import atomic_write
 from sightloop.models.families import found_in
 from sightloop.recipes.image_policies import Parts
-from sightloop.recipes.unirl.build import AnyImagePolicy, evaluator_of
-from sightloop.recipes.unirl.config import BothSidesSettings, UniConfig
-from sightloop.recipes.unirl.quizzes import asks_of, in_world
+from sightloop.recipes.unirl.build import AnyImagePolicy
+from sightloop.recipes.unirl.config import UniConfig
+from sightloop.recipes.unirl.quizzes import quiz_setup
 from sightloop.runs.restore_image import before_training, image_config, open_policy, start_of
 from sightloop.training import distributed
 from sightloop.training.run_files import is_run
@@ -57,18 +59,11 @@ def evaluate_both_sides(options: BothSidesOptions) -> str:
     Raises:
         ValueError: options that do not go together, a model that cannot be used, or nothing that judges.
     """
-    config = config_of(options)
     models = models_of(options)
     for name in (options.policy, options.against):
         if name and name != NOTHING and not is_run(name):
             found_in(Path(name))
-    judged = in_world(config) or config.both_sides.detector
-    evaluator = evaluator_of(config, asks_of(config), None) if judged else None
-    if evaluator is None:
-        raise ValueError(
-            "nothing judges the drawings; name a Mask2Former with --detector, or use --vocabulary shapes for "
-            "models of the embedded world"
-        )
+    evaluator = evaluator_of(options)
     found = [_measured(each, evaluator, keep=options.pictures is not None) for each in models]
     record = _record(found, evaluator)
     lines = [text for one in found for text in (one.name, _told(one.evaluation, evaluator), "")]
@@ -91,19 +86,19 @@ def evaluate_both_sides(options: BothSidesOptions) -> str:
     return "\n".join(lines)
 
 
-def config_of(options: BothSidesOptions) -> UniConfig:
-    """What is drawn and asked: by the run's own words, or the options'.
+def evaluator_of(options: BothSidesOptions) -> BothSides:
+    """The evaluation: by the words that the run was trained on, or the options'.
 
     Raises:
-        ValueError: a setting out of its range.
+        ValueError: a setting out of its range, or nothing judges the drawings.
     """
     if options.per_category < 1:
         raise ValueError(f"per_category is {options.per_category}; use at least 1, usually 48")
     runs = [name for name in (options.policy, options.against) if name and is_run(name)]
-    config = UniConfig(policy=options.policy, world_model=options.world_model)
+    trained = UniConfig(policy=options.policy, world_model=options.world_model)
     if runs:
-        config = image_config(Path(runs[0]))
-    sides = BothSidesSettings(
+        trained = image_config(Path(runs[0]))
+    settings = BothSidesSettings(
         file=options.file,
         per_category=options.per_category,
         detector=options.detector,
@@ -111,12 +106,23 @@ def config_of(options: BothSidesOptions) -> UniConfig:
         fixed=options.fixed,
         seed=options.seed,
     )
-    config = replace(config, both_sides=sides, device=options.device)
-    if options.max_tokens is not None:
-        config = replace(config, answer=replace(config.answer, max_tokens=options.max_tokens))
-    if options.vocabulary != "auto":
-        config = replace(config, quizzes=replace(config.quizzes, vocabulary=options.vocabulary))
-    return config
+    setup = quiz_setup(
+        settings,
+        policy=trained.policy,
+        world_model=trained.world_model,
+        vocabulary=trained.quizzes.vocabulary if options.vocabulary == "auto" else options.vocabulary,
+    )
+    evaluator = None
+    if setup.in_world or options.detector:
+        given = options.max_tokens
+        max_answer = trained.answer.max_tokens if given is None else given
+        evaluator = joint_evaluator(settings, setup, max_answer=max_answer, device=options.device)
+    if evaluator is None:
+        raise ValueError(
+            "nothing judges the drawings; name a Mask2Former with --detector, or use --vocabulary shapes for "
+            "models of the embedded world"
+        )
+    return evaluator
 
 
 def models_of(options: BothSidesOptions) -> list[Named]:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Protocol
 
 from sightloop.data.karpathy import read_karpathy
 from sightloop.data.pictures import Picture, read_file
@@ -83,6 +84,31 @@ class ShardSource:
 
 
 Source = FileSource | ShardSource
+
+
+class NamedPictures(Protocol):
+    """Settings that name pictures: those of training, or those of an evaluation."""
+
+    @property
+    def images(self) -> str: ...
+
+    @property
+    def image_root(self) -> str: ...
+
+    @property
+    def split(self) -> str: ...
+
+    @property
+    def column(self) -> str: ...
+
+
+def open_pictures(settings: NamedPictures, *, files_only: bool = False) -> Source:
+    """The pictures that the settings name; split and root belong to a Karpathy JSON."""
+    column = settings.column or None
+    if settings.images.endswith(".json"):
+        root = settings.image_root or None
+        return open_source(settings.images, image_root=root, split=settings.split, column=column)
+    return open_source(settings.images, column=column, files_only=files_only)
 
 
 def open_source(

@@ -14,7 +14,7 @@ import torch
 from sightloop.doctor.models import RECORD, ModelToExamine, digest, settings_of
 from sightloop.doctor.probes import world_probe
 from sightloop.rewards.yes_no import YesNoJudge
-from sightloop.world.models import WEIGHTS
+from sightloop.world.bundled import WEIGHTS
 
 BUNDLED = (
     ModelToExamine(name="judge", model=str(WEIGHTS / "judge"), kind="itm"),

@@ -17,7 +17,7 @@ from sightloop.evaluators.image_checks import PictureCheck, open_check
 from sightloop.quizzes.grammar import Quiz
 from sightloop.recipes.unirl.build import collector_of, drawing_law, grader_of, load_policy
 from sightloop.recipes.unirl.config import SftConfig, UniConfig
-from sightloop.recipes.unirl.quizzes import in_world, quiz_stream
+from sightloop.recipes.unirl.quizzes import quiz_stream, setup_of
 from sightloop.recipes.unirl.rewards import judges_of as rewards_of
 from sightloop.rewards.custom import read_names
 from sightloop.training import distributed
@@ -46,7 +46,8 @@ def opened(config: UniConfig, folder: Path) -> Opened:
     """Policy and rewards, and a few dozen drawings of the first quizzes."""
     del folder
     torch.manual_seed(config.schedule.seed)
-    judges = rewards_of(config)
+    setup = replace(setup_of(config), asks=[])
+    judges = rewards_of(config, in_world=setup.in_world)
     policy = load_policy(config, distributed.device(config.device))
     law, grader = drawing_law(config, policy), grader_of(config, policy)[0]
     second = "truth" if isinstance(config, SftConfig) else "answer"
@@ -54,22 +55,22 @@ def opened(config: UniConfig, folder: Path) -> Opened:
     def sample(judge: MeasuringJudge) -> Tensor:
         measuring = replace(judges, judge=judge)
         few = replace(config, prompts=_PROMPTS, group=_PER_PROMPT, draw=replace(config.draw, batch=None))
-        collect = collector_of(few, measuring, law=law, grader=grader, second_turn=second)
-        return collect(policy, next(iter(quiz_stream(few, [])))).group.cpu()
+        collect = collector_of(few, measuring, setup.vocabulary, law=law, grader=grader, second_turn=second)
+        return collect(policy, next(iter(quiz_stream(few, setup)))).group.cpu()
 
     return Opened(
         rewards=judges.answers,
         weights=judges.weights,
         sample=sample,
-        evaluators=_checkers(config),
-        in_world=in_world(config),
+        evaluators=_checkers(config, in_world=setup.in_world),
+        in_world=setup.in_world,
     )
 
 
-def _checkers(config: UniConfig) -> list[Finding]:
+def _checkers(config: UniConfig, *, in_world: bool) -> list[Finding]:
     """The embedded world's checker on scenes that fulfil their quizzes, and on blank pictures."""
     settings = config.both_sides
-    check = open_check(settings.detector, settings.colours, in_world=in_world(config), device=config.device)
+    check = open_check(settings.detector, settings.colours, in_world=in_world, device=config.device)
     if check is None:
         return []
     if settings.detector:

@@ -10,18 +10,18 @@ from torch import Tensor
 
 from sightloop.data.batches import Batching, ImageStream
 from sightloop.data.decode import Decoding
+from sightloop.data.sources import open_pictures
 from sightloop.doctor.calibration import MeasuringJudge
 from sightloop.doctor.findings import Finding, loaded
 from sightloop.doctor.models import ModelToExamine
 from sightloop.doctor.run import Opened, as_model
-from sightloop.evaluators.held_out_captions import open_pictures
 from sightloop.recipes.vlrm import build as vlrm
 from sightloop.recipes.vlrm.config import VlrmConfig
 from sightloop.rewards.custom import read_names
 from sightloop.rollouts.caption import CaptionCollector
 from sightloop.training import distributed
+from sightloop.world.bundled import WEIGHTS
 from sightloop.world.image_folder import write_pictures
-from sightloop.world.models import WEIGHTS
 
 _PICTURES, _PER_PICTURE = 8, 4
 """Samples of the calibration."""

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from sightloop.data.decode import Decoding
 from sightloop.data.images import ImageSet
-from sightloop.data.settings import DataSettings
-from sightloop.data.sources import FileSource, Source, open_source
+from sightloop.data.sources import FileSource, open_pictures
 from sightloop.evaluation.captions import caption_measures, truth_measures
 from sightloop.evaluation.protocol import protocol_hash
 from sightloop.evaluation.retrieval import clip_recall
@@ -22,7 +21,8 @@ from sightloop.models.clip import ClipEncoder
 from sightloop.rewards.phrases import contains_bad_phrase
 from sightloop.training import distributed
 from sightloop.types import Captioner, Evaluation, Images, Prompt, Sampling
-from sightloop.world.image_folder import MANIFEST, read_scenes, truth_of
+from sightloop.world.bundled import MANIFEST
+from sightloop.world.image_folder import read_scenes, truth_of
 from sightloop.world.language import full_caption, parses
 
 _CHUNK = 64
@@ -157,15 +157,6 @@ def held_out_of(
         embeddings=encoder.images(seen.pixels),
         shared_work=shared_work,
     )
-
-
-def open_pictures(settings: DataSettings | HeldOutSettings, *, files_only: bool = False) -> Source:
-    """The pictures that the settings name; split and root belong to a Karpathy JSON."""
-    column = settings.column or None
-    if settings.images.endswith(".json"):
-        root = settings.image_root or None
-        return open_source(settings.images, image_root=root, split=settings.split, column=column)
-    return open_source(settings.images, column=column, files_only=files_only)
 
 
 def load_pictures(settings: HeldOutSettings, *, size: int) -> Pictures:

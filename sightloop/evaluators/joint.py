@@ -22,6 +22,7 @@ from sightloop.evaluation.intervals import Interval
 from sightloop.evaluation.protocol import protocol_hash
 from sightloop.evaluators.geneval_images import templates_of
 from sightloop.evaluators.image_checks import PictureCheck
+from sightloop.quizzes.asks import Ask
 from sightloop.quizzes.grammar import CATEGORIES, Quiz
 from sightloop.rewards.answers import facts_told
 from sightloop.rollouts.seeds import image_seed
@@ -31,14 +32,6 @@ from sightloop.types import Evaluation, ImagePolicy, Images, Prompt, Sampling, T
 
 NUM_SHOWN = 96
 """Drawings kept in the run folder."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ask:
-    """A quiz, and which of its drawings this is."""
-
-    quiz: Quiz
-    number: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +62,7 @@ class Seen:
 class BothSides:
     """Draws and asks with the current weights. All ranks share the work."""
 
-    asks: list[Ask]
+    asks: Sequence[Ask]
     check: PictureCheck
     fixed: FixedPictures | None
     folder: Path | None = None

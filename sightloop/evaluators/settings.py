@@ -24,3 +24,26 @@ class HeldOutSettings:
     no_repeat_ngram: int = 2
     min_tokens: int = 4
     max_tokens: int = 60
+
+
+PER_PROMPT = 4
+"""Drawings of a prompt in the evaluation, at least."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BothSidesSettings:
+    """The evaluation of drawing and answering; its judge of drawings is never a reward unless named."""
+
+    file: str = ""
+    """Quizzes as in `quizzes.file`; empty = a fixed set made by the grammar, kept out of training."""
+    per_category: int = 48
+    """Drawings a category, at least 4 a prompt; 0 = no evaluation. With a file: 4 a prompt."""
+    detector: str = ""
+    """Mask2Former (folder or hub name) or module:function; empty in the embedded world = its checker."""
+    colours: str = ""
+    """CLIP that names colours."""
+    fixed: str = ""
+    """Pictures that are not the policy's own, in GenEval's folder, to be asked about; empty = scenes of the
+    embedded world, or none.
+    """
+    seed: int = 1

@@ -15,8 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sightloop.planning.networks import Networks
 from sightloop.planning.vlrm_plan import count
-from sightloop.recipes.unirl.config import GrpoConfig, SftConfig, UniConfig
-from sightloop.recipes.unirl.rewards import asks_anyone
+from sightloop.recipes.unirl.config import GrpoConfig, SftConfig, UniConfig, asks_anyone
 
 PROMPT, QUESTION = 16, 24
 """Assumed tokens of a prompt, and of a question with its frame."""

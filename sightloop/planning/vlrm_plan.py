@@ -30,7 +30,7 @@ from sightloop.models.lora import Adapters
 from sightloop.models.named_models import model_config
 from sightloop.planning.precision import precision_lines
 from sightloop.recipes.vlrm.config import VlrmConfig
-from sightloop.world.models import WEIGHTS
+from sightloop.world.bundled import WEIGHTS
 
 GIB = 2**30
 ACTIVATIONS, CACHE = "activations of a micro-batch", "cache while drawing"

@@ -16,7 +16,7 @@ from sightloop.models.prompt_strings import PromptOptions
 from sightloop.models.show_o.checkpoint import load_show_o
 from sightloop.models.show_o.policy import ShowO, ShowOSettings
 from sightloop.training import distributed
-from sightloop.world.models import WEIGHTS
+from sightloop.world.bundled import WEIGHTS
 
 WorldModel = Literal["show-o", "janus"]
 WORLD_MODELS: dict[str, Path] = {"show-o": WEIGHTS / "show_o", "janus": WEIGHTS / "janus"}

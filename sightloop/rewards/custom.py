@@ -8,33 +8,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-import torch
-
-from sightloop.rewards.clip_family import AestheticScore, ClipSimilarity, Scale
+from sightloop.late import late
 from sightloop.rewards.functions import load_reward
-from sightloop.rewards.picture_classes import ImageClassifier, NamedClasses
-from sightloop.rewards.plain import JpegSize, caption_length
-from sightloop.rewards.samples import Judged, PictureReward
-from sightloop.rewards.similarity import ItmSimilarity
+from sightloop.rewards.loading import CLASSIFIER, READER, Loading, clip_and_head, processor_of
 from sightloop.rewards.user_functions import load_function, names_function
-from sightloop.rewards.written_words import WrittenWords, rapid_reader
-from sightloop.rewards.yes_no import AskedFacts, YesNoJudge
 from sightloop.types import Reward
 
-_READER, _CLASSIFIER = "reader", "classifier"
+_CLIP = late("sightloop.rewards.offered:clip")
 PICKSCORE_PROCESSOR = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
 """PickScore's own page takes words and pixels from there."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Loading:
-    """How reward models are loaded, and which text they judge."""
-
-    text: Judged = "caption"
-    dtype: torch.dtype = torch.float32
-    device: torch.device | str = "cpu"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,139 +32,77 @@ class Offer:
     load: Callable[[str, Loading], Reward]
     processor: str = ""
     """Where words and pixels are prepared, if not in a folder of its own."""
+    has_head: bool = False
+    """Its model is named with the file of a head: CLIP+HEAD."""
     function: str = ""
     """What a function of the user's can be in its place, as `NAME:module:function`; "" = nothing."""
 
 
-def _processor_of(model: str, processor: str) -> str:
-    """Another's processor, unless the folder has one of its own."""
-    here = any((Path(model) / f"{part}_config.json").is_file() for part in ("preprocessor", "processor"))
-    return "" if here else processor
-
-
-def _clip(scale: Scale, processor: str = "") -> Callable[[str, Loading], Reward]:
-    def load(model: str, how: Loading) -> Reward:
-        loaded = ClipSimilarity.from_pretrained(
-            model,
-            dtype=how.dtype,
-            device=how.device,
-            processor=_processor_of(model, processor),
-            scale=scale,
-        )
-        return PictureReward(scores=loaded.scores, text=how.text)
-
-    return load
-
-
-def _clip_and_head(named: str) -> tuple[str, str]:
-    """Both names of `CLIP+HEAD`, which may have plus signs too: `sac+logos+ava1-l14-linearMSE.pth`."""
-    for place, character in enumerate(named):
-        if character == "+" and Path(named[place + 1 :]).is_file():
-            return named[:place], named[place + 1 :]
-    clip, _, head = named.partition("+")
-    return clip, head
-
-
-def _aesthetic(model: str, how: Loading) -> Reward:
-    clip, head = _clip_and_head(model)
-    if not clip or not head:
-        raise ValueError(f"the aesthetic score {model!r} needs a CLIP and the file of its head: CLIP+HEAD")
-    loaded = AestheticScore.from_pretrained(clip, head, dtype=how.dtype, device=how.device)
-    return PictureReward(scores=loaded.scores, text="caption")
-
-
-def _itm(model: str, how: Loading) -> Reward:
-    loaded = ItmSimilarity.from_pretrained(model, dtype=how.dtype, device=how.device)
-    return PictureReward(scores=loaded.scores, text=how.text)
-
-
-def _vqa(model: str, how: Loading) -> Reward:
-    loaded = YesNoJudge.from_pretrained(model, dtype=how.dtype, device=how.device)
-    return PictureReward(scores=loaded.scores, text=how.text)
-
-
-def _facts(model: str, how: Loading) -> Reward:
-    return AskedFacts(judge=YesNoJudge.from_pretrained(model, dtype=how.dtype, device=how.device))
-
-
-def _ocr(model: str, how: Loading) -> Reward:
-    read = load_function(model, what=_READER) if model else rapid_reader()
-    words = WrittenWords(read=read, must_quote=how.text != "caption")
-    return PictureReward(scores=words.scores, text=how.text)
-
-
-def _class(model: str, how: Loading) -> Reward:
-    classify = (
-        load_function(model, what=_CLASSIFIER)
-        if names_function(model)
-        else ImageClassifier.from_pretrained(model, dtype=how.dtype, device=how.device)
-    )
-    classes = NamedClasses(classify=classify, must_name=how.text != "caption")
-    return PictureReward(scores=classes.scores, text=how.text)
-
-
-def _jpeg(model: str, how: Loading) -> Reward:
-    return PictureReward(scores=JpegSize().scores)
-
-
-def _length(model: str, how: Loading) -> Reward:
-    return caption_length
-
-
 OFFERED: dict[str, Offer] = {
     "clip": Offer(
-        does="cosine of CLIP (-1 to 1)", model="openai/clip-vit-large-patch14", load=_clip("cosine")
+        does="cosine of CLIP (-1 to 1)",
+        model="openai/clip-vit-large-patch14",
+        load=partial(_CLIP, scale="cosine"),
     ),
     "siglip": Offer(
         does="SigLIP's or SigLIP 2's probability that the two fit (0 to 1)",
         model="google/siglip2-so400m-patch14-384",
-        load=_clip("probability"),
+        load=partial(_CLIP, scale="probability"),
     ),
     "pickscore": Offer(
         does="PickScore: which drawing people prefer (about 20)",
         model="yuvalkirstain/PickScore_v1",
-        load=_clip("logit", PICKSCORE_PROCESSOR),
+        load=partial(_CLIP, scale="logit", processor=PICKSCORE_PROCESSOR),
         processor=PICKSCORE_PROCESSOR,
     ),
     "hps": Offer(
         does="HPSv2 as a CLIP: which drawing people prefer (about .2 to .35)",
         model="adams-story/HPSv2-hf",
-        load=_clip("cosine"),
+        load=partial(_CLIP, scale="cosine"),
     ),
     "aesthetic": Offer(
         does="LAION's aesthetic score of the picture alone (1 to 10); name CLIP+HEAD",
         model="+",
-        load=_aesthetic,
+        load=late("sightloop.rewards.offered:aesthetic"),
+        has_head=True,
     ),
     "itm": Offer(
         does="BLIP-2's image-text matching logit (about -1 to 6)",
         model="Salesforce/blip2-itm-vit-g",
-        load=_itm,
+        load=late("sightloop.rewards.offered:itm"),
     ),
     "vqa": Offer(
         does="probability of yes to 'does this figure show ...?' (0 to 1)",
         model="Qwen/Qwen2.5-VL-3B-Instruct",
-        load=_vqa,
+        load=late("sightloop.rewards.offered:vqa"),
     ),
     "facts": Offer(
         does="the same asked about every fact, geometric mean (0 to 1)",
         model="Qwen/Qwen2.5-VL-3B-Instruct",
-        load=_facts,
+        load=late("sightloop.rewards.offered:facts"),
     ),
     "ocr": Offer(
         does="whether the words that the text quotes can be read in the picture (0 to 1)",
         model="",
-        load=_ocr,
-        function=_READER,
+        load=late("sightloop.rewards.offered:ocr"),
+        function=READER,
     ),
     "class": Offer(
         does="an image classifier's probability of the classes that the text names (0 to 1)",
         model="google/vit-base-patch16-224",
-        load=_class,
-        function=_CLASSIFIER,
+        load=late("sightloop.rewards.offered:classes"),
+        function=CLASSIFIER,
     ),
-    "jpeg": Offer(does="compressibility: minus the size as JPEG in 500 kB", model="", load=_jpeg),
-    "length": Offer(does="words of the caption; hackable, for tests", model="", load=_length),
+    "jpeg": Offer(
+        does="compressibility: minus the size as JPEG in 500 kB",
+        model="",
+        load=late("sightloop.rewards.offered:jpeg"),
+    ),
+    "length": Offer(
+        does="words of the caption; hackable, for tests",
+        model="",
+        load=late("sightloop.rewards.offered:length"),
+    ),
 }
 
 
@@ -203,7 +126,7 @@ class Named:
         if self.offer is None or not self.offer.model or self.is_function:
             return ()
         model = self._model(self.offer)
-        return (_clip_and_head(model)[0] if self.offer.load is _aesthetic else model,)
+        return (clip_and_head(model)[0] if self.offer.has_head else model,)
 
     @property
     def is_function(self) -> bool:
@@ -213,7 +136,7 @@ class Named:
     @property
     def processor(self) -> str:
         """Folder or hub name of its processor, where that is another's; else ""."""
-        return _processor_of(self.models[0], self.offer.processor) if self.offer and self.models else ""
+        return processor_of(self.models[0], self.offer.processor) if self.offer and self.models else ""
 
     def load(self, how: Loading) -> Reward:
         """The reward itself."""

@@ -1,16 +1,15 @@
-"""How well a caption fits its picture: BLIP-2's image-text matching, VLRM-RS's retrieval term.
+"""How well a caption fits its picture: BLIP-2's image-text matching.
 
 Differences from the paper (VLRM, arXiv 2404.01911):
 1. The matching reward is the mean over queries of the logit of class 1 ("matched"), without softmax: section
    3.4. The formula printed before it (a softmax, class 0) contradicts that text and the values of the tables.
 2. Captions longer than `max_text_tokens` are cut; the paper does not say where. 64 keeps a long caption's
    tail.
-3. The retrieval term compares the captions of `contrast` neighbouring rows; the paper does not say how many.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -33,7 +32,6 @@ from sightloop.models.open import (
     refuse_as,
 )
 from sightloop.models.written_text import read_texts
-from sightloop.rewards.clip_family import ClipSimilarity
 from sightloop.rewards.combine import on_last_token
 from sightloop.rewards.pixels import Preparation
 from sightloop.rewards.samples import chunks, pictures_of
@@ -179,62 +177,3 @@ class ItmSimilarity:
         if not texts:
             return []
         return read_texts(self.words, texts, truncation=True, max_length=self.max_text_tokens).input_ids
-
-
-def retrieval_term(cosine: Float[Tensor, "N N"], *, eps: float = 1e-6) -> Float[Tensor, " N"]:
-    """VLRM-RS's eq. 5: how well each pair on the diagonal stands out among N, to mean 0 and std 1 (n - 1).
-
-    `cosine[i, j]` is of picture i and caption j, without temperature. All 0 if the pairs do not differ by
-    more than the share `eps` of their mean.
-
-    Raises:
-        ValueError: N is less than 2.
-
-    >>> retrieval_term(torch.tensor([[0.9, 0.1], [0.1, 0.1]]))
-    tensor([ 0.7071, -0.7071])
-    >>> retrieval_term(torch.ones(3, 3))
-    tensor([0., 0., 0.])
-    """
-    if len(cosine) < 2:
-        raise ValueError(f"the retrieval term compares captions with each other; {len(cosine)} is too few")
-    found = cosine.log_softmax(0).diagonal() + cosine.log_softmax(1).diagonal()
-    # The term ignores the scale of the products, and near 1 they keep their digits.
-    product = (found - found.max()).exp()
-    spread = product.std()
-    term = (product - product.mean()) / spread.clamp(min=torch.finfo(cosine.dtype).tiny)
-    return term.where(spread > eps * product.mean(), 0.0)
-
-
-@dataclass(frozen=True, kw_only=True)
-class RetrievalReward:
-    """A reward: the retrieval term of each caption, on its last token."""
-
-    clip: ClipSimilarity
-    contrast: int | None = None
-    """Neighbouring rows that are compared with each other; None = all rows that are judged together."""
-    logit_scale: float = 1.0  # Paper: eq. 5 has plain cosines
-    """Factor on the cosines before the softmaxes: an inverse temperature."""
-
-    def __post_init__(self) -> None:
-        if self.logit_scale <= 0:
-            raise ValueError(f"logit_scale is {self.logit_scale}; use a positive factor (the paper: 1)")
-        if self.contrast is not None and self.contrast < 2:
-            raise ValueError(f"contrast is {self.contrast}; use None for all rows or at least 2")
-
-    @torch.no_grad()
-    def __call__(self, outcome: Outcome) -> Float[Tensor, "B T"]:
-        """The term on the last token.
-
-        Raises:
-            ValueError: the rows cannot be cut into groups of `contrast`.
-        """
-        size, rows = self.contrast or len(outcome.tokens), len(outcome.tokens)
-        if rows % size:
-            raise ValueError(
-                f"{rows} captions cannot be cut into groups of {size}; change contrast or the batch"
-            )
-        pictures = self.clip.image_embeddings(pictures_of(outcome))
-        captions = self.clip.text_embeddings(outcome.texts())
-        groups = [slice(first, first + size) for first in range(0, rows, size)]
-        terms = [retrieval_term(self.logit_scale * pictures[g] @ captions[g].T) for g in groups]
-        return on_last_token(torch.cat(terms), outcome.tokens)

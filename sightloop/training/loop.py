@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, Generic, Protocol, TypeVar
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,64 +15,18 @@ from sightloop import accelerator
 from sightloop.training import distributed
 from sightloop.training.alarms import Alarm
 from sightloop.training.checkpoint import Saveable
+from sightloop.training.experiment import Experiment
 from sightloop.training.heap import give_back
 from sightloop.training.memory import DRAWING, UPDATING, phase
 from sightloop.training.metrics import Measured, rollout_metrics, update_metrics
 from sightloop.training.optimizer import clip_gradients, make_optimizer, set_learning_rate
 from sightloop.training.randomness import untouched_randomness
 from sightloop.training.run_files import Run
-from sightloop.training.schedule import Schedule
-from sightloop.training.turn_gradients import Comparison, SideGradients, columns_of
-from sightloop.types import Algorithm, Credit, Evaluation, LossOutput, Policy, Rollout, Tokens, Turn
+from sightloop.training.turn_gradients import SideGradients, columns_of
+from sightloop.types import Credit, LossOutput, Rollout, Tokens, Turn
 
-Batch = TypeVar("Batch", covariant=True)
-AnyPolicy = TypeVar("AnyPolicy", bound=Policy)
-AnyBatch = TypeVar("AnyBatch")
 _NUM_NAMED = 5
 """Samples named in an error."""
-
-
-class Batches(Protocol[Batch]):
-    """An endless stream of batches that can say where it stands, in plain data that JSON can hold.
-
-    It keeps its own random numbers: draws from a global generator would differ after a resume.
-    """
-
-    def __iter__(self) -> Iterator[Batch]: ...
-
-    def state_dict(self) -> dict[str, Any]: ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class Experiment(Generic[AnyPolicy, AnyBatch]):
-    """Everything a run needs, wired up by a recipe."""
-
-    policy: AnyPolicy
-    trainable: dict[str, nn.Module]
-    """What is optimised and saved: "policy", and "critic" where there is one."""
-    batches: Batches[AnyBatch]
-    collect: Callable[[AnyPolicy, AnyBatch], Rollout]
-    algorithm: Algorithm
-    evaluators: Mapping[str, Callable[[AnyPolicy], Evaluation]]
-    schedule: Schedule
-    updates: int = 1
-    """Updates from one rollout; more than 1 needs an algorithm with an old policy, and no relaxation."""
-    kept: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
-    """What changes without an optimizer and is saved all the same: a moving average."""
-    compare: Comparison | None = None
-    """Look at the gradients of drawing and answering apart; None = only at their sum."""
-
-    def __post_init__(self) -> None:
-        if self.updates < 1:
-            raise ValueError(f"updates is {self.updates}; use at least 1")
-        wanted = self.schedule.best_metric
-        if self.evaluators and wanted is not None and wanted.partition("/")[0] not in self.evaluators:
-            raise ValueError(
-                f"best_metric is {wanted!r}, but no evaluator has that name; use None, or EVALUATOR/METRIC "
-                f"with one of {', '.join(self.evaluators)}"
-            )
 
 
 def train(experiment: Experiment[Any, Any], run: Run) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from sightloop.image_files import BrokenImageError, texts_in
-from sightloop.world.image_folder import MANIFEST, read_scenes
-from sightloop.world.models import WEIGHTS
+from sightloop.world.bundled import MANIFEST
+from sightloop.world.image_folder import read_scenes
 from sightloop.world.quizzes import SHAPES_VOCABULARY
 
 _KNOWN = (
@@ -19,16 +19,6 @@ _KNOWN = (
 )
 MODEL_KEY = "model"
 """The text chunk of a drawn PNG file that says who drew it."""
-
-
-def is_bundled(name: str | Path) -> bool:
-    """Whether this names a model that comes with the library."""
-    return Path(name).resolve().is_relative_to(WEIGHTS.resolve())
-
-
-def is_world_folder(name: str) -> bool:
-    """Whether this names a folder of the embedded world's scenes."""
-    return bool(name) and (Path(name) / MANIFEST).is_file()
 
 
 def drawn_by(world_model: str) -> str:

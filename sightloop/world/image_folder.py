@@ -14,10 +14,10 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from sightloop.world.bundled import MANIFEST
 from sightloop.world.language import FactCount, count_facts, parses
 from sightloop.world.scenes import Scene, render, sample_scene
 
-MANIFEST = "scenes.jsonl"
 _CHECKED = 4
 """Scenes of a folder that are drawn again to compare them."""
 

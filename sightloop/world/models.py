@@ -34,7 +34,6 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from sightloop.world.language import SPECIALS, WORDS
 from sightloop.world.scenes import SIDE
 
-WEIGHTS = Path(__file__).parent / "weights"
 PAD, BOS, UNKNOWN, EOS, IMAGE = range(len(SPECIALS))
 NUM_QUERIES = 8
 WIDTH = 96

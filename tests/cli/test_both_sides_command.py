@@ -12,7 +12,7 @@ from image_runs import STARTS, made_run
 from PIL import Image
 
 from sightloop.cli import main
-from sightloop.cli.joint import config_of, models_of
+from sightloop.cli.joint import evaluator_of, models_of
 from sightloop.cli.joint_options import BothSidesOptions
 from sightloop.evaluation.protocol import protocol_hash
 from sightloop.evaluators.image_sheets import Drawn, drawn_by_run, sheet_of
@@ -93,8 +93,8 @@ def test_models_are_named_by_folder_run_or_nothing(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="would be compared with itself"):
         names("", "")
     options = BothSidesOptions(policy="", against=str(run))
-    assert config_of(options).answer.max_tokens == STARTS["show-o"].answer.max_tokens
-    assert config_of(replace(options, max_tokens=5)).answer.max_tokens == 5
+    assert evaluator_of(options).max_answer == STARTS["show-o"].answer.max_tokens
+    assert evaluator_of(replace(options, max_tokens=5)).max_answer == 5
 
 
 def test_wrong_options_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

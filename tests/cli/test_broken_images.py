@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from sightloop.cli import main
-from sightloop.world.models import WEIGHTS
+from sightloop.world.bundled import WEIGHTS
 
 CAPTIONER, CLIP, JUDGE = (str(WEIGHTS / name) for name in ("captioner", "clip", "judge"))
 

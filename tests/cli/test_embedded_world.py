@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from sightloop.cli import main
+from sightloop.world.bundled import WEIGHTS
 from sightloop.world.image_folder import write_pictures
-from sightloop.world.models import WEIGHTS
 
 
 def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from sightloop.cli import main
-from sightloop.world.models import WEIGHTS
+from sightloop.world.bundled import WEIGHTS
 
 CAPTIONS = ["a red dog on a bench", "a cat", "two grey buses"]
 REFERENCES = [["a dog sits on a red bench", "a dog"], ["a cat on a blue mat"], ["gray buses"]]

@@ -30,8 +30,8 @@ from sightloop.evaluators.geneval_run import (
 )
 from sightloop.evaluators.open_detector import model_kind
 from sightloop.geneval.scores import read_protocol, read_results
+from sightloop.world.bundled import WEIGHTS
 from sightloop.world.checker import SURE
-from sightloop.world.models import WEIGHTS
 
 QUIZZES = some_quizzes()
 

@@ -18,7 +18,7 @@ from sightloop.cli import main
 from sightloop.evaluators.image_sheets import drawn_by_run
 from sightloop.integrations.answerer import AnswerSettings, Asked, Respondent
 from sightloop.training.gallery import copy_picture
-from sightloop.world.models import WEIGHTS
+from sightloop.world.bundled import WEIGHTS
 
 CLIP, CAPTIONER = str(WEIGHTS / "clip"), str(WEIGHTS / "captioner")
 GENEVAL = ["evaluate", "geneval", "--detector", "shapes", "--prompts", "shapes"]

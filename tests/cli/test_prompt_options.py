@@ -17,7 +17,7 @@ from unified_folders import byte_level, byte_model, janus_folder, janus_words, s
 from sightloop.cli import main
 from sightloop.evaluators.geneval_images import Drawing, draw_prompts
 from sightloop.recipes.image_policies import Parts, load_image_policy
-from sightloop.world.models import WEIGHTS
+from sightloop.world.bundled import WEIGHTS
 
 CPU = torch.device("cpu")
 

@@ -22,12 +22,13 @@ from sightloop.doctor.unirl import checked
 from sightloop.evaluators.image_checks import WorldCheck
 from sightloop.quizzes.grammar import Quiz
 from sightloop.rewards.answers import Denials, FactReward, LessPrior, all_facts, share
-from sightloop.rewards.custom import Loading, load_rewards, read_names
+from sightloop.rewards.custom import load_rewards, read_names
+from sightloop.rewards.loading import Loading
 from sightloop.rewards.phrases import BadPhrases, Repeats, load_phrases, missing_end
 from sightloop.rewards.plain import caption_length
 from sightloop.rewards.samples import outcome_of_texts
 from sightloop.types import Images, Outcome
-from sightloop.world.models import WEIGHTS
+from sightloop.world.bundled import WEIGHTS
 
 FUNCTIONS = """
 def red(images, completions):

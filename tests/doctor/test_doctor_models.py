@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from sightloop.doctor.findings import Finding, is_healthy
 from sightloop.doctor.models import ModelToExamine, digest, examine, record
 from sightloop.doctor.record import BUNDLED
-from sightloop.world.models import WEIGHTS
+from sightloop.world.bundled import WEIGHTS
 
 Kind = Literal["itm", "clip"]
 JUDGES: list[tuple[str, Kind]] = [("judge", "itm"), ("clip", "clip")]

@@ -18,8 +18,8 @@ from sightloop.evaluation.pairs import caption_set
 from sightloop.evaluation.protocol import protocol_hash
 from sightloop.evaluation.retrieval import clip_recall, clip_recall_of_files
 from sightloop.models.clip import MAX_CHARACTERS, ClipEncoder
+from sightloop.world.bundled import WEIGHTS
 from sightloop.world.language import caption
-from sightloop.world.models import WEIGHTS
 from sightloop.world.scenes import render, sample_scene
 
 NUMBER = 40

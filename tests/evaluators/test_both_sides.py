@@ -15,19 +15,21 @@ from PIL import Image
 
 from sightloop.evaluators.image_checks import WorldCheck, open_check
 from sightloop.evaluators.joint import BothSides, FixedPictures, imbalance_of
+from sightloop.evaluators.open_joint import joint_evaluator, read_fixed
+from sightloop.evaluators.settings import BothSidesSettings
 from sightloop.models.show_o.policy import ShowO
+from sightloop.quizzes.asks import fixed_asks, kept_out
 from sightloop.quizzes.grammar import CATEGORIES, Clause, quiz_of
 from sightloop.quizzes.prompt_guard import normalized_prompt
 from sightloop.quizzes.vocabulary import REAL
 from sightloop.recipes.image_policies import load_image_policy
-from sightloop.recipes.unirl.build import evaluator_of
-from sightloop.recipes.unirl.config import GRPO_SHAPES, GRPO_SHOW_O, BothSidesSettings
-from sightloop.recipes.unirl.quizzes import fixed_asks, kept_out, quiz_stream, read_fixed
+from sightloop.recipes.unirl.config import GRPO_SHAPES, GRPO_SHOW_O
+from sightloop.recipes.unirl.quizzes import quiz_stream, setup_of
 from sightloop.training.randomness import untouched_randomness
 from sightloop.world.held_out_scenes import held_out_scenes, images_of
 from sightloop.world.quizzes import SHAPES_VOCABULARY
 
-ASKS = fixed_asks(BothSidesSettings(per_category=4), SHAPES_VOCABULARY)
+ASKS = fixed_asks(SHAPES_VOCABULARY, per_category=4, per_prompt=4)
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +81,7 @@ def test_the_protocol_tells_other_pictures_of_the_same_quizzes_apart(evaluator: 
 
 def test_every_category_has_its_drawings_and_a_prompt_has_four() -> None:
     for vocabulary in (SHAPES_VOCABULARY, REAL):
-        asks = fixed_asks(BothSidesSettings(per_category=10), vocabulary)
+        asks = fixed_asks(vocabulary, per_category=10, per_prompt=4)
         assert Counter(ask.quiz.category for ask in asks) == dict.fromkeys(CATEGORIES, 10)
         assert set(Counter(ask.quiz.prompt for ask in asks).values()) == {5}
     assert {ask.number for ask in ASKS} == {0, 1, 2, 3}
@@ -88,7 +90,8 @@ def test_every_category_has_its_drawings_and_a_prompt_has_four() -> None:
 def test_prompts_of_the_evaluation_stay_out_of_training_where_there_are_others() -> None:
     held = {normalized_prompt(prompt, SHAPES_VOCABULARY) for prompt in kept_out(ASKS, SHAPES_VOCABULARY)}
     assert len(held) >= 5
-    stream = quiz_stream(replace(GRPO_SHAPES, prompts=150), ASKS)
+    config = replace(GRPO_SHAPES, prompts=150)
+    stream = quiz_stream(config, replace(setup_of(config), asks=ASKS))
     batch = next(stream)
     drawn = [normalized_prompt(quiz.prompt, SHAPES_VOCABULARY) for quiz in batch.quizzes]
     assert not held & set(drawn)
@@ -98,7 +101,7 @@ def test_prompts_of_the_evaluation_stay_out_of_training_where_there_are_others()
 def test_a_file_is_drawn_four_times_a_prompt(tmp_path: Path) -> None:
     quiz = quiz_of("counting", (Clause(noun="cat", count=3),), REAL)
     (tmp_path / "quizzes.jsonl").write_text(json.dumps(quiz.metadata()))
-    asks = fixed_asks(BothSidesSettings(file=str(tmp_path / "quizzes.jsonl")), REAL)
+    asks = fixed_asks(REAL, file=str(tmp_path / "quizzes.jsonl"), per_category=48, per_prompt=4)
     assert [(ask.quiz, ask.number) for ask in asks] == [(quiz, number) for number in range(4)]
 
 
@@ -157,10 +160,10 @@ def test_folders_without_sound_pictures_are_refused(tmp_path: Path) -> None:
 def test_pictures_and_files_that_nothing_would_judge_are_refused(
     name: str, settings: BothSidesSettings
 ) -> None:
-    config = replace(GRPO_SHOW_O, policy="somewhere", both_sides=settings)
+    setup = replace(setup_of(replace(GRPO_SHOW_O, policy="somewhere")), asks=ASKS)
     with pytest.raises(ValueError, match=f"both_sides.{name} is 'given', but nothing judges drawings"):
-        evaluator_of(config, ASKS, None)
-    assert evaluator_of(replace(config, both_sides=BothSidesSettings()), ASKS, None) is None
+        joint_evaluator(settings, setup, max_answer=32, device="cpu")
+    assert joint_evaluator(BothSidesSettings(), setup, max_answer=32, device="cpu") is None
     assert open_check("", "", in_world=True, device="cpu") == WorldCheck()
 
 

@@ -12,7 +12,7 @@ from sightloop.evaluators.held_out_captions import HeldOut, Pictures
 from sightloop.evaluators.settings import HeldOutSettings
 from sightloop.models.captioners.generic import GenericCaptioner
 from sightloop.models.clip import ClipEncoder
-from sightloop.world.models import WEIGHTS
+from sightloop.world.bundled import WEIGHTS
 
 
 def captions(policy: GenericCaptioner, **settings: Any) -> list[str]:

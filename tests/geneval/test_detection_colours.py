@@ -13,7 +13,7 @@ from sightloop.geneval.colours import TEMPLATES, ClipColours, crop_of
 from sightloop.geneval.prompts import COLOURS
 from sightloop.geneval.rules import Detection
 from sightloop.models.clip import ClipEncoder
-from sightloop.world.models import WEIGHTS
+from sightloop.world.bundled import WEIGHTS
 from sightloop.world.scenes import COLOUR_RGB
 
 

@@ -17,7 +17,7 @@ from sightloop.integrations.lmms_eval import asked_of, flat_pictures, generated
 from sightloop.recipes.image_policies import WORLD_MODELS
 from sightloop.runs.restore_image import restore_image_policy
 from sightloop.types import Images, Prompt, Sampling, Turn
-from sightloop.world.models import WEIGHTS
+from sightloop.world.bundled import WEIGHTS
 from sightloop.world.scenes import render, sample_scene
 
 QUESTION = "Which two objects are shown, and what are their colors?"

@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from sightloop.cli import main
-from sightloop.world.models import WEIGHTS
+from sightloop.world.bundled import WEIGHTS
 
 
 def copy_of(name: str, folder: Path, *, without: tuple[str, ...] = ()) -> Path:

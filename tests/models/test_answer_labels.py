@@ -17,7 +17,7 @@ from sightloop.models.prompt_strings import answer_ids
 from sightloop.models.show_o.policy import ShowO
 from sightloop.recipes.image_policies import Parts, load_image_policy
 from sightloop.types import Images, Prompt, Tokens, Turn
-from sightloop.world.models import WEIGHTS
+from sightloop.world.bundled import WEIGHTS
 
 ANSWERS = ["There are two dogs.", "No.", "  A dog \n"]
 LINES = [

@@ -22,8 +22,9 @@ from sightloop.models.captioners.vision_towers import same_tower
 from sightloop.models.checkpointing import no_dropout
 from sightloop.rewards.similarity import ItmSimilarity
 from sightloop.types import Images, Prompt, Sampling, Turn
+from sightloop.world.bundled import WEIGHTS
 from sightloop.world.language import WORDS
-from sightloop.world.models import PAD, WEIGHTS
+from sightloop.world.models import PAD
 from sightloop.world.scenes import render, sample_scene
 
 TRAINED = ("query_tokens", "qformer.", "language_projection.")

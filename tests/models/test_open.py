@@ -15,7 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from sightloop.cli import main
 from sightloop.evaluation.text_model import TextModel
 from sightloop.rewards.similarity import ItmSimilarity
-from sightloop.world.models import WEIGHTS
+from sightloop.world.bundled import WEIGHTS
 
 
 def train(folder: Path, **named: str) -> list[str]:

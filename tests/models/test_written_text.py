@@ -26,7 +26,7 @@ from sightloop.recipes.image_policies import load_image_policy
 from sightloop.rewards.similarity import ItmSimilarity
 from sightloop.runs.restore import load_captioner
 from sightloop.types import Images
-from sightloop.world.models import WEIGHTS
+from sightloop.world.bundled import WEIGHTS
 from sightloop.world.scenes import render, sample_scene
 
 CORPUS = [

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sightloop.rewards.similarity import retrieval_term
+from sightloop.rewards.retrieval_term import retrieval_term
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-9)])

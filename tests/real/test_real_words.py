@@ -7,7 +7,8 @@ from photographs import as_images, photograph
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from sightloop.rewards.custom import Loading, load_rewards
+from sightloop.rewards.custom import load_rewards
+from sightloop.rewards.loading import Loading
 from sightloop.rewards.samples import Judged, outcome_of_texts
 from sightloop.types import Images, Reward
 

@@ -17,7 +17,7 @@ from image_runs import STARTS, made_run
 from PIL import Image
 
 from sightloop.cli import main
-from sightloop.world.models import WEIGHTS
+from sightloop.world.bundled import WEIGHTS
 
 __all__ = ["mask2former", "text_model", "zero_shot"]
 CLIP = str(WEIGHTS / "clip_retrieval")

@@ -16,7 +16,7 @@ from recipes.unirl_runs import SMALL, Folders, official_folders, resumed
 
 from sightloop.cli import main
 from sightloop.recipes.vlrm import build as vlrm
-from sightloop.world.models import WEIGHTS
+from sightloop.world.bundled import WEIGHTS
 
 VLRM = (
     "vlrm", "--batch", "4", "--micro-batch", "2", "--steps", "1", "--save-every", "1", "--sample-every", "1",

@@ -14,6 +14,7 @@ from tiny_show_o_folders import magvit
 
 from sightloop.cli import main
 from sightloop.models.show_o.checkpoint import write_magvit2
+from sightloop.quizzes.asks import QuizSetup
 from sightloop.quizzes.grammar import Clause, quiz_of
 from sightloop.quizzes.prompt_guard import is_geneval_prompt
 from sightloop.quizzes.vocabulary import REAL
@@ -29,14 +30,23 @@ from sightloop.recipes.unirl.config import (
     QuizRewards,
     QuizSettings,
     SidesSettings,
+    UniConfig,
+    asks_anyone,
 )
 from sightloop.recipes.unirl.grpo import algorithm_of
-from sightloop.recipes.unirl.quizzes import quiz_stream
-from sightloop.recipes.unirl.rewards import asks_anyone, judges_of, same_or_not
+from sightloop.recipes.unirl.quizzes import quiz_stream, setup_of
+from sightloop.recipes.unirl.rewards import judges_of
+from sightloop.recipes.unirl.text_judge import same_or_not
 from sightloop.rewards.samples import PictureReward
-from sightloop.world.models import WEIGHTS
+from sightloop.world.bundled import WEIGHTS
+from sightloop.world.quizzes import SHAPES_VOCABULARY
 
 LINE = quiz_of("colors", (Clause(noun="car", colour="red"),), REAL).metadata()
+
+
+def bare(config: UniConfig) -> QuizSetup:
+    """What it says about quizzes, without an evaluation."""
+    return replace(setup_of(config), asks=[])
 
 
 def refused(capsys: pytest.CaptureFixture[str], recipe: str, folder: Path, *options: object) -> str:
@@ -229,13 +239,13 @@ def test_genevals_test_prompts_are_left_out_of_real_quizzes_unless_allowed(
     assert "holds only excluded prompts" in said and "--quizzes.geneval-prompts" in said
     allowed = QuizSettings(file=str(file), vocabulary="real", geneval_prompts="allow")
     config = replace(GRPO_SHAPES, policy="elsewhere", quizzes=allowed)
-    assert next(quiz_stream(config, [])).quizzes[0].prompt == line["prompt"]
+    assert next(quiz_stream(config, bare(config))).quizzes[0].prompt == line["prompt"]
 
 
 def test_real_quizzes_of_the_grammar_meet_no_test_prompt_of_geneval() -> None:
     config = replace(GRPO_SHAPES, policy="elsewhere", quizzes=QuizSettings(vocabulary="real"))
     allowed = replace(config, quizzes=replace(config.quizzes, geneval_prompts="allow"))
-    guarded, plain = quiz_stream(config, []), quiz_stream(allowed, [])
+    guarded, plain = quiz_stream(config, bare(config)), quiz_stream(allowed, bare(allowed))
     drawn = [quiz for _ in range(250) for quiz in next(plain).quizzes]
     assert sum(map(is_geneval_prompt, drawn)) > len(drawn) / 20
     assert not any(is_geneval_prompt(quiz) for _ in range(250) for quiz in next(guarded).quizzes)
@@ -273,17 +283,19 @@ def test_silent_groups_and_what_is_asked_about_follow_the_settings_before_the_me
 
     assert not skips() and skips(skip_silent=True) and skips(method="dapo")
     assert not skips(method="dapo", skip_silent=False)
-    judges, grader = judges_of(GRPO_SHAPES), grader_of(GRPO_SHAPES, policy)[0]
+    judges, grader = judges_of(GRPO_SHAPES, in_world=True), grader_of(GRPO_SHAPES, policy)[0]
     for sees in ("picture", "drawn"):
         config = replace(GRPO_SHAPES, answer=replace(GRPO_SHAPES.answer, sees=sees))
-        collect = collector_of(config, judges, law=law, grader=grader, second_turn="answer")
+        collect = collector_of(
+            config, judges, SHAPES_VOCABULARY, law=law, grader=grader, second_turn="answer"
+        )
         assert collect.encode_anew == (sees == "picture")
 
 
 def test_nobody_is_asked_when_a_detector_alone_is_the_reward_of_drawings() -> None:
     alone = QuizRewards(points=0.0, detector=1.0)
     drawing = replace(GRPO_SHAPES, rewards=alone, sides=SidesSettings(answering=0.0))
-    judges = judges_of(drawing)
+    judges = judges_of(drawing, in_world=True)
     assert not asks_anyone(drawing) and judges.judge is None and judges.picture is not None
     assert asks_anyone(replace(drawing, sides=SidesSettings(answering=1.0)))
     assert asks_anyone(replace(drawing, rewards=replace(alone, text_judge=0.5)))
@@ -311,7 +323,7 @@ def test_a_text_model_that_says_something_else_is_an_error() -> None:
 def test_rewards_of_pictures_judge_the_prompt_and_not_the_answer() -> None:
     custom = QuizJudge(custom=(f"clip:{WEIGHTS / 'clip'}=0.5",))
     config = replace(GRPO_SHAPES, rewards=QuizRewards(points=0.0, share=1.0), judge=custom)
-    judges = judges_of(config)
+    judges = judges_of(config, in_world=True)
     reward = judges.answers["clip"]
     assert isinstance(reward, PictureReward) and reward.text == "prompt"
     assert judges.weights == {"share": 1.0, "clip": 0.5, "all_facts": 0.0}

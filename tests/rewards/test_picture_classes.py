@@ -8,7 +8,8 @@ import torch
 from transformers import ConvNextConfig, ConvNextForImageClassification
 from transformers.models.convnext.image_processing_pil_convnext import ConvNextImageProcessorPil
 
-from sightloop.rewards.custom import Loading, load_rewards, read_names
+from sightloop.rewards.custom import load_rewards, read_names
+from sightloop.rewards.loading import Loading
 from sightloop.rewards.picture_classes import NamedClasses, named_in, phrases_of
 from sightloop.rewards.samples import outcome_of_texts, pil_pictures
 from sightloop.types import Images

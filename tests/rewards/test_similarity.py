@@ -21,11 +21,8 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from sightloop.rewards.clip_family import ClipSimilarity
 from sightloop.rewards.pixels import Preparation
-from sightloop.rewards.similarity import (
-    ItmSimilarity,
-    RetrievalReward,
-    retrieval_term,
-)
+from sightloop.rewards.retrieval_term import RetrievalReward, retrieval_term
+from sightloop.rewards.similarity import ItmSimilarity
 from sightloop.types import Images, Outcome, Tokens
 
 SIDE, NUM_QUERIES = 32, 8

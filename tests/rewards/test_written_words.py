@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from sightloop.rewards.custom import Loading, load_rewards, read_names
+from sightloop.rewards.custom import load_rewards, read_names
+from sightloop.rewards.loading import Loading
 from sightloop.rewards.samples import outcome_of_texts
 from sightloop.rewards.written_words import WrittenWords, edit_distance, quoted, share_read
 from sightloop.types import Images

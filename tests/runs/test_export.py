@@ -17,7 +17,7 @@ from sightloop.cli import main
 from sightloop.models.captioners.generic import GenericCaptioner
 from sightloop.runs.restore import restore
 from sightloop.types import Images
-from sightloop.world.models import WEIGHTS
+from sightloop.world.bundled import WEIGHTS
 
 FAMILIES: dict[str, Callable[[Path], Path]] = {"llava": llava, "idefics3": idefics3}
 WITHOUT_SIGHTLOOP = """

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from toy_run import LAW, SCHEDULE, Collector, Numbers, ToyPolicy, experiment_of, run_in
 
-from sightloop.training.loop import Experiment, by_length, train, trimmed, update
+from sightloop.training.experiment import Experiment
+from sightloop.training.loop import by_length, train, trimmed, update
 from sightloop.training.optimizer import make_optimizer
 from sightloop.types import Algorithm, Credit, LossOutput, Policy, Prompt, Rollout, Tokens, Turn
 

@@ -10,8 +10,8 @@ import pytest
 
 from sightloop.cli import main
 from sightloop.training import run_folder
+from sightloop.world.bundled import WEIGHTS
 from sightloop.world.image_folder import write_pictures
-from sightloop.world.models import WEIGHTS
 
 CAPTIONER, JUDGE = str(WEIGHTS / "captioner"), str(WEIGHTS / "judge")
 START = ["train", "vlrm", "--batch", "4", "--steps", "1", "--draw.max-new-tokens", "4"]
@@ -190,8 +190,8 @@ def test_what_is_missing_is_told_before_anything_is_loaded(
 ) -> None:
     loaded: list[str] = []
     monkeypatch.setattr("sightloop.recipes.vlrm.build.load_policy", lambda *_: loaded.append("policy"))
-    monkeypatch.setattr("sightloop.recipes.unirl.grpo.judges_of", lambda *_: loaded.append("judges"))
-    monkeypatch.setattr("sightloop.recipes.unirl.sft.judges_of", lambda *_: loaded.append("judges"))
+    monkeypatch.setattr("sightloop.recipes.unirl.grpo.judges_of", lambda *_, **__: loaded.append("judges"))
+    monkeypatch.setattr("sightloop.recipes.unirl.sft.judges_of", lambda *_, **__: loaded.append("judges"))
     preset = ["--preset", "shapes"] if words[0] == "vlrm" else []
     assert told in refused(capsys, "train", *words, *preset, "--run", str(tmp_path / "run"))
     assert loaded == [] and list(tmp_path.iterdir()) == []

@@ -16,7 +16,8 @@ from toy_run import SCHEDULE, Numbers, experiment_of, run_in
 
 from sightloop.algorithms.grpo import GRPO, named
 from sightloop.algorithms.turn_objectives import Side, Sides
-from sightloop.training.loop import Experiment, train, update
+from sightloop.training.experiment import Experiment
+from sightloop.training.loop import train, update
 from sightloop.training.metrics import Measured
 from sightloop.training.optimizer import make_optimizer
 from sightloop.training.schedule import Schedule

@@ -25,7 +25,8 @@ from torch import Tensor, nn
 from sightloop.algorithms.a2c import A2C
 from sightloop.models.decoding.sampling import draw, uniform_numbers
 from sightloop.training import distributed
-from sightloop.training.loop import Experiment, train
+from sightloop.training.experiment import Experiment
+from sightloop.training.loop import train
 from sightloop.training.run_files import Run
 from sightloop.training.schedule import Schedule
 from sightloop.types import Evaluation, Images, Prompt, Rollout, Sampling, Tokens, TokenScores, Turn

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sightloop.world.image_folder import MANIFEST, read_scenes, share_grammatical, truth_of, write_pictures
+from sightloop.world.bundled import MANIFEST
+from sightloop.world.image_folder import read_scenes, share_grammatical, truth_of, write_pictures
 from sightloop.world.language import full_caption
 
 

@@ -33,6 +33,7 @@ from sightloop.models.janus.policy import Janus, JanusSettings
 from sightloop.models.show_o.checkpoint import load_show_o
 from sightloop.models.show_o.policy import ShowO
 from sightloop.types import Images, Prompt, Sampling
+from sightloop.world.bundled import WEIGHTS
 from sightloop.world.held_out_scenes import (
     detect_in,
     held_out_quizzes,
@@ -40,7 +41,6 @@ from sightloop.world.held_out_scenes import (
     images_of,
     stack_images,
 )
-from sightloop.world.models import WEIGHTS
 from sightloop.world.quizzes import sample_drawn_scene, sample_quiz
 from sightloop.world.scenes import Scene, Thing, render
 

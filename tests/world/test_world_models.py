@@ -14,17 +14,9 @@ from sightloop.models.clip import ClipEncoder
 from sightloop.rewards.clip_family import ClipSimilarity
 from sightloop.rewards.similarity import ItmSimilarity
 from sightloop.types import Images, Prompt, Sampling
+from sightloop.world.bundled import WEIGHTS
 from sightloop.world.language import SPECIALS, WORDS, caption, count_facts, full_caption, parses
-from sightloop.world.models import (
-    EOS,
-    PAD,
-    WEIGHTS,
-    new_captioner,
-    new_clip,
-    new_judge,
-    save_model,
-    tokenizer,
-)
+from sightloop.world.models import EOS, PAD, new_captioner, new_clip, new_judge, save_model, tokenizer
 from sightloop.world.scenes import Scene, mutate, render, sample_scene
 
 NUMBER = 120

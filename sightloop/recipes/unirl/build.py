@@ -11,8 +11,7 @@ from torch import Tensor
 
 from sightloop.algorithms.turn_objectives import Orders, Side, Sides
 from sightloop.algorithms.unmasking import FreshMasks, SomeRounds
-from sightloop.evaluators.image_checks import open_check
-from sightloop.evaluators.joint import Ask, BothSides
+from sightloop.late import late
 from sightloop.models.families import found_in
 from sightloop.models.janus.policy import Janus, JanusSettings
 from sightloop.models.mixed_precision import keep_products_in
@@ -20,28 +19,29 @@ from sightloop.models.precision import DTYPES
 from sightloop.models.reference import Reference, frozen_copy
 from sightloop.models.show_o.policy import ShowO, ShowOSettings
 from sightloop.models.weight_files import write_json
+from sightloop.quizzes.asks import QuizSetup
 from sightloop.quizzes.negative_questions import Traps
+from sightloop.quizzes.vocabulary import Vocabulary
 from sightloop.recipes.image_policies import Parts, load_image_policy, world_folder
-from sightloop.recipes.unirl.config import LikelihoodSettings, RelaxationSettings, UniConfig, folder_of
-from sightloop.recipes.unirl.quizzes import (
-    asks_of,
-    fixed_pictures,
-    in_world,
-    naming_question,
-    quiz_stream,
-    require_known,
-    vocabulary_of,
+from sightloop.recipes.unirl.config import (
+    LikelihoodSettings,
+    RelaxationSettings,
+    UniConfig,
+    asks_anyone,
+    folder_of,
 )
-from sightloop.recipes.unirl.rewards import Judges, asks_anyone
+from sightloop.recipes.unirl.quizzes import naming_question, quiz_stream
+from sightloop.recipes.unirl.rewards import Judges
 from sightloop.rewards.combine import standardised_in_group
 from sightloop.rollouts.quiz import Grader, MovingAverage, QuizCollector, itself
 from sightloop.training import distributed
-from sightloop.training.loop import Experiment
+from sightloop.training.experiment import Experiment
 from sightloop.training.run_files import is_run
 from sightloop.training.turn_gradients import Comparison
 from sightloop.types import Algorithm, ImagePolicy, Policy, Sampling
 
 AnyImagePolicy = ShowO | Janus
+_joint_evaluator = late("sightloop.evaluators.open_joint:joint_evaluator")
 TEMPLATES = "prompts.json"
 """The file of a run that tells the strings around its prompts and questions."""
 
@@ -146,10 +146,15 @@ def grader_of(config: UniConfig, policy: AnyImagePolicy) -> tuple[Grader, dict[s
 
 
 def collector_of(
-    config: UniConfig, judges: Judges, *, law: Sampling, grader: Grader, second_turn: str
+    config: UniConfig,
+    judges: Judges,
+    vocabulary: Vocabulary,
+    *,
+    law: Sampling,
+    grader: Grader,
+    second_turn: str,
 ) -> QuizCollector:
     """Draws, asks and judges."""
-    vocabulary = vocabulary_of(config)
     asked = asks_anyone(config)
     traps = Traps(nouns=[noun.name for noun in vocabulary.nouns], colours=vocabulary.colours)
     return QuizCollector(
@@ -203,35 +208,6 @@ def sides_of(
     )
 
 
-def evaluator_of(config: UniConfig, asks: list[Ask], folder: Path | None) -> BothSides | None:
-    """The evaluation of both sides; None if there is none, or nothing can judge drawings.
-
-    Raises:
-        ValueError: pictures that cannot be read, or a file or pictures that nothing would use.
-    """
-    settings = config.both_sides
-    if not asks:
-        return None
-    check = open_check(settings.detector, settings.colours, in_world=in_world(config), device=config.device)
-    if check is None:
-        for name in ("file", "fixed"):
-            if given := getattr(settings, name):
-                raise ValueError(
-                    f"both_sides.{name} is {given!r}, but nothing judges drawings; name a detector with "
-                    "--both-sides.detector"
-                )
-        return None
-    require_known(config, [ask.quiz for ask in asks])
-    return BothSides(
-        asks=asks,
-        check=check,
-        fixed=fixed_pictures(config, asks),
-        folder=folder,
-        max_answer=config.answer.max_tokens,
-        seed=settings.seed,
-    )
-
-
 @dataclass(frozen=True, kw_only=True)
 class Wired:
     """The parts that a recipe chooses."""
@@ -243,18 +219,19 @@ class Wired:
     updates: int = 1
 
 
-def experiment_of(config: UniConfig, folder: Path, parts: Wired) -> Experiment:
+def experiment_of(config: UniConfig, setup: QuizSetup, folder: Path, parts: Wired) -> Experiment:
     """All parts together with quizzes and evaluation."""
-    asks = asks_of(config)
     if folder.is_dir() and distributed.rank() == 0:
         write_json(folder / TEMPLATES, parts.policy.templates)
-    evaluator = evaluator_of(config, asks, folder)
+    evaluator = _joint_evaluator(
+        config.both_sides, setup, max_answer=config.answer.max_tokens, device=config.device, folder=folder
+    )
     both = config.drawing_weight > 0 and config.sides.answering > 0
     compare = Comparison(balance=config.sides.balance, every=config.sides.compare_every) if both else None
     return Experiment(
         policy=parts.policy,
         trainable={"policy": parts.policy.trained_part()},
-        batches=quiz_stream(config, asks),
+        batches=quiz_stream(config, setup),
         collect=parts.collect,
         algorithm=parts.algorithm,
         evaluators={} if evaluator is None else {"both_sides": evaluator},

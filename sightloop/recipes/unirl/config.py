@@ -11,13 +11,12 @@ from typing import Annotated, Literal
 
 import tyro
 
+from sightloop.evaluators.settings import PER_PROMPT, BothSidesSettings
 from sightloop.models.prompt_strings import PromptOptions
 from sightloop.recipes.unirl.scoring_settings import LikelihoodSettings, RelaxationSettings
 from sightloop.training.schedule import Schedule
 
 WorldModel = Literal["show-o", "janus"]
-PER_PROMPT = 4
-"""Drawings of a prompt in the evaluation, at least."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,25 +121,6 @@ class QuizJudge:
     """CLIP that names the colours of what the detector found."""
     custom: tuple[str, ...] = ()
     """Rewards of your own, module:function or module:function=weight."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class BothSidesSettings:
-    """The evaluation of drawing and answering; its judge of drawings is never a reward unless named."""
-
-    file: str = ""
-    """Quizzes as in `quizzes.file`; empty = a fixed set made by the grammar, kept out of training."""
-    per_category: int = 48
-    """Drawings a category, at least 4 a prompt; 0 = no evaluation. With a file: 4 a prompt."""
-    detector: str = ""
-    """Mask2Former (folder or hub name) or module:function; empty in the embedded world = its checker."""
-    colours: str = ""
-    """CLIP that names colours."""
-    fixed: str = ""
-    """Pictures that are not the policy's own, in GenEval's folder, to be asked about; empty = scenes of the
-    embedded world, or none.
-    """
-    seed: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -380,3 +360,18 @@ SFT_SHAPES = replace(
 def folder_of(name: str) -> Path | None:
     """A folder that may be left out."""
     return Path(name) if name else None
+
+
+def asks_anyone(config: UniConfig) -> bool:
+    """Whether questions are asked: answers are judged or learned."""
+    given = config.rewards
+    judged = (
+        given.points,
+        given.share,
+        given.all_facts,
+        given.denials,
+        given.naming,
+        given.text_judge,
+    )
+    judged = (*judged, *config.judge.custom)
+    return any(judged) or config.sides.answering > 0

@@ -59,9 +59,10 @@ from sightloop.recipes.unirl.build import (
     sides_of,
 )
 from sightloop.recipes.unirl.config import GrpoConfig
+from sightloop.recipes.unirl.quizzes import setup_of
 from sightloop.recipes.unirl.rewards import judges_of
 from sightloop.training import distributed
-from sightloop.training.loop import Experiment
+from sightloop.training.experiment import Experiment
 from sightloop.types import Sampling
 
 DEFAULT_KL = 0.2
@@ -75,19 +76,20 @@ def build(config: GrpoConfig, run_folder: Path) -> Experiment:
     """
     config = checked(config)
     require_inputs(config)
-    judges = judges_of(config)
+    setup = setup_of(config)
+    judges = judges_of(config, in_world=setup.in_world)
     torch.manual_seed(config.schedule.seed)
     policy = load_policy(config, distributed.device(config.device))
     law = drawing_law(config, policy)
     grader, kept = grader_of(config, policy)
     wired = Wired(
         policy=policy,
-        collect=collector_of(config, judges, law=law, grader=grader, second_turn="answer"),
+        collect=collector_of(config, judges, setup.vocabulary, law=law, grader=grader, second_turn="answer"),
         algorithm=algorithm_of(config, policy, law),
         kept=kept,
         updates=config.updates,
     )
-    return experiment_of(config, run_folder, wired)
+    return experiment_of(config, setup, run_folder, wired)
 
 
 def algorithm_of(config: GrpoConfig, policy: AnyImagePolicy, law: Sampling) -> GRPO:

@@ -4,32 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
 
 from torch import Tensor
 
-from sightloop.evaluation.answer_matching import Answered, TextModelJudge
-from sightloop.evaluation.text_model import TextModel
-from sightloop.evaluators.image_checks import open_check
+from sightloop.late import late
 from sightloop.models.precision import DTYPES
 from sightloop.quizzes.grammar import Quiz
-from sightloop.recipes.unirl.config import UniConfig
-from sightloop.recipes.unirl.quizzes import in_world
+from sightloop.recipes.unirl.config import UniConfig, asks_anyone
 from sightloop.rewards.answers import (
     Denials,
     FactReward,
     JudgedAnswer,
     LessPrior,
     Naming,
-    TextJudge,
     all_facts,
     points,
     share,
 )
 from sightloop.rewards.combine import Judge, combine
-from sightloop.rewards.custom import Loading, load_rewards
+from sightloop.rewards.loading import Loading
 from sightloop.training import distributed
 from sightloop.types import Images, Reward
+
+# Loaded where a configuration asks for them.
+_open_check = late("sightloop.evaluators.image_checks:open_check")
+_load_rewards = late("sightloop.rewards.custom:load_rewards")
+_text_judge = late("sightloop.recipes.unirl.text_judge:text_judge")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ class Judges:
     picture: Callable[[Images, Sequence[Quiz]], Tensor] | None
 
 
-def judges_of(config: UniConfig) -> Judges:
+def judges_of(config: UniConfig, *, in_world: bool) -> Judges:
     """The rewards that have a weight; facts told are always measured where answers are judged.
 
     Raises:
@@ -52,8 +52,8 @@ def judges_of(config: UniConfig) -> Judges:
     rewards, weights = named_rewards(config)
     picture = None
     if config.rewards.detector:
-        check = open_check(
-            config.judge.detector, config.judge.colours, in_world=in_world(config), device=config.device
+        check = _open_check(
+            config.judge.detector, config.judge.colours, in_world=in_world, device=config.device
         )
         if check is None:
             raise ValueError("rewards.detector has a weight and judge.detector is empty; name a Mask2Former")
@@ -73,6 +73,7 @@ def named_rewards(config: UniConfig) -> tuple[dict[str, Reward], dict[str, float
             "judge.less_prior takes a prior off points, share and all_facts, whose weights are 0; give one a "
             "weight, or leave it out"
         )
+    how = Loading(text="prompt", dtype=DTYPES[config.dtype], device=distributed.device(config.device))
     rewards: dict[str, Reward] = {}
     for name, grade in grades.items():
         if getattr(given, name):
@@ -83,67 +84,18 @@ def named_rewards(config: UniConfig) -> tuple[dict[str, Reward], dict[str, float
     if given.naming:
         rewards["naming"] = Naming()
     if given.text_judge:
-        rewards["text_judge"] = JudgedAnswer(judge=text_judge(config))
+        judge = _text_judge(config.judge.text_model, dtype=how.dtype, device=how.device)
+        rewards["text_judge"] = JudgedAnswer(judge=judge)
     elif config.judge.text_model:
         raise ValueError(
             f"judge.text_model is {config.judge.text_model!r}, but rewards.text_judge is 0; give it a weight"
         )
     weights = {name: float(getattr(given, name)) for name in rewards}
-    how = Loading(text="prompt", dtype=DTYPES[config.dtype], device=distributed.device(config.device))
     taken = (*grades, "denials", "naming", "text_judge", "picture")
-    own, own_weights = load_rewards(config.judge.custom, taken=taken, how=how)
+    own, own_weights = _load_rewards(config.judge.custom, taken=taken, how=how)
     rewards, weights = rewards | own, weights | own_weights
     if asks_anyone(config):
         # Supervised training filters by it, and the log tells how many answers are wholly right.
         rewards.setdefault("all_facts", FactReward(grade=all_facts))
         weights.setdefault("all_facts", 0.0)
     return rewards, weights
-
-
-def text_judge(config: UniConfig) -> TextJudge:
-    """Asks `judge.text_model` whether an answer says the same as the true one.
-
-    Raises:
-        ValueError: no model is named.
-    """
-    name = config.judge.text_model
-    if not name:
-        raise ValueError(
-            "rewards.text_judge has a weight and judge.text_model is empty; name a language model"
-        )
-    device = distributed.device(config.device)
-    return same_or_not(TextModel.from_pretrained(name, dtype=DTYPES[config.dtype], device=device), name)
-
-
-def same_or_not(ask: Callable[[str], str], name: str) -> TextJudge:
-    """1 for an answer that says the same as the true one in the opinion of a text model, else 0.
-
-    Equal answers are asked about once. The judge raises ValueError on a reply that is neither.
-    """
-    judge = TextModelJudge(ask)
-
-    @cache
-    def score(question: str, truth: str, answer: str) -> float:
-        (verdict,) = judge.verdicts([Answered(question=question, truth=truth, answer=answer)])
-        if verdict is None:
-            raise ValueError(
-                f"{name} replied neither 'same' nor 'not same'; use a model that follows instructions"
-            )
-        return float(verdict)
-
-    return score
-
-
-def asks_anyone(config: UniConfig) -> bool:
-    """Whether questions are asked: answers are judged or learned."""
-    given = config.rewards
-    judged = (
-        given.points,
-        given.share,
-        given.all_facts,
-        given.denials,
-        given.naming,
-        given.text_judge,
-    )
-    judged = (*judged, *config.judge.custom)
-    return any(judged) or config.sides.answering > 0

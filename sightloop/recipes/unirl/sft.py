@@ -47,9 +47,10 @@ from sightloop.recipes.unirl.build import (
     sides_of,
 )
 from sightloop.recipes.unirl.config import SftConfig
+from sightloop.recipes.unirl.quizzes import setup_of
 from sightloop.recipes.unirl.rewards import judges_of
 from sightloop.training import distributed
-from sightloop.training.loop import Experiment
+from sightloop.training.experiment import Experiment
 
 
 def build(config: SftConfig, run_folder: Path) -> Experiment:
@@ -66,7 +67,8 @@ def build(config: SftConfig, run_folder: Path) -> Experiment:
             f"draws {samples} (prompts x group); raise micro_batch, or use --no-end-to-end"
         )
     require_inputs(config)
-    judges = judges_of(config)
+    setup = setup_of(config)
+    judges = judges_of(config, in_world=setup.in_world)
     torch.manual_seed(config.schedule.seed)
     policy = load_policy(config, distributed.device(config.device))
     law = drawing_law(config, policy, config.relaxation if config.end_to_end else None)
@@ -86,8 +88,8 @@ def build(config: SftConfig, run_folder: Path) -> Experiment:
     )
     wired = Wired(
         policy=policy,
-        collect=collector_of(config, judges, law=law, grader=grader, second_turn="truth"),
+        collect=collector_of(config, judges, setup.vocabulary, law=law, grader=grader, second_turn="truth"),
         algorithm=algorithm,
         kept=kept,
     )
-    return experiment_of(config, run_folder, wired)
+    return experiment_of(config, setup, run_folder, wired)

@@ -40,8 +40,8 @@ from sightloop.algorithms.a2c import A2C, Objective, Share
 from sightloop.algorithms.baselines import SCST, GreedyBaseline, GroupBaseline
 from sightloop.data.batches import Batching, ImageStream
 from sightloop.data.decode import Decoding
-from sightloop.data.sources import Source
-from sightloop.evaluators.held_out_captions import held_out_of, open_pictures
+from sightloop.data.sources import Source, open_pictures
+from sightloop.late import late
 from sightloop.models.captioners.blip2 import TOWER, Blip2Captioner
 from sightloop.models.captioners.critic import TrunkCritic
 from sightloop.models.captioners.generic import CaptionerSettings, GenericCaptioner
@@ -49,10 +49,10 @@ from sightloop.models.captioners.vision_towers import same_tower
 from sightloop.models.named_models import model_config
 from sightloop.recipes.config_json import checked
 from sightloop.recipes.vlrm.config import CaptionerChoices, VlrmConfig
-from sightloop.rewards.clip_family import ClipSimilarity
 from sightloop.rewards.combine import combine
-from sightloop.rewards.custom import Loading, load_rewards, read_names
+from sightloop.rewards.custom import load_rewards, read_names
 from sightloop.rewards.fluency import LanguageModelFluency, TokenFluency
+from sightloop.rewards.loading import Loading
 from sightloop.rewards.phrases import (
     EXEMPT_WORDS,
     EXTRA_PHRASES,
@@ -61,16 +61,14 @@ from sightloop.rewards.phrases import (
     load_phrases,
     missing_end,
 )
-from sightloop.rewards.similarity import ItmSimilarity, RetrievalReward
+from sightloop.rewards.similarity import ItmSimilarity
 from sightloop.rollouts.caption import CaptionCollector
 from sightloop.training import distributed
 from sightloop.training.checkpoint import finished_checkpoints
+from sightloop.training.experiment import Experiment
 from sightloop.training.heap import give_back
-from sightloop.training.loop import Experiment
 from sightloop.types import Algorithm, Reward, Sampling
-from sightloop.world.boundary import is_bundled, is_world_folder
-from sightloop.world.image_folder import write_pictures
-from sightloop.world.models import WEIGHTS
+from sightloop.world.bundled import WEIGHTS, is_bundled, is_world_folder
 
 OBJECTIVE: Objective = "probability"  # Paper: eq. 4
 SHARE: Share = "caption"
@@ -79,6 +77,10 @@ AnyCaptioner = Blip2Captioner | GenericCaptioner
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 NUM_SCENES, NUM_HELD_OUT = 4096, 500
 """Pictures that the embedded world draws for a run."""
+# Loaded where a configuration asks for them.
+_held_out_of = late("sightloop.evaluators.held_out_captions:held_out_of")
+_retrieval = late("sightloop.rewards.retrieval_term:open_retrieval")
+_write_pictures = late("sightloop.world.image_folder:write_pictures")
 
 
 def build(config: VlrmConfig, run_folder: Path) -> Experiment:
@@ -103,7 +105,7 @@ def build(config: VlrmConfig, run_folder: Path) -> Experiment:
     trainable: dict[str, nn.Module] = {"policy": policy.bridge()}
     if critic is not None:
         trainable["critic"] = critic
-    held_out = held_out_of(
+    held_out = _held_out_of(
         config.held_out,
         prompt=config.draw.prompt,
         image_size=policy.image_size,
@@ -134,9 +136,9 @@ def shapes_world(config: VlrmConfig, run_folder: Path) -> VlrmConfig:
     if distributed.rank() == 0:
         # Nothing has been learned from the pictures of a run that this one replaces.
         replace_others = not finished_checkpoints(run_folder / "checkpoints")
-        write_pictures(train, number=NUM_SCENES, seed=seed, replace=replace_others)
+        _write_pictures(train, number=NUM_SCENES, seed=seed, replace=replace_others)
         number = config.held_out.limit or NUM_HELD_OUT
-        write_pictures(held_out, number=number, seed=seed, replace=replace_others)
+        _write_pictures(held_out, number=number, seed=seed, replace=replace_others)
     distributed.barrier()
     return replace(
         config,
@@ -352,9 +354,12 @@ def named_rewards(config: VlrmConfig, policy: AnyCaptioner, device: torch.device
             include_end=judge.reference_includes_end,
         )
     if weights.retrieval:
-        clip = ClipSimilarity.from_pretrained(judge.retrieval_clip, dtype=dtype, device=device)
-        rewards["retrieval"] = RetrievalReward(
-            clip=clip, contrast=judge.contrast, logit_scale=judge.logit_scale
+        rewards["retrieval"] = _retrieval(
+            judge.retrieval_clip,
+            dtype=dtype,
+            device=device,
+            contrast=judge.contrast,
+            logit_scale=judge.logit_scale,
         )
     if weights.missing_end:
         rewards["missing_end"] = missing_end

@@ -1,0 +1,89 @@
+"""VLRM-RS's retrieval term (arXiv 2404.01911, eq. 5): how well a caption and its picture stand out.
+
+It compares the captions of `contrast` neighbouring rows; the paper does not say how many.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sightloop.rewards.clip_family import ClipSimilarity
+from sightloop.rewards.combine import on_last_token
+from sightloop.rewards.samples import pictures_of
+from sightloop.types import Outcome
+
+
+def retrieval_term(cosine: Float[Tensor, "N N"], *, eps: float = 1e-6) -> Float[Tensor, " N"]:
+    """VLRM-RS's eq. 5: how well each pair on the diagonal stands out among N, to mean 0 and std 1 (n - 1).
+
+    `cosine[i, j]` is of picture i and caption j, without temperature. All 0 if the pairs do not differ by
+    more than the share `eps` of their mean.
+
+    Raises:
+        ValueError: N is less than 2.
+
+    >>> retrieval_term(torch.tensor([[0.9, 0.1], [0.1, 0.1]]))
+    tensor([ 0.7071, -0.7071])
+    >>> retrieval_term(torch.ones(3, 3))
+    tensor([0., 0., 0.])
+    """
+    if len(cosine) < 2:
+        raise ValueError(f"the retrieval term compares captions with each other; {len(cosine)} is too few")
+    found = cosine.log_softmax(0).diagonal() + cosine.log_softmax(1).diagonal()
+    # The term ignores the scale of the products, and near 1 they keep their digits.
+    product = (found - found.max()).exp()
+    spread = product.std()
+    term = (product - product.mean()) / spread.clamp(min=torch.finfo(cosine.dtype).tiny)
+    return term.where(spread > eps * product.mean(), 0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrievalReward:
+    """A reward: the retrieval term of each caption, on its last token."""
+
+    clip: ClipSimilarity
+    contrast: int | None = None
+    """Neighbouring rows that are compared with each other; None = all rows that are judged together."""
+    logit_scale: float = 1.0  # Paper: eq. 5 has plain cosines
+    """Factor on the cosines before the softmaxes: an inverse temperature."""
+
+    def __post_init__(self) -> None:
+        if self.logit_scale <= 0:
+            raise ValueError(f"logit_scale is {self.logit_scale}; use a positive factor (the paper: 1)")
+        if self.contrast is not None and self.contrast < 2:
+            raise ValueError(f"contrast is {self.contrast}; use None for all rows or at least 2")
+
+    @torch.no_grad()
+    def __call__(self, outcome: Outcome) -> Float[Tensor, "B T"]:
+        """The term on the last token.
+
+        Raises:
+            ValueError: the rows cannot be cut into groups of `contrast`.
+        """
+        size, rows = self.contrast or len(outcome.tokens), len(outcome.tokens)
+        if rows % size:
+            raise ValueError(
+                f"{rows} captions cannot be cut into groups of {size}; change contrast or the batch"
+            )
+        pictures = self.clip.image_embeddings(pictures_of(outcome))
+        captions = self.clip.text_embeddings(outcome.texts())
+        groups = [slice(first, first + size) for first in range(0, rows, size)]
+        terms = [retrieval_term(self.logit_scale * pictures[g] @ captions[g].T) for g in groups]
+        return on_last_token(torch.cat(terms), outcome.tokens)
+
+
+def open_retrieval(
+    name: str,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    contrast: int | None = None,
+    logit_scale: float = 1.0,
+) -> RetrievalReward:
+    """The reward by the CLIP of a folder or hub name."""
+    clip = ClipSimilarity.from_pretrained(name, dtype=dtype, device=device)
+    return RetrievalReward(clip=clip, contrast=contrast, logit_scale=logit_scale)
