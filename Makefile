@@ -8,6 +8,8 @@ PYTHON ?= $(shell for candidate in python3.11 python3.12 python3.13 python3; do 
 TORCH_INDEX ?=
 # More arguments for pytest, as in `make test ARGS="-m 'not slow'"`.
 ARGS ?=
+# Processes that run the tests.
+JOBS ?= 2
 
 BIN := .venv/bin
 STAMP := .venv/.sightloop-installed
@@ -41,8 +43,8 @@ demo: $(STAMP) ## train the bundled captioner with VLRM on this computer, no dow
 demo-unirl: $(STAMP) ## train the bundled Show-o on what it sees in its own drawings, no download
 	OMP_NUM_THREADS=1 $(BIN)/sightloop demo unirl
 
-test: $(STAMP) ## run the tests (ARGS="-m 'not slow'": the quick ones)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ARGS)
+test: $(STAMP) ## run the tests (ARGS="-m 'not slow'": the quick ones; JOBS=4: in four processes)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 test-real: $(REAL_STAMP) ## run the tests on real weights and photographs, which come inside packages (200 MB)
 	SIGHTLOOP_REQUIRE_REAL=1 OMP_NUM_THREADS=1 $(REAL)/bin/python -m pytest tests/real $(ARGS)
