@@ -88,7 +88,7 @@ def experiment_of(job: Job, folder: Path, diary: Diary, steps: int) -> Experimen
 
     return Experiment(
         policy=policy,
-        trainable={"policy": policy.bridge()},
+        trainable={"policy": policy.trainable_module()},
         batches=ImageStream(
             open_source(str(folder / "pictures")), Decoding(size=SIDE), Batching(batch_size=job.prompts)
         ),
@@ -121,7 +121,7 @@ def run_side(job: Job, folder: Path, steps: int) -> None:
     run = Run.create(folder / "run", recipe="none", config={}, schedule=experiment.schedule)
     train(experiment, run)
     run.close()
-    trained = sum(parameter.numel() for parameter in experiment.policy.bridge().parameters())
+    trained = sum(parameter.numel() for parameter in experiment.policy.trainable_module().parameters())
     diary.write(folder / "sightloop.json", trained)
     cast("ImageStream", experiment.batches).close()
 
@@ -137,7 +137,7 @@ def disagreement(job: Job, folder: Path) -> tuple[float, float]:
     judged = Judged.read(folder / "trl_judged.json")
     rollout = _rollout(experiment, judged, folder)
     credit = experiment.algorithm.credit(experiment.policy, rollout)
-    adapters = experiment.policy.bridge()
+    adapters = experiment.policy.trainable_module()
     still = torch.optim.SGD([{"params": list(adapters.parameters()), "name": "policy"}], lr=0.0)
     update(experiment, still, rollout, credit)
     theirs = load_file(folder / "trl_gradients.safetensors")

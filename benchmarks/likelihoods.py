@@ -20,10 +20,10 @@ from torch import Tensor, nn
 
 from benchmarks.measure import table
 from sightloop.algorithms.unmasking import fresh_masks, shared_ratios, some_rounds
-from sightloop.models.janus.policy import JanusSettings
-from sightloop.models.show_o.policy import ShowOSettings
+from sightloop.models.families import Learning
+from sightloop.models.protocols import ImageGenerator
 from sightloop.recipes.image_policies import load_image_policy
-from sightloop.types import ImagePolicy, Prompt, Sampling, Turn
+from sightloop.types import Prompt, Sampling, Turn
 from sightloop.world.quizzes import sample_quiz
 
 Orders = Callable[[Turn, torch.Generator], list[Turn]]
@@ -82,9 +82,9 @@ def _masks(number: int) -> Orders:
     return masks
 
 
-def found_by(policy: ImagePolicy, turn: Turn, way: Way, advantages: Tensor, seed: int) -> Found:
+def found_by(policy: ImageGenerator, turn: Turn, way: Way, advantages: Tensor, seed: int) -> Found:
     """Mean log-probability a code of each drawing, averaged over the orders, and its policy gradient."""
-    part = policy.trained_part()
+    part = policy.trainable_module()
     part.zero_grad(set_to_none=True)
     started = time.process_time()
     generator = torch.Generator().manual_seed(seed)
@@ -112,7 +112,7 @@ def correlation(one: Tensor, other: Tensor, group: int) -> float:
     return mean(float(torch.corrcoef(torch.stack(pair))[0, 1]) for pair in pairs)
 
 
-def compared(policy: ImagePolicy, options: argparse.Namespace) -> list[list[str]]:
+def compared(policy: ImageGenerator, options: argparse.Namespace) -> list[list[str]]:
     """A row for each way."""
     rng = np.random.default_rng(options.seed)
     prompts = [sample_quiz(rng).prompt for _ in range(options.prompts)]
@@ -174,12 +174,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    full = {"show-o": ShowOSettings(trained="full"), "janus": JanusSettings(trained="full")}
     policy = load_image_policy(
         options.model,
         device=torch.device("cpu"),
         world_model=options.world_model,
-        settings=full[options.world_model],
+        learning=Learning(trained="full"),
     )
     print(table(list(HEADER), compared(policy, options)))
 

@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerFast
 from benchmarks.midsize_janus import EOS, SPECIALS, VOCABULARY, JanusSizes
 from benchmarks.midsize_janus import new_janus as new_midsize_janus
 from benchmarks.show_o_sampling import Sizes, new_model
+from sightloop.models.families import Learning
 from sightloop.models.janus.policy import Janus, JanusSettings
 from sightloop.models.show_o.magvit2 import Magvit2, Magvit2Config
 from sightloop.models.show_o.policy import ShowO, ShowOSettings
@@ -39,9 +40,8 @@ def whole_policy(family: Family, *, tiny: bool, image: int = 384) -> ShowO | Jan
     `image` is the size of a middle Janus' pictures; each 16 x 16 pixels are a code.
     """
     if tiny:
-        settings = ShowOSettings(trained="full") if family == "show-o" else JanusSettings(trained="full")
         cpu = torch.device("cpu")
-        policy = load_image_policy("", device=cpu, world_model=family, settings=settings)
+        policy = load_image_policy("", device=cpu, world_model=family, learning=Learning(trained="full"))
     else:
         policy = _midsize_show_o() if family == "show-o" else _midsize_janus(image)
     return policy.requires_grad_(False)

@@ -94,7 +94,7 @@ class OurUnirl:
         masked = isinstance(policy, ShowO)
         self.experiment: Experiment[Any, Any] = Experiment(
             policy=policy,
-            trainable={"policy": policy.trained_part()},
+            trainable={"policy": policy.trainable_module()},
             batches=NoBatches(),
             collect=QuizCollector(
                 drawing=work.drawing,

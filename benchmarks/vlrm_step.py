@@ -95,7 +95,7 @@ class OurVlrm:
         self.critic.forward = clock.timed("critic", self.critic.forward)
         self.experiment = Experiment(
             policy=policy,
-            trainable={"policy": policy.bridge(), "critic": self.critic},
+            trainable={"policy": policy.trainable_module(), "critic": self.critic},
             batches=no_batches,
             collect=CaptionCollector(
                 judge=combine(rewards, dict.fromkeys(rewards, 1.0)),
@@ -171,7 +171,7 @@ def agreement(ours: OurVlrm, plain: PlainVlrm, pixels: Tensor, *, micro_batch: i
     unclipped = Schedule(micro_batch=micro_batch, clip="none")
     still = torch.optim.SGD([{"params": ours.parameters(), "name": "all"}], lr=0.0)
     update(replace(ours.experiment, schedule=unclipped), still, rollout, credit)
-    pairs = list(zip(ours.policy.bridge().parameters(), plain.bridge(), strict=True))
+    pairs = list(zip(ours.policy.trainable_module().parameters(), plain.trainable_module(), strict=True))
     pairs += [(adapters[name], plain.adapters()[name]) for name in names]
     pairs += list(zip(ours.critic.head.parameters(), plain.head.parameters(), strict=True))
     gradients = [_gradient(one) for one, _ in pairs]

@@ -185,49 +185,6 @@ class Policy(Protocol):
         ...
 
 
-class Captioner(Policy, Protocol):
-    """A policy that writes about pictures and whose vision tower is frozen."""
-
-    def look(self, images: Images) -> Images:
-        """The same pictures with the frozen tower's features added."""
-        ...
-
-    def is_end(self, tokens: Tokens) -> Bool[Tensor, "B T"]:
-        """True where a token is the end token."""
-        ...
-
-    def reference_log_probs(self, tokens: Tokens) -> Float[Tensor, "B T"]:
-        """Log-probabilities of the text alone under the frozen language model, no picture, no adapters."""
-        ...
-
-
-class ImagePolicy(Policy, Protocol):
-    """A policy that also draws pictures: `sample` of a prompt that `wants` an image returns its tokens."""
-
-    num_image_tokens: int
-    """Tokens of a picture."""
-
-    def drawing(self, **changes: Any) -> Sampling:
-        """The law its authors draw pictures with, with `changes`."""
-        ...
-
-    def pixels(self, tokens: Tokens) -> Images:
-        """Pictures of image tokens, without gradient."""
-        ...
-
-    def image_tokens(self, images: Images) -> Tokens:
-        """Image tokens of pictures; all count."""
-        ...
-
-    def shown(self, tokens: Tokens) -> Images | Tokens:
-        """What questions about drawn codes read: the codes, or pictures with features of frozen towers."""
-        ...
-
-    def trained_part(self) -> nn.Module:
-        """What an optimizer may change."""
-        ...
-
-
 @dataclass(frozen=True, kw_only=True)
 class Fact:
     """One thing that a right answer says."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,8 @@ class Painter(nn.Module):
     """Its tokens are the values of the picture; it fails after `patience` pictures."""
 
     num_image_tokens = 3 * SIDE * SIDE
+    adapters = None
+    templates: Mapping[str, str] = {}
 
     def __init__(self, quizzes: list[Quiz], *, patience: int = 10**9) -> None:
         super().__init__()
@@ -86,7 +89,7 @@ class Painter(nn.Module):
         """Nothing here writes."""
         raise NotImplementedError
 
-    def trained_part(self) -> nn.Module:
+    def trainable_module(self) -> nn.Module:
         """Nothing is trained."""
         raise NotImplementedError
 

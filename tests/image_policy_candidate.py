@@ -19,7 +19,7 @@ class Candidate:
     """A policy with what it can be tried on."""
 
     make: Callable[[], Any]
-    """A policy just built, its adapters as they start: an `ImagePolicy` that trains adapters, with
+    """A policy just built, its adapters as they start: an `ImageGenerator` that trains adapters, with
     `adapters_off()`, `is_end()` and `enable_gradient_checkpointing()`.
     """
     stir: Callable[[Any], Any]

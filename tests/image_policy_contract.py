@@ -15,7 +15,7 @@ from image_policy_learning import (
     adapters_start_as_the_reference,
     gradients_add_up_over_rows,
     hard_codes_answer_as_their_ids,
-    only_the_trained_part_learns,
+    only_the_trainable_module_learns,
     recomputed_layers_give_the_same_gradient,
     relaxed_codes_carry_a_gradient,
 )
@@ -293,7 +293,7 @@ CHECKS: tuple[Callable[[Candidate], None], ...] = (
     pictures_and_questions_matter,
     greedy_answers_need_no_seed,
     answers_come_back_from_their_tokens,
-    only_the_trained_part_learns,
+    only_the_trainable_module_learns,
     gradients_add_up_over_rows,
     recomputed_layers_give_the_same_gradient,
     adapters_start_as_the_reference,

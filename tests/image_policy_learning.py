@@ -14,10 +14,10 @@ from sightloop.types import Turn
 # -- training
 
 
-def only_the_trained_part_learns(candidate: Candidate) -> None:
+def only_the_trainable_module_learns(candidate: Candidate) -> None:
     """Both scores carry a gradient to it and to nothing else; drawing leaves no trace."""
     policy = candidate.policy
-    trained = set(policy.trained_part().parameters())
+    trained = set(policy.trainable_module().parameters())
     assert trained
     assert {p for p in policy.parameters() if p.requires_grad} == trained
     drawn = policy.sample(candidate.drawing(), policy.drawing())
@@ -45,10 +45,10 @@ def gradients_add_up_over_rows(candidate: Candidate) -> None:
     for prompt, under, sampling in ((shared, law, law), (asking, None, candidate.writing())):
         turn = Turn(prompt=prompt, tokens=policy.sample(prompt, sampling))
         policy.score(turn, under).log_probs.sum().backward()
-        together = [p.grad.clone() for p in policy.trained_part().parameters()]
+        together = [p.grad.clone() for p in policy.trainable_module().parameters()]
         policy.zero_grad(set_to_none=True)
         one_by_one(policy, turn, under).log_probs.sum().backward()
-        for p, wanted in zip(policy.trained_part().parameters(), together, strict=True):
+        for p, wanted in zip(policy.trainable_module().parameters(), together, strict=True):
             torch.testing.assert_close(p.grad, wanted, atol=1e-4, rtol=1e-3)
         policy.zero_grad(set_to_none=True)
 
@@ -67,7 +67,9 @@ def recomputed_layers_give_the_same_gradient(candidate: Candidate) -> None:
         for policy in (plain, saving):
             policy.zero_grad(set_to_none=True)
             policy.score(turn, under).log_probs.sum().backward()
-        pairs = zip(plain.trained_part().parameters(), saving.trained_part().parameters(), strict=True)
+        pairs = zip(
+            plain.trainable_module().parameters(), saving.trainable_module().parameters(), strict=True
+        )
         for one, other in pairs:
             torch.testing.assert_close(one.grad, other.grad, atol=1e-5, rtol=1e-4)
 
@@ -97,7 +99,7 @@ def adapters_start_as_the_reference(candidate: Candidate) -> None:
 def relaxed_codes_carry_a_gradient(candidate: Candidate) -> None:
     """Hard ones are the drawn codes, soft ones sum to 1; through both an answer teaches the drawing."""
     policy = candidate.policy
-    trained = list(policy.trained_part().parameters())
+    trained = list(policy.trainable_module().parameters())
     for is_hard in (True, False):
         law = policy.drawing(relaxation=0.7, relaxed_hard=is_hard)
         tokens = policy.sample(candidate.drawing(), law)

@@ -37,7 +37,7 @@ def made_run(
     run.close()
     (folder / "metrics.jsonl").touch()
     policy = load_policy(config, torch.device("cpu"))
-    part = policy.trained_part()
+    part = policy.trainable_module()
     optimizer = torch.optim.SGD(part.parameters(), lr=0.1)
     torch.manual_seed(5)
     for step in steps:

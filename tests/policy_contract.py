@@ -29,7 +29,7 @@ class Candidate:
     """A policy with what it can be tried on."""
 
     policy: Any
-    """A `Captioner` with a `bridge()` of its trainable parts."""
+    """A `Captioner` with a `trainable_module()` of its trainable parts."""
     images: Images
     """Different pictures, at least 6; with temperature 1 most captions of them end within `max_tokens`."""
     prompts: list[str]
@@ -273,7 +273,7 @@ def only_the_bridge_learns(candidate: Candidate) -> None:
     assert tokens.log_probs is not None
     assert not tokens.log_probs.requires_grad
     assert not any(part.training for part in policy.modules() if isinstance(part, torch.nn.Dropout))
-    bridge = set(policy.bridge().parameters())
+    bridge = set(policy.trainable_module().parameters())
     assert bridge
     assert {p for p in policy.parameters() if p.requires_grad} == bridge
     assert {p.dtype for p in bridge} == {torch.float32}

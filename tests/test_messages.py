@@ -33,7 +33,6 @@ COMMANDS = {
     "cli.convert": ("convert",),
     "cli.demo_run": ("demo unirl", "demo vlrm"),
     "runs.export": ("export",),
-    "runs.export_image": ("export",),
     "evaluators.geneval_run": ("evaluate geneval",),
     "cli.geneval": ("evaluate geneval",),
     "evaluators.open_joint": ("evaluate both-sides", *TRAIN_UNIRL),
@@ -43,8 +42,9 @@ COMMANDS = {
     "cli.captions": ("evaluate clip-recall",),
     "cli.captions.caption_pictures": ("caption", "evaluate clip-recall"),
     "cli.answers": ("evaluate answers",),
-    "runs.restore_image": DRAWERS,
-    "recipes.image_policies": (*DRAWERS, *TRAIN_UNIRL),
+    "runs.restore": DRAWERS,
+    "models.captioners.family": ("export",),
+    "models.janus.family": (*DRAWERS, *TRAIN_UNIRL),
     "recipes.unirl.build": TRAIN_UNIRL,
     "recipes.unirl.config": TRAIN_UNIRL,
     "recipes.unirl.quizzes": TRAIN_UNIRL,
@@ -166,7 +166,7 @@ def test_no_message_speaks_python() -> None:
     ("module", "text"),
     [
         ("recipes.measure", "name a CLIP with --clipp"),
-        ("recipes.restore_image", "name its folder with --model.magvit"),
+        ("runs.restore", "name its folder with --model.magvit"),
         ("models.janus", "name it with --model"),
     ],
 )

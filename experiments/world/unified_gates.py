@@ -9,8 +9,9 @@ import numpy as np
 from torch import Tensor
 
 from experiments.world.unified_models import GRID
+from sightloop.models.protocols import ImageGenerator
 from sightloop.quizzes.grammar import CATEGORIES, Category, Quiz
-from sightloop.types import ImagePolicy, Images, Prompt, Sampling, Tokens
+from sightloop.types import Images, Prompt, Sampling, Tokens
 from sightloop.world.checker import Detection
 from sightloop.world.held_out_scenes import detect_in, held_out_quizzes, held_out_scenes, images_of
 from sightloop.world.quizzes import is_right_answer
@@ -56,7 +57,7 @@ def seen_in_codes(ids: Tensor) -> list[list[Detection]]:
 
 
 def drawing_figures(
-    policy: ImagePolicy,
+    policy: ImageGenerator,
     quizzes: list[Quiz],
     sampling: Sampling,
     *,
@@ -71,7 +72,7 @@ def drawing_figures(
     return _by_category(quizzes, [fulfils(seen, quiz) for seen, quiz in zip(found, quizzes, strict=True)])
 
 
-def answer_figures(policy: ImagePolicy, quizzes: list[Quiz], images: Images | Tokens) -> Figures:
+def answer_figures(policy: ImageGenerator, quizzes: list[Quiz], images: Images | Tokens) -> Figures:
     """Share of greedy answers that are right, by category."""
     prompt = Prompt(texts=[quiz.question for quiz in quizzes], images=images)
     tokens = policy.sample(prompt, Sampling(max_tokens=MAX_ANSWER, temperature=0))
@@ -88,13 +89,13 @@ def _by_category(quizzes: list[Quiz], right: list[bool]) -> Figures:
     return Figures(of=shares)
 
 
-def lesson_report(policy: ImagePolicy, quizzes: list[Quiz], shown: Images | Tokens) -> str:
+def lesson_report(policy: ImageGenerator, quizzes: list[Quiz], shown: Images | Tokens) -> str:
     """Both figures while a stage runs: drawings read off their codes, answers about what is shown."""
     drawn = drawing_figures(policy, quizzes, policy.drawing(), look=lambda tokens: seen_in_codes(tokens.ids))
     return f"drawings {drawn}, answers {answer_figures(policy, quizzes, shown)}"
 
 
-def report_gates(name: str, policy: ImagePolicy, per_category: int = 60) -> str:
+def report_gates(name: str, policy: ImageGenerator, per_category: int = 60) -> str:
     """Both gates on pixels: drawings with the policy's own law, answers about rendered pictures."""
     quizzes = held_out_quizzes(per_category, seed=1)
     drawn = drawing_figures(policy, quizzes, policy.drawing())

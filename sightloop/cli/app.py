@@ -225,9 +225,9 @@ class ExportOptions:
 def export(words: list[str]) -> None:
     """Export a run."""
     options = tyro.cli(ExportOptions, args=words, prog="sightloop export")
-    from sightloop.runs.export_image import export_any_run
+    from sightloop.runs.export import export_run
 
-    export_any_run(
+    export_run(
         options.run,
         options.output,
         form=options.form,

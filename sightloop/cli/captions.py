@@ -25,17 +25,18 @@ from sightloop.evaluation.pairs import caption_set, read_captions, refuse_empty
 from sightloop.evaluation.protocol import protocol_hash
 from sightloop.evaluation.ranking import Ties
 from sightloop.evaluation.retrieval import clip_recall_of_files
+from sightloop.evaluators.held_out_captions import greedy_captions, is_greedy
 from sightloop.evaluators.settings import HeldOutSettings
 from sightloop.models.clip import ClipEncoder
 from sightloop.models.named_models import model_config
+from sightloop.models.protocols import Captioner, SupportsBeams, missing_members, require_members
 from sightloop.recipes.catalog import SHAPES
-from sightloop.recipes.vlrm.build import AnyCaptioner
 from sightloop.recipes.vlrm.config import PAPER
 from sightloop.rewards.phrases import contains_bad_phrase, load_phrases
-from sightloop.runs.restore import load_captioner, read_config
+from sightloop.runs.restore import open_captioner, read_config
 from sightloop.training import distributed
 from sightloop.training.run_files import is_run
-from sightloop.types import Evaluation
+from sightloop.types import Evaluation, Images
 from sightloop.world.boundary import require_world_images
 from sightloop.world.bundled import WEIGHTS, is_bundled
 from sightloop.world.image_folder import truth_of
@@ -69,7 +70,7 @@ def _usual_writing(model: str) -> tuple[str, HeldOutSettings]:
 
 
 def caption_pictures(
-    policy: AnyCaptioner, pictures: ImageSet, options: dict[str, Any]
+    policy: Captioner, pictures: ImageSet, options: dict[str, Any]
 ) -> Iterator[tuple[str, str]]:
     """Path and caption of each picture, in order.
 
@@ -78,9 +79,18 @@ def caption_pictures(
     """
     try:
         for batch in pictures:
-            yield from zip(batch.sources, policy.write(policy.look(batch.images), **options), strict=True)
+            yield from zip(batch.sources, _captions(policy, policy.look(batch.images), options), strict=True)
     except BrokenPictureError as error:
         raise ValueError(f"{error}, or leave such images out with --on-broken leave-out") from error
+
+
+def _captions(policy: Captioner, images: Images, options: dict[str, Any]) -> list[str]:
+    rules = (options[name] for name in ("beams", "no_repeat_ngram", "min_tokens"))
+    if missing_members(policy, SupportsBeams) and is_greedy(*rules):
+        return greedy_captions(policy, images, prompt=options["prompt"], max_tokens=options["max_tokens"])
+    greedy = "write greedily: --beams 1 --no-repeat-ngram 0 --min-tokens 1"
+    writer: SupportsBeams = require_members(policy, SupportsBeams, what="beam search", instead=greedy)
+    return writer.write(images, **options)
 
 
 BrokenImages = Literal["leave-out", "stop"]
@@ -113,7 +123,7 @@ def write_captions(job: CaptionJob) -> None:
     paths = [path for spec in job.images for path in _paths(spec)]
     if not job.model:
         require_world_images(paths, what="captioner", option="--model")
-    policy = load_captioner(job.model, device=distributed.device(job.device))
+    policy = open_captioner(job.model, device=distributed.device(job.device))
     source = FileSource(spec=", ".join(job.images), paths=tuple(paths))
     decoding = Decoding(size=policy.image_size, fit=job.fit)
     pictures = _image_set(source, decoding, on_broken=job.on_broken)
@@ -208,7 +218,7 @@ def measured_recall(job: RecallJob) -> Evaluation:
     if not job.model:
         require_world_images(source.paths, what="captioner", option="--model")
     encoder = _encoder(job, source.paths, device)
-    policy = load_captioner(job.model, device=device)
+    policy = open_captioner(job.model, device=device)
     decoding = Decoding(size=policy.image_size, fit="crop")
     pictures = _image_set(source, decoding, on_broken=job.on_broken, limit=job.limit)
     written = caption_set(list(caption_pictures(policy, pictures, job.decode.options(job.model))))

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from sightloop.models.families import Family, require
+from sightloop.models.atomic_files import read_json
+from sightloop.models.families import require
 from sightloop.models.janus.checkpoint import (
     read_janus,
     read_janus_strings,
@@ -24,7 +25,7 @@ from sightloop.models.show_o.checkpoint import (
     write_show_o,
 )
 from sightloop.models.show_o.magvit2 import Magvit2
-from sightloop.models.weight_files import read_json, refuse_problems
+from sightloop.models.weight_files import refuse_problems
 
 Target = Literal["sightloop", "official"]
 
@@ -33,7 +34,7 @@ Target = Literal["sightloop", "official"]
 class ConvertJob:
     """From where to where, and what else it takes."""
 
-    family: Family
+    family: Literal["show-o", "magvit2", "janus"]
     source: Path
     output: Path
     to: Target = "sightloop"

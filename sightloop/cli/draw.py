@@ -16,8 +16,9 @@ from torch import Tensor
 from sightloop.data.decode import BrokenImageError, upright
 from sightloop.image_files import read_regular
 from sightloop.models.atomic_files import atomic_write
+from sightloop.models.protocols import ImageGenerator
 from sightloop.rollouts.seeds import image_seed
-from sightloop.types import ImagePolicy, Images, Prompt, Sampling
+from sightloop.types import Images, Prompt, Sampling
 from sightloop.world.boundary import MODEL_KEY
 
 _BATCH = 4
@@ -46,7 +47,7 @@ class DrawJob:
         if self.output.exists() and not self.output.is_dir():
             raise ValueError(f"{self.output} is a file; name a folder")
 
-    def sampling(self, policy: ImagePolicy) -> Sampling:
+    def sampling(self, policy: ImageGenerator) -> Sampling:
         """The law.
 
         Raises:
@@ -57,7 +58,7 @@ class DrawJob:
         return policy.drawing(**{name: value for name, value in chosen.items() if value is not None})
 
 
-def draw(policy: ImagePolicy, job: DrawJob) -> list[Path]:
+def draw(policy: ImageGenerator, job: DrawJob) -> list[Path]:
     """Draw numbered pictures and a sheet of them; numbers go on behind those in the folder.
 
     A picture depends on the prompt, the seed and which one of the call it is, not on how many are drawn.
@@ -121,7 +122,7 @@ class AskJob:
             raise ValueError("the question is empty; say what to ask")
 
 
-def ask(policy: ImagePolicy, job: AskJob) -> str:
+def ask(policy: ImageGenerator, job: AskJob) -> str:
     """The most likely answer."""
     pixels = torch.from_numpy(job.picture).permute(2, 0, 1)[None]
     prompt = Prompt(texts=[job.question], images=Images(pixels=pixels))

@@ -24,10 +24,10 @@ from sightloop.evaluators.geneval_run import (
 )
 from sightloop.evaluators.open_detector import EMBEDDED, GenEvalJob
 from sightloop.geneval.prompts import read_prompts
+from sightloop.models.families import Parts
+from sightloop.models.protocols import ImageGenerator
 from sightloop.quizzes.grammar import CATEGORIES, Quiz
-from sightloop.recipes.image_policies import Parts
-from sightloop.runs.restore_image import open_policy
-from sightloop.types import ImagePolicy
+from sightloop.runs.restore import open_generator
 from sightloop.world.boundary import drawn_by
 from sightloop.world.quizzes import sample_quiz
 
@@ -59,7 +59,7 @@ def evaluate_geneval(options: GenEvalOptions) -> str:
 
 
 def evaluate_drawn(
-    policy: ImagePolicy, options: GenEvalOptions, *, name: str, drawing: Drawing, changes: dict[str, Any]
+    policy: ImageGenerator, options: GenEvalOptions, *, name: str, drawing: Drawing, changes: dict[str, Any]
 ) -> GenEvalRun:
     """Draw the prompts of `options.prompts` into `options.images`, then evaluate them; both go on.
 
@@ -134,7 +134,7 @@ def _drawn_first(options: GenEvalOptions) -> GenEvalRun:
     with torch.random.fork_rng():
         # Adapters that were never trained change nothing, but are random: the same at every call.
         torch.manual_seed(0)
-        policy = open_policy(
+        policy = open_generator(
             "" if drawer.policy == EMBEDDED else drawer.policy,
             world_model=drawer.world_model,
             parts=Parts(

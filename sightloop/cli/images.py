@@ -138,10 +138,10 @@ def _author(options: ModelOptions, *, texts: list[str], image: Path | None = Non
 
 
 def _policy(options: ModelOptions) -> Any:
-    from sightloop.recipes.image_policies import Parts
-    from sightloop.runs.restore_image import open_policy
+    from sightloop.models.families import Parts
+    from sightloop.runs.restore import open_generator
 
-    return open_policy(
+    return open_generator(
         options.model,
         world_model=options.world_model,
         parts=Parts(

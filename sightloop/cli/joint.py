@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, is_dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -21,12 +21,12 @@ from sightloop.evaluators.joint_changes import categories_table, changes_of, cha
 from sightloop.evaluators.open_joint import joint_evaluator
 from sightloop.evaluators.settings import BothSidesSettings
 from sightloop.models.atomic_files import atomic_write
-from sightloop.models.families import found_in
-from sightloop.recipes.image_policies import Parts
-from sightloop.recipes.unirl.build import AnyImagePolicy
+from sightloop.models.families import Parts
+from sightloop.models.named_models import generator_family
+from sightloop.models.protocols import ImageGenerator
 from sightloop.recipes.unirl.config import UniConfig
 from sightloop.recipes.unirl.quizzes import quiz_setup
-from sightloop.runs.restore_image import before_training, image_config, open_policy, start_of
+from sightloop.runs.restore import before_training, image_config, open_generator, start_of
 from sightloop.training import distributed
 from sightloop.training.run_files import is_run
 from sightloop.types import Evaluation
@@ -39,7 +39,7 @@ class Named:
     """A model under the name that tables use, loaded when its turn comes."""
 
     name: str
-    load: Callable[[], AnyImagePolicy]
+    load: Callable[[], ImageGenerator]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,7 @@ def evaluate_both_sides(options: BothSidesOptions) -> str:
     models = models_of(options)
     for name in (options.policy, options.against):
         if name and name != NOTHING and not is_run(name):
-            found_in(Path(name))
+            generator_family(Path(name))
     evaluator = evaluator_of(options)
     found = [_measured(each, evaluator, keep=options.pictures is not None) for each in models]
     record = _record(found, evaluator)
@@ -145,7 +145,7 @@ def models_of(options: BothSidesOptions) -> list[Named]:
         told = Path(name).name if name else f"the embedded world's {options.world_model}"
         return Named(
             name=told,
-            load=lambda: open_policy(
+            load=lambda: open_generator(
                 name,
                 world_model=options.world_model,
                 parts=parts,
@@ -161,7 +161,7 @@ def models_of(options: BothSidesOptions) -> list[Named]:
         run, device = Path(options.policy), distributed.device(options.device)
         start = Named(
             name=f"{Path(start_of(image_config(run))).name}, before",
-            load=lambda: before_training(run, device=device, dtype=options.dtype),
+            load=lambda: cast("Any", before_training(run, device=device, dtype=options.dtype)),
         )
         return [start, policy]
     if against == options.policy:

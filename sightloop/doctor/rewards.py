@@ -9,10 +9,11 @@ import torch
 
 from sightloop.doctor.findings import Finding
 from sightloop.doctor.probes import Probe
+from sightloop.models.protocols import Captioner
 from sightloop.rewards.functions import CustomReward
 from sightloop.rewards.phrases import load_phrases
 from sightloop.rewards.samples import outcome_of_texts
-from sightloop.types import Captioner, Fact, Outcome, Reward
+from sightloop.types import Fact, Outcome, Reward
 
 _PART = "rewards"
 _NUMBER = 4

@@ -20,10 +20,11 @@ from sightloop.doctor.models import ModelToExamine, examine
 from sightloop.doctor.probes import Probe, drawn_probe, world_probe
 from sightloop.doctor.record import BUNDLED
 from sightloop.doctor.rewards import examine_rewards
+from sightloop.models.protocols import Captioner
 from sightloop.rewards.custom import Named, read_names
 from sightloop.rewards.loading import Loading
 from sightloop.training import distributed
-from sightloop.types import Captioner, Reward
+from sightloop.types import Reward
 
 PATIENTS = {
     "vlrm": "sightloop.doctor.vlrm",

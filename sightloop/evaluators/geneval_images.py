@@ -18,10 +18,9 @@ from tqdm import tqdm
 
 from sightloop.geneval.prompts import GenEvalPrompt
 from sightloop.image_files import open_picture
-from sightloop.models.janus.policy import Janus
-from sightloop.models.show_o.policy import ShowO
+from sightloop.models.protocols import ImageGenerator
 from sightloop.rollouts.seeds import image_seed
-from sightloop.types import ImagePolicy, Prompt, Sampling
+from sightloop.types import Prompt, Sampling
 from sightloop.world.boundary import MODEL_KEY
 
 PROMPT_KEY = "GenEval prompt"
@@ -48,7 +47,7 @@ class Drawing:
 
 
 def draw_prompts(
-    policy: ImagePolicy,
+    policy: ImageGenerator,
     prompts: Sequence[GenEvalPrompt],
     folder: Path,
     *,
@@ -120,7 +119,7 @@ def _parts(missing: Sequence[tuple[int, int]], size: int) -> Iterator[Sequence[t
         yield missing[start : start + size]
 
 
-def _drawing_template(policy: ImagePolicy) -> dict[str, str]:
+def _drawing_template(policy: ImageGenerator) -> dict[str, str]:
     return {name: text for name, text in templates_of(policy).items() if name == "drawing template"}
 
 
@@ -171,6 +170,6 @@ def _replace(path: Path, content: bytes) -> None:
     os.replace(partial, path)
 
 
-def templates_of(policy: ImagePolicy) -> dict[str, str]:
-    """The strings around a policy's prompts and questions, for records; those of others are not known."""
-    return policy.templates if isinstance(policy, ShowO | Janus) else {}
+def templates_of(policy: ImageGenerator) -> dict[str, str]:
+    """The strings around a policy's prompts and questions, for records."""
+    return dict(policy.templates)

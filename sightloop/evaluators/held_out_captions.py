@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -18,31 +17,16 @@ from sightloop.evaluation.protocol import protocol_hash
 from sightloop.evaluation.retrieval import clip_recall
 from sightloop.evaluators.settings import HeldOutSettings
 from sightloop.models.clip import ClipEncoder
+from sightloop.models.protocols import Captioner, SupportsBeams, require_members
 from sightloop.rewards.phrases import contains_bad_phrase
 from sightloop.training import distributed
-from sightloop.types import Captioner, Evaluation, Images, Prompt, Sampling
+from sightloop.types import Evaluation, Images, Prompt, Sampling
 from sightloop.world.bundled import MANIFEST
 from sightloop.world.image_folder import read_scenes, truth_of
 from sightloop.world.language import full_caption, parses
 
 _CHUNK = 64
-
-
-class Writes(Captioner, Protocol):
-    """A captioner that also decodes by beams."""
-
-    image_size: int
-
-    def write(
-        self,
-        images: Images,
-        *,
-        prompt: str,
-        beams: int,
-        no_repeat_ngram: int,
-        min_tokens: int,
-        max_tokens: int,
-    ) -> list[str]: ...
+_BEAMS, _GREEDY = "beam search", "write greedily: beams 1, no_repeat_ngram 0, min_tokens 1"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +51,7 @@ class HeldOut:
     shared_work: bool = True
     """The ranks caption a part of the pictures each; sharded weights need every rank to caption all."""
 
-    def __call__(self, policy: Writes) -> Evaluation:
+    def __call__(self, policy: Captioner) -> Evaluation:
         """CLIP Recall, caption measures, and precision of the facts told where scenes are known."""
         captions = self.captions(policy)
         recall = clip_recall(self.encoder, self.embeddings, captions)
@@ -94,7 +78,7 @@ class HeldOut:
             protocol=self._protocol(recall.protocol),
         )
 
-    def captions(self, policy: Writes) -> list[str]:
+    def captions(self, policy: Captioner) -> list[str]:
         """A caption of each picture; the ranks share the work."""
         rows = torch.arange(len(self.pictures.sources))
         if self.shared_work:
@@ -107,21 +91,34 @@ class HeldOut:
         everyones = {row: caption for part in distributed.gather(mine) for row, caption in part.items()}
         return [everyones[row] for row in range(len(everyones))]
 
-    def _write(self, policy: Writes, pixels: Tensor) -> list[str]:
+    def require(self, policy: Captioner) -> None:
+        """Refuse a captioner that cannot write as the settings ask.
+
+        Raises:
+            ValueError: it has no beam search, and the settings want it.
+        """
+        if not self._is_greedy:
+            require_members(policy, SupportsBeams, what=_BEAMS, instead=_GREEDY)
+
+    @property
+    def _is_greedy(self) -> bool:
+        settings = self.settings
+        return is_greedy(settings.beams, settings.no_repeat_ngram, settings.min_tokens)
+
+    def _write(self, policy: Captioner, pixels: Tensor) -> list[str]:
         settings = self.settings
         images = policy.look(Images(pixels=pixels))
-        if settings.beams > 1 or settings.no_repeat_ngram or settings.min_tokens > 1:
-            return policy.write(
-                images,
-                prompt=self.prompt,
-                beams=settings.beams,
-                no_repeat_ngram=settings.no_repeat_ngram,
-                min_tokens=settings.min_tokens,
-                max_tokens=settings.max_tokens,
-            )
-        greedy = Sampling(max_tokens=settings.max_tokens, temperature=0.0)
-        tokens = policy.sample(Prompt(texts=[self.prompt] * len(pixels), images=images), greedy)
-        return ["".join(pieces).strip() for pieces in policy.decode(tokens)]
+        if self._is_greedy:
+            return greedy_captions(policy, images, prompt=self.prompt, max_tokens=settings.max_tokens)
+        writer: SupportsBeams = require_members(policy, SupportsBeams, what=_BEAMS, instead=_GREEDY)
+        return writer.write(
+            images,
+            prompt=self.prompt,
+            beams=settings.beams,
+            no_repeat_ngram=settings.no_repeat_ngram,
+            min_tokens=settings.min_tokens,
+            max_tokens=settings.max_tokens,
+        )
 
     def _protocol(self, recall: dict[str, str]) -> dict[str, str]:
         decoding = {
@@ -132,6 +129,18 @@ class HeldOut:
         protocol = recall | decoding | {"prompt": self.prompt}
         protocol.pop("hash")
         return protocol | {"hash": protocol_hash(protocol)}
+
+
+def is_greedy(beams: int, no_repeat_ngram: int, min_tokens: int) -> bool:
+    """Whether these rules of beam search change nothing: the likeliest word is written each time."""
+    return beams <= 1 and not no_repeat_ngram and min_tokens <= 1
+
+
+def greedy_captions(policy: Captioner, images: Images, *, prompt: str, max_tokens: int) -> list[str]:
+    """The likeliest word after word, which every captioner can write."""
+    greedy = Sampling(max_tokens=max_tokens, temperature=0.0)
+    tokens = policy.sample(Prompt(texts=[prompt] * len(images), images=images), greedy)
+    return ["".join(pieces).strip() for pieces in policy.decode(tokens)]
 
 
 def held_out_of(

@@ -22,13 +22,14 @@ from sightloop.evaluation.intervals import Interval
 from sightloop.evaluation.protocol import protocol_hash
 from sightloop.evaluators.geneval_images import templates_of
 from sightloop.evaluators.image_checks import PictureCheck
+from sightloop.models.protocols import ImageGenerator
 from sightloop.quizzes.asks import Ask
 from sightloop.quizzes.grammar import CATEGORIES, Quiz
 from sightloop.rewards.answers import facts_told
 from sightloop.rollouts.seeds import image_seed
 from sightloop.training import distributed
 from sightloop.training.gallery import save_picture
-from sightloop.types import Evaluation, ImagePolicy, Images, Prompt, Sampling, Tokens
+from sightloop.types import Evaluation, Images, Prompt, Sampling, Tokens
 
 NUM_SHOWN = 96
 """Drawings kept in the run folder."""
@@ -72,7 +73,7 @@ class BothSides:
     chunk: int = 96
     """Drawings made together; they do not depend on it."""
 
-    def __call__(self, policy: ImagePolicy) -> Evaluation:
+    def __call__(self, policy: ImageGenerator) -> Evaluation:
         """Shares of drawings and answers that are right, alone and together, by category."""
         seen = self.seen(policy)
         quizzes = [ask.quiz for ask in self.asks]
@@ -91,14 +92,14 @@ class BothSides:
         samples = [_sample(quiz, one) for quiz, one in zip(quizzes, seen, strict=True)]
         return Evaluation(metrics=metrics, per_sample=values, samples=samples, protocol=self.protocol(policy))
 
-    def seen(self, policy: ImagePolicy) -> list[Seen]:
+    def seen(self, policy: ImageGenerator) -> list[Seen]:
         """Each drawing judged and asked about, in order."""
         everyones: dict[int, Seen] = {}
         for part in distributed.gather(dict(self._mine(policy))):
             everyones |= part
         return [everyones[row] for row in range(len(self.asks))]
 
-    def answers_about_fixed(self, policy: ImagePolicy) -> list[bool]:
+    def answers_about_fixed(self, policy: ImageGenerator) -> list[bool]:
         """Whether each question about a fixed picture is answered right."""
         assert self.fixed is not None
         everyones: dict[int, bool] = {}
@@ -113,7 +114,7 @@ class BothSides:
         return [everyones[row] for row in range(len(everyones))]
 
     @torch.no_grad()
-    def _mine(self, policy: ImagePolicy) -> Iterator[tuple[int, Seen]]:
+    def _mine(self, policy: ImageGenerator) -> Iterator[tuple[int, Seen]]:
         kept = set(np.linspace(0, len(self.asks) - 1, NUM_SHOWN).round().astype(int).tolist())
         for rows in _parts(len(self.asks), self.chunk):
             asks = [self.asks[row] for row in rows]
@@ -140,7 +141,7 @@ class BothSides:
                     ),
                 )
 
-    def protocol(self, policy: ImagePolicy) -> dict[str, str]:
+    def protocol(self, policy: ImageGenerator) -> dict[str, str]:
         """What the figures depend on, with its hash."""
         told = {
             "evaluation": "drawing and answering",
@@ -162,7 +163,7 @@ class BothSides:
 
 @torch.no_grad()
 def answers(
-    policy: ImagePolicy, quizzes: Sequence[Quiz], images: Images | Tokens, max_tokens: int
+    policy: ImageGenerator, quizzes: Sequence[Quiz], images: Images | Tokens, max_tokens: int
 ) -> list[str]:
     """The most likely answers."""
     prompt = Prompt(texts=[quiz.question for quiz in quizzes], images=images)

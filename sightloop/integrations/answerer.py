@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -14,14 +13,10 @@ from torch import Tensor
 
 from sightloop.data.decode import Decoding, Fit, decode
 from sightloop.image_files import BrokenImageError, upright_rgb
-from sightloop.models.families import found_in
-from sightloop.recipes.image_policies import WorldModel, load_image_policy
-from sightloop.recipes.unirl.config import UniConfig
-from sightloop.recipes.vlrm.build import AnyCaptioner
-from sightloop.runs.restore import load_captioner, recipe_and_config
-from sightloop.runs.restore_image import restore_image_policy
+from sightloop.models.families import WorldModel
+from sightloop.models.protocols import Captioner, missing_members
+from sightloop.runs.restore import open_policy
 from sightloop.training import distributed
-from sightloop.training.run_files import is_run
 from sightloop.types import Images, Policy, Prompt, Sampling, Tokens, Turn
 
 _UNUSED = {"num_beams": (None, 1), "top_p": (None, 0, 0.0, 1, 1.0), "do_sample": (None, False, True)}
@@ -90,23 +85,22 @@ class Respondent:
     def __init__(self, policy: Policy, *, fit: Fit = "squash") -> None:
         self.policy = policy
         self.fit: Fit = fit
+        self._captioner: Captioner | None = (
+            None if missing_members(policy, Captioner) else cast("Any", policy)
+        )
 
     @staticmethod
     def from_name(
         name: str, *, world_model: WorldModel = "show-o", device: str = "auto", fit: Fit = "squash"
     ) -> Respondent:
-        """The policy of a run or a folder (Show-o, Janus, BLIP-2 or another captioner; also a hub name), or
+        """The policy of a run or a folder (an image generator or a captioner; also a hub name), or
         the embedded world's `world_model`.
 
         Raises:
             ValueError: no such model, or one that cannot be driven.
         """
         where = distributed.device(device)
-        if name and is_run(name) and isinstance(recipe_and_config(Path(name))[1], UniConfig):
-            return Respondent(restore_image_policy(Path(name), "best", device=where).policy, fit=fit)
-        if not name or _draws(name):
-            return Respondent(load_image_policy(name, world_model=world_model, device=where), fit=fit)
-        return Respondent(load_captioner(name, device=where), fit=fit)
+        return Respondent(open_policy(name, world_model=world_model, device=where), fit=fit)
 
     @torch.no_grad()
     def answers(self, asked: Sequence[Asked], settings: AnswerSettings) -> list[str]:
@@ -140,31 +134,20 @@ class Respondent:
     def _prompt(self, asked: Sequence[Asked]) -> Prompt:
         rows = [_pixels(self._seen(each.picture)) for each in asked]
         images = Images(pixels=torch.stack(rows))
-        if isinstance(self.policy, AnyCaptioner):
-            images = self.policy.look(images)
+        if self._captioner is not None:
+            images = self._captioner.look(images)
         return Prompt(
             texts=[each.question for each in asked], images=images, seeds=[each.seed for each in asked]
         )
 
     def _seen(self, picture: Image.Image) -> np.ndarray:
         """What a captioner sees is its own square; policies that draw prepare pictures themselves."""
-        if isinstance(self.policy, AnyCaptioner):
-            return decode(picture, Decoding(size=self.policy.image_size, fit=self.fit))
+        if self._captioner is not None:
+            return decode(picture, Decoding(size=self._captioner.image_size, fit=self.fit))
         try:
             return np.asarray(upright_rgb(picture))
         except BrokenImageError as error:
             raise ValueError(f"a picture cannot be used: {error}") from error
-
-
-def _draws(name: str) -> bool:
-    folder = Path(name)
-    if is_run(name) or not (folder / "config.json").is_file():
-        return False
-    try:
-        return found_in(folder).family in ("show-o", "janus")
-    except ValueError:
-        # Another family: whoever loads captioners says whether it is one.
-        return False
 
 
 def _of_one_size(asked: Sequence[Asked]) -> list[list[int]]:

@@ -6,7 +6,7 @@ only the layers' own flag is set, for the length of one pass; their parts stay i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 
@@ -14,12 +14,8 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from sightloop.models.protocols import Contexts
 from sightloop.models.transformers_internals import recomputable_layers, recompute_by
-
-Contexts = Callable[[], tuple[AbstractContextManager[None], AbstractContextManager[None]]]
-"""Called in the forward pass of each layer: contexts of that pass and of its later recomputations, which may
-be several; contexts must allow to be entered again.
-"""
 
 
 class Recomputation:

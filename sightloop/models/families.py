@@ -1,64 +1,212 @@
-"""Which model family a folder holds, and in whose form, as its config.json tells."""
+"""The one table of model families: how a folder of each is recognized, opened and written, a row a family.
+
+A further family is a folder beside `show_o` and `janus` and a row here: recipes, commands, `export`, the plan
+and lmms-eval know families by their rows alone. Loads no network: what a row names is imported when it is
+called.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from sightloop.models.weight_files import read_json
+from sightloop.late import late
+from sightloop.models.atomic_files import read_json
+from sightloop.models.prompt_strings import PromptOptions
 
-Family = Literal["show-o", "janus", "magvit2"]
 Form = Literal["sightloop", "official", "transformers"]
-_KNOWN: dict[tuple[str, str], tuple[Family, Form]] = {
-    ("family", "show-o"): ("show-o", "sightloop"),
-    ("family", "magvit2"): ("magvit2", "sightloop"),
-    ("_class_name", "Showo"): ("show-o", "official"),
-    ("_class_name", "MAGVITv2"): ("magvit2", "official"),
-    ("model_type", "multi_modality"): ("janus", "official"),
-    ("model_type", "janus"): ("janus", "transformers"),
+WorldModel = Literal["show-o", "janus"]
+"""The image generators of the embedded world."""
+_KEYS = ("family", "_class_name", "model_type")
+"""Where config.json says what it is, in the order in which it is believed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionerChoices:
+    """How captioners other than BLIP-2 read prompts and pictures, and what of them is trained."""
+
+    lora_rank: int = 16
+    lora_alpha: float | None = None
+    """None = twice the rank."""
+    lora_targets: tuple[str, ...] = ()
+    """Last names of the adapted linear layers (q_proj v_proj); none = all of the language model."""
+    template: str = ""
+    """The whole prompt, with {prompt} and the model's picture token in it; empty = the model's chat template,
+    or the picture and then the prompt where it has none.
+    """
+    image_size: int | None = None
+    """Side of the pictures in pixels; None = as the vision tower's configuration says."""
+    reuse_features: bool = True
+    """Run the frozen tower once a picture; False runs the whole model in every pass."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """Folders of what an image generator's folder lacks, and strings that are not to be its own."""
+
+    magvit: Path | None = None
+    """MAGVIT-v2, for the authors' Show-o."""
+    tokenizer: Path | None = None
+    """Words, where the folder has none."""
+    tower: str = ""
+    """CLIP (folder or hub name) whose features the w-clip-vit Show-o reads."""
+    prompts: PromptOptions = field(default_factory=PromptOptions)
+    """Strings around prompts and questions, where they are not to be the checkpoint's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learning:
+    """What of an image generator learns."""
+
+    trained: Literal["lora", "full"] = "lora"
+    """Adapters over the language model, or its weights."""
+    lora_rank: int = 16
+    lora_alpha: float | None = None
+    """None = twice the rank."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """A row: what any folder of the family says about itself."""
+
+    title: str
+    """Its name in sentences."""
+    marks: Mapping[tuple[str, str], Form]
+    """Keys of config.json with the value that says so, and the form such a folder has."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionerFamily(Family):
+    """A family that writes captions. Signatures: `LoadCaptioner` and `ExportCaptioner` of protocols.py."""
+
+    load: Callable[..., Any]
+    export: Callable[..., Any] | None = None
+    """None = a run of it cannot be exported."""
+    of_transformers: bool = True
+    """Whether its config.json is one of transformers', so that hub names are known too."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratorFamily(Family):
+    """A family that draws and answers. Signatures: `LoadGenerator` and `WriteGenerator` of protocols.py."""
+
+    load: Callable[..., Any]
+    write: Callable[..., Any] | None = None
+    """None = a run of it cannot be exported."""
+    preset: str = ""
+    """How the names of presets for it end; empty = the first that fits."""
+    world: str = ""
+    """Folder of the embedded world's own one; empty = there is none."""
+
+
+ANY_CAPTIONER = "captioner"
+"""The row of whatever transformers reads pictures and writes text with, unless another row knows it."""
+FAMILIES: dict[str, Family] = {
+    "blip-2": CaptionerFamily(
+        title="BLIP-2",
+        marks={("model_type", "blip-2"): "transformers"},
+        load=late("sightloop.models.captioners.family:load_blip2"),
+        export=late("sightloop.models.captioners.family:export_blip2"),
+    ),
+    ANY_CAPTIONER: CaptionerFamily(
+        title="a captioner of transformers",
+        marks={},
+        load=late("sightloop.models.captioners.family:load_generic"),
+        export=late("sightloop.models.captioners.family:export_generic"),
+    ),
+    "show-o": GeneratorFamily(
+        title="Show-o",
+        marks={("family", "show-o"): "sightloop", ("_class_name", "Showo"): "official"},
+        load=late("sightloop.models.show_o.family:load_show_o_for"),
+        write=late("sightloop.models.show_o.family:write_trained_show_o"),
+        world="show_o",
+    ),
+    "magvit2": Family(
+        title="MAGVIT-v2",
+        marks={("family", "magvit2"): "sightloop", ("_class_name", "MAGVITv2"): "official"},
+    ),
+    "janus": GeneratorFamily(
+        title="Janus",
+        marks={("model_type", "multi_modality"): "official", ("model_type", "janus"): "transformers"},
+        load=late("sightloop.models.janus.family:load_janus_for"),
+        write=late("sightloop.models.janus.family:write_trained_janus"),
+        preset="janus",
+        world="janus",
+    ),
 }
+"""The rows by name, those of one's own beside them: `FAMILIES["mine"] = GeneratorFamily(...)`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """A family and the form its folder has."""
+    """A family by its name, its row, and the form its folder has."""
 
-    family: Family
+    name: str
+    row: Family
     form: Form
 
 
 def found_in(folder: Path) -> Found:
-    """What a folder holds.
+    """What the folder of an image generator, or of a part of one, holds.
 
     Raises:
         ValueError: no such folder, no config.json, or a family that is not known here; it is named.
     """
+    drawing = {name: row for name, row in FAMILIES.items() if not isinstance(row, CaptionerFamily)}
+    *first, last = (row.title for row in drawing.values())
     if not folder.is_dir():
-        raise ValueError(f"{folder} is not a folder; give the folder of a Show-o or Janus checkpoint")
+        titles = " or ".join(row.title for row in drawing.values() if isinstance(row, GeneratorFamily))
+        raise ValueError(f"{folder} is not a folder; give the folder of a {titles} checkpoint")
     config = read_json(folder / "config.json")
-    for key in ("family", "_class_name", "model_type"):
-        known = _KNOWN.get((key, str(config.get(key))))
-        if known is not None:
-            return Found(family=known[0], form=known[1])
-    raise ValueError(f"{folder} holds {_named(config)}; known are Show-o, MAGVIT-v2 and Janus")
+    found = _marked(config, drawing)
+    if found is None:
+        known = f"{', '.join(first)} and {last}"
+        raise ValueError(f"{folder} holds {_named(config)}; known are {known}")
+    return found
 
 
-def require(folder: Path, family: Family) -> Form:
+def require(folder: Path, family: str) -> Form:
     """The form of a folder that must hold this family.
 
     Raises:
         ValueError: it holds another one; both are named.
     """
     found = found_in(folder)
-    if found.family != family:
-        raise ValueError(f"{folder} holds {found.family}, not {family}")
+    if found.name != family:
+        raise ValueError(f"{folder} holds {found.name}, not {family}")
     return found.form
 
 
+def known_as(folder: Path) -> Found | None:
+    """The row that a folder's config.json names; None if it has none, or names none of the table.
+
+    Whoever opens the folder says what is wrong with it.
+    """
+    try:
+        return _marked(read_json(folder / "config.json"), FAMILIES)
+    except ValueError:
+        return None
+
+
+def draws(folder: Path) -> bool:
+    """Whether a folder says that it holds an image generator."""
+    found = known_as(folder)
+    return found is not None and isinstance(found.row, GeneratorFamily)
+
+
+def _marked(config: Mapping[str, Any], rows: Mapping[str, Family]) -> Found | None:
+    for key in _KEYS:
+        for name, row in rows.items():
+            form = row.marks.get((key, str(config.get(key))))
+            if form is not None:
+                return Found(name=name, row=row, form=form)
+    return None
+
+
 def _named(config: Mapping[str, Any]) -> str:
-    for key in ("family", "_class_name", "model_type"):
+    for key in _KEYS:
         if isinstance(config.get(key), str):
             return f"a model of {key} {config[key]!r}"
     return "a config.json that names no family, _class_name or model_type"

@@ -1,12 +1,25 @@
-"""Models that a user names: found, or one sentence that tells why not."""
+"""Models that a user names: found and opened by the table of families, or one sentence that tells why not."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import torch
 from transformers import PreTrainedConfig
 
+from sightloop.models.families import (
+    ANY_CAPTIONER,
+    FAMILIES,
+    CaptionerChoices,
+    CaptionerFamily,
+    GeneratorFamily,
+    Learning,
+    Parts,
+    found_in,
+    known_as,
+)
 from sightloop.models.open import open_config
+from sightloop.models.protocols import Captioner, ImageGenerator, require_members
 
 
 def model_config(name: str) -> PreTrainedConfig:
@@ -15,6 +28,81 @@ def model_config(name: str) -> PreTrainedConfig:
     Raises:
         ValueError: there is no such model, it is a run, it cannot be reached, or it has code of its own.
     """
+    _refuse_run(name)
+    return open_config(name)
+
+
+def captioner_family(name: str) -> CaptionerFamily:
+    """The row of the captioner in a folder or of a hub name.
+
+    Raises:
+        ValueError: as for `model_config`, unless the folder names a row that transformers does not know.
+    """
+    _refuse_run(name)
+    found = known_as(Path(name))
+    if found is not None and isinstance(found.row, CaptionerFamily) and not found.row.of_transformers:
+        return found.row
+    kind = ("model_type", model_config(name).model_type)
+    rows = [row for row in FAMILIES.values() if isinstance(row, CaptionerFamily)]
+    row = next((row for row in rows if kind in row.marks), FAMILIES[ANY_CAPTIONER])
+    assert isinstance(row, CaptionerFamily)
+    return row
+
+
+def load_captioner(
+    name: str, *, dtype: torch.dtype, device: torch.device, choices: CaptionerChoices | None = None
+) -> Captioner:
+    """The captioner in a folder or of a hub name; frozen weights are in `dtype`.
+
+    Raises:
+        ValueError: no model of this name can be read, or `choices` that its family does not have.
+    """
+    choices = CaptionerChoices() if choices is None else choices
+    row = captioner_family(name)
+    return require_members(
+        row.load(name, dtype=dtype, device=device, choices=choices), Captioner, what="every captioner"
+    )
+
+
+def generator_family(folder: Path) -> GeneratorFamily:
+    """The row of the image generator in a folder.
+
+    Raises:
+        ValueError: no such folder, or one of something that cannot draw.
+    """
+    _refuse_run(str(folder))
+    row = found_in(folder).row
+    if not isinstance(row, GeneratorFamily):
+        titles = " or ".join(row.title for row in FAMILIES.values() if isinstance(row, GeneratorFamily))
+        raise ValueError(
+            f"{folder} is {row.title} alone, which cannot draw from prompts; give the folder of a {titles}"
+        )
+    return row
+
+
+def load_generator(
+    folder: Path,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    parts: Parts | None = None,
+    learning: Learning | None = None,
+) -> ImageGenerator:
+    """The image generator in a folder; frozen weights are in `dtype`.
+
+    Raises:
+        ValueError: no such folder, something that cannot draw, or a checkpoint that does not fit.
+    """
+    policy = generator_family(folder).load(
+        folder,
+        dtype=dtype,
+        device=device,
+        parts=Parts() if parts is None else parts,
+        learning=Learning() if learning is None else learning,
+    )
+    return require_members(policy, ImageGenerator, what="every image generator")
+
+
+def _refuse_run(name: str) -> None:
     if (Path(name) / "metrics.jsonl").is_file():
         raise ValueError(f"{name!r} is a run; write its model with `sightloop export` and name that folder")
-    return open_config(name)

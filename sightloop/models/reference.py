@@ -3,30 +3,22 @@
 from __future__ import annotations
 
 import copy
-from contextlib import AbstractContextManager
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
 from sightloop.models.lora import Adapters
-from sightloop.types import Policy, Prompt, Sampling, Tokens, TokenScores, Turn
+from sightloop.models.protocols import SupportsReference
+from sightloop.types import Prompt, Sampling, Tokens, TokenScores, Turn
 
 Kind = TypeVar("Kind", bound=nn.Module)
-
-
-class Adapted(Policy, Protocol):
-    """A policy whose adapters can be switched off."""
-
-    def adapters_off(self) -> AbstractContextManager[None]:
-        """The policy as it was before training, inside."""
-        ...
 
 
 class Reference:
     """A `Policy`: the same model without its adapters and without gradient, with no weights of its own."""
 
-    def __init__(self, policy: Adapted) -> None:
+    def __init__(self, policy: SupportsReference) -> None:
         self._policy = policy
 
     @torch.no_grad()

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from sightloop.models.atomic_files import read_json
 from sightloop.models.open import open_tokenizer as open_class
 from sightloop.models.open import read_tensors
 
@@ -74,23 +75,6 @@ def read_weights(source: Path) -> dict[str, Tensor]:
                 missing = [f"{name} is missing" for name in _weight_map(index) if name not in tensors]
                 refuse_problems(f"the shards of {index} are not whole", missing)
     return tensors
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """The object that a JSON file holds.
-
-    Raises:
-        ValueError: the file is missing or holds something else.
-    """
-    if not file.is_file():
-        raise ValueError(f"{file} does not exist; a checkpoint's folder holds its {file.name}")
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file} is not JSON ({error}); download it again") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{file} holds {type(content).__name__}, not an object")
-    return content
 
 
 def open_tokenizer(
@@ -153,6 +137,16 @@ def refuse_filled(output: Path) -> None:
     """
     if output.is_file() or (output.is_dir() and any(output.iterdir())):
         raise ValueError(f"{output} is not empty; choose another folder")
+
+
+def refuse_not_finite(model: nn.Module, dtype: torch.dtype) -> None:
+    """Refuse to write a model that another number format has spoiled.
+
+    Raises:
+        ValueError: weights are too large for it; they are named.
+    """
+    spoiled = [name for name, tensor in model.state_dict().items() if not tensor.isfinite().all()]
+    refuse_problems(f"not finite in {dtype}; choose another dtype", spoiled)
 
 
 def write_weights(

@@ -23,6 +23,7 @@ from transformers import (
     PhiForCausalLM,
 )
 
+from sightloop.models.atomic_files import read_json
 from sightloop.models.families import found_in
 from sightloop.models.janus.checkpoint import SpecialIds, official_config, read_janus_tokenizer
 from sightloop.models.janus.policy import FullPart, JanusSettings
@@ -35,7 +36,7 @@ from sightloop.models.show_o.magvit2 import Magvit2
 from sightloop.models.show_o.magvit2_layers import Magvit2Config
 from sightloop.models.show_o.settings import LORA_TARGETS
 from sightloop.models.show_o.vision import new_projector
-from sightloop.models.weight_files import read_json, weight_files
+from sightloop.models.weight_files import weight_files
 from sightloop.recipes.image_policies import world_folder
 from sightloop.recipes.unirl.config import UniConfig
 from sightloop.training.run_files import is_run
@@ -132,11 +133,11 @@ def networks_of(config: UniConfig, *, is_paper: bool = False) -> Networks:
         return _janus(config, janus_paper(), name) if is_janus else _paper_show_o(config, name)
     folder = folder if config.policy else world_folder(config.world_model)
     found = found_in(folder)
-    if found.family == "janus":
+    if found.name == "janus":
         given = _official_janus(folder) if found.form == "official" else open_config(folder)
         return _janus(config, given, str(folder))
-    if found.family != "show-o":
-        raise ValueError(f"{folder} is {found.family}, which cannot draw; name a Show-o or Janus")
+    if found.name != "show-o":
+        raise ValueError(f"{folder} is {found.name}, which cannot draw; name a Show-o or Janus")
     return _show_o_in(config, folder, is_official=found.form == "official")
 
 

@@ -7,10 +7,10 @@ import types
 import typing
 from collections.abc import Mapping
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Any, TypeVar
 
-from sightloop.recipes.presets import is_janus
+from sightloop.models.families import FAMILIES
+from sightloop.recipes.presets import family_named
 
 Config = TypeVar("Config")
 
@@ -66,9 +66,10 @@ def _from_format_1(config: Mapping[str, Any]) -> dict[str, Any]:
     if "relaxation" in changed:
         relaxation = dict(changed["relaxation"])
         last = relaxation.pop("round", -1)
-        policy = changed.get("policy", "")
-        janus = is_janus(Path(policy)) if policy else changed.get("world_model") == "janus"
-        changed["relaxation"] = relaxation if janus else relaxation | {"codes": "one-round", "round": last}
+        row = family_named(changed.get("policy"), changed.get("world_model"))
+        if row is not FAMILIES["janus"]:
+            relaxation |= {"codes": "one-round", "round": last}
+        changed["relaxation"] = relaxation
     return changed
 
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-_JANUS = ("janus", "multi_modality")
+from sightloop.models.families import FAMILIES, Family, GeneratorFamily, known_as
 
 
 def preset_of(presets: Mapping[str, Any], words: Sequence[str]) -> str:
-    """The preset that is named, else the first that fits: of the embedded world without `--policy`, of Janus
-    where the policy or the world's model is one.
+    """The preset that is named, else the first that fits: of the embedded world without `--policy`, of its
+    family where the policy or the world's model has one.
 
     Raises:
         ValueError: no such preset.
@@ -24,9 +23,10 @@ def preset_of(presets: Mapping[str, Any], words: Sequence[str]) -> str:
         return chosen
     policy = _option(words, "--policy")
     fitting = [name for name in presets if name.startswith("shapes") != bool(policy)]
-    wanted = is_janus(Path(policy)) if policy else _option(words, "--world-model") == "janus"
-    janus = [name for name in fitting if name.endswith("-janus")]
-    return janus[0] if wanted and janus else fitting[0]
+    row = family_named(policy, _option(words, "--world-model"))
+    ending = row.preset if isinstance(row, GeneratorFamily) else ""
+    own = [name for name in fitting if ending and name.endswith(f"-{ending}")]
+    return own[0] if own else fitting[0]
 
 
 def _option(words: Sequence[str], name: str) -> str | None:
@@ -39,13 +39,9 @@ def _option(words: Sequence[str], name: str) -> str | None:
     return None
 
 
-def is_janus(folder: Path) -> bool:
-    """Whether a model folder says that it holds a Janus."""
-    file = folder / "config.json"
-    if not file.is_file():
-        return False
-    try:
-        return json.loads(file.read_text(encoding="utf-8")).get("model_type") in _JANUS
-    except (ValueError, AttributeError):
-        # Whoever loads the folder says what is wrong with it.
-        return False
+def family_named(policy: str | None, world_model: str | None) -> Family | None:
+    """The row of a policy's folder, or without a policy that of the world's model; None if unknown."""
+    if not policy:
+        return FAMILIES.get(world_model or "")
+    found = known_as(Path(policy))
+    return None if found is None else found.row

@@ -11,7 +11,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sightloop.data.images import ImageBatch
-from sightloop.types import Captioner, Images, Outcome, Prompt, Rollout, Sampling, Tokens, Turn
+from sightloop.models.protocols import Captioner
+from sightloop.types import Images, Outcome, Prompt, Rollout, Sampling, Tokens, Turn
 
 Judge = Callable[[Outcome], tuple[Float[Tensor, "B T"], dict[str, Float[Tensor, " B"]]]]
 _SEED_STRIDE = 0x9E3779B97F4A7C15

@@ -18,25 +18,15 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from sightloop.models.protocols import ImageGenerator
 from sightloop.quizzes.grammar import Quiz
 from sightloop.quizzes.stream import QuizBatch
-from sightloop.types import (
-    Fact,
-    ImagePolicy,
-    Images,
-    Outcome,
-    Policy,
-    Prompt,
-    Rollout,
-    Sampling,
-    Tokens,
-    Turn,
-)
+from sightloop.types import Fact, Images, Outcome, Policy, Prompt, Rollout, Sampling, Tokens, Turn
 
 Judge = Callable[[Outcome], tuple[Float[Tensor, "B T"], dict[str, Float[Tensor, " B"]]]]
 PictureJudge = Callable[[Images, Sequence[Quiz]], Float[Tensor, " B"]]
 """Says how well each picture fulfils its quiz, without a question."""
-Grader = Callable[[ImagePolicy], Policy]
+Grader = Callable[[ImageGenerator], Policy]
 """Who answers, given the policy."""
 Trap = Callable[[Sequence[Fact], int], tuple[str, Fact]]
 """A question about a fact that must not hold, and that fact, from true facts and a seed."""
@@ -48,7 +38,7 @@ _ASK, _BLANK, _TRAP, _WHAT = 0xA5C1, 0xB1A2, 0x7A93, 0x3B4D
 _GREY = 127
 
 
-def itself(policy: ImagePolicy) -> Policy:
+def itself(policy: ImageGenerator) -> Policy:
     """The grader that UniRL uses: the policy in its present state."""
     return policy
 
@@ -128,7 +118,7 @@ class QuizCollector:
         if self.answering is None and (self.trap is not None or self.blank or self.naming is not None):
             raise ValueError("nobody is asked (answering is None): leave trap, naming and blank out")
 
-    def __call__(self, policy: ImagePolicy, batch: QuizBatch) -> Rollout:
+    def __call__(self, policy: ImageGenerator, batch: QuizBatch) -> Rollout:
         """Judged drawings of the batch, the samples of one prompt side by side.
 
         Gradients are on only while drawing with a relaxation.
@@ -139,7 +129,7 @@ class QuizCollector:
         rows = [torch.arange(start, min(start + size, len(batch))) for start in range(0, len(batch), size)]
         return join_rollouts([self._collect(policy, grader, batch.rows(index)) for index in rows])
 
-    def _collect(self, policy: ImagePolicy, grader: Policy, batch: QuizBatch) -> Rollout:
+    def _collect(self, policy: ImageGenerator, grader: Policy, batch: QuizBatch) -> Rollout:
         quizzes = [quiz for quiz in batch.quizzes for _ in range(self.per_prompt)]
         seeds = [
             (seed + (self.first + k) * _SEED_STRIDE) % 2**63
@@ -161,7 +151,7 @@ class QuizCollector:
             drawn = Drawn(quizzes=quizzes, seeds=seeds, codes=codes, shown=shown, images=images, group=group)
             return self._judged(policy, grader, Turn(prompt=prompt, tokens=codes), drawn)
 
-    def _judged(self, policy: ImagePolicy, grader: Policy, drawing: Turn, drawn: Drawn) -> Rollout:
+    def _judged(self, policy: ImageGenerator, grader: Policy, drawing: Turn, drawn: Drawn) -> Rollout:
         plain = replace(drawn.codes, one_hot=None)
         pixels = self.show or self.picture_judge is not None or self.answering is None
         images = None
@@ -197,7 +187,7 @@ class QuizCollector:
             drawn=images,
         )
 
-    def _asked(self, policy: ImagePolicy, grader: Policy, outcome: Outcome, drawn: Drawn) -> Outcome:
+    def _asked(self, policy: ImageGenerator, grader: Policy, outcome: Outcome, drawn: Drawn) -> Outcome:
         assert self.answering is not None
         shown, codes = drawn.shown, drawn.codes
         others: dict[str, Outcome] = {}
@@ -262,7 +252,7 @@ class QuizCollector:
 
     def _turns(
         self,
-        policy: ImagePolicy,
+        policy: ImageGenerator,
         grader: Policy,
         prompts: tuple[Turn, Prompt],
         outcome: Outcome,

@@ -1,20 +1,31 @@
-"""What the command `export` does: a run's captioner for those who do not have sightloop."""
+"""What the command `export` does: a run's model for those who do not have sightloop, as its family writes it."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
 import torch
 
-from sightloop.models.captioners.adapter_folder import AdapterCard, export_adapter
-from sightloop.models.captioners.blip2 import Blip2Captioner
-from sightloop.models.captioners.vlrm_checkpoint import Card, export_folder, export_tensors
-from sightloop.runs.restore import Restored, restore
+from sightloop.models.atomic_files import atomic_write
+from sightloop.models.families import CaptionerFamily, GeneratorFamily
 from sightloop.models.precision import DTYPES
+from sightloop.models.protocols import Card, Export, Usage
+from sightloop.models.weight_files import refuse_filled
+from sightloop.recipes.unirl.config import GrpoConfig, UniConfig
+from sightloop.runs.restore import Restored, recipe_and_config, restore, start_folder
 
-_TOLD = ("recall@1", "recall@5", "mrr", "precision", "told", "length")
+_CAPTIONS = {name: name for name in ("recall@1", "recall@5", "mrr", "precision", "told", "length")}
+_BOTH_SIDES = {
+    "drawn": "drawn right",
+    "answered": "answered right about its own drawings",
+    "answered_if_drawn": "the same, of those drawn right",
+    "answered_fixed": "answered right about pictures not its own",
+    "imbalance": "right on one side only",
+}
+"""Metrics of a model card by what it calls them."""
 
 
 def export_run(
@@ -26,31 +37,55 @@ def export_run(
     dtype: Literal["float16", "bfloat16", "float32"],
     license_name: str,
 ) -> None:
-    """Write a run's captioner: BLIP-2 as a plain folder with a model card or as VLRM's 257 tensors, any other
-    as a folder of adapters for peft, in float32, with a model card.
+    """Write a run's model with a model card: BLIP-2 as a plain folder or as VLRM's 257 tensors, any other
+    captioner as adapters for peft, an image generator as a folder of its family.
 
     Raises:
-        ValueError: no such run or checkpoint, a form that the captioner does not have, or an output that is
-            in the way.
+        ValueError: no such run or checkpoint, a form that the model does not have, an output that is in the
+            way, or a weight that is too large for `dtype`.
     """
-    restored = restore(run, step, device=torch.device("cpu"))
-    card = _card(run, restored, license_name)
-    if not isinstance(restored.policy, Blip2Captioner):
+    recipe, config = recipe_and_config(run)
+    device = torch.device("cpu")
+    if isinstance(config, UniConfig):
         if form == "tensors":
-            raise ValueError(
-                f"{run} trained adapters of {restored.base!r}; VLRM's tensors are BLIP-2's, use --form folder"
-            )
-        asked = AdapterCard(told=card, prompt=restored.config.draw.prompt, decoding=_decoding(restored))
-        return export_adapter(restored.policy, output, base=restored.base, card=asked)
-    if form == "tensors":
-        export_tensors(restored.policy, output, dtype=DTYPES[dtype])
-        return
-    export_folder(
-        restored.policy,
-        output,
-        base=restored.base,
-        card=card,
+            raise ValueError(f"{run} is a run of {recipe}; VLRM's tensors are BLIP-2's, use --form folder")
+        refuse_filled(output)
+        restored = restore(run, step, device=device, dtype="float32")
+        card = _card(run, restored, "both_sides", _BOTH_SIDES, license_name)
+        if restored.family.write is None:
+            raise ValueError(_cannot(run, restored.family.title, "write"))
+        return _export_generator(restored, output, DTYPES[dtype], card)
+    restored = restore(run, step, device=device)
+    card = _card(run, restored, "held_out", _CAPTIONS, license_name)
+    wanted = Export(
+        run=run,
+        form=form,
         dtype=DTYPES[dtype],
+        card=card,
+        prompt=restored.config.draw.prompt,
+        decoding=_decoding(restored),
+    )
+    row = restored.family
+    assert isinstance(row, CaptionerFamily)
+    if row.export is None:
+        raise ValueError(_cannot(run, row.title, "export"))
+    row.export(restored.policy, output, wanted)
+
+
+def _export_generator(restored: Restored, output: Path, dtype: torch.dtype, card: Card) -> None:
+    row = restored.family
+    assert isinstance(row, GeneratorFamily)
+    method = "GRPO" if isinstance(restored.config, GrpoConfig) else "supervised training"
+    with atomic_write(output) as partial:
+        usage = row.write(restored.policy, partial, dtype=dtype, start=start_folder(restored.config))
+        text = card_text(card, family=row.title, method=method, usage=usage)
+        (partial / "README.md").write_text(text, encoding="utf-8")
+
+
+def _cannot(place: Path, title: str, field: str) -> str:
+    return (
+        f"{place}: models of the family {title} cannot be exported; give its row of models/families.py a "
+        f"function `{field}`"
     )
 
 
@@ -64,12 +99,50 @@ def _decoding(restored: Restored) -> dict[str, int]:
     }
 
 
-def _card(run: Path, restored: Restored, license_name: str) -> Card:
-    before, after = _figures(run, 0), _figures(run, restored.step)
-    figures = {name: (before[name], after[name]) for name in _TOLD if name in before and name in after}
-    return Card(base=restored.base, steps=restored.step, figures=figures, license_name=license_name)
+def _card(
+    run: Path, restored: Restored, evaluation: str, called: Mapping[str, str], license_name: str
+) -> Card:
+    before, after = (_metrics(run, evaluation, step) for step in (0, restored.step))
+    return Card(
+        base=restored.base,
+        steps=restored.step,
+        figures={
+            title: (before[name], after[name])
+            for name, title in called.items()
+            if name in before and name in after
+        },
+        license_name=license_name,
+    )
 
 
-def _figures(run: Path, step: int) -> dict[str, float]:
-    path = run / "evaluations" / f"held_out_step_{step:06d}.json"
+def _metrics(run: Path, evaluation: str, step: int) -> Mapping[str, float]:
+    path = run / "evaluations" / f"{evaluation}_step_{step:06d}.json"
     return json.loads(path.read_text(encoding="utf-8"))["metrics"] if path.is_file() else {}
+
+
+def card_text(card: Card, *, family: str, method: str, usage: Usage) -> str:
+    """The model card of an image generator as Markdown with the hub's header."""
+    head = ["---", f"library_name: {usage.library}", "pipeline_tag: any-to-any", "language: en"]
+    head += [f"license: {card.license_name}"] if card.license_name else []
+    rows = [f"| {name} | {before:.3f} | {after:.3f} |" for name, (before, after) in card.figures.items()]
+    table = ["| share of the evaluation | before | after |", "|---|--:|--:|", *rows, ""] if rows else []
+    name = Path(card.base).name if Path(card.base).exists() else card.base
+    lines = [
+        *head,
+        "tags: [text-to-image, visual-question-answering, reinforcement-learning, unirl, sightloop]",
+        "---",
+        "",
+        f"# A {family} that was trained on what it saw in its own drawings",
+        "",
+        f"`{name}` after {card.steps} steps of UniRL ([arXiv 2505.23380](https://arxiv.org/abs/2505.23380))",
+        f"by {method} with sightloop: the model draws a prompt, is asked about the drawing, and learns",
+        "from its answers. There were no pictures to learn from. Adapters, if any were trained, are merged",
+        "into the weights; what codes and decodes pictures is that of the base.",
+        "",
+        *table,
+        *usage.lines,
+        "",
+        "A model that grades itself may come to flatter itself: compare the rows about its own drawings and",
+        "about other pictures. The licence of the base model applies as well.",
+    ]
+    return "\n".join(lines) + "\n"

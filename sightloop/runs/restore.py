@@ -1,53 +1,136 @@
-"""From a run folder back to its captioner."""
+"""From a run folder back to its policy, of whatever family; policies by any name that a user gives."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
+from sightloop.models.families import Family, Parts, WorldModel, draws
+from sightloop.models.named_models import captioner_family, generator_family
+from sightloop.models.precision import DTYPES
+from sightloop.models.protocols import Captioner, ImageGenerator
 from sightloop.recipes.catalog import RECIPES
 from sightloop.recipes.config_json import config_of_run
-from sightloop.recipes.vlrm.build import AnyCaptioner, base_model, load_policy
+from sightloop.recipes.image_policies import load_image_policy, world_folder
+from sightloop.recipes.unirl import build as unirl
+from sightloop.recipes.unirl.config import UniConfig
+from sightloop.recipes.vlrm import build as vlrm
 from sightloop.recipes.vlrm.config import VlrmConfig
-from sightloop.training import checkpoint
+from sightloop.training import checkpoint, distributed
 from sightloop.training.run_files import is_run
+
+Precision = Literal["float32", "bfloat16", "float16"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Restored:
-    """A captioner as a run left it."""
+    """A policy as a run left it."""
 
-    policy: AnyCaptioner
-    config: VlrmConfig
-    base: str
-    """The model the run started from."""
+    policy: Any
+    """A `Captioner` or an `ImageGenerator`."""
+    family: Family
+    recipe: str
+    config: Any
     step: int
 
+    @property
+    def base(self) -> str:
+        """The model that the run started from."""
+        return start_of(self.config)
 
 
+def start_of(config: VlrmConfig | UniConfig) -> str:
+    """The model that a run of this configuration starts from."""
+    if isinstance(config, VlrmConfig):
+        return vlrm.base_model(config)
+    return config.policy or f"{config.world_model} of the embedded world"
 
-def load_captioner(name: str, *, device: torch.device) -> AnyCaptioner:
-    """The captioner of a run, of a model folder or hub name, or the embedded world's if `name` is empty."""
-    if name and is_run(name):
-        return restore(Path(name), "best", device=device).policy
-    return load_policy(VlrmConfig(policy=name, dtype="float32"), device)
+
+def start_folder(config: UniConfig) -> Path:
+    """The folder that a run of this configuration starts from."""
+    return Path(config.policy) if config.policy else world_folder(config.world_model)
 
 
-def restore(run: Path, step: str, *, device: torch.device) -> Restored:
-    """The captioner of a run at its `best` or `last` checkpoint or at a step.
+def restore(run: Path, step: str, *, device: torch.device, dtype: Precision | None = None) -> Restored:
+    """The policy of a run at its `best` or `last` checkpoint or at a step.
+
+    Frozen weights are in `dtype`; None = as in training.
 
     Raises:
         ValueError: the folder is no run, or the run has no such checkpoint.
     """
-    config = read_config(run)
+    recipe, config = recipe_and_config(run)
     chosen = saved_step(run, step)
-    policy = load_policy(config, device)
-    checkpoint.load_trainable(chosen.folder, {"policy": policy.bridge()})
-    return Restored(policy=policy, config=config, base=base_model(config), step=chosen.step)
+    policy = _start(config, device, dtype)
+    checkpoint.load_trainable(chosen.folder, {"policy": policy.trainable_module()})
+    return Restored(
+        policy=policy, family=_family_of(config), recipe=recipe, config=config, step=chosen.step
+    )
+
+
+def before_training(
+    run: Path, *, device: torch.device, dtype: Precision | None = None
+) -> Captioner | ImageGenerator:
+    """The policy that a run started from.
+
+    Raises:
+        ValueError: the folder is no run.
+    """
+    return _start(recipe_and_config(run)[1], device, dtype)
+
+
+def open_policy(
+    name: str, *, device: torch.device, world_model: WorldModel = "show-o"
+) -> Captioner | ImageGenerator:
+    """The policy of a run (its best step), of a model's folder or hub name, or the embedded world's
+    `world_model` if `name` is empty; in float32.
+
+    Raises:
+        ValueError: no such model, or one that cannot be driven.
+    """
+    if name and is_run(name):
+        is_image = isinstance(recipe_and_config(Path(name))[1], UniConfig)
+        return restore(Path(name), "best", device=device, dtype="float32" if is_image else None).policy
+    if name and not draws(Path(name)):
+        return open_captioner(name, device=device)
+    return load_image_policy(name, device=device, world_model=world_model)
+
+
+def open_captioner(name: str, *, device: torch.device) -> Captioner:
+    """The captioner of a run, of a model folder or hub name, or the embedded world's if `name` is empty.
+
+    Raises:
+        ValueError: none of these, or a run of another kind of model.
+    """
+    if not name or not is_run(name):
+        return vlrm.load_policy(VlrmConfig(policy=name, dtype="float32"), device)
+    read_config(Path(name))
+    return restore(Path(name), "best", device=device).policy
+
+
+def open_generator(
+    name: str, *, world_model: WorldModel, parts: Parts, dtype: Precision, device: str
+) -> ImageGenerator:
+    """The image generator of a run, of a model's folder, or the embedded world's if `name` is empty.
+
+    Raises:
+        ValueError: none of these, or parts that are named for a run, which has its own.
+    """
+    where = distributed.device(device)
+    if not name or not is_run(name):
+        return load_image_policy(
+            name, device=where, dtype=DTYPES[dtype], world_model=world_model, parts=parts
+        )
+    if parts != Parts():
+        raise ValueError(
+            f"{name} is a run, which knows its parts; leave --magvit, --tokenizer, --tower, --prompts out"
+        )
+    image_config(Path(name))
+    return restore(Path(name), "best", device=where, dtype=dtype).policy
 
 
 def read_config(run: Path) -> VlrmConfig:
@@ -59,6 +142,18 @@ def read_config(run: Path) -> VlrmConfig:
     recipe, config = recipe_and_config(run)
     if not isinstance(config, VlrmConfig):
         raise ValueError(f"{run} is a run of {recipe}, whose model draws and answers; name a captioner's run")
+    return config
+
+
+def image_config(run: Path) -> UniConfig:
+    """The configuration of an image generator's run.
+
+    Raises:
+        ValueError: the folder is no run, or one of another kind of model.
+    """
+    recipe, config = recipe_and_config(run)
+    if not isinstance(config, UniConfig):
+        raise ValueError(f"{run} is a run of {recipe}, whose model cannot draw; name a run of unirl-grpo")
     return config
 
 
@@ -96,3 +191,16 @@ def saved_step(run: Path, step: str) -> checkpoint.Saved:
             f"{run} has no checkpoint {step!r}; there are: best, last, {', '.join(map(str, saved))}"
         )
     return saved[wanted]
+
+
+def _start(config: Any, device: torch.device, dtype: Precision | None) -> Any:
+    # Training offers two precisions; drawing with what was trained works in three.
+    changes: dict[str, Any] = {} if dtype is None else {"dtype": dtype}
+    load = vlrm.load_policy if isinstance(config, VlrmConfig) else unirl.load_policy
+    return load(replace(config, **changes), device)
+
+
+def _family_of(config: VlrmConfig | UniConfig) -> Family:
+    if isinstance(config, VlrmConfig):
+        return captioner_family(vlrm.base_model(config))
+    return generator_family(start_folder(config))

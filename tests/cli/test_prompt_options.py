@@ -16,7 +16,8 @@ from unified_folders import byte_level, byte_model, janus_folder, janus_words, s
 
 from sightloop.cli import main
 from sightloop.evaluators.geneval_images import Drawing, draw_prompts
-from sightloop.recipes.image_policies import Parts, load_image_policy
+from sightloop.models.families import Parts
+from sightloop.recipes.image_policies import load_image_policy
 from sightloop.world.bundled import WEIGHTS
 
 CPU = torch.device("cpu")

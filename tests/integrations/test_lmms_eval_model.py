@@ -15,7 +15,7 @@ import sightloop.integrations.lmms_eval as adapter
 from sightloop.integrations.answerer import AnswerSettings, Asked, Respondent, settings_from
 from sightloop.integrations.lmms_eval import asked_of, flat_pictures, generated
 from sightloop.recipes.image_policies import WORLD_MODELS
-from sightloop.runs.restore_image import restore_image_policy
+from sightloop.runs.restore import restore
 from sightloop.types import Images, Prompt, Sampling, Turn
 from sightloop.world.bundled import WEIGHTS
 from sightloop.world.scenes import render, sample_scene
@@ -86,7 +86,7 @@ def test_a_run_of_a_drawing_model_answers_with_what_it_learned(
     found = trained.likelihood(asked, "a circle").log_prob
     pixels = torch.from_numpy(np.array(asked.picture)).permute(2, 0, 1)[None]
     prompt = Prompt(texts=[QUESTION], images=Images(pixels=pixels))
-    policy = restore_image_policy(run, "best", device=torch.device("cpu")).policy
+    policy = restore(run, "best", device=torch.device("cpu")).policy
     with torch.no_grad():
         scores = policy.score(Turn(prompt=prompt, tokens=policy.encode(["a circle"]))).log_probs[0]
     assert found == pytest.approx(float(scores[:-1].sum()), abs=1e-4)

@@ -12,10 +12,11 @@ from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast
 from unified_folders import byte_level, janus_folder, janus_words, show_o_folders, show_o_words
 
+from sightloop.models.families import Parts
 from sightloop.models.janus.policy import Janus
 from sightloop.models.prompt_strings import answer_ids
 from sightloop.models.show_o.policy import ShowO
-from sightloop.recipes.image_policies import Parts, load_image_policy
+from sightloop.recipes.image_policies import load_image_policy
 from sightloop.types import Images, Prompt, Tokens, Turn
 from sightloop.world.bundled import WEIGHTS
 

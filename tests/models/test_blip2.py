@@ -145,9 +145,9 @@ def test_only_queries_qformer_and_projection_are_trained_under_their_published_n
     policy = odd.policy
     trained = {name for name, parameter in policy.model.named_parameters() if parameter.requires_grad}
     assert trained == {name for name, _ in policy.model.named_parameters() if name.startswith(TRAINED)}
-    assert set(policy.bridge().state_dict()) == trained
+    assert set(policy.trainable_module().state_dict()) == trained
     own = dict(policy.model.named_parameters())
-    assert all(parameter is own[name] for name, parameter in policy.bridge().named_parameters())
+    assert all(parameter is own[name] for name, parameter in policy.trainable_module().named_parameters())
 
 
 def test_dropout_stays_off_even_in_training_mode(tmp_path) -> None:
@@ -175,7 +175,7 @@ def test_no_dropout_reaches_modules_and_plain_numbers() -> None:
     assert (layer.dropout, layer.attention_dropout, layer.layerdrop, layer.part.p) == (0, 0, 0, 0)
 
 
-def test_in_half_precision_the_trained_parts_keep_every_digit(tmp_path) -> None:
+def test_in_half_precision_the_trainable_modules_keep_every_digit(tmp_path) -> None:
     saved = tiny_blip2.model()
     policy = Blip2Captioner.from_pretrained(tiny_blip2.save(tmp_path, saved), dtype=torch.bfloat16)
     assert type(policy.model) is Blip2ForConditionalGeneration
@@ -195,7 +195,7 @@ def test_in_half_precision_the_trained_parts_keep_every_digit(tmp_path) -> None:
     assert scores.log_probs.dtype == torch.float32
     torch.testing.assert_close(scores.log_probs[tokens.mask], tokens.log_probs[tokens.mask], atol=0.1, rtol=0)
     scores.log_probs.sum().backward()
-    gradients = [parameter.grad for parameter in policy.bridge().parameters()]
+    gradients = [parameter.grad for parameter in policy.trainable_module().parameters()]
     assert {gradient.dtype for gradient in gradients if gradient is not None} == {torch.float32}
     exact_policy = tiny_blip2.captioner()
     plain = exact_policy.score(

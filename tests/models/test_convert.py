@@ -153,7 +153,7 @@ def test_what_is_not_there_or_not_tensors_is_named(tmp_path: Path) -> None:
         load_vlrm(model(), tmp_path)
 
 
-def test_the_trained_part_is_read_out_of_a_sharded_folder(tmp_path: Path) -> None:
+def test_the_trainable_module_is_read_out_of_a_sharded_folder(tmp_path: Path) -> None:
     trained = model(seed=3)
     trained.save_pretrained(tmp_path, max_shard_size="50KB")
     assert len(list(tmp_path.glob("*.safetensors"))) > 3
@@ -245,7 +245,7 @@ def test_exports_are_in_half_precision_and_say_so(tmp_path: Path) -> None:
     # The head is tied to the embedding: one of them is enough.
     assert tensors.keys() == load_file(base / "model.safetensors").keys()
     assert loaded.config.dtype == loaded.language_projection.weight.dtype == torch.float16
-    assert next(policy.bridge().parameters()).dtype == torch.float32
+    assert next(policy.trainable_module().parameters()).dtype == torch.float32
 
 
 def test_an_export_brings_what_an_older_processor_lacks(tmp_path: Path) -> None:

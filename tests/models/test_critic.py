@@ -189,7 +189,7 @@ def test_policy_and_critic_losses_reach_disjoint_parameters() -> None:
     policy, critic = pair()
     turn = turn_of(policy)
     rollout, credit = rollout_and_credit(turn)
-    bridge, own = set(policy.bridge().parameters()), set(critic.parameters())
+    bridge, own = set(policy.trainable_module().parameters()), set(critic.parameters())
     assert not bridge & own
 
     def reached(loss: Tensor) -> set[nn.Parameter]:
@@ -233,7 +233,7 @@ def gradients_of(*, checkpointing: bool, texts: list[str]) -> tuple[dict[str, Te
     loss = A2C(critic=critic).loss(policy, rollout, credit)
     (loss.per_token * credit.shares).sum().backward()
     assert not any(part.training for part in policy.model.modules())
-    named = policy.bridge().named_parameters()
+    named = policy.trainable_module().named_parameters()
     found = {name: parameter.grad for name, parameter in named if parameter.grad is not None}
     return found | {name: settled[parameter] for name, parameter in critic.named_parameters()}, runs
 

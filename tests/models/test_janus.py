@@ -178,7 +178,7 @@ def test_a_pattern_of_adapters_is_looked_for_in_the_language_model_alone() -> No
 
 def test_only_adapters_learn() -> None:
     janus = tiny_janus()
-    own = set(janus.trained_part().parameters())
+    own = set(janus.trainable_module().parameters())
     assert {p for p in janus.parameters() if p.requires_grad} == own
     turn = Turn(prompt=drawing(), tokens=janus.sample(drawing(), janus.drawing()))
     janus.score(turn, janus.drawing()).log_probs.sum().backward()
@@ -198,7 +198,7 @@ def test_full_training_never_touches_what_sees(head: bool, embeddings: bool) -> 
     names = {"language_model", "generation_aligner"} | ({"generation_head"} if head else set())
     names |= {"generation_embeddings", "weight"} if embeddings else set()
     assert learned == names
-    own = set(janus.trained_part().parameters())
+    own = set(janus.trainable_module().parameters())
     assert {p for p in janus.parameters() if p.requires_grad} == own
     words = janus.model.model.language_model.embed_tokens.weight
     assert (words.grad is not None) == embeddings
@@ -208,7 +208,7 @@ def test_a_small_step_makes_a_picture_likelier() -> None:
     janus = tiny_janus(trained="full")
     law = janus.drawing()
     turn = Turn(prompt=drawing(), tokens=janus.sample(drawing(), law))
-    optimizer = torch.optim.SGD(janus.trained_part().parameters(), lr=1e-6)
+    optimizer = torch.optim.SGD(janus.trainable_module().parameters(), lr=1e-6)
     before = janus.score(turn, law).log_probs.sum()
     (-before).backward()
     optimizer.step()
@@ -234,7 +234,7 @@ def test_recomputed_layers_give_the_same_gradients(trained: str) -> None:
     turn = Turn(prompt=drawing(), tokens=one.sample(drawing(), one.drawing()))
     for policy in (one, other):
         policy.score(turn, policy.drawing()).log_probs.sum().backward()
-    pairs = zip(one.trained_part().parameters(), other.trained_part().parameters(), strict=True)
+    pairs = zip(one.trainable_module().parameters(), other.trainable_module().parameters(), strict=True)
     for first, second in pairs:
         torch.testing.assert_close(first.grad, second.grad, rtol=1e-3, atol=1e-3)
 
@@ -257,7 +257,7 @@ def test_recomputation_does_keep_less() -> None:
 @pytest.mark.parametrize("trained", ["lora", "full"])
 def test_what_learns_stays_in_float32_under_bfloat16(trained: str) -> None:
     janus = tiny_janus(dtype=torch.bfloat16, trained=trained)
-    assert {p.dtype for p in janus.trained_part().parameters()} == {torch.float32}
+    assert {p.dtype for p in janus.trainable_module().parameters()} == {torch.float32}
     assert janus.model.model.vision_model.post_layernorm.weight.dtype == torch.bfloat16
     law = janus.drawing()
     tokens = janus.sample(drawing(), law)
@@ -267,7 +267,7 @@ def test_what_learns_stays_in_float32_under_bfloat16(trained: str) -> None:
     asked = Prompt(texts=["what?"] * 3, images=tokens, seeds=[1, 2, 3])
     answers = janus.sample(asked, Sampling(max_tokens=3))
     janus.score(Turn(prompt=asked, tokens=answers)).log_probs.sum().backward()
-    assert all(p.grad is not None for p in janus.trained_part().parameters())
+    assert all(p.grad is not None for p in janus.trainable_module().parameters())
 
 
 def test_laws_that_fit_no_picture_are_refused(janus: Janus) -> None:

@@ -82,7 +82,7 @@ def test_what_is_drawn_follows_training(make: Callable[[], Any]) -> None:
     policy = make()
     law = policy.drawing()
     before = same_as_own(policy, asked(), law)
-    for weight in policy.trained_part().parameters():
+    for weight in policy.trainable_module().parameters():
         weight.data += 0.1 * torch.randn(weight.shape)
     after = same_as_own(policy, asked(), law)
     assert not torch.equal(before.ids, after.ids)

@@ -136,7 +136,7 @@ def test_the_whole_model_can_be_trained_and_compared_with_a_frozen_copy() -> Non
     drawn = Turn(prompt=prompt, tokens=tokens)
     before = [policy.score(turn).log_probs for turn in (drawn, asked)]
     (before[0].sum() + before[1].sum()).backward()
-    weights = set(policy.trained_part().parameters())
+    weights = set(policy.trainable_module().parameters())
     assert {p for p in policy.parameters() if p.requires_grad} == weights == set(policy.model.parameters())
     assert all(p.grad is not None for p in weights)
     with torch.no_grad():
@@ -166,7 +166,7 @@ def test_supervised_losses_teach_what_is_trained() -> None:
     total = losses.drawing + 0.1 * losses.text + losses.answer
     torch.testing.assert_close(losses.total(), total)
     total.backward()
-    assert all(p.grad is not None for p in policy.trained_part().parameters())
+    assert all(p.grad is not None for p in policy.trainable_module().parameters())
     alone = policy.losses(captions=(tokens, texts))
     assert alone.drawing is None
     assert alone.text is None

@@ -303,7 +303,7 @@ def test_hard_codes_have_the_gradient_of_the_soft_ones() -> None:
         policy.zero_grad()
         total, tokens = relaxed_sum(policy, weights, relaxed_hard=is_hard)
         total.backward()
-        grads.append([p.grad.clone() for p in policy.trained_part().parameters() if p.grad is not None])
+        grads.append([p.grad.clone() for p in policy.trainable_module().parameters() if p.grad is not None])
         assert tokens.one_hot is not None
         is_one_hot = bool((tokens.one_hot.detach().amax(-1) > 1 - 1e-5).all())
         assert is_one_hot or not is_hard

@@ -96,7 +96,7 @@ def test_the_projection_learns_with_the_whole_model() -> None:
     assert policy.vision is not None
     prompt = Prompt(texts=ASKED, images=pictures(3))
     policy.score(Turn(prompt=prompt, tokens=policy.encode(["a", "two", "no"]))).log_probs.sum().backward()
-    trained = set(policy.trained_part().parameters())
+    trained = set(policy.trainable_module().parameters())
     assert set(policy.vision.projector.parameters()) < trained
     assert {p for p in policy.parameters() if p.requires_grad} == trained
     assert all(p.grad is not None for p in policy.vision.projector.parameters())

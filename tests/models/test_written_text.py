@@ -24,7 +24,7 @@ from sightloop.models.clip import ClipEncoder
 from sightloop.models.written_text import read_texts, spelled_out, text_ids
 from sightloop.recipes.image_policies import load_image_policy
 from sightloop.rewards.similarity import ItmSimilarity
-from sightloop.runs.restore import load_captioner
+from sightloop.runs.restore import open_captioner
 from sightloop.types import Images
 from sightloop.world.bundled import WEIGHTS
 from sightloop.world.scenes import render, sample_scene
@@ -171,7 +171,7 @@ def test_policies_read_prompts_questions_and_answers_as_text(kind: str) -> None:
     device = torch.device("cpu")
     pictures = Images(pixels=torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
     if kind == "captioner":
-        policy: Any = load_captioner("", device=device)
+        policy: Any = open_captioner("", device=device)
         policy.write(policy.look(pictures), prompt=given, max_tokens=4)
         rows = [policy._text_ids(given), policy.encode([given]).ids[0, :-1].tolist()]
         marks = {policy.bos, policy.pad, *policy.ends, policy.words.convert_tokens_to_ids("<image>")}

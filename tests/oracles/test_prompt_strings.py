@@ -12,11 +12,12 @@ from transformers import AutoProcessor
 from unified_folders import janus_folder, show_o_folders
 
 from sightloop.cli import main
+from sightloop.models.families import Parts
 from sightloop.models.janus.policy import Janus
 from sightloop.models.prompt_strings import PromptOptions
 from sightloop.models.show_o.layout import SYSTEM_PROMPT
 from sightloop.models.show_o.policy import ShowO
-from sightloop.recipes.image_policies import Parts, load_image_policy
+from sightloop.recipes.image_policies import load_image_policy
 
 Case = dict[str, Any]
 STYLES_WITH_ROLES = ("deepseek", "deepseek_old")

@@ -46,7 +46,7 @@ def test_counts_are_those_of_the_loaded_policy(family: str, trained: str) -> Non
 
     assert all(parameter.is_meta for parameter in networks.language.parameters())
     assert count(networks.language) == count(policy.model)
-    learned = sum(p.numel() for p in policy.trained_part().parameters() if p.requires_grad)
+    learned = sum(p.numel() for p in policy.trainable_module().parameters() if p.requires_grad)
     assert count(networks.trained) == learned
     held = sum(memory_plan(config, networks).held.values()) * GIB
     moments = 12 * learned

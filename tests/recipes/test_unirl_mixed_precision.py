@@ -16,9 +16,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sightloop.cli import main
+from sightloop.models.protocols import ImageGenerator
 from sightloop.planning.networks import networks_of
 from sightloop.planning.unirl_plan import memory_plan
-from sightloop.recipes.unirl.build import AnyImagePolicy, load_policy, reference_of
+from sightloop.recipes.unirl.build import load_policy, reference_of
 from sightloop.recipes.unirl.config import GRPO_SHAPES, GRPO_SHAPES_JANUS, GrpoConfig, PolicySettings
 from sightloop.types import Prompt, Sampling, Turn
 
@@ -57,7 +58,7 @@ class Products(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-def turns_of(policy: AnyImagePolicy) -> tuple[Turn, Turn]:
+def turns_of(policy: ImageGenerator) -> tuple[Turn, Turn]:
     """A drawing and an answer about it, as the policy samples them."""
     drawing = Prompt(texts=["a red circle", "two blue squares"], wants="image", seeds=[1, 2])
     drawn = policy.sample(drawing, policy.drawing())
@@ -66,16 +67,16 @@ def turns_of(policy: AnyImagePolicy) -> tuple[Turn, Turn]:
     return Turn(prompt=drawing, tokens=drawn), Turn(prompt=asking, tokens=policy.sample(asking, WORDS))
 
 
-def scored(policy: AnyImagePolicy, turns: tuple[Turn, Turn]) -> list[Tensor]:
+def scored(policy: ImageGenerator, turns: tuple[Turn, Turn]) -> list[Tensor]:
     """Log-probabilities of both turns under the laws that drew them."""
     laws = (policy.drawing(), WORDS)
     return [policy.score(turn, law).log_probs for turn, law in zip(turns, laws, strict=True)]
 
 
-def gradient(policy: AnyImagePolicy, turns: tuple[Turn, Turn]) -> Tensor:
+def gradient(policy: ImageGenerator, turns: tuple[Turn, Turn]) -> Tensor:
     """Of the log-likelihood of both turns."""
     sum(found.mean() for found in scored(policy, turns)).backward()  # pyright: ignore
-    found = [p.grad for p in policy.trained_part().parameters() if p.grad is not None]
+    found = [p.grad for p in policy.trainable_module().parameters() if p.grad is not None]
     assert {part.dtype for part in found} == {torch.float32}
     return torch.cat([part.flatten() for part in found])
 
@@ -83,7 +84,7 @@ def gradient(policy: AnyImagePolicy, turns: tuple[Turn, Turn]) -> Tensor:
 @pytest.mark.parametrize("family", STARTS)
 def test_products_are_computed_in_bfloat16_from_weights_in_float32(family: str) -> None:
     policy = load_policy(STARTS[family], CPU)
-    assert {p.dtype for p in policy.trained_part().parameters() if p.requires_grad} == {torch.float32}
+    assert {p.dtype for p in policy.trainable_module().parameters() if p.requires_grad} == {torch.float32}
     with Products() as seen:
         gradient(policy, turns_of(policy))
     assert set(seen.seen) == {torch.bfloat16} and seen.seen[torch.bfloat16] > 100
@@ -115,11 +116,11 @@ def test_a_frozen_reference_keeps_matrices_in_bfloat16_and_scores_bit_by_bit_the
     for mine, theirs in zip(scored(policy, turns), scored(reference, turns), strict=True):
         assert torch.equal(mine, theirs)
     assert torch.equal(reference.sample(turns[1].prompt, WORDS).ids, turns[1].tokens.ids)
-    kept = {id(p): p for p in reference.trained_part().parameters()}.values()
+    kept = {id(p): p for p in reference.trainable_module().parameters()}.values()
     config = replace(STARTS[family], kl_weight=0.1)
     planned = memory_plan(config, networks_of(config)).held["reference: a copy of what is trained"]
     assert planned * 2**30 == pytest.approx(sum(p.numel() * p.element_size() for p in kept))
-    assert {p.dtype for p in policy.trained_part().parameters() if p.requires_grad} == {torch.float32}
+    assert {p.dtype for p in policy.trainable_module().parameters() if p.requires_grad} == {torch.float32}
 
 
 @pytest.mark.parametrize("rounds", [{"relaxed_round": 1}, {"relaxed_rounds": 2}, {}])
@@ -133,7 +134,7 @@ def test_relaxed_drawings_send_their_gradient_to_all_weights(rounds: dict[str, i
         one_hot = policy.sample(Prompt(texts=["a red circle"], wants="image", seeds=[1]), law).one_hot
         assert one_hot is not None
         (one_hot * torch.randn(one_hot.shape, generator=torch.Generator().manual_seed(0))).sum().backward()
-        parts = policy.trained_part().named_parameters()
+        parts = policy.trainable_module().named_parameters()
         reached.append([name for name, p in parts if p.grad is not None and bool(p.grad.any())])
     assert reached[0] == reached[1] and len(reached[0]) > 20
 
@@ -214,7 +215,7 @@ def test_masters_are_read_as_the_file_has_them_and_not_rounded_first(folders: Fo
     words = {"policy": str(folders.place / "janus"), "dtype": "bfloat16", "model": FULL}
     policy = load_policy(GrpoConfig(**words), CPU)
     exact = load_policy(GrpoConfig(**(words | {"dtype": "float32"})), CPU)
-    pairs = zip(policy.trained_part().parameters(), exact.trained_part().parameters(), strict=True)
+    pairs = zip(policy.trainable_module().parameters(), exact.trainable_module().parameters(), strict=True)
     assert all(torch.equal(mine, theirs) for mine, theirs in pairs)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -25,6 +26,8 @@ class Painter(nn.Module):
     """Each prompt has its own logits of codes; an answer reads the codes' mean through a table of words."""
 
     num_image_tokens = WIDTH
+    adapters = None
+    templates: Mapping[str, str] = {}
 
     def __init__(self, *, eyes: float = 2.0) -> None:
         super().__init__()
@@ -112,7 +115,7 @@ class Painter(nn.Module):
         """It reads its codes."""
         return tokens
 
-    def trained_part(self) -> nn.Module:
+    def trainable_module(self) -> nn.Module:
         """All of it."""
         return self
 

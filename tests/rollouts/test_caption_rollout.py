@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sightloop.data.images import ImageBatch
 from sightloop.rollouts.caption import CaptionCollector, join_rollouts
@@ -23,6 +23,7 @@ class Speller:
 
     looked: list[int] = field(default_factory=list)
     asked: list[Prompt] = field(default_factory=list)
+    image_size: int = 1
 
     def look(self, images: Images) -> Images:
         """Pictures with their number as the feature."""
@@ -62,6 +63,10 @@ class Speller:
     def reference_log_probs(self, tokens: Tokens) -> Tensor:
         """Nor this: rewards bring their own."""
         raise AssertionError("asked for the reference while collecting")
+
+    def trainable_module(self) -> nn.Module:
+        """Nor this."""
+        raise AssertionError("trained while collecting")
 
     def is_end(self, tokens: Tokens) -> Tensor:
         """The end token where it counts."""

@@ -20,9 +20,10 @@ from experiments.world.unified_models import NUM_IMAGE_TOKENS, SIDE
 from sightloop.cli import main
 from sightloop.models.janus.policy import Janus
 from sightloop.models.show_o.policy import ShowO
-from sightloop.recipes.image_policies import Parts, load_image_policy
+from sightloop.models.families import Parts
+from sightloop.recipes.image_policies import load_image_policy
 from sightloop.recipes.unirl.config import PolicySettings
-from sightloop.runs.restore_image import before_training, open_policy, restore_image_policy
+from sightloop.runs.restore import before_training, open_generator, restore
 from sightloop.types import Images, Prompt, Tokens, Turn
 
 CPU = torch.device("cpu")
@@ -79,7 +80,7 @@ def test_an_exported_run_scores_as_its_policy_does(
     run, output = run_of(family, trained), tmp_path / "exported"
     main(["export", str(run), "--output", str(output), "--dtype", "float32", "--license", "mit"])
 
-    tuned = log_probs(restore_image_policy(run, "best", device=CPU).policy)
+    tuned = log_probs(restore(run, "best", device=CPU).policy)
     exported = log_probs(load_image_policy(str(output), device=CPU))
     start = log_probs(before_training(run, device=CPU))
     for ours, theirs, before in zip(tuned, exported, start, strict=True):
@@ -93,7 +94,7 @@ def test_an_exported_run_scores_as_its_policy_does(
 def test_the_best_the_last_and_a_named_step_are_told_apart(run_of: Callable[[str, str], Path]) -> None:
     run = run_of("show-o", "lora")
     scores = {
-        step: log_probs(restore_image_policy(run, step, device=CPU).policy)[0]
+        step: log_probs(restore(run, step, device=CPU).policy)[0]
         for step in ("best", "last", "2", "4")
     }
     assert torch.equal(scores["best"], scores["2"])
@@ -115,7 +116,7 @@ def test_an_exported_janus_draws_with_transformers_alone(
 
     ids, logits, picture = torch.load(file, weights_only=True)
     assert picture.shape[-3:] == (SIDE, SIDE, 3)
-    policy = restore_image_policy(run, "best", device=CPU).policy
+    policy = restore(run, "best", device=CPU).policy
     with torch.no_grad():
         own = policy.model(input_ids=ids).logits
     torch.testing.assert_close(logits, own, atol=2e-5, rtol=0)
@@ -189,7 +190,7 @@ def test_a_run_of_a_captioner_cannot_draw(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").touch()
     (tmp_path / "config.json").write_text(json.dumps({"recipe": "vlrm", "config": {}}), encoding="utf-8")
     with pytest.raises(ValueError, match="is a run of vlrm, whose model cannot draw"):
-        open_policy(str(tmp_path), world_model="show-o", parts=Parts(), dtype="float32", device="cpu")
+        open_generator(str(tmp_path), world_model="show-o", parts=Parts(), dtype="float32", device="cpu")
     (tmp_path / "config.json").write_text("{}", encoding="utf-8")
     with pytest.raises(ValueError, match=r"its config.json names none of vlrm"):
-        open_policy(str(tmp_path), world_model="show-o", parts=Parts(), dtype="float32", device="cpu")
+        open_generator(str(tmp_path), world_model="show-o", parts=Parts(), dtype="float32", device="cpu")

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sightloop.models.atomic_files import atomic_write
 from sightloop.models.captioners.generic import GenericCaptioner
-from sightloop.models.captioners.vlrm_checkpoint import Card
+from sightloop.models.protocols import Card
 from sightloop.models.weight_files import refuse_problems
 
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"

@@ -21,14 +21,14 @@ from torch import Tensor, nn
 from transformers import Blip2ForConditionalGeneration, PreTrainedTokenizerBase
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
-from sightloop.models.captioners.critic import ValuePosition
 from sightloop.models.captioners.last_layer import READ_FROM, read_in_part
 from sightloop.models.captioners.opt_steps import OptSteps
-from sightloop.models.checkpointing import Contexts, Recomputation, no_dropout
+from sightloop.models.checkpointing import Recomputation, no_dropout
 from sightloop.models.decoding.beams import Rules, write_texts
 from sightloop.models.decoding.sampling import Writer, alone, draw_tokens, like_lengths, token_log_probs
 from sightloop.models.decoding.token_pieces import Pieces
 from sightloop.models.open import ends_of, is_blip2, open_pictures, open_weights, open_words, require_kind
+from sightloop.models.protocols import Contexts, ValuePosition
 from sightloop.models.transformers_internals import Cache, cache_argument
 from sightloop.models.written_text import text_ids
 from sightloop.types import Images, Prompt, Sampling, Tokens, TokenScores, Turn
@@ -56,6 +56,7 @@ class Bridge(nn.Module):
 class Blip2Captioner(nn.Module):
     """A `Captioner` on transformers' BLIP-2 with an OPT language model."""
 
+    tower_key = TOWER
     pixel_mean: Tensor
     pixel_std: Tensor
 
@@ -114,9 +115,9 @@ class Blip2Captioner(nn.Module):
     def _freeze(self) -> None:
         self.model.requires_grad_(False)
         no_dropout(self.model)
-        self.bridge().float().requires_grad_(True)
+        self.trainable_module().float().requires_grad_(True)
 
-    def bridge(self) -> Bridge:
+    def trainable_module(self) -> Bridge:
         """The trainable parts; they share their tensors with the model."""
         return Bridge(self.model)
 
@@ -335,6 +336,11 @@ class Blip2Captioner(nn.Module):
     def shard_units(self) -> list[nn.Module]:
         """The frozen layers whose weights may be spread over ranks."""
         return [*self.model.vision_model.encoder.layers, *self._decoder.layers]
+
+    @property
+    def tower(self) -> nn.Module:
+        """The frozen vision tower."""
+        return self.model.vision_model
 
     def prepares_like(self, mean: tuple[float, ...], std: tuple[float, ...], size: int) -> bool:
         """Whether pixels are prepared as another network wants them, so that tower features can be shared."""

@@ -10,33 +10,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
-from typing import Literal, Protocol
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from sightloop.models.lora import Adapters
+from sightloop.models.protocols import SupportsCritic, ValuePosition
 from sightloop.types import Tokens, Turn
-
-ValuePosition = Literal["pre", "post"]
-
-
-class Trunk(Protocol):
-    """A policy whose hidden states a critic can read."""
-
-    hidden_size: int
-
-    def trunk_linears(self) -> dict[str, nn.Linear]:
-        """The language model's linear layers by name."""
-        ...
-
-    def hidden_states(self, turn: Turn, position: ValuePosition = "pre") -> Float[Tensor, "B T h"]:
-        """Last hidden state at each token: `pre` the one that predicts it, `post` the one that has read it.
-
-        The policy's trainable parts receive no gradient through it.
-        """
-        ...
 
 
 class ValueHead(nn.Module):
@@ -72,7 +53,7 @@ class TrunkCritic(nn.Module):
 
     def __init__(
         self,
-        trunk: Trunk,
+        trunk: SupportsCritic,
         *,
         widths: Sequence[float] = (2, 4, 8),
         rank: int = 4,

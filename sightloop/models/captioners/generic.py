@@ -20,11 +20,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText, PreTrainedModel, ProcessorMixin
 
-from sightloop.models.captioners.critic import ValuePosition
 from sightloop.models.captioners.end_to_end import WholeModel
 from sightloop.models.captioners.from_parts import ComposedModel
 from sightloop.models.captioners.prompt_reader import PromptReader
-from sightloop.models.checkpointing import Contexts, Recomputation, no_dropout
+from sightloop.models.checkpointing import Recomputation, no_dropout
 from sightloop.models.decoding.beams import Rules
 from sightloop.models.decoding.sampling import token_log_probs
 from sightloop.models.decoding.token_pieces import Pieces
@@ -38,6 +37,7 @@ from sightloop.models.open import (
     refuse_as,
     require_fitting,
 )
+from sightloop.models.protocols import Contexts, ValuePosition
 from sightloop.models.written_text import text_ids
 from sightloop.types import Images, Prompt, Sampling, Tokens, TokenScores, Turn
 
@@ -200,7 +200,7 @@ class GenericCaptioner(nn.Module):
         """Whether such a text starts with the begin token, so that the processor must not add one."""
         return self._composed.reader.begins(text)
 
-    def bridge(self) -> Adapters:
+    def trainable_module(self) -> Adapters:
         """The trainable part: the policy's adapters."""
         return self.adapters
 

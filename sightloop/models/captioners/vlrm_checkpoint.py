@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from transformers.models.blip.image_processing_pil_blip import BlipImageProcesso
 from sightloop.models.atomic_files import atomic_write
 from sightloop.models.captioners.blip2 import Blip2Captioner, Bridge
 from sightloop.models.open import open_config, open_pictures, open_tokenizer, open_with_report, read_tensors
+from sightloop.models.protocols import Card
 from sightloop.models.transformers_internals import file_of
 from sightloop.models.weight_files import refuse_problems
 
@@ -137,23 +137,12 @@ def export_tensors(captioner: Blip2Captioner, path: Path, *, dtype: torch.dtype 
     """
     if path.suffix not in {".pt", ".safetensors"}:
         raise ValueError(f"{path} must end in .pt or .safetensors")
-    tensors = _cast(captioner.bridge().state_dict(), dtype)
+    tensors = _cast(captioner.trainable_module().state_dict(), dtype)
     with atomic_write(path) as partial:
         if path.suffix == ".pt":
             torch.save(tensors, partial)
         else:
             save_file(tensors, partial)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Card:
-    """What a model card says."""
-
-    base: str
-    steps: int
-    figures: Mapping[str, tuple[float, float]]
-    """Held-out figures before and after."""
-    license_name: str = ""
 
 
 def export_folder(

@@ -25,7 +25,7 @@ from transformers import (
 from transformers.models.janus.image_processing_pil_janus import JanusImageProcessorPil
 from transformers.models.janus.processing_janus import JanusProcessor
 
-from sightloop.models.atomic_files import atomic_write
+from sightloop.models.atomic_files import atomic_write, read_json
 from sightloop.models.families import require
 from sightloop.models.janus.conversation import (
     IMAGE,
@@ -44,7 +44,6 @@ from sightloop.models.transformers_internals import made_by_hand
 from sightloop.models.weight_files import (
     misfits,
     open_tokenizer,
-    read_json,
     read_weights,
     refuse_filled,
     refuse_problems,

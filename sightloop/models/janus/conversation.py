@@ -25,8 +25,8 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 from transformers.models.janus.processing_janus import JanusProcessor
 
+from sightloop.models.atomic_files import read_json
 from sightloop.models.prompt_strings import PROMPT_PLACE, QUESTION_PLACE, Frame, PromptOptions
-from sightloop.models.weight_files import read_json
 
 SYSTEM_PROMPT = (
     "You are a helpful language and vision assistant. You are able to understand the visual content that the "

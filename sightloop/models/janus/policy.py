@@ -100,7 +100,7 @@ class FullPart(nn.Module):
 
 
 class Janus(nn.Module):
-    """An `ImagePolicy` on Janus and Janus-Pro of any size."""
+    """An `ImageGenerator` on Janus and Janus-Pro of any size."""
 
     def __init__(
         self,
@@ -149,7 +149,7 @@ class Janus(nn.Module):
             alpha = 2 * settings.lora_rank if settings.lora_alpha is None else settings.lora_alpha
             self.adapters = Adapters(self._targets(), rank=settings.lora_rank, alpha=alpha)
             self.adapters.active = True
-        self.trained_part().float().requires_grad_(True)
+        self.trainable_module().float().requires_grad_(True)
 
     # -- the parts
 
@@ -161,7 +161,7 @@ class Janus(nn.Module):
     def _head(self) -> Tensor:
         return self.model.lm_head.weight
 
-    def trained_part(self) -> nn.Module:
+    def trainable_module(self) -> nn.Module:
         """What an optimizer may change: the adapters, or the parts that full training names."""
         return FullPart(self.model, self.settings) if self.adapters is None else self.adapters
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPVisionModel, PhiConfig, PhiForCausalLM, PreTrainedTokenizerBase
 
-from sightloop.models.atomic_files import atomic_write
+from sightloop.models.atomic_files import atomic_write, read_json
 from sightloop.models.families import require
 from sightloop.models.open import filled, open_config, open_weights
 from sightloop.models.prompt_strings import QUESTION_PLACE, Frame, PromptOptions
@@ -27,7 +27,6 @@ from sightloop.models.weight_files import (
     load_exactly,
     misfits,
     open_tokenizer,
-    read_json,
     read_weights,
     refuse_filled,
     refuse_problems,

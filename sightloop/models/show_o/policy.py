@@ -58,7 +58,7 @@ CONDITION_DROPOUT = 0.1
 
 
 class ShowO(nn.Module):
-    """An `ImagePolicy`: draws pictures from prompts, answers questions about pictures, scores both."""
+    """An `ImageGenerator`: draws pictures from prompts, answers questions about pictures, scores both."""
 
     def __init__(
         self,
@@ -108,7 +108,7 @@ class ShowO(nn.Module):
 
     # -- what is trained, and what it is compared with
 
-    def trained_part(self) -> nn.Module:
+    def trainable_module(self) -> nn.Module:
         """The adapters, or the language model and what projects features into it."""
         if self.adapters is not None:
             return self.adapters

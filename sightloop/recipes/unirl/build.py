@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -12,17 +13,24 @@ from torch import Tensor
 from sightloop.algorithms.turn_objectives import Orders, Side, Sides
 from sightloop.algorithms.unmasking import FreshMasks, SomeRounds
 from sightloop.late import late
-from sightloop.models.families import found_in
-from sightloop.models.janus.policy import Janus, JanusSettings
+from sightloop.models.families import Learning, Parts
 from sightloop.models.mixed_precision import keep_products_in
+from sightloop.models.named_models import generator_family
 from sightloop.models.precision import DTYPES
+from sightloop.models.protocols import (
+    ImageGenerator,
+    RecomputesLayers,
+    SupportsMixedPrecision,
+    SupportsReference,
+    missing_members,
+    require_members,
+)
 from sightloop.models.reference import Reference, frozen_copy
-from sightloop.models.show_o.policy import ShowO, ShowOSettings
 from sightloop.models.weight_files import write_json
 from sightloop.quizzes.asks import QuizSetup
 from sightloop.quizzes.negative_questions import Traps
 from sightloop.quizzes.vocabulary import Vocabulary
-from sightloop.recipes.image_policies import Parts, load_image_policy, world_folder
+from sightloop.recipes.image_policies import load_image_policy
 from sightloop.recipes.unirl.config import (
     LikelihoodSettings,
     RelaxationSettings,
@@ -36,11 +44,9 @@ from sightloop.rewards.combine import standardised_in_group
 from sightloop.rollouts.quiz import Grader, MovingAverage, QuizCollector, itself
 from sightloop.training import distributed
 from sightloop.training.experiment import Experiment
-from sightloop.training.run_files import is_run
 from sightloop.training.turn_gradients import Comparison
-from sightloop.types import Algorithm, ImagePolicy, Policy, Sampling
+from sightloop.types import Algorithm, Policy, Sampling
 
-AnyImagePolicy = ShowO | Janus
 _joint_evaluator = late("sightloop.evaluators.open_joint:joint_evaluator")
 TEMPLATES = "prompts.json"
 """The file of a run that tells the strings around its prompts and questions."""
@@ -52,8 +58,8 @@ def require_inputs(config: UniConfig) -> None:
     Raises:
         ValueError: one does not exist, or the folder holds no model.
     """
-    if config.policy and not is_run(config.policy):
-        found_in(Path(config.policy))
+    if config.policy:
+        generator_family(Path(config.policy))
     quizzes, evaluation = config.quizzes, config.both_sides
     named = {"quizzes.file": quizzes.file, "quizzes.excluded": quizzes.excluded}
     named |= {"both_sides.file": evaluation.file, "both_sides.fixed": evaluation.fixed}
@@ -62,53 +68,57 @@ def require_inputs(config: UniConfig) -> None:
             raise ValueError(f"{setting} is {name!r}, which does not exist")
 
 
-def load_policy(config: UniConfig, device: torch.device) -> AnyImagePolicy:
-    """Show-o or Janus with what the configuration trains.
+def load_policy(config: UniConfig, device: torch.device) -> ImageGenerator:
+    """The image generator that the configuration names, with what it trains.
 
     Raises:
-        ValueError: no such folder, another family, or settings that do not fit the family.
+        ValueError: as for `load_generator`, or layers that cannot be recomputed.
     """
-    folder = Path(config.policy) if config.policy else world_folder(config.world_model)
-    if is_run(folder):
-        raise ValueError(f"{folder} is a run; write its model with `sightloop export` and name that folder")
-    family, model = found_in(folder).family, config.model
-    if family not in ("show-o", "janus"):
-        raise ValueError(f"{folder} is {family}, which cannot draw from prompts; name a Show-o or Janus")
-    kind = ShowOSettings if family == "show-o" else JanusSettings
-    wanted, is_full = DTYPES[config.dtype], model.trained == "full"
+    model, wanted = config.model, DTYPES[config.dtype]
+    is_full = model.trained == "full"
     policy = load_image_policy(
-        str(folder),
+        config.policy,
         device=device,
         # What learns is read as the file has it, not rounded first.
         dtype=torch.float32 if is_full else wanted,
+        world_model=config.world_model,
         parts=Parts(
             magvit=folder_of(model.magvit),
             tokenizer=folder_of(model.tokenizer),
             tower=model.tower,
             prompts=model.prompts,
         ),
-        settings=kind(trained=model.trained, lora_rank=model.lora_rank, lora_alpha=model.lora_alpha),
+        learning=Learning(trained=model.trained, lora_rank=model.lora_rank, lora_alpha=model.lora_alpha),
     )
-    policy.trained_part().float()
+    policy.trainable_module().float()
     if is_full and wanted != torch.float32:
-        policy.compute_in(wanted)
+        mixed: SupportsMixedPrecision = require_members(
+            policy,
+            SupportsMixedPrecision,
+            what=f"full training in {config.dtype}",
+            instead="use --dtype float32",
+        )
+        mixed.compute_in(wanted)
     if config.gradient_checkpointing:
-        policy.enable_gradient_checkpointing()
+        saving: RecomputesLayers = require_members(
+            policy, RecomputesLayers, what="gradient_checkpointing", instead="leave it out"
+        )
+        saving.enable_gradient_checkpointing()
     return policy
 
 
-def reference_of(policy: AnyImagePolicy) -> Policy:
+def reference_of(policy: ImageGenerator) -> Policy:
     """The policy before training: without its adapters, or a frozen copy of what is trained."""
     if policy.adapters is not None:
-        return Reference(policy)
-    before = frozen_copy(policy)
-    if before.mixed.dtype is not None:
-        keep_products_in(before.trained_part(), before.mixed.dtype)
+        return Reference(require_members(policy, SupportsReference, what="the frozen initial policy"))
+    before = frozen_copy(cast("Any", policy))
+    if not missing_members(before, SupportsMixedPrecision) and before.mixed.dtype is not None:
+        keep_products_in(before.trainable_module(), before.mixed.dtype)
     return before
 
 
 def drawing_law(
-    config: UniConfig, policy: ImagePolicy, relaxed: RelaxationSettings | None = None
+    config: UniConfig, policy: ImageGenerator, relaxed: RelaxationSettings | None = None
 ) -> Sampling:
     """The law that draws in training.
 
@@ -117,7 +127,9 @@ def drawing_law(
     """
     chosen = {"guidance": config.draw.guidance, "decode_steps": config.draw.steps}
     if config.draw.steps is not None and policy.drawing().decode_steps is None:
-        raise ValueError(f"draw.steps is {config.draw.steps}; Janus draws code by code, leave it out")
+        raise ValueError(
+            f"draw.steps is {config.draw.steps}; {type(policy).__name__} draws code by code, leave it out"
+        )
     law = policy.drawing(
         **{name: value for name, value in chosen.items() if value is not None},
         temperature=config.draw.temperature,
@@ -127,22 +139,26 @@ def drawing_law(
     law = replace(law, relaxation=relaxed.temperature, relaxed_hard=relaxed.hard)
     if law.decode_steps is None:
         if relaxed.codes not in (None, "all"):
-            raise ValueError(f"relaxation.codes is {relaxed.codes!r}, but Janus has no rounds; leave it out")
+            raise ValueError(
+                f"relaxation.codes is {relaxed.codes!r}, but {type(policy).__name__} has no rounds; leave it "
+                "out"
+            )
         return law
     if relaxed.codes in (None, "one-round"):
         return replace(law, relaxed_round=law.decode_steps // 2 if relaxed.round is None else relaxed.round)
     return replace(law, relaxed_rounds=relaxed.number)
 
 
-def grader_of(config: UniConfig, policy: AnyImagePolicy) -> tuple[Grader, dict[str, Tensor]]:
+def grader_of(config: UniConfig, policy: ImageGenerator) -> tuple[Grader, dict[str, Tensor]]:
     """Who answers, and the tensors of it that a checkpoint must hold."""
     if config.answer.grader == "self":
         return itself, {}
     if config.answer.grader == "frozen":
         before = reference_of(policy)
         return lambda _: before, {}
-    average = MovingAverage(policy, decay=config.answer.decay)
-    return average, average.moving(policy)  # pyright: ignore[reportReturnType]
+    moving: Any = policy
+    average = MovingAverage(moving, decay=config.answer.decay)
+    return average, average.moving(moving)  # pyright: ignore[reportReturnType]
 
 
 def collector_of(
@@ -182,7 +198,7 @@ def answering_law(config: UniConfig) -> Sampling:
 
 
 def sides_of(
-    config: UniConfig, likelihood: LikelihoodSettings, *, law: Sampling, policy: AnyImagePolicy
+    config: UniConfig, likelihood: LikelihoodSettings, *, law: Sampling, policy: ImageGenerator
 ) -> Sides:
     """Weights of drawing and answering, the law of drawings, and orders of unmasking.
 
@@ -192,9 +208,10 @@ def sides_of(
     orders: Orders | None = None
     weight = config.drawing_weight
     if likelihood.orders != "drawn" and weight > 0:
-        if not isinstance(policy, ShowO):
+        if policy.drawing().decode_steps is None:
             raise ValueError(
-                f"likelihood.orders is {likelihood.orders!r}, but Janus draws from left to right; use 'drawn'"
+                f"likelihood.orders is {likelihood.orders!r}, but {type(policy).__name__} draws from left to "
+                "right; use 'drawn'"
             )
         if likelihood.orders == "some-rounds":
             orders = SomeRounds(number=likelihood.number)
@@ -212,7 +229,7 @@ def sides_of(
 class Wired:
     """The parts that a recipe chooses."""
 
-    policy: AnyImagePolicy
+    policy: ImageGenerator
     collect: QuizCollector
     algorithm: Algorithm
     kept: dict[str, Tensor]
@@ -222,7 +239,7 @@ class Wired:
 def experiment_of(config: UniConfig, setup: QuizSetup, folder: Path, parts: Wired) -> Experiment:
     """All parts together with quizzes and evaluation."""
     if folder.is_dir() and distributed.rank() == 0:
-        write_json(folder / TEMPLATES, parts.policy.templates)
+        write_json(folder / TEMPLATES, dict(parts.policy.templates))
     evaluator = _joint_evaluator(
         config.both_sides, setup, max_answer=config.answer.max_tokens, device=config.device, folder=folder
     )
@@ -230,7 +247,7 @@ def experiment_of(config: UniConfig, setup: QuizSetup, folder: Path, parts: Wire
     compare = Comparison(balance=config.sides.balance, every=config.sides.compare_every) if both else None
     return Experiment(
         policy=parts.policy,
-        trainable={"policy": parts.policy.trained_part()},
+        trainable={"policy": parts.policy.trainable_module()},
         batches=quiz_stream(config, setup),
         collect=parts.collect,
         algorithm=parts.algorithm,

@@ -12,11 +12,10 @@ from typing import Annotated, Literal
 import tyro
 
 from sightloop.evaluators.settings import PER_PROMPT, BothSidesSettings
+from sightloop.models.families import WorldModel
 from sightloop.models.prompt_strings import PromptOptions
 from sightloop.recipes.unirl.scoring_settings import LikelihoodSettings, RelaxationSettings
 from sightloop.training.schedule import Schedule
-
-WorldModel = Literal["show-o", "janus"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -44,9 +44,9 @@ from pathlib import Path
 import torch
 
 from sightloop.algorithms.grpo import GRPO, named
+from sightloop.models.protocols import ImageGenerator
 from sightloop.recipes.config_json import checked
 from sightloop.recipes.unirl.build import (
-    AnyImagePolicy,
     Wired,
     answering_law,
     collector_of,
@@ -92,7 +92,7 @@ def build(config: GrpoConfig, run_folder: Path) -> Experiment:
     return experiment_of(config, setup, run_folder, wired)
 
 
-def algorithm_of(config: GrpoConfig, policy: AnyImagePolicy, law: Sampling) -> GRPO:
+def algorithm_of(config: GrpoConfig, policy: ImageGenerator, law: Sampling) -> GRPO:
     """The method by name, with what the configuration changes.
 
     Raises:

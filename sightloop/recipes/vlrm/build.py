@@ -32,6 +32,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -42,13 +43,21 @@ from sightloop.data.batches import Batching, ImageStream
 from sightloop.data.decode import Decoding
 from sightloop.data.sources import Source, open_pictures
 from sightloop.late import late
-from sightloop.models.captioners.blip2 import TOWER, Blip2Captioner
 from sightloop.models.captioners.critic import TrunkCritic
-from sightloop.models.captioners.generic import CaptionerSettings, GenericCaptioner
 from sightloop.models.captioners.vision_towers import same_tower
-from sightloop.models.named_models import model_config
+from sightloop.models.named_models import captioner_family, load_captioner, model_config
+from sightloop.models.precision import DTYPES
+from sightloop.models.protocols import (
+    Captioner,
+    SharesTower,
+    SupportsCheckpointing,
+    SupportsCritic,
+    SupportsSharding,
+    missing_members,
+    require_members,
+)
 from sightloop.recipes.config_json import checked
-from sightloop.recipes.vlrm.config import CaptionerChoices, VlrmConfig
+from sightloop.recipes.vlrm.config import VlrmConfig
 from sightloop.rewards.combine import combine
 from sightloop.rewards.custom import load_rewards, read_names
 from sightloop.rewards.fluency import LanguageModelFluency, TokenFluency
@@ -73,8 +82,6 @@ from sightloop.world.bundled import WEIGHTS, is_bundled, is_world_folder
 OBJECTIVE: Objective = "probability"  # Paper: eq. 4
 SHARE: Share = "caption"
 """What is pushed and how it is averaged where the configuration leaves it to the algorithm."""
-AnyCaptioner = Blip2Captioner | GenericCaptioner
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 NUM_SCENES, NUM_HELD_OUT = 4096, 500
 """Pictures that the embedded world draws for a run."""
 # Loaded where a configuration asks for them.
@@ -101,8 +108,11 @@ def build(config: VlrmConfig, run_folder: Path) -> Experiment:
     policy = load_policy(config, device)
     critic = _critic(config, policy) if config.algorithm == "a2c" else None
     if config.gradient_checkpointing:
-        policy.enable_gradient_checkpointing(critic.adapters.checkpoint_contexts if critic else None)
-    trainable: dict[str, nn.Module] = {"policy": policy.bridge()}
+        saving: SupportsCheckpointing = require_members(
+            policy, SupportsCheckpointing, what="gradient_checkpointing", instead="leave it out"
+        )
+        saving.enable_gradient_checkpointing(critic.adapters.checkpoint_contexts if critic else None)
+    trainable: dict[str, nn.Module] = {"policy": policy.trainable_module()}
     if critic is not None:
         trainable["critic"] = critic
     held_out = _held_out_of(
@@ -112,11 +122,16 @@ def build(config: VlrmConfig, run_folder: Path) -> Experiment:
         device=device,
         shared_work=not config.shard,
     )
+    if held_out is not None:
+        held_out.require(policy)
     collect = _collector(config, policy, device)
     if config.shard:
         # After the judge has compared its tower with the policy's, which whole weights can do only.
-        distributed.shard(policy.shard_units(), policy.bridge().parameters())
-        policy.everyone_done = distributed.all_ranks
+        whole: SupportsSharding = require_members(
+            policy, SupportsSharding, what="shard", instead="leave it out"
+        )
+        distributed.shard(whole.shard_units(), policy.trainable_module().parameters())
+        whole.everyone_done = distributed.all_ranks
     return Experiment(
         policy=policy,
         trainable=trainable,
@@ -190,7 +205,7 @@ def require_models(config: VlrmConfig) -> None:
         if wanted and not name:
             raise ValueError(f"{setting} is empty; with pictures of your own, name a folder or a hub model")
         if wanted:
-            model_config(name)
+            (captioner_family if setting == "policy" else model_config)(name)
     if not config.policy and not is_world_folder(config.data.images):
         raise ValueError(
             "policy is empty, and the bundled tiny captioner knows only the embedded world's images; with "
@@ -198,27 +213,14 @@ def require_models(config: VlrmConfig) -> None:
         )
 
 
-def load_policy(config: VlrmConfig, device: torch.device) -> AnyCaptioner:
-    """BLIP-2 (OPT), or any other image-text-to-text model with adapters.
+def load_policy(config: VlrmConfig, device: torch.device) -> Captioner:
+    """The captioner that the configuration names, as its family opens it.
 
     Raises:
-        ValueError: no model of this name can be read, or settings for other captioners beside BLIP-2.
+        ValueError: as for `load_captioner`.
     """
-    name, dtype, chosen = base_model(config), DTYPES[config.dtype], config.captioner
-    if model_config(name).model_type == "blip-2":
-        if chosen != CaptionerChoices():
-            raise ValueError(f"{name!r} is BLIP-2, which has no captioner.* settings; leave them out")
-        return Blip2Captioner.from_pretrained(name, dtype=dtype, device=device)
-    settings = CaptionerSettings(
-        lora_alpha=chosen.lora_alpha,
-        lora_targets=chosen.lora_targets or None,
-        template=chosen.template or None,
-        image_size=chosen.image_size,
-        reuse_features=chosen.reuse_features,
-    )
-    return GenericCaptioner.from_pretrained(
-        name, dtype=dtype, device=device, lora_rank=chosen.lora_rank, settings=settings
-    )
+    dtype = DTYPES[config.dtype]
+    return load_captioner(base_model(config), dtype=dtype, device=device, choices=config.captioner)
 
 
 def base_model(config: VlrmConfig) -> str:
@@ -226,10 +228,13 @@ def base_model(config: VlrmConfig) -> str:
     return config.policy or str(WEIGHTS / "captioner")
 
 
-def _critic(config: VlrmConfig, policy: AnyCaptioner) -> TrunkCritic:
+def _critic(config: VlrmConfig, policy: Captioner) -> TrunkCritic:
     settings = config.critic
+    trunk: SupportsCritic = require_members(
+        policy, SupportsCritic, what="the critic of algorithm 'a2c'", instead="use --algorithm scst"
+    )
     return TrunkCritic(
-        policy,
+        trunk,
         widths=settings.widths,
         rank=settings.lora_rank,
         alpha=settings.lora_alpha,
@@ -298,7 +303,7 @@ _ALGORITHMS: dict[str, Callable[[VlrmConfig, TrunkCritic | None], Algorithm]] = 
 }
 
 
-def _batches(config: VlrmConfig, source: Source, policy: AnyCaptioner) -> ImageStream:
+def _batches(config: VlrmConfig, source: Source, policy: Captioner) -> ImageStream:
     data = config.data
     decoding = Decoding(size=policy.image_size, fit=data.fit, max_pixels=data.max_pixels)
     batching = Batching(
@@ -312,7 +317,7 @@ def _batches(config: VlrmConfig, source: Source, policy: AnyCaptioner) -> ImageS
     return ImageStream(source, decoding, batching)
 
 
-def _collector(config: VlrmConfig, policy: AnyCaptioner, device: torch.device) -> CaptionCollector:
+def _collector(config: VlrmConfig, policy: Captioner, device: torch.device) -> CaptionCollector:
     rewards, weights = weighted_rewards(config, policy, device)
     return CaptionCollector(
         judge=combine(rewards, weights),
@@ -326,7 +331,7 @@ def _collector(config: VlrmConfig, policy: AnyCaptioner, device: torch.device) -
 
 
 def weighted_rewards(
-    config: VlrmConfig, policy: AnyCaptioner, device: torch.device
+    config: VlrmConfig, policy: Captioner, device: torch.device
 ) -> tuple[dict[str, Reward], dict[str, float]]:
     """All rewards of the run, the user's own included, and their weights."""
     own = named_rewards(config, policy, device)
@@ -337,7 +342,7 @@ def weighted_rewards(
     return own | rewards, {name: getattr(config.rewards, name) for name in own} | weights
 
 
-def named_rewards(config: VlrmConfig, policy: AnyCaptioner, device: torch.device) -> dict[str, Reward]:
+def named_rewards(config: VlrmConfig, policy: Captioner, device: torch.device) -> dict[str, Reward]:
     """The rewards of the recipe that have a weight, by name."""
     judge, weights, dtype = config.judge, config.rewards, DTYPES[config.dtype]
     rewards: dict[str, Reward] = {}
@@ -371,7 +376,7 @@ def named_rewards(config: VlrmConfig, policy: AnyCaptioner, device: torch.device
     return rewards
 
 
-def similarity_judge(config: VlrmConfig, policy: AnyCaptioner, device: torch.device) -> ItmSimilarity:
+def similarity_judge(config: VlrmConfig, policy: Captioner, device: torch.device) -> ItmSimilarity:
     """The image-text matcher, on the captioner's vision tower where the two are equal."""
     judge = ItmSimilarity.from_pretrained(
         config.judge.model,
@@ -379,11 +384,9 @@ def similarity_judge(config: VlrmConfig, policy: AnyCaptioner, device: torch.dev
         device=device,
         max_text_tokens=config.judge.max_text_tokens,
     )
-    if (
-        config.judge.share_tower == "auto"
-        and isinstance(policy, Blip2Captioner)
-        and same_tower(policy.model.vision_model, judge.tower)
-        and policy.prepares_like(judge.preparation.mean, judge.preparation.std, judge.preparation.height)
-    ):
-        judge.share_tower(TOWER)
+    if config.judge.share_tower == "auto" and not missing_members(policy, SharesTower):
+        shared: SharesTower = cast("Any", policy)
+        how = judge.preparation
+        if same_tower(shared.tower, judge.tower) and shared.prepares_like(how.mean, how.std, how.height):
+            judge.share_tower(shared.tower_key)
     return judge

@@ -12,6 +12,7 @@ import tyro
 
 from sightloop.data.settings import DataSettings
 from sightloop.evaluators.settings import HeldOutSettings
+from sightloop.models.families import CaptionerChoices
 from sightloop.training.schedule import Schedule
 
 
@@ -71,25 +72,6 @@ class CriticSettings:
     position: Literal["pre", "post"] = "pre"
     """Read the state that predicts a token (unbiased baseline) or the one that has read it."""
     value_weight: float = 1.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class CaptionerChoices:
-    """How captioners other than BLIP-2 read prompts and pictures, and what of them is trained."""
-
-    lora_rank: int = 16
-    lora_alpha: float | None = None
-    """None = twice the rank."""
-    lora_targets: tuple[str, ...] = ()
-    """Last names of the adapted linear layers (q_proj v_proj); none = all of the language model."""
-    template: str = ""
-    """The whole prompt, with {prompt} and the model's picture token in it; empty = the model's chat template,
-    or the picture and then the prompt where it has none.
-    """
-    image_size: int | None = None
-    """Side of the pictures in pixels; None = as the vision tower's configuration says."""
-    reuse_features: bool = True
-    """Run the frozen tower once a picture; False runs the whole model in every pass."""
 
 
 @dataclass(frozen=True, kw_only=True)
