@@ -85,3 +85,14 @@ def fixed_seeds() -> None:
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def families_as_the_library_has_them() -> Iterator[None]:
+    """Rows that a test adds to the table of model families are gone after it."""
+    from sightloop.models.families import FAMILIES
+
+    before = dict(FAMILIES)
+    yield
+    FAMILIES.clear()
+    FAMILIES.update(before)

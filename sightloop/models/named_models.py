@@ -88,7 +88,7 @@ def load_generator(
     parts: Parts | None = None,
     learning: Learning | None = None,
 ) -> ImageGenerator:
-    """The image generator in a folder; frozen weights are in `dtype`.
+    """The image generator in a folder; frozen weights are in `dtype`, `learning` None = it is not trained.
 
     Raises:
         ValueError: no such folder, something that cannot draw, or a checkpoint that does not fit.
@@ -98,7 +98,7 @@ def load_generator(
         dtype=dtype,
         device=device,
         parts=Parts() if parts is None else parts,
-        learning=Learning() if learning is None else learning,
+        learning=learning,
     )
     return require_members(policy, ImageGenerator, what="every image generator")
 

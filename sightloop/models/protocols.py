@@ -237,10 +237,18 @@ class ExportCaptioner(Protocol):
 
 
 class LoadGenerator(Protocol):
-    """Opens the image generator in a folder; frozen weights in `dtype`."""
+    """Opens the image generator in a folder; frozen weights in `dtype`, `learning` None = it will not be
+    trained.
+    """
 
     def __call__(
-        self, folder: Path, *, dtype: torch.dtype, device: torch.device, parts: Parts, learning: Learning
+        self,
+        folder: Path,
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+        parts: Parts,
+        learning: Learning | None,
     ) -> ImageGenerator: ...
 
 

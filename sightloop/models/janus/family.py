@@ -15,7 +15,7 @@ from sightloop.models.weight_files import refuse_not_finite
 
 
 def load_janus_for(
-    folder: Path, *, dtype: torch.dtype, device: torch.device, parts: Parts, learning: Learning
+    folder: Path, *, dtype: torch.dtype, device: torch.device, parts: Parts, learning: Learning | None
 ) -> Janus:
     """The policy of a folder in either form.
 
@@ -29,7 +29,7 @@ def load_janus_for(
         tokenizer=parts.tokenizer,
         dtype=dtype,
         device=device,
-        settings=JanusSettings(**vars(learning)),
+        settings=JanusSettings(**vars(learning or Learning())),
         prompts=parts.prompts,
     )
 

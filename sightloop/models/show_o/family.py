@@ -19,7 +19,7 @@ from sightloop.models.weight_files import refuse_not_finite
 
 
 def load_show_o_for(
-    folder: Path, *, dtype: torch.dtype, device: torch.device, parts: Parts, learning: Learning
+    folder: Path, *, dtype: torch.dtype, device: torch.device, parts: Parts, learning: Learning | None
 ) -> ShowO:
     """The policy of a folder in any form.
 
@@ -33,7 +33,7 @@ def load_show_o_for(
         tower=parts.tower or None,
         dtype=dtype,
         device=device,
-        settings=ShowOSettings(prompts=parts.prompts, **vars(learning)),
+        settings=ShowOSettings(prompts=parts.prompts, **vars(learning or Learning())),
     )
 
 
