@@ -21,6 +21,8 @@ from torch import Tensor
 _COLLECTIVES = {"cuda": "nccl", "xpu": "xccl"}
 """What joins the ranks' devices; others exchange over the CPU."""
 _VISIBLE = {"cuda": "CUDA_VISIBLE_DEVICES", "xpu": "ZE_AFFINITY_MASK"}
+_GRAPHS = "SIGHTLOOP_GRAPHS"
+"""The environment variable that keeps steps from being recorded, where it is 0."""
 _OLD_KIND = "cuda"
 """The name under which older checkpoints keep an accelerator's random state, None where there was none."""
 _CPU = torch.device("cpu")
@@ -157,8 +159,8 @@ def collective_backend() -> str:
 
 
 def can_record(device: torch.device) -> bool:
-    """Whether steps can be recorded as graphs and replayed."""
-    return device.type == "cuda"
+    """Whether steps can be recorded as graphs and replayed; the environment may say no."""
+    return device.type == "cuda" and os.environ.get(_GRAPHS, "1") != "0"
 
 
 def warmed_up(step: Callable[[], object], times: int, device: torch.device) -> None:

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, GenerationConfig, ProcessorMixin
@@ -108,12 +107,19 @@ class StaticLayer(RoomyLayer):
         super().__init__(room)
         self.place = place
         self.dtype, self.device, self.is_initialized = filled.dtype, filled.device, True
-        # Zeros: a mask cannot hide what is not a number.
         self.keys, self.values = (
-            torch.nn.functional.pad(states[:, :, : filled.length], (0, 0, 0, room - filled.length))
+            states.new_empty(*states.shape[:2], room, states.shape[3])
             for states in (filled.keys, filled.values)
         )
         self.length = room
+        self.refill(filled)
+
+    def refill(self, filled: RoomyLayer) -> None:
+        """Begin as another layer, in the same memory."""
+        for own, states in ((self.keys, filled.keys), (self.values, filled.values)):
+            own[:, :, : filled.length] = states[:, :, : filled.length]
+            # Zeros: a mask cannot hide what is not a number.
+            own[:, :, filled.length :] = 0
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
@@ -144,12 +150,21 @@ def remembers_by_keys(model: Any) -> bool:
 
 def static_cache(filled: Cache, room: int, place: Int[Tensor, 1]) -> Cache:
     """A cache with room for so many positions that begins as another one, which is emptied layer by layer."""
-    layers: list[StaticLayer] = []
-    while filled.layers:
-        layer = filled.layers.pop(0)
+    return Cache(layers=[StaticLayer(layer, room, place) for layer in _emptied(filled)])
+
+
+def refill(static: Cache, filled: Cache) -> None:
+    """Let a static cache begin as another one, which is emptied layer by layer."""
+    for layer, other in zip(static.layers, _emptied(filled), strict=True):
+        assert isinstance(layer, StaticLayer)
+        layer.refill(other)
+
+
+def _emptied(cache: Cache) -> Iterator[RoomyLayer]:
+    while cache.layers:
+        layer = cache.layers.pop(0)
         assert isinstance(layer, RoomyLayer)
-        layers.append(StaticLayer(layer, room, place))
-    return Cache(layers=list(layers))
+        yield layer
 
 
 # -- layers and attention

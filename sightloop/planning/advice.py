@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from sightloop import accelerator
+from sightloop.models.decoding.static_texts import KEPT_BYTES
 from sightloop.planning import unirl_plan
 from sightloop.planning import vlrm_plan as plan
 from sightloop.planning.flops import is_relaxed
@@ -37,11 +39,14 @@ def out_of_memory_message(error: OutOfMemoryError, config: Any, folder: Path, *,
 
 
 def _planned(config: Any, num_ranks: int, phase: str) -> float:
-    """GiB on each rank in a phase: drawing keeps no activations, and the cache is gone afterwards."""
+    """GiB on each rank in a phase: drawing keeps no activations, and the cache is gone afterwards unless a
+    recorded graph holds it.
+    """
     if isinstance(config, VlrmConfig):
         parts = plan.memory_plan(config, num_ranks=num_ranks)
+        is_held = accelerator.can_record(accelerator.current()) and parts[plan.CACHE] * plan.GIB <= KEPT_BYTES
         absent = plan.ACTIVATIONS if phase == DRAWING else plan.CACHE
-        return sum(size for name, size in parts.items() if name != absent)
+        return sum(size for name, size in parts.items() if name != absent or (is_held and phase != DRAWING))
     memory = unirl_plan.memory_plan(config, networks_of(config), num_ranks=num_ranks)
     passing = {
         name: size

@@ -21,11 +21,13 @@ from torch import Tensor, nn
 from transformers import Blip2ForConditionalGeneration, PreTrainedTokenizerBase
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
+from sightloop import accelerator
 from sightloop.models.captioners.last_layer import READ_FROM, read_in_part
 from sightloop.models.captioners.opt_steps import OptSteps
 from sightloop.models.checkpointing import Recomputation, no_dropout
 from sightloop.models.decoding.beams import Rules, write_texts
 from sightloop.models.decoding.sampling import Writer, alone, draw_tokens, like_lengths, token_log_probs
+from sightloop.models.decoding.static_texts import FixedDecoder, StaticTexts
 from sightloop.models.decoding.token_pieces import Pieces
 from sightloop.models.open import ends_of, is_blip2, open_pictures, open_weights, open_words, require_kind
 from sightloop.models.protocols import Contexts, ValuePosition
@@ -81,6 +83,8 @@ class Blip2Captioner(nn.Module):
         self.register_buffer("pixel_mean", mean, persistent=False)
         self.register_buffer("pixel_std", std, persistent=False)
         self.everyone_done: Callable[[bool], bool] = alone
+        self._static_texts = StaticTexts()
+        self._is_static: bool | None = None
         generation: Any = model.generation_config
         self.hidden_size = int(text.hidden_size)
         self.bos = int(_first(generation.bos_token_id, text.bos_token_id))
@@ -234,15 +238,29 @@ class Blip2Captioner(nn.Module):
         """Draw captions; the prompt's seeds decide the draws if given."""
         with torch.no_grad():
             context, mask = self._context(prompt)
-        return draw_tokens(self._writer(), context, mask=mask, sampling=sampling, seeds=prompt.seeds)
+        writer, steps, seeds = self._writer(), self._steps(), prompt.seeds
+        is_static = accelerator.can_record(context.device) if self._is_static is None else self._is_static
+        if steps is None or not is_static or not self._static_texts.takes(writer, context, sampling):
+            return draw_tokens(writer, context, mask=mask, sampling=sampling, seeds=seeds)
+        decoder = FixedDecoder(step=steps.at, weights=self.model.language_model.parameters)
+        return self._static_texts.draw(writer, decoder, context, mask=mask, sampling=sampling, seeds=seeds)
+
+    def enable_decode_graphs(self, on: bool = True) -> None:
+        """Draw in steps of fixed shapes, or never do; by default a CUDA device does, which replays a recorded
+        graph for each token (unmeasured). Sharded weights, which are gathered by the host, never do.
+        """
+        self._is_static = on
+
+    def _steps(self) -> OptSteps | None:
+        # Sharded weights are whole only inside their layers' own calls.
+        by_steps = OptSteps.fits(self._decoder) and self.everyone_done is alone
+        return OptSteps(self._decoder) if by_steps else None
 
     def _writer(self) -> Writer:
-        # Sharded weights are whole only inside their layers' own calls.
-        steps = OptSteps(self._decoder)
-        by_steps = steps.fits(self._decoder) and self.everyone_done is alone
+        steps = self._steps()
 
         def decode(embeds: Tensor, mask: Tensor | None, cache: Cache) -> Tensor:
-            if by_steps and embeds.shape[1] == 1:
+            if steps is not None and embeds.shape[1] == 1:
                 position = cache.get_seq_length() if mask is None else mask.sum(1) - 1
                 return steps(steps.placed(embeds[:, 0], position), cache, mask)[:, None]
             return self._run(embeds, mask, cache, first=embeds.shape[1] - 1)

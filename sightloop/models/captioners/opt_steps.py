@@ -39,6 +39,16 @@ class OptSteps:
         table = self._decoder.embed_positions
         return embeds + table.weight[position + table.offset]
 
+    def at(
+        self,
+        embeds: Float[Tensor, "B h"],
+        position: Int[Tensor, " B"],
+        cache: Cache,
+        seen: Bool[Tensor, "B L"],
+    ) -> Float[Tensor, "B h"]:
+        """The last hidden state of embedded words at a position each."""
+        return self(self.placed(embeds, position), cache, seen)
+
     def __call__(
         self, hidden: Float[Tensor, "B h"], cache: Cache, seen: Bool[Tensor, "B L"] | None = None
     ) -> Float[Tensor, "B h"]:

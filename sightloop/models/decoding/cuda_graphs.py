@@ -17,14 +17,34 @@ _WARM_UP = 2
 """Steps that run as they are before one is recorded: libraries set themselves up in the first ones."""
 
 
+class RepeatedStep:
+    """A step that is run again and again, after the first times as a recorded graph where the device can."""
+
+    def __init__(self, step: Callable[[], object], device: torch.device) -> None:
+        self._step = step
+        self._device = device
+        self._warm_up = _WARM_UP
+        """Runs that are left before one is recorded."""
+        self._replay: Callable[[], None] | None = None
+
+    def __call__(self, times: int) -> None:
+        """Run it so many times more."""
+        if not accelerator.can_record(self._device):
+            for _ in range(times):
+                self._step()
+            return
+        first = min(times, self._warm_up)
+        if first:
+            accelerator.warmed_up(self._step, first, self._device)
+            self._warm_up -= first
+        if times > first and self._replay is None:
+            # Recording runs nothing, so every step is run exactly once.
+            self._replay = accelerator.recorded(self._step)
+        for _ in range(times - first):
+            assert self._replay is not None
+            self._replay()
+
+
 def repeat_step(step: Callable[[], object], times: int, device: torch.device) -> None:
-    """Run a step so many times; where the device can, all but the first ones as one recorded graph each."""
-    if not accelerator.can_record(device) or times <= _WARM_UP:
-        for _ in range(times):
-            step()
-        return
-    accelerator.warmed_up(step, _WARM_UP, device)
-    # Recording runs nothing, so every step is run exactly once.
-    replay = accelerator.recorded(step)
-    for _ in range(times - _WARM_UP):
-        replay()
+    """Run a step so many times and then never again."""
+    RepeatedStep(step, device)(times)

@@ -70,6 +70,11 @@ class GrowingTexts:
         """Whether to ask now which texts have ended."""
         return self.length % LOOK_EVERY == 0 or self.length == self._max or self._all_ended()
 
+    @property
+    def next_look(self) -> int:
+        """The number of tokens at which that comes next, at the latest."""
+        return min((self.length // LOOK_EVERY + 1) * LOOK_EVERY, self._max)
+
     def _all_ended(self) -> bool:
         return self._alive is not None and not bool(self._alive.any())
 

@@ -104,10 +104,7 @@ def draw_tokens(
     embeds = context
     for step in range(longest):
         hidden = writer.decoder(embeds, mask, cache)[:, -1]
-        if sampling.temperature == 0:
-            drawn, log_probs = writer.head(hidden).argmax(-1), None
-        else:
-            drawn, log_probs = draw(writer.head(hidden), sampling, uniform[step])
+        drawn, log_probs = pick(writer.head(hidden), sampling, uniform[step])
         texts.append(drawn, log_probs)
         if texts.is_time_to_look:
             running = texts.running()
@@ -143,6 +140,15 @@ def uniform_numbers(size: int, length: int, seeds: list[int] | None) -> Float[Te
         raise ValueError(f"{len(seeds)} seeds for {size} samples; give one seed a sample")
     generator = torch.Generator()
     return torch.stack([torch.rand(length, generator=generator.manual_seed(seed)) for seed in seeds])
+
+
+def pick(
+    logits: Float[Tensor, "B V"], sampling: Sampling, uniform: Float[Tensor, " B"]
+) -> tuple[Int[Tensor, " B"], Float[Tensor, " B"] | None]:
+    """One token a row and its log-probability; the best one, which has none, where the law is greedy."""
+    if sampling.temperature == 0:
+        return logits.argmax(-1), None
+    return draw(logits, sampling, uniform)
 
 
 def draw(
