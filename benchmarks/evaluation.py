@@ -20,7 +20,7 @@ from measure import MIB, peak_resident, reset_peak, table
 
 from sightloop.evaluation.ranking import rank_images, rank_texts
 from sightloop.geneval.prompts import CLASSES, COLOURS, RELATIONS, GenEvalPrompt, parse_prompt
-from sightloop.geneval.rules import Detection, exact_reward, flow_grpo_reward, verdict
+from sightloop.geneval.rules import Detection, exact_reward, flow_grpo_reward, verdict_of
 from sightloop.geneval.scores import TASKS, Result, summarise
 from sightloop.world.checker import detect
 from sightloop.world.scenes import SIDE, render, sample_scene
@@ -106,7 +106,7 @@ def rules_rows(options: Options) -> list[list[str]]:
         cases = [(prompt, random_detections(prompt, number, rng)) for prompt in prompts]
         rounds = max(1, options.verdicts // len(cases))
         for name, rule in (
-            ("verdict", verdict),
+            ("verdict", verdict_of),
             ("Flow-GRPO's reward", flow_grpo_reward),
             ("exact reward", exact_reward),
         ):

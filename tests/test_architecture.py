@@ -48,10 +48,10 @@ ALLOWED: dict[str, set[str]] = {
     "rollouts": {"types", "quizzes", "data.images:ImageBatch", "models.protocols"},
     "training": FLOOR | {"algorithms.masked", "models.open:read_saved"},
     "evaluation": FLOOR | {"models.clip", "models.open", "models.written_text"},
-    "geneval": FLOOR | {
+    "geneval": FLOOR | {"quizzes"} | {
         "evaluation", "models.clip", "models.open", "models.written_text", "models.transformers_internals",
     },
-    "world": FLOOR | {"quizzes"},
+    "world": FLOOR | {"quizzes", "geneval.rules"},
     "evaluators": FLOOR | MODELS | FAMILIES | JUDGED | {
         "evaluation", "geneval", "data", "rollouts.seeds", "training.distributed", "training.gallery",
     },

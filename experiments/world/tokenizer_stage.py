@@ -23,7 +23,7 @@ from transformers.models.janus.modeling_janus import JanusVQVAE
 from experiments.world.fitting import Stage, fit
 from experiments.world.unified_models import GRID, new_magvit2, vq_config
 from sightloop.models.show_o.magvit2 import Magvit2
-from sightloop.world.checker import SURE, detect
+from sightloop.world.checker import SURE, corner_of, detect
 from sightloop.world.held_out_scenes import stack_images
 from sightloop.world.quizzes import DRAWN_SIZE, sample_drawn_scene
 from sightloop.world.scenes import COLOURS, CORNERS, GROUNDS, SHAPES, Scene, Thing, render
@@ -122,7 +122,7 @@ def share_recovered(pixels: UInt8[Tensor, "B 3 H W"], scenes: list[Scene]) -> fl
     right = 0
     for picture, scene in zip(pixels, scenes, strict=True):
         seen = detect(picture.permute(1, 2, 0).contiguous().numpy())
-        found = sorted((d.noun, d.colour, d.corner) for d in seen if d.score > SURE)
+        found = sorted((d.name, d.colour, corner_of(d)) for d in seen if d.score > SURE)
         right += found == sorted((t.shape, t.colour, t.corner) for t in scene.things)
     return right / len(scenes)
 

@@ -9,14 +9,15 @@ import numpy as np
 from torch import Tensor
 
 from experiments.world.unified_models import GRID
+from sightloop.geneval.prompts import prompt_of
+from sightloop.geneval.rules import Detection, verdict_of
 from sightloop.models.protocols import ImageGenerator
 from sightloop.quizzes.grammar import CATEGORIES, Category, Quiz
 from sightloop.types import Images, Prompt, Sampling, Tokens
-from sightloop.world.checker import Detection
+from sightloop.world.checker import CHECKER_RULES
 from sightloop.world.held_out_scenes import detect_in, held_out_quizzes, held_out_scenes, images_of
 from sightloop.world.quizzes import is_right_answer
 from sightloop.world.scenes import COLOURS, CORNERS, SHAPES, SIDE
-from sightloop.world.verdicts import fulfils
 
 MAX_ANSWER = 12
 """Words of an answer, its end included."""
@@ -51,7 +52,7 @@ def seen_in_codes(ids: Tensor) -> list[list[Detection]]:
             if whole and colour < len(COLOURS):
                 left, top = (SIDE / 2 * place + 2 for place in (column, row))
                 box = (left, top, left + 12, top + 12)
-                things.append(Detection(noun=SHAPES[shape], colour=COLOURS[colour], box=box, score=1.0))
+                things.append(Detection(name=SHAPES[shape], colour=COLOURS[colour], box=box, score=1.0))
         found.append(things)
     return found
 
@@ -69,7 +70,11 @@ def drawing_figures(
     )
     tokens = policy.sample(prompt, sampling)
     found = detect_in(policy.pixels(tokens)) if look is None else look(tokens)
-    return _by_category(quizzes, [fulfils(seen, quiz) for seen, quiz in zip(found, quizzes, strict=True)])
+    right = [
+        verdict_of(prompt_of(quiz), seen, rules=CHECKER_RULES).correct
+        for seen, quiz in zip(found, quizzes, strict=True)
+    ]
+    return _by_category(quizzes, right)
 
 
 def answer_figures(policy: ImageGenerator, quizzes: list[Quiz], images: Images | Tokens) -> Figures:

@@ -16,11 +16,12 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from sightloop.cli.caption_options import CaptionOptions
 from sightloop.cli.demo import DEMOS, run_demo
 from sightloop.cli.doctor import doctor
-from sightloop.cli.evaluate import EVALUATIONS, decode_of
+from sightloop.cli.evaluate import EVALUATIONS
 from sightloop.cli.help import with_help
-from sightloop.cli.images import ask, convert, draw
+from sightloop.cli.images import ask_command, convert_command, draw_command
 from sightloop.recipes.catalog import RECIPES
 from sightloop.recipes.config_json import config_of_run
 from sightloop.recipes.presets import preset_of
@@ -143,44 +144,12 @@ def evaluate(words: list[str]) -> None:
     run(tyro.cli(kind, args=words[1:], prog=f"sightloop evaluate {words[0]}"))
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class CaptionOptions:
-    """Write captions of images; the defaults are the paper's decoding (table 2)."""
-
-    images: Positional[tuple[str, ...]]
-    """Files, folders or globs."""
-    model: str = ""
-    """BLIP-2 or other captioner: folder, hub name, or a run folder. Without one only the embedded world's own
-    images are captioned, by its tiny model.
-    """
-    prompt: str = ""
-    beams: int | None = None
-    """Beams; default as the run was evaluated, else the paper's 5."""
-    no_repeat_ngram: int | None = None
-    """Word sequences of this length never repeat, 0 = they may; default as the run was evaluated, else 2."""
-    min_tokens: int | None = None
-    """Default as the run was evaluated, else 4."""
-    max_tokens: int | None = None
-    """Default as the run was evaluated, else 60."""
-    fit: Literal["crop", "squash"] = "crop"
-    on_broken: Literal["leave-out", "stop"] = "leave-out"
-    """Images that cannot be read are left out and named at the end, or the first one stops the command."""
-    device: str = "auto"
-    output: Path | None = None
-    """Write .jsonl with "image" and "caption" there instead."""
-
-
 def caption(words: list[str]) -> None:
     """Write captions of images."""
     options = tyro.cli(CaptionOptions, args=words, prog="sightloop caption")
-    from sightloop.cli.captions import CaptionJob, write_captions
+    from sightloop.cli.captions import write_captions
 
-    given = {
-        field.name: getattr(options, field.name)
-        for field in dataclasses.fields(CaptionJob)
-        if field.name != "decode"
-    }
-    write_captions(CaptionJob(**given, decode=decode_of(options)))
+    write_captions(options)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -254,12 +223,15 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], None], str]] = {
     "train": (train, "train a model on what a judge sees (vlrm, unirl-grpo, unirl-sft)"),
     "evaluate": (evaluate, "measure captions, answers, drawings (clip-recall, geneval, both-sides, others)"),
     "caption": (caption, "write captions of images"),
-    "draw": (draw, "draw pictures of a prompt (Show-o, Janus)"),
-    "ask": (ask, "ask a question about a picture (Show-o, Janus)"),
+    "draw": (draw_command, "draw pictures of a prompt (Show-o, Janus)"),
+    "ask": (ask_command, "ask a question about a picture (Show-o, Janus)"),
     "report": (report, "one page and one table about a run"),
     "doctor": (doctor, "is everything well that a run depends on: computer, judges, rewards"),
     "export": (export, "a run's model as a folder of its own, without adapters or sightloop"),
-    "convert": (convert, "checkpoints of Show-o, MAGVIT-v2 and Janus, from their authors' form and back"),
+    "convert": (
+        convert_command,
+        "checkpoints of Show-o, MAGVIT-v2, Janus, from their authors' form and back",
+    ),
 }
 
 

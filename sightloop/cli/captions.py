@@ -7,13 +7,20 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
-from sightloop.data.decode import Decoding, Fit
+from sightloop.cli.caption_options import (
+    BrokenImages,
+    CaptionMeasureOptions,
+    CaptionOptions,
+    DecodeOptions,
+    RecallOptions,
+)
+from sightloop.data.decode import Decoding
 from sightloop.data.images import BrokenPictureError, ImageSet, OnBroken
 from sightloop.data.sources import FileSource, open_pictures, open_source
 from sightloop.evaluation.captions import caption_measures, truth_measures
@@ -23,7 +30,6 @@ from sightloop.evaluation.intervals import bootstrap_interval
 from sightloop.evaluation.object_files import read_objects
 from sightloop.evaluation.pairs import caption_set, read_captions, refuse_empty
 from sightloop.evaluation.protocol import protocol_hash
-from sightloop.evaluation.ranking import Ties
 from sightloop.evaluation.retrieval import clip_recall_of_files
 from sightloop.evaluators.held_out_captions import greedy_captions, is_greedy
 from sightloop.evaluators.settings import HeldOutSettings
@@ -42,24 +48,12 @@ from sightloop.world.bundled import WEIGHTS, is_bundled
 from sightloop.world.image_folder import truth_of
 
 
-@dataclass(frozen=True, kw_only=True)
-class Decode:
-    """How captions are written; None = as the run was evaluated, or the paper's way (5, 2, 4, 60)."""
-
-    prompt: str = ""
-    """Empty = as the run was evaluated."""
-    beams: int | None = None
-    no_repeat_ngram: int | None = None
-    min_tokens: int | None = None
-    max_tokens: int | None = None
-
-    def options(self, model: str) -> dict[str, Any]:
-        """Options of `write` for the captioner of this name."""
-        prompt, usual = _usual_writing(model)
-        chosen = {"beams": self.beams, "no_repeat_ngram": self.no_repeat_ngram}
-        chosen |= {"min_tokens": self.min_tokens, "max_tokens": self.max_tokens}
-        resolved = {name: getattr(usual, name) if value is None else value for name, value in chosen.items()}
-        return resolved | {"prompt": self.prompt or prompt}
+def writing_options(decode: DecodeOptions, model: str) -> dict[str, Any]:
+    """Options of `write` for the captioner of this name; what is not given is as the run was evaluated."""
+    prompt, usual = _usual_writing(model)
+    given = {name: value for name, value in asdict(decode).items() if name != "prompt"}
+    resolved = {name: getattr(usual, name) if value is None else value for name, value in given.items()}
+    return resolved | {"prompt": decode.prompt or prompt}
 
 
 def _usual_writing(model: str) -> tuple[str, HeldOutSettings]:
@@ -93,46 +87,32 @@ def _captions(policy: Captioner, images: Images, options: dict[str, Any]) -> lis
     return writer.write(images, **options)
 
 
-BrokenImages = Literal["leave-out", "stop"]
 _ON_BROKEN: dict[BrokenImages, OnBroken] = {"leave-out": "leave out", "stop": "raise"}
 _NUM_NAMED = 5
 """Images left out that are named at the end."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class CaptionJob:
-    """Which images to caption, and how."""
-
-    images: Sequence[str]
-    model: str
-    decode: Decode
-    fit: Fit = "crop"
-    on_broken: BrokenImages = "leave-out"
-    device: str = "auto"
-    output: Path | None = None
-
-
-def write_captions(job: CaptionJob) -> None:
+def write_captions(options: CaptionOptions) -> None:
     """Caption files, folders and globs; one line a picture as soon as it is there, or .jsonl.
 
     Raises:
         ValueError: nothing to caption, or a picture that cannot be read.
     """
-    if not job.images:
+    if not options.images:
         raise ValueError("name the images to caption: files, folders or globs")
-    paths = [path for spec in job.images for path in _paths(spec)]
-    if not job.model:
+    paths = [path for spec in options.images for path in _paths(spec)]
+    if not options.model:
         require_world_images(paths, what="captioner", option="--model")
-    policy = open_captioner(job.model, device=distributed.device(job.device))
-    source = FileSource(spec=", ".join(job.images), paths=tuple(paths))
-    decoding = Decoding(size=policy.image_size, fit=job.fit)
-    pictures = _image_set(source, decoding, on_broken=job.on_broken)
-    pairs = caption_pictures(policy, pictures, job.decode.options(job.model))
-    if job.output is None:
+    policy = open_captioner(options.model, device=distributed.device(options.device))
+    source = FileSource(spec=", ".join(options.images), paths=tuple(paths))
+    decoding = Decoding(size=policy.image_size, fit=options.fit)
+    pictures = _image_set(source, decoding, on_broken=options.on_broken)
+    pairs = caption_pictures(policy, pictures, writing_options(options.decode, options.model))
+    if options.output is None:
         for path, caption in pairs:
             print(f"{path}\t{caption}", flush=True)
     else:
-        print(f"wrote {_written(pairs, job.output)} captions to {job.output}", file=sys.stderr)
+        print(f"wrote {_written(pairs, options.output)} captions to {options.output}", file=sys.stderr)
     _tell_left_out(pictures)
 
 
@@ -179,78 +159,62 @@ def _paths(spec: str) -> list[str]:
     return list(source.paths)
 
 
-@dataclass(frozen=True, kw_only=True)
-class RecallJob:
-    """What to measure CLIP Recall of: captions of a file, or those that a model writes of pictures."""
-
-    captions: Path | None
-    model: str
-    images: str
-    image_root: str
-    split: str
-    limit: int | None
-    clip: str
-    ties: Ties
-    decode: Decode
-    device: str
-    allow_empty: bool = False
-    on_broken: BrokenImages = "stop"
-
-
-def measured_recall(job: RecallJob) -> Evaluation:
+def measured_recall(options: RecallOptions) -> Evaluation:
     """CLIP Recall, both directions.
 
     Raises:
         ValueError: neither captions nor pictures are named, or they do not fit together.
     """
-    device = distributed.device(job.device)
-    if job.captions is not None:
-        given = read_captions(job.captions, image_root=_root_of(job))
-        refuse_empty(given, allowed=job.allow_empty)
-        return clip_recall_of_files(_encoder(job, given.sources, device), given, ties=job.ties)
-    if not job.images:
+    device = distributed.device(options.device)
+    if options.captions is not None:
+        given = read_captions(options.captions, image_root=_root_of(options))
+        refuse_empty(given, allowed=options.allow_empty)
+        return clip_recall_of_files(_encoder(options, given.sources, device), given, ties=options.ties)
+    if not options.images:
         raise ValueError(
             "name what to evaluate: --captions FILE, or --images (and --model for another captioner)"
         )
-    named = HeldOutSettings(images=job.images, image_root=job.image_root, split=job.split)
+    named = HeldOutSettings(images=options.images, image_root=options.image_root, split=options.split)
     source = open_pictures(named, files_only=True)
     assert isinstance(source, FileSource)
-    if not job.model:
+    if not options.model:
         require_world_images(source.paths, what="captioner", option="--model")
-    encoder = _encoder(job, source.paths, device)
-    policy = open_captioner(job.model, device=device)
+    encoder = _encoder(options, source.paths, device)
+    policy = open_captioner(options.model, device=device)
     decoding = Decoding(size=policy.image_size, fit="crop")
-    pictures = _image_set(source, decoding, on_broken=job.on_broken, limit=job.limit)
-    written = caption_set(list(caption_pictures(policy, pictures, job.decode.options(job.model))))
+    pictures = _image_set(source, decoding, on_broken=options.on_broken, limit=options.limit)
+    written = caption_set(
+        list(caption_pictures(policy, pictures, writing_options(options.decode, options.model)))
+    )
     _tell_left_out(pictures)
-    refuse_empty(written, allowed=job.allow_empty)
-    return clip_recall_of_files(encoder, written, ties=job.ties)
+    refuse_empty(written, allowed=options.allow_empty)
+    return clip_recall_of_files(encoder, written, ties=options.ties)
 
 
-def _root_of(job: RecallJob) -> str | None:
+def _root_of(options: RecallOptions) -> str | None:
     """The folder that the names of a captions file start from; None = the file's own."""
-    if job.model:
+    if options.model:
         raise ValueError(
             "--captions names captions that are there, and --model one that writes others; name one"
         )
-    if job.images and job.image_root:
+    if options.images and options.image_root:
         raise ValueError("with --captions, --images and --image-root name the same folder; name one of them")
-    if job.images and not Path(job.images).is_dir():
+    if options.images and not Path(options.images).is_dir():
         raise ValueError(
-            f"{job.images!r} is no folder; with --captions, --images is the one that names start from"
+            f"{options.images!r} is no folder; with --captions, --images is the one that names start from"
         )
-    return job.images or job.image_root or None
+    return options.images or options.image_root or None
 
 
-def _encoder(job: RecallJob, sources: Sequence[str], device: torch.device) -> ClipEncoder:
+def _encoder(options: RecallOptions, sources: Sequence[str], device: torch.device) -> ClipEncoder:
     """The CLIP that is named, else the one that measured the run, else the embedded world's for its own."""
-    clip = job.clip
-    if not clip and job.captions is None and job.model and is_run(job.model):
-        clip = read_config(Path(job.model)).held_out.clip
-    elif not clip and job.captions is None and job.model and not is_bundled(job.model):
+    clip = options.clip
+    if not clip and options.captions is None and options.model and is_run(options.model):
+        clip = read_config(Path(options.model)).held_out.clip
+    elif not clip and options.captions is None and options.model and not is_bundled(options.model):
         raise ValueError(
-            f"no --clip: {job.model!r} is no run, which would name the CLIP that measures it; name one with "
-            "--clip"
+            f"no --clip: {options.model!r} is no run, which would name the CLIP that measures it; name one "
+            "with --clip"
         )
     if not clip:
         require_world_images(sources, what="CLIP", option="--clip")
@@ -259,48 +223,33 @@ def _encoder(job: RecallJob, sources: Sequence[str], device: torch.device) -> Cl
     return ClipEncoder.from_pretrained(clip, device=device)
 
 
-@dataclass(frozen=True, kw_only=True)
-class CaptionsJob:
-    """Which captions to measure, and against what."""
-
-    captions: Path
-    references: Path | None = None
-    objects: Path | None = None
-    clip: str = ""
-    phrases: Path | None = None
-    scenes: Path | None = None
-    image_root: str = ""
-    allow_empty: bool = False
-    device: str = "auto"
-
-
-def measured_captions(job: CaptionsJob) -> Evaluation:
+def measured_captions(options: CaptionMeasureOptions) -> Evaluation:
     """Caption measures of a file: agreement with references, CHAIR, facts of scenes, CLIPScore.
 
     Raises:
         ValueError: an empty caption, or files that do not fit together.
     """
-    given = read_captions(job.captions, image_root=job.image_root or None)
-    refuse_empty(given, allowed=job.allow_empty)
-    listed = load_phrases(job.phrases)
+    given = read_captions(options.captions, image_root=options.image_root or None)
+    refuse_empty(given, allowed=options.allow_empty)
+    listed = load_phrases(options.phrases)
     wanted = None
-    if job.references is not None:
-        wanted = _references(job.references, given.sources, job.image_root)
+    if options.references is not None:
+        wanted = _references(options.references, given.sources, options.image_root)
     parts = [
         caption_measures(
             given.captions, references=wanted, flag=lambda text: contains_bad_phrase(text, listed)
         )
     ]
-    if job.objects is not None:
-        held = read_objects(job.objects, image_root=job.image_root or None).of(given.sources)
+    if options.objects is not None:
+        held = read_objects(options.objects, image_root=options.image_root or None).of(given.sources)
         parts.append(chair(given.captions, held, references=wanted))
-    if job.clip:
-        model_config(job.clip)
-        encoder = ClipEncoder.from_pretrained(job.clip, device=distributed.device(job.device))
+    if options.clip:
+        model_config(options.clip)
+        encoder = ClipEncoder.from_pretrained(options.clip, device=distributed.device(options.device))
         embedded = encoder.images(given.images)[given.target]
         parts.append(clip_score(encoder, embedded, given.captions, references=wanted))
-    if job.scenes is not None:
-        truth = truth_of(job.scenes)
+    if options.scenes is not None:
+        truth = truth_of(options.scenes)
         facts = [truth(s, text) for s, text in zip(given.sources, given.captions, strict=True)]
         parts.append(truth_measures(facts))
     return _joined(parts)

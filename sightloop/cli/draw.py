@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,90 +11,75 @@ from jaxtyping import UInt8
 from PIL import Image, PngImagePlugin
 from torch import Tensor
 
+from sightloop.cli.image_options import AskOptions, DrawOptions, ModelOptions
 from sightloop.data.decode import BrokenImageError, upright
+from sightloop.evaluators.joint import most_likely_answers
 from sightloop.image_files import read_regular
 from sightloop.models.atomic_files import atomic_write
 from sightloop.models.protocols import ImageGenerator
+from sightloop.recipes.image_policies import world_folder
 from sightloop.rollouts.seeds import image_seed
-from sightloop.types import Images, Prompt, Sampling
-from sightloop.world.boundary import MODEL_KEY
+from sightloop.runs.restore import open_generator
+from sightloop.types import Images, Prompt
+from sightloop.world.boundary import MODEL_KEY, drawn_by, require_world_images, require_world_words
 
 _BATCH = 4
 _GAP = 4
 
 
-@dataclass(frozen=True, kw_only=True)
-class DrawJob:
-    """What to draw, and under which law; None = the law of the model's authors."""
+def generate_images(options: DrawOptions) -> list[Path]:
+    """Write numbered images and a sheet of them; numbers go on behind those in the folder.
 
-    prompt: str
-    number: int = 4
-    output: Path = Path("drawings")
-    steps: int | None = None
-    guidance: float | None = None
-    temperature: float | None = None
-    seed: int = 0
-    author: str = ""
-    """Who draws, told by the files; empty = nothing is told."""
-
-    def __post_init__(self) -> None:
-        if not self.prompt.strip():
-            raise ValueError("the prompt is empty; say what to draw")
-        if self.number < 1:
-            raise ValueError(f"number is {self.number}; draw at least 1 picture")
-        if self.output.exists() and not self.output.is_dir():
-            raise ValueError(f"{self.output} is a file; name a folder")
-
-    def sampling(self, policy: ImageGenerator) -> Sampling:
-        """The law.
-
-        Raises:
-            ValueError: a setting out of its range.
-        """
-        chosen: dict[str, Any] = {"decode_steps": self.steps, "guidance": self.guidance}
-        chosen["temperature"] = self.temperature
-        return policy.drawing(**{name: value for name, value in chosen.items() if value is not None})
-
-
-def draw(policy: ImageGenerator, job: DrawJob) -> list[Path]:
-    """Draw numbered pictures and a sheet of them; numbers go on behind those in the folder.
-
-    A picture depends on the prompt, the seed and which one of the call it is, not on how many are drawn.
+    An image depends on the prompt, the seed and which one of the call it is, not on how many are generated.
 
     Raises:
         ValueError: a setting out of its range, or one that the policy does not have.
     """
-    sampling = job.sampling(policy)
-    drawn: list[Tensor] = []
-    for start in range(0, job.number, _BATCH):
-        places = range(start, min(start + _BATCH, job.number))
-        seeds = [image_seed(job.prompt, place, job.seed) for place in places]
+    _require_sense(options)
+    author = _author(options.source, texts=[options.prompt])
+    policy = _open(options.source)
+    chosen = {"decode_steps": options.steps, "guidance": options.guidance, "temperature": options.temperature}
+    sampling = policy.drawing(**{name: value for name, value in chosen.items() if value is not None})
+    images: list[Tensor] = []
+    for start in range(0, options.number, _BATCH):
+        places = range(start, min(start + _BATCH, options.number))
+        seeds = [image_seed(options.prompt, place, options.seed) for place in places]
         with torch.no_grad():
             tokens = policy.sample(
-                Prompt(texts=[job.prompt] * len(places), wants="image", seeds=seeds), sampling
+                Prompt(texts=[options.prompt] * len(places), wants="image", seeds=seeds), sampling
             )
-            drawn += list(policy.pixels(tokens).pixels.cpu())
-    job.output.mkdir(parents=True, exist_ok=True)
-    first = 1 + max((int(path.stem) for path in job.output.glob("*.png") if path.stem.isdigit()), default=0)
-    paths = [job.output / f"{first + place:04}.png" for place in range(len(drawn))]
-    pictures = [Image.fromarray(pixels.permute(1, 2, 0).numpy()) for pixels in drawn]
+            images += list(policy.pixels(tokens).pixels.cpu())
+    options.output.mkdir(parents=True, exist_ok=True)
+    first = 1 + max(
+        (int(path.stem) for path in options.output.glob("*.png") if path.stem.isdigit()), default=0
+    )
+    paths = [options.output / f"{first + place:04}.png" for place in range(len(images))]
+    pictures = [Image.fromarray(pixels.permute(1, 2, 0).numpy()) for pixels in images]
     for path, picture in zip(paths, pictures, strict=True):
-        _save(picture, path, job)
-    sheet = job.output / f"sheet_{paths[0].stem}-{paths[-1].stem}.png"
-    _save(contact_sheet(pictures), sheet, job)
+        _save(picture, path, options.prompt, author)
+    sheet = options.output / f"sheet_{paths[0].stem}-{paths[-1].stem}.png"
+    _save(grid_of(pictures), sheet, options.prompt, author)
     return [*paths, sheet]
 
 
-def _save(picture: Image.Image, path: Path, job: DrawJob) -> None:
-    told = PngImagePlugin.PngInfo()
-    told.add_itxt("prompt", job.prompt)
-    if job.author:
-        told.add_itxt(MODEL_KEY, job.author)
+def _require_sense(options: DrawOptions) -> None:
+    if not options.prompt.strip():
+        raise ValueError("the prompt is empty; say what to draw")
+    if options.number < 1:
+        raise ValueError(f"number is {options.number}; draw at least 1 picture")
+    if options.output.exists() and not options.output.is_dir():
+        raise ValueError(f"{options.output} is a file; name a folder")
+
+
+def _save(picture: Image.Image, path: Path, prompt: str, author: str) -> None:
+    texts = PngImagePlugin.PngInfo()
+    texts.add_itxt("prompt", prompt)
+    texts.add_itxt(MODEL_KEY, author)
     with atomic_write(path) as partial:
-        picture.save(partial, pnginfo=told)
+        picture.save(partial, pnginfo=texts)
 
 
-def contact_sheet(pictures: list[Image.Image]) -> Image.Image:
+def grid_of(pictures: list[Image.Image]) -> Image.Image:
     """Pictures of one size side by side, about as many rows as columns."""
     columns = math.ceil(math.sqrt(len(pictures)))
     rows = math.ceil(len(pictures) / columns)
@@ -109,28 +92,22 @@ def contact_sheet(pictures: list[Image.Image]) -> Image.Image:
     return sheet
 
 
-@dataclass(frozen=True, kw_only=True)
-class AskJob:
-    """A question about a picture."""
+def answer_question(options: AskOptions) -> str:
+    """The most likely answer about the image of a file.
 
-    picture: UInt8[np.ndarray, "H W 3"]
-    question: str
-    max_tokens: int = 64
-
-    def __post_init__(self) -> None:
-        if not self.question.strip():
-            raise ValueError("the question is empty; say what to ask")
-
-
-def ask(policy: ImageGenerator, job: AskJob) -> str:
-    """The most likely answer."""
-    pixels = torch.from_numpy(job.picture).permute(2, 0, 1)[None]
-    prompt = Prompt(texts=[job.question], images=Images(pixels=pixels))
-    tokens = policy.sample(prompt, Sampling(max_tokens=job.max_tokens, temperature=0.0))
-    return "".join(policy.decode(tokens)[0]).strip()
+    Raises:
+        ValueError: a file that is no image, or a model that cannot answer.
+    """
+    image = read_image(options.image)
+    if not options.question.strip():
+        raise ValueError("the question is empty; say what to ask")
+    _author(options.source, texts=[options.question], image=options.image)
+    images = Images(pixels=torch.from_numpy(image).permute(2, 0, 1)[None])
+    (answer,) = most_likely_answers(_open(options.source), [options.question], images, options.max_tokens)
+    return answer
 
 
-def read_picture(path: Path) -> UInt8[np.ndarray, "H W 3"]:
+def read_image(path: Path) -> UInt8[np.ndarray, "H W 3"]:
     """A picture file of any mode and size as RGB.
 
     Raises:
@@ -142,3 +119,23 @@ def read_picture(path: Path) -> UInt8[np.ndarray, "H W 3"]:
         return upright(read_regular(path))
     except BrokenImageError as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def _author(source: ModelOptions, *, texts: list[str], image: Path | None = None) -> str:
+    """Who will generate or answer; the embedded world's models are refused what is not of their world."""
+    if source.model:
+        return Path(source.model).name
+    if image is not None:
+        require_world_images([str(image)], what="model", option="--model")
+    require_world_words(texts, world_folder(source.world_model), option="--model")
+    return drawn_by(source.world_model)
+
+
+def _open(source: ModelOptions) -> ImageGenerator:
+    return open_generator(
+        source.model,
+        world_model=source.world_model,
+        parts=source.parts,
+        dtype=source.dtype,
+        device=source.device,
+    )

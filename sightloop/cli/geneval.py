@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ import torch
 from torch import nn
 
 from sightloop.accelerator import in_float64
-from sightloop.cli.geneval_options import DrawerOptions, GenEvalOptions
 from sightloop.evaluators.geneval_images import Drawing, draw_prompts
+from sightloop.evaluators.geneval_options import DrawerOptions, GenEvalOptions
 from sightloop.evaluators.geneval_run import (
     GenEvalRun,
     compared,
@@ -22,9 +23,8 @@ from sightloop.evaluators.geneval_run import (
     record_path,
     run_geneval,
 )
-from sightloop.evaluators.open_detector import EMBEDDED, GenEvalJob
-from sightloop.geneval.prompts import read_prompts
-from sightloop.models.families import Parts
+from sightloop.evaluators.open_detector import EMBEDDED
+from sightloop.geneval.prompts import read_geneval_prompts
 from sightloop.models.protocols import ImageGenerator
 from sightloop.quizzes.grammar import CATEGORIES, Quiz
 from sightloop.runs.restore import open_generator
@@ -46,16 +46,17 @@ def evaluate_geneval(options: GenEvalOptions) -> str:
     """
     if options.results is not None:
         return _told_again(options, options.results)
-    job = job_of(options)
-    if options.compare is not None and options.compare.resolve() == job.output.resolve():
-        raise ValueError(f"{job.output} would be compared with itself; name another --output or --compare")
+    options = _with_world_prompts(options)
+    output = options.results_file
+    if options.compare is not None and options.compare.resolve() == output.resolve():
+        raise ValueError(f"{output} would be compared with itself; name another --output or --compare")
     if options.drawer.policy:
         run, lines = _drawn_first(options), [f"drew into {options.images}, see contact_sheet.png there"]
     else:
         _refuse_drawing_options(options.drawer)
-        run, lines = run_geneval(job), []
-    lines = [geneval_table(run), *lines, f"wrote {job.output} and {record_path(job.output)}"]
-    return "\n".join([*lines, *_change(options, job.output)])
+        run, lines = run_geneval(options), []
+    lines = [geneval_table(run), *lines, f"wrote {output} and {record_path(output)}"]
+    return "\n".join([*lines, *_change(options, output)])
 
 
 def evaluate_drawn(
@@ -68,36 +69,12 @@ def evaluate_drawn(
     Raises:
         ValueError: no prompts file is named, or as for `draw_prompts` and `run_geneval`.
     """
-    job = job_of(options)
-    if job.prompts is None:
+    if options.prompts is None:
         raise ValueError(f"name what to draw with --prompts FILE; {_SOURCE}")
-    prompts = read_prompts(job.prompts)
+    prompts = read_geneval_prompts(options.prompts)
     sampling = policy.drawing(**changes)
-    draw_prompts(policy, prompts, job.images, name=name, sampling=sampling, drawing=drawing)
-    return run_geneval(job)
-
-
-def job_of(options: GenEvalOptions) -> GenEvalJob:
-    """The evaluation that the options ask for.
-
-    Raises:
-        ValueError: no folder of pictures is named.
-    """
-    if options.images is None:
-        raise ValueError("name the folder of pictures with --images, or a results file with --results")
-    return GenEvalJob(
-        images=options.images,
-        output=options.output or options.images / "results.jsonl",
-        detector=options.detector,
-        detections=options.detections,
-        colours=options.colours,
-        prompts=_prompts_file(options),
-        threshold=options.threshold,
-        counting_threshold=options.counting_threshold,
-        max_overlap=options.max_overlap,
-        batch=options.batch,
-        device=options.device,
-    )
+    draw_prompts(policy, prompts, options.folder, name=name, sampling=sampling, drawing=drawing)
+    return run_geneval(options)
 
 
 def weights_digest(model: nn.Module) -> str:
@@ -120,13 +97,13 @@ def world_prompts() -> list[Quiz]:
     return list(quizzes.values())
 
 
-def _prompts_file(options: GenEvalOptions) -> Path | None:
-    if options.prompts != Path(EMBEDDED) or options.images is None:
-        return options.prompts
-    file = options.images / "prompts.jsonl"
-    options.images.mkdir(parents=True, exist_ok=True)
+def _with_world_prompts(options: GenEvalOptions) -> GenEvalOptions:
+    if options.prompts != Path(EMBEDDED):
+        return options
+    file = options.folder / "prompts.jsonl"
+    options.folder.mkdir(parents=True, exist_ok=True)
     file.write_text("".join(json.dumps(quiz.metadata()) + "\n" for quiz in world_prompts()), encoding="utf-8")
-    return file
+    return replace(options, prompts=file)
 
 
 def _drawn_first(options: GenEvalOptions) -> GenEvalRun:
@@ -137,14 +114,9 @@ def _drawn_first(options: GenEvalOptions) -> GenEvalRun:
         policy = open_generator(
             "" if drawer.policy == EMBEDDED else drawer.policy,
             world_model=drawer.world_model,
-            parts=Parts(
-                magvit=drawer.magvit,
-                tokenizer=drawer.tokenizer,
-                tower=drawer.tower,
-                prompts=drawer.prompts_of_policy,
-            ),
+            parts=drawer.parts,
             dtype=drawer.dtype,
-            device=options.device,
+            device=options.judge.device,
         )
     chosen = {"decode_steps": drawer.steps, "guidance": drawer.guidance, "temperature": drawer.temperature}
     name = drawn_by(drawer.world_model) if drawer.policy == EMBEDDED else Path(drawer.policy).name
@@ -165,7 +137,7 @@ def _refuse_drawing_options(drawer: DrawerOptions) -> None:
 
 
 def _told_again(options: GenEvalOptions, results: Path) -> str:
-    if options.detector or options.detections or options.drawer.policy:
+    if options.judge.detector or options.judge.detections or options.drawer.policy:
         raise ValueError(f"{results} is done; leave --detector, --detections and --policy out")
     prompts = options.prompts
     if prompts == Path(EMBEDDED):

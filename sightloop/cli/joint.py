@@ -12,14 +12,13 @@ from typing import Any, cast
 import torch
 
 from sightloop.cli.geneval import weights_digest
-from sightloop.cli.joint_options import BothSidesOptions
+from sightloop.cli.joint_options import JointOptions
 from sightloop.evaluation.intervals import bootstrap_interval
 from sightloop.evaluation.protocol import protocol_hash
 from sightloop.evaluators.image_sheets import Album, Drawn, drawn_in, write_sheet
 from sightloop.evaluators.joint import BothSides, both_sides_table, imbalance_of
 from sightloop.evaluators.joint_changes import categories_table, changes_of, changes_table
 from sightloop.evaluators.open_joint import joint_evaluator
-from sightloop.evaluators.settings import BothSidesSettings
 from sightloop.models.atomic_files import atomic_write
 from sightloop.models.families import Parts
 from sightloop.models.named_models import generator_family
@@ -53,7 +52,7 @@ class Measured:
     drawn: list[Drawn]
 
 
-def evaluate_both_sides(options: BothSidesOptions) -> str:
+def evaluate_joint(options: JointOptions) -> str:
     """Evaluate one model or two, write what is asked for; what to tell the user.
 
     Raises:
@@ -86,26 +85,19 @@ def evaluate_both_sides(options: BothSidesOptions) -> str:
     return "\n".join(lines)
 
 
-def evaluator_of(options: BothSidesOptions) -> BothSides:
+def evaluator_of(options: JointOptions) -> BothSides:
     """The evaluation: by the words that the run was trained on, or the options'.
 
     Raises:
         ValueError: a setting out of its range, or nothing judges the drawings.
     """
-    if options.per_category < 1:
-        raise ValueError(f"per_category is {options.per_category}; use at least 1, usually 48")
+    settings = options.evaluation
+    if settings.per_category < 1:
+        raise ValueError(f"per_category is {settings.per_category}; use at least 1, usually 48")
     runs = [name for name in (options.policy, options.against) if name and is_run(name)]
     trained = UniConfig(policy=options.policy, world_model=options.world_model)
     if runs:
         trained = image_config(Path(runs[0]))
-    settings = BothSidesSettings(
-        file=options.file,
-        per_category=options.per_category,
-        detector=options.detector,
-        colours=options.colours,
-        fixed=options.fixed,
-        seed=options.seed,
-    )
     setup = quiz_setup(
         settings,
         policy=trained.policy,
@@ -113,7 +105,7 @@ def evaluator_of(options: BothSidesOptions) -> BothSides:
         vocabulary=trained.quizzes.vocabulary if options.vocabulary == "auto" else options.vocabulary,
     )
     evaluator = None
-    if setup.in_world or options.detector:
+    if setup.in_world or settings.detector:
         given = options.max_tokens
         max_answer = trained.answer.max_tokens if given is None else given
         evaluator = joint_evaluator(settings, setup, max_answer=max_answer, device=options.device)
@@ -125,7 +117,7 @@ def evaluator_of(options: BothSidesOptions) -> BothSides:
     return evaluator
 
 
-def models_of(options: BothSidesOptions) -> list[Named]:
+def models_of(options: JointOptions) -> list[Named]:
     """The models in the order of tables, the one that is compared with first.
 
     Raises:
@@ -133,15 +125,7 @@ def models_of(options: BothSidesOptions) -> list[Named]:
     """
 
     def named(name: str) -> Named:
-        if name and is_run(name):
-            parts = Parts()
-        else:
-            parts = Parts(
-                magvit=options.magvit,
-                tokenizer=options.tokenizer,
-                tower=options.tower,
-                prompts=options.prompts,
-            )
+        parts = Parts() if name and is_run(name) else options.parts
         told = Path(name).name if name else f"the embedded world's {options.world_model}"
         return Named(
             name=told,

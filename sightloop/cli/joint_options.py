@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from sightloop.models.prompt_strings import PromptOptions
+import tyro
+
+from sightloop.evaluators.settings import BothSidesSettings
+from sightloop.models.families import Parts
 
 
 @dataclass(frozen=True, kw_only=True)
-class BothSidesOptions:
+class JointOptions:
     """How well a model draws and how well it answers, on the same prompts; two models side by side.
 
     Every prompt is drawn several times with seeds made from its text; each drawing is judged by the embedded
@@ -27,33 +30,14 @@ class BothSidesOptions:
     """
     world_model: Literal["show-o", "janus"] = "show-o"
     """Which of the embedded world's models, if none is named."""
-    magvit: Path | None = None
-    """MAGVIT-v2 of a Show-o that was not converted; like the next two, of both models that are no runs."""
-    tokenizer: Path | None = None
-    """Tokenizer of a model whose folder has none."""
-    tower: str = ""
-    """CLIP (folder or hub name) of the Show-o that reads its features (w-clip-vit)."""
-    prompts: PromptOptions = field(default_factory=PromptOptions)
-    file: str = ""
-    """Quizzes to draw and ask, JSON lines, 4 drawings each; empty = a fixed set made by the grammar."""
-    per_category: int = 48
-    """Drawings a category of that fixed set, at least 4 a prompt."""
+    parts: Annotated[Parts, tyro.conf.arg(name="")] = field(default_factory=Parts)
+    evaluation: Annotated[BothSidesSettings, tyro.conf.arg(name="")] = field(
+        default_factory=BothSidesSettings
+    )
     vocabulary: Literal["auto", "real", "shapes"] = "auto"
     """Words of the quizzes; auto = as the run was trained, the embedded world's for its own models, else
     "real".
     """
-    detector: str = ""
-    """Judge of the drawings: a Mask2Former (folder or hub name), or module:function; empty = the embedded
-    world's checker.
-    """
-    colours: str = ""
-    """CLIP that names the colours of what was detected."""
-    fixed: str = ""
-    """Pictures that are not the models' own, in GenEval's folder, to be asked about; empty = scenes of the
-    embedded world, or none.
-    """
-    seed: int = 1
-    """The seed of a drawing is made from this, its prompt and its number."""
     max_tokens: int | None = None
     """Longest answer; default as the run was trained, else 32."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"

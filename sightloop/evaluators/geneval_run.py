@@ -15,31 +15,24 @@ from tqdm import tqdm
 from sightloop.evaluation.intervals import Interval
 from sightloop.evaluation.protocol import protocol_hash
 from sightloop.evaluators.geneval_images import PROMPT_KEY, drawing_record
-from sightloop.evaluators.open_detector import (
-    GenEvalJob,
-    check_detector,
-    colour_judge,
-    coloured_as_needed,
-    open_detector,
-)
-from sightloop.geneval.colours import ColourClassifier
+from sightloop.evaluators.geneval_options import GenEvalOptions
+from sightloop.evaluators.open_detector import ObjectJudge, open_judge
 from sightloop.geneval.detectors import (
     DetectionsFile,
-    Detector,
-    Picture,
+    DetectorImage,
     detections_line,
     read_detections,
 )
-from sightloop.geneval.folder import Drawn, read_folder
-from sightloop.geneval.prompts import GenEvalPrompt, read_prompts
-from sightloop.geneval.rules import Detection, Rules, verdict
+from sightloop.geneval.folder import PromptImages, read_folder
+from sightloop.geneval.prompts import GenEvalPrompt, read_geneval_prompts
+from sightloop.geneval.rules import Detection, verdict_of
 from sightloop.geneval.scores import (
-    Change,
+    RateChanges,
     Result,
     Summary,
-    change_between,
     check_results,
     protocol_warning,
+    rate_changes,
     read_protocol,
     read_results,
     result_of,
@@ -60,26 +53,26 @@ class GenEvalRun:
     """Empty where nobody wrote down how a results file was made."""
 
 
-def run_geneval(job: GenEvalJob) -> GenEvalRun:
+def run_geneval(options: GenEvalOptions) -> GenEvalRun:
     """Evaluate a folder of pictures; goes on where it was stopped.
 
     Raises:
         ValueError: anything that would make the number another than the benchmark's, named.
     """
-    expected = None if job.prompts is None else read_prompts(job.prompts)
-    drawn = read_folder(job.images, expected=expected)
-    detector = open_detector(job)
-    check_detector(detector, job.rules, [each.prompt for each in drawn])
-    judge = colour_judge(job, detector)
-    protocol = _protocol(job.rules, drawn, detector, judge)
-    job.output.parent.mkdir(parents=True, exist_ok=True)
+    folder, output = options.folder, options.results_file
+    expected = None if options.prompts is None else read_geneval_prompts(options.prompts)
+    shown = read_folder(folder, expected=expected)
+    judge = open_judge(options.judge)
+    judge.require_fit([each.prompt for each in shown])
+    protocol = _protocol(judge, shown)
+    output.parent.mkdir(parents=True, exist_ok=True)
     results = [
-        result_of(str(job.images / file), prompt, verdict(prompt, seen, rules=job.rules))
-        for prompt, file, seen in _seen(job, drawn, detector, judge, protocol)
+        result_of(str(folder / file), prompt, verdict_of(prompt, seen, rules=judge.rules))
+        for prompt, file, seen in _seen(options, shown, judge, protocol)
     ]
     summary = summarise(results)
-    write_results(results, job.output)
-    save_record(record_path(job.output), protocol, summary, drawing=drawing_record(job.images))
+    write_results(results, output)
+    save_record(record_path(output), protocol, summary, drawing=drawing_record(folder))
     return GenEvalRun(results=results, summary=summary, protocol=protocol)
 
 
@@ -91,7 +84,7 @@ def read_run(results: Path, *, prompts: Path | None = None) -> GenEvalRun:
             official ones), each with as many pictures.
     """
     lines = read_results(results)
-    check_results(lines, expected=None if prompts is None else read_prompts(prompts))
+    check_results(lines, expected=None if prompts is None else read_geneval_prompts(prompts))
     return GenEvalRun(
         results=lines, summary=summarise(lines), protocol=read_protocol(record_path(results)) or {}
     )
@@ -138,14 +131,14 @@ def compared(before: Path, after: Path) -> str:
     Raises:
         ValueError: a file is missing, or they are about different prompts.
     """
-    change = change_between(read_results(before), read_results(after))
+    change = rate_changes(read_results(before), read_results(after))
     protocols = [read_protocol(record_path(file)) for file in (before, after)]
     warning = protocol_warning(*protocols)
     lines = [f"warning: {warning}"] * bool(warning)
     return "\n".join([*lines, change_table(change)])
 
 
-def change_table(change: Change) -> str:
+def change_table(change: RateChanges) -> str:
     """Changes of the rates by task, after minus before."""
     width = max(len("overall"), *map(len, change.tasks))
     rows = {**change.tasks, "overall": change.overall}
@@ -154,34 +147,26 @@ def change_table(change: Change) -> str:
 
 
 def _seen(
-    job: GenEvalJob,
-    drawn: Sequence[Drawn],
-    detector: Detector,
-    judge: ColourClassifier | None,
-    protocol: Mapping[str, str],
+    options: GenEvalOptions, shown: Sequence[PromptImages], judge: ObjectJudge, protocol: Mapping[str, str]
 ) -> Iterator[tuple[GenEvalPrompt, str, list[Detection]]]:
     """Prompt, file and coloured detections of every picture in order; each is written down as it is made."""
-    todo = [(each.prompt, file) for each in drawn for file in each.files]
+    folder, detector = options.folder, judge.detector
+    todo = [(each.prompt, file) for each in shown for file in each.files]
     if isinstance(detector, DetectionsFile):
         for prompt, file in tqdm(todo, desc="pictures", unit="picture", disable=None):
-            picture, _ = _opened(job.images, prompt, file)
-            yield (
-                prompt,
-                file,
-                coloured_as_needed(prompt, picture, detector.detect([picture])[0], job.rules, judge),
-            )
+            picture, _ = _opened(folder, prompt, file)
+            yield prompt, file, judge.coloured(prompt, picture, detector.detect([picture])[0])
         return
-    kept = _Kept(detections_path(job.output), protocol)
+    kept = _Kept(detections_path(options.results_file), protocol)
     with tqdm(total=len(todo), desc="pictures", unit="picture", disable=None) as bar:
-        for start in range(0, len(todo), job.batch):
-            some = todo[start : start + job.batch]
-            opened = [_opened(job.images, *each) for each in some]
+        for start in range(0, len(todo), options.batch):
+            some = todo[start : start + options.batch]
+            opened = [_opened(folder, *each) for each in some]
             fresh = [row for row, each in enumerate(opened) if not kept.holds(some[row][0], *each)]
             found = detector.detect([opened[row][0] for row in fresh])
             for row, seen in zip(fresh, found, strict=True):
                 prompt, picture = some[row][0], opened[row][0]
-                coloured = coloured_as_needed(prompt, picture, seen, job.rules, judge)
-                kept.add(prompt, *opened[row], coloured)
+                kept.add(prompt, *opened[row], judge.coloured(prompt, picture, seen))
             bar.update(len(some))
             for prompt, file in some:
                 yield prompt, file, kept.of(file)
@@ -209,11 +194,11 @@ class _Kept:
         for name, record in records.items():
             self._seen[name] = (record.get("picture", ""), file.all_of(name))
 
-    def holds(self, prompt: GenEvalPrompt, picture: Picture, digest: str) -> bool:
+    def holds(self, prompt: GenEvalPrompt, picture: DetectorImage, digest: str) -> bool:
         """True if exactly this picture was seen for this prompt."""
         return picture.file in self._seen and self._seen[picture.file][0] == _key(prompt, digest)
 
-    def add(self, prompt: GenEvalPrompt, picture: Picture, digest: str, found: list[Detection]) -> None:
+    def add(self, prompt: GenEvalPrompt, picture: DetectorImage, digest: str, found: list[Detection]) -> None:
         """Write down what was seen."""
         if picture.file in self._seen:
             raise ValueError(
@@ -235,7 +220,7 @@ def _key(prompt: GenEvalPrompt, digest: str) -> str:
     return hashlib.sha256(f"{digest} {told}".encode()).hexdigest()[:16]
 
 
-def _opened(root: Path, prompt: GenEvalPrompt, file: str) -> tuple[Picture, str]:
+def _opened(root: Path, prompt: GenEvalPrompt, file: str) -> tuple[DetectorImage, str]:
     """The picture, and a digest of its file."""
     image = open_picture(root / file)
     told = image.info.get(PROMPT_KEY)
@@ -245,22 +230,20 @@ def _opened(root: Path, prompt: GenEvalPrompt, file: str) -> tuple[Picture, str]
             "two sets"
         )
     digest = hashlib.sha256(read_regular(root / file)).hexdigest()
-    return Picture(file=file, image=image, names=prompt.names), digest
+    return DetectorImage(file=file, image=image, names=prompt.names), digest
 
 
-def _protocol(
-    rules: Rules, drawn: Sequence[Drawn], detector: Detector, judge: ColourClassifier | None
-) -> dict[str, str]:
-    prompts = json.dumps([each.prompt.metadata for each in drawn], sort_keys=True)
+def _protocol(judge: ObjectJudge, shown: Sequence[PromptImages]) -> dict[str, str]:
+    prompts = json.dumps([each.prompt.metadata for each in shown], sort_keys=True)
     # The detector first: one that reads a file tells the whole protocol of whoever wrote it.
     return {
-        **detector.protocol,
+        **judge.detector.protocol,
         "benchmark": "geneval",
-        "prompts": str(len(drawn)),
+        "prompts": str(len(shown)),
         "prompts_digest": hashlib.sha256(prompts.encode()).hexdigest()[:12],
-        "images_per_prompt": str(len(drawn[0].files)),
-        **(judge.protocol if judge else {}),
-        **{name: str(value) for name, value in asdict(rules).items()},
+        "images_per_prompt": str(len(shown[0].files)),
+        **(judge.colours.protocol if judge.colours else {}),
+        **{name: str(value) for name, value in asdict(judge.rules).items()},
         "pillow": PIL.__version__,
     }
 

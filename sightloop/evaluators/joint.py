@@ -107,7 +107,7 @@ class BothSides:
         for rows in _parts(len(self.fixed.quizzes), self.chunk):
             quizzes = [self.fixed.quizzes[row] for row in rows]
             images = self.fixed.images.rows(torch.tensor(rows))
-            told = _right(quizzes, answers(policy, quizzes, images, self.max_answer))
+            told = _right(quizzes, self._answers(policy, quizzes, images))
             mine |= dict(zip(rows, told, strict=True))
         for part in distributed.gather(mine):
             everyones |= part
@@ -127,7 +127,7 @@ class BothSides:
             codes = policy.sample(prompt, policy.drawing())
             images = policy.pixels(codes)
             # The pictures, not the codes: nobody else could read what only codes say.
-            told = answers(policy, quizzes, images, self.max_answer)
+            told = self._answers(policy, quizzes, images)
             right = self.check.right(images, quizzes)
             for place, row in enumerate(rows):
                 keep = self.folder is not None and row in kept
@@ -140,6 +140,10 @@ class BothSides:
                         image=save_picture(self.folder, images.pixels[place]) if keep and self.folder else "",
                     ),
                 )
+
+    def _answers(self, policy: ImageGenerator, quizzes: Sequence[Quiz], images: Images) -> list[str]:
+        questions = [quiz.question for quiz in quizzes]
+        return most_likely_answers(policy, questions, images, self.max_answer)
 
     def protocol(self, policy: ImageGenerator) -> dict[str, str]:
         """What the figures depend on, with its hash."""
@@ -162,11 +166,11 @@ class BothSides:
 
 
 @torch.no_grad()
-def answers(
-    policy: ImageGenerator, quizzes: Sequence[Quiz], images: Images | Tokens, max_tokens: int
+def most_likely_answers(
+    policy: ImageGenerator, questions: Sequence[str], images: Images | Tokens, max_tokens: int
 ) -> list[str]:
-    """The most likely answers."""
-    prompt = Prompt(texts=[quiz.question for quiz in quizzes], images=images)
+    """The greedy answer to each question about its image."""
+    prompt = Prompt(texts=list(questions), images=images)
     tokens = policy.sample(prompt, Sampling(max_tokens=max_tokens, temperature=0.0))
     return ["".join(pieces).strip() for pieces in policy.decode(tokens)]
 

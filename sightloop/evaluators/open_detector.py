@@ -5,22 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 
+from sightloop.evaluators.geneval_options import DetectorOptions
 from sightloop.geneval.colours import ClipColours, ColourClassifier
-from sightloop.geneval.detectors import DetectionsFile, Detector, Picture
+from sightloop.geneval.detectors import DetectionsFile, Detector, DetectorImage
 from sightloop.geneval.function_detector import FunctionDetector
 from sightloop.geneval.mask2former import Mask2FormerDetector
 from sightloop.geneval.prompts import GenEvalPrompt
-from sightloop.geneval.rules import Detection, Rules, kept_objects, objects_to_colour
+from sightloop.geneval.rules import Detection, GenEvalRules, kept_objects, objects_to_colour
 from sightloop.geneval.zero_shot import FAMILIES, USUAL_THRESHOLD, ZeroShotDetector
 from sightloop.models.clip import ClipEncoder
 from sightloop.models.named_models import model_config
 from sightloop.rewards.user_functions import load_function, names_function
 from sightloop.training import distributed
-from sightloop.world.checker import SURE, detect
+from sightloop.world.checker import CHECKER_RULES, detect
 from sightloop.world.scenes import SHAPES
 
 EMBEDDED = "shapes"
@@ -29,48 +29,88 @@ _COLOURS = "--colours (in training --judge.colours or --both-sides.colours)"
 
 
 @dataclass(frozen=True, kw_only=True)
-class GenEvalJob:
-    """What to evaluate, and by which eyes."""
+class ObjectJudge:
+    """What sees the objects of images, what names their colours, and by which rules they count."""
 
-    images: Path
-    output: Path
-    """The results file; what was detected and the protocol go beside it."""
-    detector: str = ""
-    """A checkpoint: folder or hub name; `module:function` or `file.py:function` is a function of the user's,
-    "shapes" the embedded world's checker.
+    detector: Detector
+    colours: ColourClassifier | None
+    rules: GenEvalRules
+
+    @property
+    def protocol(self) -> dict[str, str]:
+        """What detections depend on."""
+        return {**self.detector.protocol, **(self.colours.protocol if self.colours else {})}
+
+    def coloured(
+        self, prompt: GenEvalPrompt, image: DetectorImage, found: list[Detection]
+    ) -> list[Detection]:
+        """The detections, with the colours that the verdict needs.
+
+        Raises:
+            ValueError: they are needed, and nothing names them.
+        """
+        wanted = objects_to_colour(prompt, kept_objects(prompt.tag, found, self.rules))
+        missing = [seen for seen in wanted if seen.colour is None]
+        if not missing:
+            return found
+        if self.colours is None:
+            raise ValueError(
+                f"{image.file} needs the colour of its {missing[0].name}; name a CLIP model with "
+                f"{_COLOURS}, officially openai/clip-vit-large-patch14"
+            )
+        colours = self.colours.colours(image.image, missing)
+        named = {id(seen): colour for seen, colour in zip(missing, colours, strict=True)}
+        return [replace(seen, colour=named.get(id(seen), seen.colour)) for seen in found]
+
+    def require_fit(self, prompts: Sequence[GenEvalPrompt]) -> None:
+        """Refuse a detector that cannot answer for these prompts under these rules.
+
+        Raises:
+            ValueError: it does not know a class, or its detections end above the thresholds.
+        """
+        known = self.detector.vocabulary
+        for prompt in prompts if known is not None else []:
+            if unknown := [name for name in prompt.names if name not in (known or ())]:
+                raise ValueError(
+                    f"{self.detector.protocol['detector']} does not know the class {unknown[0]!r} of "
+                    f"{prompt.text!r}; use another detector, or --detections"
+                )
+        floor = float(self.detector.protocol.get("floor", 0.0))
+        if floor > self.rules.floor:
+            raise ValueError(
+                f"the detections hold nothing below {floor}, the thresholds go down to {self.rules.floor}; "
+                "detect again"
+            )
+
+
+def open_judge(options: DetectorOptions) -> ObjectJudge:
+    """The detector, the colours and the rules that the options name.
+
+    Raises:
+        ValueError: no detector or two are named, a checkpoint is of an architecture that cannot be used, or
+            the detector names colours itself.
     """
-    detections: Path | None = None
-    """A file of detections instead."""
-    colours: str = ""
-    """CLIP model: folder or hub name."""
-    prompts: Path | None = None
-    """What the folder has to hold; None = the 553 official prompts."""
-    threshold: float | None = None
-    counting_threshold: float | None = None
-    max_overlap: float = 1.0
-    batch: int = 1
-    """Pictures that go through the detector together."""
-    device: str = "auto"
+    rules = rules_of(options)
+    detector = open_detector(options, rules)
+    colours = None
+    if options.colours:
+        if isinstance(detector, ShapesDetector):
+            raise ValueError(f"the embedded world's checker names colours itself; leave {_COLOURS} out")
+        device = distributed.device(options.device)
+        colours = ClipColours(ClipEncoder.from_pretrained(options.colours, device=device))
+    return ObjectJudge(detector=detector, colours=colours, rules=rules)
 
-    @property
-    def rules(self) -> Rules:
-        """The rules; thresholds not given are those of the detector's kind, officially 0.3 and 0.9."""
-        usual = Rules()
-        if self.detections is None and self.detector == EMBEDDED:
-            usual = Rules(threshold=SURE, counting_threshold=SURE)
-        elif self.detections is None and self._is_checkpoint and model_kind(self.detector) in FAMILIES:
-            usual = Rules(threshold=USUAL_THRESHOLD, counting_threshold=USUAL_THRESHOLD)
-        return Rules(
-            threshold=usual.threshold if self.threshold is None else self.threshold,
-            counting_threshold=(
-                usual.counting_threshold if self.counting_threshold is None else self.counting_threshold
-            ),
-            max_overlap=self.max_overlap,
-        )
 
-    @property
-    def _is_checkpoint(self) -> bool:
-        return bool(self.detector) and not names_function(self.detector)
+def rules_of(options: DetectorOptions) -> GenEvalRules:
+    """The rules; thresholds not given are those of the detector's kind, officially 0.3 and 0.9."""
+    usual, name = GenEvalRules(), options.detector
+    if options.detections is None and name == EMBEDDED:
+        usual = CHECKER_RULES
+    elif options.detections is None and name and not names_function(name) and model_kind(name) in FAMILIES:
+        usual = GenEvalRules(threshold=USUAL_THRESHOLD, counting_threshold=USUAL_THRESHOLD)
+    given = {"threshold": options.threshold, "counting_threshold": options.counting_threshold}
+    chosen = {name: value for name, value in given.items() if value is not None}
+    return replace(usual, max_overlap=options.max_overlap, **chosen)
 
 
 @cache
@@ -93,46 +133,40 @@ class ShapesDetector:
         self.protocol = {"detector": "shapes-checker", "floor": "0.0", "numpy": np.__version__}
         self.vocabulary = frozenset(SHAPES)
 
-    def detect(self, pictures: Sequence[Picture]) -> list[list[Detection]]:
+    def detect(self, pictures: Sequence[DetectorImage]) -> list[list[Detection]]:
         """The things of each picture."""
-        return [
-            [
-                Detection(name=seen.noun, box=seen.box, score=seen.score, colour=seen.colour)
-                for seen in detect(np.asarray(picture.image))
-            ]
-            for picture in pictures
-        ]
+        return [detect(np.asarray(picture.image)) for picture in pictures]
 
 
-def open_detector(job: GenEvalJob) -> Detector:
-    """The detector that a job names.
+def open_detector(options: DetectorOptions, rules: GenEvalRules) -> Detector:
+    """The detector that the options name.
 
     Raises:
         ValueError: none or two are named, or the checkpoint is of an architecture that cannot be used.
     """
-    if (job.detections is None) == (not job.detector):
+    if (options.detections is None) == (not options.detector):
         raise ValueError(
             "name what sees the objects, one of: --detector facebook/mask2former-swin-small-coco-instance or "
             "a folder, --detector IDEA-Research/grounding-dino-tiny or another zero-shot detector for words "
             f"outside COCO, --detector module:function or file.py:function for one of your own, --detector "
             f"{EMBEDDED} for the embedded world, --detections FILE"
         )
-    if job.detections is not None:
-        return DetectionsFile(job.detections)
-    if job.detector == EMBEDDED:
+    if options.detections is not None:
+        return DetectionsFile(options.detections)
+    if options.detector == EMBEDDED:
         return ShapesDetector()
-    if names_function(job.detector):
-        return function_detector(job.detector)
-    kind, device = model_kind(job.detector), distributed.device(job.device)
+    if names_function(options.detector):
+        return function_detector(options.detector)
+    kind, device = model_kind(options.detector), distributed.device(options.device)
     if kind in FAMILIES:
-        return ZeroShotDetector.from_pretrained(job.detector, floor=job.rules.floor, device=device)
+        return ZeroShotDetector.from_pretrained(options.detector, floor=rules.floor, device=device)
     if kind != "mask2former":
         raise ValueError(
-            f"{job.detector} is a {kind} model; use a Mask2Former, {' or '.join(FAMILIES)}, or let "
+            f"{options.detector} is a {kind} model; use a Mask2Former, {' or '.join(FAMILIES)}, or let "
             "`sightloop evaluate geneval` read what another one saw with --detections, or name a function of "
             "your own that runs it (file.py:function)"
         )
-    return Mask2FormerDetector.from_pretrained(job.detector, floor=job.rules.floor, device=device)
+    return Mask2FormerDetector.from_pretrained(options.detector, floor=rules.floor, device=device)
 
 
 def function_detector(name: str) -> FunctionDetector:
@@ -146,60 +180,3 @@ def function_detector(name: str) -> FunctionDetector:
     short = name.rpartition("/")[2]
     protocol = {"detector": short, "detector_source": found.digest, "floor": "0.0"}
     return FunctionDetector(found, protocol=protocol, told_names="names" in found.parameters)
-
-
-def coloured_as_needed(
-    prompt: GenEvalPrompt,
-    picture: Picture,
-    found: list[Detection],
-    rules: Rules,
-    judge: ColourClassifier | None,
-) -> list[Detection]:
-    """The detections, with the colours that the verdict needs."""
-    wanted = objects_to_colour(prompt, kept_objects(prompt.tag, found, rules))
-    missing = [seen for seen in wanted if seen.colour is None]
-    if not missing:
-        return found
-    if judge is None:
-        raise ValueError(
-            f"{picture.file} needs the colour of its {missing[0].name}; name a CLIP model with "
-            f"{_COLOURS}, officially openai/clip-vit-large-patch14"
-        )
-    colours = judge.colours(picture.image, missing)
-    named = {id(seen): colour for seen, colour in zip(missing, colours, strict=True)}
-    return [replace(seen, colour=named.get(id(seen), seen.colour)) for seen in found]
-
-
-def colour_judge(job: GenEvalJob, detector: Detector) -> ColourClassifier | None:
-    """What names colours; None if the job names none.
-
-    Raises:
-        ValueError: the detector names colours itself.
-    """
-    if not job.colours:
-        return None
-    if isinstance(detector, ShapesDetector):
-        raise ValueError(f"the embedded world's checker names colours itself; leave {_COLOURS} out")
-    encoder = ClipEncoder.from_pretrained(job.colours, device=distributed.device(job.device))
-    return ClipColours(encoder)
-
-
-def check_detector(detector: Detector, rules: Rules, prompts: Sequence[GenEvalPrompt]) -> None:
-    """Refuse a detector that cannot answer for these prompts under these rules.
-
-    Raises:
-        ValueError: it does not know a class, or its detections end above the thresholds.
-    """
-    if detector.vocabulary is not None:
-        for prompt in prompts:
-            if unknown := [name for name in prompt.names if name not in detector.vocabulary]:
-                raise ValueError(
-                    f"{detector.protocol['detector']} does not know the class {unknown[0]!r} of "
-                    f"{prompt.text!r}; use another detector, or --detections"
-                )
-    floor = float(detector.protocol.get("floor", 0.0))
-    if floor > rules.floor:
-        raise ValueError(
-            f"the detections hold nothing below {floor}, the thresholds go down to {rules.floor}; "
-            "detect again"
-        )

@@ -30,7 +30,7 @@ _RENAMED = {"mouse": "computer mouse", "remote": "tv remote", "keyboard": "compu
 
 
 @dataclass(frozen=True, kw_only=True)
-class Picture:
+class DetectorImage:
     """A picture to look at."""
 
     file: str
@@ -49,7 +49,7 @@ class Detector(Protocol):
     vocabulary: frozenset[str] | None
     """The classes it knows; None = any."""
 
-    def detect(self, pictures: Sequence[Picture]) -> list[list[Detection]]:
+    def detect(self, pictures: Sequence[DetectorImage]) -> list[list[Detection]]:
         """The objects of each picture, in any order, all that the rules might keep."""
         ...
 
@@ -64,7 +64,7 @@ class DetectionsFile:
         self.vocabulary: frozenset[str] | None = None
         self.path = Path(path)
 
-    def detect(self, pictures: Sequence[Picture]) -> list[list[Detection]]:
+    def detect(self, pictures: Sequence[DetectorImage]) -> list[list[Detection]]:
         """The written detections.
 
         Raises:
@@ -80,7 +80,7 @@ class DetectionsFile:
         """
         return [detection_of(entry, f"{self.path}, {file}") for entry in self._records[file]["detections"]]
 
-    def _of(self, picture: Picture) -> list[Detection]:
+    def _of(self, picture: DetectorImage) -> list[Detection]:
         record = self._records.get(picture.file)
         if record is None:
             raise ValueError(
@@ -133,7 +133,7 @@ def read_detections(path: str | Path) -> tuple[dict[str, str], dict[str, dict[st
 
 
 def detections_line(
-    picture: Picture, detections: Sequence[Detection], *, extra: Mapping[str, Any] | None = None
+    picture: DetectorImage, detections: Sequence[Detection], *, extra: Mapping[str, Any] | None = None
 ) -> str:
     """One line of a detections file, without masks; `extra` goes along."""
     listed = [

@@ -19,7 +19,7 @@ _LEFT_BY_SYSTEMS = {"thumbs.db", "desktop.ini"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Drawn:
+class PromptImages:
     """A prompt and its pictures."""
 
     prompt: GenEvalPrompt
@@ -27,7 +27,7 @@ class Drawn:
     """Paths inside the folder, with forward slashes."""
 
 
-def read_folder(folder: str | Path, *, expected: Sequence[GenEvalPrompt] | None = None) -> list[Drawn]:
+def read_folder(folder: str | Path, *, expected: Sequence[GenEvalPrompt] | None = None) -> list[PromptImages]:
     """All prompts and pictures in order; `expected` has to be there, without it the official 553 prompts.
 
     Raises:
@@ -51,7 +51,7 @@ def read_folder(folder: str | Path, *, expected: Sequence[GenEvalPrompt] | None 
                 if int(path.name) > place
                 else f"{root} has the number {int(path.name)} twice, the second time as {path.name}"
             )
-    drawn = [Drawn(prompt=_prompt_of(path), files=_pictures_of(path)) for path in numbered]
+    drawn = [PromptImages(prompt=_prompt_of(path), files=_pictures_of(path)) for path in numbered]
     most = max(len(each.files) for each in drawn)
     for path, each in zip(numbered, drawn, strict=True):
         if len(each.files) != most:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from sightloop.geneval.detectors import Picture, detection_of, in_geneval_words
+from sightloop.geneval.detectors import DetectorImage, detection_of, in_geneval_words
 from sightloop.geneval.rules import Detection
 
 
@@ -30,7 +30,7 @@ class FunctionDetector:
         self.told_names = told_names
         self.vocabulary: frozenset[str] | None = None
 
-    def detect(self, pictures: Sequence[Picture]) -> list[list[Detection]]:
+    def detect(self, pictures: Sequence[DetectorImage]) -> list[list[Detection]]:
         """The objects of each picture.
 
         Raises:
@@ -52,14 +52,14 @@ class FunctionDetector:
         return [_objects(each, picture, name) for each, picture in zip(said, pictures, strict=True)]
 
 
-def _objects(said: Any, picture: Picture, name: str) -> list[Detection]:
+def _objects(said: Any, picture: DetectorImage, name: str) -> list[Detection]:
     place = f"{name} about {picture.file}"
     if not isinstance(said, Sequence) or isinstance(said, str):
         raise ValueError(f'{place}: {type(said).__name__} is no list of objects with "class", "box", "score"')
     return [_object(each, picture, place) for each in said]
 
 
-def _object(entry: Any, picture: Picture, place: str) -> Detection:
+def _object(entry: Any, picture: DetectorImage, place: str) -> Detection:
     if isinstance(entry, Detection):
         entry = {"class": entry.name, **asdict(entry), "color": entry.colour}
     if not isinstance(entry, Mapping) or not isinstance(entry.get("class"), str):

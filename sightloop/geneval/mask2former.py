@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from transformers import Mask2FormerConfig, Mask2FormerModel
 from transformers.models.mask2former.modeling_mask2former import Mask2FormerPreTrainedModel
 
-from sightloop.geneval.detectors import Picture
+from sightloop.geneval.detectors import DetectorImage
 from sightloop.geneval.prompts import CLASSES
 from sightloop.geneval.rules import OFFICIAL, Detection
 from sightloop.models.open import open_config, open_weights, refuse_as
@@ -144,7 +144,7 @@ class Mask2FormerDetector:
         return Mask2FormerDetector(model, name=name, floor=floor, resizing=resizing)
 
     @torch.no_grad()
-    def detect(self, pictures: Sequence[Picture]) -> list[list[Detection]]:
+    def detect(self, pictures: Sequence[DetectorImage]) -> list[list[Detection]]:
         """The objects of each picture, with masks; pictures of one size go through the network together."""
         found: dict[int, list[Detection]] = {}
         for places in _of_one_size(pictures, self.resizing):
@@ -223,7 +223,7 @@ def _full_size(masks: Float[Tensor, "N h w"], size: Size, resizing: Resizing) ->
     return F.interpolate(whole[:, :, :height, :width], size, mode="bilinear", align_corners=False)[0]
 
 
-def _of_one_size(pictures: Sequence[Picture], resizing: Resizing) -> Iterator[list[int]]:
+def _of_one_size(pictures: Sequence[DetectorImage], resizing: Resizing) -> Iterator[list[int]]:
     groups: dict[Size, list[int]] = {}
     for place, picture in enumerate(pictures):
         size = resizing.padded(resizing.resized((picture.image.height, picture.image.width)))

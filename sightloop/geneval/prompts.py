@@ -8,9 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sightloop.quizzes.grammar import Clause, Quiz, clauses_of
+from sightloop.quizzes.vocabulary import OPPOSITES
+
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white")
 """The colours that are told apart, in the order of the official texts."""
-RELATIONS = ("left of", "right of", "above", "below")
+RELATIONS = tuple(OPPOSITES)
+"""Left of, right of, above, below."""
 CLASSES = tuple(
     """
     person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant,
@@ -31,19 +35,6 @@ computer keyboard)."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Clause:
-    """One thing that a prompt asks for: `count` objects of a class."""
-
-    name: str
-    count: int
-    colour: str | None = None
-    relation: str | None = None
-    """Where the objects are, seen from those of an earlier clause."""
-    target: int | None = None
-    """The place of that clause."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class GenEvalPrompt:
     """One line of the prompts file."""
 
@@ -59,7 +50,7 @@ class GenEvalPrompt:
     @property
     def names(self) -> tuple[str, ...]:
         """The classes that the verdict depends on."""
-        return tuple(dict.fromkeys(clause.name for clause in self.include + self.exclude))
+        return tuple(dict.fromkeys(clause.noun for clause in self.include + self.exclude))
 
 
 def parse_prompt(record: Mapping[str, Any]) -> GenEvalPrompt:
@@ -74,20 +65,34 @@ def parse_prompt(record: Mapping[str, Any]) -> GenEvalPrompt:
     tag, text = record.get("tag"), record.get("prompt")
     if not isinstance(tag, str) or not isinstance(text, str):
         raise ValueError(f'metadata {dict(record)!r} needs texts "tag" and "prompt"')
-    sides: dict[str, tuple[Clause, ...]] = {}
-    for side in ("include", "exclude"):
-        clauses = record.get(side) or []
-        if not isinstance(clauses, list):
-            raise ValueError(f"{side} of {text!r} is {clauses!r}; it is a list of clauses")
-        sides[side] = tuple(_clause(clause, place, text) for place, clause in enumerate(clauses))
-    if not sides["include"] and not sides["exclude"]:
+    fields = [name for name in ("include", "exclude") if record.get(name)]
+    if not fields:
         raise ValueError(f'metadata of {text!r} asks for nothing; "include" or "exclude" needs a clause')
+    try:
+        clauses = {name: clauses_of(record[name], name, default_count=None) for name in fields}
+    except ValueError as error:
+        raise ValueError(f"metadata of {text!r}: {error}") from error
     return GenEvalPrompt(
-        tag=tag, text=text, include=sides["include"], exclude=sides["exclude"], metadata=dict(record)
+        tag=tag,
+        text=text,
+        include=clauses.get("include", ()),
+        exclude=clauses.get("exclude", ()),
+        metadata=dict(record),
     )
 
 
-def read_prompts(path: str | Path) -> list[GenEvalPrompt]:
+def prompt_of(quiz: Quiz) -> GenEvalPrompt:
+    """A quiz as GenEval's rules read it."""
+    return GenEvalPrompt(
+        tag=quiz.category,
+        text=quiz.prompt,
+        include=quiz.include,
+        exclude=quiz.exclude,
+        metadata=quiz.metadata(),
+    )
+
+
+def read_geneval_prompts(path: str | Path) -> list[GenEvalPrompt]:
     """The prompts of a file, one JSON object a line.
 
     Raises:
@@ -110,20 +115,3 @@ def read_prompts(path: str | Path) -> list[GenEvalPrompt]:
     if not prompts:
         raise ValueError(f"{file} holds no prompts")
     return prompts
-
-
-def _clause(record: Any, place: int, text: str) -> Clause:
-    if not isinstance(record, dict) or not isinstance(record.get("class"), str):
-        raise ValueError(f'clause {place} of {text!r} is {record!r}; it needs "class" and "count"')
-    count, colour, position = record.get("count"), record.get("color"), record.get("position")
-    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-        raise ValueError(f"clause {place} of {text!r} has the count {count!r}; use a whole number from 1 on")
-    if position is None:
-        return Clause(name=record["class"], count=count, colour=colour)
-    relation, target = position if isinstance(position, list | tuple) and len(position) == 2 else (None, None)
-    if relation not in RELATIONS or not isinstance(target, int) or not 0 <= target < place:
-        raise ValueError(
-            f"clause {place} of {text!r} has the position {position!r}; use one of {', '.join(RELATIONS)} "
-            "and the place of an earlier clause"
-        )
-    return Clause(name=record["class"], count=count, colour=colour, relation=relation, target=target)

@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool
 
-from sightloop.geneval.prompts import COLOURS, RELATIONS, Clause, GenEvalPrompt
+from sightloop.geneval.prompts import COLOURS, RELATIONS, GenEvalPrompt
+from sightloop.quizzes.grammar import Clause
 
 _NO_OFFSET = 1e-3
 _DIRECTION = 0.5
@@ -43,7 +44,7 @@ class Detection:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rules:
+class GenEvalRules:
     """The settings of the evaluation; the defaults are official."""
 
     threshold: float = 0.3
@@ -73,7 +74,7 @@ class Rules:
         return min(self.threshold, self.counting_threshold)
 
 
-OFFICIAL = Rules()
+OFFICIAL = GenEvalRules()
 Kept = dict[str, list[Detection]]
 """Objects of each class that count, the most confident first."""
 
@@ -97,7 +98,7 @@ class Shaped:
     """True if every count is met exactly, and every colour and relation."""
 
 
-def kept_objects(tag: str, detections: Iterable[Detection], rules: Rules = OFFICIAL) -> Kept:
+def kept_objects(tag: str, detections: Iterable[Detection], rules: GenEvalRules = OFFICIAL) -> Kept:
     """The objects that count for a prompt of this task: by threshold, then number, then overlap."""
     # Official scores are float32: one of 0.3 in float32 is not above 0.3.
     limit = np.float32(rules.counting_threshold if tag == "counting" else rules.threshold)
@@ -119,13 +120,15 @@ def objects_to_colour(prompt: GenEvalPrompt, kept: Kept) -> list[Detection]:
     """The objects whose colour the verdict depends on."""
     wanted: dict[int, Detection] = {}
     for clause in prompt.include:
-        found = kept.get(clause.name, [])
+        found = kept.get(clause.noun, [])
         if clause.colour is not None and len(found) >= clause.count:
             wanted |= {id(detection): detection for detection in found[: clause.count]}
     return list(wanted.values())
 
 
-def verdict(prompt: GenEvalPrompt, detections: Iterable[Detection], *, rules: Rules = OFFICIAL) -> Verdict:
+def verdict_of(
+    prompt: GenEvalPrompt, detections: Iterable[Detection], *, rules: GenEvalRules = OFFICIAL
+) -> Verdict:
     """What the official evaluator says of a picture in which these objects were seen.
 
     More objects than asked for are right unless `exclude` says otherwise; the surplus is never looked at.
@@ -137,15 +140,15 @@ def verdict(prompt: GenEvalPrompt, detections: Iterable[Detection], *, rules: Ru
     reasons: list[str] = []
     groups: list[list[Detection] | None] = []
     for clause in prompt.include:
-        found = kept.get(clause.name, [])[: clause.count]
+        found = kept.get(clause.noun, [])[: clause.count]
         wrong = _what_is_wrong(clause, found, groups, rules.position_margin)
         groups.append(None if wrong else found)
         if wrong:
             reasons.append(wrong)
     for clause in prompt.exclude:
-        number = len(kept.get(clause.name, []))
+        number = len(kept.get(clause.noun, []))
         if number >= clause.count:
-            reasons.append(f"expected {clause.name}<{clause.count}, found {number}")
+            reasons.append(f"expected {clause.noun}<{clause.count}, found {number}")
     return Verdict(correct=not reasons, reason="\n".join(reasons), kept=kept)
 
 
@@ -170,7 +173,7 @@ def relations_between(box: Box, seen_from: Box, *, margin: float = OFFICIAL.posi
 
 
 def flow_grpo_reward(
-    prompt: GenEvalPrompt, detections: Iterable[Detection], *, rules: Rules = OFFICIAL
+    prompt: GenEvalPrompt, detections: Iterable[Detection], *, rules: GenEvalRules = OFFICIAL
 ) -> Shaped:
     """The reward that Flow-GRPO's server (arXiv 2505.05470) gives, slips included.
 
@@ -185,7 +188,7 @@ def flow_grpo_reward(
     entries: list[float] = []
     groups: list[list[Detection] | None] = []
     for clause in prompt.include:
-        found = kept.get(clause.name, [])
+        found = kept.get(clause.noun, [])
         entries.append(1 - abs(clause.count - len(found)) / clause.count)
         met = len(found) == clause.count
         if not met:
@@ -194,8 +197,8 @@ def flow_grpo_reward(
             right = _colours(found).count(clause.colour)
             entries.append(1 - (clause.count - right) / clause.count)
             met = right == clause.count
-        if met and clause.relation is not None:
-            target = groups[clause.target or 0]
+        if met and clause.position is not None:
+            target = groups[clause.position[1]]
             met = target is not None and not _broken_relation(clause, found, target, rules.position_margin)
             entries += [0.0] * (not met) + [1.0] * (target is not None)
         groups.append(found if met else None)
@@ -203,7 +206,7 @@ def flow_grpo_reward(
 
 
 def exact_reward(
-    prompt: GenEvalPrompt, detections: Iterable[Detection], *, rules: Rules = OFFICIAL
+    prompt: GenEvalPrompt, detections: Iterable[Detection], *, rules: GenEvalRules = OFFICIAL
 ) -> Shaped:
     """The mean of one entry from 0 to 1 for everything that a prompt asks for; 1 only if all is met exactly.
 
@@ -216,28 +219,59 @@ def exact_reward(
     """
     kept = kept_objects(prompt.tag, detections, rules)
     entries: list[float] = []
-    groups: list[list[Detection] | None] = []
-    for clause in prompt.include:
-        number = len(kept.get(clause.name, []))
-        found = kept.get(clause.name, [])[: clause.count]
-        enough = len(found) == clause.count
-        own = [max(0.0, 1 - abs(clause.count - number) / clause.count)]
-        if clause.colour is not None:
-            own.append(_colours(found).count(clause.colour) / clause.count if enough else 0.0)
-        if clause.relation is not None:
-            target = groups[clause.target or 0]
-            own.append(_share_related(clause, found, target or [], rules.position_margin) if enough else 0.0)
-        groups.append(found if enough and min(own[1:], default=1.0) == 1 else None)
-        entries += own
-    entries += [float(len(kept.get(clause.name, [])) < clause.count) for clause in prompt.exclude]
+    for clause, number, shares in _clauses_met(prompt, kept, rules.position_margin):
+        enough = number >= clause.count
+        entries.append(max(0.0, 1 - abs(clause.count - number) / clause.count))
+        entries += [share if enough else 0.0 for share in shares]
+    entries += [float(met) for met in _exclusions_met(prompt, kept)]
     return Shaped(reward=sum(entries) / len(entries), strict=min(entries) == 1)
+
+
+def conditions_met(
+    prompt: GenEvalPrompt, detections: Iterable[Detection], *, rules: GenEvalRules = OFFICIAL
+) -> list[bool]:
+    """Everything that a prompt asks for, one by one: of each clause its number, colour and relation; no more.
+
+    All are met exactly if the verdict is right.
+
+    Raises:
+        ValueError: an object whose colour matters has none.
+    """
+    kept = kept_objects(prompt.tag, detections, rules)
+    met: list[bool] = []
+    for clause, number, shares in _clauses_met(prompt, kept, rules.position_margin):
+        met += [number >= clause.count, *(share == 1 for share in shares)]
+    return met + _exclusions_met(prompt, kept)
+
+
+def _clauses_met(
+    prompt: GenEvalPrompt, kept: Kept, margin: float
+) -> Iterator[tuple[Clause, int, list[float]]]:
+    """Each clause with the number of its objects, and how much of its colour and its relation holds."""
+    groups: list[list[Detection]] = []
+    for clause in prompt.include:
+        every = kept.get(clause.noun, [])
+        found = every[: clause.count]
+        enough = len(found) == clause.count
+        shares: list[float] = []
+        if clause.colour is not None:
+            shares.append(_colours(found).count(clause.colour) / clause.count if enough else 0.0)
+        if clause.position is not None:
+            shares.append(_share_related(clause, found, groups[clause.position[1]], margin))
+        # Objects that are not what was asked for are nobody's target.
+        groups.append(found if enough and all(share == 1 for share in shares) else [])
+        yield clause, len(every), shares
+
+
+def _exclusions_met(prompt: GenEvalPrompt, kept: Kept) -> list[bool]:
+    return [len(kept.get(clause.noun, [])) < clause.count for clause in prompt.exclude]
 
 
 def _what_is_wrong(
     clause: Clause, found: list[Detection], groups: Sequence[list[Detection] | None], margin: float
 ) -> str:
     """The official text about the first condition of a clause that fails; "" if none does."""
-    name, count = clause.name, clause.count
+    name, count = clause.noun, clause.count
     if len(found) < count:
         return f"expected {name}>={count}, found {len(found)}"
     if clause.colour is not None:
@@ -247,9 +281,9 @@ def _what_is_wrong(
             listed = ", ".join(f"{numbers[colour]} {colour}" for colour in seen)
             right = f"{numbers[clause.colour]} {clause.colour}"
             return f"expected {clause.colour} {name}>={count}, found {right}; and {listed}"
-    if clause.relation is None:
+    if clause.position is None:
         return ""
-    target = groups[clause.target or 0]
+    target = groups[clause.position[1]]
     if target is None:
         return f"no target for {name} to be {clause.relation}"
     return _broken_relation(clause, found, target, margin)
@@ -261,7 +295,7 @@ def _broken_relation(clause: Clause, found: list[Detection], target: list[Detect
             seen = relations_between(subject.box, other.box, margin=margin)
             if clause.relation not in seen:
                 listed = " and ".join(sorted(seen))
-                return f"expected {clause.name} {clause.relation} target, found {listed} target"
+                return f"expected {clause.noun} {clause.relation} target, found {listed} target"
     return ""
 
 

@@ -68,7 +68,7 @@ class Summary:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Change:
+class RateChanges:
     """What changed between two results of the same prompts: after minus before."""
 
     tasks: dict[str, Interval]
@@ -231,9 +231,9 @@ def check_results(results: Sequence[Result], *, expected: Sequence[GenEvalPrompt
         raise ValueError(f"{len(left)} prompts are not in the prompts file, the first is {left[0]}")
 
 
-def change_between(
+def rate_changes(
     before: Sequence[Result], after: Sequence[Result], *, resamples: int = 10_000, seed: int = 0
-) -> Change:
+) -> RateChanges:
     """How the rates changed, with 95% intervals paired by prompt.
 
     Raises:
@@ -256,7 +256,7 @@ def change_between(
         resamples=resamples,
         seed=seed,
     )
-    return Change(tasks=tasks, overall=overall)
+    return RateChanges(tasks=tasks, overall=overall)
 
 
 def save_record(

@@ -29,7 +29,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import GroundingDinoForObjectDetection, Owlv2ForObjectDetection
 
-from sightloop.geneval.detectors import Picture
+from sightloop.geneval.detectors import DetectorImage
 from sightloop.geneval.mask2former import Resizing, prepared
 from sightloop.geneval.rules import Detection
 from sightloop.models.open import open_config, open_weights, open_words
@@ -116,7 +116,7 @@ class ZeroShotDetector:
         return ZeroShotDetector(model, words, family=kind, name=name, floor=floor, resizing=resizing)
 
     @torch.no_grad()
-    def detect(self, pictures: Sequence[Picture]) -> list[list[Detection]]:
+    def detect(self, pictures: Sequence[DetectorImage]) -> list[list[Detection]]:
         """The objects of each picture's names; pictures of one size and prompt go through together.
 
         Raises:
@@ -138,7 +138,7 @@ class ZeroShotDetector:
     def _grounding_dino(
         self, images: Sequence[Image.Image], names: Sequence[str]
     ) -> tuple[Float[Tensor, "B Q N"], Float[Tensor, "B Q 4"]]:
-        text, spans = phrases_of(names)
+        text, spans = detector_text(names)
         read = read_texts(
             self.words,
             [text] * len(images),
@@ -197,10 +197,10 @@ class ZeroShotDetector:
         return found
 
 
-def phrases_of(names: Sequence[str]) -> tuple[str, list[tuple[int, int]]]:
+def detector_text(names: Sequence[str]) -> tuple[str, list[tuple[int, int]]]:
     """Grounding DINO's text of names, and where each of them stands in it.
 
-    >>> phrases_of(["dog", "Unicorn"])
+    >>> detector_text(["dog", "Unicorn"])
     ('dog. unicorn.', [(0, 3), (5, 12)])
     """
     text, spans = "", []
@@ -241,7 +241,7 @@ def _corners(boxes: Float[Tensor, "B Q 4"]) -> Float[Tensor, "B Q 4"]:
     return torch.cat([centre - half, centre + half], -1)
 
 
-def _alike(pictures: Sequence[Picture]) -> Iterator[list[int]]:
+def _alike(pictures: Sequence[DetectorImage]) -> Iterator[list[int]]:
     groups: dict[Any, list[int]] = {}
     for place, picture in enumerate(pictures):
         groups.setdefault((picture.names, picture.image.size), []).append(place)

@@ -73,6 +73,11 @@ class Clause:
     position: tuple[str, int] | None = None
     """Relation to the things of an earlier clause, and that clause's place."""
 
+    @property
+    def relation(self) -> str | None:
+        """Where the things are, seen from those of an earlier clause."""
+        return None if self.position is None else self.position[0]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Quiz:
@@ -246,7 +251,7 @@ def quiz_of_metadata(record: Any, vocabulary: Vocabulary = REAL) -> Quiz:
     """
     if isinstance(record, dict) and cast("dict[str, Any]", record).get("tag") in CATEGORIES:
         fields = cast("dict[str, Any]", record)
-        clauses = _clauses(fields.get("include"), "include")
+        clauses = clauses_of(fields.get("include"), "include")
         _check_category(fields["tag"], clauses)
         made = quiz_of(fields["tag"], clauses, vocabulary)
         record = {"question": made.question, "answer": made.answer, **fields}
@@ -265,7 +270,7 @@ def _quiz_of_record(record: Any, vocabulary: Vocabulary) -> Quiz:
     for key in ("prompt", "question", "answer"):
         if not isinstance(fields[key], str) or not fields[key].strip():
             raise ValueError(f"field {key!r} is {fields[key]!r}; write a text")
-    include = _clauses(fields["include"], "include")
+    include = clauses_of(fields["include"], "include")
     _check_category(fields["tag"], include)
     return Quiz(
         category=fields["tag"],
@@ -274,19 +279,25 @@ def _quiz_of_record(record: Any, vocabulary: Vocabulary) -> Quiz:
         answer=fields["answer"],
         facts=facts_of(fields["tag"], include, vocabulary),
         include=include,
-        exclude=_clauses(fields["exclude"], "exclude") if fields.get("exclude") else (),
+        exclude=clauses_of(fields["exclude"], "exclude") if fields.get("exclude") else (),
     )
 
 
-def _clauses(records: Any, field: str) -> tuple[Clause, ...]:
+def clauses_of(records: Any, field: str, *, default_count: int | None = 1) -> tuple[Clause, ...]:
+    """Clauses from their form in a prompts file; without a `default_count` each must have its own.
+
+    Raises:
+        ValueError: one is no such record; it is named by `field` and its place.
+    """
     if not isinstance(records, list) or not records:
         raise ValueError(f"field {field!r} is {records!r}; write a list of clauses")
-    return tuple(_clause(record, place, field) for place, record in enumerate(cast("list[Any]", records)))
+    listed = enumerate(cast("list[Any]", records))
+    return tuple(_clause(record, place, field, default_count) for place, record in listed)
 
 
-def _clause(record: Any, place: int, field: str) -> Clause:
+def _clause(record: Any, place: int, field: str, default_count: int | None) -> Clause:
     fields = cast("Mapping[str, Any]", record) if isinstance(record, dict) else {}
-    noun, count = fields.get("class"), fields.get("count", 1)
+    noun, count = fields.get("class"), fields.get("count", default_count)
     colour, position = fields.get("color"), fields.get("position")
     if not isinstance(noun, str) or not noun:
         raise ValueError(f"{field} clause {place} has no 'class': {record!r}")
@@ -296,7 +307,7 @@ def _clause(record: Any, place: int, field: str) -> Clause:
         raise ValueError(f"{field} clause {place} has 'color' {colour!r}; use a word")
     if position is None:
         return Clause(noun=noun, count=count, colour=colour)
-    if not isinstance(position, list) or len(cast("list[Any]", position)) != 2:
+    if not isinstance(position, list | tuple) or len(cast("Sequence[Any]", position)) != 2:
         raise ValueError(f"{field} clause {place} has 'position' {position!r}; use [relation, place]")
     relation, target = cast("list[Any]", position)
     if relation not in OPPOSITES:

@@ -7,12 +7,11 @@ pictures, blur and tint, does not matter. The checker knows no prompt and nothin
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from jaxtyping import UInt8
 from numpy.typing import NDArray
 
+from sightloop.geneval.rules import Detection, GenEvalRules
 from sightloop.world.scenes import COLOUR_RGB, COLOURS, CORNERS, SHAPES, SIDE, inside
 
 Pixels = UInt8[np.ndarray, "H W 3"]
@@ -20,6 +19,8 @@ Floats = NDArray[np.float64]
 _PALETTE = np.array([COLOUR_RGB[colour] for colour in COLOURS], dtype=np.float64)
 SURE = 0.85
 """Score above which a thing counts; true things of clean pictures score above 0.9."""
+CHECKER_RULES = GenEvalRules(threshold=SURE, counting_threshold=SURE)
+"""How what was found is judged: GenEval's rules, with this threshold for everything."""
 _MIN_STRENGTH = 0.5
 _MAX_STRENGTH = 1.25
 _PULL = 0.03
@@ -34,27 +35,17 @@ _SUPERSAMPLE = 3
 _BLURS = (0.0, 0.6, 1.0, 1.5)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Detection:
-    """One thing that the checker found."""
-
-    noun: str
-    """One of the world's shapes."""
-    colour: str
-    box: tuple[float, float, float, float]
-    """Left, top, right, bottom in pixels."""
-    score: float
-    """0 to 1: how well the shape fits, times how pure the colour is."""
-
-    @property
-    def corner(self) -> str:
-        """The corner of the picture that its centre lies in."""
-        left, top, right, bottom = self.box
-        return CORNERS[2 * (top + bottom > SIDE) + (left + right > SIDE)]
+def corner_of(seen: Detection) -> str:
+    """The corner of the picture that the centre of a thing lies in."""
+    left, top, right, bottom = seen.box
+    return CORNERS[2 * (top + bottom > SIDE) + (left + right > SIDE)]
 
 
 def detect(picture: Pixels) -> list[Detection]:
-    """The things of a picture, the surest first; junk scores low, so compare scores with a threshold."""
+    """The things of a picture, the surest first; junk scores low, so compare scores with a threshold.
+
+    A score says how well the shape fits, times how pure the colour is.
+    """
     values = picture.astype(np.float64)
     steps = np.abs(np.diff(values, axis=1))
     if np.median(steps) / 0.954 > _NOISY:
@@ -193,7 +184,7 @@ def _described(
     fit, shape, shape_y, radius = max(fits)
     reach_x, up, down = _REACH[shape]
     return Detection(
-        noun=shape,
+        name=shape,
         colour=COLOURS[colour],
         box=(
             center_x - radius * reach_x,

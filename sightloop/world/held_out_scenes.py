@@ -9,9 +9,10 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from sightloop.geneval.rules import Detection
 from sightloop.quizzes.grammar import CATEGORIES, Quiz
 from sightloop.types import Images
-from sightloop.world.checker import Detection, detect
+from sightloop.world.checker import detect
 from sightloop.world.quizzes import sample_quiz, scene_for
 from sightloop.world.scenes import Scene, render
 

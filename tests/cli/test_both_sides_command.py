@@ -13,7 +13,7 @@ from PIL import Image
 
 from sightloop.cli import main
 from sightloop.cli.joint import evaluator_of, models_of
-from sightloop.cli.joint_options import BothSidesOptions
+from sightloop.cli.joint_options import JointOptions
 from sightloop.evaluation.protocol import protocol_hash
 from sightloop.evaluators.image_sheets import Drawn, drawn_by_run, sheet_of
 from sightloop.evaluators.joint_changes import changes_of, changes_table, ratio_difference
@@ -82,7 +82,7 @@ def test_models_are_named_by_folder_run_or_nothing(tmp_path: Path) -> None:
     run = made_run(tmp_path / "run", replace(STARTS["show-o"]))
 
     def names(policy: str, against: str | None) -> list[str]:
-        return [each.name for each in models_of(BothSidesOptions(policy=policy, against=against))]
+        return [each.name for each in models_of(JointOptions(policy=policy, against=against))]
 
     world = "the embedded world's show-o"
     assert names("", None) == names("", "none") == [world]
@@ -92,7 +92,7 @@ def test_models_are_named_by_folder_run_or_nothing(tmp_path: Path) -> None:
     assert names("b/run", str(run)) == [str(run), "b/run"]
     with pytest.raises(ValueError, match="would be compared with itself"):
         names("", "")
-    options = BothSidesOptions(policy="", against=str(run))
+    options = JointOptions(policy="", against=str(run))
     assert evaluator_of(options).max_answer == STARTS["show-o"].answer.max_tokens
     assert evaluator_of(replace(options, max_tokens=5)).max_answer == 5
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ from PIL import Image
 from tiny_show_o_folders import magvit, official_folder, tokenizer
 
 from sightloop.cli import main
-from sightloop.cli.draw import AskJob, DrawJob, ask, contact_sheet, draw, read_picture
+from sightloop.cli.draw import answer_question, generate_images, grid_of, read_image
+from sightloop.cli.image_options import AskOptions, DrawOptions, ModelOptions
 from sightloop.models.janus.checkpoint import write_janus
 from sightloop.models.show_o.checkpoint import read_show_o, write_magvit2, write_show_o
 from sightloop.recipes.image_policies import load_image_policy
@@ -61,10 +63,10 @@ def test_pictures_and_their_sheet_are_written_and_their_paths_printed(
 def test_numbers_go_on_and_a_picture_does_not_depend_on_how_many_are_drawn(
     show_o: Path, tmp_path: Path
 ) -> None:
-    policy = load_image_policy(str(show_o), device=CPU)
-    many = draw(policy, DrawJob(prompt="the square", number=5, output=tmp_path, steps=2))
-    one = draw(policy, DrawJob(prompt="the square", number=1, output=tmp_path, steps=2))
-    other = draw(policy, DrawJob(prompt="the square", number=1, output=tmp_path, steps=2, seed=1))
+    source = ModelOptions(model=str(show_o))
+    options = DrawOptions(prompt="the square", number=1, output=tmp_path, steps=2, source=source)
+    many = generate_images(replace(options, number=5))
+    one, other = generate_images(options), generate_images(replace(options, seed=1))
     assert [path.name for path in (*many[:5], one[0], other[0])] == [f"{n:04}.png" for n in range(1, 8)]
     pixels = {path: Image.open(path).tobytes() for path in (many[0], many[1], one[0], other[0])}
     assert pixels[many[0]] == pixels[one[0]]
@@ -73,7 +75,7 @@ def test_numbers_go_on_and_a_picture_does_not_depend_on_how_many_are_drawn(
 
 def test_the_sheet_shows_every_picture_once() -> None:
     colours = [(50 * number, 0, 0) for number in range(5)]
-    sheet = contact_sheet([Image.new("RGB", (6, 8), colour) for colour in colours])
+    sheet = grid_of([Image.new("RGB", (6, 8), colour) for colour in colours])
     assert sheet.size == (3 * 10 + 4, 2 * 12 + 4)
     counted = sheet.getcolors()
     assert counted is not None
@@ -90,11 +92,11 @@ def test_a_picture_of_any_mode_and_size_is_asked_about(
     request: pytest.FixtureRequest, tmp_path: Path, family: str, mode: str, size: tuple[int, int]
 ) -> None:
     Image.new(mode, size).save(tmp_path / "picture.png")
-    policy = load_image_policy(str(request.getfixturevalue(family)), device=CPU)
-    picture = read_picture(tmp_path / "picture.png")
-    assert picture.shape == (size[1], size[0], 3)
-    job = AskJob(picture=picture, question="what is it", max_tokens=3)
-    assert ask(policy, job) == ask(policy, job)
+    file = tmp_path / "picture.png"
+    assert read_image(file).shape == (size[1], size[0], 3)
+    source = ModelOptions(model=str(request.getfixturevalue(family)))
+    options = AskOptions(image=file, question="what is it", max_tokens=3, source=source)
+    assert answer_question(options) == answer_question(options)
 
 
 def test_the_answer_is_printed(show_o: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -102,10 +104,11 @@ def test_the_answer_is_printed(show_o: Path, tmp_path: Path, capsys: pytest.Capt
     words = ["ask", str(tmp_path / "picture.png"), "what colour is it", "--model", str(show_o)]
     main([*words, "--max-tokens", "4"])
     told = capsys.readouterr().out
-    policy = load_image_policy(str(show_o), device=CPU)
-    picture = read_picture(tmp_path / "picture.png")
-    wanted = ask(policy, AskJob(picture=picture, question="what colour is it", max_tokens=4))
-    assert told == f"{wanted}\n"
+    source = ModelOptions(model=str(show_o))
+    options = AskOptions(
+        image=tmp_path / "picture.png", question="what colour is it", max_tokens=4, source=source
+    )
+    assert told == f"{answer_question(options)}\n"
 
 
 def test_an_official_folder_is_drawn_with_when_its_parts_are_named(show_o: Path, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,9 @@ from transformers import Owlv2Config, Owlv2ForObjectDetection, PreTrainedTokeniz
 
 from sightloop.cli import main
 from sightloop.cli.geneval import evaluate_drawn, evaluate_geneval
-from sightloop.cli.geneval_options import DrawerOptions, GenEvalOptions
 from sightloop.evaluators.geneval_images import Drawing
+from sightloop.evaluators.geneval_options import DetectorOptions, DrawerOptions, GenEvalOptions
 from sightloop.evaluators.geneval_run import (
-    GenEvalJob,
     GenEvalRun,
     compared,
     detections_path,
@@ -34,6 +33,7 @@ from sightloop.world.bundled import WEIGHTS
 from sightloop.world.checker import SURE
 
 QUIZZES = some_quizzes()
+SHAPES = DetectorOptions(detector="shapes")
 
 
 @pytest.fixture(scope="module")
@@ -55,12 +55,14 @@ def world(painted: Path, tmp_path: Path) -> Path:
 
 def evaluated(world: Path, **changes: Any) -> GenEvalRun:
     """The folder as the embedded world's checker sees it."""
-    usual = {
-        "detector": "shapes",
-        "prompts": world / "prompts.jsonl",
-        "output": world / "out" / "results.jsonl",
-    }
-    return run_geneval(GenEvalJob(images=world / "images", **{**usual, **changes}))
+    names = {field.name for field in fields(DetectorOptions)}
+    judge: dict[str, Any] = {"detector": "shapes"}
+    judge |= {name: changes[name] for name in changes if name in names}
+    rest = {name: changes[name] for name in changes if name not in names}
+    usual = {"prompts": world / "prompts.jsonl", "output": world / "out" / "results.jsonl"}
+    return run_geneval(
+        GenEvalOptions(images=world / "images", judge=DetectorOptions(**judge), **{**usual, **rest})
+    )
 
 
 def test_right_pictures_are_right_and_the_files_say_so(world: Path) -> None:
@@ -232,7 +234,7 @@ def test_the_command_prints_the_table_and_what_changed(
 
 
 def test_a_policy_draws_and_is_evaluated_in_one_go(world: Path) -> None:
-    options = GenEvalOptions(images=world / "drawn", detector="shapes", prompts=world / "prompts.jsonl")
+    options = GenEvalOptions(images=world / "drawn", judge=SHAPES, prompts=world / "prompts.jsonl")
     run = evaluate_drawn(
         Painter(QUIZZES), options, name="painter", drawing=Drawing(per_prompt=3), changes={"guidance": 1.5}
     )
@@ -242,7 +244,7 @@ def test_a_policy_draws_and_is_evaluated_in_one_go(world: Path) -> None:
     with pytest.raises(ValueError, match=r"--prompts FILE; GenEval's prompts are the file"):
         evaluate_drawn(
             Painter(QUIZZES),
-            GenEvalOptions(images=world / "drawn", detector="shapes"),
+            GenEvalOptions(images=world / "drawn", judge=SHAPES),
             name="painter",
             drawing=Drawing(),
             changes={},
@@ -364,16 +366,16 @@ def test_the_command_draws_with_the_worlds_policy_and_goes_on(
 
 def test_options_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
     for options, told in (
-        (GenEvalOptions(detector="shapes"), "name the folder of pictures with --images"),
+        (GenEvalOptions(judge=SHAPES), "name the folder of pictures with --images"),
         (
-            GenEvalOptions(images=tmp_path, detector="shapes", drawer=DrawerOptions(per_prompt=2)),
+            GenEvalOptions(images=tmp_path, judge=SHAPES, drawer=DrawerOptions(per_prompt=2)),
             "options of drawing, but nobody draws",
         ),
         (
-            GenEvalOptions(images=tmp_path, detector="shapes", drawer=DrawerOptions(policy="shapes")),
+            GenEvalOptions(images=tmp_path, judge=SHAPES, drawer=DrawerOptions(policy="shapes")),
             r"--prompts FILE; GenEval's prompts are the file prompts/evaluation_metadata.jsonl",
         ),
-        (GenEvalOptions(results=tmp_path / "r.jsonl", detector="shapes"), "is done; leave --detector"),
+        (GenEvalOptions(results=tmp_path / "r.jsonl", judge=SHAPES), "is done; leave --detector"),
         (
             GenEvalOptions(results=tmp_path / "r.jsonl", prompts=Path("shapes")),
             "name the file of the prompts",

@@ -9,7 +9,8 @@ import pytest
 from geneval_painter import paint, some_quizzes
 
 from sightloop.cli import main
-from sightloop.evaluators.open_detector import GenEvalJob, model_kind, open_detector
+from sightloop.evaluators.geneval_options import DetectorOptions
+from sightloop.evaluators.open_detector import model_kind, open_judge
 from sightloop.planning.unirl_plan import judges_of
 from sightloop.recipes.unirl.config import QuizJudge, QuizRewards, UniConfig
 
@@ -19,7 +20,7 @@ from sightloop.world.checker import detect
 
 def eyes(images):
     return [
-        [{"class": s.noun, "box": np.asarray(s.box), "score": np.float32(s.score), "color": s.colour}
+        [{"class": s.name, "box": np.asarray(s.box), "score": np.float32(s.score), "color": s.colour}
          for s in detect(np.asarray(image))]
         for image in images
     ]
@@ -95,8 +96,8 @@ def test_a_function_that_cannot_be_used_is_named(
 
 def test_a_function_is_no_model_to_look_for(mine: Path) -> None:
     name = f"{mine / 'mine.py'}:eyes"
-    job = GenEvalJob(images=mine, output=mine, detector=name)
-    assert job.rules.threshold == 0.3 and open_detector(job).protocol["detector"] == "mine.py:eyes"
+    judge = open_judge(DetectorOptions(detector=name))
+    assert judge.rules.threshold == 0.3 and judge.protocol["detector"] == "mine.py:eyes"
     config = UniConfig(rewards=QuizRewards(detector=1.0), judge=QuizJudge(detector=name))
     assert judges_of(config) == {}
     with pytest.raises(ValueError, match="neither a folder nor a model"):

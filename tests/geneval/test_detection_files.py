@@ -12,7 +12,7 @@ from PIL import Image
 
 from sightloop.geneval.detectors import (
     DetectionsFile,
-    Picture,
+    DetectorImage,
     detections_line,
     mask_of_runs,
     open_picture,
@@ -31,9 +31,9 @@ def written(folder: Path, *lines: Any) -> Path:
     return file
 
 
-def picture(width: int = 4, height: int = 3, file: str = NAME) -> Picture:
+def picture(width: int = 4, height: int = 3, file: str = NAME) -> DetectorImage:
     """An empty picture."""
-    return Picture(file=file, image=Image.new("RGB", (width, height)))
+    return DetectorImage(file=file, image=Image.new("RGB", (width, height)))
 
 
 def test_what_is_written_reads_back(tmp_path: Path) -> None:

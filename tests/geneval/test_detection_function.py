@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sightloop.geneval.detectors import Picture
+from sightloop.geneval.detectors import DetectorImage
 from sightloop.geneval.function_detector import FunctionDetector
 from sightloop.geneval.rules import Detection
 
@@ -17,7 +17,7 @@ DOG = {"class": "dog", "box": [0, 1, 2, 3], "score": 0.5}
 def seen(said: Any, names: tuple[str, ...] = ()) -> list[Detection]:
     """What a function that says this about one picture sees."""
     detector = FunctionDetector(lambda images: [said], protocol={"detector": "mine"})
-    picture = Picture(file="0.png", image=Image.new("RGB", (4, 3)), names=names)
+    picture = DetectorImage(file="0.png", image=Image.new("RGB", (4, 3)), names=names)
     return detector.detect([picture])[0]
 
 
@@ -43,7 +43,7 @@ def test_a_function_may_be_told_what_matters() -> None:
         protocol={"detector": "mine"},
         told_names=True,
     )
-    pictures = [Picture(file=n, image=Image.new("RGB", (4, 3)), names=(n,)) for n in ("cat", "cup")]
+    pictures = [DetectorImage(file=n, image=Image.new("RGB", (4, 3)), names=(n,)) for n in ("cat", "cup")]
     assert [found[0].name for found in detector.detect(pictures)] == ["cat", "cup"]
 
 
@@ -66,6 +66,6 @@ def test_an_answer_of_another_form_is_refused_with_the_picture(said: Any, told: 
 
 def test_every_picture_needs_an_answer() -> None:
     detector = FunctionDetector(lambda images: [[]], protocol={"detector": "mine"})
-    picture = Picture(file="0.png", image=Image.new("RGB", (4, 3)))
+    picture = DetectorImage(file="0.png", image=Image.new("RGB", (4, 3)))
     with pytest.raises(ValueError, match="mine gave 1 answers for 2 pictures"):
         detector.detect([picture, picture])

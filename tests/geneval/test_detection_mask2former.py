@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import Mask2FormerConfig, SwinConfig
 
-from sightloop.geneval.detectors import Picture
+from sightloop.geneval.detectors import DetectorImage
 from sightloop.geneval.mask2former import (
     Mask2FormerDetector,
     Resizing,
@@ -212,7 +212,7 @@ def test_boxes_go_one_pixel_beyond_and_are_zero_around_nothing() -> None:
 def test_a_checkpoint_of_the_hubs_form_detects_in_batches_and_alone(checkpoint: Path) -> None:
     detector = Mask2FormerDetector.from_pretrained(checkpoint, floor=0.01, resizing=SMALL)
     images = [noise(60, 60, 0), noise(90, 60, 1), noise(60, 60, 2), noise(50, 75, 3)]
-    pictures = [Picture(file=f"{place}.png", image=image) for place, image in enumerate(images)]
+    pictures = [DetectorImage(file=f"{place}.png", image=image) for place, image in enumerate(images)]
     together = detector.detect(pictures)
     assert all(together)
     for picture, found in zip(pictures, together, strict=True):
@@ -239,7 +239,7 @@ def test_the_network_gets_what_was_prepared(checkpoint: Path) -> None:
     logits = F.interpolate(masks[:, query : query + 1], (64, 96), mode="bilinear", align_corners=False)
     logits = F.interpolate(logits[..., :64, :96], (50, 75), mode="bilinear", align_corners=False)[0, 0]
     score = float(best.values[0] * logits[logits > 0].sigmoid().mean())
-    found = detector.detect([Picture(file="a.png", image=image)])[0]
+    found = detector.detect([DetectorImage(file="a.png", image=image)])[0]
     assert (CLASSES[label], pytest.approx(score, abs=1e-5)) in [(seen.name, seen.score) for seen in found]
 
 

@@ -20,9 +20,9 @@ from transformers import (
     SwinConfig,
 )
 
-from sightloop.geneval.detectors import Picture
+from sightloop.geneval.detectors import DetectorImage
 from sightloop.geneval.mask2former import Resizing
-from sightloop.geneval.zero_shot import ZeroShotDetector, phrases_of, squared, surest
+from sightloop.geneval.zero_shot import ZeroShotDetector, detector_text, squared, surest
 
 SMALL = Resizing(short=64, long=90, divisor=1)
 WORDS = ["unicorn", "tv", "remote", "red", "a", "photo", "of"]
@@ -101,9 +101,9 @@ def noise(width: int, height: int, seed: int = 0) -> Image.Image:
     return coarse.resize((width, height), Image.Resampling.BICUBIC)
 
 
-def picture(*names: str, width: int = 60, height: int = 40, seed: int = 0) -> Picture:
+def picture(*names: str, width: int = 60, height: int = 40, seed: int = 0) -> DetectorImage:
     """A picture in which these are looked for."""
-    return Picture(file=f"{seed}.png", image=noise(width, height, seed), names=names)
+    return DetectorImage(file=f"{seed}.png", image=noise(width, height, seed), names=names)
 
 
 @pytest.mark.parametrize("family", ["grounding-dino", "owlv2"])
@@ -208,7 +208,7 @@ def test_of_boxes_that_overlap_by_half_the_surest_stays() -> None:
 
 
 def test_names_stand_in_one_text_with_full_stops() -> None:
-    text, spans = phrases_of(["tv remote", "Unicorn", "cat"])
+    text, spans = detector_text(["tv remote", "Unicorn", "cat"])
     assert text == "tv remote. unicorn. cat."
     assert [text[start:end] for start, end in spans] == ["tv remote", "unicorn", "cat"]
 

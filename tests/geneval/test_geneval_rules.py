@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sightloop.geneval.prompts import CLASSES, GenEvalPrompt, parse_prompt, read_prompts
+from sightloop.geneval.prompts import CLASSES, GenEvalPrompt, parse_prompt, read_geneval_prompts
 from sightloop.geneval.rules import (
     Detection,
-    Rules,
+    GenEvalRules,
     exact_reward,
     flow_grpo_reward,
     kept_objects,
     objects_to_colour,
     relations_between,
-    verdict,
+    verdict_of,
 )
 
 
@@ -43,30 +43,30 @@ ONE_DOG = {"class": "dog", "count": 1}
 def test_a_score_must_be_above_the_threshold_in_float32() -> None:
     at = float(np.float32(0.3))
     assert at > 0.3
-    assert not verdict(asking(ONE_DOG), dogs(1, score=at)).correct
-    assert not verdict(asking(ONE_DOG), dogs(1, score=0.3)).correct
+    assert not verdict_of(asking(ONE_DOG), dogs(1, score=at)).correct
+    assert not verdict_of(asking(ONE_DOG), dogs(1, score=0.3)).correct
     above = float(np.nextafter(np.float32(0.3), np.float32(1)))
-    assert verdict(asking(ONE_DOG), dogs(1, score=above)).correct
+    assert verdict_of(asking(ONE_DOG), dogs(1, score=above)).correct
 
 
 def test_the_tag_alone_decides_the_threshold() -> None:
     prompt = {"class": "dog", "count": 2}
     seen = dogs(2, score=0.8)
-    assert verdict(asking(prompt), seen).correct
-    assert verdict(asking(prompt, tag="counting"), seen).reason == "expected dog>=2, found 0"
+    assert verdict_of(asking(prompt), seen).correct
+    assert verdict_of(asking(prompt, tag="counting"), seen).reason == "expected dog>=2, found 0"
 
 
 def test_surplus_objects_are_right_unless_excluded() -> None:
-    assert verdict(asking(ONE_DOG), dogs(20)).correct
-    many = verdict(asking(ONE_DOG, exclude=[{"class": "dog", "count": 2}]), dogs(20))
+    assert verdict_of(asking(ONE_DOG), dogs(20)).correct
+    many = verdict_of(asking(ONE_DOG, exclude=[{"class": "dog", "count": 2}]), dogs(20))
     assert many.reason == "expected dog<2, found 16"
     assert len(many.kept["dog"]) == 16
 
 
 def test_a_prompt_that_only_excludes_is_right_while_there_are_few_enough() -> None:
     prompt = parse_prompt({"tag": "none", "exclude": [{"class": "dog", "count": 1}], "prompt": "no dog"})
-    assert verdict(prompt, []).correct and exact_reward(prompt, []).strict
-    assert verdict(prompt, dogs(1)).reason == "expected dog<1, found 1"
+    assert verdict_of(prompt, []).correct and exact_reward(prompt, []).strict
+    assert verdict_of(prompt, dogs(1)).reason == "expected dog<1, found 1"
     assert exact_reward(prompt, dogs(1)).reward == 0
     assert flow_grpo_reward(prompt, []).reward == 0
 
@@ -74,9 +74,9 @@ def test_a_prompt_that_only_excludes_is_right_while_there_are_few_enough() -> No
 def test_the_cap_comes_before_the_overlap_filter() -> None:
     same = [Detection(name="dog", box=(0, 0, 9, 9), score=0.9 - i / 100) for i in range(3)]
     apart = Detection(name="dog", box=(50, 50, 60, 60), score=0.5)
-    kept = kept_objects("two_object", [*same, apart], Rules(max_objects=3, max_overlap=0.9))
+    kept = kept_objects("two_object", [*same, apart], GenEvalRules(max_objects=3, max_overlap=0.9))
     assert [seen.score for seen in kept["dog"]] == [0.9]
-    kept = kept_objects("two_object", [*same, apart], Rules(max_objects=4, max_overlap=0.9))
+    kept = kept_objects("two_object", [*same, apart], GenEvalRules(max_objects=4, max_overlap=0.9))
     assert [seen.score for seen in kept["dog"]] == [0.9, 0.5]
 
 
@@ -86,8 +86,8 @@ def test_overlap_counts_the_last_pixel_and_drops_at_the_limit() -> None:
         Detection(name="dog", box=(0, 0, 9, 19), score=0.9),
         Detection(name="dog", box=(0, 0, 9, 9), score=0.8),
     ]
-    assert len(kept_objects("colors", pair, Rules(max_overlap=0.5))["dog"]) == 1
-    assert len(kept_objects("colors", pair, Rules(max_overlap=0.51))["dog"]) == 2
+    assert len(kept_objects("colors", pair, GenEvalRules(max_overlap=0.5))["dog"]) == 1
+    assert len(kept_objects("colors", pair, GenEvalRules(max_overlap=0.51))["dog"]) == 2
 
 
 def test_the_reason_lists_the_colours_in_the_official_order() -> None:
@@ -95,7 +95,7 @@ def test_the_reason_lists_the_colours_in_the_official_order() -> None:
         Detection(name="dog", box=(0, 0, 9, 9), score=0.9 - i / 100, colour=colour)
         for i, colour in enumerate(["white", "red", "blue", "red"])
     ]
-    found = verdict(asking({"class": "dog", "count": 4, "color": "blue"}), seen)
+    found = verdict_of(asking({"class": "dog", "count": 4, "color": "blue"}), seen)
     assert found.reason == "expected blue dog>=4, found 1 blue; and 2 red, 1 blue, 1 white"
 
 
@@ -105,7 +105,7 @@ def test_only_the_objects_that_decide_are_coloured() -> None:
     assert objects_to_colour(prompt, kept_objects("colors", seen)) == seen[:2]
     assert objects_to_colour(prompt, kept_objects("colors", seen[:1])) == []
     with pytest.raises(ValueError, match=r"the dog at .* has no colour"):
-        verdict(prompt, seen)
+        verdict_of(prompt, seen)
 
 
 def test_every_pair_must_stand_in_the_relation_and_the_first_failure_is_told() -> None:
@@ -113,9 +113,9 @@ def test_every_pair_must_stand_in_the_relation_and_the_first_failure_is_told() -
     cat = Detection(name="cat", box=(100, 0, 109, 9), score=0.9)
     right = Detection(name="dog", box=(200, 0, 209, 9), score=0.9)
     above_left = Detection(name="dog", box=(30, -70, 39, -61), score=0.8)
-    found = verdict(prompt, [cat, right, above_left])
+    found = verdict_of(prompt, [cat, right, above_left])
     assert found.reason == "expected dog right of target, found above and left of target"
-    assert verdict(prompt, [cat, right, Detection(name="dog", box=(300, 0, 309, 9), score=0.8)]).correct
+    assert verdict_of(prompt, [cat, right, Detection(name="dog", box=(300, 0, 309, 9), score=0.8)]).correct
 
 
 def test_a_target_of_the_wrong_colour_is_no_target() -> None:
@@ -123,7 +123,7 @@ def test_a_target_of_the_wrong_colour_is_no_target() -> None:
         {"class": "cat", "count": 1, "color": "red"}, {"class": "dog", "count": 1, "position": ["above", 0]}
     )
     cat = Detection(name="cat", box=(0, 100, 9, 109), score=0.9, colour="blue")
-    found = verdict(prompt, [cat, *dogs(1)])
+    found = verdict_of(prompt, [cat, *dogs(1)])
     assert found.reason == "expected red cat>=1, found 0 red; and 1 blue\nno target for dog to be above"
 
 
@@ -195,7 +195,7 @@ def test_an_exact_reward_of_one_is_a_right_verdict() -> None:
         assert exact.strict is flow_grpo_reward(prompt, seen).strict
         if exact.reward == 1:
             ones += 1
-            assert exact.strict and verdict(prompt, seen).correct
+            assert exact.strict and verdict_of(prompt, seen).correct
     assert ones > 20
 
 
@@ -210,16 +210,16 @@ def test_the_classes_are_cocos_with_three_longer_names() -> None:
     [
         ({"include": [ONE_DOG]}, 'needs texts "tag" and "prompt"'),
         ({"tag": "t", "prompt": "p", "include": []}, "asks for nothing"),
-        ({"tag": "t", "prompt": "p", "include": [{"class": "dog"}]}, "has the count None"),
-        ({"tag": "t", "prompt": "p", "include": [{"class": "dog", "count": 0}]}, "has the count 0"),
-        ({"tag": "t", "prompt": "p", "include": ["dog"]}, 'needs "class" and "count"'),
+        ({"tag": "t", "prompt": "p", "include": [{"class": "dog"}]}, "has 'count' None"),
+        ({"tag": "t", "prompt": "p", "include": [{"class": "dog", "count": 0}]}, "has 'count' 0"),
+        ({"tag": "t", "prompt": "p", "include": ["dog"]}, "has no 'class'"),
         (
             {"tag": "t", "prompt": "p", "include": [{**ONE_DOG, "position": ["above", 0]}]},
-            "the place of an earlier clause",
+            "use an earlier one",
         ),
         (
             {"tag": "t", "prompt": "p", "include": [ONE_DOG, {**ONE_DOG, "position": ["near", 0]}]},
-            "use one of left of, right of, above, below",
+            "use left of, right of, above, below",
         ),
     ],
 )
@@ -232,10 +232,10 @@ def test_a_prompts_file_is_read_line_by_line(tmp_path: Path) -> None:
     record = {"tag": "single_object", "include": [ONE_DOG], "prompt": "a photo of a dog"}
     file = tmp_path / "prompts.jsonl"
     file.write_text(json.dumps(record) + "\n\n" + json.dumps({**record, "prompt": "another"}))
-    assert [prompt.text for prompt in read_prompts(file)] == ["a photo of a dog", "another"]
+    assert [prompt.text for prompt in read_geneval_prompts(file)] == ["a photo of a dog", "another"]
     file.write_text(json.dumps(record) + "\n{}")
     with pytest.raises(ValueError, match=r"prompts.jsonl line 2: metadata"):
-        read_prompts(file)
+        read_geneval_prompts(file)
 
 
 @pytest.mark.parametrize(
@@ -244,4 +244,4 @@ def test_a_prompts_file_is_read_line_by_line(tmp_path: Path) -> None:
 )
 def test_rules_outside_of_their_range_are_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(changes))} is "):
-        Rules(**changes)
+        GenEvalRules(**changes)

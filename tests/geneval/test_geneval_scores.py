@@ -15,9 +15,9 @@ from sightloop.geneval.prompts import GenEvalPrompt, parse_prompt
 from sightloop.geneval.scores import (
     TASKS,
     Result,
-    change_between,
     check_complete,
     protocol_warning,
+    rate_changes,
     read_results,
     summarise,
     write_results,
@@ -119,7 +119,7 @@ def test_a_change_is_paired_by_prompt() -> None:
         result("b", "y", True),
         result("b", "y", True, 1),
     ]
-    found = change_between(before, after)
+    found = rate_changes(before, after)
     assert (found.tasks["a"].value, found.tasks["a"].low, found.tasks["a"].high) == (0.5, 0.5, 0.5)
     assert (found.tasks["b"].value, found.tasks["b"].low, found.tasks["b"].high) == (0.25, -0.5, 1.0)
     assert found.overall.value == pytest.approx(0.375)
@@ -128,9 +128,9 @@ def test_a_change_is_paired_by_prompt() -> None:
 def test_results_that_do_not_pair_are_refused() -> None:
     some = [result("a", "p", True), result("a", "q", True)]
     with pytest.raises(ValueError, match="1 prompts are in only one of the results"):
-        change_between(some, some[:1])
+        rate_changes(some, some[:1])
     with pytest.raises(ValueError, match="prompts have from 1 to 2 pictures"):
-        change_between([*some, result("a", "p", False, 1)], some)
+        rate_changes([*some, result("a", "p", False, 1)], some)
 
 
 def test_an_official_file_is_read_and_a_broken_one_refused(tmp_path: Path) -> None:

@@ -14,10 +14,10 @@ from sightloop.geneval.colours import crop_of
 from sightloop.geneval.prompts import parse_prompt
 from sightloop.geneval.rules import (
     Detection,
-    Rules,
+    GenEvalRules,
     flow_grpo_reward,
     relations_between,
-    verdict,
+    verdict_of,
 )
 from sightloop.geneval.scores import Result, summarise
 
@@ -47,8 +47,8 @@ def test_every_verdict_reason_and_kept_object(oracles: Path) -> None:
     cases = read(oracles, "cases.json")
     assert {True, False} == {case["expected"]["correct"] for case in cases}
     for case in cases:
-        rules = Rules(**{OPTIONS[name]: value for name, value in case.get("options", {}).items()})
-        found = verdict(parse_prompt(case["metadata"]), seen_in(case), rules=rules)
+        rules = GenEvalRules(**{OPTIONS[name]: value for name, value in case.get("options", {}).items()})
+        found = verdict_of(parse_prompt(case["metadata"]), seen_in(case), rules=rules)
         wanted = case["expected"]
         assert (found.correct, found.reason) == (wanted["correct"], wanted["reason"]), case["id"]
         assert set(found.kept) == set(wanted["kept"]), case["id"]

@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pytest
 
-from sightloop.world.checker import SURE, detect
+from sightloop.world.checker import SURE, corner_of, detect
 from sightloop.world.quizzes import sample_drawn_scene
 from sightloop.world.scenes import (
     COLOUR_RGB,
@@ -25,7 +25,7 @@ def things_of(scene: Scene) -> list[tuple[str, str, str]]:
 
 
 def things_in(picture: np.ndarray) -> list[tuple[str, str, str]]:
-    return sorted((d.noun, d.colour, d.corner) for d in detect(picture) if d.score > SURE)
+    return sorted((d.name, d.colour, corner_of(d)) for d in detect(picture) if d.score > SURE)
 
 
 def blurred(picture: np.ndarray, sigma: float) -> np.ndarray:
@@ -104,7 +104,7 @@ def test_touching_things_of_one_colour_are_two() -> None:
     y, x = np.mgrid[0:32, 0:32] + 0.5
     for center in (8.5, 22.0):
         picture[(y - 16) ** 2 + (x - center) ** 2 < 6.9**2] = COLOUR_RGB["red"]
-    found = [(d.noun, d.colour) for d in detect(picture) if d.score > SURE]
+    found = [(d.name, d.colour) for d in detect(picture) if d.score > SURE]
     assert found == [("circle", "red")] * 2
 
 
@@ -112,7 +112,7 @@ def test_touching_things_of_two_colours_are_two() -> None:
     picture = np.full((32, 32, 3), 20, dtype=np.uint8)
     picture[8:19, 4:15] = COLOUR_RGB["green"]
     picture[8:19, 15:26] = COLOUR_RGB["yellow"]
-    found = sorted((d.noun, d.colour) for d in detect(picture) if d.score > SURE)
+    found = sorted((d.name, d.colour) for d in detect(picture) if d.score > SURE)
     assert found == [("square", "green"), ("square", "yellow")]
 
 

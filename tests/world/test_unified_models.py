@@ -34,6 +34,7 @@ from sightloop.models.show_o.checkpoint import load_show_o
 from sightloop.models.show_o.policy import ShowO
 from sightloop.types import Images, Prompt, Sampling
 from sightloop.world.bundled import WEIGHTS
+from sightloop.world.checker import corner_of
 from sightloop.world.held_out_scenes import (
     detect_in,
     held_out_quizzes,
@@ -169,8 +170,8 @@ def test_drawn_pictures_are_seen_alike_in_codes_and_in_pixels(name) -> None:
     tokens = policy.image_tokens(Images(pixels=images_of(SCENES).pixels))
     assert (tokens.ids == codes).float().mean() > 0.99
     same = [
-        sorted((d.noun, d.colour, d.corner) for d in pixels)
-        == sorted((d.noun, d.colour, d.corner) for d in ids)
+        sorted((d.name, d.colour, corner_of(d)) for d in pixels)
+        == sorted((d.name, d.colour, corner_of(d)) for d in ids)
         for pixels, ids in zip(detect_in(policy.pixels(tokens)), seen_in_codes(tokens.ids), strict=True)
     ]
     assert sum(same) / len(same) > 0.95

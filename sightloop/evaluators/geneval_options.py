@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from sightloop.models.prompt_strings import PromptOptions
+from sightloop.models.families import Parts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,17 +31,31 @@ class DrawerOptions:
     """Pictures drawn together; they do not depend on it."""
     world_model: Literal["show-o", "janus"] = "show-o"
     """Which of the embedded world's models draws for "shapes"."""
-    magvit: Path | None = None
-    """MAGVIT-v2 of a Show-o that was not converted."""
-    tokenizer: Path | None = None
-    """Tokenizer of a policy whose folder has none."""
-    tower: str = ""
-    """CLIP (folder or hub name) of the Show-o that reads its features (w-clip-vit)."""
-    prompts_of_policy: Annotated[PromptOptions, tyro.conf.arg(name="prompts")] = field(
-        default_factory=PromptOptions
-    )
+    parts: Annotated[Parts, tyro.conf.arg(name="")] = field(default_factory=Parts)
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Precision of the policy's frozen weights."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectorOptions:
+    """What sees the objects of images, and when they count."""
+
+    detector: str = ""
+    """Mask2Former of COCO's classes for instances: folder or hub name; Grounding DINO or OWLv2 for words
+    outside COCO; module:function or file.py:function for one of your own; "shapes" = the embedded world's
+    checker.
+    """
+    detections: Path | None = None
+    """File of detections instead, one picture a line, such as mmdetection's or an earlier evaluation's."""
+    colours: str = ""
+    """CLIP that names colours: folder or hub name; officially openai/clip-vit-large-patch14."""
+    threshold: float | None = None
+    """An object counts above this score; default 0.3, or the checker's own for "shapes"."""
+    counting_threshold: float | None = None
+    """The same for the counting task; default 0.9, or 0.3 for zero-shot detectors, or the checker's own."""
+    max_overlap: float = 1.0
+    """Objects of a class that overlap this much count once; 1 = officially never."""
+    device: str = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,28 +68,13 @@ class GenEvalOptions:
 
     images: Path | None = None
     """Folder of 00000/metadata.jsonl and 00000/samples/0000.png and so on."""
-    detector: str = ""
-    """Mask2Former of COCO's classes for instances: folder or hub name; Grounding DINO or OWLv2 for words
-    outside COCO; module:function or file.py:function for one of your own; "shapes" = the embedded world's
-    checker.
-    """
-    detections: Path | None = None
-    """File of detections instead, one picture a line, such as mmdetection's or an earlier evaluation's."""
-    colours: str = ""
-    """CLIP that names colours: folder or hub name; officially openai/clip-vit-large-patch14."""
+    judge: Annotated[DetectorOptions, tyro.conf.arg(name="")] = DetectorOptions()
     prompts: Path | None = None
     """File of the prompts that the folder has to hold; default the numbers of the 553 official ones;
     "shapes" = 24 of the embedded world.
     """
-    threshold: float | None = None
-    """An object counts above this score; default 0.3, or the checker's own for "shapes"."""
-    counting_threshold: float | None = None
-    """The same for the counting task; default 0.9, or 0.3 for zero-shot detectors, or the checker's own."""
-    max_overlap: float = 1.0
-    """Objects of a class that overlap this much count once; 1 = officially never."""
     batch: int = 1
     """Pictures that go through the detector together."""
-    device: str = "auto"
     output: Path | None = None
     """The results file; default results.jsonl in the folder of pictures."""
     results: Path | None = None
@@ -83,3 +82,23 @@ class GenEvalOptions:
     compare: Path | None = None
     """An earlier results file: prints what changed since, paired by prompt."""
     drawer: Annotated[DrawerOptions, tyro.conf.arg(name="")] = DrawerOptions()
+
+    @property
+    def results_file(self) -> Path:
+        """Where the results go.
+
+        Raises:
+            ValueError: no folder of images is named.
+        """
+        return self.output or self.folder / "results.jsonl"
+
+    @property
+    def folder(self) -> Path:
+        """The folder of images.
+
+        Raises:
+            ValueError: none is named.
+        """
+        if self.images is None:
+            raise ValueError("name the folder of pictures with --images, or a results file with --results")
+        return self.images

@@ -1,0 +1,133 @@
+"""The options of the commands that write or measure captions and answers; loads no network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+Positional = tyro.conf.Positional
+BrokenImages = Literal["leave-out", "stop"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodeOptions:
+    """How captions are written."""
+
+    prompt: str = ""
+    """Text that captions go on from; default as the run was evaluated."""
+    beams: int | None = None
+    """Beams; default as the run was evaluated, else the paper's 5."""
+    no_repeat_ngram: int | None = None
+    """Word sequences of this length never repeat, 0 = they may; default as the run was evaluated, else 2."""
+    min_tokens: int | None = None
+    """Default as the run was evaluated, else 4."""
+    max_tokens: int | None = None
+    """Default as the run was evaluated, else 60."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionOptions:
+    """Write captions of images; the defaults are the paper's decoding (table 2)."""
+
+    images: Positional[tuple[str, ...]]
+    """Files, folders or globs."""
+    model: str = ""
+    """BLIP-2 or other captioner: folder, hub name, or a run folder. Without one only the embedded world's own
+    images are captioned, by its tiny model.
+    """
+    decode: Annotated[DecodeOptions, tyro.conf.arg(name="")] = DecodeOptions()
+    fit: Literal["crop", "squash"] = "crop"
+    on_broken: BrokenImages = "leave-out"
+    """Images that cannot be read are left out and named at the end, or the first one stops the command."""
+    device: str = "auto"
+    output: Path | None = None
+    """Write .jsonl with "image" and "caption" there instead."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecallOptions:
+    """How well captions find their own images among all others (CLIP Recall, both directions, MRR,
+    intervals).
+    """
+
+    captions: Path | None = None
+    """File of captions: .jsonl or .json with "image" and "caption", or .csv with these columns."""
+    model: str = ""
+    """Captioner that writes the captions instead: a BLIP-2 folder, or a run folder."""
+    images: str = ""
+    """Folder, glob, shards or Karpathy JSON of the pictures; with --captions the folder its names start
+    from.
+    """
+    image_root: str = ""
+    split: str = "test"
+    limit: int | None = None
+    clip: str = ""
+    """CLIP model: folder or hub name; default the run's own (held_out.clip). The bundled one measures the
+    embedded world's images only.
+    """
+    ties: Literal["optimistic", "pessimistic", "expected"] = "optimistic"
+    """Texts that are exactly as close to another picture: for them (the protocol), against them, or half."""
+    decode: Annotated[DecodeOptions, tyro.conf.arg(name="")] = DecodeOptions()
+    allow_empty: bool = False
+    """Captions of the file may be empty: the captioner said nothing."""
+    on_broken: BrokenImages = "stop"
+    """Images that cannot be read stop the evaluation, or are left out of it and named."""
+    device: str = "auto"
+    output: Path | None = None
+    """Write figures, ranks and captions there as JSON."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionMeasureOptions:
+    """Length, variety, repeats, colours, bad phrases of captions; CIDEr-D, ROUGE-L and BLEU against
+    references; CHAIR against the objects of the pictures; CLIPScore.
+    """
+
+    captions: Positional[Path]
+    """File of captions: .jsonl or .json with "image" and "caption", or .csv with these columns."""
+    references: Path | None = None
+    """File of true captions, several a picture allowed: adds CIDEr-D, ROUGE-L, BLEU and colour
+    coverage.
+    """
+    objects: Path | None = None
+    """File of the objects that the pictures hold: adds CHAIR. COCO's instances_*.json, or .jsonl with "image"
+    and "objects".
+    """
+    clip: str = ""
+    """CLIP model (folder or hub name): adds CLIPScore, and RefCLIPScore with references."""
+    image_root: str = ""
+    """Folder that the names of the pictures start from."""
+    phrases: Path | None = None
+    """File of bad phrases, one a line; default the paper's 212."""
+    scenes: Path | None = None
+    """Folder of pictures of the embedded world: checks every fact told."""
+    allow_empty: bool = False
+    """Captions may be empty: the captioner said nothing."""
+    device: str = "auto"
+    output: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerMeasureOptions:
+    """How many answers about pictures are right: yes-or-no questions in the manner of POPE, or free answers
+    compared by their words or by a language model.
+    """
+
+    answers: Positional[Path]
+    """File of answers, .jsonl: "question", "answer" and "truth" (POPE: "label") a line."""
+    questions: Path | None = None
+    """File of questions and true answers, if they are not beside the answers (POPE: "text", "label")."""
+    judge: str = ""
+    """"yes-no", "exact" (the same words), or a causal language model (folder or hub name) that compares;
+    default yes-no if every true answer is yes or no, else exact.
+    """
+    reading: Literal["strict", "pope"] = "strict"
+    """Yes-no: "strict" counts answers that say neither; "pope" takes all without no and not for a yes."""
+    literal: bool = False
+    """Language model: only the reply `same` counts, to the letter, as in UniRL's code."""
+    device: str = "auto"
+    output: Path | None = None
+    """Write figures and every verdict there as JSON."""

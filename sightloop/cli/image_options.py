@@ -1,0 +1,81 @@
+"""The options of `sightloop convert | draw | ask`; loads no network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from sightloop.models.families import Parts
+from sightloop.models.prompt_strings import PromptOptions
+
+Positional = tyro.conf.Positional
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertOptions:
+    """Checkpoints of models that draw: from their authors' folders to such that load here, and back.
+
+    Show-o becomes a folder with its language model, tokenizer and MAGVIT-v2; Janus becomes a folder that
+    transformers loads.
+    """
+
+    family: Positional[Literal["show-o", "magvit2", "janus"]]
+    source: Positional[Path]
+    """Folder of the checkpoint; for magvit2 also a weight file."""
+    output: Positional[Path]
+    """Folder to write; it must not exist yet, or be empty."""
+    to: Literal["sightloop", "official"] = "sightloop"
+    magvit: Path | None = None
+    """Folder or weight file of MAGVIT-v2, which Show-o draws with."""
+    tokenizer: Path | None = None
+    """Folder of the tokenizer (Show-o: Phi-1.5's), where the source has none."""
+    max_text_tokens: int | None = None
+    """Text positions that a Show-o was trained with; default 128."""
+    prompts: PromptOptions = field(default_factory=PromptOptions)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """Which model draws or answers."""
+
+    model: str = ""
+    """Folder of a Show-o or Janus in any form, or of a run (its best step); empty = the embedded world's,
+    which knows only its own images and words.
+    """
+    world_model: Literal["show-o", "janus"] = "show-o"
+    """Which of the embedded world's models, if none is named."""
+    parts: Annotated[Parts, tyro.conf.arg(name="")] = field(default_factory=Parts)
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    device: str = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawOptions:
+    """Draw pictures of a prompt; the defaults are the law of the model's authors."""
+
+    prompt: Positional[str]
+    number: int = 4
+    """Pictures."""
+    output: Path = Path("drawings")
+    """Folder; its pictures are kept and their numbers continued."""
+    steps: int | None = None
+    """Rounds of a masked decoder (Show-o): more are slower and truer."""
+    guidance: float | None = None
+    """How far the prompt counts; 0 = no guidance. Scales differ between families."""
+    temperature: float | None = None
+    seed: int = 0
+    source: Annotated[ModelOptions, tyro.conf.arg(name="")] = ModelOptions()
+
+
+@dataclass(frozen=True, kw_only=True)
+class AskOptions:
+    """Ask a question about a picture; the most likely answer is printed."""
+
+    image: Positional[Path]
+    question: Positional[str]
+    max_tokens: int = 64
+    """Longest answer."""
+    source: Annotated[ModelOptions, tyro.conf.arg(name="")] = ModelOptions()
