@@ -51,13 +51,13 @@ from sightloop.data.images import ImageBatch, ImageSet
 from sightloop.data.sources import open_source
 from sightloop.models.captioners.adapter_folder import export_adapter, load_adapter
 from sightloop.models.captioners.generic import CaptionerSettings, GenericCaptioner
-from sightloop.rewards.combine import combine, on_last_token
+from sightloop.rewards.combine import combine
 from sightloop.rollouts.caption import CaptionCollector
 from sightloop.training.experiment import Experiment
 from sightloop.training.loop import train, update
 from sightloop.training.run_files import Run
 from sightloop.training.schedule import Schedule
-from sightloop.types import Outcome, Prompt, Rollout, Sampling, Tokens, Turn
+from sightloop.types import Outcome, Prompt, Rollout, Sampling, Tokens, Turn, on_last_token
 
 ROOT = Path(__file__).resolve().parent.parent
 WARM_UP = 2

@@ -48,13 +48,23 @@ from sightloop.models.reference import Reference, frozen_copy
 from sightloop.models.show_o.policy import ShowO
 from sightloop.quizzes.stream import QuizBatch
 from sightloop.rewards.answers import FactReward
-from sightloop.rewards.combine import combine, on_last_token
+from sightloop.rewards.combine import combine
 from sightloop.rollouts.quiz import QuizCollector
 from sightloop.training.experiment import Experiment
 from sightloop.training.loop import update
 from sightloop.training.optimizer import make_optimizer
 from sightloop.training.schedule import Schedule
-from sightloop.types import Credit, Policy, Prompt, Rollout, Sampling, Tokens, TokenScores, Turn
+from sightloop.types import (
+    Credit,
+    Policy,
+    Prompt,
+    Rollout,
+    Sampling,
+    Tokens,
+    TokenScores,
+    Turn,
+    on_last_token,
+)
 
 SIDES = ("sightloop", "plain")
 PHASES = ("draw", "ask", "judge", "policy", "reference", "backward", "optimizer", "rest")

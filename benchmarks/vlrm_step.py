@@ -50,8 +50,7 @@ from sightloop.rewards.fluency import TokenFluency
 from sightloop.rewards.similarity import ItmSimilarity
 from sightloop.rollouts.caption import CaptionCollector
 from sightloop.training.experiment import Experiment
-from sightloop.training.heap import give_back
-from sightloop.training.loop import update
+from sightloop.training.loop import update, valued
 from sightloop.training.optimizer import make_optimizer
 from sightloop.training.schedule import Schedule
 from sightloop.types import Images, Rollout, Sampling
@@ -93,6 +92,7 @@ class OurVlrm:
         self.policy.sample = clock.timed("sample", policy.sample)
         self.policy.score = clock.timed("policy", policy.score)
         self.critic.forward = clock.timed("critic", self.critic.forward)
+        algorithm = A2C(critic=self.critic, critic_batch=micro_batch)
         self.experiment = Experiment(
             policy=policy,
             trainable={"policy": policy.trainable_module(), "critic": self.critic},
@@ -101,7 +101,8 @@ class OurVlrm:
                 judge=combine(rewards, dict.fromkeys(rewards, 1.0)),
                 sampling=Sampling(max_tokens=tokens, temperature=2.0, top_k=6),
             ),
-            algorithm=A2C(critic=self.critic, critic_batch=micro_batch, between=give_back),
+            algorithm=algorithm,
+            critic=algorithm.critic_pass,
             evaluators={},
             schedule=Schedule(micro_batch=micro_batch),
         )
@@ -127,10 +128,10 @@ class OurVlrm:
         experiment = self.experiment
         with self.clock.phase("rest"):
             rollout = self.collect(pixels)
-            give_back()
         with self.clock.phase("update"):
+            rollout, of_critic = valued(experiment, rollout)
             credit = experiment.algorithm.credit(experiment.policy, rollout)
-            update(experiment, self.optimizer, rollout, credit)
+            update(experiment, self.optimizer, rollout, credit, critic_gradients=of_critic)
         return rollout
 
     def parameters(self) -> list[nn.Parameter]:
@@ -166,11 +167,11 @@ def agreement(ours: OurVlrm, plain: PlainVlrm, pixels: Tensor, *, micro_batch: i
     names = list(plain.adapters())
     adapters = ours.adapters(names)
     plain.adopt(adapters)
-    rollout = ours.collect(pixels)
+    rollout, of_critic = valued(ours.experiment, ours.collect(pixels))
     credit = ours.experiment.algorithm.credit(ours.policy, rollout)
     unclipped = Schedule(micro_batch=micro_batch, clip="none")
     still = torch.optim.SGD([{"params": ours.parameters(), "name": "all"}], lr=0.0)
-    update(replace(ours.experiment, schedule=unclipped), still, rollout, credit)
+    update(replace(ours.experiment, schedule=unclipped), still, rollout, credit, critic_gradients=of_critic)
     pairs = list(zip(ours.policy.trainable_module().parameters(), plain.trainable_module(), strict=True))
     pairs += [(adapters[name], plain.adapters()[name]) for name in names]
     pairs += list(zip(ours.critic.head.parameters(), plain.head.parameters(), strict=True))

@@ -22,11 +22,11 @@ from sightloop.recipes.catalog import SHAPES, SHAPES_RS
 from sightloop.recipes.config_json import config_to_json
 from sightloop.recipes.vlrm import build as vlrm
 from sightloop.recipes.vlrm.config import VlrmConfig
-from sightloop.rewards.combine import combine, on_last_token
+from sightloop.rewards.combine import combine
 from sightloop.training.experiment import Experiment
 from sightloop.training.loop import train
 from sightloop.training.run_files import Run
-from sightloop.types import Outcome, Reward
+from sightloop.types import Outcome, Reward, on_last_token
 from sightloop.world.bundled import WEIGHTS
 from sightloop.world.image_folder import truth_of
 from sightloop.world.models import save_model

@@ -8,9 +8,10 @@ Images are uint8 RGB, channels first.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, cast
 
+import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 
@@ -24,8 +25,21 @@ def numbers_of(index: Int[Tensor, " N"]) -> list[int]:
 
 
 def picked(value: Any, index: Tensor) -> Any:
-    """Rows of a tensor, wherever it and `index` lie: parts of a batch stay on the CPU. None stays None."""
-    return None if value is None else value[index.to(value.device)]
+    """The samples at `index` of whatever holds a batch: a tensor on any device, a list, several by name.
+
+    What nobody filled, None or an empty list, stays so.
+    """
+    if value is None:
+        return None
+    if isinstance(value, Tensor):
+        return value[index.to(value.device)]
+    if isinstance(value, list):
+        return [value[row] for row in numbers_of(index)] if value else []
+    if isinstance(value, tuple):
+        return tuple(picked(part, index) for part in value)
+    if isinstance(value, Mapping):
+        return {name: picked(part, index) for name, part in value.items()}
+    return value.rows(index)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,8 +101,7 @@ class Images:
 
     def rows(self, index: Int[Tensor, " N"]) -> Images:
         """The pictures at `index`, features included."""
-        features = {key: picked(value, index) for key, value in self.features.items()}
-        return Images(pixels=picked(self.pixels, index), features=features)
+        return Images(**picked(vars(self), index))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,14 +123,7 @@ class Tokens:
 
     def rows(self, index: Int[Tensor, " N"]) -> Tokens:
         """The samples at `index`."""
-        index = index.to(self.ids.device)
-        return Tokens(
-            ids=picked(self.ids, index),
-            mask=picked(self.mask, index),
-            log_probs=picked(self.log_probs, index),
-            decode_step=picked(self.decode_step, index),
-            one_hot=picked(self.one_hot, index),
-        )
+        return Tokens(**picked(vars(self), index.to(self.ids.device)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,10 +142,8 @@ class Prompt:
 
     def rows(self, index: Int[Tensor, " N"]) -> Prompt:
         """The prompts at `index`."""
-        rows = numbers_of(index)
-        images = None if self.images is None else self.images.rows(index)
-        seeds = None if self.seeds is None else [self.seeds[i] for i in rows]
-        return replace(self, texts=[self.texts[i] for i in rows], images=images, seeds=seeds)
+        parts = {"texts": self.texts, "images": self.images, "seeds": self.seeds}
+        return Prompt(wants=self.wants, **picked(parts, index))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,12 +153,17 @@ class Turn:
     prompt: Prompt
     tokens: Tokens
 
+    @property
+    def kind(self) -> Literal["drawing", "answering"]:
+        """What was done: `drawing` an image, or `answering` with words."""
+        return "drawing" if self.prompt.wants == "image" else "answering"
+
     def __len__(self) -> int:
         return len(self.tokens)
 
     def rows(self, index: Int[Tensor, " N"]) -> Turn:
         """The samples at `index`."""
-        return Turn(prompt=self.prompt.rows(index), tokens=self.tokens.rows(index))
+        return Turn(**picked(vars(self), index))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,7 +239,24 @@ class Outcome:
 
 
 Reward = Callable[[Outcome], Float[Tensor, "B T"]]
-"""What each token earns; what a whole text earns goes on its last token (`rewards.combine.on_last_token`)."""
+"""What each token earns; what a whole text earns goes on its last token (`on_last_token`)."""
+
+Judge = Callable[[Outcome], tuple[Float[Tensor, "B T"], dict[str, Float[Tensor, " B"]]]]
+"""The weighted sum of all rewards per token, and each named reward summed over the tokens, unweighted."""
+
+
+def on_last_token(values: Float[Tensor, " B"], tokens: Tokens) -> Float[Tensor, "B T"]:
+    """A reward of the whole text, put on the last token that counts.
+
+    >>> mask = torch.tensor([[True, True, False], [True, True, True]])
+    >>> on_last_token(torch.tensor([5.0, 7.0]), Tokens(ids=mask.long(), mask=mask))
+    tensor([[0., 5., 0.],
+            [0., 0., 7.]])
+    """
+    mask = tokens.mask
+    last = mask.shape[1] - 1 - mask.flip(1).int().argmax(1)
+    placed = torch.zeros(mask.shape, dtype=values.dtype, device=mask.device)
+    return placed.scatter(1, last[:, None], values.to(mask.device)[:, None])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,59 +281,52 @@ class Rollout:
     """The answers that were judged, where the last turn may hold the true ones instead."""
     drawn: Images | None = None
     """Pictures of the first turn's tokens, for galleries."""
+    values: Float[Tensor, "B T"] | None = None
+    """What a critic expected of the last turn's tokens before this step's update; None without a critic."""
 
     def __len__(self) -> int:
         return self.rewards.shape[0]
 
+    def turn_columns(self) -> tuple[slice, ...]:
+        """Where the tokens of each turn lie among those of all turns, as credit and losses hold them."""
+        widths = [turn.tokens.mask.shape[1] for turn in self.turns]
+        return tuple(slice(sum(widths[:i]), sum(widths[: i + 1])) for i in range(len(widths)))
+
     def rows(self, index: Int[Tensor, " N"]) -> Rollout:
         """The samples at `index`."""
-        rows = numbers_of(index)
-        return Rollout(
-            turns=tuple(turn.rows(index) for turn in self.turns),
-            rewards=picked(self.rewards, index),
-            reward_parts={name: picked(value, index) for name, value in self.reward_parts.items()},
-            group=picked(self.group, index),
-            pieces=[self.pieces[i] for i in rows] if self.pieces else [],
-            sources=[self.sources[i] for i in rows] if self.sources else [],
-            baseline=picked(self.baseline, index),
-            references=[self.references[i] for i in rows] if self.references else [],
-            answers=[self.answers[i] for i in rows] if self.answers else [],
-            drawn=None if self.drawn is None else self.drawn.rows(index),
-        )
+        return Rollout(**picked(vars(self), index))
+
+
+@dataclass(frozen=True, kw_only=True)
+class CriticPass:
+    """One pass of a critic over a rollout, from which it learns and is read at once."""
+
+    values: Float[Tensor, "B T"]
+    """What it expected of the last turn's tokens, before this step's update."""
+    gradients: Mapping[nn.Parameter, Tensor]
+    """Of its own loss, on all rows of this rank; the update adds them to the policy's and uses them up."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Credit:
-    """What each token is worth, settled for the whole batch on all ranks before it is split."""
+    """What each token is worth, computed for the whole batch on all ranks before it is split."""
 
     advantages: Float[Tensor, "B S"]
     shares: Float[Tensor, "B S"]
     """Weight of each token in the batch loss: 0 where it does not count, sum 1 over all ranks' batch."""
     returns: Float[Tensor, "B S"] | None = None
-    """The target of a critic."""
-    values: Float[Tensor, "B S"] | None = None
-    """What the critic expected, before this step's update; for the log."""
+    """Discounted rewards from each token onwards: the target of a critic."""
     orders: tuple[Turn, ...] = ()
     """The drawing turn in other orders, equal in weight: scored in its place."""
     old_log_probs: tuple[Float[Tensor, "B _ _"], ...] = ()
     """Of each turn before the first update: sample, order (1 without orders), token; for ratios."""
     figures: Mapping[str, float] = field(default_factory=dict[str, float])
     """What credit found out about the batch on all ranks, for the log."""
-    settled: Mapping[nn.Parameter, Tensor] = field(default_factory=dict[nn.Parameter, Tensor])
-    """Gradients that need no advantages (a critic's), of all rows of this rank; the update uses them up."""
 
     def rows(self, index: Int[Tensor, " N"]) -> Credit:
         """The samples at `index`."""
-        index = index.to(self.advantages.device)
-        return Credit(
-            advantages=picked(self.advantages, index),
-            shares=picked(self.shares, index),
-            returns=picked(self.returns, index),
-            values=picked(self.values, index),
-            orders=tuple(turn.rows(index) for turn in self.orders),
-            old_log_probs=tuple(picked(value, index) for value in self.old_log_probs),
-            figures=self.figures,
-        )
+        parts = {name: value for name, value in vars(self).items() if name != "figures"}
+        return Credit(figures=self.figures, **picked(parts, index.to(self.advantages.device)))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,8 +7,9 @@ Differences from the paper:
    the preset; `under` gives another, such as the one that drew the tokens.
 3. The paper updates the critic and then the policy. Their parameters are disjoint (value head and adapters
    against queries, Q-Former and projection), neither loss reaches the other's, and the returns do not depend
-   on the critic: one pass of it gives its values and, at once, the gradient of its loss. Advantages come from
-   these values, from before the step, as in the paper. One optimizer step then updates both.
+   on the critic: one pass of it (`critic_pass`) gives its values and, at once, the gradient of its loss.
+   Advantages come from these values, from before the step, as in the paper. One optimizer step then updates
+   both.
 4. "Across the whole batch" of eq. 3 is read as: over all tokens that count, of all ranks; padding never
    enters.
 5. Eqs. 2 and 4 define the loss of one caption. The batch loss is read as their mean: each caption weighs the
@@ -17,7 +18,7 @@ Differences from the paper:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol, cast
 
@@ -29,6 +30,7 @@ from sightloop.algorithms.credit import discounted_returns
 from sightloop.algorithms.masked import shares_per_sample, shares_per_token, standardise
 from sightloop.types import (
     Credit,
+    CriticPass,
     LossOutput,
     Policy,
     Reduction,
@@ -137,9 +139,7 @@ def require_choices(*, objective: str, share: str, gamma: float, under: Sampling
 
 @dataclass(frozen=True, kw_only=True)
 class A2C:
-    """Returns minus a critic's values, standardised over the batch; the critic learns while credit is
-    settled.
-    """
+    """Returns minus a critic's values, standardised over the batch."""
 
     critic: LearningCritic
     gamma: float = 1.0
@@ -149,11 +149,9 @@ class A2C:
     under: Sampling | None = None
     """The law whose probabilities are pushed; None = the model's own."""
     reduce: Reduction = one_rank
-    between: Callable[[], None] = lambda: None
-    """Called after each of the critic's parts: the place to give memory back."""
     critic_batch: int | None = None
-    """Rows the critic learns from at once; None = all. Any size gives the same gradient. Every rank needs as
-    many rows.
+    """Rows the critic reads at once; None = all. Any size gives the same gradient. Every rank needs as many
+    rows.
     """
 
     def __post_init__(self) -> None:
@@ -165,59 +163,73 @@ class A2C:
         if self.critic_batch is not None and self.critic_batch < 1:
             raise ValueError(f"critic_batch is {self.critic_batch}; use None for all rows or at least 1")
 
-    @torch.no_grad()
-    def credit(self, policy: Policy, rollout: Rollout) -> Credit:
-        """Returns, the critic's values before this step and their standardised difference (eqs. 1 and 3), and
-        the gradient of the critic's loss (eq. 2).
-        """
+    def critic_pass(self, rollout: Rollout) -> CriticPass:
+        """The critic's values before this step, and the gradient of its loss (eq. 2)."""
         turn = only_turn(rollout)
-        mask = turn.tokens.mask
-        returns = discounted_returns(rollout.rewards, mask, self.gamma)
-        shares = SHARES[self.share](mask, reduce=self.reduce, dtype=returns.dtype)
-        values, settled = self._criticised(turn, returns, shares)
-        return Credit(
-            advantages=standardise(returns - values, mask, reduce=self.reduce),
-            shares=shares,
-            returns=returns,
-            values=values,
-            settled=settled,
-        )
-
-    def loss(self, policy: Policy, rollout: Rollout, credit: Credit) -> LossOutput:
-        """Policy term of each token (eq. 4); the critic's (eq. 2) is a metric, its gradient is settled."""
-        if credit.returns is None or credit.values is None:
-            raise ValueError(
-                "the credit has no returns or no values; A2C needs the credit that its own `credit` settled"
-            )
-        turn = only_turn(rollout)
-        output = policy_loss(policy, turn, credit, objective=self.objective, under=self.under)
-        error = value_error(credit.values, credit.returns).masked_fill(~turn.tokens.mask, 0)
-        return replace(output, metrics=output.metrics | {"critic/loss": error})
-
-    def _criticised(
-        self, turn: Turn, returns: Float[Tensor, "B T"], shares: Float[Tensor, "B T"]
-    ) -> tuple[Float[Tensor, "B T"], dict[nn.Parameter, Tensor]]:
-        """The critic's values, and the gradient of its loss."""
+        returns, shares = self._returns(rollout), self._shares(rollout)
         trained = [parameter for parameter in self.critic.parameters() if parameter.requires_grad]
         gradients: dict[nn.Parameter, Tensor] = {}
         values = torch.zeros_like(returns)
         for rows in _like_lengths(turn.tokens.mask, self.critic_batch):
             part, at = turn.rows(rows), rows.to(returns.device)
-            with torch.enable_grad():
-                expected = self.critic(part).masked_fill(~part.tokens.mask, 0)
-                loss = self.value_weight * (value_error(expected, returns[at]) * shares[at]).sum()
+            expected = self.critic(part).masked_fill(~part.tokens.mask, 0)
             values[at] = expected.detach().to(values.dtype)
-            if not trained:
-                continue
-            gradient_of_each = torch.autograd.grad(loss, trained, allow_unused=True)
-            found = cast("tuple[Tensor | None, ...]", gradient_of_each)
-            for parameter, gradient in zip(trained, found, strict=True):
-                if gradient is not None:
-                    known = gradients.get(parameter)
-                    gradients[parameter] = gradient if known is None else known.add_(gradient)
-            del expected, loss, gradient_of_each, found
-            self.between()
-        return values, gradients
+            if trained:
+                loss = self.value_weight * (value_error(expected, returns[at]) * shares[at]).sum()
+                _add_gradients(loss, trained, into=gradients)
+        return CriticPass(values=values, gradients=gradients)
+
+    @torch.no_grad()
+    def credit(self, policy: Policy, rollout: Rollout) -> Credit:
+        """Returns, and their standardised difference from the critic's values (eqs. 1 and 3).
+
+        Raises:
+            ValueError: no critic has valued the rollout.
+        """
+        mask, returns = only_turn(rollout).tokens.mask, self._returns(rollout)
+        surprise = returns - _values_of(rollout)
+        return Credit(
+            advantages=standardise(surprise, mask, reduce=self.reduce),
+            shares=self._shares(rollout),
+            returns=returns,
+        )
+
+    def loss(self, policy: Policy, rollout: Rollout, credit: Credit) -> LossOutput:
+        """Policy term of each token (eq. 4); the critic's (eq. 2), which has learned already, is a metric.
+
+        Raises:
+            ValueError: the credit is another algorithm's.
+        """
+        if credit.returns is None:
+            raise ValueError("the credit has no returns; A2C needs the credit that its own `credit` computed")
+        turn = only_turn(rollout)
+        output = policy_loss(policy, turn, credit, objective=self.objective, under=self.under)
+        error = value_error(_values_of(rollout), credit.returns).masked_fill(~turn.tokens.mask, 0)
+        return replace(output, metrics=output.metrics | {"critic/loss": error})
+
+    def _returns(self, rollout: Rollout) -> Float[Tensor, "B T"]:
+        return discounted_returns(rollout.rewards, only_turn(rollout).tokens.mask, self.gamma)
+
+    def _shares(self, rollout: Rollout) -> Float[Tensor, "B T"]:
+        mask, dtype = only_turn(rollout).tokens.mask, rollout.rewards.dtype
+        return SHARES[self.share](mask, reduce=self.reduce, dtype=dtype)
+
+
+def _values_of(rollout: Rollout) -> Float[Tensor, "B T"]:
+    if rollout.values is None:
+        raise ValueError(
+            "no critic has valued the rollout; give the experiment `critic=algorithm.critic_pass`, or put "
+            "the values of `critic_pass` into the rollout"
+        )
+    return rollout.values
+
+
+def _add_gradients(loss: Tensor, trained: list[nn.Parameter], *, into: dict[nn.Parameter, Tensor]) -> None:
+    gradients = cast("tuple[Tensor | None, ...]", torch.autograd.grad(loss, trained, allow_unused=True))
+    for parameter, gradient in zip(trained, gradients, strict=True):
+        if gradient is not None:
+            known = into.get(parameter)
+            into[parameter] = gradient if known is None else known.add_(gradient)
 
 
 def _like_lengths(mask: Bool[Tensor, "B T"], size: int | None) -> tuple[Tensor, ...]:

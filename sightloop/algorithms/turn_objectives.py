@@ -62,14 +62,9 @@ class View:
     weight: float
     """Share of the side in the batch loss."""
     turns: tuple[Turn, ...]
-    start: int
-    """First of its columns in credit."""
+    columns: slice
+    """Its columns in credit."""
     share: Share
-
-    @property
-    def columns(self) -> slice:
-        """Its columns in credit."""
-        return slice(self.start, self.start + self.turns[0].tokens.mask.shape[1])
 
     @property
     def mask(self) -> Bool[Tensor, "B K T"]:
@@ -144,7 +139,7 @@ class Sides:
         """
         if self.orders is None:
             return ()
-        drawings = [turn for turn in rollout.turns if turn.prompt.wants == "image"]
+        drawings = [turn for turn in rollout.turns if turn.kind == "drawing"]
         if len(drawings) != 1:
             raise ValueError(
                 f"orders are for a rollout with one drawing; this one has {len(drawings)}: leave orders out"
@@ -161,25 +156,20 @@ class Sides:
         total = sum(side.weight for side in sides)
         if total == 0:
             raise ValueError("the rollout has only turns of weight 0; give the side it has a positive weight")
-        views: list[View] = []
-        start = 0
-        for turn, side in zip(rollout.turns, sides, strict=True):
-            drawn = turn.prompt.wants == "image"
-            views.append(
-                View(
-                    name="policy" if len(sides) == 1 else "drawing" if drawn else "answering",
-                    side=side,
-                    weight=side.weight / total,
-                    turns=orders if drawn and orders else (turn,),
-                    start=start,
-                    share=self.share,
-                )
+        return [
+            View(
+                name="policy" if len(sides) == 1 else turn.kind,
+                side=side,
+                weight=side.weight / total,
+                turns=orders if turn.kind == "drawing" and orders else (turn,),
+                columns=columns,
+                share=self.share,
             )
-            start += turn.tokens.mask.shape[1]
-        return views
+            for turn, side, columns in zip(rollout.turns, sides, rollout.turn_columns(), strict=True)
+        ]
 
     def _side(self, turn: Turn) -> Side:
-        return self.drawing if turn.prompt.wants == "image" else self.answering
+        return self.drawing if turn.kind == "drawing" else self.answering
 
 
 def shares_of(

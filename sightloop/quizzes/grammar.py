@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
+from zlib import crc32
 
 from sightloop.quizzes.vocabulary import NUMBER_WORDS, OPPOSITES, REAL, Vocabulary, with_article
 from sightloop.types import Fact
@@ -325,3 +326,11 @@ def _check_category(category: Category, include: tuple[Clause, ...]) -> None:
         raise ValueError(f"every include clause of a {category} quiz needs 'color'")
     if category == "position" and include[1].position is None:
         raise ValueError("the second include clause of a position quiz needs 'position'")
+
+
+def naming_question(quiz: Quiz, vocabulary: Vocabulary) -> tuple[str, tuple[Fact, ...]] | None:
+    """What to ask besides where the quiz's question leaves out which thing it is; None where it does not."""
+    if any(fact.kind == "noun" for fact in quiz.facts):
+        return None
+    asked = quiz_of("single_object", quiz.include[:1], vocabulary, wording=crc32(quiz.question.encode()))
+    return asked.question, asked.facts

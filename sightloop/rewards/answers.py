@@ -19,8 +19,7 @@ from torch import Tensor
 from sightloop.quizzes.answer_parser import BARE, UNKNOWN, Attribute, Claim, Reading, Relation, read
 from sightloop.quizzes.answer_words import words_of
 from sightloop.quizzes.lexicon import COLOURS, NUMBERS, OPPOSITES, PHRASES
-from sightloop.rewards.combine import on_last_token
-from sightloop.types import Fact, Outcome, Reward
+from sightloop.types import Fact, Outcome, Reward, on_last_token
 
 TextJudge = Callable[[str, str, str], float]
 """Says how well an answer fits: question, truth, answer -> score."""

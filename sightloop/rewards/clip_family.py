@@ -26,10 +26,9 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 
 from sightloop.models.open import ends_of, open_config, open_pictures, open_weights, open_words, read_tensors
 from sightloop.models.written_text import read_texts
-from sightloop.rewards.combine import on_last_token
 from sightloop.rewards.pixels import Preparation
 from sightloop.rewards.samples import pictures_of
-from sightloop.types import Images, Outcome
+from sightloop.types import Images, Outcome, on_last_token
 
 _LAION_LINEAR, _LAION_RELU = (0, 2, 4, 6, 7), (0, 3, 6, 9, 11)
 """Places of the linear layers in LAION's predictors; dropout, or ReLU and dropout, stand between them."""

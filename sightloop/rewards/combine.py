@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from difflib import get_close_matches
 from typing import Literal
 
@@ -11,29 +11,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from sightloop.types import Outcome, Reward, Tokens
-
-Judge = Callable[[Outcome], tuple[Float[Tensor, "B T"], dict[str, Float[Tensor, " B"]]]]
-"""The weighted sum of all rewards per token, and each named reward summed over the tokens, unweighted."""
-
+from sightloop.types import Judge, Outcome, Reward, on_last_token
 
 Scale = Literal["raw", "group"]
 SCALES: tuple[Scale, ...] = ("raw", "group")
 _EPS = 1e-4
-
-
-def on_last_token(values: Float[Tensor, " B"], tokens: Tokens) -> Float[Tensor, "B T"]:
-    """A reward of the whole text, put on the last token that counts.
-
-    >>> mask = torch.tensor([[True, True, False], [True, True, True]])
-    >>> on_last_token(torch.tensor([5.0, 7.0]), Tokens(ids=mask.long(), mask=mask))
-    tensor([[0., 5., 0.],
-            [0., 0., 7.]])
-    """
-    mask = tokens.mask
-    last = mask.shape[1] - 1 - mask.flip(1).int().argmax(1)
-    placed = torch.zeros(mask.shape, dtype=values.dtype, device=mask.device)
-    return placed.scatter(1, last[:, None], values.to(mask.device)[:, None])
 
 
 def combine(rewards: Mapping[str, Reward], weights: Mapping[str, float], *, scale: Scale = "raw") -> Judge:

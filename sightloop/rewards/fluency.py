@@ -19,8 +19,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 from sightloop.models.open import ends_of, is_language_model, open_config, open_weights, open_words, refuse_as
 from sightloop.models.written_text import text_ids
-from sightloop.rewards.combine import on_last_token
-from sightloop.types import Outcome, Tokens
+from sightloop.types import Outcome, Tokens, on_last_token
 
 
 def mean_log_prob(log_probs: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, " B"]:

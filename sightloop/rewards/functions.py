@@ -24,10 +24,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sightloop.accelerator import in_float64
-from sightloop.rewards.combine import on_last_token
 from sightloop.rewards.samples import pil_pictures, rows_of, sample_name
 from sightloop.rewards.user_functions import load_function, shortly
-from sightloop.types import Outcome, numbers_of
+from sightloop.types import Outcome, numbers_of, on_last_token
 
 COLUMNS: dict[str, str] = {
     "prompts": "what the picture was drawn from; of captions the question, or nothing",

@@ -24,8 +24,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sightloop.rewards.combine import on_last_token
-from sightloop.types import Outcome
+from sightloop.types import Outcome, on_last_token
 
 Span = tuple[int, int]
 

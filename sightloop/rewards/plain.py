@@ -17,9 +17,8 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from sightloop.rewards.combine import on_last_token
 from sightloop.rewards.samples import pictures_of, pil_pictures, sample_name, texts_of
-from sightloop.types import Images, Outcome
+from sightloop.types import Images, Outcome, on_last_token
 
 Detect = Callable[[Sequence[Image.Image], Sequence[str]], Sequence[Any]]
 """Finds what is in pictures; is also told what each was drawn from."""

@@ -12,9 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sightloop.rewards.clip_family import ClipSimilarity
-from sightloop.rewards.combine import on_last_token
 from sightloop.rewards.samples import pictures_of
-from sightloop.types import Outcome
+from sightloop.types import Outcome, on_last_token
 
 
 def retrieval_term(cosine: Float[Tensor, "N N"], *, eps: float = 1e-6) -> Float[Tensor, " N"]:

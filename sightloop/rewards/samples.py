@@ -15,8 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from sightloop.accelerator import in_float64
-from sightloop.rewards.combine import on_last_token
-from sightloop.types import Evaluation, Images, Outcome, Tokens, numbers_of, picked
+from sightloop.types import Evaluation, Images, Outcome, Tokens, numbers_of, on_last_token, picked
 
 Scores = Callable[[Images, list[str]], Float[Tensor, " B"]]
 """Says how well each picture and its text fit, or how good the picture is alone."""

@@ -32,10 +32,9 @@ from sightloop.models.open import (
     refuse_as,
 )
 from sightloop.models.written_text import read_texts
-from sightloop.rewards.combine import on_last_token
 from sightloop.rewards.pixels import Preparation
 from sightloop.rewards.samples import chunks, pictures_of
-from sightloop.types import Images, Outcome
+from sightloop.types import Images, Outcome, on_last_token
 
 
 class ItmSimilarity:

@@ -29,9 +29,8 @@ from sightloop.models.open import (
     require_fitting,
 )
 from sightloop.models.written_text import spelled_out, text_ids
-from sightloop.rewards.combine import on_last_token
 from sightloop.rewards.samples import pictures_of, pil_pictures, sample_name
-from sightloop.types import Fact, Images, Outcome
+from sightloop.types import Fact, Images, Outcome, on_last_token
 
 FITS = 'Does this figure show "{text}"? Please answer yes or no.'
 """The question about a whole text, after VQAScore's."""

@@ -6,17 +6,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sightloop.data.images import ImageBatch
 from sightloop.models.protocols import Captioner
-from sightloop.types import Images, Outcome, Prompt, Rollout, Sampling, Tokens, Turn
-
-Judge = Callable[[Outcome], tuple[Float[Tensor, "B T"], dict[str, Float[Tensor, " B"]]]]
-_SEED_STRIDE = 0x9E3779B97F4A7C15
-"""Odd, so that the samples of one picture get distinct seeds."""
+from sightloop.rollouts.join import join_rollouts
+from sightloop.rollouts.seeds import sample_seeds
+from sightloop.types import Images, Judge, Outcome, Prompt, Rollout, Sampling, Tokens, Turn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,9 +52,7 @@ class CaptionCollector:
         picked = rows.tolist()
         outcome_of = self._outcomes(batch, picked)
         each = torch.arange(len(picked)).repeat_interleave(self.per_image)
-        seeds = [
-            (batch.seeds[row] + k * _SEED_STRIDE) % 2**63 for row in picked for k in range(self.per_image)
-        ]
+        seeds = sample_seeds([batch.seeds[row] for row in picked], self.per_image)
         prompt = Prompt(
             texts=[self.prompt] * len(each),
             images=images.rows(each) if self.per_image > 1 else images,
@@ -112,41 +107,3 @@ def _pictures(prompt: Prompt) -> Images:
 
 def _ended(policy: Captioner, tokens: Tokens) -> Bool[Tensor, " B"]:
     return policy.is_end(tokens).any(1)
-
-
-def join_rollouts(parts: list[Rollout]) -> Rollout:
-    """One rollout from rollouts of one turn, padded to the longest text."""
-    if len(parts) == 1:
-        return parts[0]
-    width = max(part.rewards.shape[1] for part in parts)
-    turns = [part.turns[0] for part in parts]
-    images = [_pictures(turn.prompt) for turn in turns]
-    keys = images[0].features.keys()
-    prompt = Prompt(
-        texts=[text for turn in turns for text in turn.prompt.texts],
-        images=Images(
-            pixels=torch.cat([i.pixels for i in images]),
-            features={key: torch.cat([i.features[key] for i in images]) for key in keys},
-        ),
-        seeds=[seed for turn in turns for seed in turn.prompt.seeds or []],
-    )
-
-    def pad(values: list[Tensor]) -> Tensor:
-        return torch.cat([F.pad(value, (0, width - value.shape[1])) for value in values])
-
-    log_probs = [turn.tokens.log_probs for turn in turns]
-    tokens = Tokens(
-        ids=pad([turn.tokens.ids for turn in turns]),
-        mask=pad([turn.tokens.mask for turn in turns]),
-        log_probs=pad([p for p in log_probs if p is not None]) if None not in log_probs else None,
-    )
-    baselines = [part.baseline for part in parts if part.baseline is not None]
-    return Rollout(
-        turns=(Turn(prompt=prompt, tokens=tokens),),
-        rewards=pad([part.rewards for part in parts]),
-        reward_parts={n: torch.cat([p.reward_parts[n] for p in parts]) for n in parts[0].reward_parts},
-        group=torch.cat([part.group for part in parts]),
-        pieces=[row for part in parts for row in part.pieces],
-        sources=[source for part in parts for source in part.sources],
-        baseline=torch.cat(baselines) if baselines else None,
-    )

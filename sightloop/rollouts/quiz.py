@@ -14,16 +14,28 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from sightloop.models.protocols import ImageGenerator
 from sightloop.quizzes.grammar import Quiz
 from sightloop.quizzes.stream import QuizBatch
-from sightloop.types import Fact, Images, Outcome, Policy, Prompt, Rollout, Sampling, Tokens, Turn
+from sightloop.rollouts.join import join_rollouts
+from sightloop.rollouts.seeds import further_seed, sample_seeds
+from sightloop.types import (
+    Fact,
+    Images,
+    Judge,
+    Outcome,
+    Policy,
+    Prompt,
+    Rollout,
+    Sampling,
+    Tokens,
+    Turn,
+    on_last_token,
+)
 
-Judge = Callable[[Outcome], tuple[Float[Tensor, "B T"], dict[str, Float[Tensor, " B"]]]]
 PictureJudge = Callable[[Images, Sequence[Quiz]], Float[Tensor, " B"]]
 """Says how well each picture fulfils its quiz, without a question."""
 Grader = Callable[[ImageGenerator], Policy]
@@ -33,7 +45,6 @@ Trap = Callable[[Sequence[Fact], int], tuple[str, Fact]]
 Naming = Callable[[Quiz], "tuple[str, tuple[Fact, ...]] | None"]
 """A question about the things that the quiz's own question leaves out, and what must be said; None = none."""
 SecondTurn = Literal["answer", "truth"]
-_SEED_STRIDE = 0x9E3779B97F4A7C15
 _ASK, _BLANK, _TRAP, _WHAT = 0xA5C1, 0xB1A2, 0x7A93, 0x3B4D
 _GREY = 127
 
@@ -41,6 +52,15 @@ _GREY = 127
 def itself(policy: ImageGenerator) -> Policy:
     """The grader that UniRL uses: the policy in its present state."""
     return policy
+
+
+def always(policy: Policy) -> Grader:
+    """A grader who stays the same, whatever is trained."""
+
+    def chosen(_: ImageGenerator) -> Policy:
+        return policy
+
+    return chosen
 
 
 class MovingAverage(nn.Module):
@@ -131,11 +151,7 @@ class QuizCollector:
 
     def _collect(self, policy: ImageGenerator, grader: Policy, batch: QuizBatch) -> Rollout:
         quizzes = [quiz for quiz in batch.quizzes for _ in range(self.per_prompt)]
-        seeds = [
-            (seed + (self.first + k) * _SEED_STRIDE) % 2**63
-            for seed in batch.seeds
-            for k in range(self.per_prompt)
-        ]
+        seeds = sample_seeds(batch.seeds, self.per_prompt, first=self.first)
         prompt = Prompt(texts=[quiz.prompt for quiz in quizzes], wants="image", seeds=seeds)
         with torch.set_grad_enabled(self.drawing.relaxation is not None):
             codes = policy.sample(prompt, self.drawing)
@@ -243,7 +259,7 @@ class QuizCollector:
             if len(wrong):
                 row = int(wrong[0])
                 raise ValueError(f"the picture judge says {scores[row]} about {outcome.sources[row]!r}")
-            earned = _on_last(scores, outcome.tokens)
+            earned = on_last_token(scores, outcome.tokens)
             if self.picture_scale is not None:
                 earned = self.picture_scale(earned, outcome)
             rewards = rewards + self.picture_weight * earned
@@ -265,7 +281,7 @@ class QuizCollector:
         if self.second_turn == "truth":
             tokens = policy.encode(outcome.references)
             pieces = policy.decode(tokens)
-            rewards = _on_last(rewards.sum(1), tokens)
+            rewards = on_last_token(rewards.sum(1), tokens)
         elif grader is not policy:
             tokens = replace(tokens, log_probs=None)
         return (drawing, Turn(prompt=asking, tokens=tokens)), rewards, pieces
@@ -286,7 +302,7 @@ class Drawn:
 
     def seeds_for(self, purpose: int) -> list[int]:
         """Seeds of a further draw about each picture."""
-        return [(seed ^ (purpose * _SEED_STRIDE)) % 2**63 for seed in self.seeds]
+        return [further_seed(seed, purpose) for seed in self.seeds]
 
 
 def _answered(
@@ -297,70 +313,3 @@ def _answered(
     spelled = torch.tensor([len(row) for row in pieces], device=tokens.mask.device)
     # The end token counts and has no text.
     return replace(asked, tokens=tokens, pieces=pieces, ended=spelled < tokens.mask.sum(1))
-
-
-def _on_last(values: Float[Tensor, " B"], tokens: Tokens) -> Float[Tensor, "B T"]:
-    mask = tokens.mask
-    last = mask.shape[1] - 1 - mask.flip(1).int().argmax(1)
-    return F.one_hot(last, mask.shape[1]) * values.to(mask.device)[:, None]
-
-
-def join_rollouts(parts: list[Rollout]) -> Rollout:
-    """One rollout from several with the same turns, padded to the longest text."""
-    if len(parts) == 1:
-        return parts[0]
-    turns = tuple(_join_turns([part.turns[i] for part in parts]) for i in range(len(parts[0].turns)))
-    drawn = [part.drawn for part in parts if part.drawn is not None]
-    return Rollout(
-        turns=turns,
-        rewards=_pad([part.rewards for part in parts]),
-        reward_parts={n: torch.cat([p.reward_parts[n] for p in parts]) for n in parts[0].reward_parts},
-        group=torch.cat([part.group for part in parts]),
-        pieces=[row for part in parts for row in part.pieces],
-        sources=[text for part in parts for text in part.sources],
-        references=[text for part in parts for text in part.references],
-        answers=[text for part in parts for text in part.answers],
-        drawn=Images(pixels=torch.cat([i.pixels for i in drawn])) if drawn else None,
-    )
-
-
-def _join_turns(turns: list[Turn]) -> Turn:
-    prompts = [turn.prompt for turn in turns]
-    prompt = replace(
-        prompts[0],
-        texts=[text for prompt in prompts for text in prompt.texts],
-        images=_join_pictures([prompt.images for prompt in prompts]),
-        seeds=[seed for p in prompts for seed in p.seeds or []] if prompts[0].seeds is not None else None,
-    )
-    return Turn(prompt=prompt, tokens=_join_tokens([turn.tokens for turn in turns]))
-
-
-def _join_pictures(parts: Sequence[Images | Tokens | None]) -> Images | Tokens | None:
-    codes = [part for part in parts if isinstance(part, Tokens)]
-    seen = [part for part in parts if isinstance(part, Images)]
-    if codes:
-        return _join_tokens(codes)
-    if not seen:
-        return None
-    features = {key: torch.cat([part.features[key] for part in seen]) for key in seen[0].features}
-    return Images(pixels=torch.cat([part.pixels for part in seen]), features=features)
-
-
-def _join_tokens(parts: list[Tokens]) -> Tokens:
-    def join(values: list[Tensor | None]) -> Tensor | None:
-        known = [value for value in values if value is not None]
-        return _pad(known) if len(known) == len(values) else None
-
-    codes = [part.one_hot for part in parts if part.one_hot is not None]
-    return Tokens(
-        ids=_pad([part.ids for part in parts]),
-        mask=_pad([part.mask for part in parts]),
-        log_probs=join([part.log_probs for part in parts]),
-        decode_step=join([part.decode_step for part in parts]),
-        one_hot=torch.cat(codes) if codes else None,
-    )
-
-
-def _pad(values: list[Tensor]) -> Tensor:
-    width = max(value.shape[1] for value in values)
-    return torch.cat([F.pad(value, (0, width - value.shape[1])) for value in values])

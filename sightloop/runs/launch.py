@@ -11,6 +11,7 @@ from sightloop.recipes.catalog import RECIPES
 from sightloop.recipes.config_json import config_to_json
 from sightloop.planning.precision import precisions
 from sightloop.training import distributed
+from sightloop.training.heap import giving_back
 from sightloop.training.loop import train
 from sightloop.training.memory import OutOfMemoryError, phase
 from sightloop.training.run_folder import given_back_if_it_fails, reserve
@@ -52,6 +53,6 @@ def _drive(name: str, config: Any, folder: Path, *, resume: bool = False) -> Non
     if not experiment.evaluators:
         run.say(f"nothing is evaluated in this run; {RECIPES[name].to_evaluate}")
     try:
-        train(experiment, run)
+        train(giving_back(experiment), run)
     finally:
         run.close()

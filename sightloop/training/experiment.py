@@ -8,9 +8,9 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from torch import Tensor, nn
 
+from sightloop.training.gradients import GradientSum, PlainGradients
 from sightloop.training.schedule import Schedule
-from sightloop.training.turn_gradients import Comparison
-from sightloop.types import Algorithm, Evaluation, Policy, Rollout
+from sightloop.types import Algorithm, CriticPass, Evaluation, Policy, Rollout
 
 Batch = TypeVar("Batch", covariant=True)
 AnyPolicy = TypeVar("AnyPolicy", bound=Policy)
@@ -40,14 +40,16 @@ class Experiment(Generic[AnyPolicy, AnyBatch]):
     batches: Batches[AnyBatch]
     collect: Callable[[AnyPolicy, AnyBatch], Rollout]
     algorithm: Algorithm
+    critic: Callable[[Rollout], CriticPass] | None = None
+    """Values a rollout before its credit is computed, and learns from it; None = the algorithm needs none."""
     evaluators: Mapping[str, Callable[[AnyPolicy], Evaluation]]
     schedule: Schedule
     updates: int = 1
     """Updates from one rollout; more than 1 needs an algorithm with an old policy, and no relaxation."""
     kept: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
     """What changes without an optimizer and is saved all the same: a moving average."""
-    compare: Comparison | None = None
-    """Look at the gradients of drawing and answering apart; None = only at their sum."""
+    gradients: Callable[[list[nn.Parameter], int, int], GradientSum] = PlainGradients
+    """How the gradients of an update are added up, from parameters, step and number of the update in it."""
 
     def __post_init__(self) -> None:
         if self.updates < 1:

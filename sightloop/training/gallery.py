@@ -50,10 +50,9 @@ def _caption(folder: Path, rollout: Rollout, credit: Credit, row: int) -> dict[s
 
 def _drawing(folder: Path, rollout: Rollout, credit: Credit, row: int) -> dict[str, Any]:
     drawing, *asking = rollout.turns
-    codes = drawing.tokens
-    width = codes.mask.shape[1]
-    counted = codes.mask[row] & (credit.shares[row, :width] > 0)
-    advantages = credit.advantages[row, :width][counted]
+    codes, columns = drawing.tokens, rollout.turn_columns()[0]
+    counted = codes.mask[row] & (credit.shares[row, columns] > 0)
+    advantages = credit.advantages[row, columns][counted]
     drawn = codes.mask[row]
     words = _words(rollout, credit, row) if asking else {"pieces": [], "rewards": [], "credit": []}
     return {
@@ -78,16 +77,14 @@ def _drawing(folder: Path, rollout: Rollout, credit: Credit, row: int) -> dict[s
 def _words(rollout: Rollout, credit: Credit, row: int) -> dict[str, Any]:
     """The last turn of a sample, token by token."""
     tokens = rollout.turns[-1].tokens
-    # Credit spans the tokens of all turns, rewards those of the last.
-    offset = credit.advantages.shape[1] - tokens.mask.shape[1]
+    columns = rollout.turn_columns()[-1]
     counted = tokens.mask[row].nonzero()[:, 0]
     pieces = rollout.pieces[row] if rollout.pieces else []
-    values = None if credit.values is None else credit.values[row, offset + counted].tolist()
     return {
         "pieces": pieces + [""] * (len(counted) - len(pieces)),
         "rewards": rollout.rewards[row, counted].tolist(),
-        "credit": credit.advantages[row, offset + counted].tolist(),
-        "values": values,
+        "credit": credit.advantages[row, columns][counted].tolist(),
+        "values": None if rollout.values is None else rollout.values[row, counted].tolist(),
         "ended": len(pieces) < len(counted),
     }
 

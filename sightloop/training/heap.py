@@ -8,8 +8,19 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, ParamSpec, TypeVar
+
+from torch import Tensor, nn
 
 from sightloop import accelerator
+from sightloop.training.experiment import Experiment
+from sightloop.training.gradients import GradientSum
+from sightloop.types import Rollout
+
+Given = ParamSpec("Given")
+Made = TypeVar("Made")
 
 
 def _trimmer() -> ctypes._FuncPointer | None:  # pyright: ignore[reportPrivateUsage]
@@ -29,3 +40,43 @@ def give_back() -> None:
     """Return free pages to the system; nothing where there is no glibc or another device does the work."""
     if _TRIM is not None and accelerator.is_cpu():
         _TRIM(0)
+
+
+def giving_back(experiment: Experiment[Any, Any]) -> Experiment[Any, Any]:
+    """The same experiment, which returns free pages after drawing, after each part that a critic reads, and
+    after each micro-batch.
+    """
+    if _TRIM is None:
+        return experiment
+
+    def gradients(parameters: list[nn.Parameter], step: int, number: int) -> GradientSum:
+        return _Trimmed(experiment.gradients(parameters, step, number))
+
+    if "critic" in experiment.trainable:
+        experiment.trainable["critic"].register_forward_pre_hook(lambda *_: give_back())
+    return replace(experiment, collect=_then_give_back(experiment.collect), gradients=gradients)
+
+
+def _then_give_back(function: Callable[Given, Made]) -> Callable[Given, Made]:
+    def called(*args: Given.args, **kwargs: Given.kwargs) -> Made:
+        made = function(*args, **kwargs)
+        give_back()
+        return made
+
+    return called
+
+
+class _Trimmed:
+    """Gradients that are added up by others, with free pages returned after each micro-batch."""
+
+    def __init__(self, inner: GradientSum) -> None:
+        self.inner = inner
+
+    def backward(self, weighted: Tensor, part: Rollout) -> None:
+        """As the others do."""
+        self.inner.backward(weighted, part)
+        give_back()
+
+    def join(self) -> dict[str, float]:
+        """As the others do."""
+        return self.inner.join()

@@ -20,8 +20,8 @@ class Measured:
 
     losses: dict[str, Tensor]
     gradient_norms: dict[str, float]
-    side_gradients: dict[str, float] = field(default_factory=dict[str, float])
-    """Norms of the gradients of drawing and answering and their cosine, where they were looked at."""
+    gradient_figures: dict[str, float] = field(default_factory=dict[str, float])
+    """What the sum of gradients found out, by name: norms of single turns and their cosine, if asked for."""
     problem: str | None = None
     """Why nothing was updated: a sentence about a loss or gradient that is not finite."""
     skipped: bool = False
@@ -44,11 +44,11 @@ def rollout_metrics(rollout: Rollout, credit: Credit) -> dict[str, float]:
     means |= credit.figures
     counts, reduce = credit.shares > 0, distributed.sum_over_ranks
     surprise = credit.advantages
-    if credit.returns is not None and credit.values is not None:
-        explained = explained_variance(credit.values, credit.returns, counts, reduce=reduce)
+    if credit.returns is not None and rollout.values is not None:
+        explained = explained_variance(rollout.values, credit.returns, counts, reduce=reduce)
         means["critic/explained_variance"] = float(explained)
         # Before it was standardised, which makes it 1 in every step.
-        surprise = credit.returns - credit.values
+        surprise = credit.returns - rollout.values
     means["advantage/std"] = float(standard_deviation(surprise, counts, reduce=reduce))
     return means
 
@@ -60,7 +60,7 @@ def update_metrics(measured: Measured, seconds: dict[str, float], num_images: in
         totals = distributed.sum_over_ranks(torch.stack(list(measured.losses.values())))
         metrics = dict(zip(measured.losses, totals.tolist(), strict=True))
     metrics |= {f"gradient/norm_{name}": norm for name, norm in measured.gradient_norms.items()}
-    metrics |= {f"gradient/{name}": value for name, value in measured.side_gradients.items()}
+    metrics |= {f"gradient/{name}": value for name, value in measured.gradient_figures.items()}
     if measured.skipped:
         metrics["update/skipped"] = 1.0
     metrics |= {f"seconds/{phase}": value for phase, value in seconds.items()}

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from sightloop.accelerator import in_float64
 from sightloop.training import distributed
+from sightloop.training.gradients import GradientSum, PlainGradients
 from sightloop.types import Rollout
 
 
@@ -27,56 +28,47 @@ class Comparison:
         if self.every < 1:
             raise ValueError(f"compare_every is {self.every}; use at least 1")
 
-    def is_due(self, step: int) -> bool:
-        """Whether the gradients of this step are kept apart."""
-        return self.balance or step % self.every == 0
+    def __call__(self, parameters: list[nn.Parameter], step: int, number: int) -> GradientSum:
+        """The gradients of an update: apart in the first of a step that is looked at, and if balanced."""
+        if self.balance or (number == 0 and step % self.every == 0):
+            return TurnGradients(parameters, balance=self.balance)
+        return PlainGradients(parameters)
 
 
-def columns_of(rollout: Rollout) -> dict[str, slice]:
-    """The columns of credit that belong to each turn, by the name of its side.
+class TurnGradients:
+    """Collects the gradient of each turn over micro-batches and ranks."""
 
-    Raises:
-        ValueError: two turns belong to one side.
-    """
-    found: dict[str, slice] = {}
-    start = 0
-    for turn in rollout.turns:
-        width = turn.tokens.mask.shape[1]
-        name = "drawing" if turn.prompt.wants == "image" else "answering"
-        if name in found:
-            raise ValueError(
-                f"two turns of the rollout are {name}; compare gradients of one drawing and answer"
-            )
-        found[name] = slice(start, start + width)
-        start += width
-    return found
-
-
-class SideGradients:
-    """Collects the gradients of each side over micro-batches and ranks."""
-
-    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
-        self._parameters = list(parameters)
+    def __init__(self, parameters: list[nn.Parameter], *, balance: bool = False) -> None:
+        self._parameters = parameters
+        self._balance = balance
         self._parts: dict[str, list[Tensor | None]] = {}
 
-    def backward(self, weighted: Tensor, columns: dict[str, slice]) -> None:
-        """One backward pass a side of the weighted losses per token; nothing is left in `.grad`."""
-        names = list(columns)
-        for place, name in enumerate(names):
-            total = weighted[:, columns[name]].sum()
+    def backward(self, weighted: Tensor, part: Rollout) -> None:
+        """One backward pass a turn of the weighted losses per token; nothing is left in `.grad`.
+
+        Raises:
+            ValueError: two turns of the rollout are of one kind.
+        """
+        names = [turn.kind for turn in part.turns]
+        if len(set(names)) < len(names):
+            raise ValueError(
+                f"two turns of the rollout are {names[0]}; compare gradients of one drawing and answer"
+            )
+        for place, (name, columns) in enumerate(zip(names, part.turn_columns(), strict=True)):
+            total = weighted[:, columns].sum()
             if total.requires_grad:
                 total.backward(retain_graph=place + 1 < len(names))
-            part = self._parts.setdefault(name, [None] * len(self._parameters))
+            mine = self._parts.setdefault(name, [None] * len(self._parameters))
             for index, parameter in enumerate(self._parameters):
                 if parameter.grad is not None:
-                    mine = part[index]
-                    part[index] = parameter.grad if mine is None else mine.add_(parameter.grad)
+                    known = mine[index]
+                    mine[index] = parameter.grad if known is None else known.add_(parameter.grad)
                     parameter.grad = None
 
-    def join(self, *, balance: bool) -> dict[str, float]:
-        """Put the sum of both sides into `.grad`, over all ranks; norms and cosine by name.
+    def join(self) -> dict[str, float]:
+        """Put the sum of both turns into `.grad`, over all ranks; norms and cosine by name.
 
-        What lies in `.grad` already belongs to no side and is added as it is.
+        What lies in `.grad` already belongs to no turn and is added as it is.
         """
         distributed.sum_gradients(self._parameters)
         rest = [parameter.grad for parameter in self._parameters]
@@ -96,7 +88,7 @@ class SideGradients:
         for parameter, gradient in zip(self._parameters, rest, strict=True):
             parameter.grad = gradient
         for name, part in self._parts.items():
-            scale = wanted / norms[name] if balance and norms[name] > 0 else 1.0
+            scale = wanted / norms[name] if self._balance and norms[name] > 0 else 1.0
             for index, parameter in enumerate(self._parameters):
                 gradient = part[index]
                 if gradient is not None:

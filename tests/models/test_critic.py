@@ -38,10 +38,14 @@ def rollout_and_credit(turn: Turn) -> tuple[Rollout, Credit]:
     mask = turn.tokens.mask
     generator = torch.Generator().manual_seed(8)
     numbers = torch.randn(mask.shape, generator=generator).masked_fill(~mask, 0)
-    rollout = Rollout(turns=(turn,), rewards=numbers, reward_parts={}, group=torch.arange(len(mask)))
-    return rollout, Credit(
-        advantages=numbers, shares=mask / mask.sum(), returns=numbers * 2, values=torch.zeros_like(numbers)
+    rollout = Rollout(
+        turns=(turn,),
+        rewards=numbers,
+        reward_parts={},
+        group=torch.arange(len(mask)),
+        values=torch.zeros_like(numbers),
     )
+    return rollout, Credit(advantages=numbers, shares=mask / mask.sum(), returns=numbers * 2)
 
 
 # -- adapters
@@ -206,7 +210,7 @@ def test_policy_and_critic_losses_reach_disjoint_parameters() -> None:
     assert from_policy <= bridge
     assert {id(p) for p in own} == {id(p) for p in from_critic}
     algorithm = A2C(critic=critic)
-    assert algorithm.credit(policy, rollout).settled.keys() == from_critic
+    assert algorithm.critic_pass(rollout).gradients.keys() == from_critic
     assert reached((algorithm.loss(policy, rollout, credit).per_token * credit.shares).sum()) == from_policy
 
 
@@ -229,13 +233,13 @@ def gradients_of(*, checkpointing: bool, texts: list[str]) -> tuple[dict[str, Te
     images = policy.look(tiny_blip2.pictures(3))
     turn = Turn(prompt=Prompt(texts=texts, images=images), tokens=turn_of(policy).tokens)
     rollout, credit = rollout_and_credit(turn)
-    settled = A2C(critic=critic).credit(policy, rollout).settled
+    of_critic = A2C(critic=critic).critic_pass(rollout).gradients
     loss = A2C(critic=critic).loss(policy, rollout, credit)
     (loss.per_token * credit.shares).sum().backward()
     assert not any(part.training for part in policy.model.modules())
     named = policy.trainable_module().named_parameters()
     found = {name: parameter.grad for name, parameter in named if parameter.grad is not None}
-    return found | {name: settled[parameter] for name, parameter in critic.named_parameters()}, runs
+    return found | {name: of_critic[parameter] for name, parameter in critic.named_parameters()}, runs
 
 
 @pytest.mark.parametrize("texts", [["", "", ""], ["", "a red", "a"]], ids=["even", "ragged"])

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from sightloop.algorithms.credit import discounted_returns
-from sightloop.rewards.combine import combine, on_last_token
+from sightloop.rewards.combine import combine
 from sightloop.rewards.phrases import BadPhrases, Repeats, flag_bad, flag_repeats, missing_end
-from sightloop.types import Outcome, Tokens
+from sightloop.types import Outcome, Tokens, on_last_token
 
 
 @pytest.fixture(scope="module")

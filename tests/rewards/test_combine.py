@@ -4,8 +4,8 @@ from typing import Any, cast
 import pytest
 import torch
 
-from sightloop.rewards.combine import combine, on_last_token
-from sightloop.types import Outcome, Tokens
+from sightloop.rewards.combine import combine
+from sightloop.types import Outcome, Tokens, on_last_token
 
 MASK = torch.tensor([[True, True, True], [True, False, False]])
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sightloop.algorithms.credit import discounted_returns
-from sightloop.rewards.combine import combine, on_last_token
+from sightloop.rewards.combine import combine
 from sightloop.rewards.phrases import (
     ARTICLES,
     COLOURS,
@@ -21,7 +21,7 @@ from sightloop.rewards.phrases import (
     missing_end,
     normal_text,
 )
-from sightloop.types import Outcome, Tokens
+from sightloop.types import Outcome, Tokens, on_last_token
 
 
 def outcome_of(*rows: list[str], ended: list[bool], width: int) -> Outcome:

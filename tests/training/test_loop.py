@@ -15,7 +15,8 @@ from torch import Tensor
 from toy_run import LAW, SCHEDULE, Collector, Numbers, ToyPolicy, experiment_of, run_in
 
 from sightloop.training.experiment import Experiment
-from sightloop.training.loop import by_length, train, trimmed, update
+from sightloop.training.loop import train, update, valued
+from sightloop.training.micro_batches import by_length, trimmed
 from sightloop.training.optimizer import make_optimizer
 from sightloop.types import Algorithm, Credit, LossOutput, Policy, Prompt, Rollout, Tokens, Turn
 
@@ -26,9 +27,10 @@ LOOSE = replace(SCHEDULE, clip="none", warmup_steps=0)
 def gradients(experiment: Experiment[ToyPolicy, list[int]], micro_batch: int) -> list[Tensor]:
     experiment = replace(experiment, schedule=replace(experiment.schedule, micro_batch=micro_batch))
     rollout = Collector(noise=())(experiment.policy, list(range(BATCH)))
+    rollout, of_critic = valued(experiment, rollout)
     credit = experiment.algorithm.credit(experiment.policy, rollout)
     optimizer = make_optimizer(experiment.trainable, experiment.schedule)
-    update(experiment, optimizer, rollout, credit)
+    update(experiment, optimizer, rollout, credit, critic_gradients=of_critic)
     found = [parameter.grad for group in optimizer.param_groups for parameter in group["params"]]
     assert all(gradient is not None for gradient in found)
     return [gradient.clone() for gradient in found if gradient is not None]
@@ -46,34 +48,37 @@ def test_micro_batches_of_any_size_give_the_gradient_of_the_whole_batch(micro_ba
 def test_the_gradient_is_that_of_the_sum_of_losses_times_shares() -> None:
     experiment = experiment_of(LOOSE)
     rollout = Collector(noise=())(experiment.policy, list(range(BATCH)))
+    rollout, _ = valued(experiment, rollout)
     credit = experiment.algorithm.credit(experiment.policy, rollout)
     output = experiment.algorithm.loss(experiment.policy, rollout, credit)
     (expected,) = torch.autograd.grad((output.per_token * credit.shares).sum(), [experiment.policy.table])
     torch.testing.assert_close(gradients(experiment_of(LOOSE), 4)[0], expected, rtol=1e-5, atol=1e-7)
 
 
-def test_settled_gradients_join_those_of_the_loss() -> None:
+def test_the_critics_gradients_join_those_of_the_loss() -> None:
     experiment = experiment_of(LOOSE)
     rollout = Collector(noise=())(experiment.policy, list(range(BATCH)))
+    rollout, of_critic = valued(experiment, rollout)
     credit = experiment.algorithm.credit(experiment.policy, rollout)
     table = experiment.policy.table
     optimizer = make_optimizer(experiment.trainable, experiment.schedule)
     (alone,) = [
         gradient for gradient in gradients(experiment_of(LOOSE), BATCH) if gradient.shape == table.shape
     ]
-    more = dict(credit.settled) | {table: torch.full_like(table, 0.25)}
-    update(experiment, optimizer, rollout, replace(credit, settled=more))
+    more = dict(of_critic) | {table: torch.full_like(table, 0.25)}
+    update(experiment, optimizer, rollout, credit, critic_gradients=more)
     torch.testing.assert_close(table.grad, alone + 0.25)
 
 
-def test_a_settled_gradient_that_is_not_finite_updates_nothing() -> None:
+def test_a_gradient_of_the_critic_that_is_not_finite_updates_nothing() -> None:
     experiment = experiment_of(LOOSE)
     rollout = Collector(noise=())(experiment.policy, list(range(BATCH)))
+    rollout, of_critic = valued(experiment, rollout)
     credit = experiment.algorithm.credit(experiment.policy, rollout)
     table, optimizer = experiment.policy.table, make_optimizer(experiment.trainable, LOOSE)
     before = table.detach().clone()
-    more = dict(credit.settled) | {table: torch.full_like(table, torch.inf)}
-    measured = update(experiment, optimizer, rollout, replace(credit, settled=more))
+    more = dict(of_critic) | {table: torch.full_like(table, torch.inf)}
+    measured = update(experiment, optimizer, rollout, credit, critic_gradients=more)
     assert measured.problem is not None and "gradient is not finite" in measured.problem
     assert torch.equal(table, before)
 
@@ -100,8 +105,10 @@ def turn_of(mask: Tensor, *, wants: str = "text", decode_step: Tensor | None = N
 def judged(turns: tuple[Turn, ...]) -> tuple[Rollout, Credit]:
     last, width = turns[-1].tokens.mask, sum(turn.tokens.mask.shape[1] for turn in turns)
     numbers = torch.arange(len(last) * width).view(len(last), width).float()
-    rollout = Rollout(turns=turns, rewards=last.float(), reward_parts={}, group=torch.arange(len(last)))
-    return rollout, Credit(advantages=numbers, shares=numbers + 100, returns=numbers + 200, values=None)
+    rollout = Rollout(
+        turns=turns, rewards=last.float(), reward_parts={}, group=torch.arange(len(last)), values=last + 0.5
+    )
+    return rollout, Credit(advantages=numbers, shares=numbers + 100, returns=numbers + 200)
 
 
 def test_columns_that_no_caption_uses_are_cut_from_tokens_rewards_and_credit() -> None:
@@ -113,6 +120,7 @@ def test_columns_that_no_caption_uses_are_cut_from_tokens_rewards_and_credit() -
     assert rollout.rewards.tolist() == [[1, 1], [1, 0]]
     assert credit.advantages.tolist() == [[0, 1], [4, 5]]
     assert credit.returns is not None and credit.returns.tolist() == [[200, 201], [204, 205]]
+    assert rollout.values is not None and rollout.values.tolist() == [[1.5, 1.5], [1.5, 0.5]]
 
 
 def test_a_column_before_the_last_used_one_stays_even_if_nothing_counts_there() -> None:
@@ -197,8 +205,7 @@ class Weighing:
         credit = self.inner.credit(policy, rollout)
         if len(self.seen) not in self.nothing_in:
             return credit
-        nothing = {parameter: 0 * gradient for parameter, gradient in credit.settled.items()}
-        return replace(credit, shares=0 * credit.shares, settled=nothing)
+        return replace(credit, shares=0 * credit.shares)
 
     def loss(self, policy: Policy, rollout: Rollout, credit: Credit) -> LossOutput:
         """The inner algorithm's."""
@@ -242,6 +249,7 @@ def test_a_step_in_which_nothing_weighs_anything_moves_nothing(
 def test_a_relaxed_rollout_must_fit_in_one_micro_batch() -> None:
     experiment = experiment_of(replace(SCHEDULE, micro_batch=2))
     rollout = Collector(noise=())(experiment.policy, [1, 2, 3])
+    rollout, _ = valued(experiment, rollout)
     credit = experiment.algorithm.credit(experiment.policy, rollout)
     codes = torch.zeros(*rollout.rewards.shape, 5, requires_grad=True)
     turn = replace(rollout.turns[0], tokens=replace(rollout.turns[0].tokens, one_hot=codes))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -30,8 +32,7 @@ def credited(*, critic: bool) -> Credit:
     if not critic:
         return Credit(advantages=advantages, shares=shares)
     returns = torch.tensor([[3.0, 3.0, 4.0], [4.0, 2.0, 0.0]])
-    values = torch.tensor([[2.0, 3.0, 3.0], [3.0, 3.0, 0.0]])
-    return Credit(advantages=advantages, shares=shares, returns=returns, values=values)
+    return Credit(advantages=advantages, shares=shares, returns=returns)
 
 
 def test_rewards_lengths_and_ends_are_means_over_captions() -> None:
@@ -48,7 +49,8 @@ def test_rewards_lengths_and_ends_are_means_over_captions() -> None:
 
 
 def test_a_critic_is_judged_by_what_it_left_unexplained() -> None:
-    found = rollout_metrics(judged([["a"], ["b"]]), credited(critic=True))
+    values = torch.tensor([[2.0, 3.0, 3.0], [3.0, 3.0, 0.0]])
+    found = rollout_metrics(replace(judged([["a"], ["b"]]), values=values), credited(critic=True))
     # Returns 3 3 4 4 2 (mean 3.2, squares about it 2.8); errors 1 0 1 1 -1 (mean 0.4, squares about it 3.2).
     assert found["critic/explained_variance"] == pytest.approx(1 - 3.2 / 2.8, rel=1e-5)
     assert found["advantage/std"] == pytest.approx((3.2 / 4) ** 0.5)

@@ -162,9 +162,10 @@ def test_a_gallery_shows_the_last_turn_with_its_own_credit(tmp_path: Path) -> No
         group=torch.tensor([0]),
         pieces=[["yes"]],
         sources=["p.png"],
+        values=torch.tensor([[12.0, 13.0, 14.0, 15.0]]),
     )
     numbers = torch.arange(6.0)[None]
-    credit = Credit(advantages=numbers, shares=numbers, values=numbers + 10)
+    credit = Credit(advantages=numbers, shares=numbers)
     (sample,) = gallery_samples(tmp_path, rollout, credit)
     with Image.open(tmp_path / sample.pop("image")) as kept:
         assert kept.getpixel((1, 1)) == (9, 9, 9)

@@ -17,12 +17,13 @@ from toy_run import SCHEDULE, Numbers, experiment_of, run_in
 from sightloop.algorithms.grpo import GRPO, named
 from sightloop.algorithms.turn_objectives import Side, Sides
 from sightloop.training.experiment import Experiment
+from sightloop.training.gradients import PlainGradients
 from sightloop.training.loop import train, update
 from sightloop.training.metrics import Measured
 from sightloop.training.optimizer import make_optimizer
 from sightloop.training.schedule import Schedule
-from sightloop.training.turn_gradients import Comparison, SideGradients, columns_of
-from sightloop.types import Rollout
+from sightloop.training.turn_gradients import Comparison, TurnGradients
+from sightloop.types import Modality, Prompt, Rollout, Tokens, Turn
 
 LOOSE = replace(SCHEDULE, clip="none", warmup_steps=0, learning_rate=0.1, best_metric=None, micro_batch=4)
 REWARDS, GROUP = [1.0, 3.0, 0.0, 4.0], [5, 5, 2, 2]
@@ -67,53 +68,68 @@ def updated(
     policy = Shared()
     drawing, answering = (Side(weight=weight) for weight in weights)
     algorithm = GRPO(kl_weight=0, sides=Sides(drawing=drawing, answering=answering))
-    compare = Comparison(balance=balance, every=1) if apart else None
-    made = experiment(policy, algorithm, schedule=replace(LOOSE, micro_batch=micro_batch), compare=compare)
+    made = experiment(policy, algorithm, schedule=replace(LOOSE, micro_batch=micro_batch))
     rollout = made.collect(policy, [])
     credit = algorithm.credit(policy, rollout)
-    measured = update(made, make_optimizer(made.trainable, made.schedule), rollout, credit, apart=apart)
+    gradients = TurnGradients(list(policy.parameters()), balance=balance) if apart else None
+    optimizer = make_optimizer(made.trainable, made.schedule)
+    measured = update(made, optimizer, rollout, credit, gradients=gradients)
     return measured, [parameter.grad for parameter in policy.parameters() if parameter.grad is not None]
+
+
+def widths(drawing: int, answering: int) -> Rollout:
+    """One sample of a drawing and an answer with so many tokens."""
+    turns: list[Turn] = []
+    wants: Modality
+    for width, wants in ((drawing, "image"), (answering, "text")):
+        tokens = Tokens(
+            ids=torch.zeros(1, width, dtype=torch.long), mask=torch.ones(1, width, dtype=torch.bool)
+        )
+        turns.append(Turn(prompt=Prompt(texts=[""], wants=wants), tokens=tokens))
+    return Rollout(
+        turns=tuple(turns),
+        rewards=torch.zeros(1, answering),
+        reward_parts={},
+        group=torch.zeros(1, dtype=torch.long),
+    )
 
 
 def test_norms_and_cosine_are_those_of_the_two_gradients() -> None:
     picture, answer = nn.Parameter(torch.tensor([1.0, 2.0])), nn.Parameter(torch.tensor([5.0]))
-    sides = SideGradients([picture, answer])
-    columns = {"drawing": slice(0, 2), "answering": slice(2, 3)}
+    gradients = TurnGradients([picture, answer])
     for _ in range(2):
         # Drawing: (3, 4) and 0. Answering: (3, 0) and 4. Two micro-batches double both.
-        sides.backward(
-            torch.stack([3 * picture[0], 4 * picture[1], 3 * picture[0] + 4 * answer[0]])[None], columns
-        )
+        losses = torch.stack([3 * picture[0], 4 * picture[1], 3 * picture[0] + 4 * answer[0]])[None]
+        gradients.backward(losses, widths(2, 1))
         assert picture.grad is None and answer.grad is None
-    figures = sides.join(balance=False)
+    figures = gradients.join()
     assert figures == pytest.approx({"norm_drawing": 10, "norm_answering": 10, "cosine": 9 / 25})
     assert picture.grad is not None and picture.grad.tolist() == [12, 8]
     assert answer.grad is not None and answer.grad.tolist() == [8]
 
 
-def test_balanced_sides_have_the_mean_of_their_norms() -> None:
+def test_balanced_turns_have_the_mean_of_their_norms() -> None:
     picture, answer = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))
-    sides = SideGradients([picture, answer])
-    sides.backward(torch.stack([30 * picture[0], -2 * answer[0]])[None], {"a": slice(0, 1), "b": slice(1, 2)})
-    assert sides.join(balance=True) == {"norm_a": 30, "norm_b": 2, "cosine": 0}
+    gradients = TurnGradients([picture, answer], balance=True)
+    gradients.backward(torch.stack([30 * picture[0], -2 * answer[0]])[None], widths(1, 1))
+    assert gradients.join() == {"norm_drawing": 30, "norm_answering": 2, "cosine": 0}
     assert (picture.grad, answer.grad) == (torch.tensor([16.0]), torch.tensor([-16.0]))
 
 
-def test_a_side_without_a_gradient_stays_as_it_is_and_has_no_angle() -> None:
+def test_a_turn_without_a_gradient_stays_as_it_is_and_has_no_angle() -> None:
     picture, answer = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))
-    sides = SideGradients([picture, answer])
-    nothing = torch.zeros(1)
-    sides.backward(torch.stack([6 * picture[0], nothing[0]])[None], {"a": slice(0, 1), "b": slice(1, 2)})
-    assert sides.join(balance=True) == {"norm_a": 6, "norm_b": 0}
+    gradients = TurnGradients([picture, answer], balance=True)
+    gradients.backward(torch.stack([6 * picture[0], torch.zeros(1)[0]])[None], widths(1, 1))
+    assert gradients.join() == {"norm_drawing": 6, "norm_answering": 0}
     assert picture.grad is not None and picture.grad.tolist() == [6] and answer.grad is None
 
 
-def test_gradients_that_belong_to_no_side_are_added_unscaled() -> None:
+def test_gradients_that_belong_to_no_turn_are_added_unscaled() -> None:
     weight = nn.Parameter(torch.zeros(1))
-    sides = SideGradients([weight])
-    sides.backward(torch.stack([6 * weight[0], 2 * weight[0]])[None], {"a": slice(0, 1), "b": slice(1, 2)})
+    gradients = TurnGradients([weight], balance=True)
+    gradients.backward(torch.stack([6 * weight[0], 2 * weight[0]])[None], widths(1, 1))
     weight.grad = torch.tensor([0.5])
-    sides.join(balance=True)
+    gradients.join()
     assert weight.grad.tolist() == [8.5]
 
 
@@ -121,9 +137,9 @@ def test_the_sum_of_both_sides_is_the_plain_gradient() -> None:
     plain, apart = updated(apart=False), updated(apart=True)
     for one, other in zip(plain[1], apart[1], strict=True):
         torch.testing.assert_close(other, one)
-    assert plain[0].side_gradients == {}
+    assert plain[0].gradient_figures == {}
     assert plain[0].gradient_norms == pytest.approx(apart[0].gradient_norms)
-    figures = apart[0].side_gradients
+    figures = apart[0].gradient_figures
     # |a + b|^2 = |a|^2 + |b|^2 + 2 |a| |b| cos: the three figures tell the norm of the sum.
     a, b, cosine = (figures[name] for name in ("norm_drawing", "norm_answering", "cosine"))
     assert apart[0].gradient_norms["policy"] == pytest.approx(math.sqrt(a * a + b * b + 2 * a * b * cosine))
@@ -131,40 +147,44 @@ def test_the_sum_of_both_sides_is_the_plain_gradient() -> None:
 
 
 def test_balance_changes_lengths_and_no_directions() -> None:
-    figures = updated(apart=True)[0].side_gradients
+    figures = updated(apart=True)[0].gradient_figures
     measured, gradients = updated(apart=True, balance=True)
     # Of the tables only one side each has a part, so that they show how it was scaled.
     plain = updated(apart=False)[1]
     wanted = (figures["norm_drawing"] + figures["norm_answering"]) / 2
     for index, name in ((0, "norm_drawing"), (1, "norm_answering")):
         torch.testing.assert_close(gradients[index], plain[index] * wanted / figures[name])
-    assert measured.side_gradients == figures
+    assert measured.gradient_figures == figures
 
 
 @pytest.mark.parametrize("balance", [False, True])
 def test_micro_batches_leave_figures_and_gradients_unchanged(balance: bool) -> None:
     whole, split = (updated(apart=True, balance=balance, micro_batch=size) for size in (4, 1))
-    assert whole[0].side_gradients == pytest.approx(split[0].side_gradients, rel=1e-5)
+    assert whole[0].gradient_figures == pytest.approx(split[0].gradient_figures, rel=1e-5)
     for one, other in zip(whole[1], split[1], strict=True):
         torch.testing.assert_close(other, one)
 
 
 def test_the_weights_of_the_sides_show_in_their_norms() -> None:
-    even, drawn = updated(apart=True)[0].side_gradients, updated(apart=True, weights=(3, 1))[0].side_gradients
+    even, drawn = (updated(apart=True, weights=w)[0].gradient_figures for w in ((1, 1), (3, 1)))
     assert drawn["norm_drawing"] == pytest.approx(1.5 * even["norm_drawing"])
     assert drawn["norm_answering"] == pytest.approx(0.5 * even["norm_answering"])
     assert drawn["cosine"] == pytest.approx(even["cosine"])
 
 
-def test_two_turns_of_one_side_are_refused() -> None:
+def test_two_turns_of_one_kind_are_refused() -> None:
     rollout = two_turns(tables(), REWARDS, GROUP)
+    twice = replace(rollout, turns=(rollout.turns[0], rollout.turns[0]))
     with pytest.raises(ValueError, match="two turns of the rollout are drawing"):
-        columns_of(replace(rollout, turns=(rollout.turns[0], rollout.turns[0])))
+        TurnGradients([]).backward(torch.zeros(4, 8), twice)
 
 
-def test_sides_are_measured_when_due_and_always_when_balanced() -> None:
-    assert [step for step in range(1, 7) if Comparison(every=3).is_due(step)] == [3, 6]
-    assert Comparison(balance=True, every=3).is_due(1)
+def test_turns_are_compared_when_due_and_always_when_balanced() -> None:
+    every = Comparison(every=3)
+    apart = [isinstance(every([], step, 0), TurnGradients) for step in range(1, 7)]
+    assert apart == [False, False, True, False, False, True]
+    assert isinstance(every([], 3, 1), PlainGradients)
+    assert isinstance(Comparison(balance=True, every=3)([], 1, 1), TurnGradients)
     with pytest.raises(ValueError, match="compare_every is 0"):
         Comparison(every=0)
 
@@ -177,7 +197,7 @@ def trained(
 ) -> tuple[TwoTables, list[dict[str, float]]]:
     torch.manual_seed(4)
     policy, steps = make(), replace(LOOSE, steps=1)
-    made = experiment(policy, schedule=steps, compare=Comparison(balance=balance, every=1), **more)
+    made = experiment(policy, schedule=steps, gradients=Comparison(balance=balance, every=1), **more)
     logged: list[dict[str, float]] = []
     run = run_in(folder, steps)
     write = run.log

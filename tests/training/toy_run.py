@@ -197,6 +197,7 @@ def experiment_of(
 ) -> Experiment[ToyPolicy, list[int]]:
     """The toy experiment."""
     policy, critic = ToyPolicy(), ToyCritic()
+    algorithm = A2C(critic=critic, reduce=distributed.sum_over_ranks)
     if shard:
         distributed.shard([policy.trunk.first, policy.trunk.second], [policy.table])
     return Experiment(
@@ -204,7 +205,8 @@ def experiment_of(
         trainable={"policy": policy, "critic": critic},
         batches=Numbers(batch_size),
         collect=collector or Collector(),
-        algorithm=A2C(critic=critic, reduce=distributed.sum_over_ranks),
+        algorithm=algorithm,
+        critic=algorithm.critic_pass,
         evaluators={"held_out": held_out},
         schedule=schedule,
     )

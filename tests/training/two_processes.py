@@ -93,7 +93,7 @@ class Filtered:
         credit = self.inner.credit(policy, rollout)
         step = len(self.calls)
         kept = step != 2 and (step != 3 or distributed.rank() == 0)
-        return credit if kept else replace(credit, shares=0 * credit.shares, settled={})
+        return credit if kept else replace(credit, shares=0 * credit.shares)
 
     def loss(self, policy: Policy, rollout: Rollout, credit: Credit) -> LossOutput:
         """The inner algorithm's."""

@@ -28,6 +28,7 @@ from sightloop.models.protocols import (
 from sightloop.models.reference import Reference, frozen_copy
 from sightloop.models.weight_files import write_json
 from sightloop.quizzes.asks import QuizSetup
+from sightloop.quizzes.grammar import naming_question
 from sightloop.quizzes.negative_questions import Traps
 from sightloop.quizzes.vocabulary import Vocabulary
 from sightloop.recipes.image_policies import load_image_policy
@@ -38,12 +39,13 @@ from sightloop.recipes.unirl.config import (
     asks_anyone,
     folder_of,
 )
-from sightloop.recipes.unirl.quizzes import naming_question, quiz_stream
+from sightloop.recipes.unirl.quizzes import quiz_stream
 from sightloop.recipes.unirl.rewards import Judges
 from sightloop.rewards.combine import standardised_in_group
-from sightloop.rollouts.quiz import Grader, MovingAverage, QuizCollector, itself
+from sightloop.rollouts.quiz import Grader, MovingAverage, QuizCollector, always, itself
 from sightloop.training import distributed
 from sightloop.training.experiment import Experiment
+from sightloop.training.gradients import PlainGradients
 from sightloop.training.turn_gradients import Comparison
 from sightloop.types import Algorithm, Policy, Sampling
 
@@ -154,8 +156,7 @@ def grader_of(config: UniConfig, policy: ImageGenerator) -> tuple[Grader, dict[s
     if config.answer.grader == "self":
         return itself, {}
     if config.answer.grader == "frozen":
-        before = reference_of(policy)
-        return lambda _: before, {}
+        return always(reference_of(policy)), {}
     moving: Any = policy
     average = MovingAverage(moving, decay=config.answer.decay)
     return average, average.moving(moving)  # pyright: ignore[reportReturnType]
@@ -244,7 +245,7 @@ def experiment_of(config: UniConfig, setup: QuizSetup, folder: Path, parts: Wire
         config.both_sides, setup, max_answer=config.answer.max_tokens, device=config.device, folder=folder
     )
     both = config.drawing_weight > 0 and config.sides.answering > 0
-    compare = Comparison(balance=config.sides.balance, every=config.sides.compare_every) if both else None
+    compared = Comparison(balance=config.sides.balance, every=config.sides.compare_every)
     return Experiment(
         policy=parts.policy,
         trainable={"policy": parts.policy.trainable_module()},
@@ -255,5 +256,5 @@ def experiment_of(config: UniConfig, setup: QuizSetup, folder: Path, parts: Wire
         schedule=config.schedule,
         updates=parts.updates,
         kept=parts.kept,
-        compare=compare,
+        gradients=compared if both else PlainGradients,
     )

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
-from zlib import crc32
 
 from sightloop.evaluators.settings import PER_PROMPT, BothSidesSettings
 from sightloop.quizzes.asks import Ask, QuizSetup, fixed_asks, kept_out
 from sightloop.quizzes.grammar import (
     CATEGORIES,
     Quiz,
-    quiz_of,
     user_quizzes,
 )
 from sightloop.quizzes.prompt_guard import excludes, is_geneval_prompt, read_prompts
@@ -21,7 +19,6 @@ from sightloop.quizzes.vocabulary import REAL, Vocabulary
 from sightloop.recipes.image_policies import world_folder
 from sightloop.recipes.unirl.config import UniConfig, WorldModel
 from sightloop.training import distributed
-from sightloop.types import Fact
 from sightloop.world.boundary import require_world_words
 from sightloop.world.quizzes import SHAPES_VOCABULARY
 
@@ -107,14 +104,6 @@ def _guard(held: list[str], vocabulary: Vocabulary, *, geneval: bool) -> Callabl
     if not geneval or vocabulary is not REAL:
         return listed
     return is_geneval_prompt if listed is None else lambda quiz: is_geneval_prompt(quiz) or listed(quiz)
-
-
-def naming_question(quiz: Quiz, vocabulary: Vocabulary) -> tuple[str, tuple[Fact, ...]] | None:
-    """What to ask besides where the quiz's question leaves out which thing it is; None where it does not."""
-    if any(fact.kind == "noun" for fact in quiz.facts):
-        return None
-    asked = quiz_of("single_object", quiz.include[:1], vocabulary, wording=crc32(quiz.question.encode()))
-    return asked.question, asked.facts
 
 
 def _require_known(setup: QuizSetup, quizzes: Sequence[Quiz]) -> None:

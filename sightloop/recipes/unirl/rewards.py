@@ -21,10 +21,10 @@ from sightloop.rewards.answers import (
     points,
     share,
 )
-from sightloop.rewards.combine import Judge, combine
+from sightloop.rewards.combine import combine
 from sightloop.rewards.loading import Loading
 from sightloop.training import distributed
-from sightloop.types import Images, Reward
+from sightloop.types import Images, Judge, Reward
 
 # Loaded where a configuration asks for them.
 _open_check = late("sightloop.evaluators.image_checks:open_check")

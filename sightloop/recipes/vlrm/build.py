@@ -75,7 +75,6 @@ from sightloop.rollouts.caption import CaptionCollector
 from sightloop.training import distributed
 from sightloop.training.checkpoint import finished_checkpoints
 from sightloop.training.experiment import Experiment
-from sightloop.training.heap import give_back
 from sightloop.types import Algorithm, Reward, Sampling
 from sightloop.world.bundled import WEIGHTS, is_bundled, is_world_folder
 
@@ -124,7 +123,7 @@ def build(config: VlrmConfig, run_folder: Path) -> Experiment:
     )
     if held_out is not None:
         held_out.require(policy)
-    collect = _collector(config, policy, device)
+    collect, algorithm = _collector(config, policy, device), _algorithm(config, critic)
     if config.shard:
         # After the judge has compared its tower with the policy's, which whole weights can do only.
         whole: SupportsSharding = require_members(
@@ -137,7 +136,8 @@ def build(config: VlrmConfig, run_folder: Path) -> Experiment:
         trainable=trainable,
         batches=_batches(config, source, policy),
         collect=collect,
-        algorithm=_algorithm(config, critic),
+        algorithm=algorithm,
+        critic=algorithm.critic_pass if isinstance(algorithm, A2C) else None,
         evaluators={"held_out": held_out} if held_out is not None else {},
         schedule=config.schedule,
     )
@@ -268,7 +268,6 @@ def _a2c(config: VlrmConfig, critic: TrunkCritic | None) -> Algorithm:
         under=_under(config),
         reduce=distributed.sum_over_ranks,
         critic_batch=config.schedule.micro_batch,
-        between=give_back,
     )
 
 
