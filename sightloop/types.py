@@ -36,9 +36,10 @@ def picked(value: Any, index: Tensor) -> Any:
     if isinstance(value, list):
         return [value[row] for row in numbers_of(index)] if value else []
     if isinstance(value, tuple):
-        return tuple(picked(part, index) for part in value)
+        return tuple(picked(part, index) for part in cast("tuple[Any, ...]", value))
     if isinstance(value, Mapping):
-        return {name: picked(part, index) for name, part in value.items()}
+        parts = cast("Mapping[str, Any]", value)
+        return {name: picked(part, index) for name, part in parts.items()}
     return value.rows(index)
 
 
