@@ -50,6 +50,7 @@ from sightloop.rewards.fluency import TokenFluency
 from sightloop.rewards.similarity import ItmSimilarity
 from sightloop.rollouts.caption import CaptionCollector
 from sightloop.training.experiment import Experiment
+from sightloop.training.heap import giving_back
 from sightloop.training.loop import update, valued
 from sightloop.training.optimizer import make_optimizer
 from sightloop.training.schedule import Schedule
@@ -93,7 +94,7 @@ class OurVlrm:
         self.policy.score = clock.timed("policy", policy.score)
         self.critic.forward = clock.timed("critic", self.critic.forward)
         algorithm = A2C(critic=self.critic, critic_batch=micro_batch)
-        self.experiment = Experiment(
+        plain = Experiment(
             policy=policy,
             trainable={"policy": policy.trainable_module(), "critic": self.critic},
             batches=no_batches,
@@ -106,6 +107,8 @@ class OurVlrm:
             evaluators={},
             schedule=Schedule(micro_batch=micro_batch),
         )
+        # As a run has it.
+        self.experiment = giving_back(plain)
         self.optimizer = make_optimizer(self.experiment.trainable, self.experiment.schedule)
         self.clock = clock
         self.num_drawn = 0
@@ -131,7 +134,10 @@ class OurVlrm:
         with self.clock.phase("update"):
             rollout, of_critic = valued(experiment, rollout)
             credit = experiment.algorithm.credit(experiment.policy, rollout)
-            update(experiment, self.optimizer, rollout, credit, critic_gradients=of_critic)
+            gradients = experiment.gradients(self.parameters(), 0, 0)
+            update(
+                experiment, self.optimizer, rollout, credit, gradients=gradients, critic_gradients=of_critic
+            )
         return rollout
 
     def parameters(self) -> list[nn.Parameter]:
