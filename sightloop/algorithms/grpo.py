@@ -16,7 +16,6 @@ Differences from the paper, whose objective is not printed in full anywhere we k
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -31,6 +30,7 @@ from sightloop.algorithms.credit import (
     require_company,
     this_rank,
 )
+from sightloop.algorithms.methods import METHODS
 from sightloop.algorithms.ratios import clipped_ratio, is_clipped, kl_to_reference, sequence_log_probs
 from sightloop.algorithms.turn_objectives import Sides, View, shares_of, spread
 from sightloop.types import Credit, LossOutput, Policy, Reduction, Rollout, Turn, numbers_of, one_rank
@@ -219,40 +219,6 @@ def _require_drawn(rollout: Rollout, views: list[View]) -> None:
             )
 
 
-def _grpo(given: GRPO) -> GRPO:
-    return replace(given, old="rescored", clip_low=0.2, clip_high=0.2)
-
-
-def _dr_grpo(given: GRPO) -> GRPO:
-    sides = replace(given.sides, share="length")
-    return replace(_grpo(given), sides=sides, divide_by_std=False, reference=None, kl_weight=0.0)
-
-
-def _dapo(given: GRPO) -> GRPO:
-    sides = replace(given.sides, share="token")
-    changed = replace(_grpo(given), sides=sides, reference=None, kl_weight=0.0)
-    return replace(changed, clip_high=0.28, skip_silent=True)
-
-
-def _gspo(given: GRPO) -> GRPO:
-    return replace(_grpo(given), ratio="sequence", clip_low=3e-4, clip_high=4e-4)
-
-
-def _rloo(given: GRPO) -> GRPO:
-    return replace(given, divide_by_std=False, leave_one_out=True)
-
-
-NAMED: dict[str, Callable[[GRPO], GRPO]] = {
-    "unirl": lambda given: given,
-    "grpo": _grpo,  # arXiv 2402.03300
-    "dr_grpo": _dr_grpo,  # arXiv 2503.20783; `max_length` of each side is the user's
-    "dapo": _dapo,  # arXiv 2503.14476; groups without signal are left out, not drawn again
-    "gspo": _gspo,  # arXiv 2507.18071
-    "rloo": _rloo,  # arXiv 2402.14740
-}
-"""What each method changes."""
-
-
 def named(name: str, given: GRPO) -> GRPO:
     """`given` with the settings that make it the method called `name`; everything else stays.
 
@@ -262,6 +228,14 @@ def named(name: str, given: GRPO) -> GRPO:
     >>> named("dapo", GRPO(kl_weight=0)).clip_high
     0.28
     """
-    if name not in NAMED:
-        raise ValueError(f"unknown method {name!r}; use one of {', '.join(NAMED)}")
-    return NAMED[name](given)
+    if name not in METHODS:
+        raise ValueError(f"unknown method {name!r}; use one of {', '.join(METHODS)}")
+    method = METHODS[name]
+    changes = dict(method.changes)
+    if method.old_policy:
+        changes["old"] = "rescored"
+    if not method.penalty:
+        changes |= {"reference": None, "kl_weight": 0.0}
+    if method.share is not None:
+        changes["sides"] = replace(given.sides, share=method.share)
+    return replace(given, **changes)

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from sightloop.algorithms.methods import METHODS
 from sightloop.planning.networks import Networks
 from sightloop.planning.vlrm_plan import count
 from sightloop.recipes.unirl.config import GrpoConfig, SftConfig, UniConfig, asks_anyone
@@ -108,8 +109,9 @@ def has_reference(config: UniConfig) -> bool:
         return config.kl_weight > 0
     if not isinstance(config, GrpoConfig):
         return False
-    usual = 0.0 if config.method in ("dr_grpo", "dapo") else 1.0
-    return (usual if config.kl_weight is None else config.kl_weight) > 0
+    if config.kl_weight is None:
+        return METHODS[config.method].penalty
+    return config.kl_weight > 0
 
 
 def num_codes(networks: Networks) -> int:

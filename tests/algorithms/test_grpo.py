@@ -7,7 +7,8 @@ import torch
 from algorithms.drawn_and_answered import ANSWERS, TwoTables, tables, two_turns
 from torch import Tensor
 
-from sightloop.algorithms.grpo import GRPO, NAMED, named
+from sightloop.algorithms.grpo import GRPO, named
+from sightloop.algorithms.methods import METHODS
 from sightloop.algorithms.ratios import clipped_ratio, kl_to_reference
 from sightloop.algorithms.turn_objectives import Side, Sides
 from sightloop.types import Credit, Prompt, Rollout, Sampling, Tokens, Turn
@@ -122,7 +123,7 @@ def test_without_an_old_policy_the_gradient_is_the_policy_gradient() -> None:
     torch.testing.assert_close(loss, -credit.advantages)
 
 
-@pytest.mark.parametrize("name", sorted(NAMED))
+@pytest.mark.parametrize("name", sorted(METHODS))
 def test_the_size_of_the_pieces_leaves_every_methods_gradient_unchanged(name) -> None:
     policy = tables()
     rollout = four(policy)
@@ -304,7 +305,7 @@ def test_settings_that_cannot_work_are_refused(changes: dict[str, Any], message:
         replace(PLAIN, **changes)
 
 
-@pytest.mark.parametrize("name", sorted(NAMED))
+@pytest.mark.parametrize("name", sorted(METHODS))
 def test_every_method_learns_to_draw_and_say_the_rewarded(name) -> None:
     policy, reference = tables(0.0), tables(0.0)
     algorithm = named(

@@ -7,15 +7,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from sightloop.algorithms.methods import METHODS
 from sightloop.evaluators.settings import PER_PROMPT, BothSidesSettings
 from sightloop.models.families import WorldModel
 from sightloop.models.prompt_strings import PromptOptions
 from sightloop.recipes.unirl.scoring_settings import LikelihoodSettings, RelaxationSettings
 from sightloop.training.schedule import Schedule
+
+if TYPE_CHECKING:
+    MethodName = str
+else:
+    MethodName = Literal[tuple(METHODS)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,7 +211,7 @@ class UniConfig:
 class GrpoConfig(UniConfig):
     """Draw, ask yourself about the drawing, reinforce what was answered right (UniRL, arXiv 2505.23380)."""
 
-    method: Literal["unirl", "grpo", "dr_grpo", "dapo", "gspo", "rloo"] = "unirl"
+    method: MethodName = "unirl"
     """UniRL's objective, or a relative by name; `updates`, `kl_weight` and clips below stay yours."""
     advantages: Literal["standardised", "centred", "leave-one-out"] | None = None
     """Rewards minus the group's mean and divided by its deviation, not divided, or minus the mean of the
@@ -228,10 +234,11 @@ class GrpoConfig(UniConfig):
             raise ValueError(f"group is {self.group}; GRPO compares the drawings of a prompt, use at least 2")
         if self.updates < 1:
             raise ValueError(f"updates is {self.updates}; use at least 1")
-        if self.updates > 1 and self.method in ("unirl", "rloo"):
+        if self.updates > 1 and not METHODS[self.method].old_policy:
+            others = ", ".join(name for name, method in METHODS.items() if method.old_policy)
             raise ValueError(
-                f"updates is {self.updates}, but method {self.method!r} has no old policy; use 1, or "
-                "grpo, dr_grpo, dapo or gspo"
+                f"updates is {self.updates}, but method {self.method!r} has no old policy; use 1, or one of "
+                f"{others}"
             )
         if self.answer.grader != "self" and self.sides.answering > 0:
             raise ValueError(

@@ -44,6 +44,7 @@ from pathlib import Path
 import torch
 
 from sightloop.algorithms.grpo import GRPO, named
+from sightloop.algorithms.methods import METHODS
 from sightloop.models.protocols import ImageGenerator
 from sightloop.recipes.config_json import checked
 from sightloop.recipes.unirl.build import (
@@ -102,7 +103,8 @@ def algorithm_of(config: GrpoConfig, policy: ImageGenerator, law: Sampling) -> G
     answers = answering_law(config)
     if answers.temperature != 1.0 and sides.answering.weight > 0:
         sides = replace(sides, answering=replace(sides.answering, under=answers))
-    if config.method == "dr_grpo":
+    method = METHODS[config.method]
+    if method.share == "length":
         drawing = replace(sides.drawing, max_length=policy.num_image_tokens if sides.drawing.weight else None)
         words = answers.max_tokens if sides.answering.weight else None
         sides = replace(
@@ -116,7 +118,7 @@ def algorithm_of(config: GrpoConfig, policy: ImageGenerator, law: Sampling) -> G
         gather=distributed.gather,
     )
     found = named(config.method, plain)
-    usual = 0.0 if config.method in ("dr_grpo", "dapo") else DEFAULT_KL
+    usual = DEFAULT_KL if method.penalty else 0.0
     weight = usual if config.kl_weight is None else config.kl_weight
     if weight > 0:
         found = replace(found, kl_weight=weight, reference=reference_of(policy))
