@@ -22,6 +22,13 @@ _TOLD = (
     Fact(kind="noun", words=("circle", "circles")),
     Fact(kind="colour", words=("red",), about=("circle",)),
 )
+_VARIED = (
+    "a red circle",
+    "Two large blue squares, one on the left and one on the right, below a small green triangle.",
+    "THERE IS A SIGN THAT SAYS STOP!",
+    "is it a photo of 3 dogs that are running in the park in 2024? a dog a dog a dog",
+)
+"""Texts of unlike length and wording: true captions of one kind can all earn the same of a good reward."""
 _ABSENT = Fact(kind="colour", words=("blue",), about=("circle",))
 
 
@@ -69,22 +76,24 @@ def _paired(name: str, reward: Reward, pair: Pair) -> Finding:
 
 
 def _custom(name: str, reward: CustomReward, probe: Probe) -> Finding:
-    """It must answer about each picture with its true and its first false caption."""
+    """It must answer about each picture with its true and its first false caption, and about other texts."""
     false = [texts[0] for texts in probe.false]
     try:
         good = reward(outcome_of_texts(probe.images, probe.true)).sum(1)
         bad = reward(outcome_of_texts(probe.images, false)).sum(1)
+        one = probe.images.rows(torch.zeros(len(_VARIED), dtype=torch.long))
+        other = reward(outcome_of_texts(one, list(_VARIED))).sum(1)
     except ValueError as error:
         return Finding(
             part=_PART, name=name, mark="fail", says=str(error), fix=f"correct the function {reward.name}"
         )
     share = float((good > bad).float().mean())
-    if bool((torch.cat([good, bad]) == good[0]).all()):
+    if bool((torch.cat([good, bad, other]) == good[0]).all()):
         return Finding(
             part=_PART,
             name=name,
             mark="warn",
-            says=f"says {float(good[0]):.3g} about every picture and caption of the test",
+            says=f"says {float(good[0]):.3g} about every picture and text of the test",
             fix="a reward that never differs teaches nothing; see whether it reads what it should",
         )
     says = f"runs; the true caption earns more than a false one for {share:.0%} of the pictures"

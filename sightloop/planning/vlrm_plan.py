@@ -29,6 +29,7 @@ from sightloop.models.captioners.critic import ValueHead
 from sightloop.models.lora import Adapters
 from sightloop.models.named_models import model_config
 from sightloop.planning.precision import precision_lines
+from sightloop.recipes.vlrm.algorithms import ALGORITHMS
 from sightloop.recipes.vlrm.config import VlrmConfig
 from sightloop.world.bundled import WEIGHTS
 
@@ -120,7 +121,7 @@ def shapes_of(config: VlrmConfig) -> Shapes:
             judge = Blip2ForImageTextRetrieval(config_of(config.judge.model or str(WEIGHTS / "judge")))
         if config.rewards.retrieval:
             clip = CLIPModel(config_of(config.judge.retrieval_clip or str(WEIGHTS / "clip_retrieval")))
-        if config.algorithm == "a2c":
+        if ALGORITHMS[config.algorithm].has_critic:
             hidden = int(blip2.text_config.hidden_size)
             head = ValueHead(hidden, config.critic.widths, torch.device("meta"))
             linears = Blip2Captioner.linears_of(captioner)

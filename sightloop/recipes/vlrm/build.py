@@ -29,7 +29,6 @@ Differences from the paper, and readings where it leaves a choice (option, prese
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -37,8 +36,6 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from sightloop.algorithms.a2c import A2C, Objective, Share
-from sightloop.algorithms.baselines import SCST, GreedyBaseline, GroupBaseline
 from sightloop.data.batches import Batching, ImageStream
 from sightloop.data.decode import Decoding
 from sightloop.data.sources import Source, open_pictures
@@ -57,6 +54,7 @@ from sightloop.models.protocols import (
     require_members,
 )
 from sightloop.recipes.config_json import checked
+from sightloop.recipes.vlrm.algorithms import ALGORITHMS
 from sightloop.recipes.vlrm.config import VlrmConfig
 from sightloop.rewards.combine import combine
 from sightloop.rewards.custom import load_rewards, read_names
@@ -75,12 +73,9 @@ from sightloop.rollouts.caption import CaptionCollector
 from sightloop.training import distributed
 from sightloop.training.checkpoint import finished_checkpoints
 from sightloop.training.experiment import Experiment
-from sightloop.types import Algorithm, Reward, Sampling
+from sightloop.types import Reward, Sampling
 from sightloop.world.bundled import WEIGHTS, is_bundled, is_world_folder
 
-OBJECTIVE: Objective = "probability"  # Paper: eq. 4
-SHARE: Share = "caption"
-"""What is pushed and how it is averaged where the configuration leaves it to the algorithm."""
 NUM_SCENES, NUM_HELD_OUT = 4096, 500
 """Pictures that the embedded world draws for a run."""
 # Loaded where a configuration asks for them.
@@ -105,7 +100,8 @@ def build(config: VlrmConfig, run_folder: Path) -> Experiment:
     torch.manual_seed(config.schedule.seed)
     device = distributed.device(config.device)
     policy = load_policy(config, device)
-    critic = _critic(config, policy) if config.algorithm == "a2c" else None
+    row = ALGORITHMS[config.algorithm]
+    critic = _critic(config, policy) if row.has_critic else None
     if config.gradient_checkpointing:
         saving: SupportsCheckpointing = require_members(
             policy, SupportsCheckpointing, what="gradient_checkpointing", instead="leave it out"
@@ -137,7 +133,7 @@ def build(config: VlrmConfig, run_folder: Path) -> Experiment:
         batches=_batches(config, source, policy),
         collect=collect,
         algorithm=algorithm,
-        critic=algorithm.critic_pass if isinstance(algorithm, A2C) else None,
+        critic=algorithm.critic_pass if row.has_critic else None,
         evaluators={"held_out": held_out} if held_out is not None else {},
         schedule=config.schedule,
     )
@@ -248,58 +244,23 @@ def drawing(config: VlrmConfig) -> Sampling:
     return Sampling(max_tokens=draw.max_new_tokens, temperature=draw.temperature, top_k=draw.top_k)
 
 
-def _algorithm(config: VlrmConfig, critic: TrunkCritic | None) -> Algorithm:
-    """The algorithm by name."""
-    return _ALGORITHMS[config.algorithm](config, critic)
-
-
-def _under(config: VlrmConfig) -> Sampling | None:
-    return drawing(config) if config.law == "drawing" else None
-
-
-def _a2c(config: VlrmConfig, critic: TrunkCritic | None) -> Algorithm:
-    assert critic is not None
-    return A2C(
-        critic=critic,
-        gamma=config.gamma,
-        objective=config.objective or OBJECTIVE,
-        share=config.share or SHARE,
-        value_weight=config.critic.value_weight,
-        under=_under(config),
-        reduce=distributed.sum_over_ranks,
-        critic_batch=config.schedule.micro_batch,
-    )
-
-
-def _scst(config: VlrmConfig, _critic: TrunkCritic | None) -> Algorithm:
-    return SCST(under=_under(config), reduce=distributed.sum_over_ranks)
-
-
-def _greedy_baseline(config: VlrmConfig, _critic: TrunkCritic | None) -> Algorithm:
-    return GreedyBaseline(
-        objective=config.objective or OBJECTIVE,
-        share=config.share or SHARE,
-        under=_under(config),
-        reduce=distributed.sum_over_ranks,
-    )
-
-
-def _group(config: VlrmConfig, _critic: TrunkCritic | None) -> Algorithm:
-    return GroupBaseline(
-        gamma=config.gamma,
-        objective=config.objective or OBJECTIVE,
-        share=config.share or SHARE,
-        under=_under(config),
-        reduce=distributed.sum_over_ranks,
-    )
-
-
-_ALGORITHMS: dict[str, Callable[[VlrmConfig, TrunkCritic | None], Algorithm]] = {
-    "a2c": _a2c,
-    "scst": _scst,
-    "greedy-baseline": _greedy_baseline,
-    "group": _group,
-}
+def _algorithm(config: VlrmConfig, critic: TrunkCritic | None) -> Any:
+    """The algorithm by name, with the settings that it takes."""
+    row = ALGORITHMS[config.algorithm]
+    chosen = {
+        "gamma": config.gamma,
+        "objective": config.objective or "probability",  # Paper: eq. 4
+        "share": config.share or "caption",
+    }
+    settings: dict[str, Any] = {name: chosen[name] for name in row.takes}
+    if critic is not None:
+        settings |= {
+            "critic": critic,
+            "critic_batch": config.schedule.micro_batch,
+            "value_weight": config.critic.value_weight,
+        }
+    under = drawing(config) if config.law == "drawing" else None
+    return row.made_by(**settings, under=under, reduce=distributed.sum_over_ranks)
 
 
 def _batches(config: VlrmConfig, source: Source, policy: Captioner) -> ImageStream:
@@ -324,7 +285,7 @@ def _collector(config: VlrmConfig, policy: Captioner, device: torch.device) -> C
         prompt=config.draw.prompt,
         per_image=config.draw.per_image,
         chunk=config.draw_batch,
-        greedy_baseline=config.algorithm in ("scst", "greedy-baseline"),
+        greedy_baseline=ALGORITHMS[config.algorithm].greedy_baseline,
         keep_features=config.keep_features,
     )
 

@@ -6,14 +6,20 @@ Light to import: the command line reads it before any network is loaded.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from sightloop.data.settings import DataSettings
 from sightloop.evaluators.settings import HeldOutSettings
 from sightloop.models.families import CaptionerChoices
+from sightloop.recipes.vlrm.algorithms import ALGORITHMS
 from sightloop.training.schedule import Schedule
+
+if TYPE_CHECKING:
+    AlgorithmName = str
+else:
+    AlgorithmName = Literal[tuple(ALGORITHMS)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +98,7 @@ class VlrmConfig:
 
     policy: str = "Salesforce/blip2-opt-2.7b"
     """BLIP-2 (OPT) or any image-text-to-text model: folder or hub name; empty = the embedded world's."""
-    algorithm: Literal["a2c", "scst", "greedy-baseline", "group"] = "a2c"
+    algorithm: AlgorithmName = "a2c"
     """Learned critic (the paper); self-critical training as published (arXiv 1612.00563); the greedy caption
     as baseline of the paper's objective; or the mean of an image's captions as its baseline.
     """
@@ -136,17 +142,19 @@ class VlrmConfig:
             raise ValueError(
                 f"batch is {self.batch}; the advantages are standardised over it, use at least 2"
             )
-        if self.algorithm == "scst" and (self.objective, self.share) != (None, None):
+        row = ALGORITHMS[self.algorithm]
+        if "objective" not in row.takes and (self.objective, self.share) != (None, None):
+            others = " or ".join(name for name, other in ALGORITHMS.items() if "objective" in other.takes)
             raise ValueError(
-                f"algorithm 'scst' has its own objective and share; objective is {self.objective!r}, "
-                f"share is {self.share!r}: leave both out, or use 'greedy-baseline', which takes them"
+                f"algorithm {self.algorithm!r} has its own objective and share; objective is "
+                f"{self.objective!r}, share is {self.share!r}: leave both out, or use {others}"
             )
-        if self.algorithm == "group" and self.draw.per_image < 2:
+        if row.compares_captions and self.draw.per_image < 2:
             raise ValueError(
-                "algorithm 'group' compares captions of one image, draw.per_image is "
+                f"algorithm {self.algorithm!r} compares captions of one image, draw.per_image is "
                 f"{self.draw.per_image}; use at least 2"
             )
-        if self.algorithm != "group" and self.rewards.retrieval and self.judge.contrast == 1:
+        if not row.compares_captions and self.rewards.retrieval and self.judge.contrast == 1:
             raise ValueError("judge.contrast is 1; the retrieval term needs at least 2 captions to contrast")
 
 
