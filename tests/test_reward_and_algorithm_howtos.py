@@ -1,4 +1,4 @@
-"""The how-tos of a reward and of an algorithm, followed to the end: each trains two steps from its page alone."""
+"""The how-tos of a reward and an algorithm, followed to the end: each trains two steps from its page alone."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def code_of(page: str, language: str) -> list[str]:
     return [block.text for block in blocks(page, (ROOT / page).read_text()) if block.language == language]
 
 
-def lines_of(page: str) -> list[list[str]]:
+def lines_of(page: str) -> list[tuple[str, ...]]:
     """What stands behind `sightloop` in the shell blocks of a page, line by line."""
-    shown = [each.words for each in commands(page, (ROOT / page).read_text()) if len(each.words) > 3]
-    return list(dict.fromkeys(tuple(words[1:]) for words in shown if words[0] == "sightloop"))  # pyright: ignore[reportReturnType]
+    shown = [each.words for each in commands(page, (ROOT / page).read_text())]
+    return [words[1:] for words in shown if words[0] == "sightloop"]
 
 
 def steps_of(run: Path) -> list[dict[str, float]]:
@@ -35,7 +35,7 @@ def test_a_reward_is_a_function_and_no_edit(tmp_path: Path, monkeypatch: pytest.
     page = "docs/adding_a_reward.md"
     monkeypatch.chdir(tmp_path)
     Path("mine.py").write_text("\n".join(code_of(page, "python runnable")[:2]))
-    doctor, *trained = (list(words) for words in lines_of(page))
+    doctor, *trained = lines_of(page)
     main([*doctor, "--json", "found.json"])
     (found,) = [
         one for one in json.loads(Path("found.json").read_text())["findings"] if "says_where" in one["name"]
@@ -43,7 +43,7 @@ def test_a_reward_is_a_function_and_no_edit(tmp_path: Path, monkeypatch: pytest.
     assert found["mark"] == "pass"
     assert [words[1] for words in trained] == ["vlrm", "unirl-grpo"]
     for words, run in zip(trained, ("captions", "drawings"), strict=True):
-        main(words)
+        main(list(words))
         steps = steps_of(tmp_path / "runs" / run)
         assert len(steps) == 2 and all("reward/says_where" in step for step in steps)
 
