@@ -1,4 +1,4 @@
-"""The how-tos of a reward and an algorithm, followed to the end: each trains two steps from its page alone."""
+"""The how-tos of a reward and an algorithm, followed to the end: each trains two steps from its page."""
 
 from __future__ import annotations
 
