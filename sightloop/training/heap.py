@@ -52,9 +52,15 @@ def giving_back(experiment: Experiment[Any, Any]) -> Experiment[Any, Any]:
     def gradients(parameters: list[nn.Parameter], step: int, number: int) -> GradientSum:
         return _Trimmed(experiment.gradients(parameters, step, number))
 
-    if "critic" in experiment.trainable:
-        experiment.trainable["critic"].register_forward_pre_hook(lambda *_: give_back())
-    return replace(experiment, collect=_then_give_back(experiment.collect), gradients=gradients)
+    if experiment.critic is None:
+        return replace(experiment, collect=_then_give_back(experiment.collect), gradients=gradients)
+    experiment.trainable["critic"].register_forward_pre_hook(lambda *_: give_back())
+    return replace(
+        experiment,
+        collect=_then_give_back(experiment.collect),
+        critic=_then_give_back(experiment.critic),
+        gradients=gradients,
+    )
 
 
 def _then_give_back(function: Callable[Given, Made]) -> Callable[Given, Made]:
@@ -79,4 +85,5 @@ class _Trimmed:
 
     def join(self) -> dict[str, float]:
         """As the others do."""
+        give_back()
         return self.inner.join()

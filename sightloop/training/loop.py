@@ -19,7 +19,7 @@ from sightloop.training.experiment import Experiment
 from sightloop.training.gradients import GradientSum, PlainGradients
 from sightloop.training.memory import DRAWING, UPDATING, phase
 from sightloop.training.metrics import Measured, rollout_metrics, update_metrics
-from sightloop.training.micro_batches import micro_batches
+from sightloop.training.micro_batches import by_length, trimmed
 from sightloop.training.not_finite import problem_of, rows_not_finite
 from sightloop.training.optimizer import clip_gradients, make_optimizer, set_learning_rate
 from sightloop.training.randomness import untouched_randomness
@@ -154,11 +154,11 @@ def update(
     gradients = gradients or PlainGradients(_parameters(optimizer))
     totals: dict[str, Tensor] = {}
     seen: list[tuple[Tensor, Tensor]] = []
-    for rows, part, its_credit in micro_batches(rollout, credit, schedule.micro_batch):
-        output = _backward(experiment, part, its_credit, gradients)
+    for rows in by_length(credit.shares, schedule.micro_batch):
+        output, shares = _backward(experiment, rollout.rows(rows), credit.rows(rows), gradients)
         seen.append((rows, output.per_token.isfinite().all(1)))
         for name, value in output.metrics.items():
-            total = (value * its_credit.shares).sum()
+            total = (value * shares).sum()
             totals[name] = total if name not in totals else totals[name] + total
     for parameter, gradient in (critic_gradients or {}).items():
         parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
@@ -192,11 +192,12 @@ def _parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
 
 
 def _backward(
-    experiment: Experiment[Any, Any], part: Rollout, credit: Credit, gradients: GradientSum
-) -> LossOutput:
-    output = experiment.algorithm.loss(experiment.policy, part, credit)
-    gradients.backward(output.per_token * credit.shares, part)
-    return replace(output, per_token=output.per_token.detach())
+    experiment: Experiment[Any, Any], rollout: Rollout, credit: Credit, gradients: GradientSum
+) -> tuple[LossOutput, Tensor]:
+    part, its_credit = trimmed(rollout, credit)
+    output = experiment.algorithm.loss(experiment.policy, part, its_credit)
+    gradients.backward(output.per_token * its_credit.shares, part)
+    return replace(output, per_token=output.per_token.detach()), its_credit.shares
 
 
 def _rows_of_bad_gradients(
@@ -207,9 +208,10 @@ def _rows_of_bad_gradients(
     parameters = _parameters(optimizer)
 
     def each() -> Iterator[tuple[Tensor, list[Tensor]]]:
-        for rows, part, its_credit in micro_batches(rollout, credit, experiment.schedule.micro_batch):
+        for rows in by_length(credit.shares, experiment.schedule.micro_batch):
             optimizer.zero_grad(set_to_none=True)
-            _backward(experiment, part, its_credit, PlainGradients(parameters))
+            part = rollout.rows(rows)
+            _backward(experiment, part, credit.rows(rows), PlainGradients(parameters))
             of_critic = valued(experiment, part)[1].values()
             yield rows, [*(p.grad for p in parameters if p.grad is not None), *of_critic]
 

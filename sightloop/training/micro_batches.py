@@ -11,12 +11,6 @@ from torch import Tensor
 from sightloop.types import Credit, Rollout, Tokens, Turn
 
 
-def micro_batches(rollout: Rollout, credit: Credit, size: int) -> Iterator[tuple[Tensor, Rollout, Credit]]:
-    """Parts of at most `size` rows that have a loss: which rows, and what they hold."""
-    for rows in by_length(credit.shares, size):
-        yield rows, *trimmed(rollout.rows(rows), credit.rows(rows))
-
-
 def by_length(shares: Tensor, size: int) -> Iterator[Tensor]:
     """Row indices in chunks of `size`, rows of like length together, so that a chunk holds little padding.
 

@@ -49,8 +49,8 @@ def test_a_run_gives_back_after_drawing_each_part_of_the_critic_and_each_micro_b
     credit = experiment.algorithm.credit(experiment.policy, rollout)
     gradients = experiment.gradients([], 1, 0)
     update(experiment, optimizer, rollout, credit, gradients=gradients, critic_gradients=of_critic)
-    # Eight samples in micro-batches of three.
-    assert given == ["collect", "critic", "update", "update", "update"]
+    # The critic's only part and its end; eight samples in micro-batches of three, and their end.
+    assert given == ["collect", "critic", "critic", "update", "update", "update", "update"]
     assert plain.collect is not experiment.collect
 
 
