@@ -178,7 +178,7 @@ def agreement(ours: OurVlrm, plain: PlainVlrm, pixels: Tensor, *, micro_batch: i
     unclipped = Schedule(micro_batch=micro_batch, clip="none")
     still = torch.optim.SGD([{"params": ours.parameters(), "name": "all"}], lr=0.0)
     update(replace(ours.experiment, schedule=unclipped), still, rollout, credit, critic_gradients=of_critic)
-    pairs = list(zip(ours.policy.trainable_module().parameters(), plain.trainable_module(), strict=True))
+    pairs = list(zip(ours.policy.trainable_module().parameters(), plain.bridge(), strict=True))
     pairs += [(adapters[name], plain.adapters()[name]) for name in names]
     pairs += list(zip(ours.critic.head.parameters(), plain.head.parameters(), strict=True))
     gradients = [_gradient(one) for one, _ in pairs]

@@ -275,7 +275,7 @@ def test_a_sequence_ratio_moves_all_tokens_of_a_sequence_alike() -> None:
 
 def test_named_methods_change_what_their_papers_change() -> None:
     given = GRPO(reference=tables(), kl_weight=0.2)
-    assert named("unirl", given) is given and given.old == "none"
+    assert named("unirl", given) == given and given.old == "none"
     dapo = named("dapo", given)
     assert (dapo.clip_low, dapo.clip_high, dapo.sides.share, dapo.skip_silent) == (0.2, 0.28, "token", True)
     assert dapo.reference is None and dapo.kl_weight == 0 and dapo.divide_by_std

@@ -80,8 +80,8 @@ def updated(
 def widths(drawing: int, answering: int) -> Rollout:
     """One sample of a drawing and an answer with so many tokens."""
     turns: list[Turn] = []
-    wants: Modality
-    for width, wants in ((drawing, "image"), (answering, "text")):
+    kinds: list[tuple[int, Modality]] = [(drawing, "image"), (answering, "text")]
+    for width, wants in kinds:
         tokens = Tokens(
             ids=torch.zeros(1, width, dtype=torch.long), mask=torch.ones(1, width, dtype=torch.bool)
         )
