@@ -107,7 +107,6 @@ class OurVlrm:
             evaluators={},
             schedule=Schedule(micro_batch=micro_batch),
         )
-        # As a run has it.
         self.experiment = giving_back(plain)
         self.optimizer = make_optimizer(self.experiment.trainable, self.experiment.schedule)
         self.clock = clock
@@ -134,15 +133,13 @@ class OurVlrm:
         with self.clock.phase("update"):
             rollout, of_critic = valued(experiment, rollout)
             credit = experiment.algorithm.credit(experiment.policy, rollout)
-            gradients = experiment.gradients(self.parameters(), 0, 0)
-            update(
-                experiment, self.optimizer, rollout, credit, gradients=gradients, critic_gradients=of_critic
-            )
+            sums: Any = {"gradients": experiment.gradients(self.parameters(), 0, 0)}
+            update(experiment, self.optimizer, rollout, credit, critic_gradients=of_critic, **sums)
         return rollout
 
     def parameters(self) -> list[nn.Parameter]:
         """All that a step trains."""
-        return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        return [p for group in self.optimizer.param_groups for p in group["params"]]
 
     def adapters(self, names: list[str]) -> dict[str, nn.Parameter]:
         """The critic's adapters by peft's names."""
@@ -185,13 +182,15 @@ def agreement(ours: OurVlrm, plain: PlainVlrm, pixels: Tensor, *, micro_batch: i
     tokens = rollout.turns[0].tokens
     judged = plain.gradients(pixels, tokens.ids, tokens.mask, clock=Clock(), micro_batch=micro_batch)
     theirs = [_gradient(other) for _, other in pairs]
+
+    def difference(one: Tensor, other: Tensor) -> float:
+        return float((one - other).norm() / other.norm())
+
+    parts = rollout.reward_parts
     found = Agreement(
-        rewards=max(
-            _difference(rollout.reward_parts["similarity"], judged.similarity),
-            _difference(rollout.reward_parts["reference"], judged.reference),
-        ),
-        advantages=_difference(credit.advantages, judged.advantages),
-        gradients=_difference(*(torch.cat([g.flatten() for g in side]) for side in (gradients, theirs))),
+        rewards=max(difference(parts[name], getattr(judged, name)) for name in ("similarity", "reference")),
+        advantages=difference(credit.advantages, judged.advantages),
+        gradients=difference(*(torch.cat([g.flatten() for g in side]) for side in (gradients, theirs))),
     )
     worst = max(found.rewards, found.advantages, found.gradients)
     if not worst < 1e-3:
@@ -203,10 +202,6 @@ def _gradient(parameter: nn.Parameter) -> Tensor:
     if parameter.grad is None:
         raise ValueError("one side has no gradient where the other has one")
     return parameter.grad
-
-
-def _difference(one: Tensor, other: Tensor) -> float:
-    return float((one - other).norm() / other.norm())
 
 
 @dataclass(frozen=True, kw_only=True)
