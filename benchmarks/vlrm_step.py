@@ -14,6 +14,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -87,8 +88,7 @@ class OurVlrm:
             ),
         }
         self.policy: Any = policy
-        # The benchmark hands its pictures over itself.
-        no_batches: Any = ()
+            no_batches: Any = ()
         self.policy.look = clock.timed("sample", policy.look)
         self.policy.sample = clock.timed("sample", policy.sample)
         self.policy.score = clock.timed("policy", policy.score)
@@ -316,9 +316,8 @@ def figures(side: Side, rate: float) -> dict[str, float]:
     wall, cpu = medians([r.wall for r in side.readings]), medians([r.cpu for r in side.readings])
     flops = side.readings[0].flops or 0
     total = medians([{"wall": sum(r.wall.values()), "cpu": sum(r.cpu.values())} for r in side.readings])
-    captions = len(side.readings[0].lengths)
+    captions, memory = len(side.readings[0].lengths), float(median(r.memory for r in side.readings))
     tokens = captions * float(torch.cat([r.lengths for r in side.readings]).float().mean())
-    memory = medians([{"memory": r.memory} for r in side.readings])["memory"]
     return (
         {f"wall/{name}": wall.get(name, 0.0) for name in PHASES}
         | {f"cpu/{name}": cpu.get(name, 0.0) for name in PHASES}
