@@ -81,14 +81,13 @@ class OurVlrm:
         self.critic = TrunkCritic(policy, rank=RANK)
         for up in self.critic.adapters.up.values():
             nn.init.normal_(up, 0, 0.05)
+        fluency = TokenFluency(log_probs=policy.reference_log_probs, is_end=policy.is_end)
         rewards = {
             "similarity": clock.timed("judge", similarity),
-            "reference": clock.timed(
-                "reference", TokenFluency(log_probs=policy.reference_log_probs, is_end=policy.is_end)
-            ),
+            "reference": clock.timed("reference", fluency),
         }
         self.policy: Any = policy
-            no_batches: Any = ()
+        no_batches: Any = ()  # The benchmark hands its images over itself.
         self.policy.look = clock.timed("sample", policy.look)
         self.policy.sample = clock.timed("sample", policy.sample)
         self.policy.score = clock.timed("policy", policy.score)
