@@ -44,8 +44,8 @@ ALLOWED: dict[str, set[str]] = {
     "models.captioners": FLOOR | MODELS,
     "models.show_o": FLOOR | MODELS,
     "models.janus": FLOOR | MODELS,
-    "rewards": {
-        "types", "quizzes", "models.open", "models.written_text", "models.captioners.prompt_reader:processed",
+    "rewards": {"types", "quizzes"} | {
+        "models.open", "models.clip", "models.written_text", "models.captioners.prompt_reader:processed",
     },
     "rollouts": {"types", "quizzes", "data.images:ImageBatch", "models.protocols"},
     "training": FLOOR | {"algorithms.masked", "models.open:read_saved"},

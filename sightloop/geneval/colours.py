@@ -60,10 +60,7 @@ class ClipColours:
         if not detections:
             return []
         crops = [crop_of(image, seen.box, mask=seen.mask) for seen in detections]
-        pixels = torch.stack([self._prepared(crop) for crop in crops])
-        model = self.encoder.model
-        pixels = pixels.to(model.device, model.dtype)
-        seen = F.normalize(model.get_image_features(pixel_values=pixels).pooler_output.float(), dim=1)
+        seen = self.encoder.images_of(torch.stack([self._prepared(crop) for crop in crops]))
         return [
             COLOURS[int((self._classifier(detection.name) @ row).argmax())]
             for detection, row in zip(detections, seen, strict=True)

@@ -1,9 +1,15 @@
-"""The one place that runs a CLIP: images and texts to normalized embeddings."""
+"""The one place that runs a CLIP or SigLIP: images and texts to normalized embeddings.
+
+Pixels are prepared in one of two ways. An evaluation has them prepared by the model's own processor, on the
+host, as everybody else measures. A reward brings a preparation of its own that runs on the device, in every
+step: equal bits where no picture is resized, else some levels of 255 apart.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +18,10 @@ import torch.nn.functional as F
 import transformers
 from jaxtyping import Float, UInt8
 from PIL import Image
-from torch import Tensor
-from transformers import CLIPModel, PreTrainedTokenizerBase
+from torch import Tensor, nn
+from transformers import CLIPModel, PreTrainedTokenizerBase, SiglipModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from sightloop.image_files import BrokenImageError, open_picture, upright_rgb
 from sightloop.models.open import ends_of, open_config, open_pictures, open_weights, open_words, refuse_as
@@ -25,50 +32,82 @@ Pictures = UInt8[Tensor, "N 3 H W"] | Sequence[Picture]
 MAX_CHARACTERS = 300
 
 
+Prepare = Callable[[UInt8[Tensor, "B 3 H W"]], Float[Tensor, "B 3 h w"]]
+_EXACT = {
+    "clip": ("visual_projection", "text_projection", "logit_scale"),
+    "siglip": ("head", "logit_scale", "logit_bias"),
+}
+"""Parts that are read and computed in float32: three digits, which bfloat16 has, make ties."""
+_CLASSES: dict[str, Any] = {
+    "clip": (CLIPModel, CLIPImageProcessorPil),
+    "siglip": (SiglipModel, SiglipImageProcessorPil),
+}
+
+
 class ClipEncoder:
-    """Any CLIP model of transformers as the eyes of the evaluation."""
+    """A CLIP or SigLIP of transformers. Towers run in any precision, their last projections in float32."""
 
     def __init__(
-        self, model: CLIPModel, words: PreTrainedTokenizerBase, pictures: CLIPImageProcessorPil, *, name: str
+        self,
+        model: CLIPModel | SiglipModel,
+        words: PreTrainedTokenizerBase,
+        pictures: CLIPImageProcessorPil | SiglipImageProcessorPil,
+        *,
+        name: str,
     ) -> None:
         self.model: Any = model.eval().requires_grad_(False)
         self.words: Any = words
         self.pictures: Any = pictures
         self.name = name
-        self.size = int(self.pictures.crop_size["height"])
-        """Side of the square that the model sees, in pixels."""
+        self.is_siglip = isinstance(model, SiglipModel)
         self.max_tokens = int(self.model.config.text_config.max_position_embeddings)
         """Begin and end token included."""
-        self.protocol = {
-            "encoder": name,
-            "encoder_weights": _digest(
-                self.model.text_projection.weight, self.model.visual_projection.weight
-            ),
-            "encoder_dtype": str(self.model.dtype).removeprefix("torch."),
-            "crop": _crop_of(self.pictures),
-            "transformers": transformers.__version__,
-        }
-        """What figures of this encoder depend on."""
+        # The model's own would be that of its first weight, which is a temperature in float32.
+        self.dtype: torch.dtype = self.model.vision_model.embeddings.patch_embedding.weight.dtype
+        self._image_head, self._text_head = self._heads()
 
     @staticmethod
     def from_pretrained(
-        folder: str | Path, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+        folder: str | Path,
+        *,
+        processor: str | Path = "",
+        families: Sequence[str] = ("clip",),
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
     ) -> ClipEncoder:
-        """Load a folder of the hub's format (or a hub name).
+        """Load a folder of the hub's format (or a hub name); `processor` is another one for words and pixels.
 
         Raises:
-            ValueError: weights or tokenizer are missing.
+            ValueError: weights or tokenizer are missing, or it is a model of none of the `families`.
         """
         config = open_config(folder)
-        if config.model_type != "clip":
+        kind = config.model_type
+        if kind not in families:
             refuse_as(config, "a CLIP", str(folder))
-        model: Any = open_weights(CLIPModel, folder, dtype=dtype, device=device)
+        model_class, pictures_class = _CLASSES[kind]
+        model: Any = open_weights(model_class, folder, dtype=dtype, device=device, exact=_EXACT[kind])
         text = model.config.text_config
-        words = open_words(folder, rows=text.vocab_size, ends=ends_of(text))
-        pictures = open_pictures(CLIPImageProcessorPil, folder)
+        words = open_words(processor or folder, rows=text.vocab_size, ends=ends_of(text))
+        pictures = open_pictures(pictures_class, processor or folder)
         # A path on this computer means nothing to others, a name on the hub does.
         name = Path(folder).name if Path(folder).is_dir() else str(folder)
         return ClipEncoder(model, words, pictures, name=name)
+
+    @property
+    def size(self) -> int:
+        """Side of the square that the model sees, in pixels."""
+        return int((self.pictures.size if self.is_siglip else self.pictures.crop_size)["height"])
+
+    @cached_property
+    def protocol(self) -> dict[str, str]:
+        """What figures of this encoder depend on."""
+        return {
+            "encoder": self.name,
+            "encoder_weights": _digest(self._text_head.weight, self._image_head.weight),
+            "encoder_dtype": str(self.dtype).removeprefix("torch."),
+            "crop": _crop_of(self.pictures),
+            "transformers": transformers.__version__,
+        }
 
     @torch.no_grad()
     def images(self, pictures: Pictures, *, batch: int = 64) -> Float[Tensor, "N d"]:
@@ -79,8 +118,23 @@ class ClipEncoder:
         """
         if not len(pictures):
             raise ValueError("no pictures to encode")
-        rows = [self._see(pictures[start : start + batch]) for start in range(0, len(pictures), batch)]
+        starts = range(0, len(pictures), batch)
+        rows = [self._see(self._processed(pictures[start : start + batch])) for start in starts]
         return _finite(F.normalize(torch.cat(rows), dim=1), self.name)
+
+    @torch.no_grad()
+    def prepared_images(
+        self, pixels: UInt8[Tensor, "N 3 H W"], prepare: Prepare, *, batch: int = 64
+    ) -> Float[Tensor, "N d"]:
+        """Unit embeddings, float32, of pixels that `prepare` makes ready on the model's device, unchecked."""
+        parts = pixels.split(batch)
+        rows = [self._see(prepare(part.to(self.model.device))) for part in parts]
+        return F.normalize(torch.cat(rows), dim=1)
+
+    @torch.no_grad()
+    def images_of(self, values: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N d"]:
+        """Unit embeddings, float32, of pictures that are prepared already, all at once."""
+        return F.normalize(self._see(values), dim=1)
 
     @torch.no_grad()
     def texts(
@@ -96,9 +150,16 @@ class ClipEncoder:
         cut = [caption[:max_characters] for caption in captions]
         # By length, so that a batch holds little padding.
         distinct = sorted(set(cut), key=lambda text: (len(text), text))
-        rows = [self._read(distinct[start : start + batch]) for start in range(0, len(distinct), batch)]
         place = {text: row for row, text in enumerate(distinct)}
-        return _finite(F.normalize(torch.cat(rows), dim=1), self.name)[[place[text] for text in cut]]
+        found = _finite(self.texts_in_order(distinct, batch=batch), self.name)
+        return found[[place[text] for text in cut]]
+
+    @torch.no_grad()
+    def texts_in_order(self, texts: Sequence[str], *, batch: int) -> Float[Tensor, "N d"]:
+        """Unit embeddings, float32, of texts as they are, cut at `max_tokens`, in batches as they come."""
+        starts = range(0, len(texts), batch)
+        rows = [self._read(list(texts[start : start + batch])) for start in starts]
+        return F.normalize(torch.cat(rows), dim=1)
 
     def shares_cut(self, captions: Sequence[str]) -> dict[str, float]:
         """Share of captions cut at `MAX_CHARACTERS`, and of those cut at `max_tokens` after that."""
@@ -109,21 +170,36 @@ class ClipEncoder:
             "cut_by_tokens": sum(length > self.max_tokens for length in lengths) / len(captions),
         }
 
-    def _see(self, pictures: Pictures) -> Float[Tensor, "B d"]:
+    def _processed(self, pictures: Pictures) -> Float[Tensor, "B 3 H W"]:
         opened = list(pictures.cpu()) if isinstance(pictures, Tensor) else [_rgb(each) for each in pictures]
         form = {"input_data_format": "channels_first"} if isinstance(pictures, Tensor) else {}
-        values = self.pictures(opened, return_tensors="pt", **form)["pixel_values"]
-        values = values.to(self.model.device, self.model.dtype)
-        return self.model.get_image_features(pixel_values=values).pooler_output.float()
+        return self.pictures(opened, return_tensors="pt", **form)["pixel_values"]
+
+    def _see(self, values: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B d"]:
+        seen = self.model.vision_model(pixel_values=values.to(self.model.device, self.dtype))
+        before = seen.last_hidden_state if self.is_siglip else seen.pooler_output
+        return self._image_head(before.float())
 
     def _read(self, texts: list[str]) -> Float[Tensor, "B d"]:
+        options: dict[str, Any] = {"padding": True, "padding_side": "right"}
+        if self.is_siglip:
+            # It was trained on full rows without a mask and reads the last position.
+            options = {"padding": "max_length"}
         encoded = read_texts(
-            self.words, texts, padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt"
-        ).to(self.model.device)
-        found = self.model.get_text_features(
-            input_ids=encoded["input_ids"], attention_mask=encoded["attention_mask"]
+            self.words, texts, truncation=True, max_length=self.max_tokens, return_tensors="pt", **options
         )
-        return found.pooler_output.float()
+        names = ("input_ids",) if self.is_siglip else ("input_ids", "attention_mask")
+        given = {name: encoded[name].to(self.model.device) for name in names}
+        return self._text_head(self.model.text_model(**given).pooler_output.float())
+
+    def _heads(self) -> tuple[Any, Any]:
+        """The last layers of both towers, in float32."""
+        if not self.is_siglip:
+            return self.model.visual_projection.float(), self.model.text_projection.float()
+        heads = self.model.vision_model.head.float(), self.model.text_model.head.float()
+        # The towers would run them in their own precision.
+        self.model.vision_model.head, self.model.text_model.head = nn.Identity(), nn.Identity()
+        return heads
 
 
 def _finite(embeddings: Tensor, name: str) -> Tensor:

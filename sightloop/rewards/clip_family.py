@@ -3,9 +3,6 @@
 One class serves CLIP, SigLIP (also SigLIP 2 of fixed resolution), PickScore and HPSv2 as a CLIP conversion:
 they differ in tower, in the scale of the score and in how texts are padded, which their folders say. Scores
 of PickScore are its logits (about 20), those of HPSv2 its cosines (about 0.3).
-
-Towers run in any precision. The last projections, the cosine and the heads are float32: three digits, which
-bfloat16 has, make ties among the pictures of a prompt, and ties earn nothing.
 """
 
 from __future__ import annotations
@@ -14,29 +11,21 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor, nn
-from transformers import CLIPModel, PreTrainedTokenizerBase, SiglipModel
-from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
-from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+from torch import Tensor
 
-from sightloop.models.open import ends_of, open_config, open_pictures, open_weights, open_words, read_tensors
-from sightloop.models.written_text import read_texts
+from sightloop.models.clip import ClipEncoder
+from sightloop.models.open import open_config, read_tensors
 from sightloop.rewards.pixels import Preparation
 from sightloop.rewards.samples import pictures_of
 from sightloop.types import Images, Outcome, on_last_token
 
 _LAION_LINEAR, _LAION_RELU = (0, 2, 4, 6, 7), (0, 3, 6, 9, 11)
 """Places of the linear layers in LAION's predictors; dropout, or ReLU and dropout, stand between them."""
-_EXACT = {
-    "clip": ("visual_projection", "text_projection", "logit_scale"),
-    "siglip": ("head", "logit_scale", "logit_bias"),
-}
-"""Parts that are read in float32: see above."""
 Scale = Literal["cosine", "logit", "probability"]
 """The cosine; times the model's temperature, plus SigLIP's bias; SigLIP's sigmoid of that."""
 
@@ -45,39 +34,28 @@ class ClipSimilarity:
     """How close a picture and a text are: a cosine in [-1, 1], or as `scale` says."""
 
     def __init__(
-        self,
-        model: CLIPModel | SiglipModel,
-        words: PreTrainedTokenizerBase,
-        pictures: CLIPImageProcessorPil | SiglipImageProcessorPil,
-        *,
-        key: str = "clip.image",
-        batch: int = 64,
-        scale: Scale = "cosine",
+        self, encoder: ClipEncoder, *, key: str = "clip.image", batch: int = 64, scale: Scale = "cosine"
     ) -> None:
-        """Take a model, its tokenizer and its image processor; picture embeddings are kept under `key`.
+        """Take an encoder; picture embeddings are kept under `key`.
 
         Raises:
             ValueError: the processor prepares pictures of another size than the model sees, or a scale that
                 this model does not have.
         """
-        self.model: Any = model.eval().requires_grad_(False)
-        self.words = words
-        self.is_siglip = isinstance(model, SiglipModel)
-        squashes = isinstance(pictures, SiglipImageProcessorPil)
-        self.preparation = Preparation.of_blip(pictures) if squashes else Preparation.of_clip(pictures)
+        self.encoder = encoder
+        self.model, self.words = encoder.model, encoder.words
+        prepared = Preparation.of_blip if encoder.is_siglip else Preparation.of_clip
+        self.preparation = prepared(encoder.pictures)
         self.preparation.require_size(self.model.config.vision_config.image_size)
         if scale not in ("cosine", "logit", "probability"):
             raise ValueError(f'scale is {scale!r}; use "cosine", "logit" or "probability"')
-        if scale == "probability" and not self.is_siglip:
+        if scale == "probability" and not encoder.is_siglip:
             raise ValueError(
                 'scale is "probability", which only SigLIP was trained for; use "logit" for CLIP'
             )
         self.key = key
         self.batch = batch
         self.scale: Scale = scale
-        self._image_head, self._text_head = self._heads()
-        # The model's own would be that of its first weight, which is a temperature in float32.
-        self._dtype: torch.dtype = self.model.vision_model.embeddings.patch_embedding.weight.dtype
 
     @staticmethod
     def from_pretrained(
@@ -98,13 +76,10 @@ class ClipSimilarity:
         if kind not in ("clip", "siglip"):
             hint = "; of SigLIP 2 use a checkpoint of fixed resolution" if kind == "siglip2" else ""
             raise ValueError(f"{str(folder)!r} is a {kind!r}, not a CLIP or SigLIP{hint}")
-        model_class = SiglipModel if kind == "siglip" else CLIPModel
-        pictures_class = SiglipImageProcessorPil if kind == "siglip" else CLIPImageProcessorPil
-        model = open_weights(model_class, folder, dtype=dtype, device=device, exact=_EXACT[kind])
-        text = model.config.text_config
-        words = open_words(processor or folder, rows=text.vocab_size, ends=ends_of(text))
-        pictures = open_pictures(pictures_class, processor or folder)
-        return ClipSimilarity(model, words, pictures, key=key or f"clip:{folder}", scale=scale)
+        encoder = ClipEncoder.from_pretrained(
+            folder, processor=processor, families=(kind,), dtype=dtype, device=device
+        )
+        return ClipSimilarity(encoder, key=key or f"clip:{folder}", scale=scale)
 
     @torch.no_grad()
     def look(self, images: Images) -> Images:
@@ -119,22 +94,12 @@ class ClipSimilarity:
         known = images.features.get(self.key)
         if known is not None:
             return known.to(self.model.device)
-        rows: list[Tensor] = []
-        for first in range(0, len(images), self.batch):
-            pixels = images.pixels[first : first + self.batch].to(self.model.device)
-            seen = self.model.vision_model(pixel_values=self.preparation(pixels).to(self._dtype))
-            before = seen.last_hidden_state if self.is_siglip else seen.pooler_output
-            rows.append(self._image_head(before.float()))
-        return F.normalize(torch.cat(rows), dim=1)
+        return self.encoder.prepared_images(images.pixels, self.preparation, batch=self.batch)
 
     @torch.no_grad()
     def text_embeddings(self, texts: list[str]) -> Float[Tensor, "B d"]:
         """Embeddings of length 1, float32; texts are cut at the model's number of positions."""
-        rows: list[Tensor] = []
-        for first in range(0, len(texts), self.batch):
-            read = self.model.text_model(**self._words(texts[first : first + self.batch]))
-            rows.append(self._text_head(read.pooler_output.float()))
-        return F.normalize(torch.cat(rows), dim=1)
+        return self.encoder.texts_in_order(texts, batch=self.batch)
 
     @torch.no_grad()
     def scores(self, images: Images, texts: list[str]) -> Float[Tensor, " B"]:
@@ -143,34 +108,13 @@ class ClipSimilarity:
         if self.scale == "cosine":
             return cosine
         logit = cosine * self.model.logit_scale.float().exp()
-        if self.is_siglip:
+        if self.encoder.is_siglip:
             logit = logit + self.model.logit_bias.float()
         return logit.sigmoid() if self.scale == "probability" else logit
 
     def __call__(self, outcome: Outcome) -> Float[Tensor, "B T"]:
         """The score of the caption on the last token."""
         return on_last_token(self.scores(pictures_of(outcome), outcome.texts()), outcome.tokens)
-
-    def _heads(self) -> tuple[nn.Module, nn.Module]:
-        """The last layers of both towers, in float32."""
-        if not self.is_siglip:
-            return self.model.visual_projection.float(), self.model.text_projection.float()
-        heads = self.model.vision_model.head.float(), self.model.text_model.head.float()
-        # The towers would run them in their own precision.
-        self.model.vision_model.head, self.model.text_model.head = nn.Identity(), nn.Identity()
-        return heads
-
-    def _words(self, texts: list[str]) -> dict[str, Tensor]:
-        longest: int = self.model.config.text_config.max_position_embeddings
-        common = {"truncation": True, "max_length": longest, "return_tensors": "pt"}
-        if self.is_siglip:
-            # It was trained on full rows without a mask and reads the last position.
-            ids = read_texts(self.words, texts, padding="max_length", **common).input_ids
-            return {"input_ids": ids.to(self.model.device)}
-        encoded = read_texts(self.words, texts, padding=True, padding_side="right", **common).to(
-            self.model.device
-        )
-        return {"input_ids": encoded.input_ids, "attention_mask": encoded.attention_mask}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -76,6 +76,18 @@ def test_half_precision_towers_keep_float32_heads(tmp_path: Path, make: Any) -> 
     assert len(half.unique()) == 64 > len(half.bfloat16().unique())
 
 
+def test_rewards_and_evaluations_are_of_one_encoder(tmp_path: Path) -> None:
+    judge, images = ClipSimilarity.from_pretrained(clip_folder(tmp_path)), pictures()
+    encoder = judge.encoder
+    assert torch.equal(judge.image_embeddings(images), encoder.images(images.pixels))
+    torch.testing.assert_close(judge.text_embeddings(TEXTS), encoder.texts(TEXTS), rtol=1e-5, atol=1e-6)
+    # Resized on the device, pixels of noise are 0.15 of 255 levels from the processor's, at most 3.
+    larger = torch.randint(256, (8, 3, SIDE * 2, SIDE * 3), dtype=torch.uint8)
+    theirs = encoder.pictures(list(larger), return_tensors="pt", input_data_format="channels_first")
+    levels = (judge.preparation(larger) - theirs["pixel_values"]).abs() * 255 * max(judge.preparation.std)
+    assert levels.max() < 3.2 and levels.mean() < 0.2
+
+
 def test_one_picture_at_a_time_changes_nothing(tmp_path: Path) -> None:
     judge, images = ClipSimilarity.from_pretrained(siglip_folder(tmp_path)), pictures()
     together = judge.scores(images, TEXTS)

@@ -19,6 +19,7 @@ from transformers import (
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+from sightloop.models.clip import ClipEncoder
 from sightloop.rewards.clip_family import ClipSimilarity
 from sightloop.rewards.pixels import Preparation
 from sightloop.rewards.retrieval_term import RetrievalReward, retrieval_term
@@ -97,7 +98,8 @@ def clip(*, batch: int = 64) -> ClipSimilarity:
         vision_config={**sizes, "image_size": SIDE, "patch_size": 8},
         projection_dim=16,
     )
-    return ClipSimilarity(CLIPModel(config).eval(), few_words(frame=True), clip_pictures(), batch=batch)
+    encoder = ClipEncoder(CLIPModel(config), few_words(frame=True), clip_pictures(), name="tiny")
+    return ClipSimilarity(encoder, batch=batch)
 
 
 def clip_pictures() -> CLIPImageProcessorPil:
