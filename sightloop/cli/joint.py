@@ -159,7 +159,7 @@ def models_of(options: JointOptions) -> list[Named]:
 @torch.no_grad()
 def _measured(model: Named, evaluator: BothSides, *, keep: bool) -> Measured:
     album = Album(evaluator.check)
-    policy = model.load()
+    policy: Any = model.load()
     evaluation = replace(evaluator, check=album if keep else evaluator.check)(policy)
     drawn = drawn_in(evaluation.samples, album.pictures) if keep else []
     return Measured(name=model.name, weights=weights_digest(policy), evaluation=evaluation, drawn=drawn)

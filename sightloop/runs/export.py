@@ -14,8 +14,8 @@ from sightloop.models.families import CaptionerFamily, GeneratorFamily
 from sightloop.models.precision import DTYPES
 from sightloop.models.protocols import Card, Export, Usage
 from sightloop.models.weight_files import refuse_filled
-from sightloop.recipes.unirl.config import GrpoConfig, UniConfig
-from sightloop.runs.restore import Restored, recipe_and_config, restore, start_folder
+from sightloop.recipes.unirl.config import GrpoConfig
+from sightloop.runs.restore import Restored, family_of, recipe_and_config, restore, start_folder
 
 _CAPTIONS = {name: name for name in ("recall@1", "recall@5", "mrr", "precision", "told", "length")}
 _BOTH_SIDES = {
@@ -45,47 +45,47 @@ def export_run(
             way, or a weight that is too large for `dtype`.
     """
     recipe, config = recipe_and_config(run)
-    device = torch.device("cpu")
-    if isinstance(config, UniConfig):
+    row = family_of(config)
+    if isinstance(row, GeneratorFamily):
         if form == "tensors":
             raise ValueError(f"{run} is a run of {recipe}; VLRM's tensors are BLIP-2's, use --form folder")
-        refuse_filled(output)
-        restored = restore(run, step, device=device, dtype="float32")
-        card = _card(run, restored, "both_sides", _BOTH_SIDES, license_name)
-        if restored.family.write is None:
-            raise ValueError(_cannot(run, restored.family.title, "write"))
-        return _export_generator(restored, output, DTYPES[dtype], card)
-    restored = restore(run, step, device=device)
-    card = _card(run, restored, "held_out", _CAPTIONS, license_name)
+        return _export_generator(
+            run, row, output, step=step, dtype=DTYPES[dtype], license_name=license_name
+        )
+    assert isinstance(row, CaptionerFamily)
+    if row.export is None:
+        raise ValueError(_cannot(run, row.title, "export"))
+    restored = restore(run, step, device=torch.device("cpu"))
     wanted = Export(
         run=run,
         form=form,
         dtype=DTYPES[dtype],
-        card=card,
+        card=_card(run, restored, "held_out", _CAPTIONS, license_name),
         prompt=restored.config.draw.prompt,
         decoding=_decoding(restored),
     )
-    row = restored.family
-    assert isinstance(row, CaptionerFamily)
-    if row.export is None:
-        raise ValueError(_cannot(run, row.title, "export"))
     row.export(restored.policy, output, wanted)
 
 
-def _export_generator(restored: Restored, output: Path, dtype: torch.dtype, card: Card) -> None:
-    row = restored.family
-    assert isinstance(row, GeneratorFamily)
+def _export_generator(
+    run: Path, row: GeneratorFamily, output: Path, *, step: str, dtype: torch.dtype, license_name: str
+) -> None:
+    if row.write is None:
+        raise ValueError(_cannot(run, row.title, "write"))
+    refuse_filled(output)
+    restored = restore(run, step, device=torch.device("cpu"), dtype="float32")
+    card = _card(run, restored, "both_sides", _BOTH_SIDES, license_name)
     method = "GRPO" if isinstance(restored.config, GrpoConfig) else "supervised training"
     with atomic_write(output) as partial:
         usage = row.write(restored.policy, partial, dtype=dtype, start=start_folder(restored.config))
-        text = card_text(card, family=row.title, method=method, usage=usage)
+        text = _card_text(card, family=row.title, method=method, usage=usage)
         (partial / "README.md").write_text(text, encoding="utf-8")
 
 
-def _cannot(place: Path, title: str, field: str) -> str:
+def _cannot(run: Path, title: str, function: str) -> str:
     return (
-        f"{place}: models of the family {title} cannot be exported; give its row of models/families.py a "
-        f"function `{field}`"
+        f"{run}: models of the family {title} cannot be exported; give its row of models/families.py a "
+        f"function `{function}`"
     )
 
 
@@ -120,7 +120,7 @@ def _metrics(run: Path, evaluation: str, step: int) -> Mapping[str, float]:
     return json.loads(path.read_text(encoding="utf-8"))["metrics"] if path.is_file() else {}
 
 
-def card_text(card: Card, *, family: str, method: str, usage: Usage) -> str:
+def _card_text(card: Card, *, family: str, method: str, usage: Usage) -> str:
     """The model card of an image generator as Markdown with the hub's header."""
     head = ["---", f"library_name: {usage.library}", "pipeline_tag: any-to-any", "language: en"]
     head += [f"license: {card.license_name}"] if card.license_name else []

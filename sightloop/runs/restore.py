@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -32,8 +33,6 @@ class Restored:
 
     policy: Any
     """A `Captioner` or an `ImageGenerator`."""
-    family: Family
-    recipe: str
     config: Any
     step: int
 
@@ -63,13 +62,11 @@ def restore(run: Path, step: str, *, device: torch.device, dtype: Precision | No
     Raises:
         ValueError: the folder is no run, or the run has no such checkpoint.
     """
-    recipe, config = recipe_and_config(run)
+    config = recipe_and_config(run)[1]
     chosen = saved_step(run, step)
     policy = _start(config, device, dtype)
     checkpoint.load_trainable(chosen.folder, {"policy": policy.trainable_module()})
-    return Restored(
-        policy=policy, family=_family_of(config), recipe=recipe, config=config, step=chosen.step
-    )
+    return Restored(policy=policy, config=config, step=chosen.step)
 
 
 def before_training(
@@ -193,14 +190,17 @@ def saved_step(run: Path, step: str) -> checkpoint.Saved:
     return saved[wanted]
 
 
-def _start(config: Any, device: torch.device, dtype: Precision | None) -> Any:
-    # Training offers two precisions; drawing with what was trained works in three.
-    changes: dict[str, Any] = {} if dtype is None else {"dtype": dtype}
-    load = vlrm.load_policy if isinstance(config, VlrmConfig) else unirl.load_policy
-    return load(replace(config, **changes), device)
-
-
-def _family_of(config: VlrmConfig | UniConfig) -> Family:
+def family_of(config: VlrmConfig | UniConfig) -> Family:
+    """The row of the model that a run of this configuration starts from."""
     if isinstance(config, VlrmConfig):
         return captioner_family(vlrm.base_model(config))
     return generator_family(start_folder(config))
+
+
+def _start(config: Any, device: torch.device, dtype: Precision | None) -> Any:
+    # Training offers two precisions; drawing with what was trained works in three.
+    changes: dict[str, Any] = {} if dtype is None else {"dtype": dtype}
+    load: Callable[..., Any] = (
+        vlrm.load_policy if isinstance(config, VlrmConfig) else unirl.load_policy
+    )
+    return load(replace(config, **changes), device)

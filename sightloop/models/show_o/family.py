@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -46,7 +47,8 @@ def write_trained_show_o(policy: ShowO, folder: Path, *, dtype: torch.dtype, sta
     """
     if policy.adapters is not None:
         merge_adapters(policy.adapters, policy.model.model)
-    policy.model.to(dtype)
+    model: Any = policy.model
+    model.to(dtype)
     projector = None if policy.vision is None else policy.vision.projector.to(dtype)
     refuse_not_finite(policy.model, dtype)
     weights = ShowOWeights(model=policy.model, projector=projector, sizes=_sizes(policy, start))
