@@ -96,6 +96,8 @@ class Images:
 
     pixels: UInt8[Tensor, "B 3 H W"]
     features: Mapping[str, Float[Tensor, "B ..."]] = field(default_factory=dict[str, Tensor])
+    keys: list[bytes] | None = None
+    """Of each picture, equal where pictures are; None = the host has not looked at them yet."""
 
     def __len__(self) -> int:
         return self.pixels.shape[0]
@@ -118,13 +120,17 @@ class Tokens:
     """Round that fixed each token; None = left to right."""
     one_hot: Float[Tensor, "B T V"] | None = None
     """Straight-through one-hot codes that carry a gradient."""
+    keys: list[bytes] | None = None
+    """Where these are pictures: of each, equal where all codes are; None = the host has not looked yet."""
 
     def __len__(self) -> int:
         return self.ids.shape[0]
 
     def rows(self, index: Int[Tensor, " N"]) -> Tokens:
         """The samples at `index`."""
-        return Tokens(**picked(vars(self), index.to(self.ids.device)))
+        # Keys are the host's, which would wait for an index on the device.
+        keys = picked(self.keys, index)
+        return Tokens(**picked(vars(self) | {"keys": None}, index.to(self.ids.device)) | {"keys": keys})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -52,7 +52,13 @@ def _join_seen(parts: Sequence[Images | Tokens | None]) -> Images | Tokens | Non
     if not seen:
         return None
     features = {key: torch.cat([part.features[key] for part in seen]) for key in seen[0].features}
-    return Images(pixels=torch.cat([part.pixels for part in seen]), features=features)
+    pixels = torch.cat([part.pixels for part in seen])
+    return Images(pixels=pixels, features=features, keys=_join_keys(seen))
+
+
+def _join_keys(parts: Sequence[Images] | Sequence[Tokens]) -> list[bytes] | None:
+    known = [part.keys for part in parts if part.keys is not None]
+    return [key for keys in known for key in keys] if len(known) == len(parts) else None
 
 
 def _join_tokens(parts: list[Tokens]) -> Tokens:
@@ -67,6 +73,7 @@ def _join_tokens(parts: list[Tokens]) -> Tokens:
         log_probs=join([part.log_probs for part in parts]),
         decode_step=join([part.decode_step for part in parts]),
         one_hot=torch.cat(codes) if codes else None,
+        keys=_join_keys(parts),
     )
 
 

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int, UInt8
 from PIL import Image
 from torch import Tensor
 
-from sightloop.models.deduplicate import distinct, image_keys
+from sightloop.models.deduplicate import distinct, image_keys, row_keys
 from sightloop.models.mixed_precision import in_own_precision
 from sightloop.types import Images, Tokens
 
@@ -115,7 +115,7 @@ class JanusPictures:
         firsts, places = distinct(image_keys(images))
         rows = images.rows(torch.tensor(firsts))
         with torch.no_grad():
-            pixels = rows.pixels if isinstance(rows, Images) else self.pixels(rows)
+            pixels = (rows if isinstance(rows, Images) else self.pixels(rows)).pixels
             return self.features(self._values(self.squares(pixels, self.tower_size))), places
 
     @in_own_precision
@@ -147,24 +147,25 @@ class JanusPictures:
         return vq.decoder(vq.post_quant_conv(latents.contiguous()))
 
     @torch.no_grad()
-    def pixels(self, tokens: Tokens) -> UInt8[Tensor, "B 3 s s"]:
-        """Pictures of codes, rounded as the official code rounds them.
+    def pixels(self, tokens: Tokens) -> Images:
+        """Pictures of codes, rounded as the official code rounds them; with keys, as the host sees the codes.
 
         Raises:
             ValueError: the tokens are not the codes of whole pictures.
         """
-        ids = tokens.ids
-        if ids.shape[1] != self.num_image_tokens or not bool(tokens.mask.all()):
+        ids, mask = torch.stack([tokens.ids, tokens.mask.long()]).cpu()
+        if ids.shape[1] != self.num_image_tokens or not bool(mask.all()):
             raise ValueError(
                 f"a picture has {self.num_image_tokens} tokens that all count; these have {ids.shape[1]}, "
-                f"{int(tokens.mask.sum())} of {tokens.mask.numel()} count"
+                f"{int(mask.sum())} of {mask.numel()} count"
             )
         if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < self.num_codes:
             raise ValueError(
                 f"image tokens are {int(ids.min())} to {int(ids.max())}; there are {self.num_codes} codes"
             )
-        made = [self.values_of(part).float() for part in ids.to(self._like.device).split(_PICTURES_AT_ONCE)]
-        return rounded(torch.cat(made))
+        parts = tokens.ids.to(self._like.device).split(_PICTURES_AT_ONCE)
+        made = [self.values_of(part).float() for part in parts]
+        return Images(pixels=rounded(torch.cat(made)), keys=row_keys(ids))
 
     @torch.no_grad()
     def codes(self, images: Images) -> Int[Tensor, "B T"]:

@@ -32,6 +32,7 @@ from sightloop.models.decoding.code_likelihood import (
 )
 from sightloop.models.decoding.sampling import token_log_probs
 from sightloop.models.decoding.token_pieces import Pieces
+from sightloop.models.deduplicate import image_keys
 from sightloop.models.janus.answers import JanusAnswers
 from sightloop.models.janus.body import JanusBody
 from sightloop.models.janus.conversation import JanusStrings, changed, strings_of_processor
@@ -230,6 +231,7 @@ class Janus(nn.Module):
         """Add what the frozen tower sees; pictures that have it are returned as they are."""
         if self.pictures.key in images.features:
             return images
+        images = replace(images, keys=image_keys(images))
         seen, places = self.pictures.see(images)
         return replace(images, features={**images.features, self.pictures.key: seen[places]})
 
@@ -239,7 +241,7 @@ class Janus(nn.Module):
 
     def pixels(self, tokens: Tokens) -> Images:
         """Pictures of image tokens, rounded as the official code rounds them."""
-        return Images(pixels=self.pictures.pixels(tokens))
+        return self.pictures.pixels(tokens)
 
     def image_tokens(self, images: Images) -> Tokens:
         """The codes of pictures of any size; all count."""

@@ -37,7 +37,7 @@ class Pictures:
 
     def read(self, body: Body) -> Prefix:
         """Their keys and values."""
-        count, width = self.embeds.shape[:2]
+        width = self.embeds.shape[1]
         last = width - 1 if self.last is None else self.last
         device = self.embeds.device
         # Who all see each other need no mask.
@@ -45,7 +45,6 @@ class Pictures:
         return body.prefix(
             self.embeds,
             torch.arange(width, device=device)[None],
-            lengths=torch.full((count,), width, device=device),
             row_of=self.row_of,
             mask=None if is_block else answer_mask(width, first=self.first, last=last, device=device),
         )

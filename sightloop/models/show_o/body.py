@@ -35,7 +35,8 @@ class Prefix:
 
     states: tuple[tuple[Float[Tensor, "D heads P d"], Float[Tensor, "D heads P d"]], ...]
     """Of each layer."""
-    lengths: Int[Tensor, " D"]
+    lengths: Int[Tensor, " D"] | None
+    """None where none is padded."""
     row_of: Int[Tensor, " B"]
     """Which beginning each row of the batch has."""
 
@@ -46,11 +47,12 @@ class Prefix:
 
     def rows(self, index: Int[Tensor, " R"]) -> Prefix:
         """For the rows of the batch at `index`."""
+        index = index.to(self.row_of.device, non_blocking=True)
         return Prefix(states=self.states, lengths=self.lengths, row_of=self.row_of[index])
 
     def seen(self) -> Bool[Tensor, "B P"] | None:
         """Which columns of each row are no pads; None if all rows fill them."""
-        if bool((self.lengths == self.width).all()):
+        if self.lengths is None:
             return None
         place = torch.arange(self.width, device=self.lengths.device)
         return (place < self.lengths[:, None])[self.row_of]
@@ -94,6 +96,29 @@ class Opening:
     query: Float[Tensor, "B heads L d"]
     key: Float[Tensor, "B heads L d"]
     value: Float[Tensor, "B heads L d"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """Which positions of each row are read, as the last layer needs to know it."""
+
+    order: Int[Tensor, "B U"]
+    """Columns, those that are wanted first; rows that want fewer than others have some in vain."""
+    ordered: Int[Tensor, " n"]
+    """The wanted ones among these, counted over all rows."""
+    numbers: Int[Tensor, " n"]
+    """The same among all columns."""
+
+    @staticmethod
+    def of(mask: Bool[Tensor, "B L"], device: torch.device) -> Wanted:
+        """Of positions that are wanted where the mask is True; found on the host."""
+        here = mask.cpu()
+        counts = here.sum(1)
+        width = max(1, int(counts.max()))
+        order = (~here).long().argsort(dim=1, stable=True)[:, :width]
+        ordered = (torch.arange(width) < counts[:, None]).flatten().nonzero()[:, 0]
+        numbers = here.flatten().nonzero()[:, 0]
+        return Wanted(order=order.to(device), ordered=ordered.to(device), numbers=numbers.to(device))
 
 
 class Body:
@@ -194,7 +219,8 @@ class Body:
 
     def opening(self, ids: Int[Tensor, "B L"], positions: Int[Tensor, "1 L"]) -> Opening:
         """The first layer's part that needs no attention: once for each kind of token, most are the mask."""
-        kinds, which = ids.unique(return_inverse=True)
+        # No wait where the ids are the host's.
+        kinds, which = (part.to(self.device) for part in ids.unique(return_inverse=True))
         layer, embeds = self.phi.layers[0], self.embed(kinds)
         normed = layer.input_layernorm(embeds)
         query, key, value = _projected(layer.self_attn, normed[None])
@@ -215,7 +241,7 @@ class Body:
         self,
         opening: Opening,
         positions: Int[Tensor, "1 L"],
-        wanted: Bool[Tensor, "B L"],
+        wanted: Wanted,
         *,
         prefix: Prefix,
     ) -> Float[Tensor, "n h"]:
@@ -233,12 +259,11 @@ class Body:
         parts = (opening.query, opening.key, opening.value, opening.feed, opening.residual)
         hidden = self._kept(first, *parts)
         if len(layers) == 1:
-            return self.phi.final_layernorm(hidden[wanted])
+            return self.phi.final_layernorm(hidden.flatten(0, 1)[wanted.numbers])
         hidden = self._through(layers[1:-1], hidden, rotary, seen, False, memory)
-        # Rows want different positions, and perhaps different numbers of them: the rest of a row is dropped.
-        order = (~wanted).long().argsort(dim=1, stable=True)[:, : max(1, int(wanted.sum(1).max()))]
-        hidden = self._kept(partial(self._last, order=order, rotary=rotary, seen=seen, memory=memory), hidden)
-        return self.phi.final_layernorm(hidden[wanted.gather(1, order)])
+        last = partial(self._last, order=wanted.order, rotary=rotary, seen=seen, memory=memory)
+        hidden = self._kept(last, hidden)
+        return self.phi.final_layernorm(hidden.flatten(0, 1)[wanted.ordered])
 
     def _last(
         self, hidden: Tensor, *, order: Tensor, rotary: Any, seen: Tensor | None, memory: _Joined
@@ -260,7 +285,7 @@ class Body:
         embeds: Float[Tensor, "D P h"],
         positions: Int[Tensor, "_ P"],
         *,
-        lengths: Int[Tensor, " D"],
+        lengths: Int[Tensor, " D"] | None = None,
         row_of: Int[Tensor, " B"],
         mask: Bool[Tensor, "_ 1 P P"] | None = None,
         is_causal: bool = False,
@@ -280,11 +305,16 @@ class Body:
         self, rows: Sequence[Sequence[int]], row_of: Int[Tensor, " B"], *, ends_at: int
     ) -> Prefix:
         """Keys and values of texts whose last token stands at position `ends_at` - 1."""
-        lengths = torch.tensor([len(row) for row in rows], device=self.device)
+        counts = torch.tensor([len(row) for row in rows])
+        lengths = counts.to(self.device)
         ids = right_padded(rows, self.vocabulary.pad).to(self.device)
         positions = torch.arange(ids.shape[1], device=self.device) + (ends_at - lengths)[:, None]
         return self.prefix(
-            self.embed(ids), positions, lengths=lengths, row_of=row_of.to(self.device), is_causal=True
+            self.embed(ids),
+            positions,
+            lengths=None if int(counts.min()) == ids.shape[1] else lengths,
+            row_of=row_of.to(self.device),
+            is_causal=True,
         )
 
     def code_logits(self, hidden: Float[Tensor, "n h"]) -> Float[Tensor, "n K"]:

@@ -170,6 +170,19 @@ def drawing_rows(
     return torch.cat([prefix, framed(codes, vocabulary)], 1)
 
 
+def require_codes(ids: Int[Tensor, "B N"], vocabulary: Vocabulary) -> None:
+    """Check that ids are codes of pictures; ids of the host, or it waits for them.
+
+    Raises:
+        ValueError: one is none.
+    """
+    if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < vocabulary.num_codes:
+        raise ValueError(
+            f"codes from {int(ids.min())} to {int(ids.max())}; pictures have codes from 0 to "
+            f"{vocabulary.num_codes - 1}"
+        )
+
+
 def framed(codes: Int[Tensor, "B N"], vocabulary: Vocabulary) -> Int[Tensor, "B F"]:
     """The picture between its marks."""
     mark = codes.new_ones(len(codes), 1)

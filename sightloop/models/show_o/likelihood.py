@@ -15,8 +15,8 @@ from torch import Tensor
 
 from sightloop.models.decoding.code_likelihood import code_log_probs, relaxed_codes, unit_exponentials
 from sightloop.models.deduplicate import distinct
-from sightloop.models.show_o.body import Body, Prefix
-from sightloop.models.show_o.layout import Vocabulary, drawing_prompt, framed
+from sightloop.models.show_o.body import Body, Prefix, Wanted
+from sightloop.models.show_o.layout import Vocabulary, drawing_prompt, framed, require_codes
 from sightloop.models.show_o.sampling import RELAXED_STREAM, chosen_rounds
 from sightloop.types import Sampling, Tokens, TokenScores
 
@@ -45,14 +45,17 @@ class Canvas:
         unknown: Bool[Tensor, "B N"],
         wanted: Bool[Tensor, "B N"] | None = None,
     ) -> tuple[Float[Tensor, "n h"], ...]:
-        """Hidden states at the `wanted` (None = the unknown) positions, one tensor for each condition."""
-        words = self.body.vocabulary
+        """Hidden states at the `wanted` (None = the unknown) positions, one tensor for each condition.
+
+        Codes and masks may be the host's, which then waits for nothing.
+        """
+        words, device = self.body.vocabulary, self.body.device
         ids = torch.where(unknown, words.mask, codes + words.first_code)
         rows = framed(ids, words)
-        positions = self.start + torch.arange(rows.shape[1], device=rows.device)[None]
+        positions = self.start + torch.arange(rows.shape[1], device=device)[None]
         if wanted is None and bool(unknown.all()):
             return tuple(self._blank(rows[:1], positions, prefix) for prefix in self.conditions)
-        chosen = F.pad(unknown if wanted is None else wanted, (1, 1))
+        chosen = Wanted.of(F.pad(unknown if wanted is None else wanted, (1, 1)), device)
         opening = self.body.opening(rows, positions)
         return tuple(
             self.body.continued(opening, positions, chosen, prefix=prefix) for prefix in self.conditions
@@ -64,7 +67,8 @@ class Canvas:
         """Before the first round rows with one prompt are one row, and without condition all are."""
         kinds, which = prefix.row_of.unique(return_inverse=True)
         rows = row.expand(len(kinds), -1)
-        wanted = F.pad(torch.ones_like(rows[:, 2:], dtype=torch.bool), (1, 1))
+        every = F.pad(torch.ones(len(kinds), row.shape[1] - 2, dtype=torch.bool), (1, 1))
+        wanted = Wanted.of(every, self.body.device)
         opening = self.body.opening(rows, positions)
         hidden = self.body.continued(opening, positions, wanted, prefix=replace(prefix, row_of=kinds))
         return hidden.unflatten(0, (len(kinds), -1))[which].flatten(0, 1)
@@ -160,8 +164,12 @@ def relaxed_picture(
 
 def _looked_at(canvas: Canvas, tokens: Tokens) -> tuple[tuple[Float[Tensor, "n h"], ...], Int[Tensor, " n"]]:
     """Hidden states that predict the codes that count, one tensor for each condition, and where these are."""
-    mask, codes = tokens.mask, tokens.ids
-    steps = torch.zeros_like(codes) if tokens.decode_step is None else tokens.decode_step
+    device = tokens.ids.device
+    steps = torch.zeros_like(tokens.ids) if tokens.decode_step is None else tokens.decode_step
+    # All that the host has to know, in one look at the device.
+    codes, counts, steps = torch.stack([tokens.ids, tokens.mask.long(), steps.long()]).cpu()
+    require_codes(codes, canvas.body.vocabulary)
+    mask = counts.bool()
     rows, places = mask.nonzero(as_tuple=True)
     pairs = torch.stack([rows, steps[rows, places]], 1).unique(dim=0)
     hidden: list[tuple[Tensor, ...]] = []
@@ -174,5 +182,5 @@ def _looked_at(canvas: Canvas, tokens: Tokens) -> tuple[tuple[Float[Tensor, "n h
         at, place = wanted.nonzero(as_tuple=True)
         flat.append(row[at] * codes.shape[1] + place)
     if not hidden:
-        return (), rows
-    return tuple(torch.cat(branch) for branch in zip(*hidden, strict=True)), torch.cat(flat)
+        return (), rows.to(device)
+    return tuple(torch.cat(branch) for branch in zip(*hidden, strict=True)), torch.cat(flat).to(device)

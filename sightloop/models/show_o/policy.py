@@ -20,7 +20,7 @@ from transformers import PhiForCausalLM, PreTrainedTokenizerBase
 
 from sightloop.models.decoding.code_likelihood import require_relaxable
 from sightloop.models.decoding.token_pieces import Pieces
-from sightloop.models.deduplicate import distinct, image_keys
+from sightloop.models.deduplicate import distinct, image_keys, row_keys
 from sightloop.models.lora import Adapters
 from sightloop.models.mixed_precision import MixedPrecision, forget_casts, keep_frozen_in
 from sightloop.models.prompt_strings import PROMPT_PLACE, QUESTION_PLACE, answer_ids
@@ -31,6 +31,7 @@ from sightloop.models.show_o.layout import (
     begun,
     plain_text,
     question_frame,
+    require_codes,
     right_padded,
     vocabulary_of,
 )
@@ -176,24 +177,29 @@ class ShowO(nn.Module):
     @torch.no_grad()
     def pixels(self, tokens: Tokens) -> Images:
         """Pictures of image tokens; every id is part of the picture, whatever the mask says."""
-        return Images(pixels=pixels_from(self.magvit.decode(self._whole(tokens).ids)))
+        whole = self._whole(tokens)
+        return Images(pixels=pixels_from(self.magvit.decode(whole.ids)), keys=whole.keys)
 
     @torch.no_grad()
     def image_tokens(self, images: Images) -> Tokens:
         """Image tokens of pictures, which are brought to the policy's size as the official code does."""
         ids = self.magvit.encode(pixel_values_of(images.pixels, self.image_size).to(self.body.device))
-        return Tokens(ids=ids, mask=torch.ones_like(ids, dtype=torch.bool))
+        return self._whole(Tokens(ids=ids, mask=torch.ones_like(ids, dtype=torch.bool)))
 
-    def _whole(self, tokens: Tokens) -> Tokens:
+    def _sized(self, tokens: Tokens) -> Tokens:
         if tokens.ids.shape[1] != self.num_image_tokens:
             raise ValueError(
                 f"{tokens.ids.shape[1]} tokens a picture; this policy's pictures have {self.num_image_tokens}"
             )
-        count = self.vocabulary.num_codes
-        if bool(((tokens.ids < 0) | (tokens.ids >= count)).any()):
-            low, high = int(tokens.ids.min()), int(tokens.ids.max())
-            raise ValueError(f"codes from {low} to {high}; pictures have codes from 0 to {count - 1}")
         return tokens
+
+    def _whole(self, tokens: Tokens) -> Tokens:
+        """The same with keys: the host looks at ids once, to compare them and to see that they are codes."""
+        if self._sized(tokens).keys is not None:
+            return tokens
+        here = tokens.ids.cpu()
+        require_codes(here, self.vocabulary)
+        return replace(tokens, keys=row_keys(here))
 
     # -- the policy
 
@@ -283,7 +289,7 @@ class ShowO(nn.Module):
         with self._active():
             if turn.prompt.wants == "image":
                 canvas = self._canvas(self._prompt_ids(turn.prompt.texts), under)
-                return score_codes(canvas, self._whole(turn.tokens), under)
+                return score_codes(canvas, self._sized(turn.tokens), under)
             pictures, questions = self._asked(turn.prompt)
             return score_answers(self.body, pictures, questions, turn.tokens, under)
 
@@ -311,21 +317,21 @@ class ShowO(nn.Module):
 
     def shown(self, tokens: Tokens) -> Images | Tokens:
         """The codes themselves, or their pictures with what the frozen tower sees."""
-        return tokens if self.vision is None else self.look(self.pixels(tokens))
+        return self._whole(tokens) if self.vision is None else self.look(self.pixels(tokens))
 
     def _pictures(self, images: Images | Tokens) -> Pictures:
         if isinstance(images, Tokens) and images.one_hot is not None:
             # Rows that carry a gradient keep their own.
             rows = row_of = list(range(len(images)))
         else:
-            every = images if isinstance(images, Images) else Tokens(ids=images.ids, mask=images.ids >= 0)
-            rows, row_of = distinct(image_keys(every))
+            images = images if isinstance(images, Images) else self._whole(images)
+            rows, row_of = distinct(image_keys(images))
         few, index = images.rows(torch.tensor(rows)), torch.tensor(row_of, device=self.body.device)
         if self.vision is not None:
             features = self._features(self.vision, few)
             system = self.text_ids([self.vision.system_prompt])[0]
             return self.vision.pictures(self.body, features, system, row_of=index)
-        tokens = self._whole(self.image_tokens(few) if isinstance(few, Images) else few)
+        tokens = self.image_tokens(few) if isinstance(few, Images) else self._whole(few)
         return code_pictures(self.body, tokens, row_of=index)
 
     def _features(self, vision: ShowOVision, images: Images | Tokens) -> Float[Tensor, "D P c"]:
