@@ -41,7 +41,13 @@ from sightloop.world.bundled import WEIGHTS
 
 ROWS, PICTURES, ROUNDS = 16, 4, 16
 LENGTH, ANSWER = 30, 12
-PROMPT, QUESTION = "a red circle left of a blue square", "What color is the circle?"
+PROMPT = "a red circle left of a blue square"
+QUESTIONS = [
+    "What color is the circle?",
+    "What is there?",
+    "How many circles are there?",
+    "What color is it?",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +165,7 @@ def drawings_and_answers(family: str, device: torch.device) -> dict[str, Cost]:
 
     codes = policy.sample(prompt, law)
     shown = policy.shown(codes)
-    questions = Prompt(texts=[QUESTION] * PICTURES, images=shown, seeds=list(range(PICTURES)))
+    questions = Prompt(texts=QUESTIONS, images=shown, seeds=list(range(PICTURES)))
 
     def answer() -> int:
         return policy.sample(questions, Sampling(max_tokens=ANSWER, temperature=8.0)).ids.shape[1]
@@ -264,7 +270,7 @@ def main() -> None:
     emulated_accelerator.register()
     with emulated_accelerator.switched_on() as device:
         found = captions(device)
-        found |= captions_of_any(transformers_janus(device), text=QUESTION)
+        found |= captions_of_any(transformers_janus(device), text=QUESTIONS[0])
         for family in ("Show-o", "Janus"):
             found |= drawings_and_answers(family, device)
         for name in TRAINING:

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sightloop.models.janus.fused_llama import LeanLlama
-from sightloop.models.transformers_internals import Cache, cache_argument, roomy_cache
+from sightloop.models.transformers_internals import Cache, attention_of, cache_argument, roomy_cache
 
 
 def places_of(mask: Bool[Tensor, "B L"]) -> Int[Tensor, "B L"]:
@@ -69,12 +69,19 @@ class JanusBody:
             positions = places_of(mask)[:, -embeds.shape[1] :]
         out = self._core.language_model(
             inputs_embeds=embeds,
-            attention_mask=None if mask is None else mask.long(),
+            attention_mask=None if mask is None else self._seen(mask, embeds.shape[1]),
             position_ids=positions,
             use_cache=cache is not None,
             **cache_argument(cache),
         )
         return out.last_hidden_state
+
+    def _seen(self, mask: Bool[Tensor, "B L"], new: int) -> Bool[Tensor, "B 1 N L"] | Int[Tensor, "B L"]:
+        """Who sees whom, written out: of a plain mask transformers asks the device if it hides anything."""
+        if attention_of(self.model.config.text_config) != "sdpa":
+            return mask.long()
+        place = torch.arange(mask.shape[1], device=mask.device)
+        return (place <= place[-new:, None]) & mask[:, None, None]
 
     def lean(self) -> LeanLlama | None:
         """The language model as it is now in few operations; None where its layers need their own way."""
