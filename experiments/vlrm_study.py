@@ -18,10 +18,9 @@ import torch
 
 from experiments.world.captioner_stage import train_talkative
 from experiments.world.fitting import make_world
-from sightloop.recipes.catalog import SHAPES, SHAPES_RS
 from sightloop.recipes.config_json import config_to_json
 from sightloop.recipes.vlrm import build as vlrm
-from sightloop.recipes.vlrm.config import VlrmConfig
+from sightloop.recipes.vlrm.config import SHAPES, SHAPES_RS, VlrmConfig
 from sightloop.rewards.combine import combine
 from sightloop.training.experiment import Experiment
 from sightloop.training.loop import train

@@ -20,9 +20,11 @@ from sightloop.cli.caption_options import CaptionOptions
 from sightloop.cli.demo import DEMOS, run_demo
 from sightloop.cli.doctor import doctor
 from sightloop.cli.evaluate import EVALUATIONS
+from sightloop.cli.former_options import current_options
 from sightloop.cli.help import with_help
 from sightloop.cli.images import ask_command, convert_command, draw_command
 from sightloop.recipes.catalog import RECIPES
+from sightloop.recipes.choices import refuse_idle
 from sightloop.recipes.config_json import config_of_run
 from sightloop.recipes.presets import preset_of
 from sightloop.recipes.unirl.config import UniConfig
@@ -52,7 +54,7 @@ def train(words: list[str]) -> None:
         return replay(words)
     if not words or words[0] not in RECIPES:
         _fail_or_help("train", words, {name: RECIPES[name].does for name in RECIPES}, _TRAIN_NOTE)
-    name, *rest = words
+    name, *rest = current_options(words)
     recipe = RECIPES[name]
     preset = preset_of(recipe.presets, rest)
     config_type = Annotated[recipe.config, tyro.conf.arg(name="")]
@@ -68,6 +70,7 @@ def train(words: list[str]) -> None:
         description=f"{recipe.config.__doc__} Defaults shown are those of --preset {preset} "
         f"(there are: {', '.join(recipe.presets)}).",
     )
+    refuse_idle(chosen.settings, recipe.config.choices, starts=[recipe.presets[preset]])
     options: TrainOptions = chosen.options
     if options.plan:
         return _print_plan(preset, chosen.settings)

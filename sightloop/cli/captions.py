@@ -36,8 +36,7 @@ from sightloop.evaluators.settings import HeldOutSettings
 from sightloop.models.clip import ClipEncoder
 from sightloop.models.named_models import model_config
 from sightloop.models.protocols import Captioner, SupportsBeams, missing_members, require_members
-from sightloop.recipes.catalog import SHAPES
-from sightloop.recipes.vlrm.config import PAPER
+from sightloop.recipes.vlrm.config import PAPER, SHAPES
 from sightloop.rewards.phrases import contains_bad_phrase, load_phrases
 from sightloop.runs.restore import open_captioner, read_config
 from sightloop.training import distributed

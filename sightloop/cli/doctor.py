@@ -8,7 +8,9 @@ from typing import Annotated, Any
 
 import tyro
 
+from sightloop.cli.former_options import current_options
 from sightloop.recipes.catalog import RECIPES
+from sightloop.recipes.choices import refuse_idle
 from sightloop.recipes.presets import preset_of
 
 
@@ -56,13 +58,14 @@ def _chosen(words: list[str]) -> tuple[DoctorOptions, Any]:
     name = words[at].partition("=")[2] or "".join(words[at + 1 : at + 2])
     if name not in RECIPES:
         raise ValueError(f"recipe {name!r} does not exist; there are: {', '.join(RECIPES)}")
-    presets = RECIPES[name].presets
-    preset = preset_of(presets, words)
+    recipe, words = RECIPES[name], current_options(words)
+    preset = preset_of(recipe.presets, words)
     flat = tyro.conf.arg(name="")
     fields: list[Any] = [
         ("options", Annotated[DoctorOptions, flat], DoctorOptions(recipe=name, preset=preset)),
-        ("settings", Annotated[RECIPES[name].config, flat], presets[preset]),
+        ("settings", Annotated[recipe.config, flat], recipe.presets[preset]),
     ]
     command = dataclasses.make_dataclass("Doctor", fields, frozen=True, kw_only=True)
     chosen: Any = tyro.cli(command, args=words, prog=f"sightloop doctor --recipe {name}")
+    refuse_idle(chosen.settings, recipe.config.choices, starts=[recipe.presets[preset]])
     return chosen.options, chosen.settings

@@ -32,7 +32,7 @@ _RIGHT = 0.95
 
 def judges_of(config: UniConfig) -> list[ModelToExamine]:
     """Every judge of pictures and texts that the user named."""
-    named = read_names(config.judge.custom)
+    named = read_names(config.custom_rewards)
     return [model for one in named if (model := as_model(one)) is not None]
 
 

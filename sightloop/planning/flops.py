@@ -16,7 +16,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from sightloop.algorithms.methods import METHODS
 from sightloop.planning.networks import Networks
 from sightloop.planning.vlrm_plan import count
-from sightloop.recipes.unirl.config import GrpoConfig, SftConfig, UniConfig, asks_anyone
+from sightloop.recipes.unirl.choices import asks_anyone
+from sightloop.recipes.unirl.config import GrpoConfig, SftConfig, UniConfig
 
 PROMPT, QUESTION = 16, 24
 """Assumed tokens of a prompt, and of a question with its frame."""

@@ -34,7 +34,8 @@ from sightloop.planning.flops import (
 from sightloop.planning.networks import Networks, networks_of
 from sightloop.planning.precision import is_mixed, precision_lines
 from sightloop.planning.vlrm_plan import GIB, count
-from sightloop.recipes.unirl.config import UniConfig, asks_anyone
+from sightloop.recipes.unirl.choices import asks_anyone
+from sightloop.recipes.unirl.config import UniConfig
 from sightloop.rewards.user_functions import names_function
 
 ACTIVATIONS = "activations of a micro-batch, both turns"

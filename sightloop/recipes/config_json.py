@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any, TypeVar
 
 from sightloop.models.families import FAMILIES
+from sightloop.recipes.choices import refuse_idle, without_idle
 from sightloop.recipes.presets import family_named
 
 Config = TypeVar("Config")
@@ -27,23 +28,27 @@ def config_from_json(kind: type[Config], data: dict[str, Any]) -> Config:
         ValueError: a name the configuration does not have, or a value of another type.
     """
     hints = typing.get_type_hints(kind)
+    names = [field.name for field in dataclasses.fields(typing.cast("type[Any]", kind))]
     for name in data:
-        if name not in hints:
-            close = get_close_matches(name, hints, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(hints)}"
+        if name not in names:
+            close = get_close_matches(name, names, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(names)}"
             raise ValueError(f"{kind.__name__} has no setting {name!r}; {hint}")
     return kind(**{name: _value(hints[name], value, name) for name, value in data.items()})
 
 
-def checked(config: Config) -> Config:
-    """The configuration, once every value is of its type and every choice among the known ones.
+def checked(config: Config, *, presets: Iterable[Config]) -> Config:
+    """The configuration, once every value is of its type, every choice among the known ones, and no setting
+    without effect that is not a preset's.
 
     The command line and files are checked as they are read; configurations made in Python are not.
 
     Raises:
-        ValueError: a value of another type, or a choice that does not exist.
+        ValueError: a value of another type, a choice that does not exist, or a setting of no effect.
     """
-    return config_from_json(type(config), config_to_json(config))
+    found: Any = config_from_json(type(config), config_to_json(config))
+    refuse_idle(found, found.choices, starts=presets)
+    return found
 
 
 def config_of_run(kind: type[Config], saved: Mapping[str, Any]) -> Config:
@@ -52,10 +57,13 @@ def config_of_run(kind: type[Config], saved: Mapping[str, Any]) -> Config:
     Raises:
         ValueError: a name the configuration does not have, or a value of another type.
     """
-    config = saved["config"]
-    if saved.get("format", 1) == 1:
+    config, form = saved["config"], saved.get("format", 1)
+    if form == 1:
         config = _from_format_1(config)
-    return config_from_json(kind, config)
+    if form > 2:
+        return config_from_json(kind, config)
+    known: Any = kind
+    return without_idle(config_from_json(kind, _from_format_2(config)), known.choices)
 
 
 def _from_format_1(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -70,6 +78,20 @@ def _from_format_1(config: Mapping[str, Any]) -> dict[str, Any]:
         if row is not FAMILIES["janus"]:
             relaxation |= {"codes": "one-round", "round": last}
         changed["relaxation"] = relaxation
+    return changed
+
+
+def _from_format_2(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Format 2 had UniRL's custom rewards in `judge`, and a critic's learning rate without a critic."""
+    changed = dict(config)
+    judge = dict(changed.get("judge", {}))
+    if "custom" in judge:
+        changed["custom_rewards"] = judge.pop("custom")
+        changed["judge"] = judge
+    if "quizzes" in changed and "schedule" in changed:
+        schedule = dict(changed["schedule"])
+        schedule.pop("critic_learning_rate", None)
+        changed["schedule"] = schedule
     return changed
 
 

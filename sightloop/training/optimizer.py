@@ -33,9 +33,7 @@ def make_optimizer(trainable: Mapping[str, nn.Module], schedule: Schedule) -> to
                 f"trainable part {name!r} is not in float32, and updates of 1e-5 vanish in half precision; "
                 "call .float() on it"
             )
-        peak = schedule.learning_rate
-        if name == "critic" and schedule.critic_learning_rate is not None:
-            peak = schedule.critic_learning_rate
+        peak = schedule.learning_rate_of(name)
         groups.append({"params": parameters, "lr": peak, "peak": peak, "name": name})
     return torch.optim.Adam(groups)
 

@@ -18,7 +18,7 @@ from sightloop.training import distributed
 from sightloop.training.checkpoint import finished_checkpoints
 
 PARTIAL = ".partial"
-CONFIG_FORMAT = 2
+CONFIG_FORMAT = 3
 """Of config.json: what its settings are called and mean. The first release wrote none, which counts as 1."""
 _REPLACES = "replaces"
 """The key of environment.json that names the older run until it is removed."""

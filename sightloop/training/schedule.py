@@ -16,8 +16,6 @@ class Schedule:
     """Samples a backward pass; any size gives the same gradient."""
     learning_rate: float = 1e-5
     """Paper: section 3.6."""
-    critic_learning_rate: float | None = None
-    """None = as the policy's."""
     warmup_steps: int = 20
     """Linear from 0 (Paper: section 3.6)."""
     decay: Literal["none", "linear", "cosine"] = "none"
@@ -40,6 +38,30 @@ class Schedule:
                 raise ValueError(f"{name} is {value}; use at least 1")
         if self.warmup_steps < 0:
             raise ValueError(f"warmup_steps is {self.warmup_steps}; use 0 for none")
-        for name in ("learning_rate", "critic_learning_rate", "clip_at"):
-            if (value := getattr(self, name)) is not None and value <= 0:
+        for name in ("learning_rate", "clip_at"):
+            if (value := getattr(self, name)) <= 0:
                 raise ValueError(f"{name} is {value}; use a positive number")
+
+    def learning_rate_of(self, part: str) -> float:
+        """The highest rate of a trainable part."""
+        del part
+        return self.learning_rate
+
+
+@dataclass(frozen=True, kw_only=True)
+class CriticSchedule(Schedule):
+    """The same beside a critic, which may learn at a rate of its own."""
+
+    critic_learning_rate: float | None = None
+    """None = as the policy's."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        rate = self.critic_learning_rate
+        if rate is not None and rate <= 0:
+            raise ValueError(f"critic_learning_rate is {rate}; use a positive number")
+
+    def learning_rate_of(self, part: str) -> float:
+        """The highest rate of a trainable part."""
+        rate = self.critic_learning_rate
+        return self.learning_rate if part != "critic" or rate is None else rate

@@ -8,8 +8,7 @@ from dataclasses import replace
 import pytest
 
 from sightloop.planning.vlrm_plan import GIB, Shapes, count, memory_plan, print_plan, shapes_of, step_flops
-from sightloop.recipes.catalog import SHAPES
-from sightloop.recipes.vlrm.config import PAPER, PAPER_RS
+from sightloop.recipes.vlrm.config import PAPER, PAPER_RS, SHAPES
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import pytest
 import torch
 from models.tiny_captioners import idefics3, llava
 from recipes.device_runs import assert_same, train_on_both
-from recipes.unirl_runs import SMALL, Folders, official_folders, resumed
+from recipes.unirl_runs import Folders, official_folders, resumed, small
 
 from sightloop.cli import main
 from sightloop.recipes.vlrm import build as vlrm
@@ -22,7 +22,7 @@ VLRM = (
     "vlrm", "--batch", "4", "--micro-batch", "2", "--steps", "1", "--save-every", "1", "--sample-every", "1",
     "--held-out.limit", "4",
 )  # fmt: skip
-UNIRL = (*SMALL, "--learning-rate", "0.01", "--answer.max-tokens", "6")
+UNIRL = ("--learning-rate", "0.01", "--answer.max-tokens", "6")
 
 
 @pytest.fixture(scope="module")
@@ -100,8 +100,9 @@ def test_unirl_trains_as_on_the_cpu(
     tmp_path: Path, emulated: torch.device, folders: Folders, family: str, recipe: str, options: str
 ) -> None:
     rounds = ("--draw.steps", "3") if family == "show-o" else ()
-    words = [recipe, *folders.policy(family), *UNIRL, *rounds, *folders.rewards("letters", "bright")]
-    assert_same(*train_on_both(tmp_path, emulated, [*words, *options.split()]))
+    given = [*folders.policy(family), *UNIRL, *rounds, *folders.rewards("letters", "bright")]
+    words = [recipe, *small(recipe, *given, *options.split())]
+    assert_same(*train_on_both(tmp_path, emulated, words))
 
 
 def test_a_run_is_resumed_on_the_device_and_exported_as_from_the_cpu(
@@ -109,7 +110,7 @@ def test_a_run_is_resumed_on_the_device_and_exported_as_from_the_cpu(
 ) -> None:
     words = [
         "unirl-grpo",
-        *folders.policy("janus"),
+        *small("unirl-grpo", *folders.policy("janus")),
         *UNIRL,
         *folders.rewards("letters"),
         "--model.trained",

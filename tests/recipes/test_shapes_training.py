@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 
 from sightloop.cli import main
-from sightloop.recipes.catalog import SHAPES
 from sightloop.recipes.config_json import config_from_json, config_to_json
 from sightloop.recipes.vlrm import build as vlrm
-from sightloop.recipes.vlrm.config import VlrmConfig
+from sightloop.recipes.vlrm.config import SHAPES, VlrmConfig
 
 SMALL = ["--batch", "16", "--micro-batch", "8", "--steps", "2", "--save-every", "1", "--eval-every", "2"]
 TIMED = ("seconds/", "speed/", "memory/")

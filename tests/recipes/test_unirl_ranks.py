@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from recipes.unirl_runs import SMALL, Folders, figures, official_folders, resumed, same, train, weights_of
+from recipes.unirl_runs import Folders, figures, official_folders, resumed, same, small, train, weights_of
 
 HERE = Path(__file__).resolve().parent
 Records = list[dict[str, float]]
@@ -57,7 +57,7 @@ def together(folders: Folders, tmp_path_factory: pytest.TempPathFactory) -> dict
     place = tmp_path_factory.mktemp("together")
     made = {way: place / way.replace(" ", "-") for way in WAYS}
     words = [
-        ["train", WAYS[way][0], "--run", str(folder), *SMALL, *options(folders, way)]
+        ["train", WAYS[way][0], "--run", str(folder), *small(WAYS[way][0], *options(folders, way))]
         for way, folder in made.items()
     ]
     (place / "words.json").write_text(json.dumps(words))

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from recipes.unirl_runs import REWARDS, SMALL
+from recipes.unirl_runs import REWARDS, small
 from tiny_show_o_folders import magvit
 
 from sightloop.cli import main
@@ -22,6 +22,7 @@ from sightloop.recipes.catalog import RECIPES
 from sightloop.recipes.config_json import config_from_json, config_to_json
 from sightloop.recipes.presets import preset_of
 from sightloop.recipes.unirl.build import collector_of, drawing_law, grader_of, load_policy
+from sightloop.recipes.unirl.choices import asks_anyone
 from sightloop.recipes.unirl.config import (
     GRPO_SHAPES,
     SFT_SHAPES,
@@ -31,7 +32,6 @@ from sightloop.recipes.unirl.config import (
     QuizSettings,
     SidesSettings,
     UniConfig,
-    asks_anyone,
 )
 from sightloop.recipes.unirl.grpo import algorithm_of
 from sightloop.recipes.unirl.quizzes import quiz_stream, setup_of
@@ -52,7 +52,7 @@ def bare(config: UniConfig) -> QuizSetup:
 def refused(capsys: pytest.CaptureFixture[str], recipe: str, folder: Path, *options: object) -> str:
     """The one line that a run that cannot work says."""
     with pytest.raises(SystemExit) as stopped:
-        main(["train", recipe, "--run", str(folder), *SMALL, *map(str, options)])
+        main(["train", recipe, "--run", str(folder), *small(recipe, *map(str, options))])
     assert stopped.value.code == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("sightloop: ")]
     return line
@@ -140,7 +140,7 @@ def test_every_preset_survives_json(recipe: str) -> None:
             "less_prior takes a prior",
         ),
         (["--judge.colours", "clip", "--rewards.detector", "1"], "colours is 'clip' without a detector"),
-        (["--judge.custom", "nowhere.py:it"], "nowhere.py"),
+        (["--custom-rewards", "nowhere.py:it"], "nowhere.py"),
         (["--policy", "no/such/folder"], "no/such/folder is not a folder"),
         (["--quizzes.position", "-1"], "use numbers from 0, at least one above"),
         (
@@ -262,7 +262,7 @@ def test_a_reward_that_fails_stops_the_run_and_is_no_zero(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, name: str, message: str
 ) -> None:
     (tmp_path / "mine.py").write_text(REWARDS)
-    options = ("--judge.custom", f"{tmp_path / 'mine.py'}:{name}", "--both-sides.per-category", 0)
+    options = ("--custom-rewards", f"{tmp_path / 'mine.py'}:{name}", "--both-sides.per-category", 0)
     assert message in refused(capsys, "unirl-grpo", tmp_path / "run", "--world-model", "janus", *options)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from recipes.unirl_runs import SMALL, figures, resumed, same, train, weights_of
+from recipes.unirl_runs import figures, resumed, same, small, train, weights_of
 
 from sightloop.quizzes.grammar import Clause, quiz_of
 from sightloop.world.quizzes import SHAPES_VOCABULARY
@@ -92,7 +92,16 @@ def test_two_ranks_do_what_one_does(tmp_path: Path) -> None:
     options += ["--sides.balance", "--sides.answering", "1", *TELLING, "--draw.steps", "3"]
     alone = train("unirl-grpo", tmp_path / "one", *options)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    words = ["-m", "--", "sightloop", "train", "unirl-grpo", "--run", str(tmp_path / "two"), *SMALL, *options]
+    words = [
+        "-m",
+        "--",
+        "sightloop",
+        "train",
+        "unirl-grpo",
+        "--run",
+        str(tmp_path / "two"),
+        *small("unirl-grpo", *options),
+    ]
     done = subprocess.run(
         [*command, *words],
         cwd=ROOT,

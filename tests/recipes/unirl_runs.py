@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -19,8 +20,7 @@ from sightloop.models.show_o.checkpoint import write_magvit2
 
 SMALL = (
     "--prompts", "2", "--group", "2", "--micro-batch", "4", "--steps", "2", "--save-every", "1",
-    "--eval-every", "2", "--sample-every", "2", "--warmup-steps", "0", "--both-sides.per-category", "4",
-    "--sides.compare-every", "1",
+    "--eval-every", "2", "--sample-every", "2", "--warmup-steps", "0",
 )  # fmt: skip
 TIMED = ("seconds/", "speed/", "memory/")
 REWARDS = '''
@@ -54,7 +54,7 @@ class Folders:
 
     def rewards(self, *names: str) -> list[str]:
         """The options that name rewards of the file, which random models earn unlike facts told."""
-        return ["--judge.custom", *(f"{self.place / 'mine.py'}:{name}" for name in names)]
+        return ["--custom-rewards", *(f"{self.place / 'mine.py'}:{name}" for name in names)]
 
 
 def official_folders(place: Path) -> Folders:
@@ -67,9 +67,18 @@ def official_folders(place: Path) -> Folders:
     return Folders(place=place)
 
 
+def small(recipe: str, *options: str) -> list[str]:
+    """Options of a small run that is evaluated, and measures both gradients where both sides learn."""
+    pairs = set(pairwise(options))
+    both = recipe == "unirl-grpo" or "--no-end-to-end" in options or "--sides.drawing" in options
+    compared = both and ("--sides.answering", "0") not in pairs
+    evaluated = () if "--both-sides.file" in options else ("--both-sides.per-category", "4")
+    return [*SMALL, *evaluated, *(("--sides.compare-every", "1") if compared else ()), *options]
+
+
 def train(recipe: str, folder: Path, *options: str) -> list[dict[str, float]]:
     """A run of two steps through the command line; its figures without the clock's."""
-    main(["train", recipe, "--run", str(folder), *SMALL, *options])
+    main(["train", recipe, "--run", str(folder), *small(recipe, *options)])
     return figures(folder)
 
 

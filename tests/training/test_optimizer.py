@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from sightloop.training.optimizer import clip_gradients, make_optimizer, set_learning_rate
-from sightloop.training.schedule import Schedule
+from sightloop.training.schedule import CriticSchedule, Schedule
 
-SCHEDULE = Schedule(learning_rate=0.4, critic_learning_rate=0.8, warmup_steps=4)
+SCHEDULE = CriticSchedule(learning_rate=0.4, critic_learning_rate=0.8, warmup_steps=4)
 
 
 def two_parts() -> dict[str, nn.Module]:

@@ -28,13 +28,13 @@ from sightloop.training import distributed
 from sightloop.training.experiment import Experiment
 from sightloop.training.loop import train
 from sightloop.training.run_files import Run
-from sightloop.training.schedule import Schedule
+from sightloop.training.schedule import CriticSchedule, Schedule
 from sightloop.types import Evaluation, Images, Prompt, Rollout, Sampling, Tokens, TokenScores, Turn
 
 END, WORDS = 0, ["", " red", " blue", " star", " cross"]
 LENGTH = 6
 LAW = Sampling(max_tokens=LENGTH)
-SCHEDULE = Schedule(
+SCHEDULE = CriticSchedule(
     steps=11,
     micro_batch=3,
     learning_rate=0.05,

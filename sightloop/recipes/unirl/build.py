@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, assert_never, cast
 
 import torch
 from torch import Tensor
@@ -32,17 +32,17 @@ from sightloop.quizzes.grammar import naming_question
 from sightloop.quizzes.negative_questions import Traps
 from sightloop.quizzes.vocabulary import Vocabulary
 from sightloop.recipes.image_policies import load_image_policy
+from sightloop.recipes.unirl.choices import asks_anyone
 from sightloop.recipes.unirl.config import (
     LikelihoodSettings,
     RelaxationSettings,
     UniConfig,
-    asks_anyone,
     folder_of,
 )
 from sightloop.recipes.unirl.quizzes import quiz_stream
 from sightloop.recipes.unirl.rewards import Judges
 from sightloop.rewards.combine import standardised_in_group
-from sightloop.rollouts.quiz import Grader, MovingAverage, QuizCollector, always, itself
+from sightloop.rollouts.quiz import Grader, MovingAverage, QuizCollector, SecondTurn, always, itself
 from sightloop.training import distributed
 from sightloop.training.experiment import Experiment
 from sightloop.training.gradients import PlainGradients
@@ -153,13 +153,17 @@ def drawing_law(
 
 def grader_of(config: UniConfig, policy: ImageGenerator) -> tuple[Grader, dict[str, Tensor]]:
     """Who answers, and the tensors of it that a checkpoint must hold."""
-    if config.answer.grader == "self":
-        return itself, {}
-    if config.answer.grader == "frozen":
-        return always(reference_of(policy)), {}
-    moving: Any = policy
-    average = MovingAverage(moving, decay=config.answer.decay)
-    return average, average.moving(moving)  # pyright: ignore[reportReturnType]
+    match config.answer.grader:
+        case "self":
+            return itself, {}
+        case "frozen":
+            return always(reference_of(policy)), {}
+        case "average":
+            moving: Any = policy
+            average = MovingAverage(moving, decay=config.answer.decay)
+            return average, average.moving(moving)  # pyright: ignore[reportReturnType]
+        case _:
+            assert_never(config.answer.grader)
 
 
 def collector_of(
@@ -169,7 +173,7 @@ def collector_of(
     *,
     law: Sampling,
     grader: Grader,
-    second_turn: str,
+    second_turn: SecondTurn,
 ) -> QuizCollector:
     """Draws, asks and judges."""
     asked = asks_anyone(config)
@@ -183,7 +187,7 @@ def collector_of(
         picture_scale=standardised_in_group if config.judge.scale == "group" else None,
         per_prompt=config.group,
         grader=grader,
-        second_turn="truth" if second_turn == "truth" else "answer",
+        second_turn=second_turn,
         trap=traps if config.rewards.denials else None,
         naming=partial(naming_question, vocabulary=vocabulary) if config.rewards.naming else None,
         blank=config.judge.less_prior,
@@ -206,24 +210,31 @@ def sides_of(
     Raises:
         ValueError: orders of unmasking for a model that draws from left to right.
     """
-    orders: Orders | None = None
     weight = config.drawing_weight
-    if likelihood.orders != "drawn" and weight > 0:
-        if policy.drawing().decode_steps is None:
-            raise ValueError(
-                f"likelihood.orders is {likelihood.orders!r}, but {type(policy).__name__} draws from left to "
-                "right; use 'drawn'"
-            )
-        if likelihood.orders == "some-rounds":
-            orders = SomeRounds(number=likelihood.number)
-        else:
-            orders = FreshMasks(number=likelihood.number, gather=distributed.gather)
+    orders = _orders_of(likelihood, policy) if weight > 0 else None
     guided = likelihood.guided and weight > 0
     return Sides(
         drawing=Side(weight=weight, under=replace(law, relaxation=None) if guided else None),
         answering=Side(weight=config.sides.answering),
         orders=orders,
     )
+
+
+def _orders_of(likelihood: LikelihoodSettings, policy: ImageGenerator) -> Orders | None:
+    if likelihood.orders == "drawn":
+        return None
+    if policy.drawing().decode_steps is None:
+        raise ValueError(
+            f"likelihood.orders is {likelihood.orders!r}, but {type(policy).__name__} draws from left to "
+            "right; use 'drawn'"
+        )
+    match likelihood.orders:
+        case "some-rounds":
+            return SomeRounds(number=likelihood.number)
+        case "fresh-masks":
+            return FreshMasks(number=likelihood.number, gather=distributed.gather)
+        case _:
+            assert_never(likelihood.orders)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import tyro
 
@@ -15,6 +15,8 @@ from sightloop.algorithms.methods import METHODS
 from sightloop.evaluators.settings import PER_PROMPT, BothSidesSettings
 from sightloop.models.families import WorldModel
 from sightloop.models.prompt_strings import PromptOptions
+from sightloop.recipes.choices import Choice
+from sightloop.recipes.unirl.choices import GRPO_CHOICES, SFT_CHOICES
 from sightloop.recipes.unirl.scoring_settings import LikelihoodSettings, RelaxationSettings
 from sightloop.training.schedule import Schedule
 
@@ -124,8 +126,6 @@ class QuizJudge:
     """Mask2Former (folder or hub name) or module:function; empty in the embedded world = its checker."""
     colours: str = ""
     """CLIP that names the colours of what the detector found."""
-    custom: tuple[str, ...] = ()
-    """Rewards of your own, module:function or module:function=weight."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,6 +167,10 @@ class UniConfig:
     draw: DrawSettings = field(default_factory=DrawSettings)
     answer: AnswerSettings = field(default_factory=AnswerSettings)
     rewards: QuizRewards = field(default_factory=QuizRewards)
+    custom_rewards: tuple[str, ...] = ()
+    """More rewards with their weights: module:function=0.5, file.py:function=2, or a name of docs/rewards.md
+    (clip:FOLDER=1).
+    """
     judge: QuizJudge = field(default_factory=QuizJudge)
     sides: SidesSettings = field(default_factory=SidesSettings)
     both_sides: BothSidesSettings = field(default_factory=BothSidesSettings)
@@ -227,6 +231,7 @@ class GrpoConfig(UniConfig):
     skip_silent: bool | None = None
     """Leave out prompts whose drawings all earned the same; None = the method's (UniRL: no, DAPO: yes)."""
     likelihood: LikelihoodSettings = field(default_factory=LikelihoodSettings)
+    choices: ClassVar[tuple[Choice, ...]] = GRPO_CHOICES
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -259,6 +264,7 @@ class SftConfig(UniConfig):
     """Of the divergence from the policy before training, on both sides; 0 = none (the paper names none)."""
     relaxation: RelaxationSettings = field(default_factory=RelaxationSettings)
     likelihood: LikelihoodSettings = field(default_factory=LikelihoodSettings)
+    choices: ClassVar[tuple[Choice, ...]] = SFT_CHOICES
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -361,23 +367,20 @@ SFT_SHAPES = replace(
     # A tenth of GRPO's: every weight of this loss is positive, and at half of GRPO's both sides get worse.
     schedule=replace(GRPO_SHAPES.schedule, learning_rate=2e-4),
 )
+GRPO_PRESETS = {
+    "shapes": GRPO_SHAPES,
+    "shapes-janus": GRPO_SHAPES_JANUS,
+    "paper": GRPO_SHOW_O,
+    "paper-janus": GRPO_JANUS,
+}
+SFT_PRESETS = {
+    "shapes": SFT_SHAPES,
+    "shapes-janus": SFT_SHAPES_JANUS,
+    "paper": SFT_SHOW_O,
+    "paper-janus": SFT_JANUS,
+}
 
 
 def folder_of(name: str) -> Path | None:
     """A folder that may be left out."""
     return Path(name) if name else None
-
-
-def asks_anyone(config: UniConfig) -> bool:
-    """Whether questions are asked: answers are judged or learned."""
-    given = config.rewards
-    judged = (
-        given.points,
-        given.share,
-        given.all_facts,
-        given.denials,
-        given.naming,
-        given.text_judge,
-    )
-    judged = (*judged, *config.judge.custom)
-    return any(judged) or config.sides.answering > 0

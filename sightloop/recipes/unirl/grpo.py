@@ -59,7 +59,7 @@ from sightloop.recipes.unirl.build import (
     require_inputs,
     sides_of,
 )
-from sightloop.recipes.unirl.config import GrpoConfig
+from sightloop.recipes.unirl.config import GRPO_PRESETS, GrpoConfig
 from sightloop.recipes.unirl.quizzes import setup_of
 from sightloop.recipes.unirl.rewards import judges_of
 from sightloop.training import distributed
@@ -75,7 +75,7 @@ def build(config: GrpoConfig, run_folder: Path) -> Experiment:
     Raises:
         ValueError: a setting that cannot work, with the value and the fix.
     """
-    config = checked(config)
+    config = checked(config, presets=GRPO_PRESETS.values())
     require_inputs(config)
     setup = setup_of(config)
     judges = judges_of(config, in_world=setup.in_world)

@@ -10,7 +10,8 @@ from torch import Tensor
 from sightloop.late import late
 from sightloop.models.precision import DTYPES
 from sightloop.quizzes.grammar import Quiz
-from sightloop.recipes.unirl.config import UniConfig, asks_anyone
+from sightloop.recipes.unirl.choices import asks_anyone
+from sightloop.recipes.unirl.config import UniConfig
 from sightloop.rewards.answers import (
     Denials,
     FactReward,
@@ -68,11 +69,6 @@ def named_rewards(config: UniConfig) -> tuple[dict[str, Reward], dict[str, float
     """Rewards of answers by name and their weights; `all_facts` is measured even with weight 0."""
     given = config.rewards
     grades = {"points": points, "share": share, "all_facts": all_facts}
-    if config.judge.less_prior and not any(getattr(given, name) for name in grades):
-        raise ValueError(
-            "judge.less_prior takes a prior off points, share and all_facts, whose weights are 0; give one a "
-            "weight, or leave it out"
-        )
     how = Loading(text="prompt", dtype=DTYPES[config.dtype], device=distributed.device(config.device))
     rewards: dict[str, Reward] = {}
     for name, grade in grades.items():
@@ -86,13 +82,9 @@ def named_rewards(config: UniConfig) -> tuple[dict[str, Reward], dict[str, float
     if given.text_judge:
         judge = _text_judge(config.judge.text_model, dtype=how.dtype, device=how.device)
         rewards["text_judge"] = JudgedAnswer(judge=judge)
-    elif config.judge.text_model:
-        raise ValueError(
-            f"judge.text_model is {config.judge.text_model!r}, but rewards.text_judge is 0; give it a weight"
-        )
     weights = {name: float(getattr(given, name)) for name in rewards}
     taken = (*grades, "denials", "naming", "text_judge", "picture")
-    own, own_weights = _load_rewards(config.judge.custom, taken=taken, how=how)
+    own, own_weights = _load_rewards(config.custom_rewards, taken=taken, how=how)
     rewards, weights = rewards | own, weights | own_weights
     if asks_anyone(config):
         # Supervised training filters by it, and the log tells how many answers are wholly right.

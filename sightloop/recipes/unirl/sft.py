@@ -46,7 +46,7 @@ from sightloop.recipes.unirl.build import (
     require_inputs,
     sides_of,
 )
-from sightloop.recipes.unirl.config import SftConfig
+from sightloop.recipes.unirl.config import SFT_PRESETS, SftConfig
 from sightloop.recipes.unirl.quizzes import setup_of
 from sightloop.recipes.unirl.rewards import judges_of
 from sightloop.training import distributed
@@ -59,7 +59,7 @@ def build(config: SftConfig, run_folder: Path) -> Experiment:
     Raises:
         ValueError: a setting that cannot work, with the value and the fix.
     """
-    config = checked(config)
+    config = checked(config, presets=SFT_PRESETS.values())
     samples = config.prompts * config.group // distributed.num_ranks()
     if config.end_to_end and config.schedule.micro_batch < samples:
         raise ValueError(

@@ -55,9 +55,8 @@ from sightloop.models.protocols import (
 )
 from sightloop.recipes.config_json import checked
 from sightloop.recipes.vlrm.algorithms import ALGORITHMS
-from sightloop.recipes.vlrm.config import VlrmConfig
+from sightloop.recipes.vlrm.config import VLRM_PRESETS, VlrmConfig
 from sightloop.rewards.combine import combine
-from sightloop.rewards.custom import load_rewards, read_names
 from sightloop.rewards.fluency import LanguageModelFluency, TokenFluency
 from sightloop.rewards.loading import Loading
 from sightloop.rewards.phrases import (
@@ -71,7 +70,6 @@ from sightloop.rewards.phrases import (
 from sightloop.rewards.similarity import ItmSimilarity
 from sightloop.rollouts.caption import CaptionCollector
 from sightloop.training import distributed
-from sightloop.training.checkpoint import finished_checkpoints
 from sightloop.training.experiment import Experiment
 from sightloop.types import Reward, Sampling
 from sightloop.world.bundled import WEIGHTS, is_bundled, is_world_folder
@@ -79,7 +77,10 @@ from sightloop.world.bundled import WEIGHTS, is_bundled, is_world_folder
 NUM_SCENES, NUM_HELD_OUT = 4096, 500
 """Pictures that the embedded world draws for a run."""
 # Loaded where a configuration asks for them.
+_finished_checkpoints = late("sightloop.training.checkpoint:finished_checkpoints")
 _held_out_of = late("sightloop.evaluators.held_out_captions:held_out_of")
+_load_rewards = late("sightloop.rewards.custom:load_rewards")
+_read_names = late("sightloop.rewards.custom:read_names")
 _retrieval = late("sightloop.rewards.retrieval_term:open_retrieval")
 _write_pictures = late("sightloop.world.image_folder:write_pictures")
 
@@ -90,7 +91,7 @@ def build(config: VlrmConfig, run_folder: Path) -> Experiment:
     Raises:
         ValueError: a setting that cannot work, with the value and the fix.
     """
-    config = checked(config)
+    config = checked(config, presets=VLRM_PRESETS.values())
     world = shapes_world(config, run_folder) if not config.data.images else None
     config = config if world is None else world
     require_models(config)
@@ -146,7 +147,7 @@ def shapes_world(config: VlrmConfig, run_folder: Path) -> VlrmConfig:
     train, held_out = run_folder / "pictures" / "train", run_folder / "pictures" / "held_out"
     if distributed.rank() == 0:
         # Nothing has been learned from the pictures of a run that this one replaces.
-        replace_others = not finished_checkpoints(run_folder / "checkpoints")
+        replace_others = not _finished_checkpoints(run_folder / "checkpoints")
         _write_pictures(train, number=NUM_SCENES, seed=seed, replace=replace_others)
         number = config.held_out.limit or NUM_HELD_OUT
         _write_pictures(held_out, number=number, seed=seed, replace=replace_others)
@@ -187,7 +188,7 @@ def require_models(config: VlrmConfig) -> None:
     Raises:
         ValueError: one is not named, does not exist or cannot be reached.
     """
-    custom = read_names(config.custom_rewards)
+    custom = _read_names(config.custom_rewards)
     judge, weights, held_out = config.judge, config.rewards, config.held_out
     needed = [
         ("policy", base_model(config), True),
@@ -296,7 +297,7 @@ def weighted_rewards(
     """All rewards of the run, the user's own included, and their weights."""
     own = named_rewards(config, policy, device)
     how = Loading(dtype=DTYPES[config.dtype], device=device)
-    rewards, weights = load_rewards(config.custom_rewards, taken=vars(config.rewards), how=how)
+    rewards, weights = _load_rewards(config.custom_rewards, taken=vars(config.rewards), how=how)
     if not own and not rewards:
         raise ValueError("every reward weight is 0; give at least one a weight")
     return own | rewards, {name: getattr(config.rewards, name) for name in own} | weights

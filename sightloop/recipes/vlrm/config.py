@@ -6,15 +6,17 @@ Light to import: the command line reads it before any network is loaded.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import tyro
 
 from sightloop.data.settings import DataSettings
 from sightloop.evaluators.settings import HeldOutSettings
 from sightloop.models.families import CaptionerChoices
+from sightloop.recipes.choices import Choice
 from sightloop.recipes.vlrm.algorithms import ALGORITHMS
-from sightloop.training.schedule import Schedule
+from sightloop.recipes.vlrm.choices import CHOICES
+from sightloop.training.schedule import CriticSchedule
 
 if TYPE_CHECKING:
     AlgorithmName = str
@@ -135,7 +137,8 @@ class VlrmConfig:
     draw: DrawSettings = field(default_factory=DrawSettings)
     data: DataSettings = field(default_factory=DataSettings)
     held_out: HeldOutSettings = field(default_factory=HeldOutSettings)
-    schedule: Annotated[Schedule, tyro.conf.arg(name="")] = field(default_factory=Schedule)
+    schedule: Annotated[CriticSchedule, tyro.conf.arg(name="")] = field(default_factory=CriticSchedule)
+    choices: ClassVar[tuple[Choice, ...]] = CHOICES
 
     def __post_init__(self) -> None:
         if self.batch < 2:
@@ -162,3 +165,36 @@ PAPER = VlrmConfig()
 """VLRM as the paper has it."""
 PAPER_RS = replace(PAPER, rewards=RewardWeights(reference=0.0, retrieval=0.3))
 """VLRM-RS: no reference term, the retrieval term instead."""
+SHAPES = replace(
+    PAPER,
+    policy="",
+    batch=256,
+    draw_batch=None,
+    dtype="float32",
+    judge=JudgeSettings(
+        model="",
+        retrieval_clip="",
+        exempt_words=("small", "large", "circle", "square", "triangle", "cross"),
+    ),
+    # Two hidden layers, not three: the trunk is 96 wide.
+    critic=CriticSettings(widths=(2, 4)),
+    # Temperature 2 spoils a vocabulary of 32 words.
+    draw=DrawSettings(temperature=1.0, max_new_tokens=36),
+    held_out=HeldOutSettings(clip="", limit=500, beams=1, no_repeat_ngram=0, min_tokens=1, max_tokens=36),
+    schedule=CriticSchedule(
+        steps=120,
+        micro_batch=256,
+        learning_rate=2e-4,
+        critic_learning_rate=1e-3,
+        warmup_steps=10,
+        clip="norm",
+        save_every=20,
+        eval_every=20,
+        sample_every=20,
+        best_metric="held_out/recall@1",
+    ),
+)
+"""The paper's algorithm on the embedded world; learning rates and temperature fit its small networks."""
+
+SHAPES_RS = replace(SHAPES, rewards=RewardWeights(reference=0.0, retrieval=0.3))
+VLRM_PRESETS = {"shapes": SHAPES, "shapes-rs": SHAPES_RS, "paper": PAPER, "paper-rs": PAPER_RS}
