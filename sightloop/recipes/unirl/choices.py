@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from sightloop.algorithms.methods import METHODS
 from sightloop.models.families import FAMILIES
 from sightloop.recipes.choices import Choice
 from sightloop.recipes.presets import family_named
@@ -135,8 +136,8 @@ GRPO_CHOICES = (
     *_likelihood(lambda c: c.drawing_weight > 0),
     Choice(
         settings=("clip_low", "clip_high"),
-        made=lambda c: c.method not in ("unirl", "rloo"),
-        name="--method grpo, dr_grpo, dapo or gspo, whose ratios are not always 1",
+        made=lambda c: METHODS[c.method].old_policy,
+        name=f"--method {' or '.join(name for name, row in METHODS.items() if row.old_policy)}",
     ),
 )
 SFT_CHOICES = (

@@ -239,6 +239,8 @@ class GrpoConfig(UniConfig):
             raise ValueError(f"group is {self.group}; GRPO compares the drawings of a prompt, use at least 2")
         if self.updates < 1:
             raise ValueError(f"updates is {self.updates}; use at least 1")
+        if self.method not in METHODS:
+            raise ValueError(f"method is {self.method!r}; there are: {', '.join(METHODS)}")
         if self.updates > 1 and not METHODS[self.method].old_policy:
             others = ", ".join(name for name, method in METHODS.items() if method.old_policy)
             raise ValueError(

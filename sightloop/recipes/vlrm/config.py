@@ -145,6 +145,8 @@ class VlrmConfig:
             raise ValueError(
                 f"batch is {self.batch}; the advantages are standardised over it, use at least 2"
             )
+        if self.algorithm not in ALGORITHMS:
+            raise ValueError(f"algorithm is {self.algorithm!r}; there are: {', '.join(ALGORITHMS)}")
         row = ALGORITHMS[self.algorithm]
         if "objective" not in row.takes and (self.objective, self.share) != (None, None):
             others = " or ".join(name for name, other in ALGORITHMS.items() if "objective" in other.takes)
