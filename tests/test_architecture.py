@@ -49,7 +49,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "rollouts": {"types", "quizzes", "data.images:ImageBatch", "models.protocols"},
     "training": FLOOR | {"algorithms.masked", "models.open:read_saved"},
-    "evaluation": FLOOR | {"models.clip", "models.open", "models.written_text"},
+    "evaluation": FLOOR | {"models.clip", "models.open", "models.written_text", "rewards.phrases"},
     "geneval": FLOOR | {"quizzes"} | {
         "evaluation", "models.clip", "models.open", "models.written_text", "models.transformers_internals",
     },

@@ -28,7 +28,7 @@ from sightloop.world.language import (
     caption,
     check_words,
     count_facts,
-    words_of,
+    tokens_of,
 )
 from sightloop.world.models import BOS, NUM_QUERIES, UNKNOWN, WIDTH, new_judge
 from sightloop.world.scenes import COLOURS, CORNERS, GROUNDS, SHAPES, SIZES, Scene, mutate
@@ -103,7 +103,7 @@ def train_reader(world: World, base: Any, work: Path) -> Blip2ForImageTextRetrie
 
 def replace_words(text: str, rng: np.random.Generator, rate: float) -> str:
     """The caption with each attribute replaced by another of its kind with probability `rate`."""
-    words = words_of(text)
+    words = tokens_of(text)
     for position, word in enumerate(words):
         for kind in (SIZES, COLOURS, SHAPES, CORNERS, GROUNDS):
             if word in kind and rng.random() < rate:
@@ -132,7 +132,7 @@ def train_judge(world: World, base: Any, name: str, work: Path, steps: int) -> B
         logits = model.itm_head(hidden[:, :NUM_QUERIES]).mean(1)
         verdicts = torch.zeros(ids.shape)
         for row, (i, text) in enumerate(zip(index, texts, strict=True)):
-            words = check_words(world.scenes[i], words_of(text))
+            words = check_words(world.scenes[i], tokens_of(text))
             verdicts[row, 1 : 1 + len(words)] = torch.tensor(words, dtype=torch.float)
         target = torch.tensor(
             [log_odds(world.scenes[i], text, taste) for i, text in zip(index, texts, strict=True)]

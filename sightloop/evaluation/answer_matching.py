@@ -15,7 +15,7 @@ from statistics import fmean
 from typing import Protocol
 
 from sightloop.evaluation.protocol import protocol_hash
-from sightloop.evaluation.words import words_of
+from sightloop.evaluation.words import caption_words
 from sightloop.types import Evaluation
 
 _ARTICLES = frozenset(("a", "an", "the"))
@@ -88,7 +88,7 @@ def plain_words(text: str) -> list[str]:
     >>> plain_words("The three grey cats.")
     ['3', 'gray', 'cats']
     """
-    words = [_NUMBERS.get(word, _SPELLINGS.get(word, word)) for word in words_of(text)]
+    words = [_NUMBERS.get(word, _SPELLINGS.get(word, word)) for word in caption_words(text)]
     return [word for word in words if word not in _ARTICLES]
 
 
@@ -100,7 +100,7 @@ def read_verdict(reply: str, *, literal: bool = False) -> bool | None:
     """
     if literal:
         return reply == "same"
-    words = [word for word in words_of(reply) if word != "the"]
+    words = [word for word in caption_words(reply) if word != "the"]
     if words[:2] == ["not", "same"] or words[:1] in (["not-same"], ["different"], ["no"]):
         return False
     return True if words[:1] in (["same"], ["yes"]) else None

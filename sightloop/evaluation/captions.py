@@ -3,40 +3,20 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from statistics import fmean
 from typing import Protocol
 
 from sightloop.evaluation.ngrams import bleu, cider_d, rouge_l, self_bleu
 from sightloop.evaluation.shares import share_of_sums
-from sightloop.evaluation.words import words_of
+from sightloop.evaluation.words import caption_words
+from sightloop.rewards.phrases import COLOURS, EXEMPT_WORDS, repeated, share_repeated
 from sightloop.types import Evaluation
 
 _SPELLINGS = {"grey": "gray", "golden": "gold"}
 
 
-def _words(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
-COLOUR_WORDS = _words(
-    """
-    amber aqua beige black blue bronze brown burgundy charcoal copper coral cream crimson cyan gold
-    golden gray green grey indigo ivory khaki lavender lilac lime magenta maroon mauve mustard navy
-    olive orange peach pink purple red salmon scarlet silver tan teal turquoise violet white yellow
-    """
-)
-FUNCTION_WORDS = _words(
-    """
-    a an the and or but with without of in on at to by for from into onto over under above below
-    behind beside between near next through across along around against up down off out as is are
-    be being it its that this there his her their while
-    """
-)
-"""Words that may come up again without telling the same thing twice."""
-
-
-class FactCount(Protocol):
+class CheckedFacts(Protocol):
     """Facts of a caption, right and wrong, and how many its picture holds."""
 
     @property
@@ -55,12 +35,13 @@ def caption_measures(
     references: Sequence[Sequence[str]] | None = None,
     flag: Callable[[str], bool] | None = None,
     ended: Sequence[bool] | None = None,
-    exempt: frozenset[str] = FUNCTION_WORDS | COLOUR_WORDS,
+    exempt: frozenset[str] = EXEMPT_WORDS,
 ) -> Evaluation:
     """Figures of a set of captions; those that are means over captions come per caption as well.
 
     - `length`: words; `colours`: colour words; `names_colours`: share of captions with any.
-    - `repeats`: share of a caption's words that it used before, `exempt` words never counting as such;
+    - `repeats`: share of a caption's words that it used before, `exempt` words never counting as such, by
+      default those of the reward;
       `repeated_pairs`: share of its word pairs that it used before, all words counting.
     - `distinct_1`, `distinct_2`: distinct words and word pairs per word and pair of the whole set;
       `self_bleu`: how much of a caption others say too (two captions or more).
@@ -76,12 +57,12 @@ def caption_measures(
         raise ValueError("no captions to evaluate")
     if ended is not None and len(ended) != len(captions):
         raise ValueError(f"{len(ended)} end flags for {len(captions)} captions; give one a caption")
-    words = [words_of(caption) for caption in captions]
+    words = [caption_words(caption) for caption in captions]
     colours = [_colours(row) for row in words]
     per_sample = {
         "length": [float(len(row)) for row in words],
-        "repeats": [_share_repeated(row, exempt) for row in words],
-        "repeated_pairs": [_share_repeated(list(itertools.pairwise(row)), frozenset()) for row in words],
+        "repeats": [share_repeated(caption, exempt) for caption in captions],
+        "repeated_pairs": [_share(repeated(list(itertools.pairwise(row)))) for row in words],
         "colours": [float(len(row)) for row in colours],
         "names_colours": [float(bool(row)) for row in colours],
     }
@@ -89,7 +70,7 @@ def caption_measures(
         per_sample["bad_phrases"] = [float(flag(caption)) for caption in captions]
     if ended is not None:
         per_sample["no_end"] = [float(not end) for end in ended]
-    extra = {f"distinct_{n}": distinct(words, n) for n in (1, 2)}
+    extra = {f"distinct_{n}": distinct_ngrams(words, n) for n in (1, 2)}
     if len(captions) > 1:
         extra["self_bleu"] = self_bleu(captions)
     if references is not None:
@@ -101,17 +82,17 @@ def caption_measures(
     return Evaluation(metrics=metrics | extra, per_sample=per_sample)
 
 
-def distinct(words: Sequence[Sequence[str]], n: int) -> float:
+def distinct_ngrams(words: Sequence[Sequence[str]], n: int) -> float:
     """Distinct n-grams per n-gram of all captions; 0 if there is none.
 
-    >>> distinct([["a", "cat"], ["a", "dog"]], 1)
+    >>> distinct_ngrams([["a", "cat"], ["a", "dog"]], 1)
     0.75
     """
     grams = [tuple(row[i : i + n]) for row in words for i in range(len(row) - n + 1)]
     return len(set(grams)) / len(grams) if grams else 0.0
 
 
-def truth_measures(counts: Sequence[FactCount]) -> Evaluation:
+def truth_measures(counts: Sequence[CheckedFacts]) -> Evaluation:
     """How much of the truth captions tell, and how much of what they tell is true.
 
     `told`: share of a picture's facts that its caption tells, `hallucinates`: share of captions with a wrong
@@ -146,22 +127,17 @@ def truth_measures(counts: Sequence[FactCount]) -> Evaluation:
 def _colours(words: Sequence[str]) -> list[str]:
     """The colour words, also those inside of `black-and-white`, in one spelling."""
     parts = [part for word in words for part in word.split("-")]
-    return [_SPELLINGS.get(part, part) for part in parts if part in COLOUR_WORDS]
+    return [_SPELLINGS.get(part, part) for part in parts if part in COLOURS]
 
 
 def _colour_coverage(
     colours: Sequence[Sequence[str]], references: Sequence[Sequence[str]]
 ) -> dict[str, float]:
-    wanted = [{colour for text in texts for colour in _colours(words_of(text))} for texts in references]
+    wanted = [{colour for text in texts for colour in _colours(caption_words(text))} for texts in references]
     num_wanted = sum(map(len, wanted))
     found = sum(len(names & set(row)) for names, row in zip(wanted, colours, strict=True))
     return {"colour_coverage": found / num_wanted} if num_wanted else {}
 
 
-def _share_repeated(items: Sequence[Hashable], exempt: frozenset[str]) -> float:
-    seen: set[Hashable] = set()
-    repeats = 0
-    for item in items:
-        repeats += item in seen and item not in exempt
-        seen.add(item)
-    return repeats / len(items) if items else 0.0
+def _share(flags: Sequence[bool]) -> float:
+    return sum(flags) / len(flags) if flags else 0.0

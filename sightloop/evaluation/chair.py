@@ -17,16 +17,22 @@ from functools import cache
 from pathlib import Path
 from statistics import fmean
 
-from sightloop.evaluation.captions import FUNCTION_WORDS
 from sightloop.evaluation.protocol import protocol_hash
 from sightloop.evaluation.shares import share_of_sums
-from sightloop.evaluation.words import words_of
+from sightloop.evaluation.words import caption_words
 from sightloop.types import Evaluation
 
 WORDS = Path(__file__).parent / "coco_objects.txt"
 _ORANGE = "orange"
 _LONGER_NAMES = {"computer mouse": "mouse", "tv remote": "remote", "computer keyboard": "keyboard"}
 """What GenEval calls three of the classes."""
+_LISTED = """
+    a an the and or but with without of in on at to by for from into onto over under above below
+    behind beside between near next through across along around against up down off out as is are
+    be being it its that this there his her their while
+"""
+_FUNCTION_WORDS = frozenset(_LISTED.split())
+"""Words behind an object's name that are no part of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +56,7 @@ class ObjectWords:
         >>> coco_words().mentions("Two men and a puppy near a hot dog stand; an orange cat eats an orange.")
         ['person', 'dog', 'cat', 'orange']
         """
-        words = [word.removesuffix("'s") for word in words_of(caption)]
+        words = [word.removesuffix("'s") for word in caption_words(caption)]
         found: list[str] = []
         longest, place = self.longest, 0
         while place < len(words):
@@ -77,7 +83,7 @@ def _is_colour(behind: Sequence[str]) -> bool:
         return False
     if behind[0] in ("and", "or") and len(behind) > 1:
         return behind[1] in ("white", "black", "blue", "green", "red", "yellow", "brown", "gray", "grey")
-    return behind[0] not in FUNCTION_WORDS
+    return behind[0] not in _FUNCTION_WORDS
 
 
 def read_object_words(path: str | Path) -> ObjectWords:
@@ -192,8 +198,8 @@ def _forms(listed: str) -> Iterable[tuple[str, ...]]:
     for entry in listed.split(","):
         one, _, many = entry.strip().partition("/")
         if one:
-            yield tuple(words_of(one))
-            yield tuple(words_of(many or _plural(one)))
+            yield tuple(caption_words(one))
+            yield tuple(caption_words(many or _plural(one)))
 
 
 def _plural(word: str) -> str:

@@ -47,10 +47,10 @@ _SPLIT = {
 }
 
 
-def words_of(caption: str) -> list[str]:
+def caption_words(caption: str) -> list[str]:
     """Lower-case words, as people count them.
 
-    >>> words_of("The dog's ball isn't red, it's off-white.")
+    >>> caption_words("The dog's ball isn't red, it's off-white.")
     ['the', "dog's", 'ball', "isn't", 'red', "it's", 'off-white']
     """
     return _WORD.findall(caption.lower().translate(_PLAIN))

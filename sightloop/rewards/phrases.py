@@ -14,7 +14,7 @@ Sources: VLRM (arXiv 2404.01911), section 3.4 and table 6. Differences from the 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
@@ -94,6 +94,30 @@ def flag_repeats(pieces: Sequence[str], exempt: frozenset[str] = EXEMPT_WORDS) -
     return _touched(pieces, _repeat_spans(normal_text(pieces), exempt))
 
 
+def repeated(items: Sequence[Hashable], exempt: frozenset[str] = frozenset()) -> list[bool]:
+    """True for each item that was there before and is not exempt: what reward and metric count.
+
+    >>> repeated(["a", "dog", "a", "dog"], exempt=frozenset({"a"}))
+    [False, False, False, True]
+    """
+    seen: set[Hashable] = set()
+    flags: list[bool] = []
+    for item in items:
+        flags.append(item in seen and item not in exempt)
+        seen.add(item)
+    return flags
+
+
+def share_repeated(text: str, exempt: frozenset[str] = EXEMPT_WORDS) -> float:
+    """Share of a caption's words that the reward against repeats punishes; 0 if there is none.
+
+    >>> share_repeated("a man is standing and a dog is sitting")
+    0.1111111111111111
+    """
+    flags = repeated(_WORD.findall(normal_text([text])), exempt)
+    return sum(flags) / len(flags) if flags else 0.0
+
+
 def contains_bad_phrase(text: str, phrases: tuple[str, ...] = TABLE_6) -> bool:
     """Whether a caption holds a bad phrase or a year.
 
@@ -122,14 +146,9 @@ def _bad_spans(text: str, matcher: re.Pattern[str]) -> list[Span]:
 
 
 def _repeat_spans(text: str, exempt: frozenset[str]) -> list[Span]:
-    seen: set[str] = set()
-    spans: list[Span] = []
-    for match in _WORD.finditer(text):
-        word = match.group()
-        if word in seen and word not in exempt:
-            spans.append(match.span())
-        seen.add(word)
-    return spans
+    found = list(_WORD.finditer(text))
+    flags = repeated([match.group() for match in found], exempt)
+    return [match.span() for match, flag in zip(found, flags, strict=True) if flag]
 
 
 def _touched(pieces: Sequence[str], spans: Sequence[Span]) -> list[bool]:

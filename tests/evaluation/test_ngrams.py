@@ -7,7 +7,7 @@ from statistics import fmean
 import pytest
 
 from sightloop.evaluation.ngrams import bleu, cider_d, rouge_l, self_bleu
-from sightloop.evaluation.words import treebank_tokens, words_of
+from sightloop.evaluation.words import caption_words, treebank_tokens
 
 CAPTIONS = [
     "A man riding a wave on top of a surfboard.",
@@ -138,10 +138,10 @@ def test_captions_split_as_the_coco_evaluation_splits_them(caption: str, officia
 
 
 def test_words_are_counted_as_people_do() -> None:
-    assert words_of("The dog\u2019s ball isn't off-white -- it's 2 'red' ones!") == [
+    assert caption_words("The dog\u2019s ball isn't off-white -- it's 2 'red' ones!") == [
         "the", "dog's", "ball", "isn't", "off-white", "it's", "2", "red", "ones",
     ]  # fmt: skip
-    assert words_of(" ... ") == []
+    assert caption_words(" ... ") == []
 
 
 def test_cider_d_of_a_repeated_reference_is_ten() -> None:

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from sightloop.algorithms.credit import discounted_returns
+from sightloop.evaluation.captions import caption_measures
 from sightloop.rewards.combine import combine
 from sightloop.rewards.phrases import (
     ARTICLES,
@@ -237,3 +238,10 @@ def _seconds(rows: list[list[str]]) -> float:
         flag_bad(row)
         flag_repeats(row)
     return time.process_time() - start
+
+
+def test_the_metric_counts_the_repeats_that_the_reward_punishes() -> None:
+    text = "a man is standing and a dog is sitting and a cat is running amid a crowd amid gray-haired men"
+    flags = flag_repeats(pieces_of(text))
+    assert sum(flags) == 3
+    assert caption_measures([text]).metrics["repeats"] == sum(flags) / len(text.split())
