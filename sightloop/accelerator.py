@@ -139,13 +139,13 @@ def multiply_in_tf32(allowed: bool) -> None:
     torch.backends.cuda.matmul.fp32_precision = "tf32" if allowed else "ieee"
 
 
-def random_state() -> dict[str, Tensor | None]:
+def device_random_state() -> dict[str, Tensor | None]:
     """Where the device's generator stands, by the kind of device."""
     state: dict[str, Tensor | None] = {_OLD_KIND: None}
     return state if is_cpu() else state | {current().type: _module(current()).get_rng_state()}
 
 
-def set_random_state(state: dict[str, Any]) -> None:
+def set_device_random_state(state: dict[str, Any]) -> None:
     """Put the device's generator where `random_state` found it on such a device."""
     known = state.get(current().type)
     if not is_cpu() and known is not None:

@@ -32,7 +32,7 @@ from sightloop.algorithms.credit import (
 )
 from sightloop.algorithms.methods import METHODS
 from sightloop.algorithms.ratios import clipped_ratio, is_clipped, kl_to_reference, sequence_log_probs
-from sightloop.algorithms.turn_objectives import Sides, View, shares_of, spread
+from sightloop.algorithms.turn_objectives import Sides, View, in_turn_columns, shares_of
 from sightloop.types import Credit, LossOutput, Policy, Reduction, Rollout, Turn, numbers_of, one_rank
 
 Old = Literal["none", "rescored", "recorded"]
@@ -149,7 +149,9 @@ class GRPO:
             found = self._view_loss(policy, view, credit.advantages[:, view.columns], old)
             parts.append(view.average(found.pop("total")))
             for name, values in found.items():
-                metrics[f"{view.name}/{name}"] = spread(view.figure(values), view.columns, credit.shares)
+                metrics[f"{view.name}/{name}"] = in_turn_columns(
+                    view.figure(values), view.columns, credit.shares
+                )
         return LossOutput(per_token=torch.cat(parts, 1), metrics=metrics)
 
     def _view_loss(
@@ -219,13 +221,13 @@ def _require_drawn(rollout: Rollout, views: list[View]) -> None:
             )
 
 
-def named(name: str, given: GRPO) -> GRPO:
+def grpo_method(name: str, given: GRPO) -> GRPO:
     """`given` with the settings that make it the method called `name`; everything else stays.
 
     Raises:
         ValueError: no such method.
 
-    >>> named("dapo", GRPO(kl_weight=0)).clip_high
+    >>> grpo_method("dapo", GRPO(kl_weight=0)).clip_high
     0.28
     """
     if name not in METHODS:

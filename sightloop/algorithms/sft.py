@@ -25,7 +25,7 @@ from torch import Tensor
 
 from sightloop.algorithms.credit import Gather, group_best, this_rank
 from sightloop.algorithms.ratios import kl_to_reference
-from sightloop.algorithms.turn_objectives import Side, Sides, shares_of, spread
+from sightloop.algorithms.turn_objectives import Side, Sides, in_turn_columns, shares_of
 from sightloop.types import Credit, LossOutput, Policy, Reduction, Rollout, one_rank
 
 Filter = Literal["none", "answer_correct", "best_of_group"]
@@ -106,7 +106,9 @@ class SFT:
                 total = total + self.kl_weight * found["kl"]
             parts.append(view.average(total))
             for name, values in found.items():
-                metrics[f"{view.name}/{name}"] = spread(view.figure(values), view.columns, credit.shares)
+                metrics[f"{view.name}/{name}"] = in_turn_columns(
+                    view.figure(values), view.columns, credit.shares
+                )
         return LossOutput(per_token=torch.cat(parts, 1), metrics=metrics)
 
     def _kept(self, rollout: Rollout) -> Bool[Tensor, " B"]:

@@ -179,12 +179,12 @@ def shares_of(
     return torch.cat([view.shares(keep, reduce=reduce, dtype=dtype) for view in views], 1)
 
 
-def spread(
+def in_turn_columns(
     values: Float[Tensor, "B T"], columns: slice, shares: Float[Tensor, "B S"]
 ) -> Float[Tensor, "B S"]:
     """Values of one turn in its columns of credit, 0 elsewhere.
 
-    >>> spread(torch.ones(1, 2), slice(1, 3), torch.zeros(1, 4))
+    >>> in_turn_columns(torch.ones(1, 2), slice(1, 3), torch.zeros(1, 4))
     tensor([[0., 1., 1., 0.]])
     """
     before, behind = shares[:, : columns.start], shares[:, columns.stop :]

@@ -12,7 +12,7 @@ from torch import Tensor
 from sightloop.data.images import ImageBatch
 from sightloop.models.protocols import Captioner
 from sightloop.rollouts.join import join_rollouts
-from sightloop.rollouts.seeds import sample_seeds
+from sightloop.rollouts.seeds import repeated_seeds
 from sightloop.types import Images, Judge, Outcome, Prompt, Rollout, Sampling, Tokens, Turn
 
 
@@ -52,7 +52,7 @@ class CaptionCollector:
         picked = rows.tolist()
         outcome_of = self._outcomes(batch, picked)
         each = torch.arange(len(picked)).repeat_interleave(self.per_image)
-        seeds = sample_seeds([batch.seeds[row] for row in picked], self.per_image)
+        seeds = repeated_seeds([batch.seeds[row] for row in picked], self.per_image)
         prompt = Prompt(
             texts=[self.prompt] * len(each),
             images=images.rows(each) if self.per_image > 1 else images,

@@ -21,7 +21,7 @@ from sightloop.models.protocols import ImageGenerator
 from sightloop.quizzes.grammar import Quiz
 from sightloop.quizzes.stream import QuizBatch
 from sightloop.rollouts.join import join_rollouts
-from sightloop.rollouts.seeds import further_seed, sample_seeds
+from sightloop.rollouts.seeds import further_seed, repeated_seeds
 from sightloop.types import (
     Fact,
     Images,
@@ -151,7 +151,7 @@ class QuizCollector:
 
     def _collect(self, policy: ImageGenerator, grader: Policy, batch: QuizBatch) -> Rollout:
         quizzes = [quiz for quiz in batch.quizzes for _ in range(self.per_prompt)]
-        seeds = sample_seeds(batch.seeds, self.per_prompt, first=self.first)
+        seeds = repeated_seeds(batch.seeds, self.per_prompt, first=self.first)
         prompt = Prompt(texts=[quiz.prompt for quiz in quizzes], wants="image", seeds=seeds)
         with torch.set_grad_enabled(self.drawing.relaxation is not None):
             codes = policy.sample(prompt, self.drawing)
@@ -164,10 +164,12 @@ class QuizCollector:
             elif self.answering is not None and self.encode_anew:
                 images = policy.pixels(plain)
                 shown = policy.image_tokens(images)
-            drawn = Drawn(quizzes=quizzes, seeds=seeds, codes=codes, shown=shown, images=images, group=group)
+            drawn = DrawnBatch(
+                quizzes=quizzes, seeds=seeds, codes=codes, shown=shown, images=images, group=group
+            )
             return self._judged(policy, grader, Turn(prompt=prompt, tokens=codes), drawn)
 
-    def _judged(self, policy: ImageGenerator, grader: Policy, drawing: Turn, drawn: Drawn) -> Rollout:
+    def _judged(self, policy: ImageGenerator, grader: Policy, drawing: Turn, drawn: DrawnBatch) -> Rollout:
         plain = replace(drawn.codes, one_hot=None)
         pixels = self.show or self.picture_judge is not None or self.answering is None
         images = None
@@ -203,7 +205,7 @@ class QuizCollector:
             drawn=images,
         )
 
-    def _asked(self, policy: ImageGenerator, grader: Policy, outcome: Outcome, drawn: Drawn) -> Outcome:
+    def _asked(self, policy: ImageGenerator, grader: Policy, outcome: Outcome, drawn: DrawnBatch) -> Outcome:
         assert self.answering is not None
         shown, codes = drawn.shown, drawn.codes
         others: dict[str, Outcome] = {}
@@ -225,7 +227,7 @@ class QuizCollector:
         answered = _answered(grader, outcome, shown, self.answering, drawn.seeds_for(_ASK))
         return replace(answered, others=others)
 
-    def _named(self, grader: Policy, outcome: Outcome, drawn: Drawn, naming: Naming) -> Outcome:
+    def _named(self, grader: Policy, outcome: Outcome, drawn: DrawnBatch, naming: Naming) -> Outcome:
         """Answers of the rows that have such a question; the others have no facts and say nothing."""
         assert self.answering is not None
         asks = [naming(quiz) for quiz in drawn.quizzes]
@@ -246,7 +248,7 @@ class QuizCollector:
         )
 
     def _rewards(
-        self, outcome: Outcome, images: Images | None, drawn: Drawn
+        self, outcome: Outcome, images: Images | None, drawn: DrawnBatch
     ) -> tuple[Float[Tensor, "B T"], dict[str, Float[Tensor, " B"]]]:
         mask = outcome.tokens.mask
         rewards, parts = torch.zeros(mask.shape, device=mask.device), {}
@@ -288,7 +290,7 @@ class QuizCollector:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Drawn:
+class DrawnBatch:
     """Pictures of a batch, as codes, with what was asked for."""
 
     quizzes: list[Quiz]

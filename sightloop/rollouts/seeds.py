@@ -19,7 +19,7 @@ def image_seed(text: str, number: int, seed: int = 0) -> int:
     return int.from_bytes(digest[:8], "little") >> 1
 
 
-def sample_seeds(seeds: Sequence[int], number: int, *, first: int = 0) -> list[int]:
+def repeated_seeds(seeds: Sequence[int], number: int, *, first: int = 0) -> list[int]:
     """Seeds of `number` samples of each prompt, from the one of the prompt; samples are counted from `first`.
 
     >>> one, other = sample_seeds([7], 2)

@@ -15,7 +15,7 @@ from sightloop.training.heap import giving_back
 from sightloop.training.loop import train
 from sightloop.training.memory import OutOfMemoryError, phase
 from sightloop.training.run_folder import given_back_if_it_fails, reserve
-from sightloop.training.run_files import Run, environment
+from sightloop.training.run_files import Run, run_environment
 
 
 def launch(name: str, config: Any, folder: Path, *, overwrite: bool = False, resume: bool = False) -> None:
@@ -30,7 +30,7 @@ def launch(name: str, config: Any, folder: Path, *, overwrite: bool = False, res
             return _drive(name, config, folder, resume=True)
         saved = config_to_json(config)
         kept = "; ".join(f"{name}: {value}" for name, value in precisions(config).items())
-        around = {**environment(), "precision": kept}
+        around = {**run_environment(), "precision": kept}
         reserve(folder, recipe=name, config=saved, environment=around, overwrite=overwrite)
         with given_back_if_it_fails(folder):
             _drive(name, config, folder)

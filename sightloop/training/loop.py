@@ -18,7 +18,7 @@ from sightloop.training.checkpoint import Saveable
 from sightloop.training.experiment import Experiment
 from sightloop.training.gradients import GradientSum, PlainGradients
 from sightloop.training.memory import DRAWING, UPDATING, phase
-from sightloop.training.metrics import Measured, rollout_metrics, update_metrics
+from sightloop.training.metrics import UpdateResult, rollout_metrics, update_metrics
 from sightloop.training.micro_batches import by_length, trimmed
 from sightloop.training.not_finite import problem_of, rows_not_finite
 from sightloop.training.optimizer import clip_gradients, make_optimizer, set_learning_rate
@@ -108,14 +108,14 @@ def _updates(
     rollout: Rollout,
     credit: Credit,
     critic_gradients: CriticGradients,
-) -> Measured:
+) -> UpdateResult:
     """All updates from one rollout: what the last one measured, with what the first one saw of gradients."""
     relaxed = any(turn.tokens.one_hot is not None for turn in rollout.turns)
     if experiment.updates > 1 and (relaxed or critic_gradients):
         raise ValueError(
             f"updates is {experiment.updates}, but relaxed drawings and a critic's gradients serve one; use 1"
         )
-    seen: list[Measured] = []
+    seen: list[UpdateResult] = []
     for number in range(experiment.updates):
         gradients = experiment.gradients(_parameters(optimizer), step, number)
         seen.append(
@@ -136,7 +136,7 @@ def update(
     *,
     gradients: GradientSum | None = None,
     critic_gradients: CriticGradients | None = None,
-) -> Measured:
+) -> UpdateResult:
     """One optimizer step from a judged batch, in micro-batches of any size with the same gradient.
 
     If a loss or gradient is not finite on any rank, nothing is updated and `problem` names the samples. If no
@@ -150,7 +150,7 @@ def update(
     _require_one_pass(rollout, schedule)
     optimizer.zero_grad(set_to_none=True)
     if not distributed.any_rank(bool(credit.shares.any())):
-        return Measured(losses={}, gradient_norms={}, skipped=True)
+        return UpdateResult(losses={}, gradient_norms={}, skipped=True)
     gradients = gradients or PlainGradients(_parameters(optimizer))
     totals: dict[str, Tensor] = {}
     seen: list[tuple[Tensor, Tensor]] = []
@@ -175,7 +175,7 @@ def update(
         )
     else:
         optimizer.step()
-    return Measured(losses=totals, gradient_norms=norms, gradient_figures=figures, problem=problem)
+    return UpdateResult(losses=totals, gradient_norms=norms, gradient_figures=figures, problem=problem)
 
 
 def _require_one_pass(rollout: Rollout, schedule: Schedule) -> None:

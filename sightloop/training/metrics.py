@@ -15,7 +15,7 @@ from sightloop.types import Credit, Rollout
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured:
+class UpdateResult:
     """What an update measured: share-weighted sums of this rank by name, and norms before clipping."""
 
     losses: dict[str, Tensor]
@@ -53,7 +53,7 @@ def rollout_metrics(rollout: Rollout, credit: Credit) -> dict[str, float]:
     return means
 
 
-def update_metrics(measured: Measured, seconds: dict[str, float], num_images: int) -> dict[str, float]:
+def update_metrics(measured: UpdateResult, seconds: dict[str, float], num_images: int) -> dict[str, float]:
     """Losses, gradient norms, speed and memory of one update."""
     metrics: dict[str, float] = {}
     if measured.losses:

@@ -24,7 +24,7 @@ from sightloop.training.alarms import Alarm, History, Record, Watch
 from sightloop.training.gallery import copy_picture, gallery_samples
 from sightloop.training.progress import Progress
 from sightloop.training.randomness import seed_everything
-from sightloop.training.run_folder import PARTIAL, plain, replace_text, write_json
+from sightloop.training.run_folder import PARTIAL, json_values, replace_text, write_run_json
 from sightloop.training.schedule import Schedule
 from sightloop.training.tracking import Log, Tracker, start_trackers
 from sightloop.types import Credit, Evaluation, Rollout
@@ -71,7 +71,7 @@ class Run:
             ValueError: the folder holds something and `overwrite` is off, or something that is no run.
         """
         run_folder.reserve(
-            folder, recipe=recipe, config=config, environment=environment(), overwrite=overwrite
+            folder, recipe=recipe, config=config, environment=run_environment(), overwrite=overwrite
         )
         return Run(folder, config, schedule, track)
 
@@ -156,7 +156,7 @@ class Run:
             "samples": samples,
             "protocol": evaluation.protocol,
         }
-        write_json(self.folder / "evaluations" / f"{name}_step_{step:06d}.json", record)
+        write_run_json(self.folder / "evaluations" / f"{name}_step_{step:06d}.json", record)
         self._require_watched(name, evaluation)
         self.improved = self.improved or (step > 0 and self._best_step({step}) == step)
         self._bar.evaluation(step, evaluation.metrics)
@@ -165,7 +165,9 @@ class Run:
         """What the first samples of the batch said, earned and were credited, token by token."""
         if self._writes:
             samples = gallery_samples(self.folder, rollout, credit)
-            write_json(self.folder / "samples" / f"step_{step:06d}.json", {"step": step, "samples": samples})
+            write_run_json(
+                self.folder / "samples" / f"step_{step:06d}.json", {"step": step, "samples": samples}
+            )
 
     def save(self, step: int, what: checkpoint.Saveable) -> None:
         """A checkpoint; the newest few and the best are kept."""
@@ -254,7 +256,7 @@ class Run:
             path = self.folder / name
             if path.exists():
                 kept = [record for record in _lines(path) if record["step"] <= step]
-                replace_text(path, "".join(json.dumps(plain(record)) + "\n" for record in kept))
+                replace_text(path, "".join(json.dumps(json_values(record)) + "\n" for record in kept))
         for path in [*self.folder.glob("samples/*.json"), *self.folder.glob("evaluations/*.json")]:
             if int(path.stem.rsplit("step_", 1)[1]) > step:
                 path.unlink()
@@ -276,11 +278,11 @@ class Run:
     def _note_resume(self, step: int) -> None:
         path = self.folder / "environment.json"
         known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        known["resumed"] = [*known.get("resumed", []), {"step": step, **environment()}]
-        write_json(path, known)
+        known["resumed"] = [*known.get("resumed", []), {"step": step, **run_environment()}]
+        write_run_json(path, known)
 
 
-def environment() -> dict[str, Any]:
+def run_environment() -> dict[str, Any]:
     """Versions, hardware and command of this process."""
     versions = {}
     for name in _PACKAGES:

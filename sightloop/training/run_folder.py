@@ -53,8 +53,10 @@ def reserve(
         with _given_back(place, aside):
             place.mkdir(parents=True, exist_ok=True)
             replaced = {} if aside is None else {_REPLACES: aside.name}
-            write_json(place / "environment.json", {**environment, **replaced})
-            write_json(place / "config.json", {"recipe": recipe, "format": CONFIG_FORMAT, "config": config})
+            write_run_json(place / "environment.json", {**environment, **replaced})
+            write_run_json(
+                place / "config.json", {"recipe": recipe, "format": CONFIG_FORMAT, "config": config}
+            )
             if aside is not None and (aside / "pictures").is_dir():
                 shutil.copytree(aside / "pictures", place / "pictures")
     distributed.barrier()
@@ -80,7 +82,7 @@ def remove_replaced(folder: Path) -> None:
     aside = _replaced(place)
     if aside is not None:
         known = _read_object(place / "environment.json")
-        write_json(
+        write_run_json(
             place / "environment.json", {key: value for key, value in known.items() if key != _REPLACES}
         )
         shutil.rmtree(aside, ignore_errors=True)
@@ -187,16 +189,16 @@ def replace_text(path: Path, text: str) -> None:
     os.replace(partial, path)
 
 
-def write_json(path: Path, data: Any) -> None:
+def write_run_json(path: Path, data: Any) -> None:
     """The same as JSON, with null for what JSON has no number for."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    replace_text(path, json.dumps(plain(data), indent=1, allow_nan=False) + "\n")
+    replace_text(path, json.dumps(json_values(data), indent=1, allow_nan=False) + "\n")
 
 
-def plain(data: Any) -> Any:
+def json_values(data: Any) -> Any:
     """The same with null for what JSON has no number for."""
     if isinstance(data, float):
         return data if math.isfinite(data) else None
     if isinstance(data, Mapping):
-        return {key: plain(value) for key, value in data.items()}
-    return [plain(value) for value in data] if isinstance(data, list | tuple) else data
+        return {key: json_values(value) for key, value in data.items()}
+    return [json_values(value) for value in data] if isinstance(data, list | tuple) else data

@@ -7,7 +7,7 @@ import torch
 from algorithms.drawn_and_answered import ANSWERS, TwoTables, tables, two_turns
 from torch import Tensor
 
-from sightloop.algorithms.grpo import GRPO, named
+from sightloop.algorithms.grpo import GRPO, grpo_method
 from sightloop.algorithms.methods import METHODS
 from sightloop.algorithms.ratios import clipped_ratio, kl_to_reference
 from sightloop.algorithms.turn_objectives import Side, Sides
@@ -128,7 +128,7 @@ def test_the_size_of_the_pieces_leaves_every_methods_gradient_unchanged(name) ->
     policy = tables()
     rollout = four(policy)
     given = GRPO(reference=tables(), sides=LENGTHS if name == "dr_grpo" else Sides())
-    algorithm = named(name, given)
+    algorithm = grpo_method(name, given)
     whole, pieces = gradients(algorithm, policy, rollout), gradients(algorithm, policy, rollout, size=1)
     for one, other in zip(whole, pieces, strict=True):
         assert one.abs().max() > 0
@@ -275,17 +275,17 @@ def test_a_sequence_ratio_moves_all_tokens_of_a_sequence_alike() -> None:
 
 def test_named_methods_change_what_their_papers_change() -> None:
     given = GRPO(reference=tables(), kl_weight=0.2)
-    assert named("unirl", given) == given and given.old == "none"
-    dapo = named("dapo", given)
+    assert grpo_method("unirl", given) == given and given.old == "none"
+    dapo = grpo_method("dapo", given)
     assert (dapo.clip_low, dapo.clip_high, dapo.sides.share, dapo.skip_silent) == (0.2, 0.28, "token", True)
     assert dapo.reference is None and dapo.kl_weight == 0 and dapo.divide_by_std
-    doctor = named("dr_grpo", replace(given, sides=LENGTHS))
+    doctor = grpo_method("dr_grpo", replace(given, sides=LENGTHS))
     assert not doctor.divide_by_std and doctor.sides.share == "length" and doctor.kl_weight == 0
-    gspo = named("gspo", given)
+    gspo = grpo_method("gspo", given)
     assert (gspo.ratio, gspo.clip_low, gspo.clip_high, gspo.old) == ("sequence", 3e-4, 4e-4, "rescored")
-    assert named("rloo", given).leave_one_out
+    assert grpo_method("rloo", given).leave_one_out
     with pytest.raises(ValueError, match="unknown method 'ppo'"):
-        named("ppo", given)
+        grpo_method("ppo", given)
 
 
 @pytest.mark.parametrize(
@@ -308,7 +308,7 @@ def test_settings_that_cannot_work_are_refused(changes: dict[str, Any], message:
 @pytest.mark.parametrize("name", sorted(METHODS))
 def test_every_method_learns_to_draw_and_say_the_rewarded(name) -> None:
     policy, reference = tables(0.0), tables(0.0)
-    algorithm = named(
+    algorithm = grpo_method(
         name, GRPO(reference=reference, kl_weight=0.01, sides=LENGTHS if name == "dr_grpo" else Sides())
     )
     optimizer = torch.optim.Adam(policy.parameters(), lr=0.2)

@@ -7,7 +7,7 @@ import torch
 from algorithms.drawn_and_answered import tables, two_turns
 from torch import Tensor
 
-from sightloop.algorithms.grpo import GRPO, named
+from sightloop.algorithms.grpo import GRPO, grpo_method
 from sightloop.algorithms.ratios import clipped_ratio, kl_to_reference
 from sightloop.algorithms.turn_objectives import Side, Sides
 from sightloop.algorithms.unmasking import FreshMasks
@@ -121,7 +121,7 @@ def test_orders_without_a_drawing_are_refused() -> None:
         (lambda: Sides(share="length"), "drawing.max_length is None"),
         (lambda: Sides(drawing=Side(max_length=5)), "others have no use for it"),
         (lambda: Sides(drawing=Side(weight=0), orders=halves), "leave orders out"),
-        (lambda: named("dr_grpo", PLAIN), "drawing.max_length is None"),
+        (lambda: grpo_method("dr_grpo", PLAIN), "drawing.max_length is None"),
     ],
 )
 def test_sides_that_cannot_work_are_refused(make, message: str) -> None:

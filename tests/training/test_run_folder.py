@@ -146,7 +146,7 @@ def test_only_an_older_run_beside_it_is_ever_removed(run: Path) -> None:
     other = Path(shutil.copytree(run, run.parent / "other"))
     for name in ("other", "../runs/other", "mine.old-1/../other"):
         known = json.loads((run / "environment.json").read_text())
-        run_folder.write_json(run / "environment.json", {**known, "replaces": name})
+        run_folder.write_run_json(run / "environment.json", {**known, "replaces": name})
         run_folder.remove_replaced(run)
         assert other.is_dir()
 

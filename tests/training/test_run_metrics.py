@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sightloop.training.loop import num_images
-from sightloop.training.metrics import Measured, distinct_share, rollout_metrics, update_metrics
+from sightloop.training.metrics import UpdateResult, distinct_share, rollout_metrics, update_metrics
 from sightloop.types import Credit, Prompt, Rollout, Tokens, Turn
 
 MASK = torch.tensor([[True, True, True], [True, True, False]])
@@ -72,7 +72,7 @@ def test_captions_of_one_picture_count_as_one_image() -> None:
 
 
 def test_an_update_reports_losses_norms_speed_and_memory() -> None:
-    measured = Measured(losses={"policy/loss": torch.tensor(0.25)}, gradient_norms={"policy": 2.0})
+    measured = UpdateResult(losses={"policy/loss": torch.tensor(0.25)}, gradient_norms={"policy": 2.0})
     found = update_metrics(measured, {"collect": 1.0, "credit": 0.5, "update": 0.5}, 6)
     assert found.pop("memory/peak_gib") > 0.01
     assert found == {

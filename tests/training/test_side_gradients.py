@@ -14,12 +14,12 @@ from algorithms.drawn_and_answered import TwoTables, tables, two_turns
 from torch import Tensor, nn
 from toy_run import SCHEDULE, Numbers, experiment_of, run_in
 
-from sightloop.algorithms.grpo import GRPO, named
+from sightloop.algorithms.grpo import GRPO, grpo_method
 from sightloop.algorithms.turn_objectives import Side, Sides
 from sightloop.training.experiment import Experiment
 from sightloop.training.gradients import PlainGradients
 from sightloop.training.loop import train, update
-from sightloop.training.metrics import Measured
+from sightloop.training.metrics import UpdateResult
 from sightloop.training.optimizer import make_optimizer
 from sightloop.training.schedule import Schedule
 from sightloop.training.turn_gradients import Comparison, TurnGradients
@@ -62,7 +62,7 @@ def experiment(
 
 def updated(
     *, apart: bool, balance: bool = False, micro_batch: int = 4, weights: tuple[float, float] = (1, 1)
-) -> tuple[Measured, list[Tensor]]:
+) -> tuple[UpdateResult, list[Tensor]]:
     """One update of the same policy on the same rollout; what it measured, and the gradients."""
     torch.manual_seed(4)
     policy = Shared()
@@ -207,7 +207,7 @@ def trained(
 
 
 def test_the_second_update_has_real_ratios_and_the_first_has_not(tmp_path: Path) -> None:
-    algorithm = named("grpo", GRPO(kl_weight=0))
+    algorithm = grpo_method("grpo", GRPO(kl_weight=0))
     _, once = trained(tmp_path / "once", algorithm=algorithm)
     _, twice = trained(tmp_path / "twice", algorithm=algorithm, updates=2)
     assert once[0]["drawing/ratio"] == pytest.approx(1) and once[0]["drawing/clipped"] == 0
@@ -220,7 +220,7 @@ def test_the_second_update_has_real_ratios_and_the_first_has_not(tmp_path: Path)
 
 
 def test_two_updates_are_what_two_updates_by_hand_give(tmp_path: Path) -> None:
-    algorithm = named("grpo", GRPO(kl_weight=0))
+    algorithm = grpo_method("grpo", GRPO(kl_weight=0))
     policy, _ = trained(tmp_path / "run", algorithm=algorithm, updates=2)
     torch.manual_seed(4)
     twin = Shared()
@@ -238,7 +238,7 @@ def test_two_updates_are_what_two_updates_by_hand_give(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("balance", [False, True])
 def test_every_update_is_balanced_and_not_the_first_alone(tmp_path: Path, balance: bool) -> None:
-    algorithm = named("grpo", GRPO(kl_weight=0))
+    algorithm = grpo_method("grpo", GRPO(kl_weight=0))
     policy, _ = trained(tmp_path / "run", tables, balance=balance, algorithm=algorithm, updates=2)
     # Each table belongs to one side; the gradients are those of the last update.
     assert policy.picture.grad is not None and policy.answer.grad is not None

@@ -43,7 +43,7 @@ from pathlib import Path
 
 import torch
 
-from sightloop.algorithms.grpo import GRPO, named
+from sightloop.algorithms.grpo import GRPO, grpo_method
 from sightloop.algorithms.methods import METHODS
 from sightloop.models.protocols import ImageGenerator
 from sightloop.recipes.config_json import checked
@@ -117,7 +117,7 @@ def algorithm_of(config: GrpoConfig, policy: ImageGenerator, law: Sampling) -> G
         reduce=distributed.sum_over_ranks,
         gather=distributed.gather,
     )
-    found = named(config.method, plain)
+    found = grpo_method(config.method, plain)
     usual = DEFAULT_KL if method.penalty else 0.0
     weight = usual if config.kl_weight is None else config.kl_weight
     if weight > 0:
