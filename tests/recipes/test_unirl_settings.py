@@ -13,6 +13,7 @@ from recipes.unirl_runs import REWARDS, small
 from tiny_show_o_folders import magvit
 
 from sightloop.cli import main
+from sightloop.evaluators.text_judge import same_or_not
 from sightloop.models.show_o.checkpoint import write_magvit2
 from sightloop.quizzes.asks import QuizSetup
 from sightloop.quizzes.grammar import Clause, quiz_of
@@ -36,7 +37,6 @@ from sightloop.recipes.unirl.config import (
 from sightloop.recipes.unirl.grpo import algorithm_of
 from sightloop.recipes.unirl.quizzes import quiz_stream, setup_of
 from sightloop.recipes.unirl.rewards import judges_of
-from sightloop.recipes.unirl.text_judge import same_or_not
 from sightloop.rewards.samples import PictureReward
 from sightloop.world.bundled import WEIGHTS
 from sightloop.world.quizzes import SHAPES_VOCABULARY

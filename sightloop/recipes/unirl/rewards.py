@@ -30,7 +30,7 @@ from sightloop.types import Images, Judge, Reward
 # Loaded where a configuration asks for them.
 _open_check = late("sightloop.evaluators.image_checks:open_check")
 _load_rewards = late("sightloop.rewards.custom:load_rewards")
-_text_judge = late("sightloop.recipes.unirl.text_judge:text_judge")
+_text_judge = late("sightloop.evaluators.text_judge:text_judge")
 
 
 @dataclass(frozen=True, kw_only=True)
