@@ -126,8 +126,8 @@ def test_a_start_that_was_killed_is_undone_by_the_next(run: Path) -> None:
     before = everything(run)
     run_folder.reserve(run, recipe="vlrm", config={}, environment={}, overwrite=True)
     assert len(list(run.parent.iterdir())) == 2
+    run_folder.reserve(run, recipe="vlrm", config={}, environment={}, overwrite=True)
     with pytest.raises(KeyboardInterrupt), run_folder.given_back_if_it_fails(run):
-        run_folder.reserve(run, recipe="vlrm", config={}, environment={}, overwrite=True)
         raise KeyboardInterrupt
     assert everything(run) == before and len(list(run.parent.iterdir())) == 1
 
