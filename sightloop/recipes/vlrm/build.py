@@ -228,7 +228,10 @@ def base_model(config: VlrmConfig) -> str:
 def _critic(config: VlrmConfig, policy: Captioner) -> TrunkCritic:
     settings = config.critic
     trunk: SupportsCritic = require_members(
-        policy, SupportsCritic, what="the critic of algorithm 'a2c'", instead="use --algorithm scst"
+        policy,
+        SupportsCritic,
+        what=f"the critic of algorithm {config.algorithm!r}",
+        instead="use --algorithm scst",
     )
     return TrunkCritic(
         trunk,
