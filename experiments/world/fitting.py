@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sightloop.models.open import read_saved
-from sightloop.world.language import WORDS, tokens_of
+from sightloop.world.language import WORDS, caption_tokens
 from sightloop.world.models import BOS, EOS, PAD, normalized
 from sightloop.world.scenes import COLOURS, CORNERS, GROUNDS, SHAPES, SIZES, Scene, render, sample_scene
 
@@ -87,7 +87,7 @@ def _corner_truth(scene: Scene) -> list[list[int]]:
 
 def text_ids(texts: list[str]) -> tuple[Tensor, Tensor]:
     """`<s> words </s>` right-padded, and the mask."""
-    rows = [[BOS, *(WORD_IDS[word] for word in tokens_of(text)), EOS] for text in texts]
+    rows = [[BOS, *(WORD_IDS[word] for word in caption_tokens(text)), EOS] for text in texts]
     length = max(map(len, rows))
     ids = torch.tensor([row + [PAD] * (length - len(row)) for row in rows])
     return ids, torch.arange(length)[None] < torch.tensor([len(row) for row in rows])[:, None]

@@ -26,9 +26,9 @@ from sightloop.world.language import (
     STYLES,
     WORDS,
     caption,
+    caption_tokens,
     check_words,
     count_facts,
-    tokens_of,
 )
 from sightloop.world.models import BOS, NUM_QUERIES, UNKNOWN, WIDTH, new_judge
 from sightloop.world.scenes import COLOURS, CORNERS, GROUNDS, SHAPES, SIZES, Scene, mutate
@@ -103,7 +103,7 @@ def train_reader(world: World, base: Any, work: Path) -> Blip2ForImageTextRetrie
 
 def replace_words(text: str, rng: np.random.Generator, rate: float) -> str:
     """The caption with each attribute replaced by another of its kind with probability `rate`."""
-    words = tokens_of(text)
+    words = caption_tokens(text)
     for position, word in enumerate(words):
         for kind in (SIZES, COLOURS, SHAPES, CORNERS, GROUNDS):
             if word in kind and rng.random() < rate:
@@ -132,7 +132,7 @@ def train_judge(world: World, base: Any, name: str, work: Path, steps: int) -> B
         logits = model.itm_head(hidden[:, :NUM_QUERIES]).mean(1)
         verdicts = torch.zeros(ids.shape)
         for row, (i, text) in enumerate(zip(index, texts, strict=True)):
-            words = check_words(world.scenes[i], tokens_of(text))
+            words = check_words(world.scenes[i], caption_tokens(text))
             verdicts[row, 1 : 1 + len(words)] = torch.tensor(words, dtype=torch.float)
         target = torch.tensor(
             [log_odds(world.scenes[i], text, taste) for i, text in zip(index, texts, strict=True)]

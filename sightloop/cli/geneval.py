@@ -19,7 +19,7 @@ from sightloop.evaluators.geneval_run import (
     GenEvalRun,
     compared,
     geneval_table,
-    read_run,
+    read_geneval_run,
     record_path,
     run_geneval,
 )
@@ -42,7 +42,8 @@ def evaluate_geneval(options: GenEvalOptions) -> str:
     """Evaluate a folder of pictures, drawn first if a policy is named; what to tell the user.
 
     Raises:
-        ValueError: options that do not go together; or as for `run_geneval`, `draw_prompts`, `read_run`.
+        ValueError: options that do not go together; or as for `run_geneval`, `draw_prompts` and
+            `read_geneval_run`.
     """
     if options.results is not None:
         return _told_again(options, options.results)
@@ -144,7 +145,7 @@ def _told_again(options: GenEvalOptions, results: Path) -> str:
         raise ValueError("name the file of the prompts: prompts.jsonl in the folder of the pictures")
     if options.compare is not None and options.compare.resolve() == results.resolve():
         raise ValueError(f"{results} would be compared with itself; name another file with --compare")
-    return "\n".join([geneval_table(read_run(results, prompts=prompts)), *_change(options, results)])
+    return "\n".join([geneval_table(read_geneval_run(results, prompts=prompts)), *_change(options, results)])
 
 
 def _change(options: GenEvalOptions, results: Path) -> list[str]:

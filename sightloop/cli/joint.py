@@ -15,7 +15,7 @@ from sightloop.cli.geneval import weights_digest
 from sightloop.cli.joint_options import JointOptions
 from sightloop.evaluation.intervals import bootstrap_interval
 from sightloop.evaluation.protocol import protocol_hash
-from sightloop.evaluators.image_sheets import Album, Drawn, drawn_in, write_sheet
+from sightloop.evaluators.image_sheets import Album, SheetImage, drawn_in, write_sheet
 from sightloop.evaluators.joint import BothSides, both_sides_table, imbalance_of
 from sightloop.evaluators.joint_changes import categories_table, changes_of, changes_table
 from sightloop.evaluators.open_joint import joint_evaluator
@@ -34,7 +34,7 @@ NOTHING = "none"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Named:
+class NamedModel:
     """A model under the name that tables use, loaded when its turn comes."""
 
     name: str
@@ -42,14 +42,14 @@ class Named:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured:
+class MeasuredModel:
     """A model's evaluation, and its drawings if they are wanted."""
 
     name: str
     weights: str
     """Digest of its weights."""
     evaluation: Evaluation
-    drawn: list[Drawn]
+    drawn: list[SheetImage]
 
 
 def evaluate_joint(options: JointOptions) -> str:
@@ -117,17 +117,17 @@ def evaluator_of(options: JointOptions) -> BothSides:
     return evaluator
 
 
-def models_of(options: JointOptions) -> list[Named]:
+def models_of(options: JointOptions) -> list[NamedModel]:
     """The models in the order of tables, the one that is compared with first.
 
     Raises:
         ValueError: a model is compared with itself.
     """
 
-    def named(name: str) -> Named:
+    def named(name: str) -> NamedModel:
         parts = Parts() if name and is_run(name) else options.parts
         told = Path(name).name if name else f"the embedded world's {options.world_model}"
-        return Named(
+        return NamedModel(
             name=told,
             load=lambda: open_generator(
                 name,
@@ -143,7 +143,7 @@ def models_of(options: JointOptions) -> list[Named]:
         return [policy]
     if against is None:
         run, device = Path(options.policy), distributed.device(options.device)
-        start = Named(
+        start = NamedModel(
             name=f"{Path(start_of(image_config(run))).name}, before",
             load=lambda: cast("Any", before_training(run, device=device, dtype=options.dtype)),
         )
@@ -157,12 +157,12 @@ def models_of(options: JointOptions) -> list[Named]:
 
 
 @torch.no_grad()
-def _measured(model: Named, evaluator: BothSides, *, keep: bool) -> Measured:
+def _measured(model: NamedModel, evaluator: BothSides, *, keep: bool) -> MeasuredModel:
     album = Album(evaluator.check)
     policy: Any = model.load()
     evaluation = replace(evaluator, check=album if keep else evaluator.check)(policy)
     drawn = drawn_in(evaluation.samples, album.pictures) if keep else []
-    return Measured(name=model.name, weights=weights_digest(policy), evaluation=evaluation, drawn=drawn)
+    return MeasuredModel(name=model.name, weights=weights_digest(policy), evaluation=evaluation, drawn=drawn)
 
 
 def _fixed_prompts(evaluator: BothSides) -> list[str]:
@@ -179,7 +179,7 @@ def _told(evaluation: Evaluation, evaluator: BothSides) -> str:
     return "\n".join(lines)
 
 
-def _record(found: list[Measured], evaluator: BothSides) -> dict[str, Any]:
+def _record(found: list[MeasuredModel], evaluator: BothSides) -> dict[str, Any]:
     """Everything, with one protocol for all models: what differs between them is told of each."""
     protocols = [dict(one.evaluation.protocol) for one in found]
     for protocol in protocols:

@@ -76,7 +76,7 @@ def run_geneval(options: GenEvalOptions) -> GenEvalRun:
     return GenEvalRun(results=results, summary=summary, protocol=protocol)
 
 
-def read_run(results: Path, *, prompts: Path | None = None) -> GenEvalRun:
+def read_geneval_run(results: Path, *, prompts: Path | None = None) -> GenEvalRun:
     """A results file that is there already, such as the official evaluator's.
 
     Raises:

@@ -30,7 +30,7 @@ _BEAMS, _GREEDY = "beam search", "write greedily: beams 1, no_repeat_ngram 0, mi
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pictures:
+class HeldOutImages:
     """Held-out pictures as the captioner sees them, and who they are."""
 
     pixels: Tensor
@@ -45,7 +45,7 @@ class HeldOut:
 
     settings: HeldOutSettings
     prompt: str
-    pictures: Pictures
+    pictures: HeldOutImages
     encoder: ClipEncoder
     embeddings: Tensor
     shared_work: bool = True
@@ -168,7 +168,7 @@ def held_out_of(
     )
 
 
-def load_pictures(settings: HeldOutSettings, *, size: int) -> Pictures:
+def load_pictures(settings: HeldOutSettings, *, size: int) -> HeldOutImages:
     """All held-out pictures in the order of their source."""
     decoding = Decoding(size=size, fit=settings.fit)
     source = open_pictures(settings)
@@ -176,7 +176,7 @@ def load_pictures(settings: HeldOutSettings, *, size: int) -> Pictures:
     sources = [name for batch in batches for name in batch.sources]
     known = source.all_references if isinstance(source, FileSource) else None
     references = [[] for _ in sources] if known is None else [list(texts) for texts in known[: len(sources)]]
-    return Pictures(
+    return HeldOutImages(
         pixels=torch.cat([batch.images.pixels for batch in batches]),
         sources=sources,
         references=references,

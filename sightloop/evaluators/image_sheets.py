@@ -26,7 +26,7 @@ _RIGHT, _WRONG, _PAPER, _INK = (46, 160, 67), (205, 60, 50), (255, 255, 255), (3
 
 
 @dataclass(frozen=True, kw_only=True)
-class Drawn:
+class SheetImage:
     """A drawing of an evaluation, its row there and the verdict."""
 
     row: int
@@ -61,7 +61,7 @@ class Album:
         return self._check.share(images, quizzes)
 
 
-def drawn_in(samples: Sequence[dict[str, Any]], pictures: Sequence[Image.Image]) -> list[Drawn]:
+def drawn_in(samples: Sequence[dict[str, Any]], pictures: Sequence[Image.Image]) -> list[SheetImage]:
     """The samples of an evaluation with their pictures, one each."""
     return [
         _drawn(row, sample, picture)
@@ -69,7 +69,7 @@ def drawn_in(samples: Sequence[dict[str, Any]], pictures: Sequence[Image.Image])
     ]
 
 
-def drawn_by_run(run: Path, step: int) -> list[Drawn]:
+def drawn_by_run(run: Path, step: int) -> list[SheetImage]:
     """The drawings of a run's evaluation at a step whose pictures were kept.
 
     Raises:
@@ -79,7 +79,7 @@ def drawn_by_run(run: Path, step: int) -> list[Drawn]:
     if not file.is_file():
         raise ValueError(f"{run} was not evaluated at step {step}: there is no {file.name}")
     samples = json.loads(file.read_text(encoding="utf-8"))["samples"]
-    found: list[Drawn] = []
+    found: list[SheetImage] = []
     for row, sample in enumerate(samples):
         if sample.get("image"):
             found.append(_drawn(row, sample, open_picture(run / sample["image"])))
@@ -88,8 +88,8 @@ def drawn_by_run(run: Path, step: int) -> list[Drawn]:
     return found
 
 
-def _drawn(row: int, sample: dict[str, Any], picture: Image.Image) -> Drawn:
-    return Drawn(
+def _drawn(row: int, sample: dict[str, Any], picture: Image.Image) -> SheetImage:
+    return SheetImage(
         row=row,
         prompt=sample["source"],
         category=sample["category"],
@@ -98,14 +98,14 @@ def _drawn(row: int, sample: dict[str, Any], picture: Image.Image) -> Drawn:
     )
 
 
-def write_sheet(path: Path, sides: dict[str, list[Drawn]]) -> None:
+def write_sheet(path: Path, sides: dict[str, list[SheetImage]]) -> None:
     """One row a prompt, some of each category; the same drawings of every side, named at the top."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as partial:
         sheet_of(sides).save(partial)
 
 
-def sheet_of(sides: dict[str, list[Drawn]]) -> Image.Image:
+def sheet_of(sides: dict[str, list[SheetImage]]) -> Image.Image:
     """The sheet: sides from left to right, prompts from top to bottom."""
     rows = _chosen(next(iter(sides.values())))
     found = [{one.row: one for one in side} for side in sides.values()]
@@ -128,11 +128,11 @@ def sheet_of(sides: dict[str, list[Drawn]]) -> Image.Image:
     return sheet
 
 
-def _chosen(drawn: Sequence[Drawn]) -> list[list[Drawn]]:
+def _chosen(drawn: Sequence[SheetImage]) -> list[list[SheetImage]]:
     """Some prompts of each category, spread over them, with some of their drawings."""
-    rows: list[list[Drawn]] = []
+    rows: list[list[SheetImage]] = []
     for category in CATEGORIES:
-        prompts: dict[str, list[Drawn]] = {}
+        prompts: dict[str, list[SheetImage]] = {}
         for one in drawn:
             if one.category == category:
                 prompts.setdefault(one.prompt, []).append(one)
@@ -142,7 +142,7 @@ def _chosen(drawn: Sequence[Drawn]) -> list[list[Drawn]]:
     return rows
 
 
-def _framed(one: Drawn) -> Image.Image:
+def _framed(one: SheetImage) -> Image.Image:
     framed = Image.new("RGB", (_SIDE + 2 * _FRAME, _SIDE + 2 * _FRAME), _RIGHT if one.is_right else _WRONG)
     # Large steps stay visible: the embedded world's pictures have 32 pixels along the side.
     method = Image.Resampling.NEAREST if one.picture.width < _SIDE else Image.Resampling.BICUBIC

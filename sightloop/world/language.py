@@ -55,7 +55,7 @@ class FactCount:
     total: int
 
 
-def tokens_of(text: str) -> list[str]:
+def caption_tokens(text: str) -> list[str]:
     """The words and commas of a caption."""
     return _WORD.findall(text.lower())
 
@@ -109,7 +109,7 @@ def parses(text: str) -> bool:
     >>> parses("a red red circle")
     False
     """
-    return _GRAMMAR.fullmatch(" ".join(tokens_of(text))) is not None
+    return _GRAMMAR.fullmatch(" ".join(caption_tokens(text))) is not None
 
 
 def _any_of(options: tuple[str, ...]) -> str:
@@ -190,6 +190,6 @@ def count_facts(scene: Scene, text: str) -> FactCount:
     >>> count_facts(scene, "a large red circle on white")
     FactCount(true=3, false=1, total=5)
     """
-    verdicts = check_words(scene, tokens_of(text))
+    verdicts = check_words(scene, caption_tokens(text))
     total = FACTS_PER_THING * len(scene.things) + 1
     return FactCount(true=verdicts.count(1), false=verdicts.count(-1), total=total)

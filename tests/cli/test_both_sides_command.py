@@ -15,7 +15,7 @@ from sightloop.cli import main
 from sightloop.cli.joint import evaluator_of, models_of
 from sightloop.cli.joint_options import JointOptions
 from sightloop.evaluation.protocol import protocol_hash
-from sightloop.evaluators.image_sheets import Drawn, drawn_by_run, sheet_of
+from sightloop.evaluators.image_sheets import SheetImage, drawn_by_run, sheet_of
 from sightloop.evaluators.joint_changes import changes_of, changes_table, ratio_difference
 from sightloop.types import Evaluation
 
@@ -162,9 +162,9 @@ def test_the_change_of_a_share_among_others_draws_whole_prompts() -> None:
 
 
 def test_a_sheet_frames_right_drawings_in_green_and_the_same_rows_of_both_sides() -> None:
-    def drawn(right: bool) -> list[Drawn]:
+    def drawn(right: bool) -> list[SheetImage]:
         return [
-            Drawn(
+            SheetImage(
                 row=row,
                 prompt=f"prompt {row // 2}",
                 category="counting",

@@ -23,7 +23,7 @@ from sightloop.evaluators.geneval_run import (
     compared,
     detections_path,
     geneval_table,
-    read_run,
+    read_geneval_run,
     record_path,
     run_geneval,
 )
@@ -276,7 +276,7 @@ def test_results_of_other_prompts_or_without_some_are_refused(world: Path) -> No
     output = world / "out" / "results.jsonl"
     evaluated(world)
     with pytest.raises(ValueError, match="not GenEval's 553 prompts: single_object has 2 prompts"):
-        read_run(output)
+        read_geneval_run(output)
     lines = output.read_text().splitlines()
     for kept, told in (
         (lines[2:], "1 of 12 prompts of the prompts file have no result"),
@@ -290,7 +290,7 @@ def test_results_of_other_prompts_or_without_some_are_refused(world: Path) -> No
     ):
         output.write_text("\n".join(kept))
         with pytest.raises(ValueError, match=told):
-            read_run(output, prompts=world / "prompts.jsonl")
+            read_geneval_run(output, prompts=world / "prompts.jsonl")
 
 
 def test_the_record_holds_the_intervals_and_the_table_names_the_checkpoint(world: Path) -> None:

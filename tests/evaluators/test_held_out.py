@@ -8,7 +8,7 @@ import pytest
 import torch
 from models.tiny_captioners import EOS, SPECIALS, llava, noise
 
-from sightloop.evaluators.held_out_captions import HeldOut, Pictures
+from sightloop.evaluators.held_out_captions import HeldOut, HeldOutImages
 from sightloop.evaluators.settings import HeldOutSettings
 from sightloop.models.captioners.generic import GenericCaptioner
 from sightloop.models.clip import ClipEncoder
@@ -17,7 +17,7 @@ from sightloop.world.bundled import WEIGHTS
 
 def captions(policy: GenericCaptioner, **settings: Any) -> list[str]:
     """Captions of three pictures, by one beam."""
-    pictures = Pictures(pixels=noise(3), sources=["a", "b", "c"], references=[[], [], []])
+    pictures = HeldOutImages(pixels=noise(3), sources=["a", "b", "c"], references=[[], [], []])
     chosen = HeldOutSettings(beams=1, **settings)
     clip = ClipEncoder.from_pretrained(str(WEIGHTS / "clip"), device=torch.device("cpu"))
     evaluator = HeldOut(

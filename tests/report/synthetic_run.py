@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from sightloop.world.language import caption as short_or_full
-from sightloop.world.language import count_facts, tokens_of
+from sightloop.world.language import caption_tokens, count_facts
 from sightloop.world.scenes import COLOURS, Scene, render, sample_scene
 
 EVALUATED = 60
@@ -113,8 +113,8 @@ def _evaluate(
     per_sample = {f"recall@{k}": [float(rank <= k) for rank in ranks] for k in (1, 5, 10)}
     per_sample |= {
         "mrr": [1 / rank for rank in ranks],
-        "length": [float(len(tokens_of(text))) for text in captions],
-        "colours": [float(sum(word in COLOURS for word in tokens_of(text))) for text in captions],
+        "length": [float(len(caption_tokens(text))) for text in captions],
+        "colours": [float(sum(word in COLOURS for word in caption_tokens(text))) for text in captions],
         "repeats": [0.02 * float(rng.random() < 0.4) for _ in captions],
         "no_end": [0.0 for _ in captions],
         "told": [fact.true / fact.total for fact in facts],
@@ -147,7 +147,8 @@ def _gallery(folder: Path, step: int, progress: float, rng: np.random.Generator)
         scene = sample_scene(rng)
         text = short_or_full(scene, "full" if rng.random() < progress else "short", rng)
         pieces = [
-            word if word == "," or place == 0 else f" {word}" for place, word in enumerate(tokens_of(text))
+            word if word == "," or place == 0 else f" {word}"
+            for place, word in enumerate(caption_tokens(text))
         ]
         ended = index != 5
         length = len(pieces) + ended

@@ -12,12 +12,12 @@ from sightloop.world.language import (
     WORDS,
     FactCount,
     caption,
+    caption_tokens,
     check_words,
     count_facts,
     full_caption,
     natural_caption,
     parses,
-    tokens_of,
 )
 from sightloop.world.scenes import Scene, Thing, mutate, sample_scene
 
@@ -77,7 +77,7 @@ def test_facts_by_hand(text, true, false) -> None:
 
 
 def test_verdicts_name_the_wrong_words() -> None:
-    words = tokens_of("a large red circle top-left , a blue cross on black")
+    words = caption_tokens("a large red circle top-left , a blue cross on black")
     assert check_words(SCENE, words) == [0, -1, 1, 1, 1, 0, 0, 1, 1, 0, -1]
 
 
@@ -135,7 +135,7 @@ def test_captions_of_every_style_are_true_and_grammatical() -> None:
             assert counts.false == 0
             assert counts.true >= 2
             assert parses(text)
-            assert set(tokens_of(text)) <= set(WORDS)
+            assert set(caption_tokens(text)) <= set(WORDS)
         assert count_facts(scene, caption(scene, "full", rng)).true == counts.total
 
 
@@ -169,7 +169,7 @@ def test_people_write_more_about_brighter_grounds() -> None:
 
 def test_words_are_one_token_each_and_unique() -> None:
     assert len(set(WORDS)) == len(WORDS)
-    assert tokens_of("a small red circle top-left,a blue cross.") == [
+    assert caption_tokens("a small red circle top-left,a blue cross.") == [
         *["a", "small", "red", "circle", "top-left", ","],
         *["a", "blue", "cross"],
     ]
