@@ -84,10 +84,8 @@ OUTSIDE = {
 LAZY = {
     "av",
     "datasets",
-    "gradio",
     "lmms_eval",
     "pyarrow",
-    "pycocoevalcap",
     "tensorboard",
     "trackio",
     "wandb",

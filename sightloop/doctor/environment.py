@@ -20,10 +20,8 @@ _EXTRAS = {
     "scipy": "GenEval's Mask2Former",
     "datasets": "data",
     "av": "video",
-    "pycocoevalcap": "metrics",
     "tensorboard": "track",
     "wandb": "track",
-    "gradio": "web",
 }
 _PART = "environment"
 _SMALL_DISK, _SMALL_MEMORY = 5.0, 2.0

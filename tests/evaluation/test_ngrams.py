@@ -70,7 +70,7 @@ def test_rouge_l_equals_the_coco_evaluation() -> None:
 
 
 def test_all_three_equal_the_installed_coco_evaluation() -> None:
-    reason = "pycocoevalcap is not installed; pip install 'sightloop[metrics]'"
+    reason = "pycocoevalcap is not installed; pip install 'sightloop[dev]'"
     cider = pytest.importorskip("pycocoevalcap.cider.cider", reason=reason).Cider()
     rouge = pytest.importorskip("pycocoevalcap.rouge.rouge", reason=reason).Rouge()
     blue = pytest.importorskip("pycocoevalcap.bleu.bleu", reason=reason).Bleu(4)
