@@ -22,6 +22,7 @@ from transformers_rules import changing_imports, private_names
 # known by their rows of `models.families`: only the plan, which counts their networks, knows more.
 FLOOR = {"types", "image_files"}
 MODELS = {"models", "models.decoding"}
+OPENED = {"models.open", "models.only_numbers", "models.written_text"}
 FAMILIES = {"models.captioners", "models.show_o", "models.janus"}
 JUDGED = {"rewards", "quizzes", "world"}
 MEASURED = {"evaluation", "geneval", "evaluators"}
@@ -44,15 +45,11 @@ ALLOWED: dict[str, set[str]] = {
     "models.captioners": FLOOR | MODELS,
     "models.show_o": FLOOR | MODELS,
     "models.janus": FLOOR | MODELS,
-    "rewards": {"types", "quizzes"} | {
-        "models.open", "models.clip", "models.written_text", "models.captioners.prompt_reader:processed",
-    },
+    "rewards": OPENED | {"types", "quizzes", "models.clip", "models.captioners.prompt_reader:processed"},
     "rollouts": {"types", "quizzes", "data.images:ImageBatch", "models.protocols"},
     "training": FLOOR | {"algorithms.masked", "models.open:read_saved"},
-    "evaluation": FLOOR | {"models.clip", "models.open", "models.written_text", "rewards.phrases"},
-    "geneval": FLOOR | {"quizzes"} | {
-        "evaluation", "models.clip", "models.open", "models.written_text", "models.transformers_internals",
-    },
+    "evaluation": FLOOR | OPENED | {"models.clip", "rewards.phrases"},
+    "geneval": FLOOR | OPENED | {"quizzes", "evaluation", "models.clip", "models.transformers_internals"},
     "world": FLOOR | {"quizzes", "geneval.rules"},
     "evaluators": FLOOR | MODELS | JUDGED | {
         "evaluation", "geneval", "data", "rollouts.seeds", "training.distributed", "training.gallery",

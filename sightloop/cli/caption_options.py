@@ -75,6 +75,8 @@ class RecallOptions:
     """Captions of the file may be empty: the captioner said nothing."""
     on_broken: BrokenImages = "stop"
     """Images that cannot be read stop the evaluation, or are left out of it and named."""
+    dtype: Literal["float32", "bfloat16"] | None = None
+    """Precision of the captioner's frozen weights; default that of the run, else float32."""
     device: str = "auto"
     output: Path | None = None
     """Write figures, ranks and captions there as JSON."""

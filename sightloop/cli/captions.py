@@ -7,9 +7,8 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -31,40 +30,36 @@ from sightloop.evaluation.object_files import read_objects
 from sightloop.evaluation.pairs import caption_set, read_captions, refuse_empty
 from sightloop.evaluation.protocol import protocol_hash
 from sightloop.evaluation.retrieval import clip_recall_of_files
-from sightloop.evaluators.held_out_captions import greedy_captions, is_greedy
+from sightloop.evaluators.held_out_captions import Writing
 from sightloop.evaluators.settings import HeldOutSettings
 from sightloop.models.clip import ClipEncoder
 from sightloop.models.named_models import model_config
-from sightloop.models.protocols import Captioner, SupportsBeams, missing_members, require_members
+from sightloop.models.protocols import Captioner
 from sightloop.recipes.vlrm.config import PAPER, SHAPES
 from sightloop.rewards.phrases import contains_bad_phrase, load_phrases
 from sightloop.runs.restore import open_captioner, read_config
 from sightloop.training import distributed
 from sightloop.training.run_files import is_run
-from sightloop.types import Evaluation, Images
+from sightloop.types import Evaluation
 from sightloop.world.boundary import require_world_images
 from sightloop.world.bundled import WEIGHTS, is_bundled
 from sightloop.world.image_folder import truth_of
 
 
-def writing_options(decode: DecodeOptions, model: str) -> dict[str, Any]:
-    """Options of `write` for the captioner of this name; what is not given is as the run was evaluated."""
-    prompt, usual = _usual_writing(model)
-    given = {name: value for name, value in asdict(decode).items() if name != "prompt"}
-    resolved = {name: getattr(usual, name) if value is None else value for name, value in given.items()}
-    return resolved | {"prompt": decode.prompt or prompt}
+def writing_of(decode: DecodeOptions, model: str) -> Writing:
+    """How the captioner of this name writes; what is not given is as the run was evaluated."""
+    given = {name: value for name, value in asdict(decode).items() if value not in (None, "")}
+    return replace(_usual_writing(model), **given)
 
 
-def _usual_writing(model: str) -> tuple[str, HeldOutSettings]:
+def _usual_writing(model: str) -> Writing:
     if not model:
-        return "", SHAPES.held_out
+        return Writing.of(SHAPES.held_out, "")
     config = read_config(Path(model)) if is_run(model) else PAPER
-    return config.draw.prompt, config.held_out
+    return Writing.of(config.held_out, config.draw.prompt)
 
 
-def caption_pictures(
-    policy: Captioner, pictures: ImageSet, options: dict[str, Any]
-) -> Iterator[tuple[str, str]]:
+def caption_pictures(policy: Captioner, pictures: ImageSet, writing: Writing) -> Iterator[tuple[str, str]]:
     """Path and caption of each picture, in order.
 
     Raises:
@@ -72,21 +67,14 @@ def caption_pictures(
     """
     try:
         for batch in pictures:
-            yield from zip(batch.sources, _captions(policy, policy.look(batch.images), options), strict=True)
+            captions = writing(policy, policy.look(batch.images), instead=_GREEDY)
+            yield from zip(batch.sources, captions, strict=True)
     except BrokenPictureError as error:
         raise ValueError(f"{error}, or leave such images out with --on-broken leave-out") from error
 
 
-def _captions(policy: Captioner, images: Images, options: dict[str, Any]) -> list[str]:
-    rules = (options[name] for name in ("beams", "no_repeat_ngram", "min_tokens"))
-    if missing_members(policy, SupportsBeams) and is_greedy(*rules):
-        return greedy_captions(policy, images, prompt=options["prompt"], max_tokens=options["max_tokens"])
-    greedy = "write greedily: --beams 1 --no-repeat-ngram 0 --min-tokens 1"
-    writer: SupportsBeams = require_members(policy, SupportsBeams, what="beam search", instead=greedy)
-    return writer.write(images, **options)
-
-
 _ON_BROKEN: dict[BrokenImages, OnBroken] = {"leave-out": "leave out", "stop": "raise"}
+_GREEDY = "write greedily: --beams 1 --no-repeat-ngram 0 --min-tokens 1"
 _NUM_NAMED = 5
 """Images left out that are named at the end."""
 
@@ -106,7 +94,7 @@ def write_captions(options: CaptionOptions) -> None:
     source = FileSource(spec=", ".join(options.images), paths=tuple(paths))
     decoding = Decoding(size=policy.image_size, fit=options.fit)
     pictures = _image_set(source, decoding, on_broken=options.on_broken)
-    pairs = caption_pictures(policy, pictures, writing_options(options.decode, options.model))
+    pairs = caption_pictures(policy, pictures, writing_of(options.decode, options.model))
     if options.output is None:
         for path, caption in pairs:
             print(f"{path}\t{caption}", flush=True)
@@ -166,6 +154,10 @@ def measured_recall(options: RecallOptions) -> Evaluation:
     """
     device = distributed.device(options.device)
     if options.captions is not None:
+        if options.dtype is not None:
+            raise ValueError(
+                f"--dtype {options.dtype} is of a captioner, and --captions names captions that are there"
+            )
         given = read_captions(options.captions, image_root=_root_of(options))
         refuse_empty(given, allowed=options.allow_empty)
         return clip_recall_of_files(_encoder(options, given.sources, device), given, ties=options.ties)
@@ -179,15 +171,14 @@ def measured_recall(options: RecallOptions) -> Evaluation:
     if not options.model:
         require_world_images(source.paths, what="captioner", option="--model")
     encoder = _encoder(options, source.paths, device)
-    policy = open_captioner(options.model, device=device)
-    decoding = Decoding(size=policy.image_size, fit="crop")
+    policy = open_captioner(options.model, device=device, dtype=options.dtype)
+    writing = writing_of(options.decode, options.model)
+    decoding = Decoding(size=policy.image_size, fit=writing.fit)
     pictures = _image_set(source, decoding, on_broken=options.on_broken, limit=options.limit)
-    written = caption_set(
-        list(caption_pictures(policy, pictures, writing_options(options.decode, options.model)))
-    )
+    written = caption_set(list(caption_pictures(policy, pictures, writing)))
     _tell_left_out(pictures)
     refuse_empty(written, allowed=options.allow_empty)
-    return clip_recall_of_files(encoder, written, ties=options.ties)
+    return writing.recall(policy, clip_recall_of_files(encoder, written, ties=options.ties))
 
 
 def _root_of(options: RecallOptions) -> str | None:

@@ -14,6 +14,7 @@ from sightloop.models.janus.checkpoint import (
     write_janus,
     write_official_janus,
 )
+from sightloop.models.open import local_folder
 from sightloop.models.prompt_strings import PromptOptions
 from sightloop.models.show_o.checkpoint import (
     chosen_strings,
@@ -34,6 +35,7 @@ def convert_checkpoint(options: ConvertOptions) -> None:
         ValueError: the source is another family or has that form already, a part is missing or does not fit,
             an option has no effect, or the output is in the way.
     """
+    options = replace(options, source=local_folder(options.source))
     if options.family == "show-o":
         _convert_show_o(options)
     elif options.family == "magvit2":

@@ -24,14 +24,14 @@ class ConvertOptions:
 
     family: Positional[Literal["show-o", "magvit2", "janus"]]
     source: Positional[Path]
-    """Folder of the checkpoint; for magvit2 also a weight file."""
+    """Folder or hub name of the checkpoint; for magvit2 also a weight file."""
     output: Positional[Path]
     """Folder to write; it must not exist yet, or be empty."""
     to: Literal["sightloop", "official"] = "sightloop"
     magvit: Path | None = None
-    """Folder or weight file of MAGVIT-v2, which Show-o draws with."""
+    """MAGVIT-v2 (folder, hub name or weight file), which Show-o draws with."""
     tokenizer: Path | None = None
-    """Folder of the tokenizer (Show-o: Phi-1.5's), where the source has none."""
+    """Folder or hub name of the tokenizer (Show-o: Phi-1.5's), where the source has none."""
     max_text_tokens: int | None = None
     """Text positions that a Show-o was trained with; default 128."""
     prompts: PromptOptions = field(default_factory=PromptOptions)
@@ -42,7 +42,7 @@ class ModelOptions:
     """Which model draws or answers."""
 
     model: str = ""
-    """Folder of a Show-o or Janus in any form, or of a run (its best step); empty = the embedded world's,
+    """Folder or hub name of a Show-o or Janus, or a run (its best step); empty = the embedded world's,
     which knows only its own images and words.
     """
     world_model: Literal["show-o", "janus"] = "show-o"

@@ -23,7 +23,7 @@ class JointOptions:
     """
 
     policy: str = ""
-    """Folder of a Show-o or Janus, or of a run (its best step); empty = the embedded world's."""
+    """Folder or hub name of a Show-o or Janus, or a run (its best step); empty = the embedded world's."""
     against: str | None = None
     """What it is compared with, named in the same way. Left out, a run is compared with the model that it
     started from, and any other policy with nothing; "none" = nothing.

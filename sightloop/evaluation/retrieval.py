@@ -16,13 +16,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from sightloop.evaluation.pairs import CaptionSet
 from sightloop.evaluation.protocol import protocol_hash
 from sightloop.evaluation.ranking import Ties, rank_images, rank_texts, recall_metrics, recall_values
-from sightloop.models.clip import MAX_CHARACTERS, ClipEncoder, Pictures
+from sightloop.models.clip import MAX_CHARACTERS, ClipEncoder, Pictures, SeenPictures
 from sightloop.types import Evaluation
 
 TOLERATED_TIES = 0.001
@@ -31,14 +31,14 @@ TOLERATED_TIES = 0.001
 
 def clip_recall(
     encoder: ClipEncoder,
-    images: Float[Tensor, "N d"] | Pictures,
+    images: SeenPictures | Pictures,
     captions: Sequence[str],
     *,
     target: Int[Tensor, " M"] | None = None,
     sources: Sequence[str] = (),
     ties: Ties = "optimistic",
 ) -> Evaluation:
-    """CLIP Recall of captions against pictures or their embeddings (`encoder.images`), both directions.
+    """CLIP Recall of captions against pictures, or such as the encoder saw before, both directions.
 
     `target` names the row of each caption's picture (None = the same row), `sources` says where that picture
     came from. Figures of image to text begin with `image_`; they come per caption too where all pictures have
@@ -50,7 +50,8 @@ def clip_recall(
     if sources and len(sources) != len(captions):
         raise ValueError(f"{len(sources)} sources for {len(captions)} captions; give one a caption")
     texts = encoder.texts(captions)
-    embedded = images if isinstance(images, Tensor) and images.is_floating_point() else encoder.images(images)
+    seen = images if isinstance(images, SeenPictures) else encoder.see(images)
+    embedded = seen.embeddings
     texts = texts.to(embedded.device)
     by_text, by_image = rank_texts(embedded, texts, target), rank_images(embedded, texts, target)
     places, image_places = by_text.places(ties), by_image.places(ties)
@@ -63,6 +64,7 @@ def clip_recall(
     protocol = encoder.protocol | {
         "ties": ties,
         "images": str(len(embedded)),
+        "image_set": seen.digest,
         "captions": str(len(captions)),
         "text_cut": f"{MAX_CHARACTERS} characters, then {encoder.max_tokens} tokens",
     }

@@ -10,6 +10,7 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
+from sightloop.models.only_numbers import NumbersOnly
 from sightloop.models.open import ends_of, is_language_model, open_config, open_weights, open_words, refuse_as
 from sightloop.models.written_text import read_texts, spelled_out
 
@@ -73,6 +74,7 @@ class TextModel:
             )
         ids = read["input_ids"].to(self.model.device)
         pad = self.words.eos_token_id if self.words.pad_token_id is None else self.words.pad_token_id
+        watch = NumbersOnly()
         # Checkpoints may name sampling settings of their own; greedy needs them off.
         made = self.model.generate(
             input_ids=ids,
@@ -84,5 +86,7 @@ class TextModel:
             top_k=None,
             num_beams=1,
             pad_token_id=pad,
+            logits_processor=[watch],
         )
+        watch.require(self.model.name_or_path, "replies")
         return self.words.decode(made[0, ids.shape[1] :], skip_special_tokens=True).strip()

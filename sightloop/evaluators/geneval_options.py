@@ -16,7 +16,7 @@ class DrawerOptions:
     """A policy that draws the pictures first."""
 
     policy: str = ""
-    """Model that draws the pictures first, into --images: folder of a Show-o or Janus or of a run, or
+    """Model that draws the pictures first, into --images: folder or hub name of a Show-o or Janus, a run, or
     "shapes" for the embedded world's. Without it the pictures have to be there.
     """
     per_prompt: int = 4

@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from sightloop.data.decode import Decoding
+from sightloop.data.decode import Decoding, Fit
 from sightloop.data.images import ImageSet
 from sightloop.data.sources import FileSource, open_pictures
 from sightloop.evaluation.captions import caption_measures, truth_measures
 from sightloop.evaluation.protocol import protocol_hash
 from sightloop.evaluation.retrieval import clip_recall
 from sightloop.evaluators.settings import HeldOutSettings
-from sightloop.models.clip import ClipEncoder
+from sightloop.models.clip import ClipEncoder, SeenPictures
 from sightloop.models.protocols import Captioner, SupportsBeams, require_members
 from sightloop.rewards.phrases import contains_bad_phrase
 from sightloop.training import distributed
@@ -26,7 +26,73 @@ from sightloop.world.image_folder import read_scenes, truth_of
 from sightloop.world.language import full_caption, parses
 
 _CHUNK = 64
-_BEAMS, _GREEDY = "beam search", "write greedily: beams 1, no_repeat_ngram 0, min_tokens 1"
+_BEAMS, GREEDY = "beam search", "write greedily: beams 1, no_repeat_ngram 0, min_tokens 1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Writing:
+    """How captions are written that are then measured, in training and by command alike."""
+
+    prompt: str
+    beams: int
+    no_repeat_ngram: int
+    min_tokens: int
+    max_tokens: int
+    fit: Fit
+    """How pictures become the captioner's squares."""
+
+    @staticmethod
+    def of(settings: HeldOutSettings, prompt: str) -> Writing:
+        """As a run is evaluated."""
+        return Writing(
+            prompt=prompt,
+            beams=settings.beams,
+            no_repeat_ngram=settings.no_repeat_ngram,
+            min_tokens=settings.min_tokens,
+            max_tokens=settings.max_tokens,
+            fit=settings.fit,
+        )
+
+    @property
+    def is_greedy(self) -> bool:
+        """Whether the rules of beam search change nothing: every captioner can write the likeliest words."""
+        return self.beams <= 1 and not self.no_repeat_ngram and self.min_tokens <= 1
+
+    def __call__(self, policy: Captioner, images: Images, *, instead: str = GREEDY) -> list[str]:
+        """A caption of each picture; `instead` is what to do about a captioner without beam search.
+
+        Raises:
+            ValueError: the captioner has no beam search, and the rules want it.
+        """
+        if self.is_greedy:
+            greedy = Sampling(max_tokens=self.max_tokens, temperature=0.0)
+            tokens = policy.sample(Prompt(texts=[self.prompt] * len(images), images=images), greedy)
+            return ["".join(pieces).strip() for pieces in policy.decode(tokens)]
+        writer: SupportsBeams = require_members(policy, SupportsBeams, what=_BEAMS, instead=instead)
+        return writer.write(
+            images,
+            prompt=self.prompt,
+            beams=self.beams,
+            no_repeat_ngram=self.no_repeat_ngram,
+            min_tokens=self.min_tokens,
+            max_tokens=self.max_tokens,
+        )
+
+    def recall(self, policy: Captioner, measured: Evaluation) -> Evaluation:
+        """CLIP Recall of such captions under the protocol that holds all it depends on: `measured` names
+        CLIP, pictures and counts.
+        """
+        ours = {name: str(value) for name, value in dataclasses.asdict(self).items()}
+        ours |= {"captioner_size": str(policy.image_size), "captioner_dtype": _frozen_dtype(policy)}
+        protocol = measured.protocol | ours
+        return dataclasses.replace(measured, protocol=protocol | {"hash": protocol_hash(protocol)})
+
+
+def _frozen_dtype(policy: Captioner) -> str:
+    """What its frozen weights are kept in, by name."""
+    parameters = policy.parameters() if isinstance(policy, nn.Module) else ()
+    kept = {str(each.dtype).removeprefix("torch.") for each in parameters if not each.requires_grad}
+    return ", ".join(sorted(kept)) or "unknown"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,14 +113,14 @@ class HeldOut:
     prompt: str
     pictures: HeldOutImages
     encoder: ClipEncoder
-    embeddings: Tensor
+    seen: SeenPictures
     shared_work: bool = True
     """The ranks caption a part of the pictures each; sharded weights need every rank to caption all."""
 
     def __call__(self, policy: Captioner) -> Evaluation:
         """CLIP Recall, caption measures, and precision of the facts told where scenes are known."""
         captions = self.captions(policy)
-        recall = clip_recall(self.encoder, self.embeddings, captions)
+        recall = self.writing.recall(policy, clip_recall(self.encoder, self.seen, captions))
         references = self.pictures.references if all(self.pictures.references) else None
         parts = [recall, caption_measures(captions, references=references, flag=contains_bad_phrase)]
         samples = [
@@ -75,7 +141,7 @@ class HeldOut:
             metrics={name: value for part in parts for name, value in part.metrics.items()},
             per_sample={name: values for part in parts for name, values in part.per_sample.items()},
             samples=samples,
-            protocol=self._protocol(recall.protocol),
+            protocol=recall.protocol,
         )
 
     def captions(self, policy: Captioner) -> list[str]:
@@ -91,56 +157,22 @@ class HeldOut:
         everyones = {row: caption for part in distributed.gather(mine) for row, caption in part.items()}
         return [everyones[row] for row in range(len(everyones))]
 
+    @property
+    def writing(self) -> Writing:
+        """How the captions are written."""
+        return Writing.of(self.settings, self.prompt)
+
     def require(self, policy: Captioner) -> None:
         """Refuse a captioner that cannot write as the settings ask.
 
         Raises:
             ValueError: it has no beam search, and the settings want it.
         """
-        if not self._is_greedy:
-            require_members(policy, SupportsBeams, what=_BEAMS, instead=_GREEDY)
-
-    @property
-    def _is_greedy(self) -> bool:
-        settings = self.settings
-        return is_greedy(settings.beams, settings.no_repeat_ngram, settings.min_tokens)
+        if not self.writing.is_greedy:
+            require_members(policy, SupportsBeams, what=_BEAMS, instead=GREEDY)
 
     def _write(self, policy: Captioner, pixels: Tensor) -> list[str]:
-        settings = self.settings
-        images = policy.look(Images(pixels=pixels))
-        if self._is_greedy:
-            return greedy_captions(policy, images, prompt=self.prompt, max_tokens=settings.max_tokens)
-        writer: SupportsBeams = require_members(policy, SupportsBeams, what=_BEAMS, instead=_GREEDY)
-        return writer.write(
-            images,
-            prompt=self.prompt,
-            beams=settings.beams,
-            no_repeat_ngram=settings.no_repeat_ngram,
-            min_tokens=settings.min_tokens,
-            max_tokens=settings.max_tokens,
-        )
-
-    def _protocol(self, recall: dict[str, str]) -> dict[str, str]:
-        decoding = {
-            key: str(value)
-            for key, value in dataclasses.asdict(self.settings).items()
-            if key in {"beams", "no_repeat_ngram", "min_tokens", "max_tokens", "fit", "split", "limit"}
-        }
-        protocol = recall | decoding | {"prompt": self.prompt}
-        protocol.pop("hash")
-        return protocol | {"hash": protocol_hash(protocol)}
-
-
-def is_greedy(beams: int, no_repeat_ngram: int, min_tokens: int) -> bool:
-    """Whether these rules of beam search change nothing: the likeliest word is written each time."""
-    return beams <= 1 and not no_repeat_ngram and min_tokens <= 1
-
-
-def greedy_captions(policy: Captioner, images: Images, *, prompt: str, max_tokens: int) -> list[str]:
-    """The likeliest word after word, which every captioner can write."""
-    greedy = Sampling(max_tokens=max_tokens, temperature=0.0)
-    tokens = policy.sample(Prompt(texts=[prompt] * len(images), images=images), greedy)
-    return ["".join(pieces).strip() for pieces in policy.decode(tokens)]
+        return self.writing(policy, policy.look(Images(pixels=pixels)))
 
 
 def held_out_of(
@@ -163,7 +195,7 @@ def held_out_of(
         prompt=prompt,
         pictures=pictures,
         encoder=encoder,
-        embeddings=encoder.images(seen.pixels),
+        seen=encoder.see(seen.pixels),
         shared_work=shared_work,
     )
 

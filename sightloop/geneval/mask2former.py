@@ -33,6 +33,7 @@ from transformers.models.mask2former.modeling_mask2former import Mask2FormerPreT
 from sightloop.geneval.detectors import DetectorImage
 from sightloop.geneval.prompts import CLASSES
 from sightloop.geneval.rules import OFFICIAL, Detection
+from sightloop.models.only_numbers import require_numbers
 from sightloop.models.open import open_config, open_weights, refuse_as
 from sightloop.models.transformers_internals import without_tensors
 
@@ -151,6 +152,8 @@ class Mask2FormerDetector:
             images = [pictures[place].image for place in places]
             pixels = torch.stack([prepared(image, self.resizing) for image in images])
             classes, masks = self.model(pixels.to(self.model.device, self.model.dtype))
+            for values in (classes, masks):
+                require_numbers(values, self.model.name_or_path, "detections")
             for row, (place, image) in enumerate(zip(places, images, strict=True)):
                 size = image.height, image.width
                 seen = instances(

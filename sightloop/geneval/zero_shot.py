@@ -32,6 +32,7 @@ from transformers import GroundingDinoForObjectDetection, Owlv2ForObjectDetectio
 from sightloop.geneval.detectors import DetectorImage
 from sightloop.geneval.mask2former import Resizing, prepared
 from sightloop.geneval.rules import Detection
+from sightloop.models.only_numbers import require_numbers
 from sightloop.models.open import open_config, open_weights, open_words
 from sightloop.models.written_text import read_texts
 
@@ -130,6 +131,8 @@ class ZeroShotDetector:
                 raise ValueError(f"{some[0].file} has no names to look for; give the classes of its prompt")
             see = self._grounding_dino if self.family == "grounding-dino" else self._owlv2
             scores, boxes = see([picture.image for picture in some], names)
+            for values in (scores, boxes):
+                require_numbers(values, self.model.name_or_path, "detections")
             for row, place in enumerate(places):
                 size = pictures[place].image.size
                 found[place] = self._detections(scores[row], boxes[row], names, size)

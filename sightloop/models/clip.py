@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 import transformers
 from jaxtyping import Float, UInt8
 from PIL import Image
@@ -24,6 +24,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from sightloop.image_files import BrokenImageError, open_picture, upright_rgb
+from sightloop.models.only_numbers import unit_rows
 from sightloop.models.open import ends_of, open_config, open_pictures, open_weights, open_words, refuse_as
 from sightloop.models.written_text import read_texts
 
@@ -42,6 +43,15 @@ _CLASSES: dict[str, Any] = {
     "clip": (CLIPModel, CLIPImageProcessorPil),
     "siglip": (SiglipModel, SiglipImageProcessorPil),
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeenPictures:
+    """Embeddings of pictures, and which pictures these were."""
+
+    embeddings: Float[Tensor, "N d"]
+    digest: str
+    """Of the prepared pixels, in whatever order: equal sets of pictures have equal ones."""
 
 
 class ClipEncoder:
@@ -103,7 +113,7 @@ class ClipEncoder:
         """What figures of this encoder depend on."""
         return {
             "encoder": self.name,
-            "encoder_weights": _digest(self._text_head.weight, self._image_head.weight),
+            "encoder_weights": _digest(self.model),
             "encoder_dtype": str(self.dtype).removeprefix("torch."),
             "crop": _crop_of(self.pictures),
             "transformers": transformers.__version__,
@@ -116,25 +126,39 @@ class ClipEncoder:
         Raises:
             ValueError: no pictures, or one that cannot be read.
         """
+        return self.see(pictures, batch=batch).embeddings
+
+    @torch.no_grad()
+    def see(self, pictures: Pictures, *, batch: int = 64) -> SeenPictures:
+        """The same with the digest of the pictures.
+
+        Raises:
+            ValueError: no pictures, or one that cannot be read.
+        """
         if not len(pictures):
             raise ValueError("no pictures to encode")
-        starts = range(0, len(pictures), batch)
-        rows = [self._see(self._processed(pictures[start : start + batch])) for start in starts]
-        return _finite(F.normalize(torch.cat(rows), dim=1), self.name)
+        rows: list[Tensor] = []
+        digests: list[bytes] = []
+        for start in range(0, len(pictures), batch):
+            values = self._processed(pictures[start : start + batch])
+            digests += [hashlib.sha256(each.numpy().tobytes()).digest() for each in values]
+            rows.append(self._see(values))
+        digest = hashlib.sha256(b"".join(sorted(digests))).hexdigest()[:12]
+        return SeenPictures(embeddings=unit_rows(torch.cat(rows), self.name), digest=digest)
 
     @torch.no_grad()
     def prepared_images(
         self, pixels: UInt8[Tensor, "N 3 H W"], prepare: Prepare, *, batch: int = 64
     ) -> Float[Tensor, "N d"]:
-        """Unit embeddings, float32, of pixels that `prepare` makes ready on the model's device, unchecked."""
+        """Unit embeddings, float32, of pixels that `prepare` makes ready on the model's device."""
         parts = pixels.split(batch)
         rows = [self._see(prepare(part.to(self.model.device))) for part in parts]
-        return F.normalize(torch.cat(rows), dim=1)
+        return unit_rows(torch.cat(rows), self.name)
 
     @torch.no_grad()
     def images_of(self, values: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N d"]:
         """Unit embeddings, float32, of pictures that are prepared already, all at once."""
-        return F.normalize(self._see(values), dim=1)
+        return unit_rows(self._see(values), self.name)
 
     @torch.no_grad()
     def texts(
@@ -151,7 +175,7 @@ class ClipEncoder:
         # By length, so that a batch holds little padding.
         distinct = sorted(set(cut), key=lambda text: (len(text), text))
         place = {text: row for row, text in enumerate(distinct)}
-        found = _finite(self.texts_in_order(distinct, batch=batch), self.name)
+        found = self.texts_in_order(distinct, batch=batch)
         return found[[place[text] for text in cut]]
 
     @torch.no_grad()
@@ -159,7 +183,7 @@ class ClipEncoder:
         """Unit embeddings, float32, of texts as they are, cut at `max_tokens`, in batches as they come."""
         starts = range(0, len(texts), batch)
         rows = [self._read(list(texts[start : start + batch])) for start in starts]
-        return F.normalize(torch.cat(rows), dim=1)
+        return unit_rows(torch.cat(rows), self.name)
 
     def shares_cut(self, captions: Sequence[str]) -> dict[str, float]:
         """Share of captions cut at `MAX_CHARACTERS`, and of those cut at `max_tokens` after that."""
@@ -202,12 +226,6 @@ class ClipEncoder:
         return heads
 
 
-def _finite(embeddings: Tensor, name: str) -> Tensor:
-    if not embeddings.isfinite().all():
-        raise ValueError(f"{name} computes embeddings that are not numbers; measure with another CLIP")
-    return embeddings
-
-
 def _rgb(picture: Picture) -> Image.Image:
     """8-bit RGB, upright, transparency over white."""
     if not isinstance(picture, Image.Image):
@@ -218,11 +236,13 @@ def _rgb(picture: Picture) -> Image.Image:
         raise ValueError(f"a picture cannot be used: {error}") from error
 
 
-def _digest(*weights: Tensor) -> str:
-    """Tells two models of the same name apart."""
+def _digest(model: Any) -> str:
+    """Tells two models of one name apart, by their last projections and the small tensors of all layers."""
     digest = hashlib.sha256()
-    for weight in weights:
-        digest.update(weight.detach().float().cpu().numpy().tobytes())
+    last = ("text_projection.weight", "visual_projection.weight", "head.weight")
+    for name, value in sorted(model.named_parameters()):
+        if value.ndim < 2 or name.endswith(last):
+            digest.update(name.encode() + value.detach().float().cpu().numpy().tobytes())
     return digest.hexdigest()[:12]
 
 

@@ -47,9 +47,9 @@ class Parts:
     """Folders of what an image generator's folder lacks, and strings that are not to be its own."""
 
     magvit: Path | None = None
-    """MAGVIT-v2, for the authors' Show-o."""
+    """MAGVIT-v2 (folder or hub name), for the authors' Show-o."""
     tokenizer: Path | None = None
-    """Words, where the folder has none."""
+    """Tokenizer (folder or hub name), where the folder has none."""
     tower: str = ""
     """CLIP (folder or hub name) whose features the w-clip-vit Show-o reads."""
     prompts: PromptOptions = field(default_factory=PromptOptions)
@@ -158,7 +158,7 @@ def found_in(folder: Path) -> Found:
     *first, last = (row.title for row in drawing.values())
     if not folder.is_dir():
         titles = " or ".join(row.title for row in drawing.values() if isinstance(row, GeneratorFamily))
-        raise ValueError(f"{folder} is not a folder; give the folder of a {titles} checkpoint")
+        raise ValueError(f"{folder} is not a folder; give the folder or hub name of a {titles} checkpoint")
     config = read_json(folder / "config.json")
     found = _marked(config, drawing)
     if found is None:

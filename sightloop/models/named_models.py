@@ -18,7 +18,7 @@ from sightloop.models.families import (
     found_in,
     known_as,
 )
-from sightloop.models.open import open_config
+from sightloop.models.open import local_folder, open_config
 from sightloop.models.protocols import Captioner, ImageGenerator, require_members
 
 
@@ -65,13 +65,13 @@ def load_captioner(
 
 
 def generator_family(folder: Path) -> GeneratorFamily:
-    """The row of the image generator in a folder.
+    """The row of the image generator in a folder or of a hub name, which is fetched.
 
     Raises:
-        ValueError: no such folder, or one of something that cannot draw.
+        ValueError: no such model, or one of something that cannot draw.
     """
     _refuse_run(str(folder))
-    row = found_in(folder).row
+    row = found_in(local_folder(folder)).row
     if not isinstance(row, GeneratorFamily):
         titles = " or ".join(row.title for row in FAMILIES.values() if isinstance(row, GeneratorFamily))
         raise ValueError(
@@ -88,7 +88,8 @@ def load_generator(
     parts: Parts | None = None,
     learning: Learning | None = None,
 ) -> ImageGenerator:
-    """The image generator in a folder; frozen weights are in `dtype`, `learning` None = it is not trained.
+    """The image generator in a folder or of a hub name; frozen weights are in `dtype`, `learning`
+    None = it is not trained.
 
     Raises:
         ValueError: no such folder, something that cannot draw, or a checkpoint that does not fit.

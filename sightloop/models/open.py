@@ -10,10 +10,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+from huggingface_hub import snapshot_download
 from torch import Tensor
 from transformers import (
     CONFIG_MAPPING,
@@ -50,8 +52,35 @@ _FULL = 0.9
 """Embeddings are padded by some rows, never by a tenth."""
 
 
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_TEXT_FILES = ("*.json", "*.txt", "*.jinja", "*.model")
+_TENSOR_FILES = ("*.safetensors", "*.bin")
+
+
 class OwnCodeError(ValueError):
     """A model folder wants to run code of its own."""
+
+
+def local_folder(name: str | Path, *, weights: bool = True) -> Path:
+    """The folder of a model whose files are read one by one: itself, or a hub name's, fetched if it must.
+
+    What is neither comes back as it is, for whoever says what is wanted there. Without `weights` only what
+    tokenizers and configurations need is fetched.
+
+    Raises:
+        ValueError: the hub does not hand the model out.
+    """
+    text = str(name)
+    if Path(text).exists() or not _HUB_NAME.fullmatch(text):
+        return Path(text)
+    return _fetched(text, weights)
+
+
+@cache
+def _fetched(name: str, weights: bool) -> Path:
+    wanted = [*_TEXT_FILES, *(_TENSOR_FILES if weights else ())]
+    with _in_one_sentence(name, "the model"):
+        return Path(cast("str", snapshot_download(name, allow_patterns=wanted)))
 
 
 def open_config(folder: str | Path) -> Any:
@@ -153,11 +182,19 @@ def open_generation(folder: str | Path) -> GenerationConfig:
 
 
 def filled(
-    kind: Any, config: PreTrainedConfig, tensors: Mapping[str, Tensor], *, dtype: torch.dtype, **options: Any
+    kind: Any,
+    config: PreTrainedConfig,
+    tensors: Mapping[str, Tensor],
+    *,
+    source: str,
+    dtype: torch.dtype,
+    **options: Any,
 ) -> Any:
-    """A model of tensors that were compared with its configuration before."""
+    """A model of tensors that were compared with its configuration before; messages call it `source`."""
     # Built on no device and filled afterwards, it would lack tables that are not saved: transformers knows.
-    return kind.from_pretrained(None, config=config, state_dict=dict(tensors), dtype=dtype, **options).eval()
+    model = kind.from_pretrained(None, config=config, state_dict=dict(tensors), dtype=dtype, **options)
+    model.name_or_path = source
+    return model.eval()
 
 
 def _require_all(model: Any, info: Mapping[str, Any], source: str, class_name: str) -> None:

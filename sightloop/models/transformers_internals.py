@@ -281,3 +281,22 @@ def _replaced(owner: Any, name: str, value: object) -> Iterator[None]:
         yield
     finally:
         setattr(owner, name, before)
+
+
+# -- pictures that enter at several layers (DeepStack, arXiv 2406.04334)
+
+
+def reads_deep(decoder: Any) -> bool:
+    """Whether a language model adds features of pictures behind its first layers, as Qwen3-VL's does."""
+    known = inspect.signature(decoder.forward).parameters
+    return "visual_pos_masks" in known and "deepstack_visual_embeds" in known
+
+
+def deep_features(seen: Any) -> list[Any]:
+    """What a tower's output holds for these layers, a tensor or one a picture for each."""
+    return list(dict(seen).get("deepstack_features") or [])
+
+
+def deep_arguments(slots: Tensor, layers: list[Tensor]) -> dict[str, Any]:
+    """Arguments of such a language model: where pictures are, and what is added there behind each layer."""
+    return {"visual_pos_masks": slots, "deepstack_visual_embeds": layers}

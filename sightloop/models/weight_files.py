@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from sightloop.models.atomic_files import read_json
+from sightloop.models.open import local_folder, read_tensors
 from sightloop.models.open import open_tokenizer as open_class
-from sightloop.models.open import read_tensors
 
 WEIGHT_FILES = (
     "model.safetensors",
@@ -43,6 +43,7 @@ def weight_files(source: Path) -> list[Path]:
     """
     if source.is_file():
         return [source]
+    source = local_folder(source)
     if not source.is_dir():
         raise ValueError(f"{source} does not exist; give a checkpoint's folder or its weight file")
     for name in WEIGHT_FILES:
@@ -85,6 +86,7 @@ def open_tokenizer(
     Raises:
         ValueError: there is none; `hint` says which folder would have it.
     """
+    folder = local_folder(folder, weights=False)
     if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
         raise ValueError(f"{folder} holds no tokenizer; name {hint} with --tokenizer")
     # tokenizer.json is the whole tokenizer. A class named beside it may be another program's, and add tokens.

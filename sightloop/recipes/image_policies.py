@@ -28,7 +28,7 @@ def load_image_policy(
     parts: Parts | None = None,
     learning: Learning | None = None,
 ) -> ImageGenerator:
-    """The image generator of a folder, or the embedded world's `world_model` if `name` is empty.
+    """The image generator of a folder or hub name, or the embedded world's `world_model` if `name` is empty.
 
     Raises:
         ValueError: as for `load_generator`.

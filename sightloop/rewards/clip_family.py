@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sightloop.models.clip import ClipEncoder
+from sightloop.models.only_numbers import require_numbers
 from sightloop.models.open import open_config, read_tensors
 from sightloop.rewards.pixels import Preparation
 from sightloop.rewards.samples import pictures_of
@@ -110,6 +111,7 @@ class ClipSimilarity:
         logit = cosine * self.model.logit_scale.float().exp()
         if self.encoder.is_siglip:
             logit = logit + self.model.logit_bias.float()
+        require_numbers(logit, self.model.name_or_path)
         return logit.sigmoid() if self.scale == "probability" else logit
 
     def __call__(self, outcome: Outcome) -> Float[Tensor, "B T"]:
@@ -126,6 +128,8 @@ class AestheticScore:
     """Weight and bias of each, the last of which has one output."""
     has_relu: bool = False
     """Whether a ReLU stands between each layer and the next."""
+    source: str = "the head"
+    """What messages call it."""
 
     def __post_init__(self) -> None:
         width = int(self.clip.model.config.projection_dim)
@@ -154,7 +158,7 @@ class AestheticScore:
         """
         layers, has_relu = read_layers(head, device=device)
         loaded = ClipSimilarity.from_pretrained(clip, dtype=dtype, device=device)
-        return AestheticScore(clip=loaded, layers=layers, has_relu=has_relu)
+        return AestheticScore(clip=loaded, layers=layers, has_relu=has_relu, source=str(head))
 
     @torch.no_grad()
     def scores(self, images: Images, texts: Sequence[str] = ()) -> Float[Tensor, " B"]:
@@ -163,7 +167,7 @@ class AestheticScore:
         for place, (weight, bias) in enumerate(self.layers):
             values = values.relu() if place and self.has_relu else values
             values = F.linear(values, weight.to(values.device), bias.to(values.device))
-        return values[:, 0]
+        return require_numbers(values[:, 0], self.source)
 
 
 def read_layers(

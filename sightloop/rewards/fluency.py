@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
+from sightloop.models.only_numbers import require_numbers
 from sightloop.models.open import ends_of, is_language_model, open_config, open_weights, open_words, refuse_as
 from sightloop.models.written_text import text_ids
 from sightloop.types import Outcome, Tokens, on_last_token
@@ -118,7 +119,7 @@ class LanguageModelFluency:
         for first in range(0, len(order), self.batch):
             index = order[first : first + self.batch]
             fluency[index] = self._of_rows([rows[i] for i in index])
-        return fluency
+        return require_numbers(fluency, self.model.name_or_path or "")
 
     def _of_rows(self, rows: list[list[int]]) -> Float[Tensor, " B"]:
         longest = max(map(len, rows))

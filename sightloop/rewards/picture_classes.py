@@ -21,6 +21,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoModelForImageClassification
 
+from sightloop.models.only_numbers import require_numbers
 from sightloop.models.open import open_config, open_processor, open_weights
 from sightloop.rewards.samples import chunks, pil_pictures
 from sightloop.rewards.user_functions import one_each
@@ -97,6 +98,7 @@ class ImageClassifier:
         for some in chunks(range(len(pictures)), self.batch):
             pixels = self.prepare(images=[pictures[row] for row in some], return_tensors="pt").pixel_values
             logits = self.model(pixel_values=pixels.to(self.model.device, self.model.dtype)).logits.float()
+            require_numbers(logits, self.model.name_or_path)
             rows += (logits.softmax(1) if self.is_exclusive else logits.sigmoid()).tolist()
         found: list[dict[str, float]] = []
         for row in rows:

@@ -22,6 +22,7 @@ from transformers import (
 )
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
+from sightloop.models.only_numbers import require_numbers
 from sightloop.models.open import (
     MATCHER,
     is_matcher,
@@ -137,7 +138,7 @@ class ItmSimilarity:
         for index in chunks(order, self.batch):
             features = self._see(images.rows(torch.tensor(index)))
             scores[index] = self._match(features, [ids[row] for row in index])
-        return scores
+        return require_numbers(scores, self.model.name_or_path)
 
     scores = logits
 

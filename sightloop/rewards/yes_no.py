@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import AutoModelForImageTextToText, PreTrainedModel, ProcessorMixin
 
 from sightloop.models.captioners.prompt_reader import processed
+from sightloop.models.only_numbers import require_numbers
 from sightloop.models.open import (
     ends_of,
     is_captioner,
@@ -123,7 +124,7 @@ class YesNoJudge:
             logits = self._next_word([texts[r] for r in rows], [pictures[r] for r in rows])
             yes, no = logits[:, self._yes].logsumexp(1), logits[:, self._no].logsumexp(1)
             found[rows] = torch.nn.functional.logsigmoid(yes - no)
-        return found
+        return require_numbers(found, self.model.name_or_path)
 
     def scores(self, images: Images, texts: list[str]) -> Float[Tensor, " B"]:
         """Probability that the picture shows the text, as VQAScore asks it."""

@@ -13,6 +13,7 @@ import torch
 from sightloop.models.families import Family, Parts, WorldModel, draws
 from sightloop.models.named_models import captioner_family, generator_family
 from sightloop.models.precision import DTYPES
+from sightloop.models.open import local_folder
 from sightloop.models.protocols import Captioner, ImageGenerator
 from sightloop.recipes.catalog import RECIPES
 from sightloop.recipes.config_json import config_of_run
@@ -51,7 +52,7 @@ def start_of(config: VlrmConfig | UniConfig) -> str:
 
 def start_folder(config: UniConfig) -> Path:
     """The folder that a run of this configuration starts from."""
-    return Path(config.policy) if config.policy else world_folder(config.world_model)
+    return local_folder(config.policy) if config.policy else world_folder(config.world_model)
 
 
 def restore(run: Path, step: str, *, device: torch.device, dtype: Precision | None = None) -> Restored:
@@ -97,16 +98,20 @@ def open_policy(
     return load_image_policy(name, device=device, world_model=world_model)
 
 
-def open_captioner(name: str, *, device: torch.device) -> Captioner:
+def open_captioner(
+    name: str, *, device: torch.device, dtype: Literal["float32", "bfloat16"] | None = None
+) -> Captioner:
     """The captioner of a run, of a model folder or hub name, or the embedded world's if `name` is empty.
+
+    Frozen weights are in `dtype`; None = a run's own, else float32.
 
     Raises:
         ValueError: none of these, or a run of another kind of model.
     """
     if not name or not is_run(name):
-        return vlrm.load_policy(VlrmConfig(policy=name, dtype="float32"), device)
+        return vlrm.load_policy(VlrmConfig(policy=name, dtype=dtype or "float32"), device)
     read_config(Path(name))
-    return restore(Path(name), "best", device=device).policy
+    return restore(Path(name), "best", device=device, dtype=dtype).policy
 
 
 def open_generator(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -131,3 +132,20 @@ def test_genevals_pictures_say_with_which_template_they_were_drawn(tmp_path: Pat
     draw_prompts(policy, prompts, tmp_path, name="janus", sampling=law, drawing=drawing)
     told = json.loads((tmp_path / "drawing.json").read_text())
     assert told["drawing template"] == "<|User|>: {prompt}\n\n<|Assistant|>:"
+
+
+def test_a_folder_of_an_older_convert_says_that_it_keeps_no_system_prompt(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, picture = Path(shutil.copytree(WEIGHTS / "janus", tmp_path / "older")), tmp_path / "picture.png"
+    Image.new("RGB", (32, 32), "red").save(picture)
+    ask = ["ask", str(picture), "What color is the circle?", "--model", str(folder)]
+    main(ask)
+    assert "system prompt" not in capsys.readouterr().err
+    (folder / "chat_template.jinja").unlink()
+    main(ask)
+    told = capsys.readouterr().err
+    assert told.count("has no chat template") == 1
+    assert "Convert the authors' folder again" in told and "--prompts.system" in told
+    main([*ask, "--prompts.system", ""])
+    assert "system prompt" not in capsys.readouterr().err

@@ -75,7 +75,7 @@ def test_pixels_pictures_files_and_embeddings_give_the_same_figures(
     for picture, path in zip(pictures, paths, strict=True):
         picture.save(path)
     wanted = clip_recall(encoder, pixels, captions)
-    for images in (pictures, paths, [str(path) for path in paths], encoder.images(pixels)):
+    for images in (pictures, paths, [str(path) for path in paths], encoder.see(pixels)):
         assert clip_recall(encoder, images, captions) == wanted
     from_files = clip_recall_of_files(encoder, caption_set(zip(paths, captions, strict=True)))
     assert from_files.metrics == wanted.metrics
@@ -125,8 +125,8 @@ def test_ties_are_counted_and_said_but_do_not_change_the_protocols_name(encoder:
     clean = clip_recall(encoder, pixels, captions)
     assert clean.metrics["share_of_ties"] == 0
     assert "warning" not in clean.protocol
-    doubled = encoder.images(pixels)
-    doubled[1] = doubled[0]
+    doubled = encoder.see(pixels)
+    doubled.embeddings[1] = doubled.embeddings[0]
     found = clip_recall(encoder, doubled, captions)
     assert found.metrics["share_of_ties"] == 2 / NUMBER
     assert found.protocol["warning"].startswith(f"2 of {NUMBER} captions")

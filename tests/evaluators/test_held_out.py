@@ -11,7 +11,7 @@ from models.tiny_captioners import EOS, SPECIALS, llava, noise
 from sightloop.evaluators.held_out_captions import HeldOut, HeldOutImages
 from sightloop.evaluators.settings import HeldOutSettings
 from sightloop.models.captioners.generic import GenericCaptioner
-from sightloop.models.clip import ClipEncoder
+from sightloop.models.clip import ClipEncoder, SeenPictures
 from sightloop.world.bundled import WEIGHTS
 
 
@@ -21,7 +21,11 @@ def captions(policy: GenericCaptioner, **settings: Any) -> list[str]:
     chosen = HeldOutSettings(beams=1, **settings)
     clip = ClipEncoder.from_pretrained(str(WEIGHTS / "clip"), device=torch.device("cpu"))
     evaluator = HeldOut(
-        settings=chosen, prompt="", pictures=pictures, encoder=clip, embeddings=torch.zeros(3, 2)
+        settings=chosen,
+        prompt="",
+        pictures=pictures,
+        encoder=clip,
+        seen=SeenPictures(embeddings=torch.zeros(3, 2), digest=""),
     )
     return evaluator.captions(policy)
 

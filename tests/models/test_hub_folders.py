@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,8 @@ from sightloop.types import Images, Sampling, Turn
 
 SETTINGS = {name: CaptionerSettings(image_size=SIDE) if "qwen" in name else None for name in FOLDERS}
 """Qwen-VL takes pictures of any size, by default far larger than these."""
-WHOLE = {"qwen3_vl", "gemma3", "qwen3_5"}
-"""Pictures enter at several layers, or look ahead; some layers keep no keys."""
+WHOLE = {"gemma3", "qwen3_5"}
+"""Pictures look ahead; some layers keep no keys."""
 GREEDY = Sampling(max_tokens=10, temperature=0)
 
 
@@ -95,6 +96,40 @@ def test_captions_are_transformers_own_under_every_rule(folder: Path) -> None:
         )
         words = captioner.words.batch_decode(theirs, skip_special_tokens=True)
         assert written == [text.strip() for text in words]
+
+
+@pytest.mark.parametrize("folder", ["qwen3_vl"], indirect=True)
+def test_pictures_that_enter_at_several_layers_are_looked_at_once(folder: Path) -> None:
+    def opened(reuse_features: bool) -> GenericCaptioner:
+        settings = CaptionerSettings(image_size=SIDE, reuse_features=reuse_features)
+        made = GenericCaptioner.from_pretrained(folder, lora_rank=2, settings=settings)
+        random_weights(made.adapters, seed=5)
+        return made
+
+    parts, whole = opened(True), opened(False)
+    asked = prompt(parts)
+    # The first prompt compares both ways; afterwards the tower is left alone.
+    parts.sample(asked, LAW)
+    looks: list[object] = []
+    parts.model.base_model.visual.register_forward_hook(lambda *given: looks.append(given))
+    seen = replace(asked, images=parts.look(Images(pixels=noise(len(asked)))))
+    own = replace(asked, images=Images(pixels=noise(len(asked))))
+    tokens = parts.sample(seen, LAW)
+    turn, plain = Turn(prompt=seen, tokens=tokens), Turn(prompt=own, tokens=tokens)
+    pairs = [(parts.score(turn).log_probs, whole.score(plain).log_probs)]
+    pairs += [(parts.hidden_states(turn, at), whole.hidden_states(plain, at)) for at in ("pre", "post")]
+    parts.enable_gradient_checkpointing()
+    pairs += [(parts.score(turn).log_probs, whole.score(plain).log_probs)]
+    for found, wanted in pairs:
+        mask = tokens.mask
+        torch.testing.assert_close(found[mask], wanted[mask], atol=1e-5, rtol=1e-5)
+    assert len(looks) == 1
+    grads: list[list[Any]] = []
+    for captioner, given in ((parts, turn), (whole, plain)):
+        captioner.score(given).log_probs.sum().backward()
+        grads.append([parameter.grad for parameter in captioner.adapters.parameters()])
+    for found, wanted in zip(*grads, strict=True):
+        torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.slow

@@ -261,6 +261,29 @@ def test_parts_that_stay_exact_are_read_so() -> None:
         assert torch.equal(held[name], stored[name].float())
 
 
+@pytest.mark.parametrize(
+    ("recipe", "family", "part"),
+    [
+        ("unirl-grpo", "show_o", "language_model"),
+        ("unirl-sft", "show_o", "magvit2"),
+        ("unirl-grpo", "janus", ""),
+    ],
+)
+def test_the_doctor_looks_at_the_policy_that_draws_and_goes_on(
+    recipe: str, family: str, part: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    policy = copy_of(family, tmp_path)
+    (policy / part / "model.safetensors").write_bytes(POINTER)
+    judge = without(copy_of("judge", tmp_path), "itm_head")
+    with pytest.raises(SystemExit) as end:
+        main(["doctor", "--recipe", recipe, "--policy", str(policy), "--judge.custom", f"itm:{judge}"])
+    told = " ".join(capsys.readouterr().out.split())
+    assert end.value.code == 1
+    assert f"policy: {policy}" in told and "pointer of Git LFS" in told
+    # The judge is damaged in its own way, and the other checks were made as well.
+    assert "itm_head" in told and "not measured: something above failed" in told
+
+
 def test_the_doctor_looks_at_the_policy_and_goes_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -29,6 +29,7 @@ from sightloop.models.decoding.beams import Rules, write_texts
 from sightloop.models.decoding.sampling import Writer, alone, draw_tokens, like_lengths, token_log_probs
 from sightloop.models.decoding.static_texts import FixedDecoder, StaticTexts
 from sightloop.models.decoding.token_pieces import Pieces
+from sightloop.models.only_numbers import require_numbers
 from sightloop.models.open import ends_of, is_blip2, open_pictures, open_weights, open_words, require_kind
 from sightloop.models.protocols import Contexts, ValuePosition
 from sightloop.models.transformers_internals import Cache, cache_argument
@@ -91,7 +92,8 @@ class Blip2Captioner(nn.Module):
         self.pad = int(_first(generation.pad_token_id, text.pad_token_id))
         ends = _first(generation.eos_token_id, text.eos_token_id)
         self.ends: tuple[int, ...] = tuple(ends) if isinstance(ends, list) else (int(ends),)
-        self.pieces = Pieces(words, end_ids=self.ends)
+        self.source: str = model.name_or_path or ""
+        self.pieces = Pieces(words, end_ids=self.ends, source=self.source)
         self._language_layers = Recomputation(model.language_model)
         self._qformer_layers = Recomputation(model.qformer)
         self._freeze()
@@ -272,6 +274,7 @@ class Blip2Captioner(nn.Module):
             num_layers=len(self._decoder.layers),
             ends=self.ends,
             pad=self.pad,
+            source=self.source,
             everyone_done=self.everyone_done,
         )
 
@@ -291,7 +294,8 @@ class Blip2Captioner(nn.Module):
         hidden = self._head.new_zeros(*mask.shape, self._head.shape[1])
         for rows, length in like_lengths(mask):
             hidden[rows, :length] = self._run(self._embed(read[rows, :length]), None)
-        return _scattered(mask, *token_log_probs(hidden[mask], self._head, tokens.ids[mask])).log_probs
+        scores = _scattered(mask, *token_log_probs(hidden[mask], self._head, tokens.ids[mask]))
+        return require_numbers(scores.log_probs, self.source)
 
     def encode(self, texts: list[str]) -> Tokens:
         """Words of given captions with the end token, right-padded."""

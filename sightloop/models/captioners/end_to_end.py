@@ -16,7 +16,8 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from sightloop.models.captioners.prompt_reader import PromptReader, TurnsInPlane
 from sightloop.models.decoding.beams import Rules
-from sightloop.models.decoding.sampling import NumbersOnly, draw, uniform_numbers
+from sightloop.models.decoding.sampling import draw, uniform_numbers
+from sightloop.models.only_numbers import NumbersOnly, marked
 from sightloop.types import Images, Prompt, Sampling, Tokens, Turn
 
 ROUNDING = 1e-3
@@ -66,11 +67,11 @@ class WholeModel:
         )
         stopped = torch.isin(ids, torch.tensor(self.stops, device=ids.device))
         mask = stopped.cumsum(1) - stopped.long() == 0
-        log_probs = torch.stack(draws.log_probs, 1).masked_fill(~mask, 0)
+        sure = torch.stack(draws.sure, 1).masked_fill(~mask, 0)
         return Tokens(
-            ids=ids.masked_fill(~mask, self.pad),
+            ids=marked(ids, sure).masked_fill(~mask, self.pad),
             mask=mask,
-            log_probs=None if sampling.temperature == 0 else log_probs,
+            log_probs=None if sampling.temperature == 0 else sure,
         )
 
     def write(self, prompt: Prompt, rules: Rules) -> list[list[int]]:
@@ -89,7 +90,7 @@ class WholeModel:
             suppress_tokens=list(rules.never) or None,
             logits_processor=LogitsProcessorList([watch]),
         )
-        watch.require()
+        watch.require(self.model.name_or_path or "", "captions")
         return ids.tolist()
 
     def generate(self, prompt: Prompt, **options: Any) -> Int[Tensor, "B T"]:
@@ -144,12 +145,12 @@ class _Draws(LogitsProcessor):
     def __init__(self, sampling: Sampling, uniform: Float[Tensor, "B T"]) -> None:
         self.sampling = sampling
         self.uniform = uniform
-        self.log_probs: list[Tensor] = []
+        self.sure: list[Tensor] = []
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # pyright: ignore
-        uniform = self.uniform[:, len(self.log_probs)].to(scores.device)
-        drawn, log_probs = draw(scores, self.sampling, uniform)
-        self.log_probs.append(log_probs)
+        uniform = self.uniform[:, len(self.sure)].to(scores.device)
+        drawn, sure = draw(scores, self.sampling, uniform)
+        self.sure.append(sure)
         return torch.full_like(scores, -torch.inf).scatter(1, drawn[:, None], 0.0)
 
 

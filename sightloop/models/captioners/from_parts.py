@@ -6,7 +6,7 @@ mask), so the first use compares with the model's own forward pass.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol, cast, runtime_checkable
@@ -21,7 +21,15 @@ from sightloop.models.captioners.prompt_reader import PromptReader
 from sightloop.models.decoding.beams import Rules, write_texts
 from sightloop.models.decoding.sampling import Decoder, Writer, alone, draw_tokens
 from sightloop.models.deduplicate import distinct, image_keys
-from sightloop.models.transformers_internals import Cache, cache_argument, growing_cache, remembers_by_keys
+from sightloop.models.transformers_internals import (
+    Cache,
+    cache_argument,
+    deep_arguments,
+    deep_features,
+    growing_cache,
+    reads_deep,
+    remembers_by_keys,
+)
 from sightloop.types import Images, Prompt, Sampling, Tokens, Turn
 
 
@@ -47,6 +55,18 @@ class Context:
     """The prompt of each row."""
     ids: Int[Tensor, "D L"]
     """The words, with picture tokens in the places of features."""
+    slots: Bool[Tensor, "D L"]
+    """Where the pictures are."""
+    deep: Float[Tensor, "D N w"]
+    """What the first layers add there, side by side; w is 0 for most architectures."""
+
+    def deep_arguments(self, rows: Int[Tensor, " B"] | None = None, *, new: int = 0) -> dict[str, Any]:
+        """For the language model: what its first layers add to these rows, which `new` tokens follow."""
+        if not self.deep.shape[2]:
+            return {}
+        slots, deep = (self.slots, self.deep) if rows is None else (self.slots[rows], self.deep[rows])
+        layers = deep.flatten(0, 1).split(self.embeds.shape[2], dim=1)
+        return deep_arguments(F.pad(slots, (0, new)), list(layers))
 
 
 class ComposedModel:
@@ -85,11 +105,15 @@ class ComposedModel:
             return images
         return replace(images, features={**images.features, self.key: self._see(images)})
 
-    def _see(self, images: Images) -> Float[Tensor, "B N h"]:
+    def _see(self, images: Images) -> Float[Tensor, "B N w"]:
+        """What enters the language model: its input, and beside it what its first layers add."""
         inputs = self.reader.picture_inputs(images.pixels)
-        seen = self.model.base_model.get_image_features(**inputs).pooler_output
-        parts = [seen] if isinstance(seen, Tensor) else seen
-        return torch.cat([part.flatten(0, -2) for part in parts]).unflatten(0, (len(images), -1))
+        seen = self.model.base_model.get_image_features(**inputs)
+        entering = [seen.pooler_output]
+        if reads_deep(self.model.base_model.get_decoder()):
+            entering += deep_features(seen)
+        rows = [_joined(part).unflatten(0, (len(images), -1)) for part in entering]
+        return torch.cat(rows, 2)
 
     @torch.no_grad()
     def context(self, prompt: Prompt) -> Context:
@@ -124,7 +148,8 @@ class ComposedModel:
             part.to(device, non_blocking=True) for part in (ids, positions, mask, slots)
         )
         embeds = self.embed(ids)
-        embeds = embeds.masked_scatter(slots[..., None], features.to(embeds))
+        features, width = features.to(embeds), embeds.shape[2]
+        embeds = embeds.masked_scatter(slots[..., None], features[..., :width])
         return Context(
             embeds=embeds,
             mask=mask if gaps.any() else None,
@@ -132,20 +157,30 @@ class ComposedModel:
             shift=shifts.pop(),
             places=torch.tensor(places).to(device, non_blocking=True),
             ids=ids,
+            slots=slots,
+            deep=features[..., width:],
         )
 
     # -- the language model
 
     def run(
-        self, embeds: Tensor, mask: Tensor | None, positions: Tensor, cache: Cache | None = None
+        self,
+        embeds: Tensor,
+        mask: Tensor | None,
+        positions: Tensor,
+        cache: Cache | None = None,
+        *,
+        deep: dict[str, Any] | None = None,
     ) -> Float[Tensor, "B N h"]:
-        """Last hidden states."""
-        out = self.model.base_model(
+        """Last hidden states; `deep` is what the first layers add (`Context.deep_arguments`)."""
+        # The model itself hands these arguments on to its language model, and takes none of them.
+        out = (self.model.base_model.get_decoder() if deep else self.model.base_model)(
             inputs_embeds=embeds,
             attention_mask=None if mask is None else mask.long(),
             position_ids=positions[0] if len(positions) == 1 else positions,
             use_cache=cache is not None,
             **cache_argument(cache),
+            **(deep or {}),
         )
         return out.last_hidden_state
 
@@ -159,7 +194,8 @@ class ComposedModel:
             size, new = embeds.shape[:2]
             seen = cache.get_seq_length()
             if seen == 0:
-                hidden = self.run(context.embeds, context.mask, context.positions, cache)
+                deep = context.deep_arguments()
+                hidden = self.run(context.embeds, context.mask, context.positions, cache, deep=deep)
                 cache.batch_select_indices(context.places)
                 return hidden[context.places]
             if mask is None:
@@ -178,6 +214,7 @@ class ComposedModel:
             num_layers=self._num_layers,
             ends=self.stops,
             pad=self.pad,
+            source=self.model.name_or_path,
             everyone_done=self.everyone_done,
         )
 
@@ -234,7 +271,8 @@ class ComposedModel:
         before = context.positions[:, each]
         positions = torch.cat([before, after.expand(len(before), size, new)], 2)
         embeds = torch.cat([context.embeds[each], self.embed(ids)], 1)
-        return self.run(embeds, mask, positions), length - 1
+        deep = context.deep_arguments(each, new=new)
+        return self.run(embeds, mask, positions, deep=deep), length - 1
 
     def hidden_of_text(self, ids: Int[Tensor, "B T"]) -> Float[Tensor, "B T h"]:
         """Last hidden states of words without a picture."""
@@ -287,3 +325,9 @@ class ComposedModel:
                     "the model's own as rounding explains"
                 )
         return None
+
+
+def _joined(seen: Tensor | Sequence[Tensor]) -> Float[Tensor, "n w"]:
+    """Features of all pictures, one below the other; some models hand them out by picture."""
+    parts = [seen] if isinstance(seen, Tensor) else seen
+    return torch.cat([part.flatten(0, -2) for part in parts])

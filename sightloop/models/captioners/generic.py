@@ -28,6 +28,7 @@ from sightloop.models.decoding.beams import Rules
 from sightloop.models.decoding.sampling import token_log_probs
 from sightloop.models.decoding.token_pieces import Pieces
 from sightloop.models.lora import Adapters
+from sightloop.models.only_numbers import require_numbers
 from sightloop.models.open import (
     ends_of,
     is_captioner,
@@ -88,7 +89,8 @@ class GenericCaptioner(nn.Module):
         self.image_size: int = settings.image_size or _side(config["vision_config"].get("image_size"))
         self.hidden_size = int(model.config.get_text_config().hidden_size)
         self._read_special_tokens()
-        self.pieces = Pieces(self.words, end_ids=self.ends)
+        self.source: str = model.name_or_path or ""
+        self.pieces = Pieces(self.words, end_ids=self.ends, source=self.source)
         reader = PromptReader(
             processor, model.base_model, picture_token=self.picture_token, template=settings.template
         )
@@ -300,7 +302,8 @@ class GenericCaptioner(nn.Module):
         Models without a begin token start from their end token, as texts do in pretraining.
         """
         ids = F.pad(tokens.ids[:, :-1], (1, 0), value=self.begin)
-        return self._scores(self._composed.hidden_of_text(ids), tokens, None).log_probs
+        scores = self._scores(self._composed.hidden_of_text(ids), tokens, None)
+        return require_numbers(scores.log_probs, self.source)
 
     def _scores(self, hidden: Tensor, tokens: Tokens, under: Sampling | None) -> TokenScores:
         mask = tokens.mask

@@ -8,20 +8,20 @@ one. All of that is decided on the device; the host asks every few tokens which 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import count
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sightloop.models.decoding.growing_texts import LEAVE_SHARE, LOOK_EVERY, are_ends
-from sightloop.models.decoding.sampling import NOT_NUMBERS, Writer, alone, draw_tokens
+from sightloop.models.decoding.sampling import Writer, alone, draw_tokens
+from sightloop.models.only_numbers import UNSOUND, require_drawn
 from sightloop.models.transformers_internals import roomy_cache
 from sightloop.types import Sampling
 
 _NEVER = -1e9
 """The score of what must not be chosen."""
-_UNSOUND = -1
-"""In the place of the tokens of a text whose scores are not numbers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +87,7 @@ class _State:
     def best(self) -> Int[Tensor, "B L"]:
         """The best ended text of each; where none has a score, scores were no numbers."""
         sound = self.ended_scores[:, :1] > _NEVER / 2
-        return torch.where(sound, self.ended[:, 0], _UNSOUND)
+        return torch.where(sound, self.ended[:, 0], UNSOUND)
 
     def rows(self, at: Tensor) -> _State:
         return _State(
@@ -146,30 +146,28 @@ def write_texts(
         newest = state.running[:, :, prompt + length].flatten()[:, None]
         hidden = writer.decoder(writer.embed(newest), None, cache)[:, -1]
     written[rows] = state.best()
-    return _sound(written[:, prompt:])
+    return _sound(written[:, prompt:], writer.source)
 
 
 def _write_greedily(writer: Writer, context: Float[Tensor, "B N h"], rules: Rules) -> list[list[int]]:
     """Without beams and without a look at what was written before, the highest score is all that counts."""
-    forbidden, highest = _Forbidden(rules, writer.ends, context.device), list[Tensor]()
+    forbidden, lengths = _Forbidden(rules, writer.ends, context.device), count()
 
     def head(hidden: Tensor) -> Tensor:
         scores = writer.head(hidden)
-        highest.append(scores.amax())
-        forbidden.strike(scores, len(highest) - 1)
+        forbidden.strike(scores, next(lengths))
         return scores
 
     law = Sampling(max_tokens=rules.max_tokens, temperature=0)
     # Seeds decide nothing here; without them the global generator would move on.
     seeds = [0] * len(context)
     texts = draw_tokens(replace(writer, head=head), context, mask=None, sampling=law, seeds=seeds)
-    return _sound(torch.where(torch.stack(highest).isfinite().all(), texts.ids, _UNSOUND))
+    return _sound(texts.ids, writer.source)
 
 
-def _sound(written: Int[Tensor, "B T"]) -> list[list[int]]:
+def _sound(written: Int[Tensor, "B T"], source: str) -> list[list[int]]:
     found = written.tolist()
-    if any(row[0] == _UNSOUND for row in found):
-        raise ValueError(NOT_NUMBERS)
+    require_drawn(min(map(min, found)), source, "captions")
     return found
 
 

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from sightloop.models.only_numbers import marked
 from sightloop.types import Tokens
 
 LOOK_EVERY = 8
@@ -44,7 +45,7 @@ class GrowingTexts:
         self._ends = ends
         self._places = torch.arange(1, max_tokens + 1, device=device)
         self._ids = torch.zeros(size, max_tokens, dtype=torch.long, device=device)
-        self._log_probs = torch.zeros(size, max_tokens, device=device)
+        self._sure = torch.zeros(size, max_tokens, device=device)
         self._lengths = torch.full((size,), max_tokens, device=device)
         self._known = [max_tokens] * size
         """Lengths as of the last look."""
@@ -52,15 +53,13 @@ class GrowingTexts:
         """The texts in the batch."""
         self._rows: Tensor | None = None
         """The same on the device; None = all."""
-        self._new: list[tuple[Tensor, Tensor | None]] = []
-        self._has_law = False
+        self._new: list[tuple[Tensor, Tensor]] = []
         watched = may_stop and device.type == "cpu"
         self._alive = torch.ones(size, dtype=torch.bool) if watched else None
 
-    def append(self, drawn: Int[Tensor, " B"], log_probs: Float[Tensor, " B"] | None) -> None:
-        """Take one token a row of the batch."""
-        self._new.append((drawn, log_probs))
-        self._has_law = log_probs is not None
+    def append(self, drawn: Int[Tensor, " B"], sure: Float[Tensor, " B"]) -> None:
+        """Take one token a row of the batch, and what it was chosen by."""
+        self._new.append((drawn, sure))
         self.length += 1
         if self._alive is not None:
             self._alive = self._alive & ~are_ends(drawn, self._ends)
@@ -100,15 +99,16 @@ class GrowingTexts:
         self._alive = None if self._alive is None else self._alive[at]
         return at
 
-    def tokens(self, pad: int) -> Tokens:
-        """All texts, `pad` behind their ends; no log-probabilities if none were given."""
+    def tokens(self, pad: int, *, has_law: bool) -> Tokens:
+        """All texts, `pad` behind their ends; log-probabilities if tokens were chosen by these."""
         self._write()
         longest = max(self._known)
         counts = torch.arange(longest, device=self._lengths.device)[None] < self._lengths[:, None]
+        sure = self._sure[:, :longest]
         return Tokens(
-            ids=torch.where(counts, self._ids[:, :longest], pad),
+            ids=torch.where(counts, marked(self._ids[:, :longest], sure), pad),
             mask=counts,
-            log_probs=torch.where(counts, self._log_probs[:, :longest], 0.0) if self._has_law else None,
+            log_probs=torch.where(counts, sure, 0.0) if has_law else None,
         )
 
     def _write(self) -> None:
@@ -119,9 +119,7 @@ class GrowingTexts:
         ids = torch.stack([drawn for drawn, _ in self._new], 1)
         ended_at = torch.where(are_ends(ids, self._ends), self._places[first:last], self._max).amin(1)
         self._put(self._ids[:, first:last], ids)
-        log_probs = [given for _, given in self._new if given is not None]
-        if log_probs:
-            self._put(self._log_probs[:, first:last], torch.stack(log_probs, 1))
+        self._put(self._sure[:, first:last], torch.stack([sure for _, sure in self._new], 1))
         before = self._lengths if self._rows is None else self._lengths[self._rows]
         self._put(self._lengths, torch.minimum(before, ended_at))
         self._new = []

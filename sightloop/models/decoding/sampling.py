@@ -14,7 +14,6 @@ from typing import Protocol
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformers import LogitsProcessor
 
 from sightloop.models.decoding.growing_texts import GrowingTexts
 from sightloop.models.transformers_internals import Cache, roomy_cache
@@ -37,33 +36,6 @@ class Decoder(Protocol):
     ) -> Float[Tensor, "B N h"]: ...
 
 
-NOT_NUMBERS = (
-    "the model computes values that are not numbers, so its captions mean nothing; name another checkpoint "
-    "of it"
-)
-
-
-class NumbersOnly(LogitsProcessor):
-    """Beside a search: whether every step computed numbers, asked once after the last token."""
-
-    def __init__(self) -> None:
-        self._highest: list[Tensor] = []
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Keep the highest score of a step, which is no number if one of them is none; no wait for it."""
-        self._highest.append(scores.amax())
-        return scores
-
-    def require(self) -> None:
-        """Refuse what was written.
-
-        Raises:
-            ValueError: a step computed something that is not a number.
-        """
-        if self._highest and not torch.stack(self._highest).isfinite().all():
-            raise ValueError(NOT_NUMBERS)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Writer:
     """What drawing needs to know of a language model."""
@@ -74,6 +46,8 @@ class Writer:
     num_layers: int
     ends: tuple[int, ...]
     pad: int
+    source: str = "the model"
+    """What messages call it."""
     everyone_done: Callable[[bool], bool] = alone
     """Whether all ranks are done: sharded weights are gathered together, so ranks must take the same
     steps.
@@ -104,8 +78,8 @@ def draw_tokens(
     embeds = context
     for step in range(longest):
         hidden = writer.decoder(embeds, mask, cache)[:, -1]
-        drawn, log_probs = pick(writer.head(hidden), sampling, uniform[step])
-        texts.append(drawn, log_probs)
+        drawn, sure = draw(writer.head(hidden), sampling, uniform[step])
+        texts.append(drawn, sure)
         if texts.is_time_to_look:
             running = texts.running()
             if writer.everyone_done(not running) or step + 1 == longest:
@@ -117,7 +91,7 @@ def draw_tokens(
                 mask = None if mask is None else mask[at]
         embeds = writer.embed(drawn[:, None])
         mask = None if mask is None else torch.nn.functional.pad(mask, (0, 1), value=True)
-    return texts.tokens(writer.pad)
+    return texts.tokens(writer.pad, has_law=sampling.temperature > 0)
 
 
 def like_lengths(mask: Bool[Tensor, "B T"]) -> Iterator[tuple[Int[Tensor, " N"], int]]:
@@ -142,22 +116,16 @@ def uniform_numbers(size: int, length: int, seeds: list[int] | None) -> Float[Te
     return torch.stack([torch.rand(length, generator=generator.manual_seed(seed)) for seed in seeds])
 
 
-def pick(
-    logits: Float[Tensor, "B V"], sampling: Sampling, uniform: Float[Tensor, " B"]
-) -> tuple[Int[Tensor, " B"], Float[Tensor, " B"] | None]:
-    """One token a row and its log-probability; the best one, which has none, where the law is greedy."""
-    if sampling.temperature == 0:
-        return logits.argmax(-1), None
-    return draw(logits, sampling, uniform)
-
-
 def draw(
     logits: Float[Tensor, "B V"], sampling: Sampling, uniform: Float[Tensor, " B"]
 ) -> tuple[Int[Tensor, " B"], Float[Tensor, " B"]]:
-    """One token a row by inverting the cumulative distribution at `uniform`, and its log-probability."""
-    logits = logits.float()
+    """One token a row by inverting the cumulative distribution at `uniform`, and its log-probability; the
+    likeliest token and its logit where drawing is greedy. The second is no number if a logit is none.
+    """
     if sampling.temperature == 0:
-        return logits.argmax(-1), torch.zeros_like(uniform)
+        highest = logits.max(-1)
+        return highest.indices, highest.values.float()
+    logits = logits.float()
     top_k = min(sampling.top_k or logits.shape[-1], logits.shape[-1])
     if top_k < logits.shape[-1]:
         logits, candidates = logits.topk(top_k, dim=-1)

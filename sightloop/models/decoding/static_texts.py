@@ -18,7 +18,7 @@ from torch import Tensor
 
 from sightloop.models.decoding.cuda_graphs import RepeatedStep
 from sightloop.models.decoding.growing_texts import GrowingTexts
-from sightloop.models.decoding.sampling import Writer, pick, uniform_numbers
+from sightloop.models.decoding.sampling import Writer, draw, uniform_numbers
 from sightloop.models.transformers_internals import Cache, refill, roomy_cache, static_cache
 from sightloop.types import Sampling, Tokens
 
@@ -54,7 +54,7 @@ class _Shape:
         self._read = read
         self._room = read + sampling.max_tokens - 1
         self._ids = torch.zeros(rows, sampling.max_tokens, dtype=torch.long, device=device)
-        self._log_probs = torch.zeros(rows, sampling.max_tokens, device=device)
+        self._sure = torch.zeros(rows, sampling.max_tokens, device=device)
         self._uniform = torch.zeros(sampling.max_tokens, rows, device=device)
         self._last = torch.zeros(1, dtype=torch.long, device=device)
         """The number of the last token."""
@@ -78,10 +78,9 @@ class _Shape:
 
     def _put(self, logits: Tensor) -> None:
         """Draw the token whose number is `last`."""
-        drawn, log_probs = pick(logits, self._sampling, self._uniform.index_select(0, self._last)[0])
+        drawn, sure = draw(logits, self._sampling, self._uniform.index_select(0, self._last)[0])
         self._ids.index_copy_(1, self._last, drawn[:, None])
-        if log_probs is not None:
-            self._log_probs.index_copy_(1, self._last, log_probs[:, None])
+        self._sure.index_copy_(1, self._last, sure[:, None])
 
     def draw(
         self,
@@ -114,11 +113,10 @@ class _Shape:
             self._step(until - first)
             for number in range(first, until):
                 self._append(texts, number)
-        return texts.tokens(writer.pad)
+        return texts.tokens(writer.pad, has_law=self._sampling.temperature > 0)
 
     def _append(self, texts: GrowingTexts, number: int) -> None:
-        has_law = self._sampling.temperature != 0
-        texts.append(self._ids[:, number], self._log_probs[:, number] if has_law else None)
+        texts.append(self._ids[:, number], self._sure[:, number])
 
 
 class StaticTexts:

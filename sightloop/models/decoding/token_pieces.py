@@ -12,6 +12,7 @@ from collections.abc import Iterable
 
 from transformers import PreTrainedTokenizerBase
 
+from sightloop.models.only_numbers import require_drawn
 from sightloop.types import Tokens
 
 NO_TOKEN = -1
@@ -21,18 +22,33 @@ class Pieces:
     """Cuts captions into the text of each token: `"".join(pieces[i])` is caption i.
 
     Special tokens and `end_ids` spell nothing: "" inside a row, no entry behind its last spelled token.
+    `source` is what messages call the model.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, end_ids: Iterable[int] = ()) -> None:
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        end_ids: Iterable[int] = (),
+        source: str = "the model",
+    ) -> None:
         self.tokenizer = tokenizer
+        self.source = source
         self.silent = frozenset(tokenizer.all_special_ids) | frozenset(end_ids)
         self._added: dict[tuple[int, int], str] = {}
 
     def __call__(self, tokens: Tokens) -> list[list[str]]:
-        """The text of each token that counts; piece k belongs to token k, at most T a row."""
+        """The text of each token that counts; piece k belongs to token k, at most T a row.
+
+        Raises:
+            ValueError: a token was drawn from values that are not numbers.
+        """
+        pairs = list(zip(tokens.ids.tolist(), tokens.mask.tolist(), strict=True))
+        counted = (token for ids, mask in pairs for token, counts in zip(ids, mask, strict=True) if counts)
+        require_drawn(min(counted, default=0), self.source, "texts")
         rows = [
             [token if counts else NO_TOKEN for token, counts in zip(ids, mask, strict=True)]
-            for ids, mask in zip(tokens.ids.tolist(), tokens.mask.tolist(), strict=True)
+            for ids, mask in pairs
         ]
         spelled = [[t for t in row if t != NO_TOKEN and t not in self.silent] for row in rows]
         texts = self._decode(spelled)

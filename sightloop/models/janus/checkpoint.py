@@ -38,7 +38,7 @@ from sightloop.models.janus.conversation import (
 from sightloop.models.janus.official_config import TOWER_HEADS, config_for_authors, processor_for_authors
 from sightloop.models.janus.policy import Janus, JanusSettings
 from sightloop.models.janus.tensor_names import from_official, to_official
-from sightloop.models.open import filled, open_config, open_generation
+from sightloop.models.open import filled, local_folder, open_config, open_generation
 from sightloop.models.prompt_strings import PromptOptions
 from sightloop.models.transformers_internals import made_by_hand
 from sightloop.models.weight_files import (
@@ -113,7 +113,7 @@ def read_janus(
     Raises:
         ValueError: another family, or tensors and sizes that do not fit; they are named.
     """
-    folder = Path(folder)
+    folder = local_folder(folder)
     if require(folder, "janus") == "transformers":
         return _read_transformers(folder, dtype)
     ids = SpecialIds.of_tokenizer(read_janus_tokenizer(folder if tokenizer is None else tokenizer))
@@ -159,7 +159,7 @@ def _filled(
     refuse_problems(f"{source} does not fit the model", misfits(tensors, shapes))
     stored = tensors["model.language_model.embed_tokens.weight"].dtype
     dtype = stored if dtype is None else dtype
-    return filled(JanusForConditionalGeneration, config, tensors, dtype=dtype)
+    return filled(JanusForConditionalGeneration, config, tensors, source=source, dtype=dtype)
 
 
 def official_config(
@@ -287,8 +287,9 @@ def read_janus_strings(
     Raises:
         ValueError: the folder does not tell.
     """
-    is_official = require(Path(folder), "janus") == "official"
-    return strings_of_folder(Path(folder), words, is_official=is_official, chosen=prompts)
+    folder = local_folder(folder)
+    is_official = require(folder, "janus") == "official"
+    return strings_of_folder(folder, words, is_official=is_official, chosen=prompts)
 
 
 def processor_of(

@@ -16,6 +16,7 @@ What contradicts itself is refused, with the option that settles it.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -227,6 +228,12 @@ def strings_of_folder(
         )
     found = _found(folder, words, is_official=is_official, roles=chosen.roles)
     system = chosen.text("system")
+    if not is_official and system is None and template is None and not _tells_system(folder, words):
+        print(
+            f"{folder} has no chat template (an older `convert` wrote none), so questions have no system "
+            'prompt. Convert the authors\' folder again, or name it: --prompts.system "..."',
+            file=sys.stderr,
+        )
     if chosen.roles is not None or system is not None:
         known = Conversation.of(found)
         if known is None:
@@ -286,6 +293,11 @@ def _found(
     if roles is None and _marks(words) != PRO_ROLES:
         raise _untold(folder, "it has no chat template")
     return Conversation(roles=roles or PRO_ROLES, system=system).strings()
+
+
+def _tells_system(folder: Path, words: PreTrainedTokenizerBase) -> bool:
+    told = _optional_json(folder / "processor_config.json")
+    return bool(told.get("use_default_system_prompt")) or _chat_template(folder, told, words) is not None
 
 
 def _official(folder: Path, words: PreTrainedTokenizerBase, roles: tuple[str, str] | None) -> JanusStrings:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from sightloop.models.deduplicate import distinct, image_keys, row_keys
 from sightloop.models.mixed_precision import in_own_precision
+from sightloop.models.only_numbers import require_drawn, require_numbers
 from sightloop.types import Images, Tokens
 
 _PICTURES_AT_ONCE = 4
@@ -51,6 +52,7 @@ class JanusPictures:
         self.grid: tuple[int, int] = tuple(self._core.vqmodel.quantize.quant_state_dims)
         self.num_codes = int(vq.num_embeddings)
         self.code_size = self.grid[0] * 2 ** (len(vq.channel_multiplier) - 1)
+        self.source: str = model.name_or_path or ""
         self.key = f"janus:{model.config.name_or_path}"
 
     @property
@@ -160,12 +162,14 @@ class JanusPictures:
                 f"{int(mask.sum())} of {mask.numel()} count"
             )
         if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < self.num_codes:
+            require_drawn(int(ids.min()), self.source, "images")
             raise ValueError(
                 f"image tokens are {int(ids.min())} to {int(ids.max())}; there are {self.num_codes} codes"
             )
         parts = tokens.ids.to(self._like.device).split(_PICTURES_AT_ONCE)
         made = [self.values_of(part).float() for part in parts]
-        return Images(pixels=rounded(torch.cat(made)), keys=row_keys(ids))
+        values = require_numbers(torch.cat(made), self.source, "images")
+        return Images(pixels=rounded(values), keys=row_keys(ids))
 
     @torch.no_grad()
     def codes(self, images: Images) -> Int[Tensor, "B T"]:
@@ -182,6 +186,7 @@ class JanusPictures:
     @in_own_precision
     def nearest(self, values: Float[Tensor, "B 3 s s"]) -> Int[Tensor, "B T"]:
         """Codes of prepared values: the largest cosine, because the official search is on the sphere."""
-        latents = F.normalize(self.latents(values).float(), dim=1).flatten(2).transpose(1, 2)
+        made = require_numbers(self.latents(values), self.source, "codes")
+        latents = F.normalize(made.float(), dim=1).flatten(2).transpose(1, 2)
         book = F.normalize(self._core.vqmodel.quantize.embedding.weight.float(), dim=-1)
         return (latents @ book.T).argmax(-1)

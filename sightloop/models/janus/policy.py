@@ -41,6 +41,7 @@ from sightloop.models.janus.prompts import JanusPrompts
 from sightloop.models.janus.sampling import JanusDrawing
 from sightloop.models.lora import Adapters
 from sightloop.models.mixed_precision import MixedPrecision, keep_frozen_in
+from sightloop.models.only_numbers import require_drawn
 from sightloop.models.prompt_strings import answer_ids
 from sightloop.models.transformers_internals import attention_of
 from sightloop.types import Images, Prompt, Sampling, Tokens, TokenScores, Turn
@@ -137,7 +138,8 @@ class Janus(nn.Module):
             ),
         )
         self.end = self.prompts.id("eos_token", self.words.eos_token)
-        self.pieces = Pieces(self.words, end_ids=(self.end,))
+        self.source: str = model.name_or_path or ""
+        self.pieces = Pieces(self.words, end_ids=(self.end,), source=self.source)
         body = JanusBody(model, pad=self.prompts.pad)
         self.drawings = JanusDrawing(
             body, self.prompts, num_tokens=self.num_image_tokens, num_codes=self.pictures.num_codes
@@ -282,6 +284,7 @@ class Janus(nn.Module):
             tokens = self.drawings.draw(prompt.texts, sampling, prompt.seeds)
         if sampling.relaxation is None:
             return tokens
+        self._check_codes(tokens)
         with self._recomputation.active(), self.mixed.active(self._head.device):
             logits = self.drawings.logits(prompt.texts, tokens.ids, sampling)
         noise = unit_exponentials(logits.shape, prompt.seeds, skip=self.num_image_tokens).to(logits.device)
@@ -329,6 +332,7 @@ class Janus(nn.Module):
         outside = (tokens.ids < 0) | (tokens.ids >= self.pictures.num_codes)
         if bool((outside & tokens.mask).any()):
             counted = tokens.ids[tokens.mask]
+            require_drawn(int(counted.min()), self.source, "images")
             raise ValueError(
                 f"image tokens are {int(counted.min())} to {int(counted.max())}; there are "
                 f"{self.pictures.num_codes} codes"

@@ -21,6 +21,7 @@ from sightloop.models.deduplicate import distinct
 from sightloop.models.janus.body import JanusBody, places_of
 from sightloop.models.janus.fused_llama import LeanLlama
 from sightloop.models.janus.prompts import JanusPrompts
+from sightloop.models.only_numbers import marked
 from sightloop.types import Sampling, Tokens
 
 
@@ -121,13 +122,14 @@ class JanusDrawing:
         branches = self.branches(texts, guided=is_guided(sampling))
         lean = self.body.lean()
         if lean is None:
-            ids, log_probs = self._plainly(branches, sampling, uniform)
+            ids, sure = self._plainly(branches, sampling, uniform)
         else:
             reading = _read(lean, self.body, branches, room=branches.ids.shape[1] + length - 1)
             drawing = self._statically if self.is_static else self._leanly
-            ids, log_probs = drawing(reading, sampling, uniform)
+            ids, sure = drawing(reading, sampling, uniform)
         counts = torch.ones(size, length, dtype=torch.bool, device=self.body.device)
-        return Tokens(ids=ids, mask=counts, log_probs=None if sampling.temperature == 0 else log_probs)
+        has_law = sampling.temperature > 0
+        return Tokens(ids=marked(ids, sure), mask=counts, log_probs=sure if has_law else None)
 
     def _pick(
         self, hidden: Float[Tensor, "R h"], sampling: Sampling, uniform: Tensor

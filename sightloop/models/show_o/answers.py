@@ -145,8 +145,8 @@ def score_answers(
     ids_here, mask_here = torch.stack([tokens.ids, mask.to(tokens.ids.dtype)]).cpu()
     mask_here = mask_here.bool()
     counted = ids_here[mask_here]
-    if bool((counted >= words.num_text).any()):
-        wrong = int(counted.max())
+    if bool(((counted >= words.num_text) | (counted < 0)).any()):
+        wrong = int(counted.max()) if bool((counted >= 0).all()) else int(counted.min())
         raise ValueError(
             f"id {wrong} is no text token ({words.num_text} of them); an answer holds text alone"
         )

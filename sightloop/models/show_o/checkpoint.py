@@ -17,7 +17,7 @@ from transformers import CLIPVisionModel, PhiConfig, PhiForCausalLM, PreTrainedT
 
 from sightloop.models.atomic_files import atomic_write, read_json
 from sightloop.models.families import require
-from sightloop.models.open import filled, open_config, open_weights
+from sightloop.models.open import filled, local_folder, open_config, open_weights
 from sightloop.models.prompt_strings import QUESTION_PLACE, Frame, PromptOptions
 from sightloop.models.show_o.layout import SPECIAL_TOKENS, SYSTEM_PROMPT, question_frame, vocabulary_of
 from sightloop.models.show_o.magvit2 import Magvit2
@@ -85,7 +85,7 @@ def read_show_o(folder: Path | str, *, dtype: torch.dtype | None = None) -> Show
     Raises:
         ValueError: another family, or tensors and sizes that do not fit; they are named.
     """
-    folder = Path(folder)
+    folder = local_folder(folder)
     if require(folder, "show-o") == "official":
         return _read_official(folder, dtype)
     config = read_json(folder / "config.json")
@@ -173,7 +173,7 @@ def _phi(
     refuse_problems(f"{source}: the language model does not fit", misfits(tensors, shapes))
     stored = tensors["lm_head.weight"].dtype
     dtype = stored if dtype is None else dtype
-    return filled(PhiForCausalLM, config, tensors, dtype=dtype, attn_implementation="sdpa")
+    return filled(PhiForCausalLM, config, tensors, source=source, dtype=dtype, attn_implementation="sdpa")
 
 
 def _projector(tensors: Mapping[str, Tensor], folder: Path, model: PhiForCausalLM) -> nn.Sequential | None:
@@ -217,7 +217,7 @@ def load_show_o(
     Raises:
         ValueError: a part is missing, the parts do not fit, or a string has no place in this variant.
     """
-    folder = Path(folder)
+    folder = local_folder(folder)
     ours = require(folder, "show-o") == "sightloop"
     if magvit is None and not ours:
         raise ValueError(f"{folder} is an official folder, without MAGVIT-v2; name its folder with --magvit")

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from sightloop.models.only_numbers import marked
 from sightloop.models.show_o.body import Body
 from sightloop.models.show_o.fused_phi import Before, LeanPhi
 from sightloop.models.show_o.layout import Vocabulary, right_padded
@@ -205,10 +206,10 @@ def draw_rounds(easel: Easel, known: Tokens, noise: Iterable[Noise]) -> Tokens:
 
 def finished(page: Page, known: Tokens, words: Vocabulary, sampling: Sampling) -> Tokens:
     """The picture of a page after its last round."""
-    codes = page.ids[:, 1:-2] - words.first_code
+    codes, sure = page.ids[:, 1:-2] - words.first_code, page.log_probs[:, 1:-2].contiguous()
     return Tokens(
-        ids=codes,
+        ids=marked(codes, sure),
         mask=~known.mask,
-        log_probs=None if sampling.temperature == 0 else page.log_probs[:, 1:-2].contiguous(),
+        log_probs=None if sampling.temperature == 0 else sure,
         decode_step=page.fixed_in[:, 1:-2].contiguous(),
     )

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from sightloop.models.only_numbers import require_drawn
 from sightloop.models.prompt_strings import Frame
 
 SPECIAL_TOKENS = (
@@ -170,13 +171,14 @@ def drawing_rows(
     return torch.cat([prefix, framed(codes, vocabulary)], 1)
 
 
-def require_codes(ids: Int[Tensor, "B N"], vocabulary: Vocabulary) -> None:
-    """Check that ids are codes of pictures; ids of the host, or it waits for them.
+def require_codes(ids: Int[Tensor, "B N"], vocabulary: Vocabulary, source: str = "") -> None:
+    """Check that ids are codes of pictures; ids of the host, or it waits for them. `source` is the model.
 
     Raises:
-        ValueError: one is none.
+        ValueError: one is none, or was drawn from values that are not numbers.
     """
     if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < vocabulary.num_codes:
+        require_drawn(int(ids.min()), source, "images")
         raise ValueError(
             f"codes from {int(ids.min())} to {int(ids.max())}; pictures have codes from 0 to "
             f"{vocabulary.num_codes - 1}"

@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from sightloop.models.mixed_precision import in_own_precision
+from sightloop.models.only_numbers import require_numbers
 from sightloop.models.show_o.magvit2_layers import Codebook, Decoder, Encoder, Magvit2Config
 from sightloop.models.weight_files import load_exactly, read_weights
 
@@ -31,6 +32,8 @@ class Magvit2(nn.Module):
         self.encoder = Encoder(self.config)
         self.decoder = Decoder(self.config)
         self.quantize = Codebook(self.config.num_bits)
+        self.source = "MAGVIT-v2"
+        """What messages call it."""
 
     @classmethod
     def from_state_dict(cls, tensors: Mapping[str, Tensor], *, source: str = "the checkpoint") -> Magvit2:
@@ -44,6 +47,7 @@ class Magvit2(nn.Module):
         for name, wanted in Codebook(model.config.num_bits).state_dict().items():
             if not torch.equal(tensors[f"quantize.{name}"].to(wanted), wanted):
                 raise ValueError(f"{source}: quantize.{name} does not number the codes by their signs")
+        model.source = source
         return model.eval()
 
     @classmethod
@@ -82,7 +86,7 @@ class Magvit2(nn.Module):
     @torch.no_grad()
     def encode(self, pixel_values: Float[Tensor, "B 3 H W"]) -> Int[Tensor, "B N"]:
         """Codes of pictures in [-1, 1], row by row."""
-        return self.quantize.ids_of(self.latents(pixel_values))
+        return self.quantize.ids_of(require_numbers(self.latents(pixel_values), self.source, "codes"))
 
     @in_own_precision
     def decode_latents(self, quantized: Float[Tensor, "B D h w"]) -> Float[Tensor, "B 3 H W"]:
@@ -102,7 +106,8 @@ class Magvit2(nn.Module):
             low, high = int(ids.min()), int(ids.max())
             raise ValueError(f"codes from {low} to {high}; the codebook has 0 to {self.num_codes - 1}")
         signs = self.quantize.signs_of(ids, grid)
-        return self.decode_latents(signs.to(self.decoder.conv_in.weight.dtype))
+        values = self.decode_latents(signs.to(self.decoder.conv_in.weight.dtype))
+        return require_numbers(values, self.source, "images")
 
     @in_own_precision
     def decode_soft(

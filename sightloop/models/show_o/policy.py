@@ -81,7 +81,8 @@ class ShowO(nn.Module):
         )
         self.body = Body(model, self.vocabulary)
         self.num_image_tokens = settings.num_image_tokens
-        self.pieces = Pieces(tokenizer, end_ids=(self.vocabulary.end,))
+        self.source: str = model.name_or_path or ""
+        self.pieces = Pieces(tokenizer, end_ids=(self.vocabulary.end,), source=self.source)
         self.adapters: Adapters | None = None
         if settings.trained == "lora":
             alpha = 2 * settings.lora_rank if settings.lora_alpha is None else settings.lora_alpha
@@ -198,7 +199,7 @@ class ShowO(nn.Module):
         if self._sized(tokens).keys is not None:
             return tokens
         here = tokens.ids.cpu()
-        require_codes(here, self.vocabulary)
+        require_codes(here, self.vocabulary, self.source)
         return replace(tokens, keys=row_keys(here))
 
     # -- the policy
@@ -242,7 +243,7 @@ class ShowO(nn.Module):
         forget_casts()
         with torch.enable_grad():
             canvas = self._canvas(ids, sampling) if canvas is None else canvas
-            one_hot = relaxed_picture(canvas, tokens, sampling, seeds=prompt.seeds)
+            one_hot = relaxed_picture(canvas, self._whole(tokens), sampling, seeds=prompt.seeds)
         return replace(tokens, one_hot=one_hot)
 
     def _known(self, prompt: Prompt) -> Tokens:

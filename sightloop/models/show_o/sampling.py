@@ -17,6 +17,7 @@ from torch import Tensor
 
 from sightloop.models.decoding.sampling import uniform_numbers
 from sightloop.models.mixed_precision import forget_casts
+from sightloop.models.only_numbers import marked
 from sightloop.types import MaskSchedule, Sampling, Tokens
 
 _SMALLEST = 1e-20
@@ -211,7 +212,7 @@ def draw_codes(
         fixed_in = fixed_in.masked_fill(kept, step)
         unknown = unknown & ~kept
     return Tokens(
-        ids=codes,
+        ids=marked(codes, log_probs),
         mask=drawn_here,
         log_probs=None if sampling.temperature == 0 else log_probs,
         decode_step=fixed_in,

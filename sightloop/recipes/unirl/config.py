@@ -31,9 +31,9 @@ class PolicySettings:
     """Parts of the policy, and what of it learns."""
 
     magvit: Annotated[str, tyro.conf.arg(aliases=("--magvit",))] = ""
-    """Folder of MAGVIT-v2, for the authors' Show-o."""
+    """MAGVIT-v2 (folder or hub name), for the authors' Show-o."""
     tokenizer: Annotated[str, tyro.conf.arg(aliases=("--tokenizer",))] = ""
-    """Folder of the words, where the policy's has none."""
+    """Tokenizer (folder or hub name), where the policy's folder has none."""
     tower: Annotated[str, tyro.conf.arg(aliases=("--tower",))] = ""
     """CLIP (folder or hub name) whose features the w-clip-vit Show-o reads."""
     prompts: Annotated[PromptOptions, tyro.conf.arg(prefix_name=False)] = field(default_factory=PromptOptions)
@@ -146,7 +146,7 @@ class UniConfig:
     """What both UniRL recipes share."""
 
     policy: str = ""
-    """Folder of a Show-o or Janus; empty = the embedded world's."""
+    """Folder or hub name of a Show-o or Janus; empty = the embedded world's."""
     world_model: WorldModel = "show-o"
     """Which of the embedded world's models, if no policy is named."""
     prompts: int = 8

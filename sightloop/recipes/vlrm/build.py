@@ -92,6 +92,7 @@ def build(config: VlrmConfig, run_folder: Path) -> Experiment:
         ValueError: a setting that cannot work, with the value and the fix.
     """
     config = checked(config, presets=VLRM_PRESETS.values())
+    config.require_ranks(distributed.num_ranks())
     world = shapes_world(config, run_folder) if not config.data.images else None
     config = config if world is None else world
     require_models(config)

@@ -162,6 +162,29 @@ class VlrmConfig:
         if not row.compares_captions and self.rewards.retrieval and self.judge.contrast == 1:
             raise ValueError("judge.contrast is 1; the retrieval term needs at least 2 captions to contrast")
 
+    def require_ranks(self, num_ranks: int) -> None:
+        """Look at what a rank is given, as the first step would find it.
+
+        Raises:
+            ValueError: the batch cannot be split, or captions judged together are too few for the retrieval
+                term, or not a multiple of `judge.contrast`.
+        """
+        if self.batch % num_ranks:
+            raise ValueError(f"batch is {self.batch}, for {num_ranks} ranks; use a multiple of that number")
+        if not self.rewards.retrieval:
+            return
+        images, each = self.batch // num_ranks, self.draw.per_image
+        together = images if self.draw_batch is None else max(1, self.draw_batch // each)
+        for number in {min(together, images), images % together or together}:
+            contrast = self.judge.contrast or number * each
+            if contrast < 2 or number * each % contrast:
+                raise ValueError(
+                    f"the retrieval term would contrast {number * each} of the captions that are judged "
+                    f"together (batch {self.batch}, ranks {num_ranks}, draw.per_image {each}, draw_batch "
+                    f"{self.draw_batch}, judge.contrast {self.judge.contrast}); let all parts hold at least "
+                    "2, and a multiple of judge.contrast"
+                )
+
 
 PAPER = VlrmConfig()
 """VLRM as the paper has it."""
