@@ -53,9 +53,6 @@ class Bridge(nn.Module):
         self.language_projection = model.language_projection
 
 
-# Half precision would round the weights that are trained, before the first step.
-
-
 class Blip2Captioner(nn.Module):
     """A `Captioner` on transformers' BLIP-2 with an OPT language model."""
 
@@ -294,8 +291,8 @@ class Blip2Captioner(nn.Module):
         hidden = self._head.new_zeros(*mask.shape, self._head.shape[1])
         for rows, length in like_lengths(mask):
             hidden[rows, :length] = self._run(self._embed(read[rows, :length]), None)
-        scores = _scattered(mask, *token_log_probs(hidden[mask], self._head, tokens.ids[mask]))
-        return require_numbers(scores.log_probs, self.source)
+        found = _scattered(mask, *token_log_probs(hidden[mask], self._head, tokens.ids[mask]))
+        return require_numbers(found.log_probs, self.source)
 
     def encode(self, texts: list[str]) -> Tokens:
         """Words of given captions with the end token, right-padded."""
