@@ -23,7 +23,7 @@ from benchmarks.midsize import BOS, END, PAD, Sizes, random_pictures
 from benchmarks.vlrm_step import OurVlrm
 from sightloop.models.captioners.blip2 import Bridge
 from sightloop.planning.vlrm_plan import config_of, memory_plan
-from sightloop.recipes.vlrm.config import DrawSettings, VlrmConfig
+from sightloop.recipes.vlrm.config import CaptionSampling, VlrmConfig
 from sightloop.training.loop import update
 
 WEIGHTS_OF_CAPTIONER = ("frozen tower and language model", "trainable bridge")
@@ -115,7 +115,7 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     config = VlrmConfig(
-        batch=options.batch, draw_batch=None, draw=DrawSettings(max_new_tokens=options.tokens)
+        batch=options.batch, draw_batch=None, draw=CaptionSampling(max_new_tokens=options.tokens)
     )
     config = replace(config, schedule=replace(config.schedule, micro_batch=options.batch))
     ledger = Ledger(memory_plan(config))

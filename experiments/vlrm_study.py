@@ -137,7 +137,7 @@ def with_exact_facts(
 
     weightless = replace(config, rewards=replace(config.rewards, similarity=0.0))
     rewards: dict[str, Reward] = {
-        **vlrm.named_rewards(weightless, experiment.policy, torch.device("cpu")),  # pyright: ignore
+        **vlrm.caption_rewards(weightless, experiment.policy, torch.device("cpu")),  # pyright: ignore
         "similarity": facts,
     }
     judge = combine(rewards, {name: getattr(config.rewards, name) for name in rewards})

@@ -21,7 +21,7 @@ from sightloop.cli.caption_options import (
 )
 from sightloop.data.decode import Decoding
 from sightloop.data.images import BrokenPictureError, ImageSet, OnBroken
-from sightloop.data.sources import FileSource, open_pictures, open_source
+from sightloop.data.sources import FileSource, open_named_pictures, open_source
 from sightloop.evaluation.captions import caption_measures, truth_measures
 from sightloop.evaluation.chair import chair
 from sightloop.evaluation.clip_score import clip_score
@@ -166,7 +166,7 @@ def measured_recall(options: RecallOptions) -> Evaluation:
             "name what to evaluate: --captions FILE, or --images (and --model for another captioner)"
         )
     named = HeldOutSettings(images=options.images, image_root=options.image_root, split=options.split)
-    source = open_pictures(named, files_only=True)
+    source = open_named_pictures(named, files_only=True)
     assert isinstance(source, FileSource)
     if not options.model:
         require_world_images(source.paths, what="captioner", option="--model")

@@ -102,7 +102,7 @@ class NamedPictures(Protocol):
     def column(self) -> str: ...
 
 
-def open_pictures(settings: NamedPictures, *, files_only: bool = False) -> Source:
+def open_named_pictures(settings: NamedPictures, *, files_only: bool = False) -> Source:
     """The pictures that the settings name; split and root belong to a Karpathy JSON."""
     column = settings.column or None
     if settings.images.endswith(".json"):

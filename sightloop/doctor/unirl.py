@@ -18,7 +18,7 @@ from sightloop.quizzes.grammar import Quiz
 from sightloop.recipes.unirl.build import collector_of, drawing_law, grader_of, load_policy
 from sightloop.recipes.unirl.config import SftConfig, UniConfig
 from sightloop.recipes.unirl.quizzes import quiz_stream, setup_of
-from sightloop.recipes.unirl.rewards import judges_of as rewards_of
+from sightloop.recipes.unirl.rewards import rewards_of
 from sightloop.rewards.custom import read_names
 from sightloop.training import distributed
 from sightloop.types import Images
@@ -76,10 +76,10 @@ def _checkers(config: UniConfig, *, in_world: bool) -> list[Finding]:
     if settings.detector:
         says = f"{settings.detector} loads; the bundled pictures hold none of COCO's things to test it on"
         return [Finding(part="evaluators", name="drawings", mark="info", says=says)]
-    return [checked(check)]
+    return [checked_finding(check)]
 
 
-def checked(check: PictureCheck) -> Finding:
+def checked_finding(check: PictureCheck) -> Finding:
     """Whether it tells scenes that show what their quiz asks for from blank pictures."""
     rng = np.random.default_rng(0)
     quizzes: list[Quiz] = [sample_quiz(rng) for _ in range(_SCENES)]

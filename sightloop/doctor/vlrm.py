@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sightloop.data.batches import Batching, ImageStream
 from sightloop.data.decode import Decoding
-from sightloop.data.sources import open_pictures
+from sightloop.data.sources import open_named_pictures
 from sightloop.doctor.calibration import MeasuringJudge
 from sightloop.doctor.findings import Finding, loaded
 from sightloop.doctor.models import ModelToExamine
@@ -48,7 +48,7 @@ def _judge(name: str, model: str, kind: str) -> ModelToExamine:
 
 def policy_of(config: VlrmConfig) -> list[Finding]:
     """Whether the captioner that the run would train can be opened."""
-    policy = vlrm.load_policy(config, distributed.device(config.device))
+    policy = vlrm.load_trained_captioner(config, distributed.device(config.device))
     return [loaded(f"policy: {vlrm.base_model(config)}", policy)]
 
 
@@ -67,13 +67,13 @@ def opened(config: VlrmConfig, folder: Path) -> Opened:
     vlrm.require_models(config)
     torch.manual_seed(config.schedule.seed)
     device = distributed.device(config.device)
-    policy = vlrm.load_policy(config, device)
+    policy = vlrm.load_trained_captioner(config, device)
     rewards, weights = vlrm.weighted_rewards(config, policy, device)
 
     def sample(judge: MeasuringJudge) -> Tensor:
         decoding = Decoding(size=policy.image_size, fit=config.data.fit, max_pixels=config.data.max_pixels)
         batching = Batching(batch_size=_PICTURES, seed=config.schedule.seed)
-        batches = ImageStream(open_pictures(config.data), decoding, batching)
+        batches = ImageStream(open_named_pictures(config.data), decoding, batching)
         collect = CaptionCollector(
             judge=judge,
             sampling=vlrm.drawing(config),

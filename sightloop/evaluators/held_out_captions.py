@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from sightloop.data.decode import Decoding, Fit
 from sightloop.data.images import ImageSet
-from sightloop.data.sources import FileSource, open_pictures
+from sightloop.data.sources import FileSource, open_named_pictures
 from sightloop.evaluation.captions import caption_measures, truth_measures
 from sightloop.evaluation.protocol import protocol_hash
 from sightloop.evaluation.retrieval import clip_recall
@@ -203,7 +203,7 @@ def held_out_of(
 def load_pictures(settings: HeldOutSettings, *, size: int) -> HeldOutImages:
     """All held-out pictures in the order of their source."""
     decoding = Decoding(size=size, fit=settings.fit)
-    source = open_pictures(settings)
+    source = open_named_pictures(settings)
     batches = list(ImageSet(source, decoding, limit=settings.limit))
     sources = [name for batch in batches for name in batch.sources]
     known = source.all_references if isinstance(source, FileSource) else None

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from sightloop.late import late
 from sightloop.rewards.functions import load_reward
-from sightloop.rewards.loading import CLASSIFIER, READER, Loading, clip_and_head, processor_of
+from sightloop.rewards.loading import CLASSIFIER, READER, Loading, clip_and_head, processor_for
 from sightloop.rewards.user_functions import load_function, names_function
 from sightloop.types import Reward
 
@@ -136,7 +136,7 @@ class Named:
     @property
     def processor(self) -> str:
         """Folder or hub name of its processor, where that is another's; else ""."""
-        return processor_of(self.models[0], self.offer.processor) if self.offer and self.models else ""
+        return processor_for(self.models[0], self.offer.processor) if self.offer and self.models else ""
 
     def load(self, how: Loading) -> Reward:
         """The reward itself."""

@@ -22,7 +22,7 @@ class Loading:
     device: torch.device | str = "cpu"
 
 
-def processor_of(model: str, processor: str) -> str:
+def processor_for(model: str, processor: str) -> str:
     """Another's processor, unless the folder has one of its own."""
     here = any((Path(model) / f"{part}_config.json").is_file() for part in ("preprocessor", "processor"))
     return "" if here else processor

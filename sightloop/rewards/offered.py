@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sightloop.rewards.clip_family import AestheticScore, ClipSimilarity, Scale
-from sightloop.rewards.loading import CLASSIFIER, READER, Loading, clip_and_head, processor_of
+from sightloop.rewards.loading import CLASSIFIER, READER, Loading, clip_and_head, processor_for
 from sightloop.rewards.picture_classes import ImageClassifier, NamedClasses
 from sightloop.rewards.plain import JpegSize, caption_length
 from sightloop.rewards.samples import PictureReward
@@ -20,7 +20,7 @@ def clip(model: str, how: Loading, *, scale: Scale, processor: str = "") -> Rewa
         model,
         dtype=how.dtype,
         device=how.device,
-        processor=processor_of(model, processor),
+        processor=processor_for(model, processor),
         scale=scale,
     )
     return PictureReward(scores=loaded.scores, text=how.text)

@@ -109,7 +109,7 @@ def open_captioner(
         ValueError: none of these, or a run of another kind of model.
     """
     if not name or not is_run(name):
-        return vlrm.load_policy(VlrmConfig(policy=name, dtype=dtype or "float32"), device)
+        return vlrm.load_trained_captioner(VlrmConfig(policy=name, dtype=dtype or "float32"), device)
     read_config(Path(name))
     return restore(Path(name), "best", device=device, dtype=dtype).policy
 
@@ -206,6 +206,6 @@ def _start(config: Any, device: torch.device, dtype: Precision | None) -> Any:
     # Training offers two precisions; drawing with what was trained works in three.
     changes: dict[str, Any] = {} if dtype is None else {"dtype": dtype}
     load: Callable[..., Any] = (
-        vlrm.load_policy if isinstance(config, VlrmConfig) else unirl.load_policy
+        vlrm.load_trained_captioner if isinstance(config, VlrmConfig) else unirl.load_policy
     )
     return load(replace(config, **changes), device)

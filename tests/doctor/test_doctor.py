@@ -18,7 +18,7 @@ from sightloop.doctor.environment import environment
 from sightloop.doctor.findings import Finding, as_text, is_healthy
 from sightloop.doctor.probes import drawn_probe, world_probe
 from sightloop.doctor.rewards import PAIRS, examine_rewards
-from sightloop.doctor.unirl import checked
+from sightloop.doctor.unirl import checked_finding
 from sightloop.evaluators.image_checks import WorldCheck
 from sightloop.quizzes.grammar import Quiz
 from sightloop.rewards.answers import Denials, FactReward, LessPrior, all_facts, share
@@ -156,8 +156,8 @@ def test_a_checker_that_says_yes_to_everything_fails() -> None:
         def right(self, images: Images, quizzes: Sequence[Quiz]) -> list[bool]:
             return [True] * len(quizzes)
 
-    assert checked(WorldCheck()).mark == "pass"
-    assert checked(Kind()).mark == "fail"
+    assert checked_finding(WorldCheck()).mark == "pass"
+    assert checked_finding(Kind()).mark == "fail"
 
 
 def measured(*values: float) -> Measured:

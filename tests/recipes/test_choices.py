@@ -165,7 +165,7 @@ def test_settings_of_other_captioners_are_refused_for_blip2() -> None:
         if leaf.startswith("captioner."):
             changed = with_value(config, leaf, other_value(config, leaf))
             with pytest.raises(ValueError, match=r"is BLIP-2, which has no captioner\.\* settings"):
-                vlrm.load_policy(changed, torch.device("cpu"))
+                vlrm.load_trained_captioner(changed, torch.device("cpu"))
 
 
 # -- from the command line

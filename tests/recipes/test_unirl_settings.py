@@ -36,7 +36,7 @@ from sightloop.recipes.unirl.config import (
 )
 from sightloop.recipes.unirl.grpo import algorithm_of
 from sightloop.recipes.unirl.quizzes import quiz_stream, setup_of
-from sightloop.recipes.unirl.rewards import judges_of
+from sightloop.recipes.unirl.rewards import rewards_of
 from sightloop.rewards.samples import PictureReward
 from sightloop.world.bundled import WEIGHTS
 from sightloop.world.quizzes import SHAPES_VOCABULARY
@@ -286,7 +286,7 @@ def test_silent_groups_and_what_is_asked_about_follow_the_settings_before_the_me
 
     assert not skips() and skips(skip_silent=True) and skips(method="dapo")
     assert not skips(method="dapo", skip_silent=False)
-    judges, grader = judges_of(GRPO_SHAPES, in_world=True), grader_of(GRPO_SHAPES, policy)[0]
+    judges, grader = rewards_of(GRPO_SHAPES, in_world=True), grader_of(GRPO_SHAPES, policy)[0]
     for sees in ("picture", "drawn"):
         config = replace(GRPO_SHAPES, answer=replace(GRPO_SHAPES.answer, sees=sees))
         collect = collector_of(
@@ -298,7 +298,7 @@ def test_silent_groups_and_what_is_asked_about_follow_the_settings_before_the_me
 def test_nobody_is_asked_when_a_detector_alone_is_the_reward_of_drawings() -> None:
     alone = QuizRewards(points=0.0, detector=1.0)
     drawing = replace(GRPO_SHAPES, rewards=alone, sides=SidesSettings(answering=0.0))
-    judges = judges_of(drawing, in_world=True)
+    judges = rewards_of(drawing, in_world=True)
     assert not asks_anyone(drawing) and judges.judge is None and judges.picture is not None
     assert asks_anyone(replace(drawing, sides=SidesSettings(answering=1.0)))
     assert asks_anyone(replace(drawing, rewards=replace(alone, text_judge=0.5)))
@@ -326,7 +326,7 @@ def test_a_text_model_that_says_something_else_is_an_error() -> None:
 def test_rewards_of_pictures_judge_the_prompt_and_not_the_answer() -> None:
     custom = QuizJudge(custom=(f"clip:{WEIGHTS / 'clip'}=0.5",))
     config = replace(GRPO_SHAPES, rewards=QuizRewards(points=0.0, share=1.0), judge=custom)
-    judges = judges_of(config, in_world=True)
+    judges = rewards_of(config, in_world=True)
     reward = judges.answers["clip"]
     assert isinstance(reward, PictureReward) and reward.text == "prompt"
     assert judges.weights == {"share": 1.0, "clip": 0.5, "all_facts": 0.0}

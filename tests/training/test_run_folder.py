@@ -189,9 +189,11 @@ def test_what_is_missing_is_told_before_anything_is_loaded(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     loaded: list[str] = []
-    monkeypatch.setattr("sightloop.recipes.vlrm.build.load_policy", lambda *_: loaded.append("policy"))
-    monkeypatch.setattr("sightloop.recipes.unirl.grpo.judges_of", lambda *_, **__: loaded.append("judges"))
-    monkeypatch.setattr("sightloop.recipes.unirl.sft.judges_of", lambda *_, **__: loaded.append("judges"))
+    monkeypatch.setattr(
+        "sightloop.recipes.vlrm.build.load_trained_captioner", lambda *_: loaded.append("policy")
+    )
+    monkeypatch.setattr("sightloop.recipes.unirl.grpo.rewards_of", lambda *_, **__: loaded.append("judges"))
+    monkeypatch.setattr("sightloop.recipes.unirl.sft.rewards_of", lambda *_, **__: loaded.append("judges"))
     preset = ["--preset", "shapes"] if words[0] == "vlrm" else []
     assert told in refused(capsys, "train", *words, *preset, "--run", str(tmp_path / "run"))
     assert loaded == [] and list(tmp_path.iterdir()) == []

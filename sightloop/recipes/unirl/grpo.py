@@ -61,7 +61,7 @@ from sightloop.recipes.unirl.build import (
 )
 from sightloop.recipes.unirl.config import GRPO_PRESETS, GrpoConfig
 from sightloop.recipes.unirl.quizzes import setup_of
-from sightloop.recipes.unirl.rewards import judges_of
+from sightloop.recipes.unirl.rewards import rewards_of
 from sightloop.training import distributed
 from sightloop.training.experiment import Experiment
 from sightloop.types import Sampling
@@ -78,7 +78,7 @@ def build(config: GrpoConfig, run_folder: Path) -> Experiment:
     config = checked(config, presets=GRPO_PRESETS.values())
     require_inputs(config)
     setup = setup_of(config)
-    judges = judges_of(config, in_world=setup.in_world)
+    judges = rewards_of(config, in_world=setup.in_world)
     torch.manual_seed(config.schedule.seed)
     policy = load_policy(config, distributed.device(config.device))
     law = drawing_law(config, policy)

@@ -43,14 +43,14 @@ class Judges:
     picture: Callable[[Images, Sequence[Quiz]], Tensor] | None
 
 
-def judges_of(config: UniConfig, *, in_world: bool) -> Judges:
+def rewards_of(config: UniConfig, *, in_world: bool) -> Judges:
     """The rewards that have a weight; facts told are always measured where answers are judged.
 
     Raises:
         ValueError: no reward has a weight, one lacks the model it needs, or a setting of the judge is of no
             use.
     """
-    rewards, weights = named_rewards(config)
+    rewards, weights = answer_rewards(config)
     picture = None
     if config.rewards.detector:
         check = _open_check(
@@ -65,7 +65,7 @@ def judges_of(config: UniConfig, *, in_world: bool) -> Judges:
     return Judges(answers=rewards, weights=weights, judge=judge, picture=picture)
 
 
-def named_rewards(config: UniConfig) -> tuple[dict[str, Reward], dict[str, float]]:
+def answer_rewards(config: UniConfig) -> tuple[dict[str, Reward], dict[str, float]]:
     """Rewards of answers by name and their weights; `all_facts` is measured even with weight 0."""
     given = config.rewards
     grades = {"points": points, "share": share, "all_facts": all_facts}

@@ -48,7 +48,7 @@ from sightloop.recipes.unirl.build import (
 )
 from sightloop.recipes.unirl.config import SFT_PRESETS, SftConfig
 from sightloop.recipes.unirl.quizzes import setup_of
-from sightloop.recipes.unirl.rewards import judges_of
+from sightloop.recipes.unirl.rewards import rewards_of
 from sightloop.training import distributed
 from sightloop.training.experiment import Experiment
 
@@ -68,7 +68,7 @@ def build(config: SftConfig, run_folder: Path) -> Experiment:
         )
     require_inputs(config)
     setup = setup_of(config)
-    judges = judges_of(config, in_world=setup.in_world)
+    judges = rewards_of(config, in_world=setup.in_world)
     torch.manual_seed(config.schedule.seed)
     policy = load_policy(config, distributed.device(config.device))
     law = drawing_law(config, policy, config.relaxation if config.end_to_end else None)

@@ -38,7 +38,7 @@ from torch import nn
 
 from sightloop.data.batches import Batching, ImageStream
 from sightloop.data.decode import Decoding
-from sightloop.data.sources import Source, open_pictures
+from sightloop.data.sources import Source, open_named_pictures
 from sightloop.late import late
 from sightloop.models.captioners.critic import TrunkCritic
 from sightloop.models.captioners.vision_towers import same_tower
@@ -96,12 +96,12 @@ def build(config: VlrmConfig, run_folder: Path) -> Experiment:
     world = shapes_world(config, run_folder) if not config.data.images else None
     config = config if world is None else world
     require_models(config)
-    source = open_pictures(config.data)
+    source = open_named_pictures(config.data)
     if config.held_out.images:
-        open_pictures(config.held_out)
+        open_named_pictures(config.held_out)
     torch.manual_seed(config.schedule.seed)
     device = distributed.device(config.device)
-    policy = load_policy(config, device)
+    policy = load_trained_captioner(config, device)
     row = ALGORITHMS[config.algorithm]
     critic = _critic(config, policy) if row.has_critic else None
     if config.gradient_checkpointing:
@@ -211,7 +211,7 @@ def require_models(config: VlrmConfig) -> None:
         )
 
 
-def load_policy(config: VlrmConfig, device: torch.device) -> Captioner:
+def load_trained_captioner(config: VlrmConfig, device: torch.device) -> Captioner:
     """The captioner that the configuration names, as its family opens it.
 
     Raises:
@@ -299,7 +299,7 @@ def weighted_rewards(
     config: VlrmConfig, policy: Captioner, device: torch.device
 ) -> tuple[dict[str, Reward], dict[str, float]]:
     """All rewards of the run, the user's own included, and their weights."""
-    own = named_rewards(config, policy, device)
+    own = caption_rewards(config, policy, device)
     how = Loading(dtype=DTYPES[config.dtype], device=device)
     rewards, weights = _load_rewards(config.custom_rewards, taken=vars(config.rewards), how=how)
     if not own and not rewards:
@@ -307,7 +307,7 @@ def weighted_rewards(
     return own | rewards, {name: getattr(config.rewards, name) for name in own} | weights
 
 
-def named_rewards(config: VlrmConfig, policy: Captioner, device: torch.device) -> dict[str, Reward]:
+def caption_rewards(config: VlrmConfig, policy: Captioner, device: torch.device) -> dict[str, Reward]:
     """The rewards of the recipe that have a weight, by name."""
     judge, weights, dtype = config.judge, config.rewards, DTYPES[config.dtype]
     rewards: dict[str, Reward] = {}

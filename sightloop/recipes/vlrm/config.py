@@ -83,7 +83,7 @@ class CriticSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DrawSettings:
+class CaptionSampling:
     """How captions are drawn in training (Paper: section 3.6)."""
 
     temperature: float = 2.0
@@ -134,7 +134,7 @@ class VlrmConfig:
     judge: JudgeSettings = field(default_factory=JudgeSettings)
     critic: CriticSettings = field(default_factory=CriticSettings)
     captioner: CaptionerChoices = field(default_factory=CaptionerChoices)
-    draw: DrawSettings = field(default_factory=DrawSettings)
+    draw: CaptionSampling = field(default_factory=CaptionSampling)
     data: DataSettings = field(default_factory=DataSettings)
     held_out: HeldOutSettings = field(default_factory=HeldOutSettings)
     schedule: Annotated[CriticSchedule, tyro.conf.arg(name="")] = field(default_factory=CriticSchedule)
@@ -204,7 +204,7 @@ SHAPES = replace(
     # Two hidden layers, not three: the trunk is 96 wide.
     critic=CriticSettings(widths=(2, 4)),
     # Temperature 2 spoils a vocabulary of 32 words.
-    draw=DrawSettings(temperature=1.0, max_new_tokens=36),
+    draw=CaptionSampling(temperature=1.0, max_new_tokens=36),
     held_out=HeldOutSettings(clip="", limit=500, beams=1, no_repeat_ngram=0, min_tokens=1, max_tokens=36),
     schedule=CriticSchedule(
         steps=120,
