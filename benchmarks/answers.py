@@ -1,6 +1,6 @@
-"""16 questions about one picture, 12 greedy words each: this library beside the plain way, the same answers.
+"""16 questions about one image, 12 greedy words each: this library beside the plain way, the same answers.
 
-Janus against transformers' batched `generate`; Show-o against a loop that reads picture, question and all
+Janus against transformers' batched `generate`; Show-o against a loop that reads image, question and all
 words so far anew for every word, one question at a time, as its authors' inference does. Models of 8 layers x
 512 with random weights, one thread; the two sides take turns and medians are printed.
 
@@ -25,7 +25,7 @@ from transformers import PhiConfig, PhiForCausalLM, PreTrainedTokenizerFast
 from benchmarks.measure import MIB, FlopCounter, medians, peak_resident, reset_peak, table
 from benchmarks.midsize_janus import EOS, PICTURE, VOCABULARY, JanusSizes, new_janus, words
 from sightloop.models.janus.policy import Janus, JanusSettings
-from sightloop.models.show_o.layout import SPECIAL_TOKENS, begun, picture_prefix
+from sightloop.models.show_o.layout import SPECIAL_TOKENS, begun, image_prefix
 from sightloop.models.show_o.magvit2 import Magvit2, Magvit2Config
 from sightloop.models.show_o.masks import answer_mask
 from sightloop.models.show_o.policy import ShowO, ShowOSettings
@@ -110,7 +110,7 @@ def show_o_sides(number: int, sizes: JanusSizes, *, num_tokens: int) -> Sides:
     codes = torch.randint(2**10, (1, num_tokens)).repeat(number, 1)
     picture = Tokens(ids=codes, mask=torch.ones_like(codes, dtype=torch.bool))
     prompt = Prompt(texts=questions(number), images=picture)
-    prefix = picture_prefix(codes[:1] + policy.vocabulary.first_code, policy.vocabulary)
+    prefix = image_prefix(codes[:1] + policy.vocabulary.first_code, policy.vocabulary)
     rows = policy.text_ids([f"{text} w8" for text in prompt.texts])
     asked = [begun(row, policy.vocabulary) for row in rows]
 

@@ -1,4 +1,4 @@
-"""Time and memory of ranking pictures and texts: `python benchmarks/clip_recall.py`.
+"""Time and memory of ranking images and texts: `python benchmarks/clip_recall.py`.
 
 Each line is a fresh process on random unit embeddings. Memory is what the process held at most beyond the
 embeddings themselves. `--sizes 100000x100000x512` takes some minutes a direction.
@@ -28,7 +28,7 @@ class Options:
     """What to measure."""
 
     sizes: tuple[str, ...] = ("5000x5000x1024", "100000x1000x512")
-    """Pictures x texts x width of the embeddings."""
+    """Images x texts x width of the embeddings."""
     threads: tuple[int, ...] = (1, 2)
     repeats: int = 3
     """The fastest counts."""
@@ -76,7 +76,7 @@ def main(options: Options) -> None:
                 shape = size.replace("x", " x ")
                 times = [f"{found['wall']:.2f}", f"{found['cpu']:.2f}"]
                 rows.append([direction, shape, str(threads), *times, f"{found['memory']:.0f}"])
-    print(table(["direction", "pictures x texts x width", "threads", "wall s", "CPU s", "MiB"], rows))
+    print(table(["direction", "images x texts x width", "threads", "wall s", "CPU s", "MiB"], rows))
 
 
 if __name__ == "__main__":

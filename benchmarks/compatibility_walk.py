@@ -35,7 +35,7 @@ QUESTION = "What is the color of the object?"
 VLRM = "--batch 8 --micro-batch 4 --steps 1 --save-every 1 --eval-every 1 --sample-every 1 --held-out.limit 8"
 UNIRL = (
     "--prompts 2 --group 2 --micro-batch 4 --steps 1 --save-every 1 --eval-every 1 --sample-every 1 "
-    "--warmup-steps 0 --both-sides.per-category 4"
+    "--warmup-steps 0 --joint.per-category 4"
 )
 # Lines of a protocol that are meant to differ between versions.
 PROTOCOL = {"torch", "transformers", "numpy", "pillow", "hash"}
@@ -121,10 +121,10 @@ def steps(weights: Path) -> list[Step]:
             )
         run = f"runs/grpo_{family}"
         made += [
-            Step(words=("evaluate", "both-sides", "--policy", run, "--per-category", "4"), tells=lines),
+            Step(words=("evaluate", "joint", "--model", run, "--per-category", "4"), tells=lines),
             Step(words=("report", run)),
             Step(words=("export", run, "--output", f"exported_{family}")),
-            Step(words=("evaluate", "geneval", "--policy", f"exported_{family}", "--images", geneval,
+            Step(words=("evaluate", "geneval", "--model", f"exported_{family}", "--images", geneval,
                         "--prompts", "shapes", "--detector", "shapes", "--per-prompt", "1"), tells=lines),
         ]  # fmt: skip
     janus = ("exported_janus", "official_janus")
@@ -138,9 +138,9 @@ def steps(weights: Path) -> list[Step]:
 
 def prepare() -> None:
     """The files that the commands read."""
-    from sightloop.world.image_folder import write_pictures
+    from sightloop.world.image_folder import write_images
 
-    write_pictures(Path(PICTURES), number=NUMBER, seed=0)
+    write_images(Path(PICTURES), number=NUMBER, seed=0)
     rows = [{"question": "Is it red?", "truth": "yes", "answer": said} for said in ("Yes.", "No.", "yes")]
     Path("answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 

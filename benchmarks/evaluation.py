@@ -19,9 +19,9 @@ import tyro
 from measure import MIB, peak_resident, reset_peak, table
 
 from sightloop.evaluation.ranking import rank_images, rank_texts
-from sightloop.geneval.prompts import CLASSES, COLOURS, RELATIONS, GenEvalPrompt, parse_prompt
+from sightloop.geneval.prompts import CLASSES, COLORS, RELATIONS, GenEvalPrompt, parse_prompt
 from sightloop.geneval.rules import Detection, exact_reward, flow_grpo_reward, verdict_of
-from sightloop.geneval.scores import TASKS, Result, summarise
+from sightloop.geneval.scores import TASKS, Result, summarize
 from sightloop.world.checker import detect
 from sightloop.world.scenes import SIDE, render, sample_scene
 
@@ -32,17 +32,17 @@ class Options:
 
     verdicts: int = 20_000
     detections: tuple[int, ...] = (5, 30, 100)
-    """Detections of each picture."""
+    """Detections of each image."""
     scenes: int = 200
-    """Pictures of the embedded world that the checker reads."""
+    """Images of the embedded world that the checker reads."""
     resamples: int = 10_000
     recall: int = 5_000
-    """Pictures and captions of the smaller retrieval set, of width 1024."""
+    """Images and captions of the smaller retrieval set, of width 1024."""
     images: int = 100_000
-    """Pictures of the retrieval set, and captions."""
+    """Images of the retrieval set, and captions."""
     width: int = 512
     slice: int = 512
-    """Captions that are ranked against all pictures."""
+    """Captions that are ranked against all images."""
 
 
 def random_prompt(rng: np.random.Generator) -> GenEvalPrompt:
@@ -56,7 +56,7 @@ def random_prompt(rng: np.random.Generator) -> GenEvalPrompt:
         include.append({"class": other, "count": 1})
     if tag in ("colors", "color_attr"):
         for clause in include:
-            clause["color"] = COLOURS[rng.integers(len(COLOURS))]
+            clause["color"] = COLORS[rng.integers(len(COLORS))]
     if tag == "position":
         include[1]["position"] = [RELATIONS[rng.integers(4)], 0]
     exclude = [{"class": one, "count": count + 1}] if tag == "counting" else []
@@ -72,7 +72,7 @@ def random_detections(prompt: GenEvalPrompt, number: int, rng: np.random.Generat
             name=names[rng.integers(len(names))],
             box=(float(x), float(y), float(x + w), float(y + h)),
             score=float(np.float32(rng.random())),
-            colour=COLOURS[rng.integers(len(COLOURS))],
+            color=COLORS[rng.integers(len(COLORS))],
         )
         for (x, y), (w, h) in zip(corners.tolist(), sizes.tolist(), strict=True)
     ]
@@ -116,7 +116,7 @@ def rules_rows(options: Options) -> list[list[str]]:
 
 
 def bootstrap_seconds(options: Options) -> float:
-    """CPU seconds of the whole summary of 553 prompts with 4 pictures each: six tasks and the overall."""
+    """CPU seconds of the whole summary of 553 prompts with 4 images each: six tasks and the overall."""
     rng = np.random.default_rng(0)
     results = [
         Result(
@@ -132,18 +132,18 @@ def bootstrap_seconds(options: Options) -> float:
         for i in range(number)
         for _ in range(4)
     ]
-    return cpu_seconds(lambda: summarise(results, resamples=options.resamples))
+    return cpu_seconds(lambda: summarize(results, resamples=options.resamples))
 
 
 def checker_milliseconds(options: Options) -> float:
-    """CPU milliseconds of the checker for a picture, its noise included."""
+    """CPU milliseconds of the checker for an image, its noise included."""
     rng = np.random.default_rng(0)
     pictures = [render(sample_scene(rng), rng) for _ in range(options.scenes)]
     return 1000 * cpu_seconds(lambda: [detect(picture) for picture in pictures]) / options.scenes
 
 
 def recall_figures(options: Options) -> tuple[float, float, float]:
-    """CPU seconds of CLIP Recall from text to picture and back, and MiB held beyond the embeddings."""
+    """CPU seconds of CLIP Recall from text to image and back, and MiB held beyond the embeddings."""
     torch.manual_seed(0)
     images, texts = (F.normalize(torch.randn(options.recall, 1024), dim=1) for _ in range(2))
     rank_texts(images[:64], texts[:64], torch.arange(64))
@@ -168,16 +168,16 @@ def main(options: Options) -> None:
     """Print the tables."""
     torch.set_num_threads(1)
     print(table(["GenEval", "detections", "a CPU second"], rules_rows(options)))
-    print(f"\nshapes checker: {checker_milliseconds(options):.2f} CPU ms a picture of {SIDE} x {SIDE}")
+    print(f"\nshapes checker: {checker_milliseconds(options):.2f} CPU ms an image of {SIDE} x {SIDE}")
     print(f"\nsummary of {sum(TASKS.values())} x 4 results, {options.resamples} resamples: ", end="")
     print(f"{bootstrap_seconds(options):.2f} CPU s")
     to_images, to_texts, memory = recall_figures(options)
-    print(f"\n{options.recall} captions and {options.recall} pictures of width 1024: ", end="")
-    print(f"{to_images:.2f} CPU s to pictures, {to_texts:.2f} CPU s to captions, ", end="")
+    print(f"\n{options.recall} captions and {options.recall} images of width 1024: ", end="")
+    print(f"{to_images:.2f} CPU s to images, {to_texts:.2f} CPU s to captions, ", end="")
     print(f"{memory:.0f} MiB beyond the embeddings")
     seconds, memory = ranking_figures(options)
     whole = seconds * options.images / options.slice / 60
-    print(f"\n{options.slice} captions against {options.images} pictures of width {options.width}: ", end="")
+    print(f"\n{options.slice} captions against {options.images} images of width {options.width}: ", end="")
     print(f"{seconds:.2f} CPU s, {memory:.0f} MiB beyond the embeddings; ", end="")
     print(f"{options.images} captions, extrapolated: {whole:.1f} CPU min")
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import Blip2ForConditionalGeneration, Blip2ForImageTextRetrieval, GenerationConfig
 
 from benchmarks.measure import GIB, Clock, peak_resident, reset_peak, resident, table
-from benchmarks.midsize import BOS, END, PAD, Sizes, random_pictures
+from benchmarks.midsize import BOS, END, PAD, Sizes, random_images
 from benchmarks.vlrm_step import OurVlrm
 from sightloop.models.captioners.blip2 import Bridge
 from sightloop.planning.vlrm_plan import config_of, memory_plan
@@ -132,7 +132,7 @@ def main() -> None:
     )
     ledger.add("critic: value head and adapters", resident() - before, WEIGHTS_OF_CRITIC)
     with clock.phase("rest"):
-        highest = step_of(ours, random_pictures(sizes, options.batch), ledger)
+        highest = step_of(ours, random_images(sizes, options.batch), ledger)
     ledger.add("peak over the imports", highest - imports, tuple(ledger.plan))
     wall, cpu = clock.read()
     rows = [[name, f"{size:.2f}", "" if plan is None else f"{plan:.2f}"] for name, size, plan in ledger.rows]

@@ -1,6 +1,6 @@
 """Group-relative training of LoRA adapters on a small random LLaVA: sightloop beside TRL's GRPOTrainer.
 
-Same weights, adapters, pictures, prompts, numbers of tokens, length reward, Adam and clipping; advantages are
+Same weights, adapters, images, prompts, numbers of tokens, length reward, Adam and clipping; advantages are
 rewards less their group's mean on both sides. Each side trains in a process of its own, in its own library's
 training loop, with one thread and in float32. TRL's first captions and gradients are handed to sightloop,
 which must find the same rewards and gradients, or nothing is printed. A step lasts until the next one starts.
@@ -93,7 +93,7 @@ def experiment_of(job: Job, folder: Path, diary: Diary, steps: int) -> Experimen
             open_source(str(folder / "pictures")), Decoding(size=SIDE), Batching(batch_size=job.prompts)
         ),
         collect=timed,
-        algorithm=GroupBaseline(leave_one_out=False, standardised=False),
+        algorithm=GroupBaseline(leave_one_out=False, standardized=False),
         evaluators={},
         schedule=Schedule(
             steps=steps,

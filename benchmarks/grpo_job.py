@@ -1,4 +1,4 @@
-"""The job that `grpo_beside_trl` gives to both libraries: a random LLaVA, its pictures, its terms.
+"""The job that `grpo_beside_trl` gives to both libraries: a random LLaVA, its images, its terms.
 
 Both virtual environments import this file, so it needs torch and transformers only.
 """
@@ -31,7 +31,7 @@ from benchmarks.measure import peak_resident, reset_peak
 
 SIDE, PATCH, NUM_WORDS, NUM_PICTURES = 64, 16, 1000, 32
 GENERATIONS = 4
-"""Captions of a picture."""
+"""Captions of an image."""
 QUESTION = "w7 w8 w9"
 RANK, ALPHA = 16, 32.0
 LEARNING_RATE = 1e-4
@@ -54,7 +54,7 @@ class Job:
     width: int
     layers: int
     prompts: int
-    """Pictures a step, each with `GENERATIONS` captions."""
+    """Images a step, each with `GENERATIONS` captions."""
     new_tokens: int
 
 
@@ -65,7 +65,7 @@ JOBS = {
 
 
 def write_job(job: Job, folder: Path) -> None:
-    """The model and its pictures as plain files."""
+    """The model and its images as plain files."""
     torch.manual_seed(0)
     words = _words()
     vision = CLIPVisionConfig(
@@ -100,7 +100,7 @@ def write_job(job: Job, folder: Path) -> None:
         for parameter in model.parameters():
             if parameter.ndim > 1:
                 parameter.normal_(0, parameter[0].numel() ** -0.5)
-        # Words are drawn from a wide choice, and neither the end nor a picture is among it: captions of all
+        # Words are drawn from a wide choice, and neither the end nor an image is among it: captions of all
         # lengths would make the two sides' work depend on chance.
         model.lm_head.weight *= 3
         model.lm_head.weight[: len(_SPECIALS)] = 0
@@ -182,7 +182,7 @@ class Judged:
     """The first captions of a side and what was learned from them, for the other side to check."""
 
     sources: list[str]
-    """File name of each caption's picture."""
+    """File name of each caption's image."""
     ids: list[list[int]]
     rewards: list[float]
 

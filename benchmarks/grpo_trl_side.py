@@ -71,7 +71,7 @@ def options(job: Job, folder: Path, steps: int) -> GRPOConfig:
 
 
 def pictures(folder: Path) -> Dataset:
-    """The prompts with their pictures."""
+    """The prompts with their images."""
     asked = [{"role": "user", "content": QUESTION}]
     rows = [
         {"prompt": asked, "image": Image.open(path), "source": path.name}

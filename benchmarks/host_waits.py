@@ -79,7 +79,7 @@ def captions(device: torch.device) -> dict[str, Cost]:
     pixels = torch.randint(
         256, (ROWS, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
     )
-    images = policy.look(Images(pixels=pixels))
+    images = policy.encode_images(Images(pixels=pixels))
     prompt = Prompt(texts=[""] * ROWS, images=images, seeds=list(range(ROWS)))
     context, _ = policy._context(prompt)
     fixed: Any = {
@@ -120,7 +120,7 @@ def captions_of_any(policy: GenericCaptioner, *, text: str) -> dict[str, Cost]:
     """The same of a captioner of any family, behind a prompt; features were computed before."""
     shape, generator = (ROWS, 3, policy.image_size, policy.image_size), torch.Generator().manual_seed(0)
     pixels = torch.randint(256, shape, dtype=torch.uint8, generator=generator)
-    images = policy.look(Images(pixels=pixels))
+    images = policy.encode_images(Images(pixels=pixels))
     prompt = Prompt(texts=[text] * ROWS, images=images, seeds=list(range(ROWS)))
     inputs = policy._composed.reader.inputs(prompt.texts, pixels)
     fixed: Any = {**inputs, "min_new_tokens": LENGTH, "max_new_tokens": LENGTH, "pad_token_id": policy.pad}
@@ -156,7 +156,7 @@ def drawings_and_answers(family: str, device: torch.device) -> dict[str, Cost]:
     policy: Any = load_image_policy("", world_model="janus" if family == "Janus" else "show-o", device=device)
     prompt = Prompt(texts=[PROMPT] * PICTURES, wants="image", seeds=list(range(PICTURES)))
     is_janus = isinstance(policy, Janus)
-    law = policy.drawing() if is_janus else policy.drawing(decode_steps=ROUNDS)
+    law = policy.default_sampling() if is_janus else policy.default_sampling(decode_steps=ROUNDS)
     units = policy.num_image_tokens if is_janus else ROUNDS
 
     def draw() -> int:
@@ -164,7 +164,7 @@ def drawings_and_answers(family: str, device: torch.device) -> dict[str, Cost]:
         return units
 
     codes = policy.sample(prompt, law)
-    shown = policy.shown(codes)
+    shown = policy.understanding_input(codes)
     questions = Prompt(texts=QUESTIONS, images=shown, seeds=list(range(PICTURES)))
 
     def answer() -> int:
@@ -239,7 +239,7 @@ def training_step(words: list[str], micro_batches: int) -> tuple[Cost, Counts]:
 
 
 _STEP = ("--steps", "1", "--eval-every", "9", "--sample-every", "9", "--dtype", "float32")
-_QUIZ = ("--prompts", "2", "--group", "4", "--both-sides.per-category", "0", "--sides.compare-every", "9")
+_QUIZ = ("--prompts", "2", "--group", "4", "--joint.per-category", "0", "--objectives.per-turn-every", "9")
 TRAINING = {
     "vlrm": ("vlrm", "--batch", "8", "--held-out.limit", "8"),
     "unirl-grpo, Show-o": ("unirl-grpo", "--world-model", "show-o", "--draw.steps", "4", *_QUIZ),

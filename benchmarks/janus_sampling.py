@@ -1,6 +1,6 @@
-"""Pictures drawn by this library beside transformers' own `generate` on the same Janus of middle size.
+"""Images drawn by this library beside transformers' own `generate` on the same Janus of middle size.
 
-A group of 8 pictures of one prompt: 576 tokens of 16,384 codes each, guidance 5. Both sides take greedy codes
+A group of 8 images of one prompt: 576 tokens of 16,384 codes each, guidance 5. Both sides take greedy codes
 first, which must be equal; then each draws in a process of its own, one thread, and medians are printed.
 
     OMP_NUM_THREADS=1 python -m benchmarks.janus_sampling [--repetitions 3] [--output results.json]
@@ -31,7 +31,7 @@ GROUP, GUIDANCE = 8, 5.0
 def draw_with_sightloop(policy: Janus, *, greedy: bool, group: int = GROUP) -> Tensor:
     """Codes by this library."""
     prompt = Prompt(texts=[PROMPT] * group, wants="image", seeds=list(range(group)))
-    law = policy.drawing(guidance=GUIDANCE, temperature=0.0 if greedy else 1.0)
+    law = policy.default_sampling(guidance=GUIDANCE, temperature=0.0 if greedy else 1.0)
     return policy.sample(prompt, law).ids
 
 

@@ -1,4 +1,4 @@
-"""What cheaper likelihoods of a drawing cost in truth: each beside the law that really drew it.
+"""What cheaper likelihoods of a drawing cost in truth: each beside the distribution that really drew it.
 
 Groups of drawings of one prompt are scored in every way the library knows, and the policy gradient of each
 way is compared with the exact one under the same advantages. Defaults are the bundled models.
@@ -26,16 +26,16 @@ from sightloop.recipes.image_policies import load_image_policy
 from sightloop.types import Prompt, Sampling, Turn
 from sightloop.world.quizzes import sample_quiz
 
-Orders = Callable[[Turn, torch.Generator], list[Turn]]
+Unmasking = Callable[[Turn, torch.Generator], list[Turn]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Way:
-    """A likelihood: under which law, in which orders of unmasking."""
+    """A likelihood: under which distribution, in which orders of unmasking."""
 
     says: str
     under: Sampling | None
-    orders: Orders
+    unmasking: Unmasking
     part: float = 1.0
     """Share of all rounds that the orders keep; the sum over their codes is divided by it."""
 
@@ -56,25 +56,25 @@ def ways_of(drawing: Sampling, *, masked: bool) -> list[Way]:
     def as_drawn(turn: Turn, _: torch.Generator) -> list[Turn]:
         return [turn]
 
-    ways = [Way(says="as drawn, guided (exact)", under=drawing, orders=as_drawn)]
-    ways.append(Way(says="as drawn, without guidance", under=unguided, orders=as_drawn))
+    ways = [Way(says="as drawn, guided (exact)", under=drawing, unmasking=as_drawn)]
+    ways.append(Way(says="as drawn, without guidance", under=unguided, unmasking=as_drawn))
     if not masked:
         return ways
     for number in (1, 4):
         part = number / (drawing.decode_steps or 1)
         says = f"{number} of the rounds, guided"
-        ways.append(Way(says=says, under=drawing, orders=_rounds(number), part=part))
+        ways.append(Way(says=says, under=drawing, unmasking=_rounds(number), part=part))
     for number in (1, 4, 16):
         says = f"fresh masks, K = {number}, without guidance"
-        ways.append(Way(says=says, under=unguided, orders=_masks(number)))
+        ways.append(Way(says=says, under=unguided, unmasking=_masks(number)))
     return ways
 
 
-def _rounds(number: int) -> Orders:
+def _rounds(number: int) -> Unmasking:
     return lambda turn, generator: some_rounds(turn, number=number, generator=generator)
 
 
-def _masks(number: int) -> Orders:
+def _masks(number: int) -> Unmasking:
     def masks(turn: Turn, generator: torch.Generator) -> list[Turn]:
         ratios = shared_ratios(turn.prompt.texts, number=number, generator=generator)
         return fresh_masks(turn, ratios, generator=generator)
@@ -89,7 +89,7 @@ def found_by(policy: ImageGenerator, turn: Turn, way: Way, advantages: Tensor, s
     started = time.process_time()
     generator = torch.Generator().manual_seed(seed)
     total = torch.zeros(len(turn))
-    turns = way.orders(turn, generator)
+    turns = way.unmasking(turn, generator)
     for ordered in turns:
         mask = ordered.tokens.mask
         log_probs = policy.score(ordered, way.under).log_probs
@@ -117,7 +117,7 @@ def compared(policy: ImageGenerator, options: argparse.Namespace) -> list[list[s
     rng = np.random.default_rng(options.seed)
     prompts = [sample_quiz(rng).prompt for _ in range(options.prompts)]
     texts = [text for text in prompts for _ in range(options.group)]
-    drawing = policy.drawing()
+    drawing = policy.default_sampling()
     prompt = Prompt(texts=texts, wants="image", seeds=list(range(1, len(texts) + 1)))
     tokens = policy.sample(prompt, drawing)
     turn = Turn(prompt=prompt, tokens=tokens)

@@ -1,4 +1,4 @@
-"""A BLIP-2 of middle size with random weights, its judge and its pictures: no download, real proportions.
+"""A BLIP-2 of middle size with random weights, its judge and its images: no download, real proportions.
 
 The language model has OPT's real vocabulary, because its head is a large part of a caption's cost. Its end
 token is made as likely as needed for captions of all lengths, as a trained captioner draws them.
@@ -117,7 +117,7 @@ def new_judge(sizes: Sizes, captioner: Blip2ForConditionalGeneration) -> Blip2Fo
 
 
 def _spread(tower: nn.Module) -> None:
-    # The library's initial scale of 1e-10 would make every picture look the same.
+    # The library's initial scale of 1e-10 would make every image look the same.
     for part in tower.modules():
         if isinstance(part, nn.Linear | nn.Conv2d):
             nn.init.normal_(part.weight, 0, part.weight[0].numel() ** -0.5)
@@ -154,7 +154,7 @@ def preparation(sizes: Sizes) -> BlipImageProcessorPil:
     return BlipImageProcessorPil(size={"height": sizes.image, "width": sizes.image})
 
 
-def random_pictures(sizes: Sizes, number: int, seed: int = 0) -> torch.Tensor:
+def random_images(sizes: Sizes, number: int, seed: int = 0) -> torch.Tensor:
     """Pixels of coarse random patterns, uint8."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.randint(0, 256, (number, 3, 8, 8), generator=generator).float()

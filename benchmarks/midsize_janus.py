@@ -30,7 +30,7 @@ PROMPT = " ".join(f"w{index}" for index in range(100, 110))
 
 @dataclass(frozen=True, kw_only=True)
 class JanusSizes:
-    """The defaults are the benchmark's: 24 x 24 codes a picture, as released models have."""
+    """The defaults are the benchmark's: 24 x 24 codes an image, as released models have."""
 
     image: int = 384
     layers: int = 8

@@ -1,7 +1,7 @@
 """Models that draw and answer, of middle size and of the embedded world, with quizzes they can read.
 
 Those of middle size have random weights, and the ids, codes and proportions of real ones. Their heads for
-words favour the words of quizzes and the end token, so that answers have all lengths and earn something.
+words favor the words of quizzes and the end token, so that answers have all lengths and earn something.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _NUM_SPOKEN = 300
 def whole_policy(family: Family, *, tiny: bool, image: int = 384) -> ShowO | Janus:
     """A policy without adapters and without gradients, whose model serves either side.
 
-    `image` is the size of a middle Janus' pictures; each 16 x 16 pixels are a code.
+    `image` is the size of a middle Janus' images; each 16 x 16 pixels are a code.
     """
     if tiny:
         cpu = torch.device("cpu")

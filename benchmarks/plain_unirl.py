@@ -4,7 +4,7 @@ Show-o draws as its authors' loop does: whole padded sequences, both branches, t
 answers one question at a time and reads everything again for each word. Janus draws and answers by
 transformers' `generate`, one prompt and one question at a time. Likelihoods are a log-softmax over the whole
 vocabulary, other kinds of ids shut out, at every position of an ordinary forward pass. Nothing is made slow
-on purpose: no gradient where none is needed, logits changed in place, each picture decoded once.
+on purpose: no gradient where none is needed, logits changed in place, each image decoded once.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from torch import Tensor, nn
 
 from benchmarks.measure import Clock
 from sightloop.models.janus.policy import Janus
-from sightloop.models.show_o.layout import begun, drawing_prompt, drawing_rows, picture_prefix, right_padded
+from sightloop.models.show_o.layout import begun, drawing_prompt, drawing_rows, image_prefix, right_padded
 from sightloop.models.show_o.masks import answer_mask, drawing_mask
 from sightloop.models.show_o.policy import ShowO
 from sightloop.models.show_o.settings import LORA_TARGETS
 from sightloop.quizzes.grammar import Quiz
-from sightloop.rewards.answers import facts_told
+from sightloop.rewards.answers import facts_stated
 from sightloop.types import Sampling
 
 KL_WEIGHT = 0.2
@@ -120,7 +120,7 @@ class PlainUnirl(ABC):
                 spoken = self.ask(codes, questions)
             with clock.phase("judge"):
                 texts = self.tokenizer.batch_decode(spoken, skip_special_tokens=True)
-                told = [sum(facts_told(t, quiz.facts)) for t, quiz in zip(texts, asked, strict=True)]
+                told = [sum(facts_stated(t, quiz.facts)) for t, quiz in zip(texts, asked, strict=True)]
         lengths = torch.tensor([len(row) for row in spoken])
         answers = right_padded(spoken, 0)
         samples = Samples(
@@ -235,7 +235,7 @@ class PlainShowO(PlainUnirl):
         return drawn
 
     def ask(self, codes: Tensor, questions: list[str]) -> list[list[int]]:
-        """Picture, question and all words so far again for every word."""
+        """Image, question and all words so far again for every word."""
         answers: list[list[int]] = []
         for ids in self._asked(codes, questions):
             width, answer = codes.shape[1] + 3, list[int]()
@@ -251,7 +251,7 @@ class PlainShowO(PlainUnirl):
         return answers
 
     def _asked(self, codes: Tensor, questions: list[str]) -> list[list[int]]:
-        pictures = picture_prefix(codes + self.words.first_code, self.words).tolist()
+        pictures = image_prefix(codes + self.words.first_code, self.words).tolist()
         texts = self.policy.text_ids([self.policy.asking.whole(text) for text in questions])
         return [p + begun(text, self.words) for p, text in zip(pictures, texts, strict=True)]
 
@@ -270,7 +270,7 @@ class PlainShowO(PlainUnirl):
         return law[:, self.max_text + 2 : -1].gather(2, codes[..., None])[..., 0] * samples.hidden
 
     def said(self, model: Any, samples: Samples) -> Tensor:
-        """Words behind picture and question."""
+        """Words behind image and question."""
         asked = self._asked(samples.codes, samples.questions)
         rows = [row + answer for row, answer in zip(asked, samples.answers[:, :-1].tolist(), strict=True)]
         ids = right_padded(rows, self.words.pad)
@@ -320,7 +320,7 @@ class PlainJanus(PlainUnirl):
 
     def ask(self, codes: Tensor, questions: list[str]) -> list[list[int]]:
         """By `generate`, one question at a time."""
-        self.values = self.shown(codes)
+        self.values = self.understanding_input(codes)
         answers: list[list[int]] = []
         for question, values in zip(questions, self.values, strict=True):
             row = torch.tensor([self.policy.prompts.question_row(question, True)])
@@ -340,11 +340,11 @@ class PlainJanus(PlainUnirl):
         return torch.ones_like(codes, dtype=torch.bool)
 
     def gradients(self, samples: Samples, clock: Clock) -> None:
-        """Pictures are decoded once, also where they were given."""
+        """Images are decoded once, also where they were given."""
         if not len(self.values):
             with torch.no_grad():
-                self.values = self.shown(samples.codes)
-        self.picture_of = {row.numpy().tobytes(): k for k, row in enumerate(samples.codes)}
+                self.values = self.understanding_input(samples.codes)
+        self.image_of = {row.numpy().tobytes(): k for k, row in enumerate(samples.codes)}
         super().gradients(samples, clock)
         self.values = torch.empty(0)
 
@@ -365,10 +365,10 @@ class PlainJanus(PlainUnirl):
         return law.gather(2, samples.codes[..., None])[..., 0]
 
     def said(self, model: Any, samples: Samples) -> Tensor:
-        """Words behind picture and question."""
+        """Words behind image and question."""
         rows = [self.policy.prompts.question_row(text, True) for text in samples.questions]
         ids, mask, places = self._padded(rows, following=samples.answers.shape[1] - 1)
-        pictures = [self.picture_of[row.numpy().tobytes()] for row in samples.codes]
+        pictures = [self.image_of[row.numpy().tobytes()] for row in samples.codes]
         answers = samples.answers.masked_fill(~samples.said, self.policy.prompts.pad)
         logits = model(
             input_ids=torch.cat([ids, answers[:, :-1]], 1),
@@ -389,7 +389,7 @@ class PlainJanus(PlainUnirl):
 
 
 def _behind(law: Tensor, starts: list[int], samples: Samples) -> Tensor:
-    """What the law says of each answer, whose first word stands at its start."""
+    """What the distribution says of each answer, whose first word stands at its start."""
     places = torch.tensor(starts)[:, None] - 1 + torch.arange(samples.answers.shape[1])
     places = places.clamp(max=law.shape[1] - 1)
     found = law[torch.arange(len(law))[:, None], places, samples.answers]

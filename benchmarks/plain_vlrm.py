@@ -32,7 +32,7 @@ class Judged:
 
 
 class PlainVlrm:
-    """A captioner, a judge and a critic, and one step over a batch of pictures."""
+    """A captioner, a judge and a critic, and one step over a batch of images."""
 
     def __init__(
         self,

@@ -1,6 +1,6 @@
-"""Pictures drawn by this library beside the plain form of Show-o's sampler, on a model of middle size.
+"""Images drawn by this library beside the plain form of Show-o's sampler, on a model of middle size.
 
-8 layers x 512, all 58,498 ids, pictures of 256 codes out of 8192, prompts of 20 to 26 tokens, guidance, 12
+8 layers x 512, all 58,498 ids, images of 256 codes out of 8192, prompts of 20 to 26 tokens, guidance, 12
 rounds, batch 4, one thread, random weights. The plain form is written out below: every round runs the whole
 padded rows with and without condition and the head over all ids and positions. Both draw from the same noise
 and must draw the same codes. Then each draws in a process of its own and medians are printed; the floor is
@@ -235,7 +235,7 @@ def report(found: dict[str, dict[str, float]], groups: dict[str, dict[str, float
         [
             f"floor: {floor:.1f} CPU seconds",
             table(["", *SIDES, "ratio"], rows),
-            table(["8 pictures by sightloop", *GROUPS, "ratio"], shared),
+            table(["8 images by sightloop", *GROUPS, "ratio"], shared),
         ]
     )
 

@@ -1,6 +1,6 @@
 """One complete GRPO step of this library beside the same step written with transformers and peft alone.
 
-Draw a group of pictures for each prompt, ask about each of them, judge the answers by their facts, compare
+Draw a group of images for each prompt, ask about each of them, judge the answers by their facts, compare
 each with its group, score both turns under the policy and under its reference, go back, update. On Show-o and
 Janus, of the embedded world and of middle size (8 layers x 512 with real ids and codes, random weights), one
 thread. First both learn from the same samples and must have the same gradient; then each side works in a
@@ -41,7 +41,7 @@ from benchmarks.measure import (
 from benchmarks.midsize_unified import FAMILIES, Family, quizzes, whole_policy
 from benchmarks.plain_unirl import KL_WEIGHT, PLAIN, PlainUnirl, Samples, Work
 from sightloop.algorithms.grpo import GRPO
-from sightloop.algorithms.turn_objectives import Sides
+from sightloop.algorithms.turn_objectives import TurnObjectives
 from sightloop.algorithms.unmasking import FreshMasks
 from sightloop.models.janus.policy import Janus
 from sightloop.models.reference import Reference, frozen_copy
@@ -115,7 +115,7 @@ class OurUnirl:
             algorithm=GRPO(
                 reference=reference,
                 kl_weight=KL_WEIGHT,
-                sides=Sides(orders=FreshMasks() if masked else None),
+                objectives=TurnObjectives(unmasking=FreshMasks() if masked else None),
             ),
             evaluators={},
             schedule=Schedule(micro_batch=work.micro_batch),
@@ -179,9 +179,9 @@ def work_of(policy: ShowO | Janus, options: argparse.Namespace, *, tiny: bool) -
     if isinstance(policy, ShowO):
         # Fewer rounds than the official 18, as training code draws.
         rounds = min(12, policy.num_image_tokens)
-        drawing = policy.drawing(decode_steps=rounds, guidance=1.75)
+        drawing = policy.default_sampling(decode_steps=rounds, guidance=1.75)
     else:
-        drawing = policy.drawing()
+        drawing = policy.default_sampling()
     group = options.group or (3 if isinstance(policy, ShowO) and not tiny else 8)
     return Work(
         group=group,
@@ -212,7 +212,7 @@ def difference(whole: ShowO | Janus, work: Work, batch: QuizBatch) -> float:
     rollout = replace(rollout, rewards=on_last_token(rewards, answering.tokens))
     credit = ours.experiment.algorithm.credit(ours.policy, rollout)
     ours.gradients(rollout, credit)
-    counted = credit.orders[0].tokens if credit.orders else drawing.tokens
+    counted = credit.unmasking[0].tokens if credit.unmasking else drawing.tokens
     samples = Samples(
         prompts=drawing.prompt.texts,
         questions=answering.prompt.texts,

@@ -1,6 +1,6 @@
 """One VLRM step of this library beside the same step written with transformers and peft alone.
 
-Same weights, same pictures, and for the same captions the same rewards and gradients, which is checked before
+Same weights, same images, and for the same captions the same rewards and gradients, which is checked before
 anything is timed. The two take turns, one thread each, with the same micro-batch; medians are printed. Both
 optimizers do their work at a learning rate of 0, so that neither side's captions drift in length.
 
@@ -39,7 +39,7 @@ from benchmarks.midsize import (
     new_captioner,
     new_judge,
     preparation,
-    random_pictures,
+    random_images,
 )
 from benchmarks.plain_vlrm import PlainVlrm
 from sightloop.algorithms.a2c import A2C
@@ -77,7 +77,7 @@ class OurVlrm:
         """Share the captioner's vision tower with the judge, as the recipe does where the two are equal."""
         policy = Blip2Captioner(captioner, caption_words(), preparation(sizes))
         similarity = ItmSimilarity(judge, judge_words(), preparation(sizes))
-        similarity.share_tower(TOWER)
+        similarity.reuse_tower(TOWER)
         self.critic = TrunkCritic(policy, rank=RANK)
         for up in self.critic.adapters.up.values():
             nn.init.normal_(up, 0, 0.05)
@@ -236,7 +236,7 @@ def measured(step: Callable[[], Tensor], clock: Clock, *, counting: bool) -> Rea
 
 
 @dataclass(frozen=True, kw_only=True)
-class Side:
+class TurnObjective:
     """One implementation with its clock and what it holds between steps."""
 
     step: Callable[[Tensor], Tensor]
@@ -253,7 +253,7 @@ def bytes_held(modules: list[nn.Module], optimizer: torch.optim.Optimizer) -> in
     return sum(tensors.values()) + 2 * trained
 
 
-def both_sides(sizes: Sizes, *, micro_batch: int) -> tuple[OurVlrm, PlainVlrm, dict[str, Side]]:
+def joint(sizes: Sizes, *, micro_batch: int) -> tuple[OurVlrm, PlainVlrm, dict[str, TurnObjective]]:
     """The two implementations over the same weights."""
     torch.manual_seed(0)
     captioner = new_captioner(sizes)
@@ -275,14 +275,14 @@ def both_sides(sizes: Sizes, *, micro_batch: int) -> tuple[OurVlrm, PlainVlrm, d
         ours,
         plain,
         {
-            "sightloop": Side(
+            "sightloop": TurnObjective(
                 step=lambda pixels: ours.step(pixels).turns[0].tokens.mask.sum(1),
                 clock=clocks["sightloop"],
                 weights=bytes_held([captioner, our_judge, ours.critic], ours.optimizer),
                 optimizer=ours.optimizer,
                 readings=[],
             ),
-            "plain": Side(
+            "plain": TurnObjective(
                 step=lambda pixels: plain.step(
                     pixels, clocks["plain"], max_tokens=MOST_TOKENS, micro_batch=micro_batch
                 ),
@@ -295,7 +295,7 @@ def both_sides(sizes: Sizes, *, micro_batch: int) -> tuple[OurVlrm, PlainVlrm, d
     )
 
 
-def compare(sides: dict[str, Side], pixels: Tensor, repetitions: int) -> float:
+def compare(sides: dict[str, TurnObjective], pixels: Tensor, repetitions: int) -> float:
     """Fill the sides' readings, in turn; the median rate of the machine in between (FLOPs a CPU second)."""
     rates = [matmul_rate()]
     for repetition in range(repetitions):
@@ -310,7 +310,7 @@ def compare(sides: dict[str, Side], pixels: Tensor, repetitions: int) -> float:
     return float(torch.tensor(rates).median())
 
 
-def figures(side: Side, rate: float) -> dict[str, float]:
+def figures(side: TurnObjective, rate: float) -> dict[str, float]:
     """All numbers of one side."""
     wall, cpu = medians([r.wall for r in side.readings]), medians([r.cpu for r in side.readings])
     flops = side.readings[0].flops or 0
@@ -378,8 +378,8 @@ def main() -> None:
     imports = resident()
     toy = Sizes(image=28, vision=(2, 64), reader=(2, 64), language=(2, 64), queries=4)
     sizes = toy if options.tiny else Sizes()
-    ours, plain, sides = both_sides(sizes, micro_batch=options.micro_batch)
-    pixels = random_pictures(sizes, options.batch)
+    ours, plain, sides = joint(sizes, micro_batch=options.micro_batch)
+    pixels = random_images(sizes, options.batch)
     few = pixels[: min(8, options.batch)]
     found = agreement(ours, plain, few, micro_batch=5)
     print(f"relative differences on the same captions: {found}", flush=True)

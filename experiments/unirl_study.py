@@ -26,10 +26,10 @@ from sightloop.recipes.unirl.config import (
     SFT_SHAPES_JANUS,
     GrpoConfig,
     LikelihoodSettings,
+    ObjectiveSettings,
     QuizRewards,
     RelaxationSettings,
     SftConfig,
-    SidesSettings,
 )
 from sightloop.training.loop import train
 from sightloop.training.run_files import Run
@@ -37,7 +37,7 @@ from sightloop.training.run_files import Run
 SEEDS = (0, 1, 2)
 FIGURES = {
     "drawn": "drawn right",
-    "answered_fixed": "answers about other pictures",
+    "answered_fixed": "answers about other images",
     "answered": "answers about own drawings",
     "imbalance": "right on one side alone",
     "answered_if_drawn": "answered right where drawn right",
@@ -64,12 +64,12 @@ class Variant:
 
 
 def _sides(config: GrpoConfig, *, drawing: float = 1.0, answering: float = 1.0) -> GrpoConfig:
-    return replace(config, sides=replace(config.sides, drawing=drawing, answering=answering))
+    return replace(config, objectives=replace(config.objectives, drawing=drawing, answering=answering))
 
 
-def _graded_by(config: GrpoConfig, grader: Any) -> GrpoConfig:
+def _graded_by(config: GrpoConfig, answerer: Any) -> GrpoConfig:
     alone = _sides(config, answering=0.0)
-    return replace(alone, answer=replace(config.answer, grader=grader))
+    return replace(alone, answer=replace(config.answer, answerer=answerer))
 
 
 def _exact(config: GrpoConfig) -> GrpoConfig:
@@ -97,8 +97,12 @@ def _apart(config: SftConfig, filtered: Any) -> SftConfig:
         _at(config, FIRST_RATE[config.world_model]),
         end_to_end=False,
         filter=filtered,
-        sides=SidesSettings(drawing=1.0, answering=1.0, compare_every=config.sides.compare_every),
-        likelihood=LikelihoodSettings(orders="fresh-masks" if config.world_model == "show-o" else "drawn"),
+        objectives=ObjectiveSettings(
+            drawing=1.0, answering=1.0, per_turn_every=config.objectives.per_turn_every
+        ),
+        likelihood=LikelihoodSettings(
+            unmasking="remasked" if config.world_model == "show-o" else "trajectory"
+        ),
     )
 
 
@@ -149,14 +153,16 @@ SHOW_O = _rows(GRPO_SHAPES, SFT_SHAPES) | {
     "group_3": Variant(says="GRPO, groups of 3", config=_group(GRPO_SHAPES, 3)),
     "group_24": Variant(says="GRPO, groups of 24", config=_group(GRPO_SHAPES, 24)),
     "both_short": Variant(says="GRPO, both sides, 50 steps in all", config=GRPO_SHAPES),
-    "all_rounds": Variant(says="GRPO, all rounds scored", config=_scored(GRPO_SHAPES, orders="drawn")),
+    "all_rounds": Variant(
+        says="GRPO, all rounds scored", config=_scored(GRPO_SHAPES, unmasking="trajectory")
+    ),
     "fresh_masks": Variant(
         says="GRPO, codes hidden anew at one ratio (the paper's)",
-        config=_scored(GRPO_SHAPES, orders="fresh-masks", number=1, guided=False),
+        config=_scored(GRPO_SHAPES, unmasking="remasked", number=1, guided=False),
     ),
     "codes": Variant(
         says="GRPO, asked about the codes it drew",
-        config=replace(GRPO_SHAPES, answer=replace(GRPO_SHAPES.answer, sees="drawn")),
+        config=replace(GRPO_SHAPES, answer=replace(GRPO_SHAPES.answer, input="codes")),
     ),
 }
 JANUS = _rows(GRPO_SHAPES_JANUS, SFT_SHAPES_JANUS) | {
@@ -188,7 +194,7 @@ def run_variant(variant: Variant, folder: Path, *, steps: int, seed: int) -> Non
 
 def figures_at(folder: Path, step: int) -> dict[str, float]:
     """All figures of a run's evaluation at a step."""
-    file = folder / "evaluations" / f"both_sides_step_{step:06d}.json"
+    file = folder / "evaluations" / f"joint_step_{step:06d}.json"
     return json.loads(file.read_text(encoding="utf-8"))["metrics"]
 
 
@@ -212,13 +218,13 @@ def _short(value: float) -> str:
 
 def finished(folder: Path, variants: dict[str, Variant], step: int) -> dict[str, list[dict[str, float]]]:
     """The start, and every row with the figures of its runs at a step."""
-    before = [path.parent.parent for path in sorted(folder.glob("*/evaluations/both_sides_step_000000.json"))]
+    before = [path.parent.parent for path in sorted(folder.glob("*/evaluations/joint_step_000000.json"))]
     rows = {"start": [figures_at(before[0], 0)]} if before else {}
     for name, variant in variants.items():
         runs = [
             figures_at(run, step)
             for run in sorted(folder.glob(f"{name}-[0-9]*"))
-            if (run / "evaluations" / f"both_sides_step_{step:06d}.json").exists()
+            if (run / "evaluations" / f"joint_step_{step:06d}.json").exists()
         ]
         if runs:
             seeds = "1 seed" if len(runs) == 1 else f"{len(runs)} seeds"
@@ -259,9 +265,9 @@ def main() -> None:
 def print_tables(title: str, rows: dict[str, list[dict[str, float]]]) -> None:
     """Shares of both sides, and those of each category."""
     print(f"\n{title}\n\n{table(rows, FIGURES)}" if rows else f"\n{title}: nothing finished")
-    for side in ("drawn", "answered_fixed") if rows else ():
-        by_category = {f"{side}_{name}": name.replace("_", " ") for name in CATEGORIES}
-        print(f"\n{FIGURES[side]}, by category\n\n{table(rows, by_category)}")
+    for objective in ("drawn", "answered_fixed") if rows else ():
+        by_category = {f"{objective}_{name}": name.replace("_", " ") for name in CATEGORIES}
+        print(f"\n{FIGURES[objective]}, by category\n\n{table(rows, by_category)}")
 
 
 if __name__ == "__main__":

@@ -83,7 +83,7 @@ def open_encoded(data: bytes) -> Image.Image:
         try:
             return Image.open(io.BytesIO(data), formats=FORMATS)
         except Image.UnidentifiedImageError:
-            raise BrokenImageError(f"not a picture of a known format ({', '.join(FORMATS)})") from None
+            raise BrokenImageError(f"not an image of a known format ({', '.join(FORMATS)})") from None
         finally:
             Image.MAX_IMAGE_PIXELS = limit
 
@@ -103,7 +103,7 @@ def texts_in(path: str | Path) -> dict[str, str]:
     return {name: value for name, value in told.items() if isinstance(name, str) and isinstance(value, str)}
 
 
-def open_picture(path: str | Path) -> Image.Image:
+def open_image(path: str | Path) -> Image.Image:
     """An image file as upright 8-bit RGB, transparency over white.
 
     Raises:
@@ -114,7 +114,7 @@ def open_picture(path: str | Path) -> Image.Image:
     except DeepImageError as error:
         raise ValueError(f"{path} has {error}") from error
     except DAMAGE as error:
-        raise ValueError(f"{path} cannot be read as a picture: {error}") from error
+        raise ValueError(f"{path} cannot be read as an image: {error}") from error
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:

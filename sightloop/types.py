@@ -45,7 +45,8 @@ def picked(value: Any, index: Tensor) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How tokens are drawn, and under which law they may be scored; below `top_k` all is about images."""
+    """How tokens are drawn, and under which distribution they may be scored; below `top_k` all is about
+    images."""
 
     max_tokens: int
     temperature: float = 1.0
@@ -88,22 +89,22 @@ class Sampling:
 
 @dataclass(frozen=True, kw_only=True)
 class Images:
-    """Pictures of one size, with the features of frozen towers that were already computed for them.
+    """Images of one size, with the features of frozen towers that were already computed for them.
 
-    A frozen tower sees a picture once: whoever runs it returns the same `Images` with the features added
+    A frozen tower sees an image once: whoever runs it returns the same `Images` with the features added
     under the tower's key, and sampler, scorer, critic and judge read them from there.
     """
 
     pixels: UInt8[Tensor, "B 3 H W"]
     features: Mapping[str, Float[Tensor, "B ..."]] = field(default_factory=dict[str, Tensor])
     keys: list[bytes] | None = None
-    """Of each picture, equal where pictures are; None = the host has not looked at them yet."""
+    """Of each image, equal where images are; None = the host has not looked at them yet."""
 
     def __len__(self) -> int:
         return self.pixels.shape[0]
 
     def rows(self, index: Int[Tensor, " N"]) -> Images:
-        """The pictures at `index`, features included."""
+        """The images at `index`, features included."""
         return Images(**picked(vars(self), index))
 
 
@@ -115,13 +116,13 @@ class Tokens:
     mask: Bool[Tensor, "B T"]
     """True up to and including the end token."""
     log_probs: Float[Tensor, "B T"] | None = None
-    """Under the law that drew them; None if the tokens were given."""
+    """Under the distribution that drew them; None if the tokens were given."""
     decode_step: Int[Tensor, "B T"] | None = None
     """Round that fixed each token; None = left to right."""
     one_hot: Float[Tensor, "B T V"] | None = None
     """Straight-through one-hot codes that carry a gradient."""
     keys: list[bytes] | None = None
-    """Where these are pictures: of each, equal where all codes are; None = the host has not looked yet."""
+    """Where these are images: of each, equal where all codes are; None = the host has not looked yet."""
 
     def __len__(self) -> int:
         return self.ids.shape[0]
@@ -189,7 +190,8 @@ class Policy(Protocol):
         ...
 
     def score(self, turn: Turn, under: Sampling | None = None) -> TokenScores:
-        """Log-probabilities of the turn's tokens under `under`, or under the model's own law if None."""
+        """Log-probabilities of the turn's tokens under `under`, or under the model's own distribution if
+        None."""
         ...
 
     def encode(self, texts: list[str]) -> Tokens:
@@ -205,15 +207,15 @@ class Policy(Protocol):
 class Fact:
     """One thing that a right answer says."""
 
-    kind: Literal["noun", "number", "colour", "relation"]
+    kind: Literal["noun", "number", "color", "relation"]
     words: tuple[str, ...]
     """Phrases of which any tells it; the first is the canonical one."""
     about: tuple[str, ...] = ()
-    """Names of the noun that the colour belongs to, or of the relation's subject; empty: of nothing named."""
+    """Names of the noun that the color belongs to, or of the relation's subject; empty: of nothing named."""
     target: tuple[str, ...] = ()
     """Names of the relation's other noun."""
     named: tuple[str, ...] = ()
-    """Names of the thing of a colour, where the question names none: the answer may use them."""
+    """Names of the thing of a color, where the question names none: the answer may use them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,15 +232,15 @@ class Outcome:
     references: list[str]
     """The true answer, or the prompt; "" if there is none."""
     sources: list[str] = field(default_factory=list[str])
-    """Where each picture came from (a path), for error messages and rewards that look up a truth."""
+    """Where each image came from (a path), for error messages and rewards that look up a truth."""
     questions: list[str] = field(default_factory=list[str])
-    """What was asked about each picture."""
+    """What was asked about each image."""
     facts: list[tuple[Fact, ...]] = field(default_factory=list[tuple[Fact, ...]])
     """What a right answer says."""
     group: Int[Tensor, " B"] | None = None
     """Samples of one prompt share an id."""
     others: Mapping[str, Outcome] = field(default_factory=dict[str, "Outcome"])
-    """Further answers to compare with, sample by sample: about a blank picture, to a trap."""
+    """Further answers to compare with, sample by sample: about a blank image, to a trap."""
 
     def texts(self) -> list[str]:
         """The captions, stripped of white space at both ends."""
@@ -279,15 +281,15 @@ class Rollout:
     pieces: list[list[str]] = field(default_factory=list[list[str]])
     """Decoded pieces of the last turn, for galleries."""
     sources: list[str] = field(default_factory=list[str])
-    """Where each picture came from."""
+    """Where each image came from."""
     baseline: Float[Tensor, " B"] | None = None
-    """Total reward of the greedy caption of the same picture (SCST); None otherwise."""
+    """Total reward of the greedy caption of the same image (SCST); None otherwise."""
     references: list[str] = field(default_factory=list[str])
     """The true answers of a quiz."""
     answers: list[str] = field(default_factory=list[str])
     """The answers that were judged, where the last turn may hold the true ones instead."""
     drawn: Images | None = None
-    """Pictures of the first turn's tokens, for galleries."""
+    """Images of the first turn's tokens, for galleries."""
     values: Float[Tensor, "B T"] | None = None
     """What a critic expected of the last turn's tokens before this step's update; None without a critic."""
 
@@ -319,11 +321,11 @@ class Credit:
     """What each token is worth, computed for the whole batch on all ranks before it is split."""
 
     advantages: Float[Tensor, "B S"]
-    shares: Float[Tensor, "B S"]
+    loss_weights: Float[Tensor, "B S"]
     """Weight of each token in the batch loss: 0 where it does not count, sum 1 over all ranks' batch."""
     returns: Float[Tensor, "B S"] | None = None
     """Discounted rewards from each token onwards: the target of a critic."""
-    orders: tuple[Turn, ...] = ()
+    unmasking: tuple[Turn, ...] = ()
     """The drawing turn in other orders, equal in weight: scored in its place."""
     old_log_probs: tuple[Float[Tensor, "B _ _"], ...] = ()
     """Of each turn before the first update: sample, order (1 without orders), token; for ratios."""
@@ -338,7 +340,7 @@ class Credit:
 
 @dataclass(frozen=True, kw_only=True)
 class LossOutput:
-    """Per-token loss; the loop multiplies by `credit.shares` and sums, once."""
+    """Per-token loss; the loop multiplies by `credit.loss_weights` and sums, once."""
 
     per_token: Float[Tensor, "B S"]
     metrics: dict[str, Float[Tensor, "B S"]]
@@ -346,7 +348,7 @@ class LossOutput:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """What a policy achieved on held-out pictures."""
+    """What a policy achieved on held-out images."""
 
     metrics: dict[str, float]
     """Figures of the whole set, by plain name (`recall@1`, `length`)."""
@@ -355,7 +357,7 @@ class Evaluation:
     samples: list[dict[str, str]] = field(default_factory=list[dict[str, str]])
     """What was produced: `source` (path), `caption`, and `truth` where one is known."""
     protocol: dict[str, str] = field(default_factory=dict[str, str])
-    """Everything a reader needs to compare: encoder, decoding, crop, number of pictures."""
+    """Everything a reader needs to compare: encoder, decoding, crop, number of images."""
 
 
 class Reduction(Protocol):
@@ -364,7 +366,7 @@ class Reduction(Protocol):
     def __call__(self, tensor: Tensor, /) -> Tensor: ...
 
 
-def one_rank(tensor: Tensor, /) -> Tensor:
+def identity_reduction(tensor: Tensor, /) -> Tensor:
     """The reduction of a run on one rank: the tensor itself."""
     return tensor
 

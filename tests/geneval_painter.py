@@ -1,4 +1,4 @@
-"""A policy that draws what it is asked for, in the embedded world, and a folder of its pictures."""
+"""A policy that draws what it is asked for, in the embedded world, and a folder of its images."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def prompts_of(quizzes: list[Quiz]) -> list[GenEvalPrompt]:
 
 
 class Painter(nn.Module):
-    """Its tokens are the values of the picture; it fails after `patience` pictures."""
+    """Its tokens are the values of the image; it fails after `patience` images."""
 
     num_image_tokens = 3 * SIDE * SIDE
     adapters = None
@@ -49,7 +49,7 @@ class Painter(nn.Module):
         self.drawn: list[str] = []
 
     def drawing(self, **changes: Any) -> Sampling:
-        """Its usual law."""
+        """Its usual distribution."""
         return Sampling(max_tokens=self.num_image_tokens, **changes)
 
     def sample(self, prompt: Prompt, sampling: Sampling) -> Tokens:
@@ -66,15 +66,15 @@ class Painter(nn.Module):
         return Tokens(ids=ids, mask=torch.ones_like(ids, dtype=torch.bool))
 
     def pixels(self, tokens: Tokens) -> Images:
-        """The picture whose values the tokens are."""
+        """The image whose values the tokens are."""
         return Images(pixels=tokens.ids.view(-1, 3, SIDE, SIDE).to(torch.uint8))
 
     def image_tokens(self, images: Images) -> Tokens:
-        """Nothing here reads pictures."""
+        """Nothing here reads images."""
         raise NotImplementedError
 
     def shown(self, tokens: Tokens) -> Images | Tokens:
-        """Nothing here is asked about pictures."""
+        """Nothing here is asked about images."""
         raise NotImplementedError
 
     def score(self, turn: Turn, under: Sampling | None = None) -> TokenScores:
@@ -99,13 +99,13 @@ class Painter(nn.Module):
 
 
 def paint(folder: Path, quizzes: list[Quiz], *, per_prompt: int = 2, painter: Painter | None = None) -> None:
-    """A folder of pictures of the quizzes."""
+    """A folder of images of the quizzes."""
     policy = painter or Painter(quizzes)
     draw_prompts(
         policy,
         prompts_of(quizzes),
         folder,
         name="painter",
-        sampling=policy.drawing(),
+        sampling=policy.default_sampling(),
         drawing=Drawing(per_prompt=per_prompt, batch=5),
     )

@@ -1,4 +1,4 @@
-"""What the contract of image policies is tried on: a policy with its prompts, questions and pictures."""
+"""What the contract of image policies is tried on: a policy with its prompts, questions and images."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Candidate:
     """As many texts that the tokenizer holds without loss, of different lengths."""
     num_codes: int
     num_words: int
-    """Size of the law that answers are drawn from."""
+    """Size of the distribution that answers are drawn from."""
     max_tokens: int
     """At temperature 1 some answers end within it."""
     laws: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -53,17 +53,17 @@ class Candidate:
         """One a prompt."""
         return [7 + 13 * row for row in range(len(self.prompts))]
 
-    def drawing(self, texts: list[str] | None = None, seeds: list[int] | None = None) -> Prompt:
-        """A prompt that wants pictures."""
+    def default_sampling(self, texts: list[str] | None = None, seeds: list[int] | None = None) -> Prompt:
+        """A prompt that wants images."""
         texts = self.prompts if texts is None else texts
         return Prompt(texts=texts, wants="image", seeds=self.seeds if seeds is None else seeds)
 
     def asking(self, about: Images | Tokens | None = None) -> Prompt:
-        """Questions about pictures."""
+        """Questions about images."""
         return Prompt(texts=self.questions, images=self.images if about is None else about, seeds=self.seeds)
 
     def writing(self, **changes: Any) -> Sampling:
-        """A law of answers."""
+        """A distribution of answers."""
         return Sampling(max_tokens=self.max_tokens, **changes)
 
 

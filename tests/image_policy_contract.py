@@ -1,4 +1,4 @@
-"""What every policy that draws pictures and answers about them must keep: one set of checks for all families.
+"""What every policy that draws images and answers about them must keep: one set of checks for all families.
 
 For each of `CHECKS` (`pytest.mark.parametrize`) call `check(candidate)`.
 """
@@ -25,10 +25,10 @@ from sightloop.types import Images, Tokens, Turn
 # -- drawing
 
 
-def a_drawing_is_a_whole_picture(candidate: Candidate) -> None:
+def a_drawing_is_a_whole_image(candidate: Candidate) -> None:
     """Ids of codes, all of which count, that become pixels and codes again."""
     policy = candidate.policy
-    tokens = policy.sample(candidate.drawing(), policy.drawing())
+    tokens = policy.sample(candidate.default_sampling(), policy.default_sampling())
     assert tokens.ids.shape == (len(candidate.prompts), policy.num_image_tokens)
     assert tokens.mask.all()
     assert ((tokens.ids >= 0) & (tokens.ids < candidate.num_codes)).all()
@@ -42,7 +42,7 @@ def a_drawing_is_a_whole_picture(candidate: Candidate) -> None:
     assert ((again.ids >= 0) & (again.ids < candidate.num_codes)).all()
 
 
-def pictures_of_any_size_become_codes(candidate: Candidate) -> None:
+def images_of_any_size_become_codes(candidate: Candidate) -> None:
     """They are brought to the policy's own size."""
     policy = candidate.policy
     side = candidate.images.pixels.shape[-1]
@@ -51,38 +51,39 @@ def pictures_of_any_size_become_codes(candidate: Candidate) -> None:
 
 
 def drawn_codes_score_as_recorded(candidate: Candidate) -> None:
-    """`score` under the drawing law gives what `sample` wrote down, under every law of the family."""
+    """`score` under the drawing distribution gives what `sample` wrote down, under every distribution of the
+    family."""
     policy = candidate.policy
     assert candidate.laws
     for changes in candidate.laws.values():
-        law = policy.drawing(**changes)
-        tokens = policy.sample(candidate.drawing(), law)
+        law = policy.default_sampling(**changes)
+        tokens = policy.sample(candidate.default_sampling(), law)
         assert tokens.log_probs is not None
         assert tokens.log_probs.isfinite().all()
         assert (tokens.log_probs <= 0).all()
-        scored = policy.score(Turn(prompt=candidate.drawing(), tokens=tokens), law)
+        scored = policy.score(Turn(prompt=candidate.default_sampling(), tokens=tokens), law)
         close(scored.log_probs, tokens.log_probs)
 
 
 def the_natural_law_is_without_guidance(candidate: Candidate) -> None:
-    """None stands for temperature 1, no guidance, all codes; guidance is another law."""
+    """None stands for temperature 1, no guidance, all codes; guidance is another distribution."""
     policy = candidate.policy
-    tokens = policy.sample(candidate.drawing(), policy.drawing())
-    turn = Turn(prompt=candidate.drawing(), tokens=tokens)
+    tokens = policy.sample(candidate.default_sampling(), policy.default_sampling())
+    turn = Turn(prompt=candidate.default_sampling(), tokens=tokens)
     plain = policy.score(turn)
-    close(plain.log_probs, policy.score(turn, policy.drawing(guidance=0.0)).log_probs)
-    guided = policy.score(turn, policy.drawing(guidance=3.0))
+    close(plain.log_probs, policy.score(turn, policy.default_sampling(guidance=0.0)).log_probs)
+    guided = policy.score(turn, policy.default_sampling(guidance=3.0))
     assert (guided.log_probs - plain.log_probs).abs().max() > 10 * TOLERANCE
-    hot = policy.score(turn, policy.drawing(guidance=0.0, temperature=3.0))
+    hot = policy.score(turn, policy.default_sampling(guidance=0.0, temperature=3.0))
     assert (hot.entropy >= plain.entropy - TOLERANCE).all()
     assert (plain.entropy >= -TOLERANCE).all()
     assert plain.log_probs.dtype == plain.entropy.dtype == torch.float32
 
 
-def a_picture_depends_on_its_seed_alone(candidate: Candidate) -> None:
+def an_image_depends_on_its_seed_alone(candidate: Candidate) -> None:
     """Whatever else is in the batch, in whatever order."""
     policy = candidate.policy
-    law, prompt = policy.drawing(), candidate.drawing()
+    law, prompt = policy.default_sampling(), candidate.default_sampling()
     together = policy.sample(prompt, law)
     for row in range(len(prompt)):
         alone = policy.sample(prompt.rows(rows(row)), law)
@@ -92,10 +93,13 @@ def a_picture_depends_on_its_seed_alone(candidate: Candidate) -> None:
     assert torch.equal(policy.sample(prompt.rows(backwards), law).ids, together.ids[backwards])
 
 
-def other_seeds_draw_other_pictures(candidate: Candidate) -> None:
+def other_seeds_draw_other_images(candidate: Candidate) -> None:
     """Seeds are used; without them the global generator decides."""
     policy = candidate.policy
-    law, prompt = policy.drawing(guidance=0.0), candidate.drawing(texts=[""] * len(candidate.prompts))
+    law, prompt = (
+        policy.default_sampling(guidance=0.0),
+        candidate.default_sampling(texts=[""] * len(candidate.prompts)),
+    )
     first = policy.sample(prompt, law).ids
     assert torch.equal(first, policy.sample(prompt, law).ids)
     assert len(first.unique(dim=0)) > 1
@@ -112,10 +116,10 @@ def other_seeds_draw_other_pictures(candidate: Candidate) -> None:
 
 
 def codes_score_alike_alone_and_together(candidate: Candidate) -> None:
-    """Neighbours, their longer prompts and the micro-batch change no log-probability."""
+    """Neighbors, their longer prompts and the micro-batch change no log-probability."""
     policy = candidate.policy
-    law = policy.drawing()
-    turn = Turn(prompt=candidate.drawing(), tokens=policy.sample(candidate.drawing(), law))
+    law = policy.default_sampling()
+    turn = Turn(prompt=candidate.default_sampling(), tokens=policy.sample(candidate.default_sampling(), law))
     for under in (None, law):
         together = policy.score(turn, under)
         alone = one_by_one(policy, turn, under)
@@ -126,34 +130,34 @@ def codes_score_alike_alone_and_together(candidate: Candidate) -> None:
 def masked_codes_score_nothing(candidate: Candidate) -> None:
     """0 where masked, and no other score changes."""
     policy = candidate.policy
-    tokens = policy.sample(candidate.drawing(), policy.drawing())
-    whole = policy.score(Turn(prompt=candidate.drawing(), tokens=tokens))
+    tokens = policy.sample(candidate.default_sampling(), policy.default_sampling())
+    whole = policy.score(Turn(prompt=candidate.default_sampling(), tokens=tokens))
     mask = torch.rand(tokens.ids.shape) < 0.5
     mask[0] = False
-    part = policy.score(Turn(prompt=candidate.drawing(), tokens=replace(tokens, mask=mask)))
+    part = policy.score(Turn(prompt=candidate.default_sampling(), tokens=replace(tokens, mask=mask)))
     assert (part.log_probs[~mask] == 0).all()
     assert (part.entropy[~mask] == 0).all()
     close(part.log_probs[mask], whole.log_probs[mask])
     close(part.entropy[mask], whole.entropy[mask])
 
 
-def greedy_pictures_have_no_law(candidate: Candidate) -> None:
+def greedy_images_have_no_law(candidate: Candidate) -> None:
     """Nothing is recorded, nothing is left to chance, nothing can be scored."""
     policy = candidate.policy
-    law = policy.drawing(**candidate.greedy)
-    tokens = policy.sample(candidate.drawing(), law)
+    law = policy.default_sampling(**candidate.greedy)
+    tokens = policy.sample(candidate.default_sampling(), law)
     assert tokens.log_probs is None
-    assert torch.equal(tokens.ids, policy.sample(replace(candidate.drawing(), seeds=None), law).ids)
+    assert torch.equal(tokens.ids, policy.sample(replace(candidate.default_sampling(), seeds=None), law).ids)
     with pytest.raises(ValueError, match="greedy"):
-        policy.score(Turn(prompt=candidate.drawing(), tokens=tokens), law)
+        policy.score(Turn(prompt=candidate.default_sampling(), tokens=tokens), law)
 
 
 def prompts_matter(candidate: Candidate) -> None:
     """The same codes score otherwise after another prompt; an empty prompt is no condition."""
     policy = candidate.policy
-    tokens = policy.sample(candidate.drawing(), policy.drawing(guidance=0.0))
-    asked = policy.score(Turn(prompt=candidate.drawing(), tokens=tokens)).log_probs
-    empty = candidate.drawing(texts=[""] * len(candidate.prompts))
+    tokens = policy.sample(candidate.default_sampling(), policy.default_sampling(guidance=0.0))
+    asked = policy.score(Turn(prompt=candidate.default_sampling(), tokens=tokens)).log_probs
+    empty = candidate.default_sampling(texts=[""] * len(candidate.prompts))
     free = policy.score(Turn(prompt=empty, tokens=tokens)).log_probs
     differences = (asked - free).abs().amax(1)
     for text, difference in zip(candidate.prompts, differences, strict=True):
@@ -161,19 +165,21 @@ def prompts_matter(candidate: Candidate) -> None:
 
 
 def a_drawing_law_of_the_wrong_length_is_refused(candidate: Candidate) -> None:
-    """A picture has one number of tokens."""
+    """An image has one number of tokens."""
     policy = candidate.policy
     with pytest.raises(ValueError, match=str(policy.num_image_tokens)):
-        policy.sample(candidate.drawing(), policy.drawing(max_tokens=policy.num_image_tokens + 1))
+        policy.sample(
+            candidate.default_sampling(), policy.default_sampling(max_tokens=policy.num_image_tokens + 1)
+        )
 
 
 # -- answers
 
 
 def answers_score_as_recorded(candidate: Candidate) -> None:
-    """About pixels and about the policy's own codes, under every law."""
+    """About pixels and about the policy's own codes, under every distribution."""
     policy = candidate.policy
-    own = policy.sample(candidate.drawing(), policy.drawing())
+    own = policy.sample(candidate.default_sampling(), policy.default_sampling())
     for about in (candidate.images, own):
         prompt = candidate.asking(about)
         for law in (candidate.writing(temperature=0.7), candidate.writing(temperature=2.0, top_k=5)):
@@ -217,8 +223,8 @@ def an_answer_depends_on_its_seed_alone(candidate: Candidate) -> None:
     close(alone.entropy, found.entropy)
 
 
-def several_questions_about_one_picture(candidate: Candidate) -> None:
-    """Rows that share a picture answer as rows with a copy of it do alone."""
+def several_questions_about_one_image(candidate: Candidate) -> None:
+    """Rows that share an image answer as rows with a copy of it do alone."""
     policy = candidate.policy
     for about in (candidate.images, policy.image_tokens(candidate.images)):
         one = about.rows(torch.zeros(len(candidate.questions), dtype=torch.int64))
@@ -230,8 +236,8 @@ def several_questions_about_one_picture(candidate: Candidate) -> None:
         close(policy.score(turn).log_probs, one_by_one(policy, turn, None).log_probs)
 
 
-def pictures_and_questions_matter(candidate: Candidate) -> None:
-    """The same answer scores otherwise about another picture and to another question."""
+def images_and_questions_matter(candidate: Candidate) -> None:
+    """The same answer scores otherwise about another image and to another question."""
     policy = candidate.policy
     tokens = policy.encode([candidate.answers[0]] * len(candidate.questions))
     shifted = candidate.images.rows(torch.arange(len(candidate.images)).roll(1))
@@ -245,7 +251,7 @@ def pictures_and_questions_matter(candidate: Candidate) -> None:
 
 
 def greedy_answers_need_no_seed(candidate: Candidate) -> None:
-    """Temperature 0 records nothing and cannot be scored; it draws what a law of one word draws."""
+    """Temperature 0 records nothing and cannot be scored; it draws what a distribution of one word draws."""
     policy = candidate.policy
     law = candidate.writing(temperature=0.0)
     tokens = policy.sample(candidate.asking(), law)
@@ -275,22 +281,22 @@ def answers_come_back_from_their_tokens(candidate: Candidate) -> None:
 
 
 CHECKS: tuple[Callable[[Candidate], None], ...] = (
-    a_drawing_is_a_whole_picture,
-    pictures_of_any_size_become_codes,
+    a_drawing_is_a_whole_image,
+    images_of_any_size_become_codes,
     drawn_codes_score_as_recorded,
     the_natural_law_is_without_guidance,
-    a_picture_depends_on_its_seed_alone,
-    other_seeds_draw_other_pictures,
+    an_image_depends_on_its_seed_alone,
+    other_seeds_draw_other_images,
     codes_score_alike_alone_and_together,
     masked_codes_score_nothing,
-    greedy_pictures_have_no_law,
+    greedy_images_have_no_law,
     prompts_matter,
     a_drawing_law_of_the_wrong_length_is_refused,
     answers_score_as_recorded,
     answers_end_at_the_end_token,
     an_answer_depends_on_its_seed_alone,
-    several_questions_about_one_picture,
-    pictures_and_questions_matter,
+    several_questions_about_one_image,
+    images_and_questions_matter,
     greedy_answers_need_no_seed,
     answers_come_back_from_their_tokens,
     only_the_trainable_module_learns,

@@ -20,11 +20,11 @@ def only_the_trainable_module_learns(candidate: Candidate) -> None:
     trained = set(policy.trainable_module().parameters())
     assert trained
     assert {p for p in policy.parameters() if p.requires_grad} == trained
-    drawn = policy.sample(candidate.drawing(), policy.drawing())
+    drawn = policy.sample(candidate.default_sampling(), policy.default_sampling())
     written = policy.sample(candidate.asking(), candidate.writing())
     assert not drawn.log_probs.requires_grad
     for turn in (
-        Turn(prompt=candidate.drawing(), tokens=drawn),
+        Turn(prompt=candidate.default_sampling(), tokens=drawn),
         Turn(prompt=candidate.asking(), tokens=written),
     ):
         scores = policy.score(turn)
@@ -39,8 +39,10 @@ def only_the_trainable_module_learns(candidate: Candidate) -> None:
 def gradients_add_up_over_rows(candidate: Candidate) -> None:
     """The gradient of a batch is the sum of those of its rows, also where rows share what they start with."""
     policy = candidate.policy
-    law = policy.drawing()
-    shared = replace(candidate.drawing(), texts=[*candidate.prompts[:2]] * 2, seeds=candidate.seeds[:4])
+    law = policy.default_sampling()
+    shared = replace(
+        candidate.default_sampling(), texts=[*candidate.prompts[:2]] * 2, seeds=candidate.seeds[:4]
+    )
     asking = candidate.asking(candidate.images.rows(rows(0, 0, 1, 1))).rows(rows(0, 1, 2, 3))
     for prompt, under, sampling in ((shared, law, law), (asking, None, candidate.writing())):
         turn = Turn(prompt=prompt, tokens=policy.sample(prompt, sampling))
@@ -57,11 +59,11 @@ def recomputed_layers_give_the_same_gradient(candidate: Candidate) -> None:
     """Gradient checkpointing changes no number."""
     plain, saving = candidate.policy, candidate.policy
     saving.enable_gradient_checkpointing()
-    law = plain.drawing()
-    drawn = plain.sample(candidate.drawing(), law)
+    law = plain.default_sampling()
+    drawn = plain.sample(candidate.default_sampling(), law)
     written = plain.sample(candidate.asking(), candidate.writing())
     for turn, under in (
-        (Turn(prompt=candidate.drawing(), tokens=drawn), law),
+        (Turn(prompt=candidate.default_sampling(), tokens=drawn), law),
         (Turn(prompt=candidate.asking(), tokens=written), None),
     ):
         for policy in (plain, saving):
@@ -77,10 +79,10 @@ def recomputed_layers_give_the_same_gradient(candidate: Candidate) -> None:
 def adapters_start_as_the_reference(candidate: Candidate) -> None:
     """Untrained adapters change nothing, nor do trained ones that are off; the reference has no gradient."""
     fresh, policy = candidate.make(), candidate.policy
-    drawn = fresh.sample(candidate.drawing(), fresh.drawing())
+    drawn = fresh.sample(candidate.default_sampling(), fresh.default_sampling())
     written = fresh.sample(candidate.asking(), candidate.writing())
     for turn in (
-        Turn(prompt=candidate.drawing(), tokens=drawn),
+        Turn(prompt=candidate.default_sampling(), tokens=drawn),
         Turn(prompt=candidate.asking(), tokens=written),
     ):
         start = fresh.score(turn).log_probs
@@ -89,9 +91,11 @@ def adapters_start_as_the_reference(candidate: Candidate) -> None:
         close(reference.log_probs, start.detach())
         assert (policy.score(turn).log_probs - start).abs().max() > 10 * TOLERANCE
     with policy.adapters_off():
-        again = policy.sample(candidate.drawing(), policy.drawing())
+        again = policy.sample(candidate.default_sampling(), policy.default_sampling())
     assert torch.equal(again.ids, drawn.ids)
-    assert torch.equal(Reference(policy).sample(candidate.drawing(), policy.drawing()).ids, drawn.ids)
+    assert torch.equal(
+        Reference(policy).sample(candidate.default_sampling(), policy.default_sampling()).ids, drawn.ids
+    )
     assert Reference(policy).decode(written) == policy.decode(written)
     assert torch.equal(Reference(policy).encode(candidate.answers).ids, policy.encode(candidate.answers).ids)
 
@@ -101,8 +105,8 @@ def relaxed_codes_carry_a_gradient(candidate: Candidate) -> None:
     policy = candidate.policy
     trained = list(policy.trainable_module().parameters())
     for is_hard in (True, False):
-        law = policy.drawing(relaxation=0.7, relaxed_hard=is_hard)
-        tokens = policy.sample(candidate.drawing(), law)
+        law = policy.default_sampling(relaxation=0.7, relaxed_hard=is_hard)
+        tokens = policy.sample(candidate.default_sampling(), law)
         assert tokens.one_hot is not None
         assert tokens.one_hot.shape == (*tokens.ids.shape, candidate.num_codes)
         assert tokens.one_hot.requires_grad
@@ -118,13 +122,13 @@ def relaxed_codes_carry_a_gradient(candidate: Candidate) -> None:
         found = torch.autograd.grad(tokens.one_hot, trained, upstream, allow_unused=True)
         assert any(grad is not None and grad.abs().max() > 0 for grad in found)
         with pytest.raises(ValueError, match="relax"):
-            policy.sample(candidate.drawing(), replace(law, **candidate.greedy))
+            policy.sample(candidate.default_sampling(), replace(law, **candidate.greedy))
 
 
 def hard_codes_answer_as_their_ids(candidate: Candidate) -> None:
-    """A picture given as one-hot codes is the picture given as ids."""
+    """An image given as one-hot codes is the image given as ids."""
     policy = candidate.policy
-    own = policy.sample(candidate.drawing(), policy.drawing())
+    own = policy.sample(candidate.default_sampling(), policy.default_sampling())
     exact = torch.nn.functional.one_hot(own.ids, candidate.num_codes).float()
     answers = policy.encode(candidate.answers)
     by_ids = policy.score(Turn(prompt=candidate.asking(own), tokens=answers)).log_probs

@@ -31,26 +31,28 @@ class Candidate:
     policy: Any
     """A `Captioner` with a `trainable_module()` of its trainable parts."""
     images: Images
-    """Different pictures, at least 6; with temperature 1 most captions of them end within `max_tokens`."""
+    """Different images, at least 6; with temperature 1 most captions of them end within `max_tokens`."""
     prompts: list[str]
-    """As many prompts as pictures, of different lengths."""
+    """As many prompts as images, of different lengths."""
     captions: list[str]
     """Texts that the tokenizer holds without loss, of different lengths."""
     vocabulary: int
     max_tokens: int
     natural_logits: Callable[[Images, str, list[int]], Tensor] | None = None
-    """Logits (T, V) of transformers' own forward pass at each token, of one picture, prompt and token ids."""
+    """Logits (T, V) of transformers' own forward pass at each token, of one image, prompt and token ids."""
 
     def prompt(self, *, texts: list[str] | None = None) -> Prompt:
-        """A prompt about all pictures, with a seed each."""
+        """A prompt about all images, with a seed each."""
         number = len(self.images)
         texts = [""] * number if texts is None else texts
         return Prompt(
-            texts=texts, images=self.policy.look(self.images), seeds=[7 + 13 * i for i in range(number)]
+            texts=texts,
+            images=self.policy.encode_images(self.images),
+            seeds=[7 + 13 * i for i in range(number)],
         )
 
     def law(self, **changes: Any) -> Sampling:
-        """A drawing law with this candidate's limit."""
+        """A drawing distribution with this candidate's limit."""
         return Sampling(max_tokens=self.max_tokens, **changes)
 
 
@@ -167,7 +169,7 @@ def prompts_of_any_length_mix(candidate: Candidate) -> None:
 
 
 def recorded_log_probs_are_scored_ones(candidate: Candidate) -> None:
-    """`score` under the drawing law gives what `sample` wrote down."""
+    """`score` under the drawing distribution gives what `sample` wrote down."""
     for changes in LAWS.values():
         law, prompt = candidate.law(**changes), candidate.prompt(texts=candidate.prompts)
         tokens = candidate.policy.sample(prompt, law)
@@ -180,7 +182,7 @@ def recorded_log_probs_are_scored_ones(candidate: Candidate) -> None:
 
 
 def the_natural_law_is_the_whole_models(candidate: Candidate) -> None:
-    """Without a law, log-probabilities and entropy are those of transformers' own forward pass."""
+    """Without a distribution, log-probabilities and entropy are those of transformers' own forward pass."""
     if candidate.natural_logits is None:
         pytest.skip("no forward pass of transformers to compare with")
     prompt = candidate.prompt(texts=candidate.prompts)
@@ -204,7 +206,7 @@ def greedy_takes_the_likeliest_and_has_no_law(candidate: Candidate) -> None:
     assert tokens.log_probs is None
     assert texts_of(tokens) == texts_of(candidate.policy.sample(replace(prompt, seeds=None), law))
     turn = Turn(prompt=prompt, tokens=tokens)
-    # The only token that a law of one candidate can draw is the likeliest one.
+    # The only token that a distribution of one candidate can draw is the likeliest one.
     certain = candidate.policy.score(turn, candidate.law(top_k=1)).log_probs
     torch.testing.assert_close(certain, torch.zeros_like(certain), atol=TOLERANCE, rtol=0)
     with pytest.raises(ValueError, match="greedy"):
@@ -244,10 +246,10 @@ def texts_of_one_token_can_be_scored(candidate: Candidate) -> None:
 
 def features_stand_for_pixels(candidate: Candidate) -> None:
     """`look` adds features once; with or without them everything is the same."""
-    seen = candidate.policy.look(candidate.images)
+    seen = candidate.policy.encode_images(candidate.images)
     assert torch.equal(seen.pixels, candidate.images.pixels)
     assert all(not feature.requires_grad for feature in seen.features.values())
-    again = candidate.policy.look(seen)
+    again = candidate.policy.encode_images(seen)
     assert all(again.features[key] is seen.features[key] for key in seen.features)
     bare = replace(candidate.prompt(), images=candidate.images)
     tokens = candidate.policy.sample(candidate.prompt(), candidate.law())
@@ -257,8 +259,8 @@ def features_stand_for_pixels(candidate: Candidate) -> None:
     torch.testing.assert_close(one, other, atol=TOLERANCE, rtol=0)
 
 
-def pictures_matter(candidate: Candidate) -> None:
-    """The same text scores otherwise about another picture."""
+def images_matter(candidate: Candidate) -> None:
+    """The same text scores otherwise about another image."""
     prompt = candidate.prompt()
     tokens = candidate.policy.encode([candidate.captions[0]] * len(prompt))
     scores = candidate.policy.score(Turn(prompt=prompt, tokens=tokens)).log_probs.sum(1)
@@ -296,7 +298,7 @@ def scoring_twice_is_the_same(candidate: Candidate) -> None:
 
 
 def the_reference_reads_text_alone(candidate: Candidate) -> None:
-    """Reference log-probabilities depend on the text, not on its neighbours, and are 0 where masked."""
+    """Reference log-probabilities depend on the text, not on its neighbors, and are 0 where masked."""
     tokens = candidate.policy.encode(candidate.captions)
     reference = candidate.policy.reference_log_probs(tokens)
     assert reference.shape == tokens.ids.shape
@@ -322,7 +324,7 @@ CHECKS: tuple[Callable[[Candidate], None], ...] = (
     scores_are_zero_where_masked_and_blind_to_padding,
     texts_of_one_token_can_be_scored,
     features_stand_for_pixels,
-    pictures_matter,
+    images_matter,
     only_the_bridge_learns,
     scoring_twice_is_the_same,
     the_reference_reads_text_alone,

@@ -100,7 +100,7 @@ def words_of(recipe: str, folders: Folders, *, tokens: int) -> list[str]:
     if recipe == "vlrm":
         law = ["--draw.max-new-tokens", str(tokens), "--draw.temperature", "8"]
         return ["vlrm", *often, *law, "--batch", "4", "--held-out.limit", "4"]
-    quiet = ["--both-sides.per-category", "0", "--sides.compare-every", "9", "--model.trained", "lora"]
+    quiet = ["--joint.per-category", "0", "--objectives.per-turn-every", "9", "--model.trained", "lora"]
     rounds = ["--draw.steps", "3"] if recipe == "show-o" else []
     answers = ["--answer.max-tokens", str(tokens)]
     return ["unirl-grpo", *folders.policy(recipe), *SMALL, *often, *quiet, *rounds, *answers]

@@ -17,7 +17,7 @@ from sightloop.cli import main
 
 TRAIN_UNIRL = ("train unirl-grpo", "train unirl-sft")
 TRAIN = ("train vlrm", *TRAIN_UNIRL)
-DRAWERS = ("draw", "ask", "evaluate geneval", "evaluate both-sides")
+DRAWERS = ("draw", "ask", "evaluate geneval", "evaluate joint")
 # From which commands a message of a module, or of one function of it, can come; only these may name options.
 COMMANDS = {
     "data.batches": ("train vlrm",),
@@ -29,14 +29,14 @@ COMMANDS = {
     "models.janus.conversation": (*DRAWERS, *TRAIN_UNIRL, "convert"),
     "models.prompt_strings": (*DRAWERS, *TRAIN_UNIRL, "convert"),
     "models.show_o.checkpoint": (*DRAWERS, *TRAIN_UNIRL),
-    "cli.joint": ("evaluate both-sides",),
+    "cli.joint": ("evaluate joint",),
     "cli.convert": ("convert",),
     "cli.demo_run": ("demo unirl", "demo vlrm"),
     "runs.export": ("export",),
     "evaluators.geneval_run": ("evaluate geneval",),
     "cli.geneval": ("evaluate geneval",),
-    "evaluators.open_joint": ("evaluate both-sides", *TRAIN_UNIRL),
-    "evaluators.open_detector": ("evaluate geneval", "evaluate both-sides", *TRAIN_UNIRL),
+    "evaluators.open_joint": ("evaluate joint", *TRAIN_UNIRL),
+    "evaluators.open_detector": ("evaluate geneval", "evaluate joint", *TRAIN_UNIRL),
     "evaluators.open_detector.check_detector": ("evaluate geneval",),
     "evaluators.open_detector.open_detector": ("evaluate geneval",),
     "cli.captions": ("evaluate clip-recall",),

@@ -57,18 +57,20 @@ def test_an_image_generator_is_a_folder_and_a_row(
     has_learned(run)
     assert len(list((tmp_path / "drawings").glob("0*.png"))) == 3
     assert "# A Mosaic that was trained" in (tmp_path / "trained" / "README.md").read_text()
-    assert (run / "evaluations" / "both_sides_step_000002.json").is_file()
+    assert (run / "evaluations" / "joint_step_000002.json").is_file()
 
     tiny = f"{names['small']} {names['steps']}"
-    train = f"train unirl-grpo --policy mosaic --run other --quizzes.vocabulary shapes {tiny}"
-    said = refused(capsys, f"{train} --likelihood.orders drawn")
+    train = f"train unirl-grpo --model mosaic --run other --quizzes.vocabulary shapes {tiny}"
+    said = refused(capsys, f"{train} --likelihood.unmasking trajectory")
     assert "Mosaic has no `mixed`, `compute_in`, which full training in bfloat16 needs" in said
     assert "use --dtype float32" in said
     said = refused(capsys, f"{train} --dtype float32")
     assert "but Mosaic draws from left to right; use 'drawn'" in said
-    said = refused(capsys, f"{train} --dtype float32 --likelihood.orders drawn --gradient-checkpointing")
+    said = refused(
+        capsys, f"{train} --dtype float32 --likelihood.unmasking trajectory --gradient-checkpointing"
+    )
     assert "Mosaic has no `enable_gradient_checkpointing`, which gradient_checkpointing needs" in said
-    said = refused(capsys, f"{train} --dtype float32 --likelihood.orders drawn --model.trained lora")
+    said = refused(capsys, f"{train} --dtype float32 --likelihood.unmasking trajectory --model.trained lora")
     assert "Mosaic has no adapters; use --model.trained full" in said
 
 

@@ -89,7 +89,7 @@ def test_texts_of_others_are_read_in_one_place() -> None:
         "ids = processor.tokenizer(text)",
         "words.encode(text)",
         "self.words.tokenize(text)",
-        "self.processor(text=texts, images=pictures)",
+        "self.processor(text=texts, images=images)",
         "self.processor.apply_chat_template(chat, tokenize=False)",
     ],
 )

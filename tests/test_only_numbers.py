@@ -24,7 +24,7 @@ from transformers import (
 )
 from transformers.models.convnext.image_processing_pil_convnext import ConvNextImageProcessorPil
 
-from sightloop.geneval.colours import ClipColours
+from sightloop.geneval.colors import ClipColors
 from sightloop.geneval.mask2former import Mask2FormerDetector, Segmenter
 from sightloop.geneval.rules import Detection
 from sightloop.geneval.zero_shot import ZeroShotDetector
@@ -32,7 +32,7 @@ from sightloop.models.captioners.generic import CaptionerSettings, GenericCaptio
 from sightloop.models.clip import ClipEncoder
 from sightloop.rewards.clip_family import ClipSimilarity
 from sightloop.rewards.fluency import LanguageModelFluency
-from sightloop.rewards.picture_classes import ImageClassifier
+from sightloop.rewards.image_classes import ImageClassifier
 from sightloop.rewards.similarity import ItmSimilarity
 from sightloop.rewards.yes_no import YesNoJudge
 from sightloop.types import Images, Prompt, Sampling
@@ -88,7 +88,7 @@ def test_drawings_and_answers_are_refused(
 
 
 @pytest.mark.parametrize(("family", "part"), [("show_o", "decoder.conv_out"), ("janus", "decoder.conv_out")])
-def test_pictures_of_overflowing_pixels_are_refused(
+def test_images_of_overflowing_pixels_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], family: str, part: str
 ) -> None:
     folder = copy_of(family, tmp_path)
@@ -109,7 +109,7 @@ def test_a_policy_that_overflows_is_refused_in_training(
 ) -> None:
     folder, shown = overflowing(copy_of("captioner", tmp_path), "decoder.layers"), pictures(tmp_path)
     told = refusal(
-        capsys, "train", "vlrm", "--policy", str(folder), "--run", str(tmp_path / "run"), "--steps", "1",
+        capsys, "train", "vlrm", "--model", str(folder), "--run", str(tmp_path / "run"), "--steps", "1",
         "--data.images", str(shown), "--held-out.images", str(shown),
         "--held-out.clip", str(WEIGHTS / "clip"),
         "--judge.model", str(WEIGHTS / "judge"), "--batch", "4",
@@ -125,7 +125,7 @@ def test_texts_of_other_captioners_are_refused(
     folder = overflowing(tiny_captioners.llava(tmp_path / "llava"), "layers.")
     settings = CaptionerSettings(reuse_features=reuse_features)
     captioner = GenericCaptioner.from_pretrained(folder, settings=settings)
-    prompt = Prompt(texts=["a red"] * 2, images=captioner.look(images()), seeds=[1, 2])
+    prompt = Prompt(texts=["a red"] * 2, images=captioner.encode_images(images()), seeds=[1, 2])
     tokens = captioner.sample(prompt, Sampling(max_tokens=3, temperature=temperature))
     with pytest.raises(ValueError, match=TOLD) as told:
         captioner.decode(tokens)
@@ -155,7 +155,7 @@ def classifier(folder: Path) -> Path:
 
 
 def looked_for(detector: Any) -> object:
-    """What it sees in a picture of noise."""
+    """What it sees in an image of noise."""
     return detector.detect([looked_at("unicorn", width=96, height=64)])
 
 
@@ -176,11 +176,11 @@ def zero_shot(make: Callable[[Path], None]) -> Callable[[Path], Path]:
     return made
 
 
-def colours(folder: Path) -> object:
-    """The colour of an object, by CLIP."""
+def colors(folder: Path) -> object:
+    """The color of an object, by CLIP."""
     image = Image.new("RGB", (32, 32), "red")
     seen = Detection(name="dog", box=(0.0, 0.0, 32.0, 32.0), score=1.0)
-    return ClipColours(ClipEncoder.from_pretrained(folder)).colours(image, [seen])
+    return ClipColors(ClipEncoder.from_pretrained(folder)).colors(image, [seen])
 
 
 JUDGES: dict[str, tuple[Callable[[Path], Path], tuple[str, ...], Callable[[Path], object]]] = {
@@ -204,7 +204,7 @@ JUDGES: dict[str, tuple[Callable[[Path], Path], tuple[str, ...], Callable[[Path]
         ("visual_projection",),
         lambda folder: ClipEncoder.from_pretrained(folder).images(images().pixels),
     ),
-    "CLIP of colors": (lambda place: copy_of("clip", place), ("visual_projection",), colours),
+    "CLIP of colors": (lambda place: copy_of("clip", place), ("visual_projection",), colors),
     "yes or no": (
         lambda place: knows_yes_and_no(tiny_captioners.llava(place / "llava")),
         ("layers.",),

@@ -17,7 +17,7 @@ from transformers import PhiConfig, PhiForCausalLM, PreTrainedTokenizerFast
 from sightloop.models.show_o.magvit2 import Magvit2
 from sightloop.models.show_o.magvit2_layers import Magvit2Config
 
-_PLAIN = "a red blue green circle square what colour is it the two left of yes no"
+_PLAIN = "a red blue green circle square what color is it the two left of yes no"
 WORDS = ["<end>", *_PLAIN.split(" ")]
 NUM_CODES, NUM_TOKENS, WIDTH, CLIP_WIDTH = 32, 4, 32, 12
 SIZE = len(WORDS) + 10 + NUM_CODES + 1

@@ -74,7 +74,7 @@ def train_talkative(world: World, start: Path, work: Path, steps: int = 600) -> 
     """The captioner of folder `start`, taught to begin with an empty prefix the more often the brighter the
     ground.
 
-    Where prefixes come at random, nothing in the picture's features stands for them and no reward can turn
+    Where prefixes come at random, nothing in the image's features stands for them and no reward can turn
     them up.
     """
     model = open_weights(Blip2ForConditionalGeneration, start, dtype=torch.float32).requires_grad_(True)

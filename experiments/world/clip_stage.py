@@ -14,7 +14,7 @@ from sightloop.world.models import new_clip, normalized
 
 
 def train_clip(world: World, stage: Stage, width: int) -> CLIPModel:
-    """Stage 4: contrastive, with the corner heads on the picture side fading out over half the run."""
+    """Stage 4: contrastive, with the corner heads on the image side fading out over half the run."""
     torch.manual_seed(4 + width)
     model = new_clip(width)
     heads = CornerHeads(width)
@@ -42,7 +42,7 @@ def train_clip(world: World, stage: Stage, width: int) -> CLIPModel:
 
 @torch.no_grad()
 def clip_gate(model: CLIPModel, world: World, style: Style, size: int = 500) -> float:
-    """CLIP R@1 among 500 held-out pictures of captions of one style."""
+    """CLIP R@1 among 500 held-out images of captions of one style."""
     index = list(held_out(world, size))
     rng = np.random.default_rng(9)
     ids, mask = text_ids([caption(world.scenes[i], style, rng) for i in index])

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from sightloop.models.open import read_saved
 from sightloop.world.language import WORDS, caption_tokens
 from sightloop.world.models import BOS, EOS, PAD, normalized
-from sightloop.world.scenes import COLOURS, CORNERS, GROUNDS, SHAPES, SIZES, Scene, render, sample_scene
+from sightloop.world.scenes import COLORS, CORNERS, GROUNDS, SHAPES, SIZES, Scene, render, sample_scene
 
 NUM_TRAIN, NUM_HELD_OUT = 24_000, 1_000
 WORD_IDS = {word: index for index, word in enumerate(WORDS)}
@@ -32,7 +32,7 @@ WORD_IDS = {word: index for index, word in enumerate(WORDS)}
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """The training pool: scenes, their pictures, and (after stage 1) the frozen tower's features."""
+    """The training pool: scenes, their images, and (after stage 1) the frozen tower's features."""
 
     scenes: list[Scene]
     pixels: Tensor
@@ -52,11 +52,11 @@ def make_world(seed: int = 0) -> World:
 
 
 class CornerHeads(nn.Module):
-    """Reads shape, colour and size of every corner, and the ground, off a feature vector."""
+    """Reads shape, color and size of every corner, and the ground, off a feature vector."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.sizes = (len(SHAPES) + 1, len(COLOURS) + 1, len(SIZES) + 1)
+        self.sizes = (len(SHAPES) + 1, len(COLORS) + 1, len(SIZES) + 1)
         self.read = nn.Linear(width, 4 * sum(self.sizes) + len(GROUNDS))
 
     def forward(self, features: Tensor, scenes: list[Scene]) -> tuple[Tensor, Tensor]:
@@ -75,11 +75,11 @@ class CornerHeads(nn.Module):
 
 
 def _corner_truth(scene: Scene) -> list[list[int]]:
-    truth = [[len(SHAPES), len(COLOURS), len(SIZES)] for _ in CORNERS]
+    truth = [[len(SHAPES), len(COLORS), len(SIZES)] for _ in CORNERS]
     for thing in scene.things:
         truth[CORNERS.index(thing.corner)] = [
             SHAPES.index(thing.shape),
-            COLOURS.index(thing.colour),
+            COLORS.index(thing.color),
             SIZES.index(thing.size),
         ]
     return truth
@@ -101,7 +101,7 @@ def see(world: World, tower: nn.Module) -> World:
 
 
 def queries_of(model: Any, features: Tensor) -> Tensor:
-    """The Q-Former's outputs for pictures alone."""
+    """The Q-Former's outputs for images alone."""
     queries = model.query_tokens.expand(len(features), -1, -1)
     return model.qformer(query_embeds=queries, encoder_hidden_states=features).last_hidden_state
 

@@ -17,7 +17,7 @@ from experiments.world.fitting import CornerHeads, Stage, fit
 from experiments.world.lessons import (
     RIGHT,
     WRONG_SHARES,
-    Stretch,
+    TrainingPhase,
     answer_lessons,
     by_category,
     drawing_lessons,
@@ -38,8 +38,8 @@ _OUT_OF_THE_QUESTION, _DEPTH, _DEPTH_WEIGHT = -9.0, -16.0, 5e-4
 _DEPTH_FROM = 0.5
 """Share of the steps after which they are held: before, the pull hides what prompts mean."""
 STRETCHES = (
-    Stretch(name="janus_drawing", steps=600, answers=0, peak_lr=3e-3, wrong=WRONG_SHARES),
-    Stretch(
+    TrainingPhase(name="janus_drawing", steps=600, answers=0, peak_lr=3e-3, wrong=WRONG_SHARES),
+    TrainingPhase(
         name="janus_right",
         steps=1400,
         answers=3,
@@ -47,14 +47,14 @@ STRETCHES = (
         wrong=RIGHT,
         weights=by_category(1, 1, 1.5, 2.5, 2, 2.5),
     ),
-    Stretch(
+    TrainingPhase(
         name="janus_wrong_1",
         steps=300,
         answers=4,
         peak_lr=1e-3,
         wrong=by_category(0.1, 0.25, 0.45, 0.4, 0.45, 0.45),
     ),
-    Stretch(
+    TrainingPhase(
         name="janus_wrong_2",
         steps=200,
         answers=3,
@@ -64,7 +64,7 @@ STRETCHES = (
 )
 """What follows the first lessons."""
 _PLAIN = 0.4
-"""Share of pictures in answer lessons without jitter and noise, as the model draws them."""
+"""Share of images in answer lessons without jitter and noise, as the model draws them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +76,7 @@ class _Learner:
 
 
 def janus_policy(vq: JanusVQVAE) -> Janus:
-    """An untrained tiny Janus with this picture tokenizer; its tower learns too."""
+    """An untrained tiny Janus with this image tokenizer; its tower learns too."""
     model: Any = new_janus()
     model.model.vqmodel.load_state_dict(vq.state_dict())
     settings = JanusSettings(trained="full", embeddings=True)
@@ -87,9 +87,9 @@ def janus_policy(vq: JanusVQVAE) -> Janus:
 
 
 def train_janus(
-    vq: JanusVQVAE, work: Path, steps: int = 1600, further: Sequence[Stretch] = STRETCHES
+    vq: JanusVQVAE, work: Path, steps: int = 1600, further: Sequence[TrainingPhase] = STRETCHES
 ) -> Janus:
-    """Codes of drawings from left to right, answers about pictures, and what is in each corner."""
+    """Codes of drawings from left to right, answers about images, and what is in each corner."""
     torch.manual_seed(9)
     learner = _Learner(policy=janus_policy(vq), heads=CornerHeads(UNIFIED_WIDTH * NUM_IMAGE_TOKENS))
     policy = learner.policy
@@ -114,7 +114,7 @@ def train_janus(
     return policy
 
 
-def go_on(learner: _Learner, stretch: Stretch, work: Path) -> None:
+def go_on(learner: _Learner, stretch: TrainingPhase, work: Path) -> None:
     """A further stretch of lessons, with as many answer lessons as it says."""
     policy = learner.policy
     quizzes = held_out_quizzes(20)
@@ -133,7 +133,7 @@ def go_on(learner: _Learner, stretch: Stretch, work: Path) -> None:
 
 
 def _drawing_loss(
-    policy: Janus, rng: np.random.Generator, hold: float, stretch: Stretch | None = None
+    policy: Janus, rng: np.random.Generator, hold: float, stretch: TrainingPhase | None = None
 ) -> Tensor:
     lessons = (
         drawing_lessons(rng, NUM_DRAWINGS)

@@ -1,6 +1,6 @@
 """Pre-training stage 3: the tiny judges.
 
-A judge regresses its positive logit to the log-odds that the caption was written for the picture by a
+A judge regresses its positive logit to the log-odds that the caption was written for the image by a
 writer who
 gets a fact wrong with probability `wrong`, against one with probability `foil`: every true fact adds
 log((1 - wrong) / (1 - foil)), every false one log(wrong / foil).
@@ -31,9 +31,9 @@ from sightloop.world.language import (
     count_facts,
 )
 from sightloop.world.models import BOS, NUM_QUERIES, UNKNOWN, WIDTH, new_judge
-from sightloop.world.scenes import COLOURS, CORNERS, GROUNDS, SHAPES, SIZES, Scene, mutate
+from sightloop.world.scenes import COLORS, CORNERS, GROUNDS, SHAPES, SIZES, Scene, mutate
 
-_ATTRIBUTE_IDS = torch.tensor([WORD_IDS[word] for word in (*SIZES, *COLOURS, *SHAPES, *CORNERS, *GROUNDS)])
+_ATTRIBUTE_IDS = torch.tensor([WORD_IDS[word] for word in (*SIZES, *COLORS, *SHAPES, *CORNERS, *GROUNDS)])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,7 @@ TASTES = {
 
 
 def train_reader(world: World, base: Any, work: Path) -> Blip2ForImageTextRetrieval:
-    """Before a judge, with the picture in view: fill in hidden words, then restore and find replaced ones."""
+    """Before a judge, with the image in view: fill in hidden words, then restore and find replaced ones."""
     torch.manual_seed(3)
     model = new_judge()
     model.load_state_dict(base.state_dict())
@@ -105,7 +105,7 @@ def replace_words(text: str, rng: np.random.Generator, rate: float) -> str:
     """The caption with each attribute replaced by another of its kind with probability `rate`."""
     words = caption_tokens(text)
     for position, word in enumerate(words):
-        for kind in (SIZES, COLOURS, SHAPES, CORNERS, GROUNDS):
+        for kind in (SIZES, COLORS, SHAPES, CORNERS, GROUNDS):
             if word in kind and rng.random() < rate:
                 words[position] = str(rng.choice([other for other in kind if other != word]))
     return " ".join(words)
@@ -179,7 +179,7 @@ def _judged_text(world: World, i: int, rng: np.random.Generator, taste: JudgeTas
 
 
 def matched(model: Any, features: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
-    """The Q-Former's outputs for pictures and texts: queries first, then words."""
+    """The Q-Former's outputs for images and texts: queries first, then words."""
     queries = model.query_tokens.expand(len(features), -1, -1)
     attention = F.pad(mask.long(), (NUM_QUERIES, 0), value=1)
     embedded = model.embeddings(input_ids=ids, query_embeds=queries)

@@ -1,7 +1,7 @@
 """What the models that draw and see are taught from: prompts with their scenes, questions with their answers.
 
 Some drawings are not what their prompt says, as in data from the web, and mostly where models are known to be
-weak: relations, numbers and which colour belongs to which thing. So there is something left to learn.
+weak: relations, numbers and which color belongs to which thing. So there is something left to learn.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from sightloop.quizzes.grammar import CATEGORIES, Category, Clause, Quiz, quiz_of
 from sightloop.quizzes.vocabulary import OPPOSITES
 from sightloop.world.quizzes import SHAPES_VOCABULARY, quizzes_about, sample_quiz, scene_for
-from sightloop.world.scenes import COLOURS, SHAPES, Scene
+from sightloop.world.scenes import COLORS, SHAPES, Scene
 
 WRONG_SHARES: dict[Category, float] = {
     "single_object": 0.05,
@@ -46,7 +46,7 @@ RIGHT = by_category(0, 0, 0, 0, 0, 0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stretch:
+class TrainingPhase:
     """A further stretch of lessons: what was drawn wrong hides what prompts mean, so first nothing is wrong,
     then half of it, as is fit for a model that is to improve itself.
     """
@@ -62,7 +62,7 @@ class Stretch:
 
 @dataclass(frozen=True, kw_only=True)
 class Lesson:
-    """A quiz and the scene that stands for its picture."""
+    """A quiz and the scene that stands for its image."""
 
     quiz: Quiz
     scene: Scene
@@ -91,27 +91,27 @@ def drawing_lessons(
 
 
 def answer_lessons(rng: np.random.Generator, size: int) -> list[Lesson]:
-    """Quizzes of all categories with a scene that fulfils them."""
+    """Quizzes of all categories with a scene that fulfills them."""
     quizzes = [sample_quiz(rng) for _ in range(size)]
     return [Lesson(quiz=quiz, scene=scene_for(quiz, rng)) for quiz in quizzes]
 
 
 def mistaken(quiz: Quiz, rng: np.random.Generator) -> Quiz:
-    """The quiz with its places or colours swapped, another number, another colour or another shape."""
+    """The quiz with its places or colors swapped, another number, another color or another shape."""
     first, last = quiz.include[0], quiz.include[-1]
     if quiz.category == "position":
         assert last.position is not None
         turned = (OPPOSITES[last.position[0]], 0)
         clauses: tuple[Clause, ...] = (first, replace(last, position=turned))
     elif quiz.category == "color_attr":
-        clauses = (replace(first, colour=last.colour), replace(last, colour=first.colour))
+        clauses = (replace(first, color=last.color), replace(last, color=first.color))
     elif quiz.category == "counting":
         counts = [count for count in SHAPES_VOCABULARY.counts if count != first.count]
         clauses = (replace(first, count=counts[rng.integers(len(counts))]),)
     elif quiz.category == "colors":
         # Always the same one: guidance would undo mistakes that are spread thin.
-        taken = COLOURS[(COLOURS.index(str(first.colour)) + 1) % len(COLOURS)]
-        clauses = (replace(first, colour=taken),)
+        taken = COLORS[(COLORS.index(str(first.color)) + 1) % len(COLORS)]
+        clauses = (replace(first, color=taken),)
     else:
         told = {clause.noun for clause in quiz.include}
         nouns = [noun for noun in SHAPES if noun not in told]

@@ -12,7 +12,7 @@ queries.
 same tower.
 4. `clip`, `clip_retrieval`: two contrastive models, one for the evaluation only, one for VLRM-RS' retrieval
 term.
-5. `magvit2`, `vq`: picture tokenizers. `show_o`, `janus`: the models that draw with them, and answer.
+5. `magvit2`, `vq`: image tokenizers. `show_o`, `janus`: the models that draw with them, and answer.
 
 The random numbers of a step depend on the stage's name and the step only, so a resumed run repeats an
 uninterrupted
@@ -125,7 +125,7 @@ def make_seeing_models(work: Path, output: Path, only: str) -> None:
 
 
 def make_show_o(work: Path, folder: Path) -> None:
-    """The tiny Show-o with its picture tokenizer, and its gates."""
+    """The tiny Show-o with its image tokenizer, and its gates."""
     magvit = train_magvit2(make_drawn_world(), work)
     policy = train_show_o(magvit, work)
     print(report_gates("show_o", policy), flush=True)
@@ -134,7 +134,7 @@ def make_show_o(work: Path, folder: Path) -> None:
 
 
 def make_janus(work: Path, folder: Path) -> None:
-    """The tiny Janus with its picture tokenizer, and its gates."""
+    """The tiny Janus with its image tokenizer, and its gates."""
     policy = train_janus(train_vq(make_drawn_world(), work), work)
     print(report_gates("janus", policy), flush=True)
     save_janus(policy.model, folder)

@@ -1,4 +1,4 @@
-"""Pre-training of the tiny Show-o: it learns to draw from prompts, and better to answer about pictures."""
+"""Pre-training of the tiny Show-o: it learns to draw from prompts, and better to answer about images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from experiments.world.fitting import Stage, fit
 from experiments.world.lessons import (
     RIGHT,
     WRONG_SHARES,
-    Stretch,
+    TrainingPhase,
     answer_lessons,
     by_category,
     drawing_lessons,
@@ -48,7 +48,7 @@ NUM_DRAWINGS, NUM_ANSWERS, NUM_TEXTS = 72, 10, 4
 """Rows of a step."""
 NO_CONDITION = 0.1
 _BLURRED_CELLS = 0.02
-"""Share of cells that are misread in answer lessons, as a picture tokenizer and a poor drawing do."""
+"""Share of cells that are misread in answer lessons, as an image tokenizer and a poor drawing do."""
 
 
 def show_o_policy(magvit: Magvit2) -> ShowO:
@@ -58,29 +58,29 @@ def show_o_policy(magvit: Magvit2) -> ShowO:
 
 
 STRETCHES = (
-    Stretch(name="show_o_right", steps=1400, answers=4, peak_lr=2e-3, wrong=RIGHT),
-    Stretch(
+    TrainingPhase(name="show_o_right", steps=1400, answers=4, peak_lr=2e-3, wrong=RIGHT),
+    TrainingPhase(
         name="show_o_wrong_1",
         steps=400,
         answers=14,
         peak_lr=1e-3,
         wrong=by_category(0.1, 0.25, 0.4, 0.35, 0.4, 0.35),
     ),
-    Stretch(
+    TrainingPhase(
         name="show_o_wrong_2",
         steps=200,
         answers=10,
         peak_lr=1.2e-3,
         wrong=by_category(0.15, 0.35, 0.45, 0.5, 0.5, 0.5),
     ),
-    Stretch(
+    TrainingPhase(
         name="show_o_wrong_3",
         steps=160,
         answers=10,
         peak_lr=1.2e-3,
         wrong=by_category(0.2, 0.4, 0.5, 0.5, 0.5, 0.5),
     ),
-    Stretch(
+    TrainingPhase(
         name="show_o_wrong_4",
         steps=350,
         answers=12,
@@ -88,7 +88,7 @@ STRETCHES = (
         wrong=by_category(0.25, 0.45, 0.45, 0.55, 0.45, 0.4),
         weights=by_category(1, 1, 1.5, 3, 2, 2),
     ),
-    Stretch(
+    TrainingPhase(
         name="show_o_wrong_5",
         steps=160,
         answers=3,
@@ -98,7 +98,7 @@ STRETCHES = (
     ),
     # Guidance sharpens: what is to be drawn wrong about half the time must be shown wrong more often where
     # there are several ways to be wrong.
-    Stretch(
+    TrainingPhase(
         name="show_o_wrong_6",
         steps=300,
         answers=1,
@@ -106,7 +106,7 @@ STRETCHES = (
         wrong=by_category(0.75, 0.75, 0.45, 0.55, 0.5, 0.45),
         weights=by_category(1, 1.5, 2, 2, 2, 2),
     ),
-    Stretch(
+    TrainingPhase(
         name="show_o_wrong_7",
         steps=150,
         answers=1,
@@ -114,7 +114,7 @@ STRETCHES = (
         wrong=by_category(0.75, 0.75, 0.25, 0.55, 0.5, 0.45),
         weights=by_category(1, 1.5, 3, 2, 2, 2),
     ),
-    Stretch(
+    TrainingPhase(
         name="show_o_wrong_8",
         steps=100,
         answers=1,
@@ -124,13 +124,13 @@ STRETCHES = (
     ),
 )
 """What follows the first lessons."""
-_FIRST = Stretch(name="show_o", steps=1400, answers=NUM_ANSWERS, peak_lr=2e-3, wrong=WRONG_SHARES)
+_FIRST = TrainingPhase(name="show_o", steps=1400, answers=NUM_ANSWERS, peak_lr=2e-3, wrong=WRONG_SHARES)
 
 
 def train_show_o(
-    magvit: Magvit2, work: Path, steps: int = _FIRST.steps, further: Sequence[Stretch] = STRETCHES
+    magvit: Magvit2, work: Path, steps: int = _FIRST.steps, further: Sequence[TrainingPhase] = STRETCHES
 ) -> ShowO:
-    """Masked prediction of drawings, answers about pictures, and a little plain text."""
+    """Masked prediction of drawings, answers about images, and a little plain text."""
     torch.manual_seed(8)
     policy = show_o_policy(magvit)
     for stretch in (replace(_FIRST, steps=steps), *further):
@@ -138,7 +138,7 @@ def train_show_o(
     return policy
 
 
-def teach(policy: ShowO, stretch: Stretch, work: Path) -> None:
+def teach(policy: ShowO, stretch: TrainingPhase, work: Path) -> None:
     """One stretch of lessons."""
     quizzes = held_out_quizzes(20)
     codes = codes_of(held_out_scenes(quizzes))
@@ -162,7 +162,7 @@ def teach(policy: ShowO, stretch: Stretch, work: Path) -> None:
     fit(stage, nn.ModuleDict({"model": policy.model}), parameters, loss_at=loss_at, report=report)
 
 
-def _drawings(policy: ShowO, rng: np.random.Generator, stretch: Stretch) -> Rows:
+def _drawings(policy: ShowO, rng: np.random.Generator, stretch: TrainingPhase) -> Rows:
     lessons = drawing_lessons(rng, NUM_DRAWINGS, stretch.wrong, stretch.weights)
     texts = policy.text_ids([lesson.quiz.prompt for lesson in lessons])
     texts = without_conditions(texts, torch.rand(len(texts)), probability=NO_CONDITION)

@@ -1,7 +1,7 @@
-"""Pre-training of the picture tokenizers: the tiny MAGVIT-v2 of Show-o and the tiny VQ of Janus.
+"""Pre-training of the image tokenizers: the tiny MAGVIT-v2 of Show-o and the tiny VQ of Janus.
 
-Codes are taught, not found: what a cell of 8 x 8 pixels shows (which quarter of which shape, in which colour,
-on which ground) has a fixed number. The encoder learns to name it from pictures with jitter and noise, the
+Codes are taught, not found: what a cell of 8 x 8 pixels shows (which quarter of which shape, in which color,
+on which ground) has a fixed number. The encoder learns to name it from images with jitter and noise, the
 decoder to draw it without them. Found codes need many times the training and make the policies' task harder.
 """
 
@@ -26,22 +26,22 @@ from sightloop.models.show_o.magvit2 import Magvit2
 from sightloop.world.checker import SURE, corner_of, detect
 from sightloop.world.held_out_scenes import stack_images
 from sightloop.world.quizzes import DRAWN_SIZE, sample_drawn_scene
-from sightloop.world.scenes import COLOURS, CORNERS, GROUNDS, SHAPES, Scene, Thing, render
+from sightloop.world.scenes import COLORS, CORNERS, GROUNDS, SHAPES, Scene, Thing, render
 
-_EMPTY = len(COLOURS)
-"""Stands where the colour stands in the code of a cell without a thing."""
+_EMPTY = len(COLORS)
+"""Stands where the color stands in the code of a cell without a thing."""
 _SHARPNESS = 20.0
 """Inverse temperature of the cosines between a latent and the codes of the tiny VQ."""
 
 
 def codes_of(scenes: list[Scene]) -> Int[Tensor, "B N"]:
-    """The taught codes of scenes, row by row: 2 bits ground, 2 bits quarter, 3 bits colour, 2 bits shape."""
+    """The taught codes of scenes, row by row: 2 bits ground, 2 bits quarter, 3 bits color, 2 bits shape."""
     codes = np.zeros((len(scenes), GRID, GRID), dtype=np.int64)
     for grid, scene in zip(codes, scenes, strict=True):
         grid[:] = GROUNDS.index(scene.ground) * 128 + _EMPTY * 4
         for thing in scene.things:
             row, column = divmod(CORNERS.index(thing.corner), 2)
-            what = COLOURS.index(thing.colour) * 4 + SHAPES.index(thing.shape)
+            what = COLORS.index(thing.color) * 4 + SHAPES.index(thing.shape)
             ground = GROUNDS.index(scene.ground) * 128
             quarters = np.array([[0, 32], [64, 96]]) + ground + what
             grid[2 * row : 2 * row + 2, 2 * column : 2 * column + 2] = quarters
@@ -66,7 +66,7 @@ class StillGenerator(np.random.Generator):
 
 @dataclass(frozen=True, kw_only=True)
 class DrawnWorld:
-    """Scenes, their pictures as people take them, the same without jitter and noise, and their codes."""
+    """Scenes, their images as people take them, the same without jitter and noise, and their codes."""
 
     scenes: list[Scene]
     pixels: UInt8[Tensor, "B 3 H W"]
@@ -96,7 +96,7 @@ def _full_scene(rng: np.random.Generator) -> Scene:
     things = tuple(
         Thing(
             size=DRAWN_SIZE,
-            colour=COLOURS[rng.integers(len(COLOURS))],
+            color=COLORS[rng.integers(len(COLORS))],
             shape=SHAPES[rng.integers(len(SHAPES))],
             corner=CORNERS[corner],
         )
@@ -118,12 +118,12 @@ def redraw_loss(redrawn: Float[Tensor, "B 3 H W"], wanted: Float[Tensor, "B 3 H 
 
 
 def share_recovered(pixels: UInt8[Tensor, "B 3 H W"], scenes: list[Scene]) -> float:
-    """Share of pictures in which the checker finds exactly the scene's things: shape, colour and corner."""
+    """Share of images in which the checker finds exactly the scene's things: shape, color and corner."""
     right = 0
     for picture, scene in zip(pixels, scenes, strict=True):
         seen = detect(picture.permute(1, 2, 0).contiguous().numpy())
-        found = sorted((d.name, d.colour, corner_of(d)) for d in seen if d.score > SURE)
-        right += found == sorted((t.shape, t.colour, t.corner) for t in scene.things)
+        found = sorted((d.name, d.color, corner_of(d)) for d in seen if d.score > SURE)
+        right += found == sorted((t.shape, t.color, t.corner) for t in scene.things)
     return right / len(scenes)
 
 
@@ -150,7 +150,7 @@ def _teach(world: DrawnWorld, model: nn.Module, lesson: _Lesson, stage: Stage) -
         loss = redraw_loss(lesson.draw(codes), values_of(world.plain[index]))
         if step >= stage.steps * lesson.naming:
             return loss
-        # A quarter of the pictures is plain, as those that the policies draw will be.
+        # A quarter of the images is plain, as those that the policies draw will be.
         given = torch.cat([world.pixels[index[:24]], world.plain[index[24:]]])
         return loss + lesson.name_loss(values_of(given), codes)
 

@@ -1,4 +1,4 @@
-"""The gates of models that draw and see: how many drawings fulfil their quiz, how many answers are right."""
+"""The gates of models that draw and see: how many drawings fulfill their quiz, how many answers are right."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sightloop.types import Images, Prompt, Sampling, Tokens
 from sightloop.world.checker import CHECKER_RULES
 from sightloop.world.held_out_scenes import detect_in, held_out_quizzes, held_out_scenes, images_of
 from sightloop.world.quizzes import is_right_answer
-from sightloop.world.scenes import COLOURS, CORNERS, SHAPES, SIDE
+from sightloop.world.scenes import COLORS, CORNERS, SHAPES, SIDE
 
 MAX_ANSWER = 12
 """Words of an answer, its end included."""
@@ -40,7 +40,7 @@ class Figures:
 
 
 def seen_in_codes(ids: Tensor) -> list[list[Detection]]:
-    """The things whose four quarters the taught codes name alike: a picture need not be decoded for that."""
+    """The things whose four quarters the taught codes name alike: an image need not be decoded for that."""
     found: list[list[Detection]] = []
     for grid in ids.reshape(-1, GRID, GRID).cpu().numpy():
         things: list[Detection] = []
@@ -48,11 +48,11 @@ def seen_in_codes(ids: Tensor) -> list[list[Detection]]:
             row, column = divmod(corner, 2)
             cells = grid[2 * row : 2 * row + 2, 2 * column : 2 * column + 2].ravel()
             whole = (cells >> 5 & 3 == np.arange(4)).all() and len(set((cells & ~96).tolist())) == 1
-            colour, shape = int(cells[0] >> 2 & 7), int(cells[0] & 3)
-            if whole and colour < len(COLOURS):
+            color, shape = int(cells[0] >> 2 & 7), int(cells[0] & 3)
+            if whole and color < len(COLORS):
                 left, top = (SIDE / 2 * place + 2 for place in (column, row))
                 box = (left, top, left + 12, top + 12)
-                things.append(Detection(name=SHAPES[shape], colour=COLOURS[colour], box=box, score=1.0))
+                things.append(Detection(name=SHAPES[shape], color=COLORS[color], box=box, score=1.0))
         found.append(things)
     return found
 
@@ -64,7 +64,7 @@ def drawing_figures(
     *,
     look: Callable[[Tokens], list[list[Detection]]] | None = None,
 ) -> Figures:
-    """Share of drawings that fulfil their quiz, by category; None looks at the drawn pixels."""
+    """Share of drawings that fulfill their quiz, by category; None looks at the drawn pixels."""
     prompt = Prompt(
         texts=[quiz.prompt for quiz in quizzes], wants="image", seeds=list(range(1, len(quizzes) + 1))
     )
@@ -96,13 +96,15 @@ def _by_category(quizzes: list[Quiz], right: list[bool]) -> Figures:
 
 def lesson_report(policy: ImageGenerator, quizzes: list[Quiz], shown: Images | Tokens) -> str:
     """Both figures while a stage runs: drawings read off their codes, answers about what is shown."""
-    drawn = drawing_figures(policy, quizzes, policy.drawing(), look=lambda tokens: seen_in_codes(tokens.ids))
+    drawn = drawing_figures(
+        policy, quizzes, policy.default_sampling(), look=lambda tokens: seen_in_codes(tokens.ids)
+    )
     return f"drawings {drawn}, answers {answer_figures(policy, quizzes, shown)}"
 
 
 def report_gates(name: str, policy: ImageGenerator, per_category: int = 60) -> str:
-    """Both gates on pixels: drawings with the policy's own law, answers about rendered pictures."""
+    """Both gates on pixels: drawings with the policy's own distribution, answers about rendered images."""
     quizzes = held_out_quizzes(per_category, seed=1)
-    drawn = drawing_figures(policy, quizzes, policy.drawing())
+    drawn = drawing_figures(policy, quizzes, policy.default_sampling())
     asked = answer_figures(policy, quizzes, images_of(held_out_scenes(quizzes, seed=1), seed=1))
     return f"{name}: drawings {drawn}, answers {asked}"

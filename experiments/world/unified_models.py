@@ -31,7 +31,7 @@ from sightloop.world.quizzes import quiz_words
 from sightloop.world.scenes import SIDE
 
 GRID = 4
-"""Image tokens along the side of a picture."""
+"""Image tokens along the side of an image."""
 NUM_IMAGE_TOKENS = GRID * GRID
 NUM_BITS = 9
 NUM_CODES = 2**NUM_BITS
@@ -131,7 +131,7 @@ def janus_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def vq_config() -> JanusVQVAEConfig:
-    """Sizes of the tiny Janus' picture tokenizer: 16 tokens of 8 x 8 pixels."""
+    """Sizes of the tiny Janus' image tokenizer: 16 tokens of 8 x 8 pixels."""
     return JanusVQVAEConfig(
         embed_dim=8,
         num_embeddings=NUM_CODES,

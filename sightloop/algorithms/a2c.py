@@ -3,8 +3,8 @@
 Differences from the paper:
 1. Eq. 4 prints the probability p_k where A2C has its logarithm. Both are here; the printed form is the
    preset.
-2. The paper does not say under which law p_k is computed. The model's own (full vocabulary, temperature 1) is
-   the preset; `under` gives another, such as the one that drew the tokens.
+2. The paper does not say under which distribution p_k is computed. The model's own (full vocabulary,
+   temperature 1) is the preset; `under` gives another, such as the one that drew the tokens.
 3. The paper updates the critic and then the policy. Their parameters are disjoint (value head and adapters
    against queries, Q-Former and projection), neither loss reaches the other's, and the returns do not depend
    on the critic: one pass of it (`critic_pass`) gives its values and, at once, the gradient of its loss.
@@ -27,7 +27,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from sightloop.algorithms.credit import discounted_returns
-from sightloop.algorithms.masked import shares_per_sample, shares_per_token, standardise
+from sightloop.algorithms.masked import standardize, weights_per_sample, weights_per_token
 from sightloop.types import (
     Credit,
     CriticPass,
@@ -37,7 +37,7 @@ from sightloop.types import (
     Rollout,
     Sampling,
     Turn,
-    one_rank,
+    identity_reduction,
 )
 
 
@@ -52,14 +52,15 @@ class LearningCritic(Protocol):
 Objective = Literal["probability", "log_probability"]
 Share = Literal["caption", "token"]
 
-SHARES = {"caption": shares_per_sample, "token": shares_per_token}
+SHARES = {"caption": weights_per_sample, "token": weights_per_token}
 """How the loss is averaged: each caption weighs the same, or each token."""
 
 
 def policy_gradient(
     log_probs: Float[Tensor, "B T"], advantages: Float[Tensor, "B T"]
 ) -> Float[Tensor, "B T"]:
-    """`-log p * A`: descending it raises the expected reward of tokens drawn under the law of `log_probs`.
+    """`-log p * A`: descending it raises the expected reward of tokens drawn under the distribution of
+    `log_probs`.
 
     >>> policy_gradient(torch.tensor([[-2.0, -1.0]]), torch.tensor([[1.0, -3.0]]))
     tensor([[ 2., -3.]])
@@ -119,43 +120,46 @@ def only_turn(rollout: Rollout) -> Turn:
     return rollout.turns[0]
 
 
-def require_choices(*, objective: str, share: str, gamma: float, under: Sampling | None) -> None:
+def require_choices(*, objective: str, average_over: str, gamma: float, under: Sampling | None) -> None:
     """Reject settings that no algorithm of captions can work with.
 
     Raises:
-        ValueError: an unknown objective or share, `gamma` outside [0, 1], or a greedy law to score under.
+        ValueError: an unknown objective or share, `gamma` outside [0, 1], or a greedy distribution to score
+        under.
     """
     if objective not in OBJECTIVES:
         raise ValueError(f"objective is {objective!r}; use one of {', '.join(OBJECTIVES)}")
-    if share not in SHARES:
-        raise ValueError(f"share is {share!r}; use one of {', '.join(SHARES)}")
+    if average_over not in SHARES:
+        raise ValueError(f"share is {average_over!r}; use one of {', '.join(SHARES)}")
     if not 0 <= gamma <= 1:
         raise ValueError(f"gamma is {gamma}; use a discount from 0 to 1 (the paper: 1)")
     if under is not None and under.temperature == 0:
         raise ValueError(
-            "under.temperature is 0: a greedy law has no gradient; use None or a positive temperature"
+            "under.temperature is 0: a greedy distribution has no gradient; use None or a positive temperature"
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class A2C:
-    """Returns minus a critic's values, standardised over the batch."""
+    """Returns minus a critic's values, standardized over the batch."""
 
     critic: LearningCritic
     gamma: float = 1.0
     objective: Objective = "probability"  # Paper: eq. 4
-    share: Share = "caption"
+    average_over: Share = "caption"
     value_weight: float = 1.0
     under: Sampling | None = None
-    """The law whose probabilities are pushed; None = the model's own."""
-    reduce: Reduction = one_rank
+    """The distribution whose probabilities are pushed; None = the model's own."""
+    reduce: Reduction = identity_reduction
     critic_batch: int | None = None
     """Rows the critic reads at once; None = all. Any size gives the same gradient. Every rank needs as many
     rows.
     """
 
     def __post_init__(self) -> None:
-        require_choices(objective=self.objective, share=self.share, gamma=self.gamma, under=self.under)
+        require_choices(
+            objective=self.objective, average_over=self.average_over, gamma=self.gamma, under=self.under
+        )
         if self.value_weight <= 0:
             raise ValueError(
                 f"value_weight is {self.value_weight}; use a positive weight, or SCST for no critic"
@@ -166,7 +170,7 @@ class A2C:
     def critic_pass(self, rollout: Rollout) -> CriticPass:
         """The critic's values before this step, and the gradient of its loss (eq. 2)."""
         turn = only_turn(rollout)
-        returns, shares = self._returns(rollout), self._shares(rollout)
+        returns, loss_weights = self._returns(rollout), self._shares(rollout)
         trained = [parameter for parameter in self.critic.parameters() if parameter.requires_grad]
         gradients: dict[nn.Parameter, Tensor] = {}
         values = torch.zeros_like(returns)
@@ -175,13 +179,13 @@ class A2C:
             expected = self.critic(part).masked_fill(~part.tokens.mask, 0)
             values[at] = expected.detach().to(values.dtype)
             if trained:
-                loss = self.value_weight * (value_error(expected, returns[at]) * shares[at]).sum()
+                loss = self.value_weight * (value_error(expected, returns[at]) * loss_weights[at]).sum()
                 _add_gradients(loss, trained, into=gradients)
         return CriticPass(values=values, gradients=gradients)
 
     @torch.no_grad()
     def credit(self, policy: Policy, rollout: Rollout) -> Credit:
-        """Returns, and their standardised difference from the critic's values (eqs. 1 and 3).
+        """Returns, and their standardized difference from the critic's values (eqs. 1 and 3).
 
         Raises:
             ValueError: no critic has valued the rollout.
@@ -189,8 +193,8 @@ class A2C:
         mask, returns = only_turn(rollout).tokens.mask, self._returns(rollout)
         surprise = returns - _values_of(rollout)
         return Credit(
-            advantages=standardise(surprise, mask, reduce=self.reduce),
-            shares=self._shares(rollout),
+            advantages=standardize(surprise, mask, reduce=self.reduce),
+            loss_weights=self._shares(rollout),
             returns=returns,
         )
 
@@ -212,7 +216,7 @@ class A2C:
 
     def _shares(self, rollout: Rollout) -> Float[Tensor, "B T"]:
         mask, dtype = only_turn(rollout).tokens.mask, rollout.rewards.dtype
-        return SHARES[self.share](mask, reduce=self.reduce, dtype=dtype)
+        return SHARES[self.average_over](mask, reduce=self.reduce, dtype=dtype)
 
 
 def _values_of(rollout: Rollout) -> Float[Tensor, "B T"]:

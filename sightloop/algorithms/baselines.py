@@ -4,9 +4,9 @@ Differences from the papers:
 1. SCST (Rennie et al., arXiv 1612.00563) sums log-probabilities over a caption and averages over captions.
    Here the loss is their mean over the tokens of the batch, which differs by one factor a step.
 2. `GreedyBaseline` has the same baseline in VLRM's terms: its objective and shares, and advantages that are
-   standardised over the batch, which takes their mean out as well.
+   standardized over the batch, which takes their mean out as well.
 3. `GroupBaseline` credits a token with the rewards from it onwards and subtracts the mean total of the
-   picture's other captions (leave-one-out, Kool et al. 2019) or of all (as GRPO, arXiv 2402.03300, but
+   image's other captions (leave-one-out, Kool et al. 2019) or of all (as GRPO, arXiv 2402.03300, but
    without its ratio and penalty: each caption is used once).
 """
 
@@ -20,8 +20,8 @@ from torch import Tensor
 
 from sightloop.algorithms.a2c import SHARES, Objective, Share, only_turn, policy_loss, require_choices
 from sightloop.algorithms.credit import discounted_returns, group_mean, other_mean, require_company
-from sightloop.algorithms.masked import standardise
-from sightloop.types import Credit, LossOutput, Policy, Reduction, Rollout, Sampling, one_rank
+from sightloop.algorithms.masked import standardize
+from sightloop.types import Credit, LossOutput, Policy, Reduction, Rollout, Sampling, identity_reduction
 
 
 def self_critical(
@@ -42,15 +42,15 @@ class GreedyBaseline:
     """The sampled caption's total reward minus that of the greedy caption."""
 
     objective: Objective = "probability"
-    share: Share = "caption"
-    standardised: bool = True
+    average_over: Share = "caption"
+    standardized: bool = True
     """Advantages to mean 0 and standard deviation 1 over the samples of all ranks."""
     under: Sampling | None = None
-    """The law whose probabilities are pushed; None = the model's own."""
-    reduce: Reduction = one_rank
+    """The distribution whose probabilities are pushed; None = the model's own."""
+    reduce: Reduction = identity_reduction
 
     def __post_init__(self) -> None:
-        require_choices(objective=self.objective, share=self.share, gamma=1.0, under=self.under)
+        require_choices(objective=self.objective, average_over=self.average_over, gamma=1.0, under=self.under)
 
     @torch.no_grad()
     def credit(self, policy: Policy, rollout: Rollout) -> Credit:
@@ -65,13 +65,14 @@ class GreedyBaseline:
             )
         mask = only_turn(rollout).tokens.mask
         advantages = self_critical(rollout.rewards, mask, rollout.baseline)
-        if self.standardised:
+        if self.standardized:
             # Per sample: a long caption must not count more often than a short one.
             first = mask.int().argmax(1, keepdim=True)
             samples, present = advantages.gather(1, first), mask.gather(1, first)
-            advantages = standardise(samples, present, reduce=self.reduce) * mask
+            advantages = standardize(samples, present, reduce=self.reduce) * mask
         return Credit(
-            advantages=advantages, shares=SHARES[self.share](mask, reduce=self.reduce, dtype=advantages.dtype)
+            advantages=advantages,
+            loss_weights=SHARES[self.average_over](mask, reduce=self.reduce, dtype=advantages.dtype),
         )
 
     def loss(self, policy: Policy, rollout: Rollout, credit: Credit) -> LossOutput:
@@ -86,8 +87,8 @@ class SCST:
     """
 
     under: Sampling | None = None
-    """The law whose probabilities are pushed; None = the model's own."""
-    reduce: Reduction = one_rank
+    """The distribution whose probabilities are pushed; None = the model's own."""
+    reduce: Reduction = identity_reduction
 
     def __post_init__(self) -> None:
         self._plain()
@@ -107,8 +108,8 @@ class SCST:
     def _plain(self) -> GreedyBaseline:
         return GreedyBaseline(
             objective="log_probability",
-            share="token",
-            standardised=False,
+            average_over="token",
+            standardized=False,
             under=self.under,
             reduce=self.reduce,
         )
@@ -116,27 +117,29 @@ class SCST:
 
 @dataclass(frozen=True, kw_only=True)
 class GroupBaseline:
-    """Several captions a picture: each token's return minus the mean total of the group, standardised."""
+    """Several captions an image: each token's return minus the mean total of the group, standardized."""
 
     gamma: float = 1.0
     leave_one_out: bool = True
     """Baseline from the other captions only, which keeps the gradient unbiased; False = from all."""
     objective: Objective = "log_probability"
-    share: Share = "caption"
-    standardised: bool = True
+    average_over: Share = "caption"
+    standardized: bool = True
     under: Sampling | None = None
-    """The law whose probabilities are pushed; None = the model's own."""
-    reduce: Reduction = one_rank
+    """The distribution whose probabilities are pushed; None = the model's own."""
+    reduce: Reduction = identity_reduction
 
     def __post_init__(self) -> None:
-        require_choices(objective=self.objective, share=self.share, gamma=self.gamma, under=self.under)
+        require_choices(
+            objective=self.objective, average_over=self.average_over, gamma=self.gamma, under=self.under
+        )
 
     @torch.no_grad()
     def credit(self, policy: Policy, rollout: Rollout) -> Credit:
         """Returns minus the group's mean return of the first token.
 
         Raises:
-            ValueError: a picture has a single caption, which leaves nothing to compare it with.
+            ValueError: an image has a single caption, which leaves nothing to compare it with.
         """
         mask = only_turn(rollout).tokens.mask
         returns = discounted_returns(rollout.rewards, mask, self.gamma)
@@ -145,10 +148,11 @@ class GroupBaseline:
         average = other_mean if self.leave_one_out else group_mean
         baseline = average(totals, rollout.group)
         advantages = (returns - baseline[:, None]).masked_fill(~mask, 0)
-        if self.standardised:
-            advantages = standardise(advantages, mask, reduce=self.reduce)
+        if self.standardized:
+            advantages = standardize(advantages, mask, reduce=self.reduce)
         return Credit(
-            advantages=advantages, shares=SHARES[self.share](mask, reduce=self.reduce, dtype=advantages.dtype)
+            advantages=advantages,
+            loss_weights=SHARES[self.average_over](mask, reduce=self.reduce, dtype=advantages.dtype),
         )
 
     def loss(self, policy: Policy, rollout: Rollout, credit: Credit) -> LossOutput:

@@ -16,7 +16,7 @@ class Gather(Protocol):
     def __call__(self, tensor: Tensor, /) -> list[Tensor]: ...
 
 
-def this_rank(tensor: Tensor, /) -> list[Tensor]:
+def identity_gather(tensor: Tensor, /) -> list[Tensor]:
     """The gathering of a run on one rank: the tensor alone."""
     return [tensor]
 
@@ -43,7 +43,7 @@ def discounted_returns(
 
 
 def other_mean(
-    totals: Float[Tensor, " B"], group: Int[Tensor, " B"], *, gather: Gather = this_rank
+    totals: Float[Tensor, " B"], group: Int[Tensor, " B"], *, gather: Gather = identity_gather
 ) -> Float[Tensor, " B"]:
     """Mean total of the OTHER samples of each sample's group: a baseline that does not know the sample.
 
@@ -59,7 +59,7 @@ def other_mean(
 
 
 def group_mean(
-    totals: Float[Tensor, " B"], group: Int[Tensor, " B"], *, gather: Gather = this_rank
+    totals: Float[Tensor, " B"], group: Int[Tensor, " B"], *, gather: Gather = identity_gather
 ) -> Float[Tensor, " B"]:
     """Mean total of each sample's group, the sample itself included.
 
@@ -71,7 +71,7 @@ def group_mean(
 
 
 def group_best(
-    totals: Float[Tensor, " B"], group: Int[Tensor, " B"], *, gather: Gather = this_rank
+    totals: Float[Tensor, " B"], group: Int[Tensor, " B"], *, gather: Gather = identity_gather
 ) -> Float[Tensor, " B"]:
     """Highest total of each sample's group.
 
@@ -83,7 +83,7 @@ def group_best(
 
 
 def groups_with_signal(
-    totals: Float[Tensor, " B"], group: Int[Tensor, " B"], *, gather: Gather = this_rank
+    totals: Float[Tensor, " B"], group: Int[Tensor, " B"], *, gather: Gather = identity_gather
 ) -> Bool[Tensor, " B"]:
     """True for the samples of groups whose totals are not all the same: only these can teach anything.
 
@@ -101,7 +101,7 @@ def group_relative(
     divide_by_std: bool = True,
     leave_one_out: bool = False,
     eps: float = 1e-4,
-    gather: Gather = this_rank,
+    gather: Gather = identity_gather,
 ) -> Float[Tensor, " B"]:
     """Totals minus the mean of their group, divided by (the group's std (n - 1) + `eps`) if asked.
 
@@ -126,7 +126,7 @@ def group_relative(
     return advantages / (variance.sqrt() + eps)
 
 
-def require_company(group: Int[Tensor, " B"], *, gather: Gather = this_rank) -> None:
+def require_company(group: Int[Tensor, " B"], *, gather: Gather = identity_gather) -> None:
     """Check that every group has at least two samples, on all ranks together.
 
     Raises:

@@ -7,10 +7,11 @@ Differences from the paper, whose objective is not printed in full anywhere we k
 2. Advantages are divided by the group's standard deviation (n - 1), as the name GRPO says.
 3. The weights of drawing and answering are relative: the loss is their weighted mean, and the penalty is
    weighed like the side it belongs to. The paper's own weights are not known.
-4. The divergence from the frozen reference is estimated token by token (k3) under the law that is trained.
-   0.2 is the weight in the name of the published Show-o run.
-5. The law of a side is a choice, `Side.under`. Drawings that were guided and are scored without guidance give
-   a biased gradient; that is the default all the same, because guidance doubles the cost of every score.
+4. The divergence from the frozen reference is estimated token by token (k3) under the distribution that is
+   trained. 0.2 is the weight in the name of the published Show-o run.
+5. The distribution of a side is a choice, `TurnObjective.under`. Drawings that were guided and are scored
+   without guidance give a biased gradient; that is the default all the same, because guidance doubles the
+   cost of every score.
 6. Groups of any size from 2, also over several ranks (the paper's fit on one device).
 """
 
@@ -27,13 +28,22 @@ from sightloop.algorithms.credit import (
     Gather,
     group_relative,
     groups_with_signal,
+    identity_gather,
     require_company,
-    this_rank,
 )
 from sightloop.algorithms.methods import METHODS
 from sightloop.algorithms.ratios import clipped_ratio, is_clipped, kl_to_reference, sequence_log_probs
-from sightloop.algorithms.turn_objectives import Sides, View, in_turn_columns, shares_of
-from sightloop.types import Credit, LossOutput, Policy, Reduction, Rollout, Turn, numbers_of, one_rank
+from sightloop.algorithms.turn_objectives import ScoredTurn, TurnObjectives, in_turn_columns, loss_weights_of
+from sightloop.types import (
+    Credit,
+    LossOutput,
+    Policy,
+    Reduction,
+    Rollout,
+    Turn,
+    identity_reduction,
+    numbers_of,
+)
 
 Old = Literal["none", "rescored", "recorded"]
 OLD: tuple[Old, ...] = ("none", "rescored", "recorded")
@@ -48,23 +58,24 @@ class GRPO:
     reference: Policy | None = None
     """A frozen policy that scores the same turns; needed by a positive `kl_weight`."""
     kl_weight: float = 0.2
-    sides: Sides = field(default_factory=Sides)
+    objectives: TurnObjectives = field(default_factory=TurnObjectives)
     divide_by_std: bool = True
     std_eps: float = 1e-4
     leave_one_out: bool = False
     """Compare with the mean of the other samples only."""
-    skip_silent: bool = False
+    drop_zero_variance_groups: bool = False
     """Leave groups whose samples all earned the same out of the batch (DAPO); else only the penalty acts."""
     old: Old = "none"
-    """Where the ratio's denominator comes from: nowhere (1 in value), scored again under each side's law
-    before the first update, or recorded by the sampler, whose law each side must then name in `under`."""
+    """Where the ratio's denominator comes from: nowhere (1 in value), scored again under each side's
+    distribution before the first update, or recorded by the sampler, whose distribution each side must then
+    name in `under`."""
     ratio: Ratio = "token"
     clip_low: float | None = None
     clip_high: float | None = None
     score_batch: int | None = None
     """Samples scored at once for `old`; None = all. Every rank needs as many."""
-    reduce: Reduction = one_rank
-    gather: Gather = this_rank
+    reduce: Reduction = identity_reduction
+    gather: Gather = identity_gather
     """Brings the totals of all ranks together, so that a group may lie on several."""
 
     def __post_init__(self) -> None:
@@ -94,13 +105,17 @@ class GRPO:
                     f'{name} is {clip}, but old is "none": a ratio of 1 is never clipped; use "rescored"'
                 )
         if self.old == "recorded":
-            trained = [side for side in (self.sides.drawing, self.sides.answering) if side.weight > 0]
-            if any(side.under is None for side in trained):
+            trained = [
+                objective
+                for objective in (self.objectives.drawing, self.objectives.answering)
+                if objective.weight > 0
+            ]
+            if any(objective.under is None for objective in trained):
                 raise ValueError(
-                    'old is "recorded": samplers record the law they draw with; name it in each trained '
+                    'old is "recorded": samplers record the distribution they draw with; name it in each trained '
                     'side\'s `under`, or use "rescored"'
                 )
-            if self.sides.orders is not None:
+            if self.objectives.unmasking is not None:
                 raise ValueError('old is "recorded", but other orders were never recorded; use "rescored"')
 
     @torch.no_grad()
@@ -113,9 +128,9 @@ class GRPO:
         if self.reference is policy:
             raise ValueError("the reference is the policy itself; give a frozen copy")
         require_company(rollout.group, gather=self.gather)
-        orders = self.sides.draw_orders(rollout)
-        views = self.sides.views(rollout, orders)
-        _require_drawn(rollout, views)
+        unmasking = self.objectives.draw_unmasking(rollout)
+        scored_turns = self.objectives.scored_turns(rollout, unmasking)
+        _require_drawn(rollout, scored_turns)
         totals, group = rollout.rewards.sum(1), rollout.group.to(rollout.rewards.device)
         advantages = group_relative(
             totals,
@@ -126,13 +141,13 @@ class GRPO:
             gather=self.gather,
         )
         signal = groups_with_signal(totals, group, gather=self.gather)
-        keep = signal if self.skip_silent else torch.ones_like(signal)
-        shares = shares_of(views, keep, reduce=self.reduce, dtype=advantages.dtype)
+        keep = signal if self.drop_zero_variance_groups else torch.ones_like(signal)
+        loss_weights = loss_weights_of(scored_turns, keep, reduce=self.reduce, dtype=advantages.dtype)
         return Credit(
-            advantages=advantages[:, None] * (shares > 0),
-            shares=shares,
-            orders=orders,
-            old_log_probs=() if self.old == "none" else self._old_log_probs(policy, rollout, orders),
+            advantages=advantages[:, None] * (loss_weights > 0),
+            loss_weights=loss_weights,
+            unmasking=unmasking,
+            old_log_probs=() if self.old == "none" else self._old_log_probs(policy, rollout, unmasking),
             figures=self._figures(group, signal),
         )
 
@@ -140,29 +155,33 @@ class GRPO:
         """Minus ratio times advantage, plus the weighted divergence, of each token of the trained sides."""
         parts: list[Tensor] = []
         metrics: dict[str, Tensor] = {}
-        views = self.sides.views(rollout, credit.orders)
-        for place, view in enumerate(views):
-            if view.weight == 0:
-                parts.append(torch.zeros_like(credit.shares[:, view.columns]))
+        scored_turns = self.objectives.scored_turns(rollout, credit.unmasking)
+        for place, scored_turn in enumerate(scored_turns):
+            if scored_turn.weight == 0:
+                parts.append(torch.zeros_like(credit.loss_weights[:, scored_turn.columns]))
                 continue
-            old = credit.old_log_probs[place][..., : view.mask.shape[-1]] if credit.old_log_probs else None
-            found = self._view_loss(policy, view, credit.advantages[:, view.columns], old)
-            parts.append(view.average(found.pop("total")))
+            old = (
+                credit.old_log_probs[place][..., : scored_turn.mask.shape[-1]]
+                if credit.old_log_probs
+                else None
+            )
+            found = self._view_loss(policy, scored_turn, credit.advantages[:, scored_turn.columns], old)
+            parts.append(scored_turn.average(found.pop("total")))
             for name, values in found.items():
-                metrics[f"{view.name}/{name}"] = in_turn_columns(
-                    view.figure(values), view.columns, credit.shares
+                metrics[f"{scored_turn.name}/{name}"] = in_turn_columns(
+                    scored_turn.figure(values), scored_turn.columns, credit.loss_weights
                 )
         return LossOutput(per_token=torch.cat(parts, 1), metrics=metrics)
 
     def _view_loss(
         self,
         policy: Policy,
-        view: View,
+        scored_turn: ScoredTurn,
         advantages: Float[Tensor, "B T"],
         old: Float[Tensor, "B K T"] | None,
     ) -> dict[str, Float[Tensor, "B K T"]]:
-        log_probs, entropy = view.score(policy)
-        mask = view.mask
+        log_probs, entropy = scored_turn.score(policy)
+        mask = scored_turn.mask
         old = log_probs.detach() if old is None else old
         new = log_probs
         if self.ratio == "sequence":
@@ -176,32 +195,35 @@ class GRPO:
             found["clipped"] = (is_clipped(new, old, worth, **clip) & mask).to(loss.dtype)
         if self.reference is not None:
             with torch.no_grad():
-                reference, _ = view.score(self.reference)
+                reference, _ = scored_turn.score(self.reference)
             found["kl"] = kl_to_reference(log_probs, reference).masked_fill(~mask, 0)
             found["total"] = loss + self.kl_weight * found["kl"]
         return found
 
     def _old_log_probs(
-        self, policy: Policy, rollout: Rollout, orders: tuple[Turn, ...]
+        self, policy: Policy, rollout: Rollout, unmasking: tuple[Turn, ...]
     ) -> tuple[Float[Tensor, "B _ _"], ...]:
-        views = self.sides.views(rollout, orders)
+        scored_turns = self.objectives.scored_turns(rollout, unmasking)
         found: list[Tensor] = []
-        for view in views:
-            recorded = view.turns[0].tokens.log_probs
-            if view.weight == 0:
-                found.append(torch.zeros_like(view.mask, dtype=torch.float32))
+        for scored_turn in scored_turns:
+            recorded = scored_turn.turns[0].tokens.log_probs
+            if scored_turn.weight == 0:
+                found.append(torch.zeros_like(scored_turn.mask, dtype=torch.float32))
             elif self.old == "recorded":
                 assert recorded is not None
-                found.append(recorded[:, None].masked_fill(~view.mask, 0))
+                found.append(recorded[:, None].masked_fill(~scored_turn.mask, 0))
             else:
-                found.append(self._rescored(policy, view))
+                found.append(self._rescored(policy, scored_turn))
         return tuple(found)
 
-    def _rescored(self, policy: Policy, view: View) -> Float[Tensor, "B K T"]:
-        size = len(view.turns[0])
+    def _rescored(self, policy: Policy, scored_turn: ScoredTurn) -> Float[Tensor, "B K T"]:
+        size = len(scored_turn.turns[0])
         step = self.score_batch or size
         chunks = [torch.arange(start, min(start + step, size)) for start in range(0, size, step)]
-        parts = [replace(view, turns=tuple(turn.rows(chunk) for turn in view.turns)) for chunk in chunks]
+        parts = [
+            replace(scored_turn, turns=tuple(turn.rows(chunk) for turn in scored_turn.turns))
+            for chunk in chunks
+        ]
         return torch.cat([part.score(policy)[0] for part in parts])
 
     def _figures(self, group: Tensor, signal: Bool[Tensor, " B"]) -> dict[str, float]:
@@ -210,13 +232,13 @@ class GRPO:
         return {"groups/all": float(len(everyone)), "groups/silent": float(len(everyone - speaking))}
 
 
-def _require_drawn(rollout: Rollout, views: list[View]) -> None:
+def _require_drawn(rollout: Rollout, scored_turns: list[ScoredTurn]) -> None:
     # The turns as they were drawn: other orders of them carry no log-probabilities.
-    for turn, view in zip(rollout.turns, views, strict=True):
+    for turn, scored_turn in zip(rollout.turns, scored_turns, strict=True):
         tokens = turn.tokens
-        if view.weight > 0 and tokens.log_probs is None and tokens.one_hot is None:
+        if scored_turn.weight > 0 and tokens.log_probs is None and tokens.one_hot is None:
             raise ValueError(
-                f"the tokens of the {view.name} side carry no log-probabilities: they were given, drawn "
+                f"the tokens of the {scored_turn.name} side carry no log-probabilities: they were given, drawn "
                 "greedily or by another model; a policy gradient is wrong for them, give the side weight 0"
             )
 
@@ -238,6 +260,6 @@ def grpo_method(name: str, given: GRPO) -> GRPO:
         changes["old"] = "rescored"
     if not method.penalty:
         changes |= {"reference": None, "kl_weight": 0.0}
-    if method.share is not None:
-        changes["sides"] = replace(given.sides, share=method.share)
+    if method.average_over is not None:
+        changes["sides"] = replace(given.objectives, average_over=method.average_over)
     return replace(given, **changes)

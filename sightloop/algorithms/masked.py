@@ -10,11 +10,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from sightloop.types import Reduction, one_rank
+from sightloop.types import Reduction, identity_reduction
 
 
 def masked_mean(
-    x: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"], *, reduce: Reduction = one_rank
+    x: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"], *, reduce: Reduction = identity_reduction
 ) -> Float[Tensor, ""]:
     """Mean over the tokens that count, on all ranks; 0 if there are none.
 
@@ -26,12 +26,12 @@ def masked_mean(
     return total / count.clamp(min=1)
 
 
-def centred(
-    x: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"], *, reduce: Reduction = one_rank
+def centered(
+    x: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"], *, reduce: Reduction = identity_reduction
 ) -> Float[Tensor, "B T"]:
     """`x` minus its masked mean, 0 where masked.
 
-    >>> centred(torch.tensor([[1.0, 5.0, 9.0]]), torch.tensor([[True, True, False]]))
+    >>> centered(torch.tensor([[1.0, 5.0, 9.0]]), torch.tensor([[True, True, False]]))
     tensor([[-2.,  2.,  0.]])
     """
     once = (x - masked_mean(x, mask, reduce=reduce)).masked_fill(~mask, 0)
@@ -40,27 +40,31 @@ def centred(
 
 
 def standard_deviation(
-    x: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"], *, reduce: Reduction = one_rank
+    x: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"], *, reduce: Reduction = identity_reduction
 ) -> Float[Tensor, ""]:
     """Standard deviation (n - 1) over the tokens that count, on all ranks; 0 if there are fewer than two.
 
     >>> standard_deviation(torch.tensor([[1.0, 3.0, 5.0, 70.0]]), torch.tensor([[True, True, True, False]]))
     tensor(2.)
     """
-    return _spread(centred(x, mask, reduce=reduce), mask, reduce)
+    return _spread(centered(x, mask, reduce=reduce), mask, reduce)
 
 
-def standardise(
-    x: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"], *, reduce: Reduction = one_rank, eps: float = 1e-8
+def standardize(
+    x: Float[Tensor, "B T"],
+    mask: Bool[Tensor, "B T"],
+    *,
+    reduce: Reduction = identity_reduction,
+    eps: float = 1e-8,
 ) -> Float[Tensor, "B T"]:
     """`(x - mean) / (std + eps)` over the tokens that count, on all ranks; 0 where masked. VLRM's eq. 3.
 
-    >>> standardise(torch.tensor([[1.0, 3.0, 5.0, 70.0]]), torch.tensor([[True, True, True, False]]))
+    >>> standardize(torch.tensor([[1.0, 3.0, 5.0, 70.0]]), torch.tensor([[True, True, True, False]]))
     tensor([[-1.,  0.,  1.,  0.]])
-    >>> standardise(torch.tensor([[0.1, 0.1]]), torch.tensor([[True, True]]))
+    >>> standardize(torch.tensor([[0.1, 0.1]]), torch.tensor([[True, True]]))
     tensor([[0., 0.]])
     """
-    middle = centred(x, mask, reduce=reduce)
+    middle = centered(x, mask, reduce=reduce)
     return middle / (_spread(middle, mask, reduce) + eps)
 
 
@@ -70,12 +74,12 @@ def _spread(middle: Tensor, mask: Tensor, reduce: Reduction) -> Tensor:
     return (squares / (count - 1).clamp(min=1)).sqrt()
 
 
-def shares_per_sample(
-    mask: Bool[Tensor, "B T"], *, reduce: Reduction = one_rank, dtype: torch.dtype = torch.float32
+def weights_per_sample(
+    mask: Bool[Tensor, "B T"], *, reduce: Reduction = identity_reduction, dtype: torch.dtype = torch.float32
 ) -> Float[Tensor, "B T"]:
     """Every sample weighs the same, and its tokens share alike; sums to 1 on all ranks. VLRM's eqs. 2 and 4.
 
-    >>> shares_per_sample(torch.tensor([[True, True], [True, False]]))
+    >>> weights_per_sample(torch.tensor([[True, True], [True, False]]))
     tensor([[0.2500, 0.2500],
             [0.5000, 0.0000]])
     """
@@ -84,30 +88,30 @@ def shares_per_sample(
     return mask / (tokens.clamp(min=1) * samples.clamp(min=1))
 
 
-def shares_per_token(
-    mask: Bool[Tensor, "B T"], *, reduce: Reduction = one_rank, dtype: torch.dtype = torch.float32
+def weights_per_token(
+    mask: Bool[Tensor, "B T"], *, reduce: Reduction = identity_reduction, dtype: torch.dtype = torch.float32
 ) -> Float[Tensor, "B T"]:
     """Every token weighs the same, whatever sample it is in; sums to 1 on all ranks.
 
-    >>> shares_per_token(torch.tensor([[True, True, True], [True, False, False]]))
+    >>> weights_per_token(torch.tensor([[True, True, True], [True, False, False]]))
     tensor([[0.2500, 0.2500, 0.2500],
             [0.2500, 0.0000, 0.0000]])
     """
     return mask / reduce(mask.sum(dtype=dtype)).clamp(min=1)
 
 
-def shares_per_length(
+def weights_per_length(
     mask: Bool[Tensor, "B T"],
     length: int,
     *,
-    reduce: Reduction = one_rank,
+    reduce: Reduction = identity_reduction,
     dtype: torch.dtype = torch.float32,
 ) -> Float[Tensor, "B T"]:
     """Every token weighs `1 / length` of a sample, however many the sample has (Dr. GRPO, arXiv 2503.20783).
 
     Sums to less than 1 where samples are shorter than `length`.
 
-    >>> shares_per_length(torch.tensor([[True, True, True], [True, False, False]]), 4)
+    >>> weights_per_length(torch.tensor([[True, True, True], [True, False, False]]), 4)
     tensor([[0.1250, 0.1250, 0.1250],
             [0.1250, 0.0000, 0.0000]])
     """
@@ -120,7 +124,7 @@ def explained_variance(
     returns: Float[Tensor, "B T"],
     mask: Bool[Tensor, "B T"],
     *,
-    reduce: Reduction = one_rank,
+    reduce: Reduction = identity_reduction,
 ) -> Float[Tensor, ""]:
     """`1 - var(returns - values) / var(returns)`: 1 for a perfect critic, 0 for a constant one.
 

@@ -15,8 +15,9 @@ class Method:
     """Ratios are real, to the policy that drew: they can be clipped, and a rollout serves several updates."""
     penalty: bool = True
     """The policy is held near a frozen reference, unless the user says otherwise."""
-    share: Literal["sample", "token", "length"] | None = None
-    """What weighs the same in the loss; `length` needs the longest drawing and answer (`Side.max_length`)."""
+    average_over: Literal["sample", "token", "length"] | None = None
+    """What weighs the same in the loss; `length` needs the longest drawing and answer
+    (`TurnObjective.max_length`)."""
     changes: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Fields of GRPO with their values."""
 
@@ -29,14 +30,14 @@ METHODS: dict[str, Method] = {
     "grpo": Method(old_policy=True, changes=_CLIPS),
     # arXiv 2503.20783
     "dr_grpo": Method(
-        old_policy=True, penalty=False, share="length", changes={**_CLIPS, "divide_by_std": False}
+        old_policy=True, penalty=False, average_over="length", changes={**_CLIPS, "divide_by_std": False}
     ),
     # arXiv 2503.14476; groups without signal are left out, not drawn again
     "dapo": Method(
         old_policy=True,
         penalty=False,
-        share="token",
-        changes={"clip_low": 0.2, "clip_high": 0.28, "skip_silent": True},
+        average_over="token",
+        changes={"clip_low": 0.2, "clip_high": 0.28, "drop_zero_variance_groups": True},
     ),
     # arXiv 2507.18071
     "gspo": Method(old_policy=True, changes={"ratio": "sequence", "clip_low": 3e-4, "clip_high": 4e-4}),

@@ -2,8 +2,8 @@
 
 Differences from the paper:
 1. End to end, the drawing carries straight-through codes, so that the answer's loss reaches the drawing side;
-   this needs nothing here but a rollout that was drawn with a relaxation. Without one, `sides.drawing` trains
-   on the model's own drawings; the paper's formula for that case is not known.
+   this needs nothing here but a rollout that was drawn with a relaxation. Without one, `objectives.drawing`
+   trains on the model's own drawings; the paper's formula for that case is not known.
 2. The paper labels every drawing with the prompt's answer, right or wrong, which teaches the seeing side to
    tell what was asked for instead of what it sees. The default keeps only drawings whose own answer was
    right; `paper` is the paper's choice.
@@ -23,24 +23,29 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from sightloop.algorithms.credit import Gather, group_best, this_rank
+from sightloop.algorithms.credit import Gather, group_best, identity_gather
 from sightloop.algorithms.ratios import kl_to_reference
-from sightloop.algorithms.turn_objectives import Side, Sides, in_turn_columns, shares_of
-from sightloop.types import Credit, LossOutput, Policy, Reduction, Rollout, one_rank
+from sightloop.algorithms.turn_objectives import (
+    TurnObjective,
+    TurnObjectives,
+    in_turn_columns,
+    loss_weights_of,
+)
+from sightloop.types import Credit, LossOutput, Policy, Reduction, Rollout, identity_reduction
 
 Filter = Literal["none", "answer_correct", "best_of_group"]
 FILTERS: tuple[Filter, ...] = ("none", "answer_correct", "best_of_group")
 
 
-def _answers_only() -> Sides:
-    return Sides(drawing=Side(weight=0))
+def _answers_only() -> TurnObjectives:
+    return TurnObjectives(drawing=TurnObjective(weight=0))
 
 
 @dataclass(frozen=True, kw_only=True)
 class SFT:
     """The likelihood of true answers, and of the model's own drawings if their side has a weight."""
 
-    sides: Sides = field(default_factory=_answers_only)
+    objectives: TurnObjectives = field(default_factory=_answers_only)
     learns_drawings: bool = True
     """False: of the drawing side only the penalty acts, as end to end, where the answer's loss trains it."""
     kl_weight: float = 0.0
@@ -50,8 +55,8 @@ class SFT:
     """Which drawings are kept: all, those whose answer was right, or those with their group's best reward."""
     correct: str = "all_facts"
     """The part of the reward that says whether an answer was right: 1 or more."""
-    reduce: Reduction = one_rank
-    gather: Gather = this_rank
+    reduce: Reduction = identity_reduction
+    gather: Gather = identity_gather
 
     def __post_init__(self) -> None:
         if self.filter not in FILTERS:
@@ -60,7 +65,7 @@ class SFT:
             raise ValueError(
                 f"kl_weight is {self.kl_weight}; use 0, or a positive weight together with a reference"
             )
-        if not self.learns_drawings and self.kl_weight == 0 and self.sides.drawing.weight > 0:
+        if not self.learns_drawings and self.kl_weight == 0 and self.objectives.drawing.weight > 0:
             raise ValueError(
                 "drawings are not learned and kl_weight is 0: the drawing side has no loss; give it weight 0"
             )
@@ -74,16 +79,16 @@ class SFT:
         """
         if self.reference is policy:
             raise ValueError("the reference is the policy itself; give a frozen copy")
-        orders = self.sides.draw_orders(rollout)
-        views = self.sides.views(rollout, orders)
+        unmasking = self.objectives.draw_unmasking(rollout)
+        scored_turns = self.objectives.scored_turns(rollout, unmasking)
         keep = self._kept(rollout)
-        shares = shares_of(views, keep, reduce=self.reduce, dtype=rollout.rewards.dtype)
-        counts = self.reduce(torch.stack([keep.sum(), torch.ones_like(keep).sum()]).to(shares.dtype))
+        loss_weights = loss_weights_of(scored_turns, keep, reduce=self.reduce, dtype=rollout.rewards.dtype)
+        counts = self.reduce(torch.stack([keep.sum(), torch.ones_like(keep).sum()]).to(loss_weights.dtype))
         kept, everyone = (float(count) for count in counts)
         return Credit(
-            advantages=torch.ones_like(shares) * (shares > 0),
-            shares=shares,
-            orders=orders,
+            advantages=torch.ones_like(loss_weights) * (loss_weights > 0),
+            loss_weights=loss_weights,
+            unmasking=unmasking,
             figures={"filter/kept": kept / everyone},
         )
 
@@ -91,23 +96,23 @@ class SFT:
         """Negative log-likelihood of each token of the trained sides, plus the weighted divergence."""
         parts: list[Tensor] = []
         metrics: dict[str, Tensor] = {}
-        for view in self.sides.views(rollout, credit.orders):
-            if view.weight == 0:
-                parts.append(torch.zeros_like(credit.shares[:, view.columns]))
+        for scored_turn in self.objectives.scored_turns(rollout, credit.unmasking):
+            if scored_turn.weight == 0:
+                parts.append(torch.zeros_like(credit.loss_weights[:, scored_turn.columns]))
                 continue
-            log_probs, entropy = view.score(policy)
-            learned = self.learns_drawings or view.turns[0].prompt.wants != "image"
+            log_probs, entropy = scored_turn.score(policy)
+            learned = self.learns_drawings or scored_turn.turns[0].prompt.wants != "image"
             total = -log_probs if learned else torch.zeros_like(log_probs)
-            found = {"loss": total, "probability": log_probs.exp() * view.mask, "entropy": entropy}
+            found = {"loss": total, "probability": log_probs.exp() * scored_turn.mask, "entropy": entropy}
             if self.reference is not None and self.kl_weight > 0:
                 with torch.no_grad():
-                    before, _ = view.score(self.reference)
-                found["kl"] = kl_to_reference(log_probs, before).masked_fill(~view.mask, 0)
+                    before, _ = scored_turn.score(self.reference)
+                found["kl"] = kl_to_reference(log_probs, before).masked_fill(~scored_turn.mask, 0)
                 total = total + self.kl_weight * found["kl"]
-            parts.append(view.average(total))
+            parts.append(scored_turn.average(total))
             for name, values in found.items():
-                metrics[f"{view.name}/{name}"] = in_turn_columns(
-                    view.figure(values), view.columns, credit.shares
+                metrics[f"{scored_turn.name}/{name}"] = in_turn_columns(
+                    scored_turn.figure(values), scored_turn.columns, credit.loss_weights
                 )
         return LossOutput(per_token=torch.cat(parts, 1), metrics=metrics)
 
@@ -130,5 +135,5 @@ class SFT:
 
 
 def paper(given: SFT) -> SFT:
-    """`given` as in the paper: every drawing is labelled with the prompt's answer, whatever it shows."""
+    """`given` as in the paper: every drawing is labeled with the prompt's answer, whatever it shows."""
     return replace(given, filter="none")

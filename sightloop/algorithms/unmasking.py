@@ -1,13 +1,13 @@
 """In which orders of unmasking the codes of a drawing are scored.
 
-A masked decoder has no single likelihood of a picture: it depends on which codes are known when another is
+A masked decoder has no single likelihood of an image: it depends on which codes are known when another is
 predicted. Three answers, all of them ways to fill a turn's mask and rounds (`decode_step`: a code is
 predicted from those of earlier rounds, -1 is known from the start):
 
 - as it was drawn (`true_rounds`): the exact likelihood of the draws, at the cost of one pass a round;
 - some of these rounds (`some_rounds`): cheaper, on average the same;
-- the finished picture with codes hidden anew (`fresh_masks`): what masked training itself scores, one pass
-  for each ratio, and nothing of how the picture was drawn.
+- the finished image with codes hidden anew (`fresh_masks`): what masked training itself scores, one pass
+  for each ratio, and nothing of how the image was drawn.
 
 The orders live in the data, so policy, reference and old policy score the same ones. They are chosen by the
 samples' own seeds, as the draws are: any split of the rows over ranks gives the same ones, and no two ranks
@@ -33,7 +33,7 @@ GroupSeeds = Callable[[dict[str, int]], list[dict[str, int]]]
 """Every rank's seeds by prompt, on every rank."""
 
 
-def _this_rank(seeds: dict[str, int]) -> list[dict[str, int]]:
+def _identity_gather(seeds: dict[str, int]) -> list[dict[str, int]]:
     return [seeds]
 
 
@@ -100,7 +100,7 @@ def shared_ratios(
 def fresh_masks(
     turn: Turn, ratios: Float[Tensor, "K B"], *, generator: torch.Generator | None = None
 ) -> list[Turn]:
-    """The picture with codes hidden anew, once for each of K ratios; the hidden codes count.
+    """The image with codes hidden anew, once for each of K ratios; the hidden codes count.
 
     Codes that did not count stay known. At least one code of a sample that has any is hidden. The samples'
     seeds choose which, or `generator` if it is given.
@@ -157,10 +157,10 @@ class SomeRounds:
 
 @dataclass(frozen=True, kw_only=True)
 class FreshMasks:
-    """Orders of an algorithm: the finished pictures at K random ratios, shared by samples of one prompt."""
+    """Orders of an algorithm: the finished images at K random ratios, shared by samples of one prompt."""
 
     number: int = 1
-    gather: GroupSeeds = _this_rank
+    gather: GroupSeeds = _identity_gather
     """Brings the seeds of all ranks together, so that samples of a prompt may lie on several."""
 
     def __post_init__(self) -> None:

@@ -139,7 +139,7 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 
 def evaluate(words: list[str]) -> None:
-    """Measure captions, answers or drawn pictures."""
+    """Measure captions, answers or drawn images."""
     if not words or words[0] not in EVALUATIONS:
         told = {name: str(kind.__doc__) for name, (kind, _) in EVALUATIONS.items()}
         _fail_or_help("evaluate", words, told, "")
@@ -191,7 +191,7 @@ class ExportOptions:
     dtype: Literal["float16", "bfloat16", "float32"] = "float16"
     """Precision of the weights; adapters for peft are always float32."""
     license: str = ""
-    """Licence named in the model card; follow the base model's."""
+    """License named in the model card; follow the base model's."""
 
 
 def export(words: list[str]) -> None:
@@ -222,12 +222,12 @@ _TRAIN_NOTE = (
     "sightloop train --config FILE --run RUN      start a run with another's configuration"
 )
 COMMANDS: dict[str, tuple[Callable[[list[str]], None], str]] = {
-    "demo": (demo, "minutes of training without a download (unirl, vlrm), with pictures before and after"),
+    "demo": (demo, "minutes of training without a download (unirl, vlrm), with images before and after"),
     "train": (train, "train a model on what a judge sees (vlrm, unirl-grpo, unirl-sft)"),
-    "evaluate": (evaluate, "measure captions, answers, drawings (clip-recall, geneval, both-sides, others)"),
+    "evaluate": (evaluate, "measure captions, answers, drawings (clip-recall, geneval, joint, others)"),
     "caption": (caption, "write captions of images"),
-    "draw": (draw_command, "draw pictures of a prompt (Show-o, Janus)"),
-    "ask": (ask_command, "ask a question about a picture (Show-o, Janus)"),
+    "draw": (draw_command, "draw images of a prompt (Show-o, Janus)"),
+    "ask": (ask_command, "ask a question about an image (Show-o, Janus)"),
     "report": (report, "one page and one table about a run"),
     "doctor": (doctor, "is everything well that a run depends on: computer, judges, rewards"),
     "export": (export, "a run's model as a folder of its own, without adapters or sightloop"),

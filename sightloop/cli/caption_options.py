@@ -58,7 +58,7 @@ class RecallOptions:
     model: str = ""
     """Captioner that writes the captions instead: a BLIP-2 folder, or a run folder."""
     images: str = ""
-    """Folder, glob, shards or Karpathy JSON of the pictures; with --captions the folder its names start
+    """Folder, glob, shards or Karpathy JSON of the images; with --captions the folder its names start
     from.
     """
     image_root: str = ""
@@ -69,7 +69,7 @@ class RecallOptions:
     embedded world's images only.
     """
     ties: Literal["optimistic", "pessimistic", "expected"] = "optimistic"
-    """Texts that are exactly as close to another picture: for them (the protocol), against them, or half."""
+    """Texts that are exactly as close to another image: for them (the protocol), against them, or half."""
     decode: Annotated[DecodeOptions, tyro.conf.arg(name="")] = DecodeOptions()
     allow_empty: bool = False
     """Captions of the file may be empty: the captioner said nothing."""
@@ -84,28 +84,28 @@ class RecallOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionMeasureOptions:
-    """Length, variety, repeats, colours, bad phrases of captions; CIDEr-D, ROUGE-L and BLEU against
-    references; CHAIR against the objects of the pictures; CLIPScore.
+    """Length, variety, repeats, colors, bad phrases of captions; CIDEr-D, ROUGE-L and BLEU against
+    references; CHAIR against the objects of the images; CLIPScore.
     """
 
     captions: Positional[Path]
     """File of captions: .jsonl or .json with "image" and "caption", or .csv with these columns."""
     references: Path | None = None
-    """File of true captions, several a picture allowed: adds CIDEr-D, ROUGE-L, BLEU and colour
+    """File of true captions, several an image allowed: adds CIDEr-D, ROUGE-L, BLEU and color
     coverage.
     """
     objects: Path | None = None
-    """File of the objects that the pictures hold: adds CHAIR. COCO's instances_*.json, or .jsonl with "image"
+    """File of the objects that the images hold: adds CHAIR. COCO's instances_*.json, or .jsonl with "image"
     and "objects".
     """
     clip: str = ""
     """CLIP model (folder or hub name): adds CLIPScore, and RefCLIPScore with references."""
     image_root: str = ""
-    """Folder that the names of the pictures start from."""
+    """Folder that the names of the images start from."""
     phrases: Path | None = None
     """File of bad phrases, one a line; default the paper's 212."""
     scenes: Path | None = None
-    """Folder of pictures of the embedded world: checks every fact told."""
+    """Folder of images of the embedded world: checks every fact told."""
     allow_empty: bool = False
     """Captions may be empty: the captioner said nothing."""
     device: str = "auto"
@@ -114,7 +114,7 @@ class CaptionMeasureOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class AnswerMeasureOptions:
-    """How many answers about pictures are right: yes-or-no questions in the manner of POPE, or free answers
+    """How many answers about images are right: yes-or-no questions in the manner of POPE, or free answers
     compared by their words or by a language model.
     """
 

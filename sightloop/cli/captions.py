@@ -21,7 +21,7 @@ from sightloop.cli.caption_options import (
 )
 from sightloop.data.decode import Decoding
 from sightloop.data.images import BrokenPictureError, ImageSet, OnBroken
-from sightloop.data.sources import FileSource, open_named_pictures, open_source
+from sightloop.data.sources import FileSource, open_named_images, open_source
 from sightloop.evaluation.captions import caption_measures, truth_measures
 from sightloop.evaluation.chair import chair
 from sightloop.evaluation.clip_score import clip_score
@@ -59,15 +59,15 @@ def _usual_writing(model: str) -> Writing:
     return Writing.of(config.held_out, config.draw.prompt)
 
 
-def caption_pictures(policy: Captioner, pictures: ImageSet, writing: Writing) -> Iterator[tuple[str, str]]:
-    """Path and caption of each picture, in order.
+def caption_images(policy: Captioner, pictures: ImageSet, writing: Writing) -> Iterator[tuple[str, str]]:
+    """Path and caption of each image, in order.
 
     Raises:
-        ValueError: a picture is broken.
+        ValueError: an image is broken.
     """
     try:
         for batch in pictures:
-            captions = writing(policy, policy.look(batch.images), instead=_GREEDY)
+            captions = writing(policy, policy.encode_images(batch.images), instead=_GREEDY)
             yield from zip(batch.sources, captions, strict=True)
     except BrokenPictureError as error:
         raise ValueError(f"{error}, or leave such images out with --on-broken leave-out") from error
@@ -80,10 +80,10 @@ _NUM_NAMED = 5
 
 
 def write_captions(options: CaptionOptions) -> None:
-    """Caption files, folders and globs; one line a picture as soon as it is there, or .jsonl.
+    """Caption files, folders and globs; one line an image as soon as it is there, or .jsonl.
 
     Raises:
-        ValueError: nothing to caption, or a picture that cannot be read.
+        ValueError: nothing to caption, or an image that cannot be read.
     """
     if not options.images:
         raise ValueError("name the images to caption: files, folders or globs")
@@ -94,7 +94,7 @@ def write_captions(options: CaptionOptions) -> None:
     source = FileSource(spec=", ".join(options.images), paths=tuple(paths))
     decoding = Decoding(size=policy.image_size, fit=options.fit)
     pictures = _image_set(source, decoding, on_broken=options.on_broken)
-    pairs = caption_pictures(policy, pictures, writing_of(options.decode, options.model))
+    pairs = caption_images(policy, pictures, writing_of(options.decode, options.model))
     if options.output is None:
         for path, caption in pairs:
             print(f"{path}\t{caption}", flush=True)
@@ -150,7 +150,7 @@ def measured_recall(options: RecallOptions) -> Evaluation:
     """CLIP Recall, both directions.
 
     Raises:
-        ValueError: neither captions nor pictures are named, or they do not fit together.
+        ValueError: neither captions nor images are named, or they do not fit together.
     """
     device = distributed.device(options.device)
     if options.captions is not None:
@@ -166,7 +166,7 @@ def measured_recall(options: RecallOptions) -> Evaluation:
             "name what to evaluate: --captions FILE, or --images (and --model for another captioner)"
         )
     named = HeldOutSettings(images=options.images, image_root=options.image_root, split=options.split)
-    source = open_named_pictures(named, files_only=True)
+    source = open_named_images(named, files_only=True)
     assert isinstance(source, FileSource)
     if not options.model:
         require_world_images(source.paths, what="captioner", option="--model")
@@ -175,7 +175,7 @@ def measured_recall(options: RecallOptions) -> Evaluation:
     writing = writing_of(options.decode, options.model)
     decoding = Decoding(size=policy.image_size, fit=writing.fit)
     pictures = _image_set(source, decoding, on_broken=options.on_broken, limit=options.limit)
-    written = caption_set(list(caption_pictures(policy, pictures, writing)))
+    written = caption_set(list(caption_images(policy, pictures, writing)))
     _tell_left_out(pictures)
     refuse_empty(written, allowed=options.allow_empty)
     return writing.recall(policy, clip_recall_of_files(encoder, written, ties=options.ties))
@@ -268,7 +268,7 @@ def _references(file: Path, sources: list[str], image_root: str) -> list[list[st
         by_source.setdefault(os.path.realpath(source), []).append(caption)
     missing = [source for source in sources if os.path.realpath(source) not in by_source]
     if missing:
-        raise ValueError(f"{file} has no reference for {len(missing)} pictures, the first is {missing[0]}")
+        raise ValueError(f"{file} has no reference for {len(missing)} images, the first is {missing[0]}")
     return [by_source[os.path.realpath(source)] for source in sources]
 
 

@@ -37,7 +37,7 @@ DEMOS: dict[str, type[Any]] = {"unirl": UnirlDemo, "vlrm": VlrmDemo}
 
 
 def run_demo(words: list[str], show_report: Callable[[Path], None]) -> None:
-    """Train, print the table before and after, and tell where the report and the pictures are."""
+    """Train, print the table before and after, and tell where the report and the images are."""
     options = tyro.cli(DEMOS[words[0]], args=words[1:], prog=f"sightloop demo {words[0]}")
     from sightloop.cli import demo_run as recipe
 
@@ -47,4 +47,4 @@ def run_demo(words: list[str], show_report: Callable[[Path], None]) -> None:
     recipe.train_demo("unirl" if is_unirl else "vlrm", config, options.run)
     show_report(options.run)
     if is_unirl:
-        print(f"pictures before and after: {recipe.before_after_sheet(options.run)}")
+        print(f"images before and after: {recipe.before_after_sheet(options.run)}")

@@ -1,4 +1,4 @@
-"""What the command `demo` does: a run of the embedded world by its preset, and pictures before and after."""
+"""What the command `demo` does: a run of the embedded world by its preset, and images before and after."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def before_after_sheet(folder: Path) -> Path:
     """Write a sheet of the same prompts and seeds, drawn before training and by the best step.
 
     Raises:
-        ValueError: the run was not evaluated at both, or kept no pictures.
+        ValueError: the run was not evaluated at both, or kept no images.
     """
     best, sheet = saved_step(folder, "best").step, folder / "before_after.png"
     sides = {"before": drawn_by_run(folder, 0), f"after {best} steps": drawn_by_run(folder, best)}

@@ -16,7 +16,7 @@ from sightloop.recipes.presets import preset_of
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DoctorOptions:
-    """Look at the computer, at every judge on pictures whose right caption is known, and at the rewards of a
+    """Look at the computer, at every judge on images whose right caption is known, and at the rewards of a
     recipe on a few dozen samples of its policy.
     """
 

@@ -1,4 +1,4 @@
-"""What the commands `draw` and `ask` do: pictures of a prompt, and an answer about a picture."""
+"""What the commands `draw` and `ask` do: images of a prompt, and an answer about an image."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def generate_images(options: DrawOptions) -> list[Path]:
     author = _author(options.source, texts=[options.prompt])
     policy = _open(options.source)
     chosen = {"decode_steps": options.steps, "guidance": options.guidance, "temperature": options.temperature}
-    sampling = policy.drawing(**{name: value for name, value in chosen.items() if value is not None})
+    sampling = policy.default_sampling(**{name: value for name, value in chosen.items() if value is not None})
     images: list[Tensor] = []
     for start in range(0, options.number, _BATCH):
         places = range(start, min(start + _BATCH, options.number))
@@ -66,7 +66,7 @@ def _require_sense(options: DrawOptions) -> None:
     if not options.prompt.strip():
         raise ValueError("the prompt is empty; say what to draw")
     if options.number < 1:
-        raise ValueError(f"number is {options.number}; draw at least 1 picture")
+        raise ValueError(f"number is {options.number}; draw at least 1 image")
     if options.output.exists() and not options.output.is_dir():
         raise ValueError(f"{options.output} is a file; name a folder")
 
@@ -80,7 +80,7 @@ def _save(picture: Image.Image, path: Path, prompt: str, author: str) -> None:
 
 
 def grid_of(pictures: list[Image.Image]) -> Image.Image:
-    """Pictures of one size side by side, about as many rows as columns."""
+    """Images of one size side by side, about as many rows as columns."""
     columns = math.ceil(math.sqrt(len(pictures)))
     rows = math.ceil(len(pictures) / columns)
     width, height = pictures[0].size
@@ -108,13 +108,13 @@ def answer_question(options: AskOptions) -> str:
 
 
 def read_image(path: Path) -> UInt8[np.ndarray, "H W 3"]:
-    """A picture file of any mode and size as RGB.
+    """An image file of any mode and size as RGB.
 
     Raises:
-        ValueError: it is missing, damaged or no picture.
+        ValueError: it is missing, damaged or no image.
     """
     if not path.is_file():
-        raise ValueError(f"{path} does not exist or is no file; name a picture")
+        raise ValueError(f"{path} does not exist or is no file; name an image")
     try:
         return upright(read_regular(path))
     except BrokenImageError as error:

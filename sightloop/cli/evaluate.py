@@ -63,5 +63,5 @@ EVALUATIONS: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
     "captions": (CaptionMeasureOptions, evaluate_captions),
     "answers": (AnswerMeasureOptions, evaluate_answers),
     "geneval": (GenEvalOptions, evaluate_images),
-    "both-sides": (JointOptions, evaluate_both),
+    "joint": (JointOptions, evaluate_both),
 }

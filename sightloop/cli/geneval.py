@@ -1,4 +1,4 @@
-"""`sightloop evaluate geneval` from options to what it prints, also for pictures that are yet to be drawn."""
+"""`sightloop evaluate geneval` from options to what it prints, also for images that are yet to be drawn."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _SOURCE = (
 
 
 def evaluate_geneval(options: GenEvalOptions) -> str:
-    """Evaluate a folder of pictures, drawn first if a policy is named; what to tell the user.
+    """Evaluate a folder of images, drawn first if a policy is named; what to tell the user.
 
     Raises:
         ValueError: options that do not go together; or as for `run_geneval`, `draw_prompts` and
@@ -73,7 +73,7 @@ def evaluate_drawn(
     if options.prompts is None:
         raise ValueError(f"name what to draw with --prompts FILE; {_SOURCE}")
     prompts = read_geneval_prompts(options.prompts)
-    sampling = policy.drawing(**changes)
+    sampling = policy.default_sampling(**changes)
     draw_prompts(policy, prompts, options.folder, name=name, sampling=sampling, drawing=drawing)
     return run_geneval(options)
 
@@ -133,16 +133,16 @@ def _drawn_first(options: GenEvalOptions) -> GenEvalRun:
 def _refuse_drawing_options(drawer: DrawerOptions) -> None:
     if drawer != DrawerOptions():
         raise ValueError(
-            "there are options of drawing, but nobody draws; name a model with --policy, or leave them out"
+            "there are options of drawing, but nobody draws; name a model with --model, or leave them out"
         )
 
 
 def _told_again(options: GenEvalOptions, results: Path) -> str:
     if options.judge.detector or options.judge.detections or options.drawer.policy:
-        raise ValueError(f"{results} is done; leave --detector, --detections and --policy out")
+        raise ValueError(f"{results} is done; leave --detector, --detections and --model out")
     prompts = options.prompts
     if prompts == Path(EMBEDDED):
-        raise ValueError("name the file of the prompts: prompts.jsonl in the folder of the pictures")
+        raise ValueError("name the file of the prompts: prompts.jsonl in the folder of the images")
     if options.compare is not None and options.compare.resolve() == results.resolve():
         raise ValueError(f"{results} would be compared with itself; name another file with --compare")
     return "\n".join([geneval_table(read_geneval_run(results, prompts=prompts)), *_change(options, results)])

@@ -33,34 +33,34 @@ class Short:
 
 
 _TRAINED = ("--preset", "--run", "--steps", "--learning-rate", "--micro-batch", "--plan")
-_QUIZZED = ("--policy", "--model.trained", "--quiz-file", "--prompts", "--group")
+_QUIZZED = ("--model", "--model.trained", "--quiz-file", "--prompts", "--group")
 SHORT: dict[str, Short] = {
     "train vlrm": Short(
-        example="sightloop train vlrm --policy Salesforce/blip2-opt-2.7b --images photos/ --plan",
+        example="sightloop train vlrm --model Salesforce/blip2-opt-2.7b --images photos/ --plan",
         options=(
-            *("--policy", "--images", "--held-out.images", "--held-out.clip", "--judge"),
+            *("--model", "--images", "--held-out.images", "--held-out.clip", "--judge"),
             *("--custom-rewards", "--algorithm", "--batch", *_TRAINED),
         ),
     ),
     "train unirl-grpo": Short(
-        example="sightloop train unirl-grpo --policy show-o-512x512/ --run runs/first --plan",
+        example="sightloop train unirl-grpo --model show-o-512x512/ --run runs/first --plan",
         options=(*_QUIZZED, "--method", "--kl-weight", *_TRAINED),
     ),
     "train unirl-sft": Short(
-        example="sightloop train unirl-sft --policy show-o-512x512/ --run runs/first --plan",
+        example="sightloop train unirl-sft --model show-o-512x512/ --run runs/first --plan",
         options=(*_QUIZZED, "--filter", "--end-to-end", *_TRAINED),
     ),
     "evaluate geneval": Short(
-        example="sightloop evaluate geneval --images drawn/ --policy RUN --detector DETECTOR --colours CLIP",
+        example="sightloop evaluate geneval --images drawn/ --model RUN --detector DETECTOR --colors CLIP",
         options=(
-            *("--images", "--policy", "--detector", "--colours", "--detections", "--prompts"),
+            *("--images", "--model", "--detector", "--colors", "--detections", "--prompts"),
             *("--output", "--results", "--compare", "--device"),
         ),
     ),
-    "evaluate both-sides": Short(
-        example="sightloop evaluate both-sides --policy RUN --against BASE",
+    "evaluate joint": Short(
+        example="sightloop evaluate joint --model RUN --against BASE",
         options=(
-            *("--policy", "--against", "--file", "--per-category", "--detector", "--colours"),
+            *("--model", "--against", "--file", "--per-category", "--detector", "--colors"),
             *("--output", "--pictures", "--dtype", "--device"),
         ),
     ),

@@ -54,13 +54,13 @@ class ModelOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class DrawOptions:
-    """Draw pictures of a prompt; the defaults are the law of the model's authors."""
+    """Draw images of a prompt; the defaults are the distribution of the model's authors."""
 
     prompt: Positional[str]
     number: int = 4
-    """Pictures."""
+    """Images."""
     output: Path = Path("drawings")
-    """Folder; its pictures are kept and their numbers continued."""
+    """Folder; its images are kept and their numbers continued."""
     steps: int | None = None
     """Rounds of a masked decoder (Show-o): more are slower and truer."""
     guidance: float | None = None
@@ -72,7 +72,7 @@ class DrawOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class AskOptions:
-    """Ask a question about a picture; the most likely answer is printed."""
+    """Ask a question about an image; the most likely answer is printed."""
 
     image: Positional[Path]
     question: Positional[str]

@@ -1,4 +1,4 @@
-"""`sightloop evaluate both-sides` from options to what it prints: one model, or two on the same prompts."""
+"""`sightloop evaluate joint` from options to what it prints: one model, or two on the same prompts."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from sightloop.cli.geneval import weights_digest
 from sightloop.cli.joint_options import JointOptions
 from sightloop.evaluation.intervals import bootstrap_interval
 from sightloop.evaluation.protocol import protocol_hash
-from sightloop.evaluators.image_sheets import Album, SheetImage, drawn_in, write_sheet
-from sightloop.evaluators.joint import BothSides, both_sides_table, imbalance_of
+from sightloop.evaluators.image_sheets import RecordingCheck, SheetImage, drawn_in, write_sheet
+from sightloop.evaluators.joint import JointEvaluator, imbalance_of, joint_table
 from sightloop.evaluators.joint_changes import categories_table, changes_of, changes_table
 from sightloop.evaluators.open_joint import joint_evaluator
 from sightloop.models.atomic_files import atomic_write
@@ -85,7 +85,7 @@ def evaluate_joint(options: JointOptions) -> str:
     return "\n".join(lines)
 
 
-def evaluator_of(options: JointOptions) -> BothSides:
+def evaluator_of(options: JointOptions) -> JointEvaluator:
     """The evaluation: by the words that the run was trained on, or the options'.
 
     Raises:
@@ -157,20 +157,20 @@ def models_of(options: JointOptions) -> list[NamedModel]:
 
 
 @torch.no_grad()
-def _measured(model: NamedModel, evaluator: BothSides, *, keep: bool) -> MeasuredModel:
-    album = Album(evaluator.check)
+def _measured(model: NamedModel, evaluator: JointEvaluator, *, keep: bool) -> MeasuredModel:
+    album = RecordingCheck(evaluator.check)
     policy: Any = model.load()
     evaluation = replace(evaluator, check=album if keep else evaluator.check)(policy)
     drawn = drawn_in(evaluation.samples, album.pictures) if keep else []
     return MeasuredModel(name=model.name, weights=weights_digest(policy), evaluation=evaluation, drawn=drawn)
 
 
-def _fixed_prompts(evaluator: BothSides) -> list[str]:
+def _fixed_prompts(evaluator: JointEvaluator) -> list[str]:
     return [] if evaluator.fixed is None else [quiz.prompt for quiz in evaluator.fixed.quizzes]
 
 
-def _told(evaluation: Evaluation, evaluator: BothSides) -> str:
-    lines = [both_sides_table(imbalance_of(evaluation))]
+def _told(evaluation: Evaluation, evaluator: JointEvaluator) -> str:
+    lines = [joint_table(imbalance_of(evaluation))]
     values = evaluation.per_sample.get("answered_fixed")
     if values:
         found = bootstrap_interval(values, groups=_fixed_prompts(evaluator))
@@ -179,7 +179,7 @@ def _told(evaluation: Evaluation, evaluator: BothSides) -> str:
     return "\n".join(lines)
 
 
-def _record(found: list[MeasuredModel], evaluator: BothSides) -> dict[str, Any]:
+def _record(found: list[MeasuredModel], evaluator: JointEvaluator) -> dict[str, Any]:
     """Everything, with one protocol for all models: what differs between them is told of each."""
     protocols = [dict(one.evaluation.protocol) for one in found]
     for protocol in protocols:

@@ -1,4 +1,4 @@
-"""The options of `sightloop evaluate both-sides`; loads no network."""
+"""The options of `sightloop evaluate joint`; loads no network."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from sightloop.evaluators.settings import BothSidesSettings
+from sightloop.evaluators.settings import JointSettings
 from sightloop.models.families import Parts
 
 
@@ -18,7 +18,7 @@ class JointOptions:
 
     Every prompt is drawn several times with seeds made from its text; each drawing is judged by the embedded
     world's checker or by GenEval's rules on what a detector sees, and the model is asked about it, and about
-    pictures that are not its own. Two models get the same prompts, seeds and pictures, so that their
+    images that are not its own. Two models get the same prompts, seeds and images, so that their
     differences have paired intervals.
     """
 
@@ -31,9 +31,7 @@ class JointOptions:
     world_model: Literal["show-o", "janus"] = "show-o"
     """Which of the embedded world's models, if none is named."""
     parts: Annotated[Parts, tyro.conf.arg(name="")] = field(default_factory=Parts)
-    evaluation: Annotated[BothSidesSettings, tyro.conf.arg(name="")] = field(
-        default_factory=BothSidesSettings
-    )
+    evaluation: Annotated[JointSettings, tyro.conf.arg(name="")] = field(default_factory=JointSettings)
     vocabulary: Literal["auto", "real", "shapes"] = "auto"
     """Words of the quizzes; auto = as the run was trained, the embedded world's for its own models, else
     "real".

@@ -1,7 +1,7 @@
 """An endless stream of image batches: seeded, the same for any number of ranks, resumed at the exact sample.
 
-Sample k of a stream of global batch size N shows the picture at place k of the order. If that one is broken,
-it shows the picture at place k + N, which the same row of the next batch shows too, then k + N + 1 and so on.
+Sample k of a stream of global batch size N shows the image at place k of the order. If that one is broken,
+it shows the image at place k + N, which the same row of the next batch shows too, then k + N + 1 and so on.
 The order itself never moves: no rank needs to know what is broken at another, and a state holds for any
 number of ranks.
 """
@@ -23,25 +23,25 @@ from sightloop.data.sources import Source
 
 logger = logging.getLogger(__name__)
 _MIN_SEEN = 100
-"""Below this many pictures, the share of broken ones is reckoned as if so many had been seen."""
+"""Below this many images, the share of broken ones is reckoned as if so many had been seen."""
 _NUM_NAMED = 5
 
 
 @dataclass(frozen=True, kw_only=True)
 class Batching:
-    """How a source is cut into batches. `batch_size` counts the pictures of all ranks together."""
+    """How a source is cut into batches. `batch_size` counts the images of all ranks together."""
 
     batch_size: int
     seed: int = 0
     shuffle: bool = True
     shuffle_buffer: int = 1024
-    """Pictures that shards are shuffled among; those of parquet are held in memory, encoded."""
+    """Images that shards are shuffled among; those of parquet are held in memory, encoded."""
     rank: int = 0
     num_ranks: int = 1
     workers: int = 2
     """Threads that decode, one batch ahead."""
-    max_broken_share: float = 0.05
-    """Of the pictures seen; in [0, 1)."""
+    max_broken_fraction: float = 0.05
+    """Of the images seen; in [0, 1)."""
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.num_ranks < 1 or self.batch_size % self.num_ranks:
@@ -54,8 +54,8 @@ class Batching:
             raise ValueError(f"shuffle_buffer is {self.shuffle_buffer}; use at least 1")
         if self.workers < 1:
             raise ValueError(f"workers is {self.workers}; use at least 1 thread")
-        if not 0 <= self.max_broken_share < 1:
-            raise ValueError(f"max_broken_share is {self.max_broken_share}; use a share in [0, 1)")
+        if not 0 <= self.max_broken_fraction < 1:
+            raise ValueError(f"max_broken_share is {self.max_broken_fraction}; use a share in [0, 1)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +78,7 @@ class _Made:
 class ImageStream:
     """Batches without end; rank r of R gets the r-th of R equal slices of every global batch.
 
-    `broken` names every picture that this rank could not use; `num_seen` and `num_broken` count attempts. All
+    `broken` names every image that this rank could not use; `num_seen` and `num_broken` count attempts. All
     three go with the state: after a resume on other ranks they are those of the rank that saved.
     """
 
@@ -105,17 +105,17 @@ class ImageStream:
 
     @property
     def broken(self) -> list[Broken]:
-        """Every picture that could not be used so far, once."""
+        """Every image that could not be used so far, once."""
         return list(self._broken.values())
 
     @property
     def num_seen(self) -> int:
-        """Pictures tried so far."""
+        """Images tried so far."""
         return self._progress.num_seen
 
     @property
     def num_broken(self) -> int:
-        """How many of the pictures tried were broken."""
+        """How many of the images tried were broken."""
         return self._progress.num_broken
 
     def __iter__(self) -> Iterator[ImageBatch]:
@@ -125,7 +125,7 @@ class ImageStream:
         """The next batch.
 
         Raises:
-            ValueError: more than `max_broken_share` of the pictures are broken.
+            ValueError: more than `max_broken_fraction` of the images are broken.
         """
         # Kept until its batch is here: an interrupted wait must not lose a batch.
         if self._pending is None:
@@ -136,7 +136,7 @@ class ImageStream:
         for broken in made.broken:
             if broken.source not in self._broken:
                 self._broken[broken.source] = broken
-                logger.warning("broken picture replaced: %s: %s", broken.source, broken.reason)
+                logger.warning("broken image replaced: %s: %s", broken.source, broken.reason)
         return made.batch
 
     def _make(self, before: _Progress) -> _Made:
@@ -172,13 +172,13 @@ class ImageStream:
 
     def _check(self, num_seen: int, before: _Progress, broken: list[Broken]) -> None:
         num_broken = before.num_broken + len(broken)
-        if num_broken <= self._batching.max_broken_share * max(num_seen, _MIN_SEEN):
+        if num_broken <= self._batching.max_broken_fraction * max(num_seen, _MIN_SEEN):
             return
         named = "; ".join(f"{picture.source}: {picture.reason}" for picture in broken[:_NUM_NAMED])
         raise ValueError(
-            f"{num_broken} of {num_seen} pictures of {self._source.spec!r} are broken, more than "
-            f"max_broken_share {self._batching.max_broken_share}; the latest are "
-            f"{named}. Repair the data, or accept more of them with --data.max-broken-share"
+            f"{num_broken} of {num_seen} images of {self._source.spec!r} are broken, more than "
+            f"max_broken_share {self._batching.max_broken_fraction}; the latest are "
+            f"{named}. Repair the data, or accept more of them with --data.max-broken-fraction"
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -196,12 +196,12 @@ class ImageStream:
         """Go on after the last batch that was handed out when `state` was taken, on any number of ranks.
 
         Raises:
-            ValueError: the state is that of other pictures, another seed or another shuffling.
+            ValueError: the state is that of other images, another seed or another shuffling.
         """
         if state["made_for"] != self._made_for:
             raise ValueError(
                 f"the state belongs to another stream: {state['made_for']}, but this one is "
-                f"{self._made_for}; resume with the same pictures, seed and shuffling"
+                f"{self._made_for}; resume with the same images, seed and shuffling"
             )
         if self._pending is not None:
             wait([self._pending])

@@ -1,6 +1,6 @@
-"""Encoded pictures to uint8 RGB squares of one size, the way the models' own processors resize.
+"""Encoded images to uint8 RGB squares of one size, the way the models' own processors resize.
 
-First frame of an animation; colour profiles are not applied, as in those processors; an EXIF orientation is.
+First frame of an animation; color profiles are not applied, as in those processors; an EXIF orientation is.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ _WHITE_16_BIT = 65535
 
 @dataclass(frozen=True, kw_only=True)
 class Decoding:
-    """How a picture becomes a square of `size` x `size` pixels.
+    """How an image becomes a square of `size` x `size` pixels.
 
-    `fit` "crop" brings the shorter side to `size` and keeps the centre (as CLIP); "squash" brings both sides
-    to `size` (as BLIP). Both are bicubic. A picture of more than `max_pixels` pixels counts as broken.
+    `fit` "crop" brings the shorter side to `size` and keeps the center (as CLIP); "squash" brings both sides
+    to `size` (as BLIP). Both are bicubic. An image of more than `max_pixels` pixels counts as broken.
     """
 
     size: int
@@ -49,20 +49,20 @@ class Decoding:
 
 
 def decode(picture: bytes | Image.Image, decoding: Decoding) -> UInt8[np.ndarray, "H W 3"]:
-    """The picture as an RGB square.
+    """The image as an RGB square.
 
     Raises:
-        BrokenImageError: it is no picture of a known format, is damaged, or is larger than `max_pixels`.
+        BrokenImageError: it is no image of a known format, is damaged, or is larger than `max_pixels`.
     """
     image = _upright(picture, lambda size: _check_pixels(size, decoding))
     return np.asarray(_square(image, decoding))
 
 
 def upright(picture: bytes, *, max_pixels: int = PIL_MAX_PIXELS) -> UInt8[np.ndarray, "H W 3"]:
-    """The whole picture as RGB in its own size.
+    """The whole image as RGB in its own size.
 
     Raises:
-        BrokenImageError: it is no picture of a known format, is damaged, or is larger than `max_pixels`.
+        BrokenImageError: it is no image of a known format, is damaged, or is larger than `max_pixels`.
     """
     return np.array(_upright(picture, lambda size: _check_number(size, max_pixels)))
 
@@ -91,7 +91,7 @@ def _check_number(size: tuple[int, int], max_pixels: int) -> None:
 def _check_pixels(size: tuple[int, int], decoding: Decoding) -> None:
     _check_number(size, decoding.max_pixels)
     width, height = size
-    # The crop is cut from a resized whole, which for a very long picture can be far larger than the picture.
+    # The crop is cut from a resized whole, which for a very long image can be far larger than the image.
     long = decoding.size * max(size) // min(size)
     if decoding.fit == "crop" and long * decoding.size > max(decoding.max_pixels, PIL_MAX_PIXELS):
         raise BrokenImageError(

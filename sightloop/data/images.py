@@ -1,4 +1,4 @@
-"""Batches of pictures, and a set of them in the order of its files for evaluation."""
+"""Batches of images, and a set of them in the order of its files for evaluation."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ Pixels = UInt8[np.ndarray, "H W 3"]
 
 @dataclass(frozen=True, kw_only=True)
 class ImageBatch:
-    """Pictures of one size with what is known of each."""
+    """Images of one size with what is known of each."""
 
     images: Images
     sources: list[str]
     """A path, or `shard!member`."""
     references: list[str]
-    """The first thing that people wrote about the picture, see `FileSource.all_references`; "" if nothing."""
+    """The first thing that people wrote about the image, see `FileSource.all_references`; "" if nothing."""
     indices: list[int]
     """Running numbers: unique over the endless stream and all its ranks, or the places in an `ImageSet`."""
     seeds: list[int]
@@ -54,16 +54,16 @@ class ImageBatch:
 
 
 class BrokenPictureError(ValueError):
-    """A picture of a set cannot be read, and none is to be left out."""
+    """An image of a set cannot be read, and none is to be left out."""
 
 
 OnBroken = Literal["raise", "leave out"]
 
 
 class ImageSet:
-    """Every picture of a source once, in the order of its files; each `iter` is a fresh pass.
+    """Every image of a source once, in the order of its files; each `iter` is a fresh pass.
 
-    A broken picture raises, because a figure must not change in silence with the pictures it is made of. With
+    A broken image raises, because a figure must not change in silence with the images it is made of. With
     `on_broken` "leave out" they are logged and named in `left_out`, and keep their places in `indices`.
     """
 
@@ -81,7 +81,7 @@ class ImageSet:
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; use at least 1")
         if limit is not None and limit < 1:
-            raise ValueError(f"limit is {limit}; use None for all pictures or at least 1")
+            raise ValueError(f"limit is {limit}; use None for all images or at least 1")
         if workers < 1:
             raise ValueError(f"workers is {workers}; use at least 1 thread")
         self.source = source
@@ -98,7 +98,7 @@ class ImageSet:
         """Batches in order, the last one possibly smaller.
 
         Raises:
-            ValueError: a picture is broken (or, when such are left out, all of them).
+            ValueError: an image is broken (or, when such are left out, all of them).
         """
         self.left_out = []
         numbered = enumerate(itertools.islice(self.source.pictures(), self._limit))
@@ -117,12 +117,12 @@ class ImageSet:
                     yield _batch(used, self._seed)
         if num_used == 0:
             first = "".join(f", the first is {one.source}: {one.reason}" for one in self.left_out[:1])
-            raise ValueError(f"all {len(self.left_out)} pictures of {self.source.spec!r} are broken{first}")
+            raise ValueError(f"all {len(self.left_out)} images of {self.source.spec!r} are broken{first}")
 
     def _leave_out(self, broken: Broken) -> None:
         if self._on_broken == "raise":
-            raise BrokenPictureError(f"broken picture {broken.source}: {broken.reason}. Repair or remove it")
-        logger.warning("broken picture left out: %s: %s", broken.source, broken.reason)
+            raise BrokenPictureError(f"broken image {broken.source}: {broken.reason}. Repair or remove it")
+        logger.warning("broken image left out: %s: %s", broken.source, broken.reason)
         self.left_out.append(broken)
 
 
@@ -134,7 +134,7 @@ def _batch(used: Sequence[tuple[int, Picture, Pixels]], seed: int) -> ImageBatch
 def make_batch(
     pictures: Sequence[Picture], pixels: Sequence[Pixels], *, indices: list[int], seed: int
 ) -> ImageBatch:
-    """A batch of decoded pictures."""
+    """A batch of decoded images."""
     stacked = np.ascontiguousarray(np.stack(pixels).transpose(0, 3, 1, 2))
     return ImageBatch(
         images=Images(pixels=torch.from_numpy(stacked)),
@@ -148,5 +148,5 @@ def make_batch(
 def load_many(
     pictures: Sequence[Picture], decoding: Decoding, *, pool: Executor | None
 ) -> list[Pixels | Broken]:
-    """The pixels of each picture, or why there are none; in parallel if there is a pool."""
+    """The pixels of each image, or why there are none; in parallel if there is a pool."""
     return list((map if pool is None else pool.map)(lambda picture: load(picture, decoding), pictures))

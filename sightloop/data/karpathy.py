@@ -1,4 +1,4 @@
-"""Karpathy's JSON of a caption data set (`dataset_coco.json`): pictures of a split and their sentences."""
+"""Karpathy's JSON of a caption data set (`dataset_coco.json`): images of a split and their sentences."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _WHERE = "https://cs.stanford.edu/people/karpathy/deepimagesent/caption_datasets
 def read_karpathy(
     spec: str, *, split: str, image_root: str | None
 ) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
-    """Paths and references of the pictures of a split, in the order of the file.
+    """Paths and references of the images of a split, in the order of the file.
 
-    The references of a picture are its sentences. "train" includes "restval" where there is one: together
+    The references of an image are its sentences. "train" includes "restval" where there is one: together
     they are the usual training set. "+" joins several splits. `image_root` is the folder of `train2014` and
     `val2014`; None = that of the JSON.
 
     Raises:
-        ValueError: the file or its pictures are not there, it is no such JSON, or it has no such split.
+        ValueError: the file or its images are not there, it is no such JSON, or it has no such split.
     """
     entries = _entries(spec)
     held = Counter(str(entry["split"]) for entry in entries)
@@ -62,7 +62,7 @@ def _paths(entries: list[dict[str, Any]], root: Path) -> tuple[str, ...]:
     for paths in (foldered, flat):
         if Path(paths[0]).is_file():
             return paths
-    raise ValueError(f"neither {foldered[0]} nor {flat[0]} exists; give the pictures' folder as image_root")
+    raise ValueError(f"neither {foldered[0]} nor {flat[0]} exists; give the images' folder as image_root")
 
 
 def _references(entry: dict[str, Any]) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
-"""In which order pictures are drawn: endless, seeded, and continued exactly from a state of plain data.
+"""In which order images are drawn: endless, seeded, and continued exactly from a state of plain data.
 
-An epoch shows every picture once, then the next begins. Every rank walks the same order by itself.
+An epoch shows every image once, then the next begins. Every rank walks the same order by itself.
 """
 
 from __future__ import annotations
@@ -49,14 +49,14 @@ def permutation(key: int, size: int) -> Int[np.ndarray, " N"]:
 
 
 class Order(Protocol):
-    """An endless order of pictures."""
+    """An endless order of images."""
 
     def take(self, count: int) -> list[Picture]:
-        """The next pictures."""
+        """The next images."""
         ...
 
     def ahead(self, distance: int) -> Picture:
-        """The picture that `take` returns after `distance` others, left where it is."""
+        """The image that `take` returns after `distance` others, left where it is."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
@@ -69,14 +69,14 @@ class Order(Protocol):
 
 
 def order_of(source: Source, *, seed: int, shuffle: bool, shuffle_buffer: int) -> Order:
-    """The order of a source. `shuffle_buffer` is the number of pictures that shards are shuffled among."""
+    """The order of a source. `shuffle_buffer` is the number of images that shards are shuffled among."""
     if isinstance(source, FileSource):
         return FileOrder(source, seed=seed, shuffle=shuffle)
     return ShardOrder(source, seed=seed, buffer_size=shuffle_buffer if shuffle else None)
 
 
 class FileOrder:
-    """A fresh permutation of all pictures each epoch."""
+    """A fresh permutation of all images each epoch."""
 
     def __init__(self, source: FileSource, *, seed: int, shuffle: bool) -> None:
         self._source = source
@@ -86,13 +86,13 @@ class FileOrder:
         self._epochs: dict[int, Int[np.ndarray, " N"]] = {}
 
     def take(self, count: int) -> list[Picture]:
-        """The next pictures."""
+        """The next images."""
         taken = [self.ahead(distance) for distance in range(count)]
         self._position += count
         return taken
 
     def ahead(self, distance: int) -> Picture:
-        """The picture that `take` returns after `distance` others, left where it is."""
+        """The image that `take` returns after `distance` others, left where it is."""
         epoch, place = divmod(self._position + distance, len(self._source))
         return self._source.picture(int(self._epoch(epoch)[place]) if self._shuffle else place)
 
@@ -113,11 +113,11 @@ class FileOrder:
 
 
 Place = tuple[int, int]
-"""A shard's number in the source and a picture's number in the shard."""
+"""A shard's number in the source and an image's number in the shard."""
 
 
 class ShardOrder:
-    """Shards in a fresh permutation each epoch; of the pictures met, a buffer is filled and drawn from.
+    """Shards in a fresh permutation each epoch; of the images met, a buffer is filled and drawn from.
 
     The buffer is emptied before the next epoch begins. Without a buffer: the order of the files.
     """
@@ -144,11 +144,11 @@ class ShardOrder:
         self._walk: Iterator[Picture] | None = None
 
     def take(self, count: int) -> list[Picture]:
-        """The next pictures."""
+        """The next images."""
         return [self._ahead.popleft()[1] if self._ahead else self._draw()[1] for _ in range(count)]
 
     def ahead(self, distance: int) -> Picture:
-        """The picture that `take` returns after `distance` others, left where it is."""
+        """The image that `take` returns after `distance` others, left where it is."""
         while len(self._ahead) <= distance:
             self._ahead.append(self._draw())
         return self._ahead[distance][1]
@@ -163,10 +163,10 @@ class ShardOrder:
                 self._buffer[place], self._buffer[-1] = self._buffer[-1], self._buffer[place]
                 return self._buffer.pop()
             self._start_epoch(self._epoch + 1)
-        raise ValueError(f"{self._source.spec!r} holds no picture any more; a whole pass found none")
+        raise ValueError(f"{self._source.spec!r} holds no image any more; a whole pass found none")
 
     def _next_met(self) -> tuple[Place, Picture] | None:
-        """The next picture of this shard, or the first later one that has any; None: end of epoch."""
+        """The next image of this shard, or the first later one that has any; None: end of epoch."""
         while self._num_shards < len(self._shards):
             shard = int(self._shards[self._num_shards])
             if self._walk is None:
@@ -180,7 +180,7 @@ class ShardOrder:
         return None
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the order stands, as plain data: pictures by their place, not their bytes."""
+        """Where the order stands, as plain data: images by their place, not their bytes."""
         return {
             "epoch": self._epoch,
             "num_shards": self._num_shards,
@@ -191,10 +191,10 @@ class ShardOrder:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there; the pictures of the buffer are looked up again.
+        """Go on from there; the images of the buffer are looked up again.
 
         Raises:
-            ValueError: a shard no longer has a picture that was in the buffer.
+            ValueError: a shard no longer has an image that was in the buffer.
         """
         self._start_epoch(
             state["epoch"],
@@ -222,6 +222,6 @@ class ShardOrder:
                     found[shard, number] = picture
             if missing := [number for number in numbers if (shard, number) not in found]:
                 raise ValueError(
-                    f"{path} no longer has picture {min(missing)}; the shard changed since the state"
+                    f"{path} no longer has image {min(missing)}; the shard changed since the state"
                 )
         return found

@@ -1,4 +1,4 @@
-"""One picture that has not been read yet."""
+"""One image that has not been read yet."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sightloop.image_files import read_regular
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """Where a picture is, and how its bytes (or, for a video, its frame) are fetched when it is wanted."""
+    """Where an image is, and how its bytes (or, for a video, its frame) are fetched when it is wanted."""
 
     source: str
     """A path, or `shard!member`."""
@@ -25,7 +25,7 @@ class Picture:
 
 @dataclass(frozen=True, kw_only=True)
 class Broken:
-    """A picture that could not be used, and why."""
+    """An image that could not be used, and why."""
 
     source: str
     reason: str
@@ -61,7 +61,7 @@ def read_range(path: str, *, offset: int, size: int) -> bytes:
 
 
 def damaged(source: str, reason: str) -> Picture:
-    """Stands for what cannot be read, so that damage is counted and reported like a broken picture."""
+    """Stands for what cannot be read, so that damage is counted and reported like a broken image."""
 
     def read() -> bytes:
         raise BrokenImageError(reason)

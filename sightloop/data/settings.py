@@ -10,22 +10,22 @@ import tyro
 
 @dataclass(frozen=True, kw_only=True)
 class DataSettings:
-    """Where pictures come from."""
+    """Where images come from."""
 
     images: Annotated[str, tyro.conf.arg(aliases=("--images",))] = ""
     """Folder, glob, tar shards, parquet, video files, or a Karpathy JSON; empty = scenes of the embedded
     world.
     """
     image_root: str = ""
-    """Folder of the pictures that a Karpathy JSON names."""
+    """Folder of the images that a Karpathy JSON names."""
     split: str = "train"
     """Split of a Karpathy JSON."""
     column: str = ""
-    """Column of the pictures in parquet files that have several; empty = the only one, or "image"."""
+    """Column of the images in parquet files that have several; empty = the only one, or "image"."""
     fit: Literal["crop", "squash"] = "squash"
-    """Square pictures by cropping, or as BLIP-2's own processor does."""
+    """Square images by cropping, or as BLIP-2's own processor does."""
     workers: int = 2
-    max_broken_share: float = 0.05
-    """Share of the pictures that may be broken before the run stops."""
+    max_broken_fraction: float = 0.05
+    """Share of the images that may be broken before the run stops."""
     max_pixels: int = 89_478_485
-    """A picture of more pixels counts as broken."""
+    """An image of more pixels counts as broken."""

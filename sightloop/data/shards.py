@@ -1,7 +1,7 @@
 """Walking through shards: tar archives (webdataset), parquet tables, and the keyframes of videos.
 
-Each walk is a pure function of the file: picture k of a shard is always the same one, from wherever the walk
-starts. Damage to a shard appears as one broken picture in its order.
+Each walk is a pure function of the file: image k of a shard is always the same one, from wherever the walk
+starts. Damage to a shard appears as one broken image in its order.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ _ROWS_AT_ONCE = 32
 _READ_AHEAD_BYTES = 1 << 20
 
 
-def tar_pictures(path: str, start: int) -> Iterator[Picture]:
-    """The pictures of an uncompressed tar from number `start` on; only headers are read."""
+def tar_images(path: str, start: int) -> Iterator[Picture]:
+    """The images of an uncompressed tar from number `start` on; only headers are read."""
     number, end = 0, 0
     try:
         with tarfile.open(path, "r:") as tar:
@@ -48,7 +48,7 @@ def tar_pictures(path: str, start: int) -> Iterator[Picture]:
     except (tarfile.TarError, OSError) as error:
         trouble = str(error)
     if trouble and number >= start:
-        yield damaged(path, f"the shard cannot be read beyond {number} pictures: {trouble}")
+        yield damaged(path, f"the shard cannot be read beyond {number} images: {trouble}")
 
 
 def _trouble_after(path: str, end: int) -> str:
@@ -60,7 +60,7 @@ def _trouble_after(path: str, end: int) -> str:
 
 
 def image_column(path: str, wanted: str | None) -> str:
-    """The column of a parquet file that holds pictures: `wanted`, or the only one that can.
+    """The column of a parquet file that holds images: `wanted`, or the only one that can.
 
     Raises:
         ValueError: there is none, there are several and none is called "image", or `wanted` is none of them.
@@ -72,33 +72,33 @@ def image_column(path: str, wanted: str | None) -> str:
         schema = pq.read_schema(path)
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{path} cannot be read as parquet: {error}") from error
-    candidates = [field.name for field in schema if _holds_pictures(field.type)]
+    candidates = [field.name for field in schema if _holds_images(field.type)]
     columns = ", ".join(f"{field.name} ({field.type})" for field in schema)
     if wanted is not None and wanted not in candidates:
-        raise ValueError(f"column {wanted!r} of {path} holds no pictures; its columns are {columns}")
+        raise ValueError(f"column {wanted!r} of {path} holds no images; its columns are {columns}")
     if wanted is None and not candidates:
         raise ValueError(
-            f"{path} has no column of pictures (bytes, or a struct of bytes and path); its columns are "
+            f"{path} has no column of images (bytes, or a struct of bytes and path); its columns are "
             f"{columns}"
         )
     if wanted is None and len(candidates) > 1 and "image" not in candidates:
         raise ValueError(
-            f"{path} has several columns of pictures; choose one with --data.column or --held-out.column: "
+            f"{path} has several columns of images; choose one with --data.column or --held-out.column: "
             f"{', '.join(candidates)}"
         )
     return wanted or ("image" if "image" in candidates else candidates[0])
 
 
-def _holds_pictures(kind: Any) -> bool:
+def _holds_images(kind: Any) -> bool:
     import pyarrow.types as kinds
 
     if kinds.is_struct(kind):
-        return kind.get_field_index("bytes") >= 0 and _holds_pictures(kind.field("bytes").type)
+        return kind.get_field_index("bytes") >= 0 and _holds_images(kind.field("bytes").type)
     return kinds.is_binary(kind) or kinds.is_large_binary(kind)
 
 
-def parquet_pictures(path: str, start: int, *, column: str) -> Iterator[Picture]:
-    """The pictures of a parquet file from row `start` on; their encoded bytes are read as the walk goes."""
+def parquet_images(path: str, start: int, *, column: str) -> Iterator[Picture]:
+    """The images of a parquet file from row `start` on; their encoded bytes are read as the walk goes."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -115,25 +115,25 @@ def parquet_pictures(path: str, start: int, *, column: str) -> Iterator[Picture]
                     skipped = min(max(start - row, 0), batch.num_rows)
                     row += skipped
                     for value in batch.column(column).slice(skipped).to_pylist():
-                        yield _row_picture(path, row, value)
+                        yield _row_image(path, row, value)
                         row += 1
     except (pa.ArrowException, OSError, KeyError) as error:
         if row >= start:
             yield damaged(path, f"the shard cannot be read beyond row {row}: {error}")
 
 
-def _row_picture(path: str, row: int, value: dict[str, Any] | bytes | None) -> Picture:
+def _row_image(path: str, row: int, value: dict[str, Any] | bytes | None) -> Picture:
     source = f"{path}!{row}"
     data = value.get("bytes") if isinstance(value, dict) else value
     if data is not None:
         return Picture(source=source, read=lambda: data)
     elsewhere = value.get("path") if isinstance(value, dict) else None
     if elsewhere is None:
-        return damaged(source, "the row holds no picture")
+        return damaged(source, "the row holds no image")
     return Picture(source=source, read=partial(read_file, str(Path(path).parent / elsewhere)))
 
 
-def video_pictures(path: str, start: int) -> Iterator[Picture]:
+def video_images(path: str, start: int) -> Iterator[Picture]:
     """The keyframes of a video from number `start` on; frames are decoded when wanted."""
     import av
     from av.error import FFmpegError

@@ -1,7 +1,7 @@
-"""Where pictures come from: a folder, a glob, shards, a COCO split or videos, opened by one call.
+"""Where images come from: a folder, a glob, shards, a COCO split or videos, opened by one call.
 
-`FileSource`: every picture is a file of its own, so any of them can be reached at once.
-`ShardSource`: pictures sit in shards that are walked from the start; nothing is decoded before it is drawn.
+`FileSource`: every image is a file of its own, so any of them can be reached at once.
+`ShardSource`: images sit in shards that are walked from the start; nothing is decoded before it is drawn.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from typing import Protocol
 
 from sightloop.data.karpathy import read_karpathy
 from sightloop.data.pictures import Picture, read_file
-from sightloop.data.shards import IMAGE_SUFFIXES, image_column, parquet_pictures, tar_pictures, video_pictures
+from sightloop.data.shards import IMAGE_SUFFIXES, image_column, parquet_images, tar_images, video_images
 
 SUPPORTED = (
-    "a folder or a glob ('photos/**/*.jpg') of pictures, tar shards ('shards/{000..012}.tar'), parquet files "
+    "a folder or a glob ('photos/**/*.jpg') of images, tar shards ('shards/{000..012}.tar'), parquet files "
     "with an image column, videos, or a Karpathy JSON ('dataset_coco.json') with a split and an image root; "
     "all on local disks"
 )
@@ -41,24 +41,24 @@ _SPLIT_FILE = re.compile(r"(.+)-\d+-of-\d+\.parquet")
 
 @dataclass(frozen=True, kw_only=True)
 class FileSource:
-    """Pictures that are files of their own, in a fixed order."""
+    """Images that are files of their own, in a fixed order."""
 
     spec: str
     paths: tuple[str, ...]
     all_references: tuple[tuple[str, ...], ...] | None = None
-    """What people wrote about each picture; None = nothing."""
+    """What people wrote about each image; None = nothing."""
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def picture(self, number: int) -> Picture:
-        """The picture at a place of the order."""
+        """The image at a place of the order."""
         path = self.paths[number]
         written = self.all_references[number] if self.all_references else ()
         return Picture(source=path, read=partial(read_file, path), reference=written[0] if written else "")
 
     def pictures(self) -> Iterator[Picture]:
-        """Every picture once, in order."""
+        """Every image once, in order."""
         return map(self.picture, range(len(self)))
 
     def fingerprint(self) -> str:
@@ -68,14 +68,14 @@ class FileSource:
 
 @dataclass(frozen=True, kw_only=True)
 class ShardSource:
-    """Pictures in shards. `walk(shard, start)` yields the pictures of one from number `start` on."""
+    """Images in shards. `walk(shard, start)` yields the images of one from number `start` on."""
 
     spec: str
     shards: tuple[str, ...]
     walk: Callable[[str, int], Iterator[Picture]]
 
     def pictures(self) -> Iterator[Picture]:
-        """Every picture once, in order."""
+        """Every image once, in order."""
         return itertools.chain.from_iterable(self.walk(shard, 0) for shard in self.shards)
 
     def fingerprint(self) -> str:
@@ -87,7 +87,7 @@ Source = FileSource | ShardSource
 
 
 class NamedPictures(Protocol):
-    """Settings that name pictures: those of training, or those of an evaluation."""
+    """Settings that name images: those of training, or those of an evaluation."""
 
     @property
     def images(self) -> str: ...
@@ -102,8 +102,8 @@ class NamedPictures(Protocol):
     def column(self) -> str: ...
 
 
-def open_named_pictures(settings: NamedPictures, *, files_only: bool = False) -> Source:
-    """The pictures that the settings name; split and root belong to a Karpathy JSON."""
+def open_named_images(settings: NamedPictures, *, files_only: bool = False) -> Source:
+    """The images that the settings name; split and root belong to a Karpathy JSON."""
     column = settings.column or None
     if settings.images.endswith(".json"):
         root = settings.image_root or None
@@ -119,7 +119,7 @@ def open_source(
     column: str | None = None,
     files_only: bool = False,
 ) -> Source:
-    """The pictures that `spec` names: a folder, a glob, tar shards, parquet, videos or a Karpathy JSON.
+    """The images that `spec` names: a folder, a glob, tar shards, parquet, videos or a Karpathy JSON.
 
     Folders are searched with their subfolders; hidden files and files of other kinds are passed over.
     `image_root` and `split` belong to a Karpathy JSON: "train" includes its "restval", as is usual, and "+"
@@ -141,7 +141,7 @@ def open_source(
         return FileSource(spec=spec, paths=paths)
     if files_only:
         raise ValueError(
-            f"{spec!r} holds {kind}; name a picture, a folder or a glob of pictures (`sightloop train` reads "
+            f"{spec!r} holds {kind}; name an image, a folder or a glob of images (`sightloop train` reads "
             "shards too)"
         )
     for path in paths:
@@ -150,7 +150,7 @@ def open_source(
             raise ValueError(f"{path} is no regular file; leave it out of {spec!r}")
     source = ShardSource(spec=spec, shards=paths, walk=_walk_of(kind, paths, column))
     if next(source.pictures(), None) is None:
-        raise ValueError(f"{spec!r} holds no picture: {len(paths)} {kind}, all without one. Give {SUPPORTED}")
+        raise ValueError(f"{spec!r} holds no image: {len(paths)} {kind}, all without one. Give {SUPPORTED}")
     return source
 
 
@@ -158,12 +158,12 @@ def _walk_of(
     kind: str, paths: tuple[str, ...], column: str | None
 ) -> Callable[[str, int], Iterator[Picture]]:
     if kind == "tar shards":
-        return tar_pictures
+        return tar_images
     if kind == "videos":
         _require("av", extra="video", kind=kind)
-        return video_pictures
+        return video_images
     _require("pyarrow", extra="data", kind=kind)
-    return partial(parquet_pictures, column=image_column(paths[0], column))
+    return partial(parquet_images, column=image_column(paths[0], column))
 
 
 def _require(library: str, *, extra: str, kind: str) -> None:
@@ -181,7 +181,7 @@ def _refuse(spec: str, name: str, value: str | None, owner: str) -> None:
 def _find(spec: str) -> tuple[str, ...]:
     """Files of a known kind, sorted within each folder or pattern."""
     if not spec:
-        raise ValueError(f"the source of pictures is empty. Give {SUPPORTED}")
+        raise ValueError(f"the source of images is empty. Give {SUPPORTED}")
     if "://" in spec:
         raise ValueError(f"{spec!r} is not on a local disk; download it first. Give {SUPPORTED}")
     path = Path(spec).expanduser()
@@ -194,7 +194,7 @@ def _find(spec: str) -> tuple[str, ...]:
     for piece, paths in found.items():
         if not any(_kind(file) for file in paths):
             what = repr(spec) if piece in (spec, str(path)) else f"{piece!r} of {spec!r}"
-            raise ValueError(f"no pictures found in {what}. Give {SUPPORTED}")
+            raise ValueError(f"no images found in {what}. Give {SUPPORTED}")
     return tuple(dict.fromkeys(file for paths in found.values() for file in paths if _kind(file)))
 
 
@@ -221,7 +221,7 @@ def _one_kind(spec: str, paths: tuple[str, ...]) -> str:
         )
     if kinds == ["compressed files"]:
         raise ValueError(
-            f"{paths[0]} is compressed, so its pictures cannot be reached one by one; decompress it"
+            f"{paths[0]} is compressed, so its images cannot be reached one by one; decompress it"
         )
     splits = sorted({match[1] for path in paths if (match := _SPLIT_FILE.fullmatch(Path(path).name))})
     if Path(spec).expanduser().is_dir() and len(splits) > 1:

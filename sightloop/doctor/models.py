@@ -1,4 +1,4 @@
-"""Whether a judge judges: its folder, its configuration, and pictures whose right caption is known.
+"""Whether a judge judges: its folder, its configuration, and images whose right caption is known.
 
 Ranking finds swapped classes and swapped channels; both are then told apart by undoing each. It does not
 notice an activation that is nearly the right one: the bundled models' scores are therefore compared with
@@ -29,7 +29,7 @@ Judge = ItmSimilarity | ClipSimilarity | YesNoJudge
 RECORD = Path(__file__).with_name("doctor_record.json")
 """Scores of the bundled judges, by the digest of their weights; made by `doctor_record`."""
 _RIGHT = 0.9
-"""Share of the pictures whose own caption must come first."""
+"""Share of the images whose own caption must come first."""
 _OFF = 1e-3
 """Scores may differ by this share of their spread, and no more, from those on record."""
 _BUNDLED_BYTES = 50_000_000
@@ -103,7 +103,7 @@ def _configuration(found: _Findings, judge: Judge, model: str) -> Iterator[Findi
     if prepared.shortest_side not in (None, prepared.height):
         yield found.note(
             "image size",
-            f"pictures are brought to {prepared.shortest_side} pixels and cut to {prepared.height}: "
+            f"images are brought to {prepared.shortest_side} pixels and cut to {prepared.height}: "
             "their edges are lost",
             f"set size.shortest_edge to {prepared.height} in its processor's JSON unless it was trained so",
         )
@@ -168,7 +168,7 @@ def _on_record(found: _Findings, judge: Judge, scores: Tensor, model: str) -> It
 def _ranking(found: _Findings, judge: Judge, probe: Probe, scores: Tensor) -> Finding:
     """Whether the right caption comes first; if not, what would make it."""
     right, margin = _share_right(probe, scores), float(probe.margins(scores).mean())
-    told = f"the right caption comes first for {right:.0%} of {len(probe.true)} pictures"
+    told = f"the right caption comes first for {right:.0%} of {len(probe.true)} images"
     if right >= _RIGHT:
         return found.ok(
             "ranks the right caption first", f"{told}, by {margin:.3g}", right=right, margin=margin

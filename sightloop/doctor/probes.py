@@ -1,4 +1,4 @@
-"""Pictures whose right caption is known: scenes for the embedded world's models, drawn shapes for others."""
+"""Images whose right caption is known: scenes for the embedded world's models, drawn shapes for others."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 
 from sightloop.types import Images
 from sightloop.world.language import full_caption
-from sightloop.world.scenes import COLOUR_RGB, COLOURS, SHAPES, Scene, Thing, render
+from sightloop.world.scenes import COLOR_RGB, COLORS, SHAPES, Scene, Thing, render
 
 _SEED = 20240401
 _SIDE = 224
@@ -21,16 +21,16 @@ _DRAWN = (("red", "circle"), ("blue", "square"), ("green", "triangle"), ("yellow
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """Pictures, each with its true caption and as many false ones."""
+    """Images, each with its true caption and as many false ones."""
 
     images: Images
     true: list[str]
     false: list[list[str]]
-    """For each picture the captions that must come behind the true one."""
+    """For each image the captions that must come behind the true one."""
 
     @property
     def pairs(self) -> tuple[Images, list[str]]:
-        """Every picture with its true caption, then every picture with each of its false ones."""
+        """Every image with its true caption, then every image with each of its false ones."""
         rows = list(range(len(self.true))) + [row for row, texts in enumerate(self.false) for _ in texts]
         texts = [*self.true, *(text for texts in self.false for text in texts)]
         return self.images.rows(torch.tensor(rows)), texts
@@ -49,15 +49,15 @@ class Probe:
 
 
 def world_probe(number: int = 16) -> Probe:
-    """Scenes of two things, one of them red or blue; false: another colour, red for blue, shape or corner."""
+    """Scenes of two things, one of them red or blue; false: another color, red for blue, shape or corner."""
     rng = np.random.default_rng(_SEED)
     scenes: list[Scene] = []
     for row in range(number):
         marked = "red" if row % 2 else "blue"
-        other = COLOURS[int(rng.integers(len(COLOURS)))]
+        other = COLORS[int(rng.integers(len(COLORS)))]
         shapes = rng.permutation(SHAPES)[:2].tolist()
-        first = Thing(size="large", colour=marked, shape=shapes[0], corner="top-left")
-        second = Thing(size="small", colour=other, shape=shapes[1], corner="bottom-right")
+        first = Thing(size="large", color=marked, shape=shapes[0], corner="top-left")
+        second = Thing(size="small", color=other, shape=shapes[1], corner="bottom-right")
         scenes.append(Scene(ground=("white", "gray", "black")[row % 3], things=(first, second)))
     pixels = np.stack([render(scene, rng) for scene in scenes])
     return Probe(
@@ -69,16 +69,16 @@ def world_probe(number: int = 16) -> Probe:
 
 def _false(scene: Scene) -> Sequence[Scene]:
     first, second = scene.things
-    swapped = "blue" if first.colour == "red" else "red"
+    swapped = "blue" if first.color == "red" else "red"
     shape = next(shape for shape in SHAPES if shape not in (first.shape, second.shape))
-    changed = ({"colour": swapped}, {"shape": shape}, {"colour": swapped, "shape": shape})
+    changed = ({"color": swapped}, {"shape": shape}, {"color": swapped, "shape": shape})
     return [replace(scene, things=(replace(first, **change), second)) for change in changed]
 
 
 def drawn_probe() -> Probe:
     """A red circle, a blue square, a green triangle and a yellow cross on white, each with its caption."""
-    captions = [f"a {colour} {shape} on a white background" for colour, shape in _DRAWN]
-    pixels = np.stack([np.asarray(_drawn(colour, shape)) for colour, shape in _DRAWN])
+    captions = [f"a {color} {shape} on a white background" for color, shape in _DRAWN]
+    pixels = np.stack([np.asarray(_drawn(color, shape)) for color, shape in _DRAWN])
     return Probe(
         images=Images(pixels=torch.from_numpy(pixels).permute(0, 3, 1, 2)),
         true=captions,
@@ -86,10 +86,10 @@ def drawn_probe() -> Probe:
     )
 
 
-def _drawn(colour: str, shape: str) -> Image.Image:
+def _drawn(color: str, shape: str) -> Image.Image:
     side = _SIDE * _SMOOTH
     picture = Image.new("RGB", (side, side), "white")
-    draw, fill = ImageDraw.Draw(picture), COLOUR_RGB[colour]
+    draw, fill = ImageDraw.Draw(picture), COLOR_RGB[color]
     low, middle, high = side // 5, side // 2, side - side // 5
     if shape == "circle":
         draw.ellipse((low, low, high, high), fill=fill)

@@ -1,4 +1,4 @@
-"""Writes what the bundled judges say about the world's test pictures.
+"""Writes what the bundled judges say about the world's test images.
 
 Run it by `python -m sightloop.doctor.record`.
 

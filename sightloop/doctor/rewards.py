@@ -1,4 +1,4 @@
-"""Rewards that need no picture model, on pairs of texts of which the better one is known."""
+"""Rewards that need no image model, on pairs of texts of which the better one is known."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _NUMBER = 4
 """Pairs of each test."""
 _TOLD = (
     Fact(kind="noun", words=("circle", "circles")),
-    Fact(kind="colour", words=("red",), about=("circle",)),
+    Fact(kind="color", words=("red",), about=("circle",)),
 )
 _VARIED = (
     "a red circle",
@@ -29,7 +29,7 @@ _VARIED = (
     "is it a photo of 3 dogs that are running in the park in 2024? a dog a dog a dog",
 )
 """Texts of unlike length and wording: true captions of one kind can all earn the same of a good reward."""
-_ABSENT = Fact(kind="colour", words=("blue",), about=("circle",))
+_ABSENT = Fact(kind="color", words=("blue",), about=("circle",))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +76,7 @@ def _paired(name: str, reward: Reward, pair: Pair) -> Finding:
 
 
 def _custom(name: str, reward: CustomReward, probe: Probe) -> Finding:
-    """It must answer about each picture with its true and its first false caption, and about other texts."""
+    """It must answer about each image with its true and its first false caption, and about other texts."""
     false = [texts[0] for texts in probe.false]
     try:
         good = reward(outcome_of_texts(probe.images, probe.true)).sum(1)
@@ -93,10 +93,10 @@ def _custom(name: str, reward: CustomReward, probe: Probe) -> Finding:
             part=_PART,
             name=name,
             mark="warn",
-            says=f"says {float(good[0]):.3g} about every picture and text of the test",
+            says=f"says {float(good[0]):.3g} about every image and text of the test",
             fix="a reward that never differs teaches nothing; see whether it reads what it should",
         )
-    says = f"runs; the true caption earns more than a false one for {share:.0%} of the pictures"
+    says = f"runs; the true caption earns more than a false one for {share:.0%} of the images"
     return Finding(part=_PART, name=name, mark="pass", says=says, figures={"right": share})
 
 
@@ -137,10 +137,10 @@ def _repeats(probe: Probe, policy: Captioner | None) -> Pair:
 def _answers(probe: Probe, policy: Captioner | None) -> Pair:
     images = probe.images.rows(torch.arange(1))
 
-    def answered(text: str, trap: str) -> Outcome:
+    def answered(text: str, negative: str) -> Outcome:
         plain = replace(outcome_of_texts(images, [text]), facts=[_TOLD])
         blank = replace(outcome_of_texts(images, ["nothing"]), facts=[_TOLD])
-        asked = replace(outcome_of_texts(images, [trap]), facts=[(_ABSENT,)])
+        asked = replace(outcome_of_texts(images, [negative]), facts=[(_ABSENT,)])
         return replace(plain, others={"blank": blank, "trap": asked})
 
     return Pair(

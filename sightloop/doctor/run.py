@@ -26,7 +26,7 @@ from sightloop.rewards.loading import Loading
 from sightloop.training import distributed
 from sightloop.types import Reward
 
-PATIENTS = {
+RECIPE_PROBES = {
     "vlrm": "sightloop.doctor.vlrm",
     "unirl-grpo": "sightloop.doctor.unirl",
     "unirl-sft": "sightloop.doctor.unirl",
@@ -58,7 +58,9 @@ def doctor(*, recipe: str, config: Any, rewards: Sequence[str], device: str, jso
     findings += _judges(recipe, config, rewards, device)
     if config is not None:
         name = config.policy or "the embedded world's"
-        findings += _checked(f"policy: {name}", lambda: import_module(PATIENTS[recipe]).policy_of(config))
+        findings += _checked(
+            f"policy: {name}", lambda: import_module(RECIPE_PROBES[recipe]).policy_of(config)
+        )
     if config is not None and is_healthy(findings):
         findings += _checked("calibration", lambda: _recipe(recipe, config))
     elif config is not None:
@@ -75,7 +77,7 @@ def _judges(recipe: str, config: Any, rewards: Sequence[str], device: str) -> li
     named = read_names(rewards)
     wanted = [model for one in named if (model := as_model(one)) is not None]
     if config is not None:
-        wanted = [*import_module(PATIENTS[recipe]).judges_of(config), *wanted]
+        wanted = [*import_module(RECIPE_PROBES[recipe]).judges_of(config), *wanted]
     elif not rewards:
         wanted = list(BUNDLED)
     place = distributed.device(device)
@@ -104,7 +106,7 @@ def _checked(part: str, look: Callable[[], list[Finding]]) -> list[Finding]:
 
 
 def as_model(one: Named) -> ModelToExamine | None:
-    """The judge behind a named reward; None for one without pictures and texts to compare."""
+    """The judge behind a named reward; None for one without images and texts to compare."""
     kind = one.name.partition(":")[0]
     if one.offer is None or kind not in _KINDS or not one.models:
         return None
@@ -120,7 +122,7 @@ def as_model(one: Named) -> ModelToExamine | None:
 def _recipe(recipe: str, config: Any) -> list[Finding]:
     """Rewards and evaluators with the recipe's own networks, then the calibration."""
     with TemporaryDirectory(prefix="sightloop-doctor-") as folder:
-        opened: Opened = import_module(PATIENTS[recipe]).opened(config, Path(folder))
+        opened: Opened = import_module(RECIPE_PROBES[recipe]).opened(config, Path(folder))
         probe: Probe = world_probe() if opened.in_world else drawn_probe()
         findings = examine_rewards(opened.rewards, probe, opened.captioner) + opened.evaluators
         judge = MeasuringJudge(rewards=opened.rewards)

@@ -15,7 +15,7 @@ from sightloop.doctor.models import ModelToExamine
 from sightloop.doctor.run import Opened, as_model
 from sightloop.evaluators.image_checks import PictureCheck, open_check
 from sightloop.quizzes.grammar import Quiz
-from sightloop.recipes.unirl.build import collector_of, drawing_law, grader_of, load_policy
+from sightloop.recipes.unirl.build import answerer_of, collector_of, image_sampling, load_policy
 from sightloop.recipes.unirl.config import SftConfig, UniConfig
 from sightloop.recipes.unirl.quizzes import quiz_stream, setup_of
 from sightloop.recipes.unirl.rewards import rewards_of
@@ -31,7 +31,7 @@ _RIGHT = 0.95
 
 
 def judges_of(config: UniConfig) -> list[ModelToExamine]:
-    """Every judge of pictures and texts that the user named."""
+    """Every judge of images and texts that the user named."""
     named = read_names(config.custom_rewards)
     return [model for one in named if (model := as_model(one)) is not None]
 
@@ -49,13 +49,15 @@ def opened(config: UniConfig, folder: Path) -> Opened:
     setup = replace(setup_of(config), asks=[])
     judges = rewards_of(config, in_world=setup.in_world)
     policy = load_policy(config, distributed.device(config.device))
-    law, grader = drawing_law(config, policy), grader_of(config, policy)[0]
+    law, answerer = image_sampling(config, policy), answerer_of(config, policy)[0]
     second = "truth" if isinstance(config, SftConfig) else "answer"
 
     def sample(judge: MeasuringJudge) -> Tensor:
         measuring = replace(judges, judge=judge)
         few = replace(config, prompts=_PROMPTS, group=_PER_PROMPT, draw=replace(config.draw, batch=None))
-        collect = collector_of(few, measuring, setup.vocabulary, law=law, grader=grader, second_turn=second)
+        collect = collector_of(
+            few, measuring, setup.vocabulary, law=law, answerer=answerer, second_turn=second
+        )
         return collect(policy, next(iter(quiz_stream(few, setup)))).group.cpu()
 
     return Opened(
@@ -68,26 +70,26 @@ def opened(config: UniConfig, folder: Path) -> Opened:
 
 
 def _checkers(config: UniConfig, *, in_world: bool) -> list[Finding]:
-    """The embedded world's checker on scenes that fulfil their quizzes, and on blank pictures."""
-    settings = config.both_sides
-    check = open_check(settings.detector, settings.colours, in_world=in_world, device=config.device)
+    """The embedded world's checker on scenes that fulfill their quizzes, and on blank images."""
+    settings = config.joint
+    check = open_check(settings.detector, settings.colors, in_world=in_world, device=config.device)
     if check is None:
         return []
     if settings.detector:
-        says = f"{settings.detector} loads; the bundled pictures hold none of COCO's things to test it on"
+        says = f"{settings.detector} loads; the bundled images hold none of COCO's things to test it on"
         return [Finding(part="evaluators", name="drawings", mark="info", says=says)]
     return [checked_finding(check)]
 
 
 def checked_finding(check: PictureCheck) -> Finding:
-    """Whether it tells scenes that show what their quiz asks for from blank pictures."""
+    """Whether it tells scenes that show what their quiz asks for from blank images."""
     rng = np.random.default_rng(0)
     quizzes: list[Quiz] = [sample_quiz(rng) for _ in range(_SCENES)]
     scenes = [scene_for(quiz, rng) for quiz in quizzes]
     pixels = torch.from_numpy(np.stack([render(scene, rng) for scene in scenes])).permute(0, 3, 1, 2)
     right = check.right(Images(pixels=pixels), quizzes)
     share = sum(right) / len(right)
-    # A blank picture shows nothing that anyone asks for.
+    # A blank image shows nothing that anyone asks for.
     fooled = any(check.right(Images(pixels=torch.full_like(pixels, 127)), quizzes))
     healthy = share >= _RIGHT and not fooled
     return Finding(
@@ -96,6 +98,6 @@ def checked_finding(check: PictureCheck) -> Finding:
         mark="pass" if healthy else "fail",
         says=f"{share:.0%} of {_SCENES} scenes that show what is asked for are judged right, blank ones "
         + ("too" if fooled else "are not"),
-        fix="" if healthy else "the checker does not read the world's pictures: reinstall, and report it",
+        fix="" if healthy else "the checker does not read the world's images: reinstall, and report it",
         figures={"right": share},
     )

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sightloop.data.batches import Batching, ImageStream
 from sightloop.data.decode import Decoding
-from sightloop.data.sources import open_named_pictures
+from sightloop.data.sources import open_named_images
 from sightloop.doctor.calibration import MeasuringJudge
 from sightloop.doctor.findings import Finding, loaded
 from sightloop.doctor.models import ModelToExamine
@@ -21,7 +21,7 @@ from sightloop.rewards.custom import read_names
 from sightloop.rollouts.caption import CaptionCollector
 from sightloop.training import distributed
 from sightloop.world.bundled import WEIGHTS
-from sightloop.world.image_folder import write_pictures
+from sightloop.world.image_folder import write_images
 
 _PICTURES, _PER_PICTURE = 8, 4
 """Samples of the calibration."""
@@ -53,11 +53,11 @@ def policy_of(config: VlrmConfig) -> list[Finding]:
 
 
 def opened(config: VlrmConfig, folder: Path) -> Opened:
-    """Captioner and rewards, and a few dozen captions of the first pictures."""
+    """Captioner and rewards, and a few dozen captions of the first images."""
     world = not config.data.images
     vlrm.require_images(config)
     if world:
-        pictures = write_pictures(folder / "train", number=_PICTURES, seed=config.schedule.seed)
+        pictures = write_images(folder / "train", number=_PICTURES, seed=config.schedule.seed)
         judge = replace(
             config.judge,
             model=config.judge.model or str(WEIGHTS / "judge"),
@@ -73,10 +73,10 @@ def opened(config: VlrmConfig, folder: Path) -> Opened:
     def sample(judge: MeasuringJudge) -> Tensor:
         decoding = Decoding(size=policy.image_size, fit=config.data.fit, max_pixels=config.data.max_pixels)
         batching = Batching(batch_size=_PICTURES, seed=config.schedule.seed)
-        batches = ImageStream(open_named_pictures(config.data), decoding, batching)
+        batches = ImageStream(open_named_images(config.data), decoding, batching)
         collect = CaptionCollector(
             judge=judge,
-            sampling=vlrm.drawing(config),
+            sampling=vlrm.default_sampling(config),
             prompt=config.draw.prompt,
             per_image=_PER_PICTURE,
         )

@@ -1,4 +1,4 @@
-"""What can be said about captions without a network: length, variety, repeats, colours, truth, agreement."""
+"""What can be said about captions without a network: length, variety, repeats, colors, truth, agreement."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from statistics import fmean
 from typing import Protocol
 
 from sightloop.evaluation.ngrams import bleu, cider_d, rouge_l, self_bleu
-from sightloop.evaluation.shares import share_of_sums
+from sightloop.evaluation.shares import ratio_of_sums
 from sightloop.evaluation.words import caption_words
-from sightloop.rewards.phrases import COLOURS, EXEMPT_WORDS, repeated, share_repeated
+from sightloop.rewards.phrases import COLORS, EXEMPT_WORDS, repeated, share_repeated
 from sightloop.types import Evaluation
 
 _SPELLINGS = {"grey": "gray", "golden": "gold"}
 
 
 class CheckedFacts(Protocol):
-    """Facts of a caption, right and wrong, and how many its picture holds."""
+    """Facts of a caption, right and wrong, and how many its image holds."""
 
     @property
     def true(self) -> int: ...
@@ -39,15 +39,15 @@ def caption_measures(
 ) -> Evaluation:
     """Figures of a set of captions; those that are means over captions come per caption as well.
 
-    - `length`: words; `colours`: colour words; `names_colours`: share of captions with any.
+    - `length`: words; `colors`: color words; `names_colors`: share of captions with any.
     - `repeats`: share of a caption's words that it used before, `exempt` words never counting as such, by
       default those of the reward;
       `repeated_pairs`: share of its word pairs that it used before, all words counting.
     - `distinct_1`, `distinct_2`: distinct words and word pairs per word and pair of the whole set;
       `self_bleu`: how much of a caption others say too (two captions or more).
     - `bad_phrases`: share that `flag` is true for; `no_end`: share that did not end.
-    - `cider_d`, `rouge_l`, `bleu_1` to `bleu_4`: agreement with the references; `colour_coverage`: share of
-      the colours named in a picture's references that its caption names, over all pictures (left out if
+    - `cider_d`, `rouge_l`, `bleu_1` to `bleu_4`: agreement with the references; `color_coverage`: share of
+      the colors named in an image's references that its caption names, over all images (left out if
       there are none).
 
     Raises:
@@ -58,13 +58,13 @@ def caption_measures(
     if ended is not None and len(ended) != len(captions):
         raise ValueError(f"{len(ended)} end flags for {len(captions)} captions; give one a caption")
     words = [caption_words(caption) for caption in captions]
-    colours = [_colours(row) for row in words]
+    colors = [_colors(row) for row in words]
     per_sample = {
         "length": [float(len(row)) for row in words],
         "repeats": [share_repeated(caption, exempt) for caption in captions],
         "repeated_pairs": [_share(repeated(list(itertools.pairwise(row)))) for row in words],
-        "colours": [float(len(row)) for row in colours],
-        "names_colours": [float(bool(row)) for row in colours],
+        "colors": [float(len(row)) for row in colors],
+        "names_colors": [float(bool(row)) for row in colors],
     }
     if flag is not None:
         per_sample["bad_phrases"] = [float(flag(caption)) for caption in captions]
@@ -77,7 +77,7 @@ def caption_measures(
         per_sample["cider_d"] = cider_d(captions, references)
         per_sample["rouge_l"] = rouge_l(captions, references)
         extra |= {f"bleu_{n}": score for n, score in enumerate(bleu(captions, references), 1)}
-        extra |= _colour_coverage(colours, references)
+        extra |= _color_coverage(colors, references)
     metrics = {name: fmean(values) for name, values in per_sample.items()}
     return Evaluation(metrics=metrics | extra, per_sample=per_sample)
 
@@ -95,23 +95,23 @@ def distinct_ngrams(words: Sequence[Sequence[str]], n: int) -> float:
 def truth_measures(counts: Sequence[CheckedFacts]) -> Evaluation:
     """How much of the truth captions tell, and how much of what they tell is true.
 
-    `told`: share of a picture's facts that its caption tells, `hallucinates`: share of captions with a wrong
+    `told`: share of an image's facts that its caption tells, `hallucinates`: share of captions with a wrong
     fact. `precision` and `told_pooled` are shares of all facts told and of all there are; a set that tells
     nothing has precision 1. All come per caption as well; the last two as values whose mean is the share and
     whose interval is its interval, which say little about the caption alone.
 
     Raises:
-        ValueError: no captions, or a picture without facts.
+        ValueError: no captions, or an image without facts.
     """
     if not counts:
         raise ValueError("no captions to evaluate")
     for index, count in enumerate(counts):
         if count.total < 1:
-            raise ValueError(f"picture {index} has {count.total} facts; leave out pictures of unknown truth")
+            raise ValueError(f"image {index} has {count.total} facts; leave out images of unknown truth")
     true, told = [count.true for count in counts], [count.true + count.false for count in counts]
     pooled = {
-        "precision": share_of_sums(true, told, empty=1.0),
-        "told_pooled": share_of_sums(true, [count.total for count in counts], empty=0.0),
+        "precision": ratio_of_sums(true, told, empty=1.0),
+        "told_pooled": ratio_of_sums(true, [count.total for count in counts], empty=0.0),
     }
     per_sample = {
         "told": [count.true / count.total for count in counts],
@@ -124,19 +124,17 @@ def truth_measures(counts: Sequence[CheckedFacts]) -> Evaluation:
     )
 
 
-def _colours(words: Sequence[str]) -> list[str]:
-    """The colour words, also those inside of `black-and-white`, in one spelling."""
+def _colors(words: Sequence[str]) -> list[str]:
+    """The color words, also those inside of `black-and-white`, in one spelling."""
     parts = [part for word in words for part in word.split("-")]
-    return [_SPELLINGS.get(part, part) for part in parts if part in COLOURS]
+    return [_SPELLINGS.get(part, part) for part in parts if part in COLORS]
 
 
-def _colour_coverage(
-    colours: Sequence[Sequence[str]], references: Sequence[Sequence[str]]
-) -> dict[str, float]:
-    wanted = [{colour for text in texts for colour in _colours(caption_words(text))} for texts in references]
+def _color_coverage(colors: Sequence[Sequence[str]], references: Sequence[Sequence[str]]) -> dict[str, float]:
+    wanted = [{color for text in texts for color in _colors(caption_words(text))} for texts in references]
     num_wanted = sum(map(len, wanted))
-    found = sum(len(names & set(row)) for names, row in zip(wanted, colours, strict=True))
-    return {"colour_coverage": found / num_wanted} if num_wanted else {}
+    found = sum(len(names & set(row)) for names, row in zip(wanted, colors, strict=True))
+    return {"color_coverage": found / num_wanted} if num_wanted else {}
 
 
 def _share(flags: Sequence[bool]) -> float:

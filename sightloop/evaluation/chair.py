@@ -1,10 +1,10 @@
-"""CHAIR (arXiv 1809.02156): which objects captions mention that are not in their pictures.
+"""CHAIR (arXiv 1809.02156): which objects captions mention that are not in their images.
 
 Differences from the paper:
 1. The words are a list of our own (`coco_objects.txt`), by COCO's 80 classes. Plurals are made from it, where
    the paper makes words singular.
 2. The longest phrase counts: a hot dog is no dog, a bus stop no bus, and "orange" before another word is a
-   colour.
+   color.
 3. Beside CHAIR-s and CHAIR-i there is the recall of objects, as silence hallucinates nothing.
 """
 
@@ -18,7 +18,7 @@ from pathlib import Path
 from statistics import fmean
 
 from sightloop.evaluation.protocol import protocol_hash
-from sightloop.evaluation.shares import share_of_sums
+from sightloop.evaluation.shares import ratio_of_sums
 from sightloop.evaluation.words import caption_words
 from sightloop.types import Evaluation
 
@@ -74,11 +74,11 @@ class ObjectWords:
         name = self.phrases.get(phrase)
         if name is None and len(phrase) == 1 and "-" in phrase[0]:
             name = self.phrases.get(tuple(phrase[0].split("-")))
-        return None if phrase == (_ORANGE,) and _is_colour(behind) else name
+        return None if phrase == (_ORANGE,) and _is_color(behind) else name
 
 
-def _is_colour(behind: Sequence[str]) -> bool:
-    """True if what follows "orange" makes it a colour: "an orange cat", "orange and white"."""
+def _is_color(behind: Sequence[str]) -> bool:
+    """True if what follows "orange" makes it a color: "an orange cat", "orange and white"."""
     if not behind:
         return False
     if behind[0] in ("and", "or") and len(behind) > 1:
@@ -131,10 +131,10 @@ def chair(
     references: Sequence[Sequence[str]] | None = None,
     words: ObjectWords | None = None,
 ) -> Evaluation:
-    """`chair_s`, `chair_i` and `object_recall` of captions of pictures that hold `objects`.
+    """`chair_s`, `chair_i` and `object_recall` of captions of images that hold `objects`.
 
     `chair_s`: share of captions that mention an object which is not there; `chair_i`: share of all mentions;
-    `object_recall`: share of all objects of the pictures that their captions mention. Objects that the
+    `object_recall`: share of all objects of the images that their captions mention. Objects that the
     references mention are there too, as in the paper. A set that mentions nothing has `chair_i` 0.
 
     Raises:
@@ -146,8 +146,8 @@ def chair(
     wrong = [sum(name not in there for name in named) for named, there in zip(mentioned, truth, strict=True)]
     told = [len(there & set(named)) for named, there in zip(mentioned, truth, strict=True)]
     shares = {
-        "chair_i": share_of_sums(wrong, [len(named) for named in mentioned], empty=0.0),
-        "object_recall": share_of_sums(told, [len(there) for there in truth], empty=0.0),
+        "chair_i": ratio_of_sums(wrong, [len(named) for named in mentioned], empty=0.0),
+        "object_recall": ratio_of_sums(told, [len(there) for there in truth], empty=0.0),
     }
     per_sample = {"chair_s": [float(count > 0) for count in wrong]}
     metrics = {"chair_s": fmean(per_sample["chair_s"])} | {name: share for name, (share, _) in shares.items()}
@@ -185,7 +185,7 @@ def _truth(
     for row, there in enumerate(truth):
         if unknown := sorted(there - set(words.classes)):
             raise ValueError(
-                f"picture {row} holds {unknown[0]!r}, which is none of the {len(words.classes)} classes; use "
+                f"image {row} holds {unknown[0]!r}, which is none of the {len(words.classes)} classes; use "
                 "COCO's names"
             )
     if references is None:

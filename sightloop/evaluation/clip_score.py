@@ -1,4 +1,4 @@
-"""CLIPScore and RefCLIPScore (arXiv 2104.08718): how well a caption fits its picture, without ranking.
+"""CLIPScore and RefCLIPScore (arXiv 2104.08718): how well a caption fits its image, without ranking.
 
 Differences from the paper: none in the formulas; the encoder is any CLIP model, and figures of different
 encoders do not compare (the paper's are of ViT-B/32).
@@ -28,14 +28,14 @@ def clip_score(
     *,
     references: Sequence[Sequence[str]] | None = None,
 ) -> Evaluation:
-    """`clip_score` of each caption and the picture of its row, 0 to 2.5; `ref_clip_score` with references.
+    """`clip_score` of each caption and the image of its row, 0 to 2.5; `ref_clip_score` with references.
 
     Raises:
-        ValueError: not one picture and, where given, one list of references a caption.
+        ValueError: not one image and, where given, one list of references a caption.
     """
     embedded = images if isinstance(images, Tensor) and images.is_floating_point() else encoder.images(images)
     if len(embedded) != len(captions):
-        raise ValueError(f"{len(embedded)} pictures and {len(captions)} captions; give one caption a picture")
+        raise ValueError(f"{len(embedded)} images and {len(captions)} captions; give one caption an image")
     texts = _prefixed(encoder, captions)
     scores = WEIGHT * (embedded.float().to(texts.device) * texts).sum(1).clamp(min=0)
     per_sample = {"clip_score": scores.tolist()}

@@ -1,7 +1,7 @@
 """Drawing and understanding side by side: does a model that draws a prompt right also answer about it right?
 
 The test is UniRL's (arXiv 2505.23380): every prompt is drawn, judged by GenEval, and the model is asked about
-its own picture. The released code counts three outcomes, as it asks only where the drawing is right; here all
+its own image. The released code counts three outcomes, as it asks only where the drawing is right; here all
 four are kept. What is called imbalance below is our reading of those counts, each share under its own name.
 """
 
@@ -20,7 +20,7 @@ Flags = Sequence[bool] | NDArray[np.bool_]
 
 @dataclass(frozen=True, kw_only=True)
 class Outcomes:
-    """How many pictures were drawn right or wrong, and answered about right or wrong."""
+    """How many images were drawn right or wrong, and answered about right or wrong."""
 
     both: int
     only_drawn: int
@@ -29,7 +29,7 @@ class Outcomes:
 
     @property
     def total(self) -> int:
-        """All pictures."""
+        """All images."""
         return self.both + self.only_drawn + self.only_answered + self.neither
 
 
@@ -62,7 +62,7 @@ def outcomes_of(drawn: Flags, answered: Flags) -> Outcomes:
     Outcomes(both=1, only_drawn=1, only_answered=0, neither=1)
 
     Raises:
-        ValueError: not one answer a picture.
+        ValueError: not one answer an image.
     """
     right, told = _pair(drawn, answered)
     return Outcomes(
@@ -76,14 +76,14 @@ def outcomes_of(drawn: Flags, answered: Flags) -> Outcomes:
 def imbalance(
     drawn: Flags, answered: Flags, *, prompts: Sequence[Hashable], resamples: int = 10_000, seed: int = 0
 ) -> Imbalance:
-    """All shares; `prompts` names the prompt of each picture, whose pictures are drawn together.
+    """All shares; `prompts` names the prompt of each image, whose images are drawn together.
 
     Raises:
-        ValueError: no pictures, or not one answer and one prompt a picture.
+        ValueError: no images, or not one answer and one prompt an image.
     """
     right, told = _pair(drawn, answered)
     if len(prompts) != len(right):
-        raise ValueError(f"{len(prompts)} prompts for {len(right)} pictures; give one a picture")
+        raise ValueError(f"{len(prompts)} prompts for {len(right)} images; give one an image")
 
     def share(flags: NDArray[np.bool_], among: NDArray[np.bool_]) -> Interval | None:
         rows = np.flatnonzero(among).tolist()
@@ -116,6 +116,6 @@ def _pair(drawn: Flags, answered: Flags) -> tuple[NDArray[np.bool_], NDArray[np.
     right, told = np.asarray(drawn, dtype=bool), np.asarray(answered, dtype=bool)
     if right.shape != told.shape or right.ndim != 1:
         raise ValueError(
-            f"{right.shape} drawings and {told.shape} answers; give one answer a picture, in lists"
+            f"{right.shape} drawings and {told.shape} answers; give one answer an image, in lists"
         )
     return right, told

@@ -34,7 +34,7 @@ def bootstrap_interval(
     level: float = 0.95,
     seed: int = 0,
 ) -> Interval:
-    """The mean of `values` with its interval; values of one group (a prompt, a picture) are drawn together.
+    """The mean of `values` with its interval; values of one group (a prompt, an image) are drawn together.
 
     >>> bootstrap_interval([1.0, 1.0, 1.0])
     Interval(value=1.0, low=1.0, high=1.0)
@@ -155,7 +155,7 @@ def _resampled_means(
     size = len(sums)
     kinds, times = np.unique(np.stack([sums, counts]), axis=1, return_counts=True)
     # Equal groups are interchangeable. Where there are few kinds, as for hits and misses, drawing how often
-    # each comes up follows the same law and costs far less than drawing every group.
+    # each comes up follows the same distribution and costs far less than drawing every group.
     few = kinds.shape[1] * _FEW < size
     width = kinds.shape[1] if few else size
     rows = max(1, _MAX_CELLS // width)

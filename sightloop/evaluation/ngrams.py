@@ -36,7 +36,7 @@ class _Weighted:
 def cider_d(captions: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
     """CIDEr-D of each caption, 0 to 10; how rare an n-gram is comes from all the references given.
 
-    With a single picture every n-gram is in all references, so the figure is 0.
+    With a single image every n-gram is in all references, so the figure is 0.
 
     Raises:
         ValueError: not one list of references a caption, or an empty one.

@@ -1,4 +1,4 @@
-"""Which objects pictures hold, from a file: COCO's annotations, or a list of one's own."""
+"""Which objects images hold, from a file: COCO's annotations, or a list of one's own."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectTruth:
-    """Objects by picture."""
+    """Objects by image."""
 
     file: str
     by_path: Mapping[str, frozenset[str]]
@@ -20,17 +20,17 @@ class ObjectTruth:
     by_name: bool
 
     def of(self, sources: Sequence[str]) -> list[frozenset[str]]:
-        """The objects of pictures.
+        """The objects of images.
 
         Raises:
-            ValueError: the file says nothing about a picture.
+            ValueError: the file says nothing about an image.
         """
         keys = [Path(each).name if self.by_name else os.path.realpath(each) for each in sources]
         missing = [source for source, key in zip(sources, keys, strict=True) if key not in self.by_path]
         if missing:
             raise ValueError(
-                f"{self.file} says nothing about {len(missing)} pictures, the first is {missing[0]}; name "
-                "every picture, also where there is no object"
+                f"{self.file} says nothing about {len(missing)} images, the first is {missing[0]}; name "
+                "every image, also where there is no object"
             )
         return [self.by_path[key] for key in keys]
 
@@ -39,10 +39,10 @@ def read_objects(file: str | Path, *, image_root: str | Path | None = None) -> O
     """Objects from COCO's `instances_*.json`, from `{"image": path, "objects": [...]}` a line (.jsonl), or
     from a mapping of path to objects (.json).
 
-    COCO's pictures are found by file name; other paths start at `image_root`, by default the file's folder.
+    COCO's images are found by file name; other paths start at `image_root`, by default the file's folder.
 
     Raises:
-        ValueError: the file is missing or of another form, or a picture comes up twice.
+        ValueError: the file is missing or of another form, or an image comes up twice.
     """
     path = Path(file)
     try:

@@ -1,4 +1,4 @@
-"""Captions and the pictures they belong to, from files: jsonl, json and csv."""
+"""Captions and the images they belong to, from files: jsonl, json and csv."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ _SHOWN = 3
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionSet:
-    """Distinct picture files, captions, and which picture each caption belongs to."""
+    """Distinct image files, captions, and which image each caption belongs to."""
 
     images: list[Path]
     captions: list[str]
     target: list[int]
-    """For each caption the place of its picture in `images`."""
+    """For each caption the place of its image in `images`."""
 
     @property
     def sources(self) -> list[str]:
-        """The picture of each caption as a path."""
+        """The image of each caption as a path."""
         return [str(self.images[place]) for place in self.target]
 
 
 def caption_set(pairs: Iterable[tuple[str | Path, str]], *, several: bool = False) -> CaptionSet:
-    """Pairs of picture and caption, checked: every picture exists and has one caption.
+    """Pairs of image and caption, checked: every image exists and has one caption.
 
-    `several` allows more captions a picture, as for the captions that people wrote.
+    `several` allows more captions an image, as for the captions that people wrote.
 
     Raises:
-        ValueError: no pairs, pictures that are missing, or pictures that come up twice.
+        ValueError: no pairs, images that are missing, or images that come up twice.
     """
     listed = [(Path(image), caption) for image, caption in pairs]
     if not listed:
-        raise ValueError("no captions; give at least one pair of picture and caption")
+        raise ValueError("no captions; give at least one pair of image and caption")
     files = {image: image.resolve() for image, _ in listed}
     missing = [image for image, file in files.items() if not file.is_file()]
     if missing:
@@ -49,7 +49,7 @@ def caption_set(pairs: Iterable[tuple[str | Path, str]], *, several: bool = Fals
     counts = Counter(files[image] for image, _ in listed)
     repeated = [file for file, count in counts.items() if count > 1]
     if repeated and not several:
-        raise ValueError(f"{_examples(repeated)} captioned twice; leave one caption a picture")
+        raise ValueError(f"{_examples(repeated)} captioned twice; leave one caption an image")
     place = {file: row for row, file in enumerate(counts)}
     first = {files[image]: image for image, _ in reversed(listed)}
     return CaptionSet(

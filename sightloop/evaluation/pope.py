@@ -14,7 +14,7 @@ from statistics import fmean
 from typing import Literal
 
 from sightloop.evaluation.protocol import protocol_hash
-from sightloop.evaluation.shares import share_of_sums
+from sightloop.evaluation.shares import ratio_of_sums
 from sightloop.types import Evaluation
 
 YesNoReading = Literal["strict", "pope"]
@@ -80,8 +80,8 @@ def yes_no_measures(
     said = [read(answer) for answer in answers]
     yes = [int(each is True) for each in said]
     hits = [int(each is True and right) for each, right in zip(said, truth, strict=True)]
-    precision, precision_values = share_of_sums(hits, yes, empty=0.0)
-    recall, recall_values = share_of_sums(hits, [int(right) for right in truth], empty=0.0)
+    precision, precision_values = ratio_of_sums(hits, yes, empty=0.0)
+    recall, recall_values = ratio_of_sums(hits, [int(right) for right in truth], empty=0.0)
     per_sample = {
         "accuracy": [float(each is right) for each, right in zip(said, truth, strict=True)],
         "precision": precision_values,

@@ -1,4 +1,4 @@
-"""Ranks of right answers by similarity, in blocks: which texts find their picture, which pictures their text.
+"""Ranks of right answers by similarity, in blocks: which texts find their image, which images their text.
 
 Similarities are float32 dot products (cosines if the rows have length one). A similarity is compared only
 with others of the same matrix product: computed apart, a right answer would differ in the last digit and lose
@@ -55,12 +55,12 @@ class Ranks:
 def rank_texts(
     images: Float[Tensor, "N d"], texts: Float[Tensor, "M d"], target: Int[Tensor, " M"] | None = None
 ) -> Ranks:
-    """The rank of each text's own picture among all pictures (text to image).
+    """The rank of each text's own image among all images (text to image).
 
-    `target` names the row of each text's picture; None = the same row.
+    `target` names the row of each text's image; None = the same row.
 
     Raises:
-        ValueError: nothing to rank, an embedding that is not finite, or a target outside the pictures.
+        ValueError: nothing to rank, an embedding that is not finite, or a target outside the images.
     """
     images, texts = _checked(images, "image"), _checked(texts, "text")
     target = _targets(target, len(images), len(texts)).to(images.device)
@@ -76,9 +76,9 @@ def rank_texts(
 def rank_images(
     images: Float[Tensor, "N d"], texts: Float[Tensor, "M d"], target: Int[Tensor, " M"] | None = None
 ) -> Ranks:
-    """The rank of each picture's closest own text among all texts (image to text).
+    """The rank of each image's closest own text among all texts (image to text).
 
-    Only pictures that have a text are ranked, in the order of their rows; own texts never compete.
+    Only images that have a text are ranked, in the order of their rows; own texts never compete.
 
     Raises:
         ValueError: as for `rank_texts`.
@@ -87,7 +87,7 @@ def rank_images(
     target = _targets(target, len(images), len(texts)).to(images.device)
     described, place = target.unique(return_inverse=True)
     order = place.argsort(stable=True)
-    # Texts of the k-th described picture: order[ends[k - 1]:ends[k]].
+    # Texts of the k-th described image: order[ends[k - 1]:ends[k]].
     ends = place.bincount().cumsum(0)
     closer, tied = torch.empty_like(described), torch.empty_like(described)
     for rows in _blocks(len(described), len(texts)):

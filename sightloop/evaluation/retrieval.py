@@ -1,12 +1,12 @@
-"""CLIP Recall: does a caption find its picture among all others?
+"""CLIP Recall: does a caption find its image among all others?
 
 Protocol of IC3 (arXiv 2302.01328) as VLRM uses it (arXiv 2404.01911, section 5): cosine of CLIP embeddings,
-rank = 1 + the number of pictures strictly closer to the caption than its own, captions cut at 300 characters
-and then at the tokens that CLIP can read, pictures resized to the shorter side and cropped at the centre.
+rank = 1 + the number of images strictly closer to the caption than its own, captions cut at 300 characters
+and then at the tokens that CLIP can read, images resized to the shorter side and cropped at the center.
 
 Differences from the papers:
-1. IC3 averages over the captions of a picture, then over pictures; here every caption weighs the same, which
-   is another figure only where pictures have different numbers of captions.
+1. IC3 averages over the captions of an image, then over images; here every caption weighs the same, which
+   is another figure only where images have different numbers of captions.
 2. Equal captions are encoded once, so that their ties are exact.
 """
 
@@ -26,7 +26,7 @@ from sightloop.models.clip import MAX_CHARACTERS, ClipEncoder, Pictures, SeenPic
 from sightloop.types import Evaluation
 
 TOLERATED_TIES = 0.001
-"""Share of captions that may tie with a wrong picture before the protocol carries a warning."""
+"""Share of captions that may tie with a wrong image before the protocol carries a warning."""
 
 
 def clip_recall(
@@ -38,14 +38,14 @@ def clip_recall(
     sources: Sequence[str] = (),
     ties: Ties = "optimistic",
 ) -> Evaluation:
-    """CLIP Recall of captions against pictures, or such as the encoder saw before, both directions.
+    """CLIP Recall of captions against images, or such as the encoder saw before, both directions.
 
-    `target` names the row of each caption's picture (None = the same row), `sources` says where that picture
-    came from. Figures of image to text begin with `image_`; they come per caption too where all pictures have
+    `target` names the row of each caption's image (None = the same row), `sources` says where that image
+    came from. Figures of image to text begin with `image_`; they come per caption too where all images have
     equally many captions. `cut_by_characters`, `cut_by_tokens` and `share_of_ties` say how far to trust them.
 
     Raises:
-        ValueError: no captions, or captions, pictures, targets and sources that do not fit together.
+        ValueError: no captions, or captions, images, targets and sources that do not fit together.
     """
     if sources and len(sources) != len(captions):
         raise ValueError(f"{len(sources)} sources for {len(captions)} captions; give one a caption")
@@ -80,7 +80,7 @@ def clip_recall(
 def clip_recall_of_files(
     encoder: ClipEncoder, captions: CaptionSet, *, ties: Ties = "optimistic"
 ) -> Evaluation:
-    """CLIP Recall of captions of picture files (see `pairs.read_captions`), both directions."""
+    """CLIP Recall of captions of image files (see `pairs.read_captions`), both directions."""
     return clip_recall(
         encoder,
         captions.images,
@@ -96,7 +96,7 @@ def _prefixed(figures: dict[str, Any]) -> dict[str, Any]:
 
 
 def _for_each_text(image_places: Tensor, target: Tensor | None) -> Tensor | None:
-    """The place of each caption's picture; None where their mean would not be the mean over pictures."""
+    """The place of each caption's image; None where their mean would not be the mean over images."""
     if target is None:
         return image_places
     _, row, count = target.to(image_places.device).unique(return_inverse=True, return_counts=True)
@@ -106,6 +106,6 @@ def _for_each_text(image_places: Tensor, target: Tensor | None) -> Tensor | None
 def _tie_warning(share: float, number: int, ties: Ties) -> str:
     effect = {"optimistic": "as won", "pessimistic": "as lost", "expected": "half"}[ties]
     return (
-        f"{round(share * number)} of {number} captions are exactly as close to a wrong picture as to their "
-        f"own and count {effect}; look for pictures that occur twice and for half-precision embeddings"
+        f"{round(share * number)} of {number} captions are exactly as close to a wrong image as to their "
+        f"own and count {effect}; look for images that occur twice and for half-precision embeddings"
     )

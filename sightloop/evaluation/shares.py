@@ -7,13 +7,13 @@ from collections.abc import Sequence
 Sum = Sequence[int] | Sequence[float]
 
 
-def share_of_sums(parts: Sum, wholes: Sum, *, empty: float) -> tuple[float, list[float]]:
+def ratio_of_sums(parts: Sum, wholes: Sum, *, empty: float) -> tuple[float, list[float]]:
     """The share of all parts in all wholes, and how each sample moves it; `empty` if there is no whole.
 
     A share of sums is no mean. Linearised (W. Cochran, Sampling Techniques, 1977, chapter 6) it is one, with
     the same variance to first order, so that intervals of means apply.
 
-    >>> share_of_sums([1, 0], [1, 3], empty=1.0)
+    >>> ratio_of_sums([1, 0], [1, 3], empty=1.0)
     (0.25, [0.625, -0.125])
     """
     whole = sum(wholes)

@@ -1,4 +1,4 @@
-"""Draws GenEval's pictures with a policy, into GenEval's folder; goes on where it was stopped."""
+"""Draws GenEval's images with a policy, into GenEval's folder; goes on where it was stopped."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sightloop.geneval.prompts import GenEvalPrompt
-from sightloop.image_files import open_picture
+from sightloop.image_files import open_image
 from sightloop.models.protocols import ImageGenerator
 from sightloop.rollouts.seeds import image_seed
 from sightloop.types import Prompt, Sampling
@@ -32,13 +32,13 @@ _SHEET_COLUMNS, _SHEET_SIDE = 10, 128
 
 @dataclass(frozen=True, kw_only=True)
 class Drawing:
-    """How pictures are drawn."""
+    """How images are drawn."""
 
     per_prompt: int = 4
-    """Pictures of each prompt; officially 4."""
+    """Images of each prompt; officially 4."""
     seed: int = 0
     batch: int = 8
-    """Pictures drawn together; they do not depend on it."""
+    """Images drawn together; they do not depend on it."""
 
     def __post_init__(self) -> None:
         for name in ("per_prompt", "batch"):
@@ -55,13 +55,13 @@ def draw_prompts(
     sampling: Sampling,
     drawing: Drawing,
 ) -> int:
-    """Draw every prompt's pictures that are not there yet; how many were drawn.
+    """Draw every prompt's images that are not there yet; how many were drawn.
 
-    A picture's seed is made from its prompt, its number and `drawing.seed`, so it does not depend on the
+    An image's seed is made from its prompt, its number and `drawing.seed`, so it does not depend on the
     other prompts, the order or the batch. `name` says which policy it is.
 
     Raises:
-        ValueError: the folder holds pictures that were drawn in another way or for other prompts.
+        ValueError: the folder holds images that were drawn in another way or for other prompts.
     """
     folder.mkdir(parents=True, exist_ok=True)
     _check_record(folder, {"policy": name} | _drawing_template(policy), sampling, drawing)
@@ -89,13 +89,13 @@ def draw_prompts(
 
 
 def drawing_record(folder: Path) -> dict[str, Any] | None:
-    """How the pictures of a folder were drawn; None if sightloop did not draw them."""
+    """How the images of a folder were drawn; None if sightloop did not draw them."""
     file = folder / _RECORD
     return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
 
 
 def contact_sheet(prompts: Sequence[GenEvalPrompt], folder: Path) -> Image.Image:
-    """The first pictures of some prompts of each task, a row a task."""
+    """The first images of some prompts of each task, a row a task."""
     rows: dict[str, list[int]] = {}
     for place, prompt in enumerate(prompts):
         rows.setdefault(prompt.tag, []).append(place)
@@ -104,7 +104,7 @@ def contact_sheet(prompts: Sequence[GenEvalPrompt], folder: Path) -> Image.Image
     for row, places in enumerate(rows.values()):
         shown = min(columns, len(places))
         for column in range(shown):
-            picture = open_picture(folder / _file(places[column * len(places) // shown], 0))
+            picture = open_image(folder / _file(places[column * len(places) // shown], 0))
             small = picture.resize((_SHEET_SIDE, _SHEET_SIDE), Image.Resampling.BICUBIC)
             sheet.paste(small, (column * _SHEET_SIDE, row * _SHEET_SIDE))
     return sheet
@@ -128,10 +128,10 @@ def _check_record(folder: Path, told: dict[str, str], sampling: Sampling, drawin
     before = drawing_record(folder)
     if before is None:
         if any(folder.glob("*/samples/*.png")):
-            raise ValueError(f"{folder} holds pictures that this command did not draw; name another folder")
+            raise ValueError(f"{folder} holds images that this command did not draw; name another folder")
         _replace(folder / _RECORD, (json.dumps(settings, indent=1) + "\n").encode())
         return
-    # More pictures of each prompt may be drawn later: those that are there stay as they are.
+    # More images of each prompt may be drawn later: those that are there stay as they are.
     changed = [key for key in settings if key != "per_prompt" and before.get(key) != settings[key]]
     if changed or before["per_prompt"] > drawing.per_prompt:
         key = changed[0] if changed else "per_prompt"
@@ -158,7 +158,7 @@ def _save(path: Path, picture: UInt8[Tensor, "3 H W"], texts: dict[str, str]) ->
     info = PngImagePlugin.PngInfo()
     for key, text in texts.items():
         info.add_text(key, text)
-    # Whole or not at all: a picture that is there counts as drawn.
+    # Whole or not at all: an image that is there counts as drawn.
     partial = path.with_suffix(".partial")
     image.save(partial, format="PNG", pnginfo=info)
     os.replace(partial, path)

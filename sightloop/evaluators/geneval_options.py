@@ -13,22 +13,23 @@ from sightloop.models.families import Parts
 
 @dataclass(frozen=True, kw_only=True)
 class DrawerOptions:
-    """A policy that draws the pictures first."""
+    """A policy that draws the images first."""
 
     policy: str = ""
-    """Model that draws the pictures first, into --images: folder or hub name of a Show-o or Janus, a run, or
-    "shapes" for the embedded world's. Without it the pictures have to be there.
+    """Model that draws the images first, into --images: folder or hub name of a Show-o or Janus, a run, or
+    "shapes" for the embedded world's. Without it the images have to be there.
     """
     per_prompt: int = 4
-    """Pictures of each prompt; officially 4."""
+    """Images of each prompt; officially 4."""
     steps: int | None = None
-    """Rounds of a masked decoder (Show-o); default the law of the model's authors, as the next two."""
+    """Rounds of a masked decoder (Show-o); default the distribution of the model's authors, as the next
+    two."""
     guidance: float | None = None
     temperature: float | None = None
     seed: int = 0
-    """The seed of a picture is made from this, its prompt and its number."""
+    """The seed of an image is made from this, its prompt and its number."""
     draw_batch: int = 8
-    """Pictures drawn together; they do not depend on it."""
+    """Images drawn together; they do not depend on it."""
     world_model: Literal["show-o", "janus"] = "show-o"
     """Which of the embedded world's models draws for "shapes"."""
     parts: Annotated[Parts, tyro.conf.arg(name="")] = field(default_factory=Parts)
@@ -46,9 +47,9 @@ class DetectorOptions:
     checker.
     """
     detections: Path | None = None
-    """File of detections instead, one picture a line, such as mmdetection's or an earlier evaluation's."""
-    colours: str = ""
-    """CLIP that names colours: folder or hub name; officially openai/clip-vit-large-patch14."""
+    """File of detections instead, one image a line, such as mmdetection's or an earlier evaluation's."""
+    colors: str = ""
+    """CLIP that names colors: folder or hub name; officially openai/clip-vit-large-patch14."""
     threshold: float | None = None
     """An object counts above this score; default 0.3, or the checker's own for "shapes"."""
     counting_threshold: float | None = None
@@ -60,7 +61,7 @@ class DetectorOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class GenEvalOptions:
-    """Do pictures show what their prompts ask for (GenEval, six tasks, without mmdetection)?
+    """Do images show what their prompts ask for (GenEval, six tasks, without mmdetection)?
 
     Reads GenEval's folder, writes its results file and what was detected, and goes on where it was stopped.
     Figures depend on the detector: name it beside them.
@@ -74,9 +75,9 @@ class GenEvalOptions:
     "shapes" = 24 of the embedded world.
     """
     batch: int = 1
-    """Pictures that go through the detector together."""
+    """Images that go through the detector together."""
     output: Path | None = None
-    """The results file; default results.jsonl in the folder of pictures."""
+    """The results file; default results.jsonl in the folder of images."""
     results: Path | None = None
     """A results file that is there already, also the official evaluator's: told, and nothing is detected."""
     compare: Path | None = None
@@ -100,5 +101,5 @@ class GenEvalOptions:
             ValueError: none is named.
         """
         if self.images is None:
-            raise ValueError("name the folder of pictures with --images, or a results file with --results")
+            raise ValueError("name the folder of images with --images, or a results file with --results")
         return self.images

@@ -1,4 +1,4 @@
-"""What `sightloop evaluate geneval` does: from pictures to detections, verdicts and scores."""
+"""What `sightloop evaluate geneval` does: from images to detections, verdicts and scores."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ from sightloop.geneval.scores import (
     read_results,
     result_of,
     save_record,
-    summarise,
+    summarize,
     write_results,
 )
-from sightloop.image_files import open_picture, read_regular
+from sightloop.image_files import open_image, read_regular
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,7 @@ class GenEvalRun:
 
 
 def run_geneval(options: GenEvalOptions) -> GenEvalRun:
-    """Evaluate a folder of pictures; goes on where it was stopped.
+    """Evaluate a folder of images; goes on where it was stopped.
 
     Raises:
         ValueError: anything that would make the number another than the benchmark's, named.
@@ -70,7 +70,7 @@ def run_geneval(options: GenEvalOptions) -> GenEvalRun:
         result_of(str(folder / file), prompt, verdict_of(prompt, seen, rules=judge.rules))
         for prompt, file, seen in _seen(options, shown, judge, protocol)
     ]
-    summary = summarise(results)
+    summary = summarize(results)
     write_results(results, output)
     save_record(record_path(output), protocol, summary, drawing=drawing_record(folder))
     return GenEvalRun(results=results, summary=summary, protocol=protocol)
@@ -81,12 +81,12 @@ def read_geneval_run(results: Path, *, prompts: Path | None = None) -> GenEvalRu
 
     Raises:
         ValueError: it is no results file, or does not hold exactly the `prompts` of a file (None = the 553
-            official ones), each with as many pictures.
+            official ones), each with as many images.
     """
     lines = read_results(results)
     check_results(lines, expected=None if prompts is None else read_geneval_prompts(prompts))
     return GenEvalRun(
-        results=lines, summary=summarise(lines), protocol=read_protocol(record_path(results)) or {}
+        results=lines, summary=summarize(lines), protocol=read_protocol(record_path(results)) or {}
     )
 
 
@@ -106,7 +106,7 @@ def geneval_table(run: GenEvalRun) -> str:
     per_prompt = summary.images // summary.prompts
     eyes = [run.protocol[key] for key in ("detector", "detector_checkpoint") if key in run.protocol]
     name = " ".join(eyes) or "unknown detector"
-    title = f"geneval ({name}): {summary.prompts} prompts, {per_prompt} pictures each"
+    title = f"geneval ({name}): {summary.prompts} prompts, {per_prompt} images each"
     width = max(len("overall"), *map(len, summary.tasks))
     lines = [title, "", f"{'task':<{width}}  {'right':>5}  {'of':>5}  rate    95% interval"]
     for tag, score in summary.tasks.items():
@@ -115,8 +115,8 @@ def geneval_table(run: GenEvalRun) -> str:
     lines += [
         "",
         "overall: the mean of the task rates; intervals: 10000 bootstrap draws of prompts",
-        f"pictures right: {summary.image_rate:.4f}",
-        f"prompts with any right picture: {summary.prompt_rate:.4f}",
+        f"images right: {summary.image_rate:.4f}",
+        f"prompts with any right image: {summary.prompt_rate:.4f}",
         *(f"{name}: {value}" for name, value in run.protocol.items()),
         f"hash: {protocol_hash(run.protocol)}"
         if run.protocol
@@ -149,13 +149,13 @@ def change_table(change: RateChanges) -> str:
 def _seen(
     options: GenEvalOptions, shown: Sequence[PromptImages], judge: ObjectJudge, protocol: Mapping[str, str]
 ) -> Iterator[tuple[GenEvalPrompt, str, list[Detection]]]:
-    """Prompt, file and coloured detections of every picture in order; each is written down as it is made."""
+    """Prompt, file and colored detections of every image in order; each is written down as it is made."""
     folder, detector = options.folder, judge.detector
     todo = [(each.prompt, file) for each in shown for file in each.files]
     if isinstance(detector, DetectionsFile):
         for prompt, file in tqdm(todo, desc="pictures", unit="picture", disable=None):
             picture, _ = _opened(folder, prompt, file)
-            yield prompt, file, judge.coloured(prompt, picture, detector.detect([picture])[0])
+            yield prompt, file, judge.colored(prompt, picture, detector.detect([picture])[0])
         return
     kept = _Kept(detections_path(options.results_file), protocol)
     with tqdm(total=len(todo), desc="pictures", unit="picture", disable=None) as bar:
@@ -166,7 +166,7 @@ def _seen(
             found = detector.detect([opened[row][0] for row in fresh])
             for row, seen in zip(fresh, found, strict=True):
                 prompt, picture = some[row][0], opened[row][0]
-                kept.add(prompt, *opened[row], judge.coloured(prompt, picture, seen))
+                kept.add(prompt, *opened[row], judge.colored(prompt, picture, seen))
             bar.update(len(some))
             for prompt, file in some:
                 yield prompt, file, kept.of(file)
@@ -195,14 +195,14 @@ class _Kept:
             self._seen[name] = (record.get("picture", ""), file.all_of(name))
 
     def holds(self, prompt: GenEvalPrompt, picture: DetectorImage, digest: str) -> bool:
-        """True if exactly this picture was seen for this prompt."""
+        """True if exactly this image was seen for this prompt."""
         return picture.file in self._seen and self._seen[picture.file][0] == _key(prompt, digest)
 
     def add(self, prompt: GenEvalPrompt, picture: DetectorImage, digest: str, found: list[Detection]) -> None:
         """Write down what was seen."""
         if picture.file in self._seen:
             raise ValueError(
-                f"{self._path} holds detections of another {picture.file}; pictures or prompts changed "
+                f"{self._path} holds detections of another {picture.file}; images or prompts changed "
                 "since: name another --output or remove it"
             )
         line = detections_line(picture, found, extra={"picture": _key(prompt, digest)})
@@ -221,8 +221,8 @@ def _key(prompt: GenEvalPrompt, digest: str) -> str:
 
 
 def _opened(root: Path, prompt: GenEvalPrompt, file: str) -> tuple[DetectorImage, str]:
-    """The picture, and a digest of its file."""
-    image = open_picture(root / file)
+    """The image, and a digest of its file."""
+    image = open_image(root / file)
     told = image.info.get(PROMPT_KEY)
     if told is not None and told != prompt.text:
         raise ValueError(
@@ -242,7 +242,7 @@ def _protocol(judge: ObjectJudge, shown: Sequence[PromptImages]) -> dict[str, st
         "prompts": str(len(shown)),
         "prompts_digest": hashlib.sha256(prompts.encode()).hexdigest()[:12],
         "images_per_prompt": str(len(shown[0].files)),
-        **(judge.colours.protocol if judge.colours else {}),
+        **(judge.colors.protocol if judge.colors else {}),
         **{name: str(value) for name, value in asdict(judge.rules).items()},
         "pillow": PIL.__version__,
     }

@@ -1,4 +1,4 @@
-"""What a captioner achieves on held-out pictures: CLIP Recall, caption measures, and the world's truth."""
+"""What a captioner achieves on held-out images: CLIP Recall, caption measures, and the world's truth."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from sightloop.data.decode import Decoding, Fit
 from sightloop.data.images import ImageSet
-from sightloop.data.sources import FileSource, open_named_pictures
+from sightloop.data.sources import FileSource, open_named_images
 from sightloop.evaluation.captions import caption_measures, truth_measures
 from sightloop.evaluation.protocol import protocol_hash
 from sightloop.evaluation.retrieval import clip_recall
@@ -39,7 +39,7 @@ class Writing:
     min_tokens: int
     max_tokens: int
     fit: Fit
-    """How pictures become the captioner's squares."""
+    """How images become the captioner's squares."""
 
     @staticmethod
     def of(settings: HeldOutSettings, prompt: str) -> Writing:
@@ -59,7 +59,7 @@ class Writing:
         return self.beams <= 1 and not self.no_repeat_ngram and self.min_tokens <= 1
 
     def __call__(self, policy: Captioner, images: Images, *, instead: str = GREEDY) -> list[str]:
-        """A caption of each picture; `instead` is what to do about a captioner without beam search.
+        """A caption of each image; `instead` is what to do about a captioner without beam search.
 
         Raises:
             ValueError: the captioner has no beam search, and the rules want it.
@@ -80,7 +80,7 @@ class Writing:
 
     def recall(self, policy: Captioner, measured: Evaluation) -> Evaluation:
         """CLIP Recall of such captions under the protocol that holds all it depends on: `measured` names
-        CLIP, pictures and counts.
+        CLIP, images and counts.
         """
         ours = {name: str(value) for name, value in dataclasses.asdict(self).items()}
         ours |= {"captioner_size": str(policy.image_size), "captioner_dtype": _frozen_dtype(policy)}
@@ -97,7 +97,7 @@ def _frozen_dtype(policy: Captioner) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class HeldOutImages:
-    """Held-out pictures as the captioner sees them, and who they are."""
+    """Held-out images as the captioner sees them, and who they are."""
 
     pixels: Tensor
     sources: list[str]
@@ -107,7 +107,7 @@ class HeldOutImages:
 
 @dataclass(frozen=True, kw_only=True)
 class HeldOut:
-    """Captions the pictures with the current weights and measures the captions."""
+    """Captions the images with the current weights and measures the captions."""
 
     settings: HeldOutSettings
     prompt: str
@@ -115,7 +115,7 @@ class HeldOut:
     encoder: ClipEncoder
     seen: SeenPictures
     shared_work: bool = True
-    """The ranks caption a part of the pictures each; sharded weights need every rank to caption all."""
+    """The ranks caption a part of the images each; sharded weights need every rank to caption all."""
 
     def __call__(self, policy: Captioner) -> Evaluation:
         """CLIP Recall, caption measures, and precision of the facts told where scenes are known."""
@@ -145,7 +145,7 @@ class HeldOut:
         )
 
     def captions(self, policy: Captioner) -> list[str]:
-        """A caption of each picture; the ranks share the work."""
+        """A caption of each image; the ranks share the work."""
         rows = torch.arange(len(self.pictures.sources))
         if self.shared_work:
             rows = rows[distributed.rank() :: distributed.num_ranks()]
@@ -172,7 +172,7 @@ class HeldOut:
             require_members(policy, SupportsBeams, what=_BEAMS, instead=GREEDY)
 
     def _write(self, policy: Captioner, pixels: Tensor) -> list[str]:
-        return self.writing(policy, policy.look(Images(pixels=pixels)))
+        return self.writing(policy, policy.encode_images(Images(pixels=pixels)))
 
 
 def held_out_of(
@@ -183,13 +183,13 @@ def held_out_of(
     device: torch.device,
     shared_work: bool = True,
 ) -> HeldOut | None:
-    """The evaluation that the settings name; None if they name no pictures."""
+    """The evaluation that the settings name; None if they name no images."""
     if not settings.images:
         return None
     encoder = ClipEncoder.from_pretrained(settings.clip, device=device)
-    pictures = load_pictures(settings, size=image_size)
+    pictures = load_images(settings, size=image_size)
     same = settings.fit == "crop" and encoder.size == image_size
-    seen = pictures if same else load_pictures(dataclasses.replace(settings, fit="crop"), size=encoder.size)
+    seen = pictures if same else load_images(dataclasses.replace(settings, fit="crop"), size=encoder.size)
     return HeldOut(
         settings=settings,
         prompt=prompt,
@@ -200,10 +200,10 @@ def held_out_of(
     )
 
 
-def load_pictures(settings: HeldOutSettings, *, size: int) -> HeldOutImages:
-    """All held-out pictures in the order of their source."""
+def load_images(settings: HeldOutSettings, *, size: int) -> HeldOutImages:
+    """All held-out images in the order of their source."""
     decoding = Decoding(size=size, fit=settings.fit)
-    source = open_named_pictures(settings)
+    source = open_named_images(settings)
     batches = list(ImageSet(source, decoding, limit=settings.limit))
     sources = [name for batch in batches for name in batch.sources]
     known = source.all_references if isinstance(source, FileSource) else None

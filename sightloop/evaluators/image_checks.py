@@ -72,7 +72,7 @@ class GenEvalCheck:
 
     @property
     def protocol(self) -> dict[str, str]:
-        """Of detector and colours."""
+        """Of detector and colors."""
         return {"drawings judged by": "GenEval's rules", **self.judge.protocol}
 
     def right(self, images: Images, quizzes: Sequence[Quiz]) -> list[bool]:
@@ -103,20 +103,20 @@ class GenEvalCheck:
         ]
         found = self.judge.detector.detect(pictures)
         return [
-            (prompt, self.judge.coloured(prompt, picture, seen))
+            (prompt, self.judge.colored(prompt, picture, seen))
             for prompt, picture, seen in zip(prompts, pictures, found, strict=True)
         ]
 
 
-def open_check(detector: str, colours: str, *, in_world: bool, device: str) -> PictureCheck | None:
+def open_check(detector: str, colors: str, *, in_world: bool, device: str) -> PictureCheck | None:
     """The check that the settings name; None if they name none.
 
     Raises:
-        ValueError: colours without a detector, or a model that cannot be used.
+        ValueError: colors without a detector, or a model that cannot be used.
     """
     if not detector:
-        if colours:
-            raise ValueError(f"colours is {colours!r} without a detector; name a Mask2Former as detector")
+        if colors:
+            raise ValueError(f"colors is {colors!r} without a detector; name a Mask2Former as detector")
         return WorldCheck() if in_world else None
-    options = DetectorOptions(detector=detector, colours=colours, device=device)
+    options = DetectorOptions(detector=detector, colors=colors, device=device)
     return GenEvalCheck(judge=open_judge(options))

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from sightloop.evaluators.image_checks import PictureCheck
-from sightloop.image_files import open_picture
+from sightloop.image_files import open_image
 from sightloop.models.atomic_files import atomic_write
 from sightloop.quizzes.grammar import CATEGORIES, Quiz
 from sightloop.types import Images
@@ -36,7 +36,7 @@ class SheetImage:
     is_right: bool
 
 
-class Album:
+class RecordingCheck:
     """A `PictureCheck` that keeps small copies of what it judges, in order."""
 
     def __init__(self, check: PictureCheck) -> None:
@@ -62,7 +62,7 @@ class Album:
 
 
 def drawn_in(samples: Sequence[dict[str, Any]], pictures: Sequence[Image.Image]) -> list[SheetImage]:
-    """The samples of an evaluation with their pictures, one each."""
+    """The samples of an evaluation with their images, one each."""
     return [
         _drawn(row, sample, picture)
         for row, (sample, picture) in enumerate(zip(samples, pictures, strict=True))
@@ -70,21 +70,21 @@ def drawn_in(samples: Sequence[dict[str, Any]], pictures: Sequence[Image.Image])
 
 
 def drawn_by_run(run: Path, step: int) -> list[SheetImage]:
-    """The drawings of a run's evaluation at a step whose pictures were kept.
+    """The drawings of a run's evaluation at a step whose images were kept.
 
     Raises:
-        ValueError: it was not evaluated then, or kept no pictures.
+        ValueError: it was not evaluated then, or kept no images.
     """
-    file = run / "evaluations" / f"both_sides_step_{step:06d}.json"
+    file = run / "evaluations" / f"joint_step_{step:06d}.json"
     if not file.is_file():
         raise ValueError(f"{run} was not evaluated at step {step}: there is no {file.name}")
     samples = json.loads(file.read_text(encoding="utf-8"))["samples"]
     found: list[SheetImage] = []
     for row, sample in enumerate(samples):
         if sample.get("image"):
-            found.append(_drawn(row, sample, open_picture(run / sample["image"])))
+            found.append(_drawn(row, sample, open_image(run / sample["image"])))
     if not found:
-        raise ValueError(f"{run} kept no pictures of step {step}")
+        raise ValueError(f"{run} kept no images of step {step}")
     return found
 
 
@@ -144,7 +144,7 @@ def _chosen(drawn: Sequence[SheetImage]) -> list[list[SheetImage]]:
 
 def _framed(one: SheetImage) -> Image.Image:
     framed = Image.new("RGB", (_SIDE + 2 * _FRAME, _SIDE + 2 * _FRAME), _RIGHT if one.is_right else _WRONG)
-    # Large steps stay visible: the embedded world's pictures have 32 pixels along the side.
+    # Large steps stay visible: the embedded world's images have 32 pixels along the side.
     method = Image.Resampling.NEAREST if one.picture.width < _SIDE else Image.Resampling.BICUBIC
     framed.paste(one.picture.resize((_SIDE, _SIDE), method), (_FRAME, _FRAME))
     return framed

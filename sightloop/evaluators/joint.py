@@ -1,7 +1,7 @@
 """How well a policy draws and how well it answers, on the same prompts: UniRL's test, with all four outcomes.
 
 Every prompt is drawn several times with seeds made from its text; each drawing is judged by a check that is
-no reward, and the policy is asked about it. It is also asked about pictures that are not its own, so that a
+no reward, and the policy is asked about it. It is also asked about images that are not its own, so that a
 model that flatters itself is found out.
 """
 
@@ -25,10 +25,10 @@ from sightloop.evaluators.image_checks import PictureCheck
 from sightloop.models.protocols import ImageGenerator
 from sightloop.quizzes.asks import Ask
 from sightloop.quizzes.grammar import CATEGORIES, Quiz
-from sightloop.rewards.answers import facts_told
+from sightloop.rewards.answers import facts_stated
 from sightloop.rollouts.seeds import image_seed
 from sightloop.training import distributed
-from sightloop.training.gallery import save_picture
+from sightloop.training.gallery import save_image
 from sightloop.types import Evaluation, Images, Prompt, Sampling, Tokens
 
 NUM_SHOWN = 96
@@ -37,13 +37,13 @@ NUM_SHOWN = 96
 
 @dataclass(frozen=True, kw_only=True)
 class FixedPictures:
-    """Pictures of someone else, and the quizzes whose answers hold for them."""
+    """Images of someone else, and the quizzes whose answers hold for them."""
 
     images: Images
     quizzes: list[Quiz]
 
     def told(self) -> str:
-        """Their number, and a mark that differs where pictures or quizzes do."""
+        """Their number, and a mark that differs where images or quizzes do."""
         asked = json.dumps([quiz.metadata() for quiz in self.quizzes]).encode()
         mark = crc32(self.images.pixels.contiguous().cpu().numpy().tobytes(), crc32(asked))
         return f"{len(self.quizzes)}, {mark:08x}"
@@ -60,7 +60,7 @@ class Seen:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BothSides:
+class JointEvaluator:
     """Draws and asks with the current weights. All ranks share the work."""
 
     asks: Sequence[Ask]
@@ -100,7 +100,7 @@ class BothSides:
         return [everyones[row] for row in range(len(self.asks))]
 
     def answers_about_fixed(self, policy: ImageGenerator) -> list[bool]:
-        """Whether each question about a fixed picture is answered right."""
+        """Whether each question about a fixed image is answered right."""
         assert self.fixed is not None
         everyones: dict[int, bool] = {}
         mine: dict[int, bool] = {}
@@ -124,9 +124,9 @@ class BothSides:
                 wants="image",
                 seeds=[image_seed(ask.quiz.prompt, ask.number, self.seed) for ask in asks],
             )
-            codes = policy.sample(prompt, policy.drawing())
+            codes = policy.sample(prompt, policy.default_sampling())
             images = policy.pixels(codes)
-            # The pictures, not the codes: nobody else could read what only codes say.
+            # The images, not the codes: nobody else could read what only codes say.
             told = self._answers(policy, quizzes, images)
             right = self.check.right(images, quizzes)
             for place, row in enumerate(rows):
@@ -137,7 +137,7 @@ class BothSides:
                         drawn=right[place],
                         answered=_right([quizzes[place]], [told[place]])[0],
                         answer=told[place],
-                        image=save_picture(self.folder, images.pixels[place]) if keep and self.folder else "",
+                        image=save_image(self.folder, images.pixels[place]) if keep and self.folder else "",
                     ),
                 )
 
@@ -156,10 +156,10 @@ class BothSides:
             ),
             "fixed_pictures": "none" if self.fixed is None else self.fixed.told(),
             "answer_tokens": str(self.max_answer),
-            "seed": f"{self.seed}, prompt and number of the picture",
-            "answers": "about the pictures, greedy, right if every fact is told",
+            "seed": f"{self.seed}, prompt and number of the image",
+            "answers": "about the images, greedy, right if every fact is told",
             **templates_of(policy),
-            **{name: str(value) for name, value in asdict(policy.drawing()).items()},
+            **{name: str(value) for name, value in asdict(policy.default_sampling()).items()},
             **self.check.protocol,
         }
         return told | {"hash": protocol_hash(told)}
@@ -184,7 +184,7 @@ def imbalance_of(evaluation: Evaluation) -> Imbalance:
     )
 
 
-def both_sides_table(found: Imbalance) -> str:
+def joint_table(found: Imbalance) -> str:
     """Counts and shares as text."""
     table = found.outcomes
     lines = [
@@ -245,7 +245,7 @@ def _by_category(name: str, quizzes: Sequence[Quiz], right: Sequence[bool]) -> d
 
 
 def _right(quizzes: Sequence[Quiz], told: Sequence[str]) -> list[bool]:
-    return [all(facts_told(answer, quiz.facts)) for quiz, answer in zip(quizzes, told, strict=True)]
+    return [all(facts_stated(answer, quiz.facts)) for quiz, answer in zip(quizzes, told, strict=True)]
 
 
 def _sample(quiz: Quiz, one: Seen) -> dict[str, Any]:

@@ -91,7 +91,7 @@ def ratio_difference(
 def changes_table(changes: dict[str, Interval]) -> str:
     """Differences as text; a star marks those whose interval leaves out zero."""
     names = _SHARES | {name: told for name, (told, _) in _CONDITIONAL.items()}
-    names |= {_FIXED: "answered right about pictures not its own"}
+    names |= {_FIXED: "answered right about images not its own"}
     lines = [f"{'':<44}change    95% interval by prompt"]
     for name, change in changes.items():
         clear = " *" if change.low > 0 or change.high < 0 else ""

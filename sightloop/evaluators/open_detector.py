@@ -1,4 +1,4 @@
-"""Who sees the objects and names their colours in `sightloop evaluate geneval`: by name to detectors."""
+"""Who sees the objects and names their colors in `sightloop evaluate geneval`: by name to detectors."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from functools import cache
 import numpy as np
 
 from sightloop.evaluators.geneval_options import DetectorOptions
-from sightloop.geneval.colours import ClipColours, ColourClassifier
+from sightloop.geneval.colors import ClipColors, ColorClassifier
 from sightloop.geneval.detectors import DetectionsFile, Detector, DetectorImage
 from sightloop.geneval.function_detector import FunctionDetector
 from sightloop.geneval.mask2former import Mask2FormerDetector
 from sightloop.geneval.prompts import GenEvalPrompt
-from sightloop.geneval.rules import Detection, GenEvalRules, kept_objects, objects_to_colour
+from sightloop.geneval.rules import Detection, GenEvalRules, kept_objects, objects_to_color
 from sightloop.geneval.zero_shot import FAMILIES, USUAL_THRESHOLD, ZeroShotDetector
 from sightloop.models.clip import ClipEncoder
 from sightloop.models.named_models import model_config
@@ -25,42 +25,40 @@ from sightloop.world.scenes import SHAPES
 
 EMBEDDED = "shapes"
 """The name of the embedded world's checker as a detector."""
-_COLOURS = "--colours (in training --judge.colours or --both-sides.colours)"
+_COLORS = "--colors (in training --judge.colors or --joint.colors)"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectJudge:
-    """What sees the objects of images, what names their colours, and by which rules they count."""
+    """What sees the objects of images, what names their colors, and by which rules they count."""
 
     detector: Detector
-    colours: ColourClassifier | None
+    colors: ColorClassifier | None
     rules: GenEvalRules
 
     @property
     def protocol(self) -> dict[str, str]:
         """What detections depend on."""
-        return {**self.detector.protocol, **(self.colours.protocol if self.colours else {})}
+        return {**self.detector.protocol, **(self.colors.protocol if self.colors else {})}
 
-    def coloured(
-        self, prompt: GenEvalPrompt, image: DetectorImage, found: list[Detection]
-    ) -> list[Detection]:
-        """The detections, with the colours that the verdict needs.
+    def colored(self, prompt: GenEvalPrompt, image: DetectorImage, found: list[Detection]) -> list[Detection]:
+        """The detections, with the colors that the verdict needs.
 
         Raises:
             ValueError: they are needed, and nothing names them.
         """
-        wanted = objects_to_colour(prompt, kept_objects(prompt.tag, found, self.rules))
-        missing = [seen for seen in wanted if seen.colour is None]
+        wanted = objects_to_color(prompt, kept_objects(prompt.tag, found, self.rules))
+        missing = [seen for seen in wanted if seen.color is None]
         if not missing:
             return found
-        if self.colours is None:
+        if self.colors is None:
             raise ValueError(
-                f"{image.file} needs the colour of its {missing[0].name}; name a CLIP model with "
-                f"{_COLOURS}, officially openai/clip-vit-large-patch14"
+                f"{image.file} needs the color of its {missing[0].name}; name a CLIP model with "
+                f"{_COLORS}, officially openai/clip-vit-large-patch14"
             )
-        colours = self.colours.colours(image.image, missing)
-        named = {id(seen): colour for seen, colour in zip(missing, colours, strict=True)}
-        return [replace(seen, colour=named.get(id(seen), seen.colour)) for seen in found]
+        colors = self.colors.colors(image.image, missing)
+        named = {id(seen): color for seen, color in zip(missing, colors, strict=True)}
+        return [replace(seen, color=named.get(id(seen), seen.color)) for seen in found]
 
     def require_fit(self, prompts: Sequence[GenEvalPrompt]) -> None:
         """Refuse a detector that cannot answer for these prompts under these rules.
@@ -84,21 +82,21 @@ class ObjectJudge:
 
 
 def open_judge(options: DetectorOptions) -> ObjectJudge:
-    """The detector, the colours and the rules that the options name.
+    """The detector, the colors and the rules that the options name.
 
     Raises:
         ValueError: no detector or two are named, a checkpoint is of an architecture that cannot be used, or
-            the detector names colours itself.
+            the detector names colors itself.
     """
     rules = rules_of(options)
     detector = open_detector(options, rules)
-    colours = None
-    if options.colours:
+    colors = None
+    if options.colors:
         if isinstance(detector, ShapesDetector):
-            raise ValueError(f"the embedded world's checker names colours itself; leave {_COLOURS} out")
+            raise ValueError(f"the embedded world's checker names colors itself; leave {_COLORS} out")
         device = distributed.device(options.device)
-        colours = ClipColours(ClipEncoder.from_pretrained(options.colours, device=device))
-    return ObjectJudge(detector=detector, colours=colours, rules=rules)
+        colors = ClipColors(ClipEncoder.from_pretrained(options.colors, device=device))
+    return ObjectJudge(detector=detector, colors=colors, rules=rules)
 
 
 def rules_of(options: DetectorOptions) -> GenEvalRules:
@@ -124,7 +122,7 @@ def model_kind(name: str) -> str:
 
 
 class ShapesDetector:
-    """The embedded world's exact checker; it names colours too."""
+    """The embedded world's exact checker; it names colors too."""
 
     protocol: dict[str, str]
     vocabulary: frozenset[str] | None
@@ -134,7 +132,7 @@ class ShapesDetector:
         self.vocabulary = frozenset(SHAPES)
 
     def detect(self, pictures: Sequence[DetectorImage]) -> list[list[Detection]]:
-        """The things of each picture."""
+        """The things of each image."""
         return [detect(np.asarray(picture.image)) for picture in pictures]
 
 

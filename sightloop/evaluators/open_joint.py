@@ -1,4 +1,4 @@
-"""The evaluation of drawing and answering from its settings: its check, its pictures, its quizzes."""
+"""The evaluation of drawing and answering from its settings: its check, its images, its quizzes."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch import Tensor
 
 from sightloop.data.decode import BrokenImageError, Decoding, decode
 from sightloop.evaluators.image_checks import open_check
-from sightloop.evaluators.joint import BothSides, FixedPictures
-from sightloop.evaluators.settings import BothSidesSettings
+from sightloop.evaluators.joint import FixedPictures, JointEvaluator
+from sightloop.evaluators.settings import JointSettings
 from sightloop.geneval.folder import sample_files
 from sightloop.image_files import read_regular
 from sightloop.quizzes.asks import QuizSetup
@@ -22,18 +22,18 @@ from sightloop.world.boundary import require_world_images, require_world_words
 from sightloop.world.held_out_scenes import held_out_scenes, images_of
 
 _FIXED_SIDE = 384
-"""Pixels along the side of fixed pictures; policies bring them to their own size."""
+"""Pixels along the side of fixed images; policies bring them to their own size."""
 
 
 def read_fixed(folder: Path, vocabulary: Vocabulary, size: int = _FIXED_SIDE) -> FixedPictures:
-    """Pictures in GenEval's folder that show what their metadata says; each is asked about.
+    """Images in GenEval's folder that show what their metadata says; each is asked about.
 
     Raises:
-        ValueError: there are none, or metadata or a picture cannot be read; it is named.
+        ValueError: there are none, or metadata or an image cannot be read; it is named.
     """
     files = sorted(folder.glob("[0-9]*/metadata.jsonl"))
     if not files:
-        raise ValueError(f"{folder} holds no 00000/metadata.jsonl; give pictures in GenEval's folder")
+        raise ValueError(f"{folder} holds no 00000/metadata.jsonl; give images in GenEval's folder")
     pixels: list[Tensor] = []
     quizzes: list[Quiz] = []
     for file in files:
@@ -49,49 +49,49 @@ def read_fixed(folder: Path, vocabulary: Vocabulary, size: int = _FIXED_SIDE) ->
                 raise ValueError(f"{picture}: {error}") from error
             quizzes.append(quiz)
     if not pixels:
-        raise ValueError(f"{folder} holds metadata and no samples/0000.png; put the pictures beside it")
+        raise ValueError(f"{folder} holds metadata and no samples/0000.png; put the images beside it")
     return FixedPictures(images=Images(pixels=torch.stack(pixels)), quizzes=quizzes)
 
 
 def joint_evaluator(
-    settings: BothSidesSettings, setup: QuizSetup, *, max_answer: int, device: str, folder: Path | None = None
-) -> BothSides | None:
+    settings: JointSettings, setup: QuizSetup, *, max_answer: int, device: str, folder: Path | None = None
+) -> JointEvaluator | None:
     """The evaluation of both sides; None if there is none, or nothing can judge drawings.
 
     Raises:
-        ValueError: pictures that cannot be read, or a file or pictures that nothing would use.
+        ValueError: images that cannot be read, or a file or images that nothing would use.
     """
     if not setup.asks:
         return None
-    check = open_check(settings.detector, settings.colours, in_world=setup.in_world, device=device)
+    check = open_check(settings.detector, settings.colors, in_world=setup.in_world, device=device)
     if check is None:
         for name in ("file", "fixed"):
             if given := getattr(settings, name):
                 raise ValueError(
                     f"both_sides.{name} is {given!r}, but nothing judges drawings; name a detector with "
-                    "--both-sides.detector"
+                    "--joint.detector"
                 )
         return None
     if setup.world_model is not None:
         texts = (text for ask in setup.asks for text in (ask.quiz.prompt, ask.quiz.question))
-        require_world_words(texts, setup.world_model, option="--policy")
-    return BothSides(
+        require_world_words(texts, setup.world_model, option="--model")
+    return JointEvaluator(
         asks=setup.asks,
         check=check,
-        fixed=_fixed_pictures(settings, setup),
+        fixed=_fixed_images(settings, setup),
         folder=folder,
         max_answer=max_answer,
         seed=settings.seed,
     )
 
 
-def _fixed_pictures(settings: BothSidesSettings, setup: QuizSetup) -> FixedPictures | None:
-    """Pictures that are not the policy's own, with questions whose answers are known."""
+def _fixed_images(settings: JointSettings, setup: QuizSetup) -> FixedPictures | None:
+    """Images that are not the policy's own, with questions whose answers are known."""
     if settings.fixed:
         if setup.world_model is not None:
             folders = Path(settings.fixed).glob("[0-9]*/samples")
             shown = [str(file) for folder in folders for file in sample_files(folder)]
-            require_world_images(shown, what="model", option="--policy")
+            require_world_images(shown, what="model", option="--model")
         return read_fixed(Path(settings.fixed), setup.vocabulary)
     if not setup.in_world:
         return None

@@ -8,7 +8,7 @@ from typing import Literal
 
 @dataclass(frozen=True, kw_only=True)
 class HeldOutSettings:
-    """Pictures and measures of the evaluation; the encoder is never a reward."""
+    """Images and measures of the evaluation; the encoder is never a reward."""
 
     images: str = ""
     """As `data.images`; empty = no evaluation (the embedded world brings its own)."""
@@ -31,7 +31,7 @@ PER_PROMPT = 4
 
 
 @dataclass(frozen=True, kw_only=True)
-class BothSidesSettings:
+class JointSettings:
     """The evaluation of drawing and answering; its judge of drawings is never a reward unless named."""
 
     file: str = ""
@@ -40,10 +40,10 @@ class BothSidesSettings:
     """Drawings a category, at least 4 a prompt; 0 = no evaluation. With a file: 4 a prompt."""
     detector: str = ""
     """Mask2Former (folder or hub name) or module:function; empty in the embedded world = its checker."""
-    colours: str = ""
-    """CLIP that names colours."""
+    colors: str = ""
+    """CLIP that names colors."""
     fixed: str = ""
-    """Pictures that are not the policy's own, in GenEval's folder, to be asked about; empty = scenes of the
+    """Images that are not the policy's own, in GenEval's folder, to be asked about; empty = scenes of the
     embedded world, or none.
     """
     seed: int = 1

@@ -1,4 +1,4 @@
-"""What sees the objects of a picture: the interface of detectors, and detections that were written to a file.
+"""What sees the objects of an image: the interface of detectors, and detections that were written to a file.
 
 A detections file has one JSON object a line, so that any detector can write it:
 `{"file": "00000/samples/0000.png", "size": [width, height], "detections": [...]}`, each detection being
@@ -23,7 +23,7 @@ from jaxtyping import Bool
 from PIL import Image
 
 from sightloop.geneval.rules import Detection
-from sightloop.image_files import open_picture as open_picture
+from sightloop.image_files import open_image as open_image
 
 _SHOWN = 150
 _RENAMED = {"mouse": "computer mouse", "remote": "tv remote", "keyboard": "computer keyboard"}
@@ -31,10 +31,10 @@ _RENAMED = {"mouse": "computer mouse", "remote": "tv remote", "keyboard": "compu
 
 @dataclass(frozen=True, kw_only=True)
 class DetectorImage:
-    """A picture to look at."""
+    """An image to look at."""
 
     file: str
-    """Its path inside the folder of pictures, with forward slashes."""
+    """Its path inside the folder of images, with forward slashes."""
     image: Image.Image
     """Upright 8-bit RGB."""
     names: tuple[str, ...] = ()
@@ -42,7 +42,7 @@ class DetectorImage:
 
 
 class Detector(Protocol):
-    """Finds objects in pictures."""
+    """Finds objects in images."""
 
     protocol: dict[str, str]
     """What its detections depend on, for the record; `detector` is its name."""
@@ -50,7 +50,7 @@ class Detector(Protocol):
     """The classes it knows; None = any."""
 
     def detect(self, pictures: Sequence[DetectorImage]) -> list[list[Detection]]:
-        """The objects of each picture, in any order, all that the rules might keep."""
+        """The objects of each image, in any order, all that the rules might keep."""
         ...
 
 
@@ -68,12 +68,12 @@ class DetectionsFile:
         """The written detections.
 
         Raises:
-            ValueError: a picture is not in the file, or had another size.
+            ValueError: an image is not in the file, or had another size.
         """
         return [self._of(picture) for picture in pictures]
 
     def all_of(self, file: str) -> list[Detection]:
-        """What is written of a picture, by its path inside the folder.
+        """What is written of an image, by its path inside the folder.
 
         Raises:
             ValueError: an entry has another form.
@@ -84,13 +84,13 @@ class DetectionsFile:
         record = self._records.get(picture.file)
         if record is None:
             raise ValueError(
-                f"{self.path} says nothing about {picture.file}; give every picture a line, also where "
+                f"{self.path} says nothing about {picture.file}; give every image a line, also where "
                 "nothing was found"
             )
         size = record.get("size")
         if size is not None and tuple(size) != picture.image.size:
             raise ValueError(
-                f"{self.path} was made for a picture {picture.file} of {size[0]} x {size[1]} pixels; it has "
+                f"{self.path} was made for an image {picture.file} of {size[0]} x {size[1]} pixels; it has "
                 f"{picture.image.width} x {picture.image.height}"
             )
         found = self.all_of(picture.file)
@@ -107,10 +107,10 @@ def read_detections(path: str | Path) -> tuple[dict[str, str], dict[str, dict[st
     """The protocol line, {} if there is none, and the other lines by `file`.
 
     Raises:
-        ValueError: the file is missing, a line has another form, or a picture comes up twice.
+        ValueError: the file is missing, a line has another form, or an image comes up twice.
     """
     if not Path(path).is_file():
-        raise ValueError(f"{path} does not exist; it should hold detections, one picture a line")
+        raise ValueError(f"{path} does not exist; it should hold detections, one image a line")
     header: dict[str, str] = {}
     records: dict[str, dict[str, Any]] = {}
     for number, line in enumerate(Path(path).read_text(encoding="utf-8").split("\n"), 1):
@@ -138,7 +138,7 @@ def detections_line(
     """One line of a detections file, without masks; `extra` goes along."""
     listed = [
         {"class": seen.name, "box": list(seen.box), "score": seen.score}
-        | ({} if seen.colour is None else {"color": seen.colour})
+        | ({} if seen.color is None else {"color": seen.color})
         for seen in detections
     ]
     record = {"file": picture.file, "size": list(picture.image.size), **(extra or {}), "detections": listed}
@@ -199,7 +199,7 @@ def detection_of(entry: Any, place: str) -> Detection:
             f"{place}: {_shown(entry)} has a score outside of 0 to 1, or a box that is not finite"
         )
     return Detection(
-        name=str(name), box=(left, top, right, bottom), score=score, colour=entry.get("color"), mask=mask
+        name=str(name), box=(left, top, right, bottom), score=score, color=entry.get("color"), mask=mask
     )
 
 

@@ -1,6 +1,6 @@
-"""GenEval's folder of pictures: `00000/metadata.jsonl` and `00000/samples/0000.png`, a folder a prompt.
+"""GenEval's folder of images: `00000/metadata.jsonl` and `00000/samples/0000.png`, a folder a prompt.
 
-Pictures may also be JPEG files.
+Images may also be JPEG files.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _LEFT_BY_SYSTEMS = {"thumbs.db", "desktop.ini"}
 
 @dataclass(frozen=True, kw_only=True)
 class PromptImages:
-    """A prompt and its pictures."""
+    """A prompt and its images."""
 
     prompt: GenEvalPrompt
     files: tuple[str, ...]
@@ -28,11 +28,11 @@ class PromptImages:
 
 
 def read_folder(folder: str | Path, *, expected: Sequence[GenEvalPrompt] | None = None) -> list[PromptImages]:
-    """All prompts and pictures in order; `expected` has to be there, without it the official 553 prompts.
+    """All prompts and images in order; `expected` has to be there, without it the official 553 prompts.
 
     Raises:
         ValueError: what would give another number than the benchmark's: a gap in the numbering, a
-            folder without pictures or metadata, different numbers of pictures, other files, missing prompts.
+            folder without images or metadata, different numbers of images, other files, missing prompts.
     """
     root = Path(folder)
     if not root.is_dir():
@@ -51,12 +51,12 @@ def read_folder(folder: str | Path, *, expected: Sequence[GenEvalPrompt] | None 
                 if int(path.name) > place
                 else f"{root} has the number {int(path.name)} twice, the second time as {path.name}"
             )
-    drawn = [PromptImages(prompt=_prompt_of(path), files=_pictures_of(path)) for path in numbered]
+    drawn = [PromptImages(prompt=_prompt_of(path), files=_images_of(path)) for path in numbered]
     most = max(len(each.files) for each in drawn)
     for path, each in zip(numbered, drawn, strict=True):
         if len(each.files) != most:
             raise ValueError(
-                f"{path} has {len(each.files)} pictures, others have {most}; give every prompt as many"
+                f"{path} has {len(each.files)} images, others have {most}; give every prompt as many"
             )
     check_complete([each.prompt for each in drawn], expected=expected)
     return drawn
@@ -72,16 +72,16 @@ def _prompt_of(path: Path) -> GenEvalPrompt:
         raise ValueError(f"{file} is not one line of the prompts file: {error}") from error
 
 
-def _pictures_of(path: Path) -> tuple[str, ...]:
+def _images_of(path: Path) -> tuple[str, ...]:
     samples = path / "samples"
     files = sample_files(samples)
     if not files:
-        raise ValueError(f"{samples} holds no pictures; a prompt without pictures cannot be left out")
+        raise ValueError(f"{samples} holds no images; a prompt without images cannot be left out")
     return tuple(f"{path.name}/samples/{file.name}" for file in files)
 
 
 def sample_files(folder: Path) -> list[Path]:
-    """The pictures in a folder of samples, by their numbers; hidden files are passed over.
+    """The images in a folder of samples, by their numbers; hidden files are passed over.
 
     Raises:
         ValueError: another file, or two of one number.
@@ -91,7 +91,7 @@ def sample_files(folder: Path) -> list[Path]:
         if entry.name.startswith(".") or entry.name.lower() in _LEFT_BY_SYSTEMS:
             continue
         if not _PICTURE.fullmatch(entry.name):
-            raise ValueError(f"{entry} is not named as a picture (0000.png); remove or rename it")
+            raise ValueError(f"{entry} is not named as an image (0000.png); remove or rename it")
         if (number := int(entry.stem)) in found:
             raise ValueError(f"{entry} has the number of {found[number].name}; remove one of them")
         found[number] = entry

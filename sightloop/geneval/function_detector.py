@@ -1,7 +1,7 @@
-"""A detector that is a function of the user's: pictures in, a list of objects a picture out.
+"""A detector that is a function of the user's: images in, a list of objects an image out.
 
 An object is a mapping as in a detections file, `{"class": name, "box": [left, top, right, bottom], "score":
-0 to 1}` with corners in pixels of the picture, and `color` and `mask` (pixels, or COCO's run lengths) where
+0 to 1}` with corners in pixels of the image, and `color` and `mask` (pixels, or COCO's run lengths) where
 the detector knows them; or a `Detection`. Numbers may be NumPy's or tensors.
 """
 
@@ -23,7 +23,7 @@ class FunctionDetector:
     ) -> None:
         """Take `(images) -> objects of each`, or with `told_names` `(images, names)`.
 
-        `names` are the classes that matter in each picture.
+        `names` are the classes that matter in each image.
         """
         self.function = function
         self.protocol = protocol
@@ -31,10 +31,10 @@ class FunctionDetector:
         self.vocabulary: frozenset[str] | None = None
 
     def detect(self, pictures: Sequence[DetectorImage]) -> list[list[Detection]]:
-        """The objects of each picture.
+        """The objects of each image.
 
         Raises:
-            ValueError: the function fails or answers in another form; it and the picture are named.
+            ValueError: the function fails or answers in another form; it and the image are named.
         """
         images = [picture.image for picture in pictures]
         told = {"names": [picture.names for picture in pictures]} if self.told_names else {}
@@ -46,7 +46,7 @@ class FunctionDetector:
         if not isinstance(said, Sequence) or len(said) != len(pictures):
             counted = f"{len(said)} answers" if isinstance(said, Sequence) else type(said).__name__
             raise ValueError(
-                f"{name} gave {counted} for {len(pictures)} pictures; give a list of objects for each, "
+                f"{name} gave {counted} for {len(pictures)} images; give a list of objects for each, "
                 "an empty one where there is nothing"
             )
         return [_objects(each, picture, name) for each, picture in zip(said, pictures, strict=True)]
@@ -61,7 +61,7 @@ def _objects(said: Any, picture: DetectorImage, name: str) -> list[Detection]:
 
 def _object(entry: Any, picture: DetectorImage, place: str) -> Detection:
     if isinstance(entry, Detection):
-        entry = {"class": entry.name, **asdict(entry), "color": entry.colour}
+        entry = {"class": entry.name, **asdict(entry), "color": entry.color}
     if not isinstance(entry, Mapping) or not isinstance(entry.get("class"), str):
         # Numbers of classes differ between programs, and would be taken for the wrong ones.
         raise ValueError(f'{place}: {entry!r} is no object with "class", a name, "box" and "score"')

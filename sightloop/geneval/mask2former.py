@@ -3,7 +3,7 @@
 Differences from GenEval's own detector:
 1. The weights: a checkpoint of transformers, not mmdetection's own training of the same network. Figures of
    the two are not the same figure; counting is the most exposed, for its threshold is 0.9.
-2. Pictures are made smaller by Pillow's bilinear filter, which averages, as those weights were tested;
+2. Images are made smaller by Pillow's bilinear filter, which averages, as those weights were tested;
    mmdetection uses OpenCV's, which does not.
 
 transformers' own image processor and its `post_process_instance_segmentation` are not used: published
@@ -57,19 +57,19 @@ class Resizing:
     """Zeros are added on the right and below up to a multiple of this."""
 
     def resized(self, size: Size) -> Size:
-        """A picture's size before the zeros are added."""
+        """An image's size before the zeros are added."""
         scale = min(self.short / min(size), self.long / max(size))
         return int(size[0] * scale + 0.5), int(size[1] * scale + 0.5)
 
     def padded(self, size: Size) -> Size:
-        """The size with the zeros, of a picture that was resized to `size`."""
+        """The size with the zeros, of an image that was resized to `size`."""
         height, width = (math.ceil(side / self.divisor) * self.divisor for side in size)
         return height, width
 
 
 @dataclass(frozen=True, kw_only=True)
 class Instances:
-    """What the network saw in one picture, in the picture's own pixels."""
+    """What the network saw in one image, in the image's own pixels."""
 
     labels: Int[Tensor, " N"]
     scores: Float[Tensor, " N"]
@@ -146,7 +146,7 @@ class Mask2FormerDetector:
 
     @torch.no_grad()
     def detect(self, pictures: Sequence[DetectorImage]) -> list[list[Detection]]:
-        """The objects of each picture, with masks; pictures of one size go through the network together."""
+        """The objects of each image, with masks; images of one size go through the network together."""
         found: dict[int, list[Detection]] = {}
         for places in _of_one_size(pictures, self.resizing):
             images = [pictures[place].image for place in places]
@@ -164,14 +164,14 @@ class Mask2FormerDetector:
 
 
 def prepared(image: Image.Image, resizing: Resizing) -> Float[Tensor, "3 H W"]:
-    """An RGB picture as the network sees it."""
+    """An RGB image as the network sees it."""
     height, width = resizing.resized((image.height, image.width))
     smaller = image.resize((width, height), Image.Resampling.BILINEAR)
     pixels = torch.from_numpy(np.array(smaller, dtype=np.float32)).permute(2, 0, 1)
     normal = (pixels - torch.tensor(_MEAN)[:, None, None]) / torch.tensor(_SPREAD)[:, None, None]
     full = resizing.padded((height, width))
     below, right = full[0] - height, full[1] - width
-    # After normalising: the border is 0 for the network, not black.
+    # After normalizing: the border is 0 for the network, not black.
     return F.pad(normal, (0, right, 0, below))
 
 
@@ -183,7 +183,7 @@ def instances(
     resizing: Resizing,
     floor: float = 0.0,
 ) -> Instances:
-    """The instances of a picture of `size` as mmdetection reads them off the logits.
+    """The instances of an image of `size` as mmdetection reads them off the logits.
 
     A query may come up under several classes and nothing suppresses overlaps. The score is that of the class
     times the mean probability inside the mask, hence never above that of the class: no mask is made for what
@@ -220,7 +220,7 @@ def boxes_of(masks: Bool[Tensor, "N H W"]) -> Int[Tensor, "N 4"]:
 
 
 def _full_size(masks: Float[Tensor, "N h w"], size: Size, resizing: Resizing) -> Float[Tensor, "N H W"]:
-    """Logits in the picture's own pixels: enlarged with the border, the border cut off, then resized."""
+    """Logits in the image's own pixels: enlarged with the border, the border cut off, then resized."""
     height, width = resizing.resized(size)
     whole = F.interpolate(masks[None], resizing.padded((height, width)), mode="bilinear", align_corners=False)
     return F.interpolate(whole[:, :, :height, :width], size, mode="bilinear", align_corners=False)[0]

@@ -11,8 +11,8 @@ from typing import Any
 from sightloop.quizzes.grammar import Clause, Quiz, clauses_of
 from sightloop.quizzes.vocabulary import OPPOSITES
 
-COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white")
-"""The colours that are told apart, in the order of the official texts."""
+COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white")
+"""The colors that are told apart, in the order of the official texts."""
 RELATIONS = tuple(OPPOSITES)
 """Left of, right of, above, below."""
 CLASSES = tuple(

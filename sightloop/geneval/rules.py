@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool
 
-from sightloop.geneval.prompts import COLOURS, RELATIONS, GenEvalPrompt
+from sightloop.geneval.prompts import COLORS, RELATIONS, GenEvalPrompt
 from sightloop.quizzes.grammar import Clause
 
 _NO_OFFSET = 1e-3
@@ -37,7 +37,7 @@ class Detection:
     box: Box
     score: float
     """0 to 1; compared in float32."""
-    colour: str | None = None
+    color: str | None = None
     """None = not classified."""
     mask: Bool[np.ndarray, "H W"] | None = None
     """The object's pixels; None = all of its box."""
@@ -81,7 +81,7 @@ Kept = dict[str, list[Detection]]
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """Whether a picture shows what its prompt asked for."""
+    """Whether an image shows what its prompt asked for."""
 
     correct: bool
     reason: str
@@ -95,7 +95,7 @@ class Shaped:
 
     reward: float
     strict: bool
-    """True if every count is met exactly, and every colour and relation."""
+    """True if every count is met exactly, and every color and relation."""
 
 
 def kept_objects(tag: str, detections: Iterable[Detection], rules: GenEvalRules = OFFICIAL) -> Kept:
@@ -116,12 +116,12 @@ def kept_objects(tag: str, detections: Iterable[Detection], rules: GenEvalRules 
     return {name: _without_overlap(group, rules.max_overlap) for name, group in groups.items()}
 
 
-def objects_to_colour(prompt: GenEvalPrompt, kept: Kept) -> list[Detection]:
-    """The objects whose colour the verdict depends on."""
+def objects_to_color(prompt: GenEvalPrompt, kept: Kept) -> list[Detection]:
+    """The objects whose color the verdict depends on."""
     wanted: dict[int, Detection] = {}
     for clause in prompt.include:
         found = kept.get(clause.noun, [])
-        if clause.colour is not None and len(found) >= clause.count:
+        if clause.color is not None and len(found) >= clause.count:
             wanted |= {id(detection): detection for detection in found[: clause.count]}
     return list(wanted.values())
 
@@ -129,12 +129,12 @@ def objects_to_colour(prompt: GenEvalPrompt, kept: Kept) -> list[Detection]:
 def verdict_of(
     prompt: GenEvalPrompt, detections: Iterable[Detection], *, rules: GenEvalRules = OFFICIAL
 ) -> Verdict:
-    """What the official evaluator says of a picture in which these objects were seen.
+    """What the official evaluator says of an image in which these objects were seen.
 
     More objects than asked for are right unless `exclude` says otherwise; the surplus is never looked at.
 
     Raises:
-        ValueError: an object whose colour matters has none.
+        ValueError: an object whose color matters has none.
     """
     kept = kept_objects(prompt.tag, detections, rules)
     reasons: list[str] = []
@@ -177,12 +177,12 @@ def flow_grpo_reward(
 ) -> Shaped:
     """The reward that Flow-GRPO's server (arXiv 2505.05470) gives, slips included.
 
-    The mean of one entry for each count, `1 - |wanted - found| / wanted`, one for each colour and two for
+    The mean of one entry for each count, `1 - |wanted - found| / wanted`, one for each color and two for
     each relation. Its slips: entries have no lower end, so that 16 dogs instead of one cost 15; a relation
     that fails earns half of its two entries; `exclude` is ignored. `exact_reward` has none of them.
 
     Raises:
-        ValueError: an object whose colour matters has none.
+        ValueError: an object whose color matters has none.
     """
     kept = kept_objects(prompt.tag, detections, rules)
     entries: list[float] = []
@@ -192,9 +192,9 @@ def flow_grpo_reward(
         entries.append(1 - abs(clause.count - len(found)) / clause.count)
         met = len(found) == clause.count
         if not met:
-            entries += [0.0] * (clause.colour is not None or clause.relation is not None)
-        if met and clause.colour is not None:
-            right = _colours(found).count(clause.colour)
+            entries += [0.0] * (clause.color is not None or clause.relation is not None)
+        if met and clause.color is not None:
+            right = _colors(found).count(clause.color)
             entries.append(1 - (clause.count - right) / clause.count)
             met = right == clause.count
         if met and clause.position is not None:
@@ -210,12 +210,12 @@ def exact_reward(
 ) -> Shaped:
     """The mean of one entry from 0 to 1 for everything that a prompt asks for; 1 only if all is met exactly.
 
-    A count earns `1 - |wanted - found| / wanted`, at least 0; a colour the share of the wanted objects that
+    A count earns `1 - |wanted - found| / wanted`, at least 0; a color the share of the wanted objects that
     have it, 0 if there are too few objects; a relation the share of pairs that stand so, 0 if its target is
     not met; an `exclude` clause 1 or 0.
 
     Raises:
-        ValueError: an object whose colour matters has none.
+        ValueError: an object whose color matters has none.
     """
     kept = kept_objects(prompt.tag, detections, rules)
     entries: list[float] = []
@@ -230,12 +230,12 @@ def exact_reward(
 def conditions_met(
     prompt: GenEvalPrompt, detections: Iterable[Detection], *, rules: GenEvalRules = OFFICIAL
 ) -> list[bool]:
-    """Everything that a prompt asks for, one by one: of each clause its number, colour and relation; no more.
+    """Everything that a prompt asks for, one by one: of each clause its number, color and relation; no more.
 
     All are met exactly if the verdict is right.
 
     Raises:
-        ValueError: an object whose colour matters has none.
+        ValueError: an object whose color matters has none.
     """
     kept = kept_objects(prompt.tag, detections, rules)
     met: list[bool] = []
@@ -247,15 +247,15 @@ def conditions_met(
 def _clauses_met(
     prompt: GenEvalPrompt, kept: Kept, margin: float
 ) -> Iterator[tuple[Clause, int, list[float]]]:
-    """Each clause with the number of its objects, and how much of its colour and its relation holds."""
+    """Each clause with the number of its objects, and how much of its color and its relation holds."""
     groups: list[list[Detection]] = []
     for clause in prompt.include:
         every = kept.get(clause.noun, [])
         found = every[: clause.count]
         enough = len(found) == clause.count
         shares: list[float] = []
-        if clause.colour is not None:
-            shares.append(_colours(found).count(clause.colour) / clause.count if enough else 0.0)
+        if clause.color is not None:
+            shares.append(_colors(found).count(clause.color) / clause.count if enough else 0.0)
         if clause.position is not None:
             shares.append(_share_related(clause, found, groups[clause.position[1]], margin))
         # Objects that are not what was asked for are nobody's target.
@@ -274,13 +274,13 @@ def _what_is_wrong(
     name, count = clause.noun, clause.count
     if len(found) < count:
         return f"expected {name}>={count}, found {len(found)}"
-    if clause.colour is not None:
-        numbers = Counter(_colours(found))
-        if numbers[clause.colour] < count:
-            seen = [c for c in COLOURS if c in numbers] + sorted(set(numbers) - set(COLOURS))
-            listed = ", ".join(f"{numbers[colour]} {colour}" for colour in seen)
-            right = f"{numbers[clause.colour]} {clause.colour}"
-            return f"expected {clause.colour} {name}>={count}, found {right}; and {listed}"
+    if clause.color is not None:
+        numbers = Counter(_colors(found))
+        if numbers[clause.color] < count:
+            seen = [c for c in COLORS if c in numbers] + sorted(set(numbers) - set(COLORS))
+            listed = ", ".join(f"{numbers[color]} {color}" for color in seen)
+            right = f"{numbers[clause.color]} {clause.color}"
+            return f"expected {clause.color} {name}>={count}, found {right}; and {listed}"
     if clause.position is None:
         return ""
     target = groups[clause.position[1]]
@@ -305,16 +305,16 @@ def _share_related(clause: Clause, found: list[Detection], target: list[Detectio
     return held / len(pairs) if pairs else 0.0
 
 
-def _colours(found: Iterable[Detection]) -> list[str]:
-    colours: list[str] = []
+def _colors(found: Iterable[Detection]) -> list[str]:
+    colors: list[str] = []
     for detection in found:
-        if detection.colour is None:
+        if detection.color is None:
             raise ValueError(
-                f"the {detection.name} at {detection.box} has no colour, and the prompt asks for one; "
-                "classify the objects of `objects_to_colour` first"
+                f"the {detection.name} at {detection.box} has no color, and the prompt asks for one; "
+                "classify the objects of `objects_to_color` first"
             )
-        colours.append(detection.colour)
-    return colours
+        colors.append(detection.color)
+    return colors
 
 
 def _without_overlap(group: list[Detection], limit: float) -> list[Detection]:

@@ -31,7 +31,7 @@ _SHOWN = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """One line of the results file: one picture."""
+    """One line of the results file: one image."""
 
     file: str
     tag: str
@@ -39,14 +39,14 @@ class Result:
     correct: bool
     reason: str
     metadata: str
-    """The line of the prompts file, as JSON; pictures of one prompt share it."""
+    """The line of the prompts file, as JSON; images of one prompt share it."""
     details: dict[str, list[list[float]]]
     """Left, top, right, bottom and score of the objects that counted, by class."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TaskScore:
-    """How many pictures of a task are right."""
+    """How many images of a task are right."""
 
     right: int
     images: int
@@ -59,12 +59,12 @@ class Summary:
 
     tasks: dict[str, TaskScore]
     overall: Interval
-    """The plain mean of the task rates, not of the pictures."""
+    """The plain mean of the task rates, not of the images."""
     images: int
     prompts: int
     image_rate: float
     prompt_rate: float
-    """Share of prompts with any right picture."""
+    """Share of prompts with any right image."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +76,7 @@ class RateChanges:
 
 
 def result_of(file: str, prompt: GenEvalPrompt, verdict: Verdict) -> Result:
-    """The line for a picture."""
+    """The line for an image."""
     details = {
         name: [[*map(float, seen.box), float(np.float32(seen.score))] for seen in kept]
         for name, kept in verdict.kept.items()
@@ -132,16 +132,16 @@ def read_results(path: str | Path) -> list[Result]:
     return results
 
 
-def summarise(results: Sequence[Result], *, resamples: int = 10_000, seed: int = 0) -> Summary:
+def summarize(results: Sequence[Result], *, resamples: int = 10_000, seed: int = 0) -> Summary:
     """Counts and rates of what is there; `check_complete` says whether something is missing.
 
-    Intervals are of 95%, by drawing prompts with all of their pictures, within each task for the overall.
+    Intervals are of 95%, by drawing prompts with all of their images, within each task for the overall.
 
     Raises:
         ValueError: no results.
     """
     if not results:
-        raise ValueError("no results to summarise")
+        raise ValueError("no results to summarize")
     by_tag: dict[str, list[Result]] = defaultdict(list)
     for result in results:
         by_tag[result.tag].append(result)
@@ -188,10 +188,10 @@ def check_complete(
             if given.metadata != wanted.metadata:
                 raise ValueError(
                     f"prompt {place:05} is {given.metadata}, the prompts file says {wanted.metadata}; "
-                    "pictures and prompts belong to different sets, or the metadata was changed"
+                    "images and prompts belong to different sets, or the metadata was changed"
                 )
         if len(prompts) != len(expected):
-            raise ValueError(f"{len(prompts)} prompts have pictures; the prompts file has {len(expected)}")
+            raise ValueError(f"{len(prompts)} prompts have images; the prompts file has {len(expected)}")
         return
     counts = Counter(json.dumps(prompt.metadata, sort_keys=True) for prompt in prompts)
     if twice := [metadata for metadata, count in counts.items() if count > 1]:
@@ -215,7 +215,7 @@ def check_results(results: Sequence[Result], *, expected: Sequence[GenEvalPrompt
 
     Raises:
         ValueError: as for `check_complete` of their prompts, whose order is free here; or prompts have
-            different numbers of pictures.
+            different numbers of images.
     """
     _rate_by_prompt(results)
     prompts = {_identity(result): parse_prompt(json.loads(result.metadata)) for result in results}
@@ -237,7 +237,7 @@ def rate_changes(
     """How the rates changed, with 95% intervals paired by prompt.
 
     Raises:
-        ValueError: they are not about the same prompts, or prompts of one have different numbers of pictures.
+        ValueError: they are not about the same prompts, or prompts of one have different numbers of images.
     """
     old, new = _rate_by_prompt(before), _rate_by_prompt(after)
     if set(old) != set(new):
@@ -266,7 +266,7 @@ def save_record(
     *,
     drawing: Mapping[str, Any] | None = None,
 ) -> None:
-    """Figures, protocol and its hash as JSON; `drawing` says how the pictures were made."""
+    """Figures, protocol and its hash as JSON; `drawing` says how the images were made."""
     record = {
         "overall": summary.overall.value,
         "tasks": {tag: [score.right, score.images] for tag, score in summary.tasks.items()},
@@ -332,5 +332,5 @@ def _rate_by_prompt(results: Sequence[Result]) -> dict[str, float]:
         right[_identity(result)].append(result.correct)
     sizes = {len(own) for own in right.values()}
     if len(sizes) > 1:
-        raise ValueError(f"prompts have from {min(sizes)} to {max(sizes)} pictures; give all as many")
+        raise ValueError(f"prompts have from {min(sizes)} to {max(sizes)} images; give all as many")
     return {prompt: sum(own) / len(own) for prompt, own in right.items()}

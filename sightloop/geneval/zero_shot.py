@@ -1,11 +1,11 @@
 """Detectors of free vocabulary for prompts beyond COCO's 80 classes: Grounding DINO and OWLv2.
 
-They are told what to look for: the names of a picture's prompt and nothing else. So they are readier to see
+They are told what to look for: the names of an image's prompt and nothing else. So they are readier to see
 it than a detector that has to choose among 80 classes, their scores are of another scale, and figures of the
-two kinds do not compare. Boxes come without masks: a colour is judged on the whole box.
+two kinds do not compare. Boxes come without masks: a color is judged on the whole box.
 
 Differences from how transformers runs them:
-1. Pictures are prepared here with Pillow alone (OWLv2's own processor needs scipy, and blurs before it
+1. Images are prepared here with Pillow alone (OWLv2's own processor needs scipy, and blurs before it
    shrinks).
 2. The score of a name is the mean over its tokens, as Grounding DINO's authors score COCO; a box goes to the
    name that fits it best.
@@ -50,11 +50,11 @@ _CLIP_SPREAD = (0.26862954, 0.26130258, 0.27577711)
 _GREY = (128, 128, 128)
 _QUERY = "a photo of a {name}"
 UNPADDED = Resizing(divisor=1)
-"""Pictures of one size go together, so that none needs a border."""
+"""Images of one size go together, so that none needs a border."""
 
 
 class ZeroShotDetector:
-    """Looks for the names of each picture's prompt."""
+    """Looks for the names of each image's prompt."""
 
     def __init__(
         self,
@@ -118,10 +118,10 @@ class ZeroShotDetector:
 
     @torch.no_grad()
     def detect(self, pictures: Sequence[DetectorImage]) -> list[list[Detection]]:
-        """The objects of each picture's names; pictures of one size and prompt go through together.
+        """The objects of each image's names; images of one size and prompt go through together.
 
         Raises:
-            ValueError: a picture has no names to look for.
+            ValueError: an image has no names to look for.
         """
         found: dict[int, list[Detection]] = {}
         for places in _alike(pictures):
@@ -188,7 +188,7 @@ class ZeroShotDetector:
         best, label = scores.max(1)
         width, height = size
         inside = boxes.clamp(min=0).minimum(boxes.new_tensor([width, height, width, height]))
-        # Thinner than a pixel there is nothing to see, and no crop to judge a colour on.
+        # Thinner than a pixel there is nothing to see, and no crop to judge a color on.
         sides = inside[:, 2:].round() - inside[:, :2].round()
         likely = (best > self.floor) & (sides > 0).all(1)
         found: list[Detection] = []
@@ -215,7 +215,7 @@ def detector_text(names: Sequence[str]) -> tuple[str, list[tuple[int, int]]]:
 
 
 def squared(image: Image.Image, side: int) -> Float[Tensor, "3 S S"]:
-    """An RGB picture as OWLv2 sees it: grey below or to the right up to a square, then resized."""
+    """An RGB image as OWLv2 sees it: grey below or to the right up to a square, then resized."""
     longest = max(image.size)
     square = Image.new("RGB", (longest, longest), _GREY)
     square.paste(image, (0, 0))
@@ -239,9 +239,9 @@ def surest(boxes: Float[Tensor, "N 4"], scores: Float[Tensor, " N"]) -> list[int
 
 
 def _corners(boxes: Float[Tensor, "B Q 4"]) -> Float[Tensor, "B Q 4"]:
-    """Left, top, right, bottom of boxes given by centre and size."""
-    centre, half = boxes[..., :2], boxes[..., 2:] / 2
-    return torch.cat([centre - half, centre + half], -1)
+    """Left, top, right, bottom of boxes given by center and size."""
+    center, half = boxes[..., :2], boxes[..., 2:] / 2
+    return torch.cat([center - half, center + half], -1)
 
 
 def _alike(pictures: Sequence[DetectorImage]) -> Iterator[list[int]]:

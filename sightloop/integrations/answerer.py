@@ -1,4 +1,4 @@
-"""Any of our policies as one that answers questions about pictures: text out, likelihoods of given text."""
+"""Any of our policies as one that answers questions about images: text out, likelihoods of given text."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _UNUSED = {"num_beams": (None, 1), "top_p": (None, 0, 0.0, 1, 1.0), "do_sample":
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """A question about a picture."""
+    """A question about an image."""
 
     picture: Image.Image
     question: str
@@ -80,7 +80,7 @@ def settings_from(given: Mapping[str, Any], *, max_tokens: int = 64) -> AnswerSe
 
 
 class Respondent:
-    """Answers with a policy; `fit` "crop" or "squash" is how a captioner's picture becomes its square."""
+    """Answers with a policy; `fit` "crop" or "squash" is how a captioner's image becomes its square."""
 
     def __init__(self, policy: Policy, *, fit: Fit = "squash") -> None:
         self.policy = policy
@@ -104,7 +104,7 @@ class Respondent:
 
     @torch.no_grad()
     def answers(self, asked: Sequence[Asked], settings: AnswerSettings) -> list[str]:
-        """One answer a question, cut before the first of the stops; pictures of one size go together."""
+        """One answer a question, cut before the first of the stops; images of one size go together."""
         told: dict[int, str] = {}
         sampling = Sampling(max_tokens=settings.max_tokens, temperature=settings.temperature)
         for places in _of_one_size(asked):
@@ -135,19 +135,19 @@ class Respondent:
         rows = [_pixels(self._seen(each.picture)) for each in asked]
         images = Images(pixels=torch.stack(rows))
         if self._captioner is not None:
-            images = self._captioner.look(images)
+            images = self._captioner.encode_images(images)
         return Prompt(
             texts=[each.question for each in asked], images=images, seeds=[each.seed for each in asked]
         )
 
     def _seen(self, picture: Image.Image) -> np.ndarray:
-        """What a captioner sees is its own square; policies that draw prepare pictures themselves."""
+        """What a captioner sees is its own square; policies that draw prepare images themselves."""
         if self._captioner is not None:
             return decode(picture, Decoding(size=self._captioner.image_size, fit=self.fit))
         try:
             return np.asarray(upright_rgb(picture))
         except BrokenImageError as error:
-            raise ValueError(f"a picture cannot be used: {error}") from error
+            raise ValueError(f"an image cannot be used: {error}") from error
 
 
 def _of_one_size(asked: Sequence[Asked]) -> list[list[int]]:

@@ -1,7 +1,7 @@
 """Any of our policies as a model of lmms-eval: `lmms_eval --model sightloop --model_args model=FOLDER`.
 
 lmms-eval finds `manifest` by the package's entry point, and `SightloopModel` by its name; both exist only
-where lmms-eval is installed. One picture a question; several are refused.
+where lmms-eval is installed. One image a question; several are refused.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ def generated(
     batch: int = 1,
     max_tokens: int = 64,
 ) -> list[str]:
-    """Answers to requests of context, generation settings and pictures.
+    """Answers to requests of context, generation settings and images.
 
     Raises:
-        ValueError: a request without exactly one picture, or a setting that our policies do not have.
+        ValueError: a request without exactly one image, or a setting that our policies do not have.
     """
     found: list[str] = []
     with tqdm(total=len(requests), desc="answers", unit="question", disable=None) as bar:
@@ -54,26 +54,26 @@ def generated(
 
 
 def asked_of(context: str, pictures: Sequence[Any]) -> Asked:
-    """A request as a question about its picture.
+    """A request as a question about its image.
 
     Raises:
-        ValueError: not exactly one picture, or something else than a picture.
+        ValueError: not exactly one image, or something else than an image.
     """
     if len(pictures) != 1 or not isinstance(pictures[0], Image.Image):
         kinds = ", ".join(type(each).__name__ for each in pictures) or "nothing"
         raise ValueError(
-            f"{context[:60]!r} comes with {kinds}; our policies answer questions about one picture each, so "
+            f"{context[:60]!r} comes with {kinds}; our policies answer questions about one image each, so "
             "choose tasks of that kind"
         )
     return Asked(picture=pictures[0], question=context.replace(_PLACEHOLDER, "").strip())
 
 
-def flat_pictures(shown: Any) -> list[Any]:
-    """The pictures of a task's `doc_to_visual`, which may nest them or give none."""
+def flat_images(shown: Any) -> list[Any]:
+    """The images of a task's `doc_to_visual`, which may nest them or give none."""
     if shown is None:
         return []
     if isinstance(shown, list | tuple):
-        return [picture for each in shown for picture in flat_pictures(each)]
+        return [picture for each in shown for picture in flat_images(each)]
     return [shown]
 
 
@@ -150,6 +150,6 @@ def _model_class() -> type[Any]:
             raise NotImplementedError("our policies answer one question at a time; choose another task")
 
         def _pictures(self, show: Callable[[Any], Any], doc: Any, task: str, split: str) -> list[Any]:
-            return flat_pictures(show(self.task_dict[task][split][doc]))
+            return flat_images(show(self.task_dict[task][split][doc]))
 
     return SightloopModel

@@ -2,7 +2,7 @@
 
 Pixels are prepared in one of two ways. An evaluation has them prepared by the model's own processor, on the
 host, as everybody else measures. A reward brings a preparation of its own that runs on the device, in every
-step: equal bits where no picture is resized, else some levels of 255 apart.
+step: equal bits where no image is resized, else some levels of 255 apart.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from transformers import CLIPModel, PreTrainedTokenizerBase, SiglipModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
-from sightloop.image_files import BrokenImageError, open_picture, upright_rgb
+from sightloop.image_files import BrokenImageError, open_image, upright_rgb
 from sightloop.models.only_numbers import unit_rows
-from sightloop.models.open import ends_of, open_config, open_pictures, open_weights, open_words, refuse_as
+from sightloop.models.open import ends_of, open_config, open_images, open_weights, open_words, refuse_as
 from sightloop.models.written_text import read_texts
 
 Picture = Image.Image | Path | str
@@ -47,11 +47,11 @@ _CLASSES: dict[str, Any] = {
 
 @dataclass(frozen=True, kw_only=True)
 class SeenPictures:
-    """Embeddings of pictures, and which pictures these were."""
+    """Embeddings of images, and which images these were."""
 
     embeddings: Float[Tensor, "N d"]
     digest: str
-    """Of the prepared pixels, in whatever order: equal sets of pictures have equal ones."""
+    """Of the prepared pixels, in whatever order: equal sets of images have equal ones."""
 
 
 class ClipEncoder:
@@ -94,11 +94,11 @@ class ClipEncoder:
         kind = config.model_type
         if kind not in families:
             refuse_as(config, "a CLIP", str(folder))
-        model_class, pictures_class = _CLASSES[kind]
+        model_class, images_class = _CLASSES[kind]
         model: Any = open_weights(model_class, folder, dtype=dtype, device=device, exact=_EXACT[kind])
         text = model.config.text_config
         words = open_words(processor or folder, rows=text.vocab_size, ends=ends_of(text))
-        pictures = open_pictures(pictures_class, processor or folder)
+        pictures = open_images(images_class, processor or folder)
         # A path on this computer means nothing to others, a name on the hub does.
         name = Path(folder).name if Path(folder).is_dir() else str(folder)
         return ClipEncoder(model, words, pictures, name=name)
@@ -121,22 +121,22 @@ class ClipEncoder:
 
     @torch.no_grad()
     def images(self, pictures: Pictures, *, batch: int = 64) -> Float[Tensor, "N d"]:
-        """Unit embeddings, float32, of pixels or of picture files, prepared by the model's own processor.
+        """Unit embeddings, float32, of pixels or of image files, prepared by the model's own processor.
 
         Raises:
-            ValueError: no pictures, or one that cannot be read.
+            ValueError: no images, or one that cannot be read.
         """
         return self.see(pictures, batch=batch).embeddings
 
     @torch.no_grad()
     def see(self, pictures: Pictures, *, batch: int = 64) -> SeenPictures:
-        """The same with the digest of the pictures.
+        """The same with the digest of the images.
 
         Raises:
-            ValueError: no pictures, or one that cannot be read.
+            ValueError: no images, or one that cannot be read.
         """
         if not len(pictures):
-            raise ValueError("no pictures to encode")
+            raise ValueError("no images to encode")
         rows: list[Tensor] = []
         digests: list[bytes] = []
         for start in range(0, len(pictures), batch):
@@ -157,7 +157,7 @@ class ClipEncoder:
 
     @torch.no_grad()
     def images_of(self, values: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N d"]:
-        """Unit embeddings, float32, of pictures that are prepared already, all at once."""
+        """Unit embeddings, float32, of images that are prepared already, all at once."""
         return unit_rows(self._see(values), self.name)
 
     @torch.no_grad()
@@ -229,11 +229,11 @@ class ClipEncoder:
 def _rgb(picture: Picture) -> Image.Image:
     """8-bit RGB, upright, transparency over white."""
     if not isinstance(picture, Image.Image):
-        return open_picture(picture)
+        return open_image(picture)
     try:
         return upright_rgb(picture)
     except BrokenImageError as error:
-        raise ValueError(f"a picture cannot be used: {error}") from error
+        raise ValueError(f"an image cannot be used: {error}") from error
 
 
 def _digest(model: Any) -> str:
@@ -247,10 +247,10 @@ def _digest(model: Any) -> str:
 
 
 def _crop_of(pictures: Any) -> str:
-    """What the processor does to a picture, in words."""
+    """What the processor does to an image, in words."""
     size, crop = pictures.size, pictures.crop_size
     short = size["shortest_edge"]
     resized = f"shorter side to {short}" if short else f"squashed to {size['height']} x {size['width']}"
     steps = [resized] * pictures.do_resize
-    steps += [f"centre {crop['height']} x {crop['width']}"] * pictures.do_center_crop
+    steps += [f"center {crop['height']} x {crop['width']}"] * pictures.do_center_crop
     return ", ".join(steps)

@@ -27,9 +27,9 @@ def distinct(keys: Sequence[Hashable]) -> tuple[list[int], list[int]]:
 
 
 def image_keys(images: Images | Tokens) -> list[bytes]:
-    """A key a picture: equal where all pixels, or all tokens that count, are equal.
+    """A key an image: equal where all pixels, or all tokens that count, are equal.
 
-    The host looks at pictures that carry no keys: whoever shows the same ones again hands over the keys.
+    The host looks at images that carry no keys: whoever shows the same ones again hands over the keys.
     """
     if images.keys is not None:
         return images.keys

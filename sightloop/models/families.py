@@ -25,7 +25,7 @@ _KEYS = ("family", "_class_name", "model_type")
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionerChoices:
-    """How captioners other than BLIP-2 read prompts and pictures, and what of them is trained."""
+    """How captioners other than BLIP-2 read prompts and images, and what of them is trained."""
 
     lora_rank: int = 16
     lora_alpha: float | None = None
@@ -33,13 +33,13 @@ class CaptionerChoices:
     lora_targets: tuple[str, ...] = ()
     """Last names of the adapted linear layers (q_proj v_proj); none = all of the language model."""
     template: str = ""
-    """The whole prompt, with {prompt} and the model's picture token in it; empty = the model's chat template,
-    or the picture and then the prompt where it has none.
+    """The whole prompt, with {prompt} and the model's image token in it; empty = the model's chat template,
+    or the image and then the prompt where it has none.
     """
     image_size: int | None = None
-    """Side of the pictures in pixels; None = as the vision tower's configuration says."""
+    """Side of the images in pixels; None = as the vision tower's configuration says."""
     reuse_features: bool = True
-    """Run the frozen tower once a picture; False runs the whole model in every pass."""
+    """Run the frozen tower once an image; False runs the whole model in every pass."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +102,7 @@ class GeneratorFamily(Family):
 
 
 ANY_CAPTIONER = "captioner"
-"""The row of whatever transformers reads pictures and writes text with, unless another row knows it."""
+"""The row of whatever transformers reads images and writes text with, unless another row knows it."""
 FAMILIES: dict[str, Family] = {
     "blip-2": CaptionerFamily(
         title="BLIP-2",
@@ -148,7 +148,7 @@ class Found:
     form: Form
 
 
-def found_in(folder: Path) -> Found:
+def detect_family(folder: Path) -> Found:
     """What the folder of an image generator, or of a part of one, holds.
 
     Raises:
@@ -173,7 +173,7 @@ def require(folder: Path, family: str) -> Form:
     Raises:
         ValueError: it holds another one; both are named.
     """
-    found = found_in(folder)
+    found = detect_family(folder)
     if found.name != family:
         raise ValueError(f"{folder} holds {found.name}, not {family}")
     return found.form

@@ -15,15 +15,15 @@ _KNOWN = {
     "siglip": ("a SigLIP", "--custom-rewards siglip:NAME takes it"),
     "blip": ("a BLIP, which no option takes", "the options take BLIP-2"),
     "instructblip": ("an InstructBLIP, which no option takes", "the options take BLIP-2"),
-    "janus": ("a Janus", "`draw`, `ask` and `train unirl-grpo --policy` take it"),
-    "multi_modality": ("a Janus", "`draw`, `ask` and `train unirl-grpo --policy` take it"),
+    "janus": ("a Janus", "`draw`, `ask` and `train unirl-grpo --model` take it"),
+    "multi_modality": ("a Janus", "`draw`, `ask` and `train unirl-grpo --model` take it"),
     "mask2former": ("a detector", "`evaluate geneval --detector` takes it"),
     "grounding-dino": ("a detector", "`evaluate geneval --detector` takes it"),
     "owlv2": ("a detector", "`evaluate geneval --detector` takes it"),
 }
 _BLIP2 = {
     True: (MATCHER, "--judge.model and --custom-rewards itm:NAME take it"),
-    False: ("a BLIP-2 captioner", "--policy and --model take it"),
+    False: ("a BLIP-2 captioner", "--model and --model take it"),
 }
 
 
@@ -40,11 +40,11 @@ def is_blip2(config: Any) -> bool:
 
 
 def is_captioner(config: Any) -> bool:
-    """Whether it reads pictures and writes text, as far as a configuration tells."""
+    """Whether it reads images and writes text, as far as a configuration tells."""
     if config.model_type == "blip-2":
         return not is_matcher(config)
     if config.model_type in _KNOWN:
-        # In the form of transformers, Janus reads pictures like any other.
+        # In the form of transformers, Janus reads images like any other.
         return config.model_type == "janus"
     return "vision_config" in config.to_dict() or not is_language_model(config)
 
@@ -59,7 +59,7 @@ def named(config: Any) -> tuple[str, str]:
     if is_language_model(config):
         return f"a language model ({kind})", "--judge.reference-model takes it"
     if "vision_config" in config.to_dict():
-        return f"a captioner ({kind})", "--policy, --model and --custom-rewards vqa:NAME take it"
+        return f"a captioner ({kind})", "--model, --model and --custom-rewards vqa:NAME take it"
     return f"of the kind {kind!r}", "no option takes it"
 
 

@@ -15,7 +15,7 @@ from sightloop.models.families import (
     GeneratorFamily,
     Learning,
     Parts,
-    found_in,
+    detect_family,
     known_as,
 )
 from sightloop.models.open import local_folder, open_config
@@ -71,7 +71,7 @@ def generator_family(folder: Path) -> GeneratorFamily:
         ValueError: no such model, or one of something that cannot draw.
     """
     _refuse_run(str(folder))
-    row = found_in(local_folder(folder)).row
+    row = detect_family(local_folder(folder)).row
     if not isinstance(row, GeneratorFamily):
         titles = " or ".join(row.title for row in FAMILIES.values() if isinstance(row, GeneratorFamily))
         raise ValueError(

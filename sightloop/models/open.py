@@ -278,7 +278,7 @@ def open_tokenizer(kind: Any, folder: str | Path, **options: Any) -> PreTrainedT
         return cast("PreTrainedTokenizerBase", kind.from_pretrained(folder, **own, **options))
 
 
-def open_pictures(kind: Any, folder: str | Path) -> Any:
+def open_images(kind: Any, folder: str | Path) -> Any:
     """The image processor of a folder, of this class.
 
     Raises:
@@ -300,7 +300,7 @@ def open_processor(folder: str | Path, config: Any) -> Any:
         processor = _processor(folder)
     held = vars(processor)
     if "patch_size" in held and held["patch_size"] is None and "vision_config" in config.to_dict():
-        # Older folders leave to the model how many places a picture takes.
+        # Older folders leave to the model how many places an image takes.
         told = config.to_dict()
         processor.patch_size = told["vision_config"].get("patch_size")
         processor.vision_feature_select_strategy = told.get("vision_feature_select_strategy", "default")

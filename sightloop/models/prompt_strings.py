@@ -23,11 +23,11 @@ class PromptOptions:
     roles: tuple[str, str] | None = None
     """Who asks and who answers: User Assistant (Janus-1.3B), "<|User|>" "<|Assistant|>" (Janus-Pro)."""
     system: str | None = None
-    """System prompt of questions; "" = none. Prompts for pictures have none."""
+    """System prompt of questions; "" = none. Prompts for images have none."""
     template: str | None = None
     """The whole string of a question, with {question}; Janus: also {image}, before it."""
     drawing: str | None = None
-    """The whole string of a prompt for a picture, with {prompt}; Janus only."""
+    """The whole string of a prompt for an image, with {prompt}; Janus only."""
 
     def __post_init__(self) -> None:
         if self.roles is not None and self.template is not None:
@@ -69,7 +69,7 @@ class Frame:
         if template.count(IMAGE_PLACE) != 1:
             raise ValueError(f"{name} is {template!r}; it must hold {IMAGE_PLACE} exactly once")
         if IMAGE_PLACE in after:
-            raise ValueError(f"{name} is {template!r}; the picture comes before the question")
+            raise ValueError(f"{name} is {template!r}; the image comes before the question")
         return Frame(before=before.replace(IMAGE_PLACE, image), after=after)
 
     def parts(self, text: str) -> tuple[str, str, str]:
@@ -83,7 +83,7 @@ class Frame:
         """The string that is tokenized."""
         return "".join(self.parts(text))
 
-    def shown(self, place: str) -> str:
+    def understanding_input(self, place: str) -> str:
         """The frame as a template."""
         return f"{self.before}{place}{self.after}"
 

@@ -30,13 +30,13 @@ be several; contexts must allow to be entered again.
 
 
 class Captioner(Policy, Protocol):
-    """A policy that writes about pictures and whose vision tower is frozen."""
+    """A policy that writes about images and whose vision tower is frozen."""
 
     image_size: int
-    """Side of the square pictures that it reads, in pixels."""
+    """Side of the square images that it reads, in pixels."""
 
-    def look(self, images: Images) -> Images:
-        """The same pictures with the frozen tower's features added."""
+    def encode_images(self, images: Images) -> Images:
+        """The same images with the frozen tower's features added."""
         ...
 
     def is_end(self, tokens: Tokens) -> Bool[Tensor, "B T"]:
@@ -44,7 +44,7 @@ class Captioner(Policy, Protocol):
         ...
 
     def reference_log_probs(self, tokens: Tokens) -> Float[Tensor, "B T"]:
-        """Log-probabilities of the text alone under the frozen language model, no picture, no adapters."""
+        """Log-probabilities of the text alone under the frozen language model, no image, no adapters."""
         ...
 
     def trainable_module(self) -> nn.Module:
@@ -89,7 +89,7 @@ class SupportsCritic(Protocol):
 class SupportsSharding(Protocol):
     """A captioner whose frozen weights can be spread over ranks."""
 
-    everyone_done: Callable[[bool], bool]
+    all_ranks_finished: Callable[[bool], bool]
     """Asked before every drawn token: ranks with parts of the weights must take the same steps."""
 
     def shard_units(self) -> list[nn.Module]:
@@ -125,10 +125,10 @@ class SupportsCheckpointing(Protocol):
 
 
 class ImageGenerator(Policy, Protocol):
-    """A policy that also draws pictures: `sample` of a prompt that `wants` an image returns its tokens."""
+    """A policy that also draws images: `sample` of a prompt that `wants` an image returns its tokens."""
 
     num_image_tokens: int
-    """Tokens of a picture."""
+    """Tokens of an image."""
     adapters: nn.Module | None
     """What learns, where that is adapters; it then has `adapters_off` too. None = weights of its own."""
 
@@ -137,20 +137,21 @@ class ImageGenerator(Policy, Protocol):
         """The strings around prompts and questions, for records."""
         ...
 
-    def drawing(self, **changes: Any) -> Sampling:
-        """The law its authors draw pictures with, with `changes`; `decode_steps` None = left to right."""
+    def default_sampling(self, **changes: Any) -> Sampling:
+        """The distribution its authors draw images with, with `changes`; `decode_steps` None = left to
+        right."""
         ...
 
     def pixels(self, tokens: Tokens) -> Images:
-        """Pictures of image tokens, without gradient."""
+        """Images of image tokens, without gradient."""
         ...
 
     def image_tokens(self, images: Images) -> Tokens:
-        """Image tokens of pictures; all count."""
+        """Image tokens of images; all count."""
         ...
 
-    def shown(self, tokens: Tokens) -> Images | Tokens:
-        """What questions about drawn codes read: the codes, or pictures with features of frozen towers."""
+    def understanding_input(self, tokens: Tokens) -> Images | Tokens:
+        """What questions about drawn codes read: the codes, or images with features of frozen towers."""
         ...
 
     def trainable_module(self) -> nn.Module:

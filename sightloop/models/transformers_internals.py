@@ -60,7 +60,7 @@ class StandInCache:
         return self.extend(key_states, value_states, layer_idx)
 
 
-class RoomyLayer(DynamicLayer):
+class PreallocatedCacheLayer(DynamicLayer):
     """Keys and values of one layer in buffers with room for the whole text, so that a step copies only
     itself.
     """
@@ -97,13 +97,13 @@ class RoomyLayer(DynamicLayer):
         self.keys, self.values = self.keys[indices], self.values[indices]
 
 
-class StaticLayer(RoomyLayer):
+class StaticLayer(PreallocatedCacheLayer):
     """Keys and values of one layer in buffers that are always read whole.
 
     A tensor says where the next ones go; what is not written yet must be masked.
     """
 
-    def __init__(self, filled: RoomyLayer, room: int, place: Int[Tensor, 1]) -> None:
+    def __init__(self, filled: PreallocatedCacheLayer, room: int, place: Int[Tensor, 1]) -> None:
         super().__init__(room)
         self.place = place
         self.dtype, self.device, self.is_initialized = filled.dtype, filled.device, True
@@ -114,7 +114,7 @@ class StaticLayer(RoomyLayer):
         self.length = room
         self.refill(filled)
 
-    def refill(self, filled: RoomyLayer) -> None:
+    def refill(self, filled: PreallocatedCacheLayer) -> None:
         """Begin as another layer, in the same memory."""
         for own, states in ((self.keys, filled.keys), (self.values, filled.values)):
             own[:, :, : filled.length] = states[:, :, : filled.length]
@@ -137,7 +137,7 @@ def growing_cache(num_layers: int) -> Cache:
 
 def roomy_cache(num_layers: int, room: int) -> Cache:
     """An empty cache with room for so many positions."""
-    return Cache(layers=[RoomyLayer(room) for _ in range(num_layers)])
+    return Cache(layers=[PreallocatedCacheLayer(room) for _ in range(num_layers)])
 
 
 def remembers_by_keys(model: Any) -> bool:
@@ -160,10 +160,10 @@ def refill(static: Cache, filled: Cache) -> None:
         layer.refill(other)
 
 
-def _emptied(cache: Cache) -> Iterator[RoomyLayer]:
+def _emptied(cache: Cache) -> Iterator[PreallocatedCacheLayer]:
     while cache.layers:
         layer = cache.layers.pop(0)
-        assert isinstance(layer, RoomyLayer)
+        assert isinstance(layer, PreallocatedCacheLayer)
         yield layer
 
 
@@ -283,20 +283,20 @@ def _replaced(owner: Any, name: str, value: object) -> Iterator[None]:
         setattr(owner, name, before)
 
 
-# -- pictures that enter at several layers (DeepStack, arXiv 2406.04334)
+# -- images that enter at several layers (DeepStack, arXiv 2406.04334)
 
 
 def reads_deep(decoder: Any) -> bool:
-    """Whether a language model adds features of pictures behind its first layers, as Qwen3-VL's does."""
+    """Whether a language model adds features of images behind its first layers, as Qwen3-VL's does."""
     known = inspect.signature(decoder.forward).parameters
     return "visual_pos_masks" in known and "deepstack_visual_embeds" in known
 
 
 def deep_features(seen: Any) -> list[Any]:
-    """What a tower's output holds for these layers, a tensor or one a picture for each."""
+    """What a tower's output holds for these layers, a tensor or one an image for each."""
     return list(dict(seen).get("deepstack_features") or [])
 
 
 def deep_arguments(slots: Tensor, layers: list[Tensor]) -> dict[str, Any]:
-    """Arguments of such a language model: where pictures are, and what is added there behind each layer."""
+    """Arguments of such a language model: where images are, and what is added there behind each layer."""
     return {"visual_pos_masks": slots, "deepstack_visual_embeds": layers}

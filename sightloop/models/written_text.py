@@ -1,7 +1,7 @@
 """Texts that others wrote, read by a tokenizer as nothing but text.
 
 A caption, a question or an answer may hold `</s>` or `<|endoftext|>`. A tokenizer makes the token of it,
-which would end the text for whoever reads on, stand for a picture, or please a judge. Here such strings are
+which would end the text for whoever reads on, stand for an image, or please a judge. Here such strings are
 letters like all others, and texts without them are read as ever.
 """
 

@@ -32,11 +32,11 @@ class Lengths:
     """Positions and widths that the estimates are made of."""
 
     codes: int
-    """Codes of a picture."""
+    """Codes of an image."""
     canvas: int
-    """Positions that every pass over a picture runs through."""
+    """Positions that every pass over an image runs through."""
     seen: int
-    """Positions of a picture that is asked about."""
+    """Positions of an image that is asked about."""
     answer: float
     """Words of an answer."""
     width: int
@@ -45,11 +45,11 @@ class Lengths:
     cached: int
     """Numbers that a position leaves in the cache of a layer."""
     rounds: int
-    """Passes that draw a picture; Janus' codes go one by one, which is one pass in all."""
+    """Passes that draw an image; Janus' codes go one by one, which is one pass in all."""
     scored: int
     """Passes that score a drawing."""
     guided: int
-    """2 if the law that draws is guided, else 1."""
+    """2 if the distribution that draws is guided, else 1."""
     score_guided: int
 
 
@@ -75,7 +75,7 @@ def lengths_of(config: UniConfig, networks: Networks) -> Lengths:
     guided = 2 if guidance > 0 else 1
     likelihood = config.likelihood if isinstance(config, GrpoConfig | SftConfig) else None
     number = 1 if likelihood is None else likelihood.number
-    drawn = rounds if likelihood is None or likelihood.orders == "drawn" else min(number, rounds)
+    drawn = rounds if likelihood is None or likelihood.unmasking == "trajectory" else min(number, rounds)
     return Lengths(
         codes=codes,
         canvas=canvas,
@@ -116,7 +116,7 @@ def has_reference(config: UniConfig) -> bool:
 
 
 def num_codes(networks: Networks) -> int:
-    """Different codes of a picture's cells."""
+    """Different codes of an image's cells."""
     if networks.sizes is not None:
         return networks.sizes.num_codes
     return networks.language.config.vq_config.num_embeddings
@@ -132,17 +132,20 @@ def step_flops(config: UniConfig, networks: Networks) -> dict[str, float]:
     question = of.through(QUESTION + lengths.answer, lengths.seen) + lengths.answer * of.word
     answer = of.through(lengths.seen, lengths.seen) + question
     scored = lengths.scored * lengths.score_guided * (canvas + prompt)
-    asks = 1 + (config.rewards.denials > 0) + config.judge.less_prior
+    asks = 1 + (config.rewards.negative_questions > 0) + config.judge.subtract_blind_baseline
     learns_drawing = config.drawing_weight > 0
     flops = {
         "drawing": rows * lengths.guided * (lengths.rounds * canvas + prompt),
-        "codes to pictures": rows * of.decode,
+        "codes to images": rows * of.decode,
     }
     if asks_anyone(config):
-        flops["pictures to features"] = rows * of.look
+        flops["images to features"] = rows * of.look
         flops["asking"] = rows * (answer + (asks - 1) * question)
     updates = config.updates if isinstance(config, GrpoConfig) else 1
-    turns = {"drawing": scored if learns_drawing else 0.0, "answering": answer * (config.sides.answering > 0)}
+    turns = {
+        "drawing": scored if learns_drawing else 0.0,
+        "answering": answer * (config.objectives.answering > 0),
+    }
     if has_reference(config):
         flops["reference"] = rows * sum(turns.values())
     if is_relaxed(config):
@@ -157,7 +160,7 @@ def step_flops(config: UniConfig, networks: Networks) -> dict[str, float]:
 
 
 class _Passes:
-    """FLOPs of the passes that a step is made of, for one picture."""
+    """FLOPs of the passes that a step is made of, for one image."""
 
     def __init__(self, networks: Networks, lengths: Lengths) -> None:
         model = networks.language.model
@@ -167,8 +170,10 @@ class _Passes:
         if networks.is_janus:
             self.word = 2 * count(vocabulary)
             self.code = 2 * (count(model.generation_head) + count(model.generation_aligner))
-            given, side = networks.language.config, round(lengths.codes**0.5)
-            self.decode = counted(model.vqmodel.decoder, (1, given.vq_config.latent_channels, side, side))
+            given, objective = networks.language.config, round(lengths.codes**0.5)
+            self.decode = counted(
+                model.vqmodel.decoder, (1, given.vq_config.latent_channels, objective, objective)
+            )
             pixels = given.vision_config.image_size
             tower = counted(model.vision_model, (1, 3, pixels, pixels))
             self.look = tower + 2 * count(model.aligner) * lengths.codes
@@ -176,8 +181,10 @@ class _Passes:
             assert networks.magvit is not None
             self.code = 2 * lengths.width * num_codes(networks)
             self.word = 2 * lengths.width * (vocabulary.out_features - num_codes(networks))
-            side = round(lengths.codes**0.5)
-            self.decode = counted(networks.magvit.decoder, (1, networks.magvit.config.num_bits, side, side))
+            objective = round(lengths.codes**0.5)
+            self.decode = counted(
+                networks.magvit.decoder, (1, networks.magvit.config.num_bits, objective, objective)
+            )
             self.look = 0.0
             if networks.vision is not None:
                 tower, projector = networks.vision

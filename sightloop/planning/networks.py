@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from sightloop.models.atomic_files import read_json
-from sightloop.models.families import found_in
+from sightloop.models.families import detect_family
 from sightloop.models.janus.checkpoint import SpecialIds, official_config, read_janus_tokenizer
 from sightloop.models.janus.policy import FullPart, JanusSettings
 from sightloop.models.janus.tensor_names import from_official
@@ -132,7 +132,7 @@ def networks_of(config: UniConfig, *, is_paper: bool = False) -> Networks:
         name = f"{told}, the paper's sizes"
         return _janus(config, janus_paper(), name) if is_janus else _paper_show_o(config, name)
     folder = folder if config.policy else world_folder(config.world_model)
-    found = found_in(folder)
+    found = detect_family(folder)
     if found.name == "janus":
         given = _official_janus(folder) if found.form == "official" else open_config(folder)
         return _janus(config, given, str(folder))

@@ -74,19 +74,19 @@ def memory_plan(config: UniConfig, networks: Networks, *, num_ranks: int = 1) ->
     half = 2 if config.dtype == "bfloat16" else 4
     trained = count(networks.trained)
     is_full = networks.adapters is None
-    copies = 0 if not is_full else int(has_reference(config)) + int(config.answer.grader == "frozen")
+    copies = 0 if not is_full else int(has_reference(config)) + int(config.answer.answerer == "frozen")
     held = {f"{name}, frozen": size * half for name, size in _frozen(networks).items()} | {
         "MAGVIT-v2, float32": count(networks.magvit) * 4,
         "language model, trained" if is_full else "adapters, trained": trained * 4,
         "gradients and Adam's moments": trained * 12,
         "reference: a copy of what is trained": copies * _bytes_of_copy(config, networks.trained),
-        "grader: a moving average of what is trained": trained * 4 * (config.answer.grader == "average"),
+        "grader: a moving average of what is trained": trained * 4 * (config.answer.answerer == "average"),
         **{name: count(model) * 4 for name, model in judges_of(config).items()},
     }
     passing = {
         ACTIVATIONS: _activations(config, networks, num_ranks),
         "while drawing: caches and codes": _drawing(config, networks, num_ranks),
-        "while pictures are decoded": _decoding(config, networks, num_ranks),
+        "while images are decoded": _decoding(config, networks, num_ranks),
     }
     return Memory(
         held={name: size / GIB for name, size in held.items() if size},
@@ -123,7 +123,7 @@ def _frozen(networks: Networks) -> dict[str, int]:
 
 
 def judges_of(config: UniConfig) -> dict[str, nn.Module]:
-    """Detectors, colour judges and language models that rewards and the evaluation name, on the meta device.
+    """Detectors, color judges and language models that rewards and the evaluation name, on the meta device.
 
     What a function of the user's needs, nobody knows.
 
@@ -132,10 +132,10 @@ def judges_of(config: UniConfig) -> dict[str, nn.Module]:
     """
     given = {
         "rewards: detector": config.judge.detector if config.rewards.detector else "",
-        "rewards: CLIP of colours": config.judge.colours if config.rewards.detector else "",
+        "rewards: CLIP of colors": config.judge.colors if config.rewards.detector else "",
         "rewards: language model": config.judge.text_model if config.rewards.text_judge else "",
-        "evaluation: detector": config.both_sides.detector if config.both_sides.per_category else "",
-        "evaluation: CLIP of colours": config.both_sides.colours if config.both_sides.per_category else "",
+        "evaluation: detector": config.joint.detector if config.joint.per_category else "",
+        "evaluation: CLIP of colors": config.joint.colors if config.joint.per_category else "",
     }
     return {title: _judge(name) for title, name in given.items() if name and not names_function(name)}
 
@@ -184,7 +184,7 @@ def _activations(config: UniConfig, networks: Networks, num_ranks: int) -> float
     drawing = lengths.scored * lengths.score_guided * (PROMPT + lengths.canvas)
     if config.drawing_weight == 0 and not is_relaxed(config):
         drawing = 0
-    answering = lengths.seen + QUESTION + lengths.answer if config.sides.answering > 0 else 0
+    answering = lengths.seen + QUESTION + lengths.answer if config.objectives.answering > 0 else 0
     positions = drawing + answering
     layers = 1 if config.gradient_checkpointing else lengths.layers
     kept = layers * _layer(lengths) + lengths.layers * lengths.width
@@ -201,7 +201,7 @@ def _drawing(config: UniConfig, networks: Networks, num_ranks: int) -> float:
     if networks.is_janus:
         drawing = lengths.guided * (PROMPT + lengths.codes) * per_position
     else:
-        # A round sees the whole picture: a layer's work, and the law of every code.
+        # A round sees the whole image: a layer's work, and the distribution of every code.
         work = lengths.canvas * _layer(lengths) * bytes_each + 3 * lengths.codes * num_codes(networks) * 4
         drawing = lengths.guided * (PROMPT * per_position + work)
     answering = (lengths.seen + QUESTION + lengths.answer) * per_position
@@ -213,13 +213,13 @@ def _decoding(config: UniConfig, networks: Networks, num_ranks: int) -> float:
     """Two of the largest maps of features."""
     if networks.magvit is not None:
         width, bytes_each = networks.magvit.config.channels * networks.magvit.config.decoder_multipliers[0], 4
-        side = round(_num_image_tokens(networks) ** 0.5) * networks.magvit.factor
+        objective = round(_num_image_tokens(networks) ** 0.5) * networks.magvit.factor
     else:
         given: Any = networks.language.config.vq_config
         width, bytes_each = given.base_channels * given.channel_multiplier[0], 2
         bytes_each = 2 if config.dtype == "bfloat16" else 4
-        side = networks.language.config.vision_config.image_size
-    return _chunk(config, num_ranks) * 2 * width * side * side * bytes_each
+        objective = networks.language.config.vision_config.image_size
+    return _chunk(config, num_ranks) * 2 * width * objective * objective * bytes_each
 
 
 def _num_image_tokens(networks: Networks) -> int:

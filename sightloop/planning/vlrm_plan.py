@@ -248,7 +248,7 @@ def print_plan(config: VlrmConfig) -> None:
         print(f"  {name:<52} " + " ".join(f"{size:>15.3f}" for size in sizes))
     flops = step_flops(config)
     print(
-        f"FLOPs of a step of {config.batch} pictures, all ranks "
+        f"FLOPs of a step of {config.batch} images, all ranks "
         f"(expected; captions of {_CAPTION_SHARE:.0%} of the limit)"
     )
     for name, number in (flops | {"together": sum(flops.values())}).items():

@@ -1,7 +1,7 @@
-"""What a short answer claims: things, and the numbers, colours and places it gives them.
+"""What a short answer claims: things, and the numbers, colors and places it gives them.
 
-A reader of one pass over words and phrases. Numbers and colours belong to the noun they stand before, or
-to the subject of their sentence, never to a neighbour; negation lasts to the next comma, "and" or "but".
+A reader of one pass over words and phrases. Numbers and colors belong to the noun they stand before, or
+to the subject of their sentence, never to a neighbor; negation lasts to the next comma, "and" or "but".
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sightloop.quizzes.answer_words import items_of, plural_of, words_of
-from sightloop.quizzes.lexicon import COLOURS, FRUITS, Item, Kind
+from sightloop.quizzes.lexicon import COLORS, FRUITS, Item, Kind
 
 BARE, UNKNOWN, SCENERY = "", "?", "~"
-"""Whose colour or number it is: nobody's that is named, a thing's that no fact knows, or the background's."""
+"""Whose color or number it is: nobody's that is named, a thing's that no fact knows, or the background's."""
 _MAX_BETWEEN = 2
-"""Unknown words between a number or colour and its noun: "four old wooden chairs"."""
+"""Unknown words between a number or color and its noun: "four old wooden chairs"."""
 _ON_REACH = 3
 """Words behind "on" among which its thing is looked for: "on a wooden chair"."""
 _PARTS: frozenset[Kind] = frozenset(("and", "or", "but", "stop"))
@@ -23,7 +23,7 @@ _PARTS: frozenset[Kind] = frozenset(("and", "or", "but", "stop"))
 
 @dataclass(frozen=True, kw_only=True)
 class Attribute:
-    """A number or colour that a thing is said to have; an article is a weak "one"."""
+    """A number or color that a thing is said to have; an article is a weak "one"."""
 
     kind: Kind
     owner: str
@@ -40,7 +40,7 @@ class Relation:
 
 
 Claim = str | Attribute | Relation
-"""A thing (its name), an attribute or a relation. A place in the picture is a relation to nothing."""
+"""A thing (its name), an attribute or a relation. A place in the image is a relation to nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,17 +57,17 @@ class Reading:
         )
 
 
-def read(text: str, nouns: Mapping[str, Sequence[str]], *, colours: Sequence[str] = ()) -> Reading:
+def read(text: str, nouns: Mapping[str, Sequence[str]], *, colors: Sequence[str] = ()) -> Reading:
     """What `text` claims; `nouns` gives the spellings of each thing that can be told, by name.
 
-    `colours` are colour words besides the usual ones.
+    `colors` are color words besides the usual ones.
 
     >>> reading = read("a red circle and a blue cross", {"circle": ["circle"], "cross": ["cross"]})
-    >>> reading.values("colour", "circle"), reading.values("colour", "cross")
+    >>> reading.values("color", "circle"), reading.values("color", "cross")
     (frozenset({'red'}), frozenset({'blue'}))
     """
     spelled: dict[tuple[str, ...], Item] = {
-        tuple(words_of(word)): ("colour", COLOURS.get(word, word)) for word in colours
+        tuple(words_of(word)): ("color", COLORS.get(word, word)) for word in colors
     }
     singular: set[tuple[str, ...]] = set()
     for name, forms in nouns.items():
@@ -156,7 +156,7 @@ class _Reader:
         self._negated = negated
 
     def _take(self, place: int, kind: Kind, value: str) -> None:
-        if kind in ("colour", "number", "article"):
+        if kind in ("color", "number", "article"):
             self._attribute(place, kind, value)
         elif kind in ("noun", "scenery"):
             self._thing(place, kind, value)
@@ -187,7 +187,7 @@ class _Reader:
         elif kind in ("is", "are"):
             if not (self._told or self._unknown or self._part_nouns):
                 # "The purple object is a wine glass."
-                self._described = [item for item in self._pending if item[0] == "colour"]
+                self._described = [item for item in self._pending if item[0] == "color"]
             self._flush()
             self._copula(kind)
         elif kind == "relation" or (kind == "on" and self._carries(place)):
@@ -248,7 +248,7 @@ class _Reader:
 
     def _deny(self, place: int, kind: Kind) -> None:
         rest = self._rest_of_part(place)
-        absent = not {"noun", "article", "number", "colour", "relation", "place", "other"} & set(rest)
+        absent = not {"noun", "article", "number", "color", "relation", "place", "other"} & set(rest)
         named = [name for name in self._part_nouns or self._subjects if name not in (UNKNOWN, SCENERY)]
         if absent and named and (kind == "missing" or self._told or "is" in rest):
             # "The ball is missing", "the ball is not visible".
@@ -280,7 +280,7 @@ class _Reader:
         if ("number", "0") in bound:
             self.denied.add(name)
         elif not (self._negated and bound):
-            # "No red circle" denies the colour: there may be a circle.
+            # "No red circle" denies the color: there may be a circle.
             self._claim(name)
         for kind, value in self._described:
             self._claim(Attribute(kind=kind, owner=name, value=value))

@@ -50,7 +50,7 @@ def items_of(
                 continue
             behind = [word for word in words[place + size : place + size + 2] if word != "'s"][:1]
             if phrase[0] in FRUITS and size == 1:
-                item = _colour_or_fruit(words, place, item)
+                item = _color_or_fruit(words, place, item)
             elif phrase in singular and HEADS.issuperset(behind or ".") and tuple(behind) not in spelled:
                 # "A dog house": the last word says what it is.
                 item = ("other", " ".join(phrase))
@@ -60,13 +60,13 @@ def items_of(
     return items
 
 
-def _colour_or_fruit(words: list[str], place: int, item: Item) -> Item:
-    # "An orange" is a fruit, "is orange" and "an orange cat" are colours.
+def _color_or_fruit(words: list[str], place: int, item: Item) -> Item:
+    # "An orange" is a fruit, "is orange" and "an orange cat" are colors.
     before = PHRASES.get((words[place - 1],), ("other", ""))[0] if place else "stop"
     behind = PHRASES.get((words[place + 1],), ("other", ""))[0] if place + 1 < len(words) else "stop"
-    if behind in ("other", "noun", "colour", "number") or before in ("is", "are"):
+    if behind in ("other", "noun", "color", "number") or before in ("is", "are"):
         return PHRASES[(words[place],)]
     if item[0] == "noun":
         return item
-    # A fruit that no fact knows needs its article; a lone colour word is the answer to "which color?".
+    # A fruit that no fact knows needs its article; a lone color word is the answer to "which color?".
     return ("other", item[1]) if before == "article" else item

@@ -31,7 +31,7 @@ class QuizSetup:
 
     vocabulary: Vocabulary
     in_world: bool
-    """Pictures are those of the embedded world, whose checker is exact."""
+    """Images are those of the embedded world, whose checker is exact."""
     world_model: Path | None
     """The embedded world's model, which must know every word; None = another policy is named."""
     asks: Sequence[Ask]

@@ -1,7 +1,7 @@
-"""Quizzes: a prompt to draw, a question about the picture, and the answer that the prompt implies.
+"""Quizzes: a prompt to draw, a question about the image, and the answer that the prompt implies.
 
 Six categories after GenEval (Ghosh et al., 2023), the training task of UniRL. A quiz also holds its atomic
-facts, so that an answer can be judged fact by fact, and GenEval's clauses, so that a picture can be judged.
+facts, so that an answer can be judged fact by fact, and GenEval's clauses, so that an image can be judged.
 """
 
 from __future__ import annotations
@@ -66,11 +66,11 @@ _WORDINGS = 2**16
 
 @dataclass(frozen=True, kw_only=True)
 class Clause:
-    """Things of one kind that a picture must show, as GenEval writes it."""
+    """Things of one kind that an image must show, as GenEval writes it."""
 
     noun: str
     count: int = 1
-    colour: str | None = None
+    color: str | None = None
     position: tuple[str, int] | None = None
     """Relation to the things of an earlier clause, and that clause's place."""
 
@@ -104,7 +104,7 @@ class Quiz:
 def quiz_of(
     category: Category, include: Sequence[Clause], vocabulary: Vocabulary, *, wording: int = 0
 ) -> Quiz:
-    """The quiz about a picture that fulfils the clauses. `wording` picks the question, cyclically.
+    """The quiz about an image that fulfills the clauses. `wording` picks the question, cyclically.
 
     In the category `position` the first clause is the target, as in GenEval.
 
@@ -137,7 +137,7 @@ def _told(category: Category, include: tuple[Clause, ...], vocabulary: Vocabular
     if category == "single_object":
         return with_article(first.noun), first.noun
     if category == "colors":
-        return with_article(f"{first.colour} {first.noun}"), str(first.colour)
+        return with_article(f"{first.color} {first.noun}"), str(first.color)
     if category == "two_object":
         both = f"{with_article(first.noun)} and {with_article(last.noun)}"
         return both, f"There is {both}"
@@ -149,17 +149,17 @@ def _told(category: Category, include: tuple[Clause, ...], vocabulary: Vocabular
             f"The {last.noun} is {relation} the {first.noun}",
         )
     return (
-        " and ".join(with_article(f"{clause.colour} {clause.noun}") for clause in include),
-        f"The {first.noun} is {first.colour} and the {last.noun} is {last.colour}",
+        " and ".join(with_article(f"{clause.color} {clause.noun}") for clause in include),
+        f"The {first.noun} is {first.color} and the {last.noun} is {last.color}",
     )
 
 
 def facts_of(category: Category, include: Sequence[Clause], vocabulary: Vocabulary) -> tuple[Fact, ...]:
-    """What a right answer to the category's question says: 1 fact (single object, colours) to 4."""
+    """What a right answer to the category's question says: 1 fact (single object, colors) to 4."""
     forms = [vocabulary.noun(clause.noun).forms for clause in include]
     nouns = [Fact(kind="noun", words=names) for names in forms]
     if category == "colors":
-        return (Fact(kind="colour", words=(str(include[0].colour),), named=forms[0]),)
+        return (Fact(kind="color", words=(str(include[0].color),), named=forms[0]),)
     if category == "counting":
         count = include[0].count
         return (Fact(kind="number", words=(NUMBER_WORDS.get(count, str(count)), str(count))), *nouns)
@@ -172,21 +172,21 @@ def facts_of(category: Category, include: Sequence[Clause], vocabulary: Vocabula
                 found.append(Fact(kind="relation", words=words, about=names, target=forms[place]))
         return (*nouns, *found)
     if category == "color_attr":
-        colours = [
-            Fact(kind="colour", words=(str(clause.colour),), about=names)
+        colors = [
+            Fact(kind="color", words=(str(clause.color),), about=names)
             for clause, names in zip(include, forms, strict=True)
         ]
-        return (*nouns, *colours)
+        return (*nouns, *colors)
     return tuple(nouns)
 
 
 def random_quiz(category: Category, vocabulary: Vocabulary, *, pick: Callable[[int], int]) -> Quiz:
     """A quiz of the category; `pick(n)` gives a random number below n.
 
-    Two nouns and two colours of one quiz differ.
+    Two nouns and two colors of one quiz differ.
     """
-    coloured = category in ("colors", "color_attr")
-    nouns = [noun.name for noun in vocabulary.nouns if noun.takes_colour or not coloured]
+    colored = category in ("colors", "color_attr")
+    nouns = [noun.name for noun in vocabulary.nouns if noun.takes_color or not colored]
     wording = pick(_WORDINGS)
     first = nouns[pick(len(nouns))]
     others = [noun for noun in nouns if noun != first]
@@ -196,7 +196,7 @@ def random_quiz(category: Category, vocabulary: Vocabulary, *, pick: Callable[[i
     elif category == "single_object":
         clauses = [Clause(noun=first)]
     elif category == "colors":
-        clauses = [Clause(noun=first, colour=vocabulary.colours[pick(len(vocabulary.colours))])]
+        clauses = [Clause(noun=first, color=vocabulary.colors[pick(len(vocabulary.colors))])]
     else:
         second = others[pick(len(others))]
         if category == "two_object":
@@ -205,19 +205,19 @@ def random_quiz(category: Category, vocabulary: Vocabulary, *, pick: Callable[[i
             relation = vocabulary.relations[pick(len(vocabulary.relations))]
             clauses = [Clause(noun=first), Clause(noun=second, position=(relation, 0))]
         else:
-            colour = vocabulary.colours[pick(len(vocabulary.colours))]
-            rest = [name for name in vocabulary.colours if name != colour]
+            color = vocabulary.colors[pick(len(vocabulary.colors))]
+            rest = [name for name in vocabulary.colors if name != color]
             clauses = [
-                Clause(noun=first, colour=colour),
-                Clause(noun=second, colour=rest[pick(len(rest))]),
+                Clause(noun=first, color=color),
+                Clause(noun=second, color=rest[pick(len(rest))]),
             ]
     return quiz_of(category, clauses, vocabulary, wording=wording)
 
 
 def _clause_json(clause: Clause) -> dict[str, Any]:
     record: dict[str, Any] = {"class": clause.noun, "count": clause.count}
-    if clause.colour is not None:
-        record["color"] = clause.colour
+    if clause.color is not None:
+        record["color"] = clause.color
     if clause.position is not None:
         record["position"] = list(clause.position)
     return record
@@ -299,15 +299,15 @@ def clauses_of(records: Any, field: str, *, default_count: int | None = 1) -> tu
 def _clause(record: Any, place: int, field: str, default_count: int | None) -> Clause:
     fields = cast("Mapping[str, Any]", record) if isinstance(record, dict) else {}
     noun, count = fields.get("class"), fields.get("count", default_count)
-    colour, position = fields.get("color"), fields.get("position")
+    color, position = fields.get("color"), fields.get("position")
     if not isinstance(noun, str) or not noun:
         raise ValueError(f"{field} clause {place} has no 'class': {record!r}")
     if not isinstance(count, int) or isinstance(count, bool) or count < 1:
         raise ValueError(f"{field} clause {place} has 'count' {count!r}; use a whole number from 1")
-    if colour is not None and not isinstance(colour, str):
-        raise ValueError(f"{field} clause {place} has 'color' {colour!r}; use a word")
+    if color is not None and not isinstance(color, str):
+        raise ValueError(f"{field} clause {place} has 'color' {color!r}; use a word")
     if position is None:
-        return Clause(noun=noun, count=count, colour=colour)
+        return Clause(noun=noun, count=count, color=color)
     if not isinstance(position, list | tuple) or len(cast("Sequence[Any]", position)) != 2:
         raise ValueError(f"{field} clause {place} has 'position' {position!r}; use [relation, place]")
     relation, target = cast("list[Any]", position)
@@ -315,20 +315,20 @@ def _clause(record: Any, place: int, field: str, default_count: int | None) -> C
         raise ValueError(f"{field} clause {place}: unknown relation {relation!r}; use {', '.join(OPPOSITES)}")
     if not isinstance(target, int) or not 0 <= target < place:
         raise ValueError(f"{field} clause {place} points at clause {target!r}; use an earlier one")
-    return Clause(noun=noun, count=count, colour=colour, position=(relation, target))
+    return Clause(noun=noun, count=count, color=color, position=(relation, target))
 
 
 def _check_category(category: Category, include: tuple[Clause, ...]) -> None:
     needed = 1 if category in ("single_object", "counting", "colors") else 2
     if len(include) != needed:
         raise ValueError(f"a {category} quiz needs {needed} include clauses, not {len(include)}")
-    if category in ("colors", "color_attr") and any(clause.colour is None for clause in include):
+    if category in ("colors", "color_attr") and any(clause.color is None for clause in include):
         raise ValueError(f"every include clause of a {category} quiz needs 'color'")
     if category == "position" and include[1].position is None:
         raise ValueError("the second include clause of a position quiz needs 'position'")
 
 
-def naming_question(quiz: Quiz, vocabulary: Vocabulary) -> tuple[str, tuple[Fact, ...]] | None:
+def identification_question(quiz: Quiz, vocabulary: Vocabulary) -> tuple[str, tuple[Fact, ...]] | None:
     """What to ask besides where the quiz's question leaves out which thing it is; None where it does not."""
     if any(fact.kind == "noun" for fact in quiz.facts):
         return None

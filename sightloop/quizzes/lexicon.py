@@ -1,11 +1,11 @@
-"""The words by which an answer names numbers, colours and places, and denies."""
+"""The words by which an answer names numbers, colors and places, and denies."""
 
 from __future__ import annotations
 
 from typing import Literal
 
 Kind = Literal[
-    "noun", "other", "colour", "number", "article", "determiner", "relation", "place", "its_place",
+    "noun", "other", "color", "number", "article", "determiner", "relation", "place", "its_place",
     "not", "is", "are", "and", "or", "but", "stop", "pronoun", "plain",
     "bound", "bound_before", "partitive", "like", "missing", "on", "order", "scenery",
 ]  # fmt: skip
@@ -43,7 +43,7 @@ NUMBERS: dict[str, int] = {
         ]
     )
 } | {"single": 1, "pair": 2, "couple": 2, "both": 2, "trio": 3, "dozen": 12}
-COLOURS: dict[str, str] = {
+COLORS: dict[str, str] = {
     word: word
     for word in [
         "amber",
@@ -145,7 +145,7 @@ _KINDS: dict[Kind, str] = {
     "article": "a an",
     "plain": (
         "there of in at to into from for by very only just also too exactly about around total "
-        "color colour colors colours colored coloured hue shade object objects thing things item items "
+        "color color colors colors colored colored hue shade object objects thing things item items "
         "picture pictures image images photo photos scene painted entirely all so both what how yes here "
         "answer shown shows show see seen i you we can visible present depicted pictured featured placed "
         "located positioned situated sitting "
@@ -166,8 +166,8 @@ for _kind, _text in _KINDS.items():
         PHRASES.setdefault((_word,), (_kind, _word))
 for _word, _number in NUMBERS.items():
     PHRASES[(_word,)] = ("number", str(_number))
-for _word, _colour in COLOURS.items():
-    PHRASES[(_word,)] = ("colour", _colour)
+for _word, _color in COLORS.items():
+    PHRASES[(_word,)] = ("color", _color)
 _MARKS: dict[Kind, str] = {
     "bound": (
         "more than|less than|fewer than|greater than|at least|at most|up to|no more than|no less than|"
@@ -194,7 +194,7 @@ for _name in (
 ):  # fmt: skip
     PHRASES[tuple(_name.split())] = PHRASES[tuple(f"{_name}s".split())] = ("other", _name)
 FRUITS = frozenset(("orange", "peach", "lime", "olive", "salmon"))
-"""Colours that are things, too: "an orange" is a fruit, "an orange cat" a colour."""
+"""Colors that are things, too: "an orange" is a fruit, "an orange cat" a color."""
 HEADS: frozenset[str] = frozenset(
     """
     bag barn bath bed block blossom book bowl box brush bush button cage cap car carrier carriage case catcher

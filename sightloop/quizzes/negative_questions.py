@@ -13,15 +13,15 @@ _COUNTS = ("two", "three", "four", "five")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Traps:
-    """From true facts to a yes-or-no question about a false one: another thing, number, colour or side."""
+class NegativeQuestions:
+    """From true facts to a yes-or-no question about a false one: another thing, number, color or side."""
 
     nouns: Sequence[str]
-    colours: Sequence[str]
+    colors: Sequence[str]
 
     def __post_init__(self) -> None:
-        if len(set(self.nouns)) < 3 or len(set(self.colours)) < 3:
-            raise ValueError("traps need at least 3 nouns and 3 colours, so that some are absent from a quiz")
+        if len(set(self.nouns)) < 3 or len(set(self.colors)) < 3:
+            raise ValueError("traps need at least 3 nouns and 3 colors, so that some are absent from a quiz")
 
     def __call__(self, facts: Sequence[Fact], seed: int) -> tuple[str, Fact]:
         """The question, and the fact that its answer must deny. The seed picks which true fact is turned.
@@ -43,11 +43,11 @@ class Traps:
             return question, replace(fact, words=(opposite,))
         if fact.kind == "number":
             return _other_number(fact, facts, pick)
-        true = {word for other in facts if other.kind == "colour" for word in other.words}
-        free = [colour for colour in self.colours if colour not in true]
-        colour = free[pick % len(free)]
+        true = {word for other in facts if other.kind == "color" for word in other.words}
+        free = [color for color in self.colors if color not in true]
+        color = free[pick % len(free)]
         thing = fact.about[0] if fact.about else "object"
-        return f"Is the {thing} {colour}?", replace(fact, words=(colour,))
+        return f"Is the {thing} {color}?", replace(fact, words=(color,))
 
     def _absent_thing(self, facts: Sequence[Fact], pick: int) -> tuple[str, Fact]:
         named = {name for fact in facts for name in (*fact.words, *fact.about, *fact.target)}

@@ -1,4 +1,4 @@
-"""Words that quizzes are made of: things with their plurals and other names, colours, numbers, relations."""
+"""Words that quizzes are made of: things with their plurals and other names, colors, numbers, relations."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Noun:
     plural: str
     synonyms: tuple[str, ...] = ()
     """Other names that an answer may use."""
-    takes_colour: bool = True
+    takes_color: bool = True
 
     @property
     def forms(self) -> tuple[str, ...]:
@@ -33,7 +33,7 @@ class Vocabulary:
     """What quizzes may speak about."""
 
     nouns: tuple[Noun, ...]
-    colours: tuple[str, ...]
+    colors: tuple[str, ...]
     counts: tuple[int, ...] = (2, 3, 4)
     relations: tuple[str, ...] = tuple(OPPOSITES)
 
@@ -42,12 +42,12 @@ class Vocabulary:
         if len(set(names)) != len(names):
             twice = sorted({name for name in names if names.count(name) > 1})
             raise ValueError(f"nouns named twice: {', '.join(twice)}; name each once")
-        if len(names) < 2 or len(set(self.colours)) < 2:
+        if len(names) < 2 or len(set(self.colors)) < 2:
             raise ValueError(
-                f"{len(names)} nouns and {len(set(self.colours))} colours; quizzes need at least two of each"
+                f"{len(names)} nouns and {len(set(self.colors))} colors; quizzes need at least two of each"
             )
-        if not any(noun.takes_colour for noun in self.nouns):
-            raise ValueError("no noun takes a colour; let at least one do so")
+        if not any(noun.takes_color for noun in self.nouns):
+            raise ValueError("no noun takes a color; let at least one do so")
         if not self.counts or set(self.counts) - set(NUMBER_WORDS) or 1 in self.counts:
             raise ValueError(f"counts are {self.counts}; use numbers from 2 to {max(NUMBER_WORDS)}")
         if not self.relations or set(self.relations) - set(OPPOSITES):
@@ -176,7 +176,7 @@ def _nouns(text: str) -> tuple[Noun, ...]:
             name=name,
             plural=plural_of(name),
             synonyms=_SYNONYMS.get(name, ()),
-            takes_colour=name != "person",
+            takes_color=name != "person",
         )
         for name in names
     )
@@ -187,6 +187,6 @@ COCO_NOUNS = _nouns(_COCO)
 
 REAL = Vocabulary(
     nouns=COCO_NOUNS + _nouns(_EVERYDAY),
-    colours=("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white"),
+    colors=("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white"),
 )
-"""COCO's classes and 80 further everyday things, GenEval's colours, counts and relations."""
+"""COCO's classes and 80 further everyday things, GenEval's colors, counts and relations."""

@@ -28,8 +28,7 @@ class Recipe:
 
 
 _TO_EVALUATE_DRAWINGS = (
-    "that takes a judge of drawings, --both-sides.detector (a Mask2Former), and --both-sides.per-category "
-    "above 0"
+    "that takes a judge of drawings, --joint.detector (a Mask2Former), and --joint.per-category above 0"
 )
 
 RECIPES = {
@@ -38,7 +37,7 @@ RECIPES = {
         config=VlrmConfig,
         presets=VLRM_PRESETS,
         builder="sightloop.recipes.vlrm.build",
-        to_evaluate="name pictures with --held-out.images, and the CLIP that measures with --held-out.clip",
+        to_evaluate="name images with --held-out.images, and the CLIP that measures with --held-out.clip",
     ),
     "unirl-grpo": Recipe(
         does="a model that draws and answers reinforces what it sees in its own drawings",

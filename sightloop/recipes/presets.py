@@ -10,7 +10,7 @@ from sightloop.models.families import FAMILIES, Family, GeneratorFamily, known_a
 
 
 def preset_of(presets: Mapping[str, Any], words: Sequence[str]) -> str:
-    """The preset that is named, else the first that fits: of the embedded world without `--policy`, of its
+    """The preset that is named, else the first that fits: of the embedded world without `--model`, of its
     family where the policy or the world's model has one.
 
     Raises:
@@ -21,7 +21,7 @@ def preset_of(presets: Mapping[str, Any], words: Sequence[str]) -> str:
         if chosen not in presets:
             raise ValueError(f"preset {chosen!r} does not exist; there are: {', '.join(presets)}")
         return chosen
-    policy = _option(words, "--policy")
+    policy = _option(words, "--model")
     fitting = [name for name in presets if name.startswith("shapes") != bool(policy)]
     row = family_named(policy, _option(words, "--world-model"))
     ending = row.preset if isinstance(row, GeneratorFamily) else ""

@@ -1,11 +1,11 @@
-"""Captions of held-out pictures before and after training, what changed marked word by word."""
+"""Captions of held-out images before and after training, what changed marked word by word."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
 
-from sightloop.report.cards import spread, value_at, with_picture
+from sightloop.report.cards import spread, value_at, with_image
 from sightloop.report.labels import (
     GUARDS,
     HEADLINES,
@@ -29,7 +29,7 @@ _FIRST_CHIPS = ("recall@1", "precision", "hallucinates", "told", "length")
 
 
 def before_and_after(run: RunRecords) -> Markup:
-    """Captions of the first and the compared evaluation beside their pictures, changed words marked."""
+    """Captions of the first and the compared evaluation beside their images, changed words marked."""
     steps = evaluated_steps(run)
     records = _records_with_captions(run)
     if steps is None or not records:
@@ -38,7 +38,7 @@ def before_and_after(run: RunRecords) -> Markup:
     later = records.get(steps[1])
     rows = shown_rows(first)
     stored = sum("image" in sample for sample in first.samples)
-    kept = "whose pictures the run folder holds" if stored else "of the held-out set"
+    kept = "whose images the run folder holds" if stored else "of the held-out set"
     intro = f"{len(rows)} of {stored or len(first.samples)} captions {kept}, evenly spaced."
     if later is None or later is first:
         cards = [_card(run, records, row, None) for row in rows]
@@ -80,13 +80,13 @@ def losses(run: RunRecords, first: EvaluationRecord, later: int) -> tuple[str, l
 
 
 def shown_rows(record: EvaluationRecord) -> list[int]:
-    """Rows of an evaluation that are shown: those with a picture if there are any, evenly spaced."""
+    """Rows of an evaluation that are shown: those with an image if there are any, evenly spaced."""
     pictured = [row for row, sample in enumerate(record.samples) if sample.get("image")]
     return spread(pictured or list(range(len(record.samples))), MAX_PAIRS)
 
 
 def _records_with_captions(run: RunRecords) -> dict[int, EvaluationRecord]:
-    """Evaluations of one evaluator: the one that stored most pictures, else most captions."""
+    """Evaluations of one evaluator: the one that stored most images, else most captions."""
 
     def told(by_step: dict[int, EvaluationRecord]) -> tuple[int, int]:
         samples = [sample for sample in next(iter(by_step.values())).samples if "caption" in sample]
@@ -124,7 +124,7 @@ def _card(run: RunRecords, records: dict[int, EvaluationRecord], row: int, later
         body.append(
             element("details", element("summary", f"All {len(same)} evaluations"), element("ol", *lines))
         )
-    return with_picture(run, sample.get("source", ""), sample.get("image", ""), body)
+    return with_image(run, sample.get("source", ""), sample.get("image", ""), body)
 
 
 def _source(record: EvaluationRecord, row: int) -> str | None:
@@ -136,7 +136,7 @@ def _told(name: str, content: str) -> list[str]:
 
 
 def _moved(run: RunRecords, first: EvaluationRecord, row: int, later: int) -> list[str]:
-    """What each evaluator says about this picture, before and after; the most telling metrics first."""
+    """What each evaluator says about this image, before and after; the most telling metrics first."""
     told: dict[str, str] = {}
     for metric, old, new in _paired(run, first, later):
         if bare(metric) in POOLED:
@@ -150,7 +150,7 @@ def _moved(run: RunRecords, first: EvaluationRecord, row: int, later: int) -> li
 def _paired(
     run: RunRecords, first: EvaluationRecord, later: int
 ) -> Iterator[tuple[str, list[float], list[float]]]:
-    """Metrics with a value for each of the pictures, before and after."""
+    """Metrics with a value for each of the images, before and after."""
     sources = [sample.get("source") for sample in first.samples]
     for name, by_step in run.evaluations.items():
         old, new = by_step.get(first.step), by_step.get(later)

@@ -1,4 +1,4 @@
-"""What all kinds of cards share: the picture with its name, and which cards are shown."""
+"""What all kinds of cards share: the image with its name, and which cards are shown."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from sightloop.report.markup import Markup, element
-from sightloop.report.run import RunRecords, read_picture
+from sightloop.report.run import RunRecords, read_image
 
 
 def spread(items: Sequence[int], limit: int) -> list[int]:
@@ -27,18 +27,18 @@ def value_at(values: Sequence[float], index: int) -> float:
     return values[index] if index < len(values) else math.nan
 
 
-def picture_of(run: RunRecords, image: str, alt: str) -> Markup:
-    """The picture at `image` in the run folder, or a place that says there is none."""
-    picture = read_picture(run.path, image)
+def image_of(run: RunRecords, image: str, alt: str) -> Markup:
+    """The image at `image` in the run folder, or a place that says there is none."""
+    picture = read_image(run.path, image)
     if picture is None:
-        return element("div", "no picture stored", class_="missing")
-    return element("img", class_="picture tiny" if picture.is_tiny else "picture", src=picture.uri, alt=alt)
+        return element("div", "no image stored", class_="missing")
+    return element("img", class_="image tiny" if picture.is_tiny else "picture", src=picture.uri, alt=alt)
 
 
-def with_picture(run: RunRecords, source: str, image: str, body: Sequence[str]) -> Markup:
-    """A card: the picture and its name on the left, the body on the right."""
-    name = source.replace("\\", "/").rsplit("/", 1)[-1] or "unnamed picture"
-    side = picture_of(run, image, f"The captioned picture, {name}")
+def with_image(run: RunRecords, source: str, image: str, body: Sequence[str]) -> Markup:
+    """A card: the image and its name on the left, the body on the right."""
+    name = source.replace("\\", "/").rsplit("/", 1)[-1] or "unnamed image"
+    side = image_of(run, image, f"The captioned image, {name}")
     below = element("p", name, class_="source", title=source)
     return element(
         "article", element("div", side, below, class_="side"), element("div", *body), class_="card"

@@ -21,7 +21,7 @@ def compare_runs(run_folders: Sequence[Path]) -> str:
     """The evaluations of runs as a plain table, each at its best step or, if none is named, its last.
 
     Of two runs the difference is shown too (second minus first), with the paired 95% interval if both were
-    evaluated on the same pictures.
+    evaluated on the same images.
 
     Raises:
         ValueError: if there are fewer than two folders, or one is no run folder or has no evaluation.

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sightloop.report.cards import picture_of, spread
+from sightloop.report.cards import image_of, spread
 from sightloop.report.labels import category_name
 from sightloop.report.markup import Markup, element, together
-from sightloop.report.run import EvaluationRecord, RunRecords, read_picture
+from sightloop.report.run import EvaluationRecord, RunRecords, read_image
 from sightloop.report.tables import evaluated_steps, same_samples
 from sightloop.report.words import compare, marked
 
@@ -40,12 +40,12 @@ class Drawings:
 
 
 def drawings_of(run: RunRecords) -> Drawings | None:
-    """The drawings of the evaluator that kept most pictures; None if no evaluation judged drawings."""
+    """The drawings of the evaluator that kept most images; None if no evaluation judged drawings."""
     evaluators = [by_step for by_step in run.evaluations.values() if by_step[min(by_step)].of_drawings]
     steps = evaluated_steps(run)
     if not evaluators or steps is None:
         return None
-    found = max(evaluators, key=lambda by_step: _num_pictures(by_step[min(by_step)]))
+    found = max(evaluators, key=lambda by_step: _num_images(by_step[min(by_step)]))
     first = found[min(found)]
     same = {step: record for step, record in found.items() if same_samples(first, record)}
     later = same.get(steps[1])
@@ -53,12 +53,12 @@ def drawings_of(run: RunRecords) -> Drawings | None:
 
 
 def drawings_before_and_after(run: RunRecords, drawings: Drawings) -> Markup:
-    """Pictures of each kind of change with their questions and answers; how many there are of each kind."""
+    """Images of each kind of change with their questions and answers; how many there are of each kind."""
     rows = {kind: _rows(drawings, kind) for kind in KINDS}
     picked = {kind: _chosen(run, drawings, members) for kind, members in rows.items()}
     parts = [element("p", _intro(drawings, rows), *_legend(drawings), class_="note")]
     shown = [row for members in picked.values() for row in members]
-    wide = " wide" if _has_large_picture(run, drawings.first, shown) else ""
+    wide = " wide" if _has_large_image(run, drawings.first, shown) else ""
     for kind, title in KINDS.items():
         if not rows[kind]:
             continue
@@ -75,7 +75,7 @@ def is_right(record: EvaluationRecord, row: int, side: str = "drawn") -> bool:
     return record.samples[row].get(side) == "right"
 
 
-def _num_pictures(record: EvaluationRecord) -> int:
+def _num_images(record: EvaluationRecord) -> int:
     return sum("image" in sample for sample in record.samples)
 
 
@@ -87,9 +87,9 @@ def _rows(drawings: Drawings, kind: tuple[bool, bool]) -> list[int]:
 def _chosen(run: RunRecords, drawings: Drawings, rows: Sequence[int]) -> list[int]:
     """The categories in turn; in each the prompts in their order, further seeds of a prompt last.
 
-    Only rows whose pictures are there; any row if no picture is.
+    Only rows whose images are there; any row if no image is.
     """
-    pictured = [row for row in rows if all(_has_picture(run, record, row) for record in drawings.both)]
+    pictured = [row for row in rows if all(_has_image(run, record, row) for record in drawings.both)]
     samples = drawings.first.samples
     queues: dict[str, list[tuple[int, int]]] = {}
     times: dict[str, int] = {}
@@ -109,12 +109,12 @@ def _chosen(run: RunRecords, drawings: Drawings, rows: Sequence[int]) -> list[in
     return [row for _, _, row in sorted(picked, key=lambda turn: (categories.index(turn[1]), turn[0]))]
 
 
-def _has_picture(run: RunRecords, record: EvaluationRecord, row: int) -> bool:
+def _has_image(run: RunRecords, record: EvaluationRecord, row: int) -> bool:
     return (run.path / record.samples[row].get("image", "")).is_file()
 
 
-def _has_large_picture(run: RunRecords, record: EvaluationRecord, rows: Sequence[int]) -> bool:
-    pictures = (read_picture(run.path, _image(record, row)) for row in rows)
+def _has_large_image(run: RunRecords, record: EvaluationRecord, rows: Sequence[int]) -> bool:
+    pictures = (read_image(run.path, _image(record, row)) for row in rows)
     return any(picture is not None and not picture.is_tiny for picture in pictures)
 
 
@@ -123,7 +123,7 @@ def _intro(drawings: Drawings, rows: dict[tuple[bool, bool], list[int]]) -> str:
     prompts = len({sample.get("source") for sample in first.samples})
     total = f"{len(first.samples):,} drawings of {prompts:,} prompts"
     chosen = (
-        f"At most {MAX_PER_KIND} of each kind are shown, of those whose pictures were kept: the categories "
+        f"At most {MAX_PER_KIND} of each kind are shown, of those whose images were kept: the categories "
         "take turns, each with its first prompts."
     )
     if drawings.later is None:
@@ -167,7 +167,7 @@ def _picture(run: RunRecords, record: EvaluationRecord, row: int, when: str) -> 
     right = is_right(record, row)
     alt = f"{when}: a drawing of {sample.get('source', '')}, {'right' if right else 'wrong'}"
     caption = element("figcaption", element("span", when), " ", _verdict(right))
-    return element("figure", picture_of(run, sample.get("image", ""), alt), caption)
+    return element("figure", image_of(run, sample.get("image", ""), alt), caption)
 
 
 def _when(record: EvaluationRecord) -> str:
@@ -200,19 +200,19 @@ def _answers(drawings: Drawings, row: int) -> Markup:
 
 
 def _between(run: RunRecords, drawings: Drawings, row: int) -> Markup:
-    """The same seed at the evaluations in between, where pictures are small enough to travel many times."""
+    """The same seed at the evaluations in between, where images are small enough to travel many times."""
     if drawings.later is None:
         return Markup("")
     shown = [record.step for record in drawings.both]
     steps = spread([step for step in drawings.records if step not in shown], MAX_BETWEEN)
-    found = [(step, read_picture(run.path, _image(drawings.records[step], row))) for step in steps]
+    found = [(step, read_image(run.path, _image(drawings.records[step], row))) for step in steps]
     if not found or not all(picture is not None and picture.is_tiny for _, picture in found):
         return Markup("")
     pictures = [_picture(run, drawings.records[step], row, f"Step {step:,}") for step in steps]
     return element(
         "details",
         element("summary", "Other evaluations"),
-        element("div", *pictures, class_="pictures between"),
+        element("div", *pictures, class_="images between"),
     )
 
 

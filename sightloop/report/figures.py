@@ -75,7 +75,7 @@ def step_ticks(last: int, count: int = 4) -> list[int]:
 
 
 def smooth(values: Sequence[float], radius: int) -> list[float]:
-    """Means over the neighbours up to `radius` away on both sides, fewer at the ends.
+    """Means over the neighbors up to `radius` away on both sides, fewer at the ends.
 
     Values that are not finite are left out of the means and stay gaps.
 
@@ -92,7 +92,7 @@ def smooth(values: Sequence[float], radius: int) -> list[float]:
 
 
 def thin(points: Sequence[Point], limit: int) -> list[Point]:
-    """At most `limit` points, each the mean of a block of neighbours (of its finite values).
+    """At most `limit` points, each the mean of a block of neighbors (of its finite values).
 
     >>> thin([(1, 2.0), (2, 4.0), (3, 6.0), (4, 9.0)], limit=2)
     [(1.5, 3.0), (3.5, 7.5)]
@@ -255,7 +255,7 @@ def _grid(frame: Frame) -> Markup:
 
 
 def _hover_columns(points: Sequence[Point], notes: Sequence[str], across: Axis) -> Markup:
-    """Invisible columns, one for each point, that show its values; they meet half-way between neighbours."""
+    """Invisible columns, one for each point, that show its values; they meet half-way between neighbors."""
     places = [across.place(step) for step, _ in points]
     middles = [(a + b) / 2 for a, b in pairwise(places)]
     edges = [LEFT - 4.0, *middles, WIDTH - RIGHT + 4.0]

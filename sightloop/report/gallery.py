@@ -1,24 +1,24 @@
-"""The gallery: captions sampled for training, every word in the colour of the credit it received."""
+"""The gallery: captions sampled for training, every word in the color of the credit it received."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
 
-from sightloop.report.cards import spread, with_picture
+from sightloop.report.cards import spread, with_image
 from sightloop.report.groups import NOTE as GROUP_NOTE
 from sightloop.report.groups import groups_of_drawings
 from sightloop.report.labels import number, plain, signed
 from sightloop.report.markup import Markup, element, together
 from sightloop.report.run import GallerySample, RunRecords
-from sightloop.report.tokens import coloured, credit_limit, legend, token_table, tokens_of
+from sightloop.report.tokens import colored, credit_limit, legend, token_table, tokens_of
 
 MAX_GALLERIES = 8
 MAX_GALLERY_SAMPLES = 12
 MAX_PICTURES = 96
-"""Pictures of all galleries together, so that the page stays small."""
+"""Images of all galleries together, so that the page stays small."""
 _NOTE = (
-    "Captions as they were sampled for training. Colour is the credit a token received (its advantage): "
+    "Captions as they were sampled for training. Color is the credit a token received (its advantage): "
     "what the update made more or less likely. Hover a word for its numbers, or open the table below a "
     "caption."
 )
@@ -37,7 +37,7 @@ def gallery(run: RunRecords) -> Markup:
 
 
 def _stack(run: RunRecords, found: dict[int, list[GallerySample]], note: str, shown: Shown) -> Markup:
-    """One step above the other, with the scale of colours that all of them share."""
+    """One step above the other, with the scale of colors that all of them share."""
     largest = max(len(samples) for samples in found.values())
     steps = spread(list(found), max(1, min(MAX_GALLERIES, MAX_PICTURES // largest)))
     limit = credit_limit([sample for step in steps for sample in found[step]])
@@ -67,7 +67,7 @@ def _captions(run: RunRecords, samples: Sequence[GallerySample], limit: float) -
 
 def _credited(run: RunRecords, sample: GallerySample, limit: float) -> Markup:
     tokens = tokens_of(sample)
-    caption = element("p", *(coloured(token, limit) for token in tokens), class_="caption")
+    caption = element("p", *(colored(token, limit) for token in tokens), class_="caption")
     total = sum(value for value in sample.rewards if math.isfinite(value))
     parts = [element("li", element("b", f"reward {number(total)}"))]
     parts += [element("li", f"{plain(name)} {signed(value)}") for name, value in sample.parts.items()]
@@ -78,4 +78,4 @@ def _credited(run: RunRecords, sample: GallerySample, limit: float) -> Markup:
         element("ul", *parts, class_="chips"),
         token_table(tokens),
     ]
-    return with_picture(run, sample.source, sample.image, body)
+    return with_image(run, sample.source, sample.image, body)

@@ -1,20 +1,20 @@
-"""Groups of drawings sampled for training: one prompt, several pictures, reward and credit of each."""
+"""Groups of drawings sampled for training: one prompt, several images, reward and credit of each."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
-from sightloop.report.cards import picture_of
+from sightloop.report.cards import image_of
 from sightloop.report.labels import number, plain, signed
 from sightloop.report.markup import Markup, element
 from sightloop.report.run import GallerySample, RunRecords
-from sightloop.report.tokens import coloured, shade, token_table, tokens_of
+from sightloop.report.tokens import colored, shade, token_table, tokens_of
 
 NOTE = (
-    "Drawings of one prompt as they were sampled for training, the best rewarded first. Colour is credit "
+    "Drawings of one prompt as they were sampled for training, the best rewarded first. Color is credit "
     "(the advantage), what the update made more or less likely: of the drawing in the bar below it, and of "
-    "each word of the answer. What has no colour had no credit of its own; end to end, a drawing learns from "
+    "each word of the answer. What has no color had no credit of its own; end to end, a drawing learns from "
     "the loss of its answer instead. Hover a word for its numbers. “log-prob.” is the mean over the "
     "drawing's codes, in nats."
 )
@@ -63,7 +63,7 @@ def _earned_the_same(samples: Sequence[GallerySample]) -> bool:
 def _member(run: RunRecords, sample: GallerySample, limit: float, taught: bool) -> Markup:
     tokens = tokens_of(sample)
     kind, style = shade(sample.drawing_credit, limit)
-    words = element("p", *(coloured(token, limit) for token in tokens), class_="caption")
+    words = element("p", *(colored(token, limit) for token in tokens), class_="caption")
     told: list[str] = []
     if taught:
         told += [element("p", sample.answer or "(no answer)", class_="answer")]
@@ -76,7 +76,7 @@ def _member(run: RunRecords, sample: GallerySample, limit: float, taught: bool) 
     rows = [element("div", element("dt", name), element("dd", number(v))) for name, v in figures.items()]
     return element(
         "div",
-        picture_of(run, sample.image, f"A drawing of {sample.source}, reward {number(sample.reward)}"),
+        image_of(run, sample.image, f"A drawing of {sample.source}, reward {number(sample.reward)}"),
         element("p", f"drawing {signed(sample.drawing_credit)}", class_=f"earned {kind}", style=style)
         if math.isfinite(sample.drawing_credit)
         else "",

@@ -42,7 +42,7 @@ _TRAINING = {
     "advantage/std": Label(text="spread of advantages", meaning="standard deviation"),
     "policy/loss": Label(text="policy loss"),
     "policy/probability": Label(
-        text="probability of drawn tokens", meaning="mean under the law that is trained"
+        text="probability of drawn tokens", meaning="mean under the distribution that is trained"
     ),
     "policy/entropy": Label(text="entropy", meaning="nats per token"),
     "policy/kl": Label(text="divergence from the reference", meaning="nats per token"),
@@ -67,17 +67,21 @@ _SIDES = ("drawing", "answering", "policy")
 """Families of training metrics that a side of a model logs, and a policy with one side."""
 _OF_A_SIDE = {
     "loss": Label(text="loss"),
-    "log_prob": Label(text="log-probability", meaning="nats per token, under the law that is trained"),
-    "probability": Label(text="probability", meaning="mean over the tokens, under the law that is trained"),
+    "log_prob": Label(
+        text="log-probability", meaning="nats per token, under the distribution that is trained"
+    ),
+    "probability": Label(
+        text="probability", meaning="mean over the tokens, under the distribution that is trained"
+    ),
     "entropy": Label(text="entropy", meaning="nats per token"),
     "kl": Label(text="divergence", meaning="from the reference, nats per token"),
-    "ratio": Label(text="ratio", meaning="to the law that drew; 1 before the first update"),
+    "ratio": Label(text="ratio", meaning="to the distribution that drew; 1 before the first update"),
     "clipped": Label(text="clipped tokens", meaning="share whose ratio left the trust region"),
 }
 
 _MAIN = {
-    "mrr": Label(text="mean reciprocal rank", better=_UP, meaning="1 / rank of the right picture, averaged"),
-    "told": Label(text="facts told", better=_UP, meaning="share of a picture's facts that its caption tells"),
+    "mrr": Label(text="mean reciprocal rank", better=_UP, meaning="1 / rank of the right image, averaged"),
+    "told": Label(text="facts told", better=_UP, meaning="share of an image's facts that its caption tells"),
     "precision": Label(
         text="precision of told facts", better=_UP, meaning="share of all told facts that are true"
     ),
@@ -86,7 +90,7 @@ _MAIN = {
         text="share of prompts drawn right", better=_UP, meaning="drawings that show what was asked for"
     ),
     "answered_fixed": Label(
-        text="right answers about fixed pictures", better=_UP, meaning="pictures that are not its own"
+        text="right answers about fixed images", better=_UP, meaning="images that are not its own"
     ),
     "answered": Label(
         text="right answers about own drawings", meaning="what the prompt asked for, whatever was drawn"
@@ -108,7 +112,7 @@ _MAIN = {
     "rouge_l": Label(text="ROUGE-L", better=_UP),
     "bleu_4": Label(text="BLEU-4", better=_UP),
     "clip_score": Label(
-        text="CLIPScore", better=_UP, meaning="2.5 x cosine of caption and picture, 0 where negative"
+        text="CLIPScore", better=_UP, meaning="2.5 x cosine of caption and image, 0 where negative"
     ),
     "ref_clip_score": Label(
         text="RefCLIPScore",
@@ -116,17 +120,17 @@ _MAIN = {
         meaning="harmonic mean of CLIPScore and the caption's cosine to its nearest reference",
     ),
     "length": Label(text="words per caption"),
-    "colours": Label(text="colour words per caption"),
-    "names_colours": Label(text="captions that name a colour"),
-    "colour_coverage": Label(
-        text="colours named", better=_UP, meaning="share of the references' colours that captions name"
+    "colors": Label(text="color words per caption"),
+    "names_colors": Label(text="captions that name a color"),
+    "color_coverage": Label(
+        text="colors named", better=_UP, meaning="share of the references' colors that captions name"
     ),
     "distinct_1": Label(text="distinct words", meaning="distinct words / all words of the set"),
     "distinct_2": Label(text="distinct word pairs", meaning="distinct pairs / all pairs of the set"),
     "repeats": Label(
         text="repeated words",
         better=_DOWN,
-        meaning="share of a caption's words that it used before; small words and colours may return",
+        meaning="share of a caption's words that it used before; small words and colors may return",
     ),
     "repeated_pairs": Label(
         text="repeated word pairs",
@@ -145,8 +149,8 @@ _MAIN = {
 }
 """Evaluated metrics by the name behind the evaluator's, in the order of reading."""
 _FURTHER = {
-    "mean_rank": Label(text="mean rank", better=_DOWN, meaning="of the right picture; 1 is first"),
-    "median_rank": Label(text="median rank", better=_DOWN, meaning="of the right picture; 1 is first"),
+    "mean_rank": Label(text="mean rank", better=_DOWN, meaning="of the right image; 1 is first"),
+    "median_rank": Label(text="median rank", better=_DOWN, meaning="of the right image; 1 is first"),
     "told_pooled": Label(
         text="facts told, pooled", better=_UP, meaning="all told facts / all facts of the set"
     ),
@@ -155,7 +159,7 @@ _FURTHER = {
     "bleu_3": Label(text="BLEU-3", better=_UP),
     "cut_by_characters": Label(text="captions cut by characters", meaning="before the encoder read them"),
     "cut_by_tokens": Label(text="captions cut by tokens", meaning="before the encoder read them"),
-    "share_of_ties": Label(text="share of ties", meaning="captions with another picture exactly as near"),
+    "share_of_ties": Label(text="share of ties", meaning="captions with another image exactly as near"),
 }
 """Evaluated metrics that few readers need."""
 POOLED = ("precision", "told_pooled")
@@ -169,15 +173,15 @@ COMPANIONS = ("length", "imbalance")
 _FIRST = ("recall@1", "drawn")
 _SECOND = ("precision", "answered_fixed")
 _CATEGORIES = {
-    "colors": "colours",
-    "color_attr": "colours of two",
+    "colors": "colors",
+    "color_attr": "colors of two",
     "two_object": "two objects",
     "single_object": "single object",
 }
 """GenEval's tags, where they do not read as words."""
 _BY_CATEGORY = {
     "drawn_": ("drawn right", _UP),
-    "answered_fixed_": ("right about fixed pictures", _UP),
+    "answered_fixed_": ("right about fixed images", _UP),
     "answered_": ("answered right", 0),
 }
 """Figures of one category of prompts, by the start of their names."""
@@ -204,14 +208,14 @@ def label_of(metric: str) -> Label:
         return _MAIN.get(name) or _FURTHER[name]
     if name.startswith("image_"):
         found = label_of(f"/{name.removeprefix('image_')}")
-        return Label(text=f"{found.text}, picture to caption", better=found.better)
+        return Label(text=f"{found.text}, image to caption", better=found.better)
     if (prefix := _category_prefix(name)) is not None:
         text, better = _BY_CATEGORY[prefix]
         return Label(text=f"{text}: {category_name(name.removeprefix(prefix))}", better=better)
     if name.startswith("recall@"):
         count = name.removeprefix("recall@")
         place = "first" if count == "1" else f"among the first {count}"
-        meaning = f"share of captions that find their picture {place}"
+        meaning = f"share of captions that find their image {place}"
         return Label(text=f"R@{count}", better=_UP, meaning=meaning)
     return Label(text=plain(metric))
 
@@ -248,7 +252,7 @@ def category_name(tag: str) -> str:
     """A category of prompts as words.
 
     >>> category_name("color_attr"), category_name("counting")
-    ('colours of two', 'counting')
+    ('colors of two', 'counting')
     """
     return _CATEGORIES.get(tag, plain(tag))
 

@@ -19,13 +19,13 @@ from sightloop.report.judges import judges
 from sightloop.report.labels import capital, is_further, label_of, number, plain
 from sightloop.report.markup import Markup, element, together
 from sightloop.report.run import Alarm, EvaluationRecord, RunRecords, read_run
-from sightloop.report.sides import both_sides
+from sightloop.report.sides import joint
 from sightloop.report.tables import Change, changes, evaluated_steps, interval_text, verdict
 
 _FOLDER = Path(__file__).parent
 _READINGS = {"better": "▲ better", "worse": "▼ worse"}
 _NONE = "\N{EN DASH}"
-# The page may show its own pictures and styles and nothing from anywhere else.
+# The page may show its own images and styles and nothing from anywhere else.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 
 
@@ -84,7 +84,7 @@ def _sections(run: RunRecords) -> list[tuple[str, str, Markup]]:
     if drawings is not None:
         shown += [
             ("drawings", "Before and after", drawings_before_and_after(run, drawings)),
-            ("sides", "Drawing and answering", both_sides(drawings)),
+            ("sides", "Drawing and answering", joint(drawings)),
         ]
     if has_captions(run) or not run.draws:
         heading = "Before and after" if drawings is None else "Captions before and after"
@@ -128,7 +128,7 @@ def _facts(run: RunRecords) -> list[str]:
     records = [record for by in run.evaluations.values() for record in by.values() if record.samples]
     if records:
         largest = max(records, key=lambda record: len(record.samples))
-        what = "drawings of held-out prompts" if largest.of_drawings else "held-out pictures"
+        what = "drawings of held-out prompts" if largest.of_drawings else "held-out images"
         facts.append(f"evaluated on {len(largest.samples):,} {what}")
     return facts
 
@@ -267,7 +267,7 @@ def _curves(run: RunRecords) -> Markup:
     parts: list[str] = [
         element(
             "p",
-            "Pale: raw values. Strong: centred moving average. Evaluations: dots with the 95% interval of "
+            "Pale: raw values. Strong: centered moving average. Evaluations: dots with the 95% interval of "
             "the mean where it is known. Move over a chart to read all charts at that step.",
             element("span", " Triangles: steps that raised an alarm.") if run.alarms else "",
             class_="note",

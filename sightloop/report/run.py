@@ -13,7 +13,7 @@ from typing import Any
 _STEP = re.compile(r"step_(\d+)")
 _EVALUATION = re.compile(r"^(?P<name>.+)_step_(?P<step>\d+)$")
 TINY_SIDE = 64
-"""Largest side of a picture that is enlarged without blurring, in pixels."""
+"""Largest side of an image that is enlarged without blurring, in pixels."""
 _SIGNATURES = {
     b"\x89PNG\r\n\x1a\n": "image/png",
     b"\xff\xd8\xff": "image/jpeg",
@@ -36,7 +36,7 @@ class GallerySample:
     """One caption, or drawing and answer, of a training batch: what its tokens earned and were credited."""
 
     source: str
-    """Where the picture came from; the prompt of a drawing."""
+    """Where the image came from; the prompt of a drawing."""
     image: str
     """Path relative to the run folder; "" if there is none."""
     pieces: list[str]
@@ -64,7 +64,7 @@ class GallerySample:
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """A picture that travels inside the page."""
+    """An image that travels inside the page."""
 
     uri: str
     is_tiny: bool
@@ -171,8 +171,8 @@ def read_run(run_folder: Path) -> RunRecords:
     )
 
 
-def read_picture(folder: Path, image: str) -> Picture | None:
-    """The picture at `image` below `folder`; None if it is missing, no picture, or lies elsewhere."""
+def read_image(folder: Path, image: str) -> Picture | None:
+    """The image at `image` below `folder`; None if it is missing, no image, or lies elsewhere."""
     path = (folder / image).resolve()
     if not image or not path.is_relative_to(folder.resolve()) or not path.is_file():
         return None

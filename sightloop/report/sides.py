@@ -19,7 +19,7 @@ _FEW_PROMPTS = 10
 _CELLS = (("right", "right"), ("right", "wrong"), ("wrong", "right"), ("wrong", "wrong"))
 
 
-def both_sides(drawings: Drawings) -> Markup:
+def joint(drawings: Drawings) -> Markup:
     """The four outcomes before and after, and both sides by category."""
     parts: list[str] = []
     if _has(drawings, "answered"):

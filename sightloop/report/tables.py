@@ -1,4 +1,4 @@
-"""What training changed on held-out pictures: paired intervals, a one-sentence verdict, a plain table."""
+"""What training changed on held-out images: paired intervals, a one-sentence verdict, a plain table."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from sightloop.evaluation.intervals import paired_difference
-from sightloop.evaluation.shares import share_of_sums
+from sightloop.evaluation.shares import ratio_of_sums
 from sightloop.report.labels import (
     COMPANIONS,
     GUARDS,
@@ -43,7 +43,7 @@ def _difference(one: list[float], other: list[float]) -> list[float]:
 
 
 def _share(parts: list[float], wholes: list[float]) -> list[float]:
-    return share_of_sums(parts, wholes, empty=math.nan)[1]
+    return ratio_of_sums(parts, wholes, empty=math.nan)[1]
 
 
 # Figures of two others whose values are known: the terms, and how their values make values of the figure.
@@ -251,7 +251,7 @@ def values_of(record: EvaluationRecord, name: str) -> list[float]:
 
 
 def same_samples(old: EvaluationRecord, new: EvaluationRecord) -> bool:
-    """Two runs may hold the same pictures in folders of their own: names and copies tell. Drawings are the
+    """Two runs may hold the same images in folders of their own: names and copies tell. Drawings are the
     same if the prompts are, in the same order."""
     before, after = (
         [

@@ -1,4 +1,4 @@
-"""Tokens of a gallery: what each earned, and its credit as a colour."""
+"""Tokens of a gallery: what each earned, and its credit as a color."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Token:
 
 
 def credit_limit(samples: Sequence[GallerySample]) -> float:
-    """The credit shown in full colour: the 90th percentile of the sizes, so that few outliers dim nothing."""
+    """The credit shown in full color: the 90th percentile of the sizes, so that few outliers dim nothing."""
     credits = [value for sample in samples for value in (*sample.credit, sample.drawing_credit)]
     sizes = sorted(abs(value) for value in credits if math.isfinite(value))
     return (sizes[math.ceil(_CREDIT_CLIP * len(sizes)) - 1] if sizes else 0.0) or 1.0
@@ -65,8 +65,8 @@ def shade(credit: float, limit: float) -> tuple[str, str]:
     return f"token{sign}", f"--a:{strength:.2f}"
 
 
-def coloured(token: Token, limit: float) -> Markup:
-    """The token in its colour; the white space around it stays outside."""
+def colored(token: Token, limit: float) -> Markup:
+    """The token in its color; the white space around it stays outside."""
     core = token.text.strip()
     lead = token.text[: len(token.text) - len(token.text.lstrip())]
     trail = token.text[len(lead) + len(core) :]
@@ -106,7 +106,7 @@ def token_table(tokens: Sequence[Token]) -> Markup:
 
 
 def legend(limit: float) -> Markup:
-    """The scale of the colours."""
+    """The scale of the colors."""
     swatches = [
         element("span", f"{bound}{signed(part * limit)}", class_=f"token{sign}", style=f"--a:{abs(part):.2f}")
         for part, sign, bound in (
@@ -123,7 +123,7 @@ def legend(limit: float) -> Markup:
         *swatches,
         element("span", "more likely", class_="end"),
         class_="legend",
-        aria_label="Colour scale of the credit",
+        aria_label="Color scale of the credit",
     )
 
 

@@ -1,9 +1,9 @@
-"""Rewards of answers about pictures: which facts they tell, and which of them could be guessed.
+"""Rewards of answers about images: which facts they tell, and which of them could be guessed.
 
-UniRL (arXiv 2505.23380) asks the model that drew a picture about it and compares the answer with the truth of
+UniRL (arXiv 2505.23380) asks the model that drew an image about it and compares the answer with the truth of
 the prompt. The only values known from the paper are those of its figure: for "four bowls" two chairs earn 0,
 three bowls 1, four bowls 2: one point a fact, which `points` gives. A model that grades itself can learn to
-flatter itself; `Denials` and `less_prior` are two checks on that.
+flatter itself; `NegativeAnswers` and `subtract_blind_baseline` are two checks on that.
 """
 
 from __future__ import annotations
@@ -18,34 +18,34 @@ from torch import Tensor
 
 from sightloop.quizzes.answer_parser import BARE, UNKNOWN, Attribute, Claim, Reading, Relation, read
 from sightloop.quizzes.answer_words import words_of
-from sightloop.quizzes.lexicon import COLOURS, NUMBERS, OPPOSITES, PHRASES
+from sightloop.quizzes.lexicon import COLORS, NUMBERS, OPPOSITES, PHRASES
 from sightloop.types import Fact, Outcome, Reward, on_last_token
 
 TextJudge = Callable[[str, str, str], float]
 """Says how well an answer fits: question, truth, answer -> score."""
 
 
-def facts_told(answer: str, facts: Sequence[Fact]) -> list[bool]:
+def facts_stated(answer: str, facts: Sequence[Fact]) -> list[bool]:
     """Whether the answer tells each fact, and nothing that contradicts it.
 
-    Who names several numbers or colours for one thing tells none of them.
+    Who names several numbers or colors for one thing tells none of them.
 
     >>> bowls = (Fact(kind="number", words=("four", "4")), Fact(kind="noun", words=("bowl", "bowls")))
-    >>> [sum(facts_told(said, bowls)) for said in ("Two chairs", "There are three bowls.", "4 bowls")]
+    >>> [sum(facts_stated(said, bowls)) for said in ("Two chairs", "There are three bowls.", "4 bowls")]
     [0, 1, 2]
     """
-    reading = read(answer, _nouns(facts), colours=_colours(facts))
+    reading = read(answer, _nouns(facts), colors=_colors(facts))
     return [_is_told(fact, facts, reading) for fact in facts]
 
 
 def denies(answer: str, fact: Fact) -> bool:
     """Whether the answer says that the fact is not so: "no", a denial of it, or another value in its place.
 
-    >>> fact = Fact(kind="colour", words=("blue",), about=("circle",))
+    >>> fact = Fact(kind="color", words=("blue",), about=("circle",))
     >>> [denies(said, fact) for said in ("No, it isn't.", "The circle is red", "Yes", "a blue circle", "")]
     [True, True, False, False, False]
     """
-    reading = read(answer, _nouns((fact,)), colours=_colours((fact,)))
+    reading = read(answer, _nouns((fact,)), colors=_colors((fact,)))
     if _is_told(fact, (fact,), reading):
         return False
     first = words_of(answer)[:1]
@@ -75,9 +75,9 @@ def _is_told(fact: Fact, facts: Sequence[Fact], reading: Reading) -> bool:
 
 
 def _said(fact: Fact, facts: Sequence[Fact], reading: Reading) -> tuple[frozenset[str], frozenset[str]]:
-    """The numbers or colours that the fact's thing is said to have, and said not to have."""
+    """The numbers or colors that the fact's thing is said to have, and said not to have."""
     known = list(_nouns(facts))
-    # A question about the colour of "the object" leaves the noun to the answer.
+    # A question about the color of "the object" leaves the noun to the answer.
     owners = {fact.about[0]} if fact.about else set(known)
     if len(known) < 2 or not fact.about:
         owners.add(BARE)
@@ -96,13 +96,13 @@ def _nouns(facts: Sequence[Fact]) -> dict[str, tuple[str, ...]]:
     return {names[0]: names for names in named}
 
 
-def _colours(facts: Sequence[Fact]) -> list[str]:
-    return [word for fact in facts if fact.kind == "colour" for word in fact.words]
+def _colors(facts: Sequence[Fact]) -> list[str]:
+    return [word for fact in facts if fact.kind == "color" for word in fact.words]
 
 
 def _value(fact: Fact) -> str:
-    if fact.kind == "colour":
-        return COLOURS.get(fact.words[0], fact.words[0])
+    if fact.kind == "color":
+        return COLORS.get(fact.words[0], fact.words[0])
     for word in fact.words:
         if word in NUMBERS or word.isdigit():
             return str(NUMBERS.get(word, word))
@@ -170,7 +170,7 @@ class FactReward:
             ValueError: a sample has no facts.
         """
         rows = zip(outcome.texts(), _facts_of(outcome), strict=True)
-        return _placed([self.grade(facts_told(answer, facts)) for answer, facts in rows], outcome)
+        return _placed([self.grade(facts_stated(answer, facts)) for answer, facts in rows], outcome)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,8 +203,8 @@ class JudgedAnswer:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LessPrior:
-    """A reward minus what the answer about a blank picture earns: what cannot be guessed from the question.
+class SubtractBlindBaseline:
+    """A reward minus what the answer about a blank image earns: what cannot be guessed from the question.
 
     The prior is the same for all samples of a prompt if blank answers are greedy. Then it cancels in
     advantages within a group, except where `floor` cuts, and counts only across prompts.
@@ -221,21 +221,21 @@ class LessPrior:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Denials:
+class NegativeAnswers:
     """1 if the question about an absent fact was denied, else 0: who says yes to everything earns nothing."""
 
     def __call__(self, outcome: Outcome) -> Float[Tensor, "B T"]:
         """Whether each trap was seen through, on the last token of the answer."""
-        traps = _other(outcome, "trap")
-        rows = zip(traps.texts(), _facts_of(traps), strict=True)
+        negatives = _other(outcome, "trap")
+        rows = zip(negatives.texts(), _facts_of(negatives), strict=True)
         return _placed([float(all(denies(answer, f) for f in facts)) for answer, facts in rows], outcome)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Naming:
+class ObjectIdentification:
     """1 if the thing that the quiz's own question leaves out is named too, or nothing was left out; else 0.
 
-    A question about a colour alone pays for any thing of that colour.
+    A question about a color alone pays for any thing of that color.
     """
 
     def __call__(self, outcome: Outcome) -> Float[Tensor, "B T"]:
@@ -243,7 +243,7 @@ class Naming:
         asked = _other(outcome, "what")
         rows = zip(asked.texts(), asked.facts, strict=True)
         return _placed(
-            [float(all(facts_told(answer, facts))) if facts else 1.0 for answer, facts in rows], outcome
+            [float(all(facts_stated(answer, facts))) if facts else 1.0 for answer, facts in rows], outcome
         )
 
 

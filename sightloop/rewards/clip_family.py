@@ -1,4 +1,4 @@
-"""The CLIP family: how close the embeddings of a picture and a text are, and what a head says of a picture.
+"""The CLIP family: how close the embeddings of an image and a text are, and what a head says of an image.
 
 One class serves CLIP, SigLIP (also SigLIP 2 of fixed resolution), PickScore and HPSv2 as a CLIP conversion:
 they differ in tower, in the scale of the score and in how texts are padded, which their folders say. Scores
@@ -22,7 +22,7 @@ from sightloop.models.clip import ClipEncoder
 from sightloop.models.only_numbers import require_numbers
 from sightloop.models.open import open_config, read_tensors
 from sightloop.rewards.pixels import Preparation
-from sightloop.rewards.samples import pictures_of
+from sightloop.rewards.samples import images_of
 from sightloop.types import Images, Outcome, on_last_token
 
 _LAION_LINEAR, _LAION_RELU = (0, 2, 4, 6, 7), (0, 3, 6, 9, 11)
@@ -32,15 +32,15 @@ Scale = Literal["cosine", "logit", "probability"]
 
 
 class ClipSimilarity:
-    """How close a picture and a text are: a cosine in [-1, 1], or as `scale` says."""
+    """How close an image and a text are: a cosine in [-1, 1], or as `scale` says."""
 
     def __init__(
         self, encoder: ClipEncoder, *, key: str = "clip.image", batch: int = 64, scale: Scale = "cosine"
     ) -> None:
-        """Take an encoder; picture embeddings are kept under `key`.
+        """Take an encoder; image embeddings are kept under `key`.
 
         Raises:
-            ValueError: the processor prepares pictures of another size than the model sees, or a scale that
+            ValueError: the processor prepares images of another size than the model sees, or a scale that
                 this model does not have.
         """
         self.encoder = encoder
@@ -83,8 +83,8 @@ class ClipSimilarity:
         return ClipSimilarity(encoder, key=key or f"clip:{folder}", scale=scale)
 
     @torch.no_grad()
-    def look(self, images: Images) -> Images:
-        """The same pictures with their embeddings under `key`."""
+    def encode_images(self, images: Images) -> Images:
+        """The same images with their embeddings under `key`."""
         if self.key in images.features:
             return images
         return replace(images, features={**images.features, self.key: self.image_embeddings(images)})
@@ -104,7 +104,7 @@ class ClipSimilarity:
 
     @torch.no_grad()
     def scores(self, images: Images, texts: list[str]) -> Float[Tensor, " B"]:
-        """How close each picture is to its text."""
+        """How close each image is to its text."""
         cosine = (self.image_embeddings(images) * self.text_embeddings(texts)).sum(1)
         if self.scale == "cosine":
             return cosine
@@ -116,12 +116,12 @@ class ClipSimilarity:
 
     def __call__(self, outcome: Outcome) -> Float[Tensor, "B T"]:
         """The score of the caption on the last token."""
-        return on_last_token(self.scores(pictures_of(outcome), outcome.texts()), outcome.tokens)
+        return on_last_token(self.scores(images_of(outcome), outcome.texts()), outcome.tokens)
 
 
 @dataclass(frozen=True, kw_only=True)
 class AestheticScore:
-    """What linear layers say about CLIP's embedding of a picture: LAION's aesthetic predictors (1 to 10)."""
+    """What linear layers say about CLIP's embedding of an image: LAION's aesthetic predictors (1 to 10)."""
 
     clip: ClipSimilarity
     layers: tuple[tuple[Float[Tensor, "_ _"], Float[Tensor, " _"]], ...]
@@ -141,7 +141,7 @@ class AestheticScore:
                 )
             width = weight.shape[0]
         if width != 1:
-            raise ValueError(f"the head says {width} numbers about a picture; it must say one")
+            raise ValueError(f"the head says {width} numbers about an image; it must say one")
 
     @staticmethod
     def from_pretrained(
@@ -162,7 +162,7 @@ class AestheticScore:
 
     @torch.no_grad()
     def scores(self, images: Images, texts: Sequence[str] = ()) -> Float[Tensor, " B"]:
-        """The head's opinion of each picture; texts do not matter."""
+        """The head's opinion of each image; texts do not matter."""
         values = self.clip.image_embeddings(images)
         for place, (weight, bias) in enumerate(self.layers):
             values = values.relu() if place and self.has_relu else values

@@ -46,7 +46,7 @@ def combine(rewards: Mapping[str, Reward], weights: Mapping[str, float], *, scal
         for name, reward in rewards.items():
             earned = everything[name] = reward(outcome).to(mask.device).float()
             _require_shape(name, earned, mask)
-            scaled = earned if scale == "raw" else standardised_in_group(earned, outcome)
+            scaled = earned if scale == "raw" else standardized_in_group(earned, outcome)
             total = total + weights[name] * scaled
             parts[name] = earned.sum(1)
         # One look at all of them: a device is waited for once.
@@ -58,7 +58,7 @@ def combine(rewards: Mapping[str, Reward], weights: Mapping[str, float], *, scal
     return judge
 
 
-def standardised_in_group(earned: Float[Tensor, "B T"], outcome: Outcome) -> Float[Tensor, "B T"]:
+def standardized_in_group(earned: Float[Tensor, "B T"], outcome: Outcome) -> Float[Tensor, "B T"]:
     """A reward whose totals have mean 0 and standard deviation 1 (n - 1) in each group; 0 if a group agrees.
 
     Tokens keep their own rewards, divided by the deviation; the mean is taken off the last one.

@@ -61,7 +61,7 @@ OFFERED: dict[str, Offer] = {
         load=partial(_CLIP, scale="cosine"),
     ),
     "aesthetic": Offer(
-        does="LAION's aesthetic score of the picture alone (1 to 10); name CLIP+HEAD",
+        does="LAION's aesthetic score of the image alone (1 to 10); name CLIP+HEAD",
         model="+",
         load=late("sightloop.rewards.offered:aesthetic"),
         has_head=True,
@@ -82,7 +82,7 @@ OFFERED: dict[str, Offer] = {
         load=late("sightloop.rewards.offered:facts"),
     ),
     "ocr": Offer(
-        does="whether the words that the text quotes can be read in the picture (0 to 1)",
+        does="whether the words that the text quotes can be read in the image (0 to 1)",
         model="",
         load=late("sightloop.rewards.offered:ocr"),
         function=READER,

@@ -38,7 +38,7 @@ class TokenFluency:
     """Fluency of the drawn tokens, for a policy whose own frozen language model is the reference."""
 
     log_probs: Callable[[Tokens], Float[Tensor, "B T"]]
-    """Log-probabilities of the text alone, no picture, no adapters."""
+    """Log-probabilities of the text alone, no image, no adapters."""
     is_end: Callable[[Tokens], Bool[Tensor, "B T"]]
     include_end: bool = False
 

@@ -3,7 +3,7 @@
 Three forms are told apart by the names of the function's parameters:
 
 1. `completions` among them: as TRL calls its reward functions, `(prompts, completions, **columns) -> list`.
-2. `images` or `prompts` without it: a reward of pictures, `(images, prompts, facts) -> list`.
+2. `images` or `prompts` without it: a reward of images, `(images, prompts, facts) -> list`.
 3. Neither: the library's own, one `Outcome` in, a tensor `B` or `B T` out.
 
 The first two get only the columns they ask for, by name, one entry a sample (see `COLUMNS`).
@@ -24,19 +24,19 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sightloop.accelerator import in_float64
-from sightloop.rewards.samples import pil_pictures, rows_of, sample_name
+from sightloop.rewards.samples import pil_images, rows_of, sample_name
 from sightloop.rewards.user_functions import load_function, shortly
 from sightloop.types import Outcome, numbers_of, on_last_token
 
 COLUMNS: dict[str, str] = {
-    "prompts": "what the picture was drawn from; of captions the question, or nothing",
+    "prompts": "what the image was drawn from; of captions the question, or nothing",
     "completions": "the text that was written: caption or answer",
     "completion_ids": "its tokens, as lists of numbers",
-    "images": "the pictures, as PIL images",
+    "images": "the images, as PIL images",
     "image": "the same under the name that TRL's data sets use",
     "references": "the true answer or caption, empty where unknown",
-    "sources": "path of the picture, or the prompt it was drawn from",
-    "questions": "what was asked about the picture",
+    "sources": "path of the image, or the prompt it was drawn from",
+    "questions": "what was asked about the image",
     "answers": "the same as completions",
     "facts": "what a right answer says, as tuples of `sightloop.types.Fact`",
 }
@@ -172,7 +172,7 @@ def load_reward(name: str) -> CustomReward:
 def _column(name: str, outcome: Outcome) -> list[Any] | None:
     """One entry a sample; None if these samples have none."""
     if name in ("images", "image"):
-        return None if outcome.images is None else list(pil_pictures(outcome.images))
+        return None if outcome.images is None else list(pil_images(outcome.images))
     if name in ("completions", "answers"):
         return list(outcome.texts())
     if name == "completion_ids":

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from sightloop.rewards.clip_family import AestheticScore, ClipSimilarity, Scale
+from sightloop.rewards.image_classes import ImageClassifier, NamedClasses
 from sightloop.rewards.loading import CLASSIFIER, READER, Loading, clip_and_head, processor_for
-from sightloop.rewards.picture_classes import ImageClassifier, NamedClasses
 from sightloop.rewards.plain import JpegSize, caption_length
 from sightloop.rewards.samples import PictureReward
 from sightloop.rewards.similarity import ItmSimilarity
@@ -53,7 +53,7 @@ def facts(model: str, how: Loading) -> Reward:
 
 
 def ocr(model: str, how: Loading) -> Reward:
-    """Words that can be read in the picture."""
+    """Words that can be read in the image."""
     read = load_function(model, what=READER) if model else rapid_reader()
     words = WrittenWords(read=read, must_quote=how.text != "caption")
     return PictureReward(scores=words.scores, text=how.text)

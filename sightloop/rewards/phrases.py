@@ -6,7 +6,7 @@ Sources: VLRM (arXiv 2404.01911), section 3.4 and table 6. Differences from the 
    match is flagged.
 2. The boundaries are ours: whole words where a phrase begins or ends with a letter or digit, any white space
    between words, either apostrophe. A year is four digits that no other digit touches.
-3. The paper exempts "colours, prepositions and articles" from the repeat penalty but prints no lists; ours
+3. The paper exempts "colors, prepositions and articles" from the repeat penalty but prints no lists; ours
    are below.
 4. Phrases that its text names and its table does not list are in `EXTRA_PHRASES`, off unless asked for.
 """
@@ -44,14 +44,14 @@ PREPOSITIONS = _words(
     throughout till to toward towards under underneath until up upon via with within without
     """
 )
-COLOURS = _words(
+COLORS = _words(
     """
     amber aqua beige black blue bronze brown burgundy charcoal copper coral cream crimson cyan gold
     golden gray green grey indigo ivory khaki lavender lilac lime magenta maroon mauve mustard navy
     olive orange peach pink purple red salmon scarlet silver tan teal turquoise violet white yellow
     """
 )
-EXEMPT_WORDS = ARTICLES | PREPOSITIONS | COLOURS
+EXEMPT_WORDS = ARTICLES | PREPOSITIONS | COLORS
 
 _WORD = re.compile(r"[^\W_]+(?:['-][^\W_]+)*")
 _YEAR = r"(?<![0-9])[0-9]{4}(?![0-9])"

@@ -23,7 +23,7 @@ class Preparation:
     height: int
     width: int
     shortest_side: int | None = None
-    """Resize to this shortest side and crop the centre; None = squash to height and width."""
+    """Resize to this shortest side and crop the center; None = squash to height and width."""
     mean: tuple[float, ...]
     std: tuple[float, ...]
     resampling: Literal["bilinear", "bicubic"] = "bicubic"
@@ -36,7 +36,7 @@ class Preparation:
 
     @staticmethod
     def of_clip(pictures: CLIPImageProcessorPil) -> Preparation:
-        """What a CLIP processor does: shortest side, centre crop."""
+        """What a CLIP processor does: shortest side, center crop."""
         size, crop = pictures.size, pictures.crop_size
         return Preparation(
             height=crop["height"],
@@ -53,12 +53,12 @@ class Preparation:
         """
         if (self.height, self.width) != (side, side):
             raise ValueError(
-                f"the image processor makes pictures of {self.height} x {self.width} pixels, the model sees "
+                f"the image processor makes images of {self.height} x {self.width} pixels, the model sees "
                 f"{side} x {side}; correct the size in preprocessor_config.json (or processor_config.json)"
             )
 
     def __call__(self, pixels: UInt8[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 h w"]:
-        """Resized (antialiased), cropped and normalised pixels, float32."""
+        """Resized (antialiased), cropped and normalized pixels, float32."""
         values = self._crop(self._resize(pixels.float())) / 255
         mean, std = (values.new_tensor(each).view(1, 3, 1, 1) for each in (self.mean, self.std))
         return (values - mean) / std
@@ -71,7 +71,7 @@ class Preparation:
         if tuple(values.shape[2:]) == size:
             return values
         resized = F.interpolate(values, size=size, mode=self.resampling, antialias=True)
-        # Whole levels, as in the 8-bit pictures that processors make.
+        # Whole levels, as in the 8-bit images that processors make.
         return resized.round().clamp(0, 255)
 
     def _crop(self, values: Tensor) -> Tensor:

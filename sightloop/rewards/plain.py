@@ -17,18 +17,18 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from sightloop.rewards.samples import pictures_of, pil_pictures, sample_name, texts_of
+from sightloop.rewards.samples import images_of, pil_images, sample_name, texts_of
 from sightloop.types import Images, Outcome, on_last_token
 
 Detect = Callable[[Sequence[Image.Image], Sequence[str]], Sequence[Any]]
-"""Finds what is in pictures; is also told what each was drawn from."""
+"""Finds what is in images; is also told what each was drawn from."""
 Rule = Callable[[str, Any], float]
-"""Says how well what was found fulfils a prompt."""
+"""Says how well what was found fulfills a prompt."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class JpegSize:
-    """Minus the size as JPEG in units of 500 kB (compressibility): smooth pictures earn most, at most 0."""
+    """Minus the size as JPEG in units of 500 kB (compressibility): smooth images earn most, at most 0."""
 
     quality: int = 95
     sign: int = -1
@@ -39,12 +39,12 @@ class JpegSize:
             raise ValueError(f"quality is {self.quality}, sign {self.sign}; use 1 to 95, and -1 or 1")
 
     def scores(self, images: Images, texts: Sequence[str] = ()) -> Float[Tensor, " B"]:
-        """The size of each picture, with its sign."""
-        sizes = [self.kilobytes(picture) for picture in pil_pictures(images)]
+        """The size of each image, with its sign."""
+        sizes = [self.kilobytes(picture) for picture in pil_images(images)]
         return self.sign * torch.tensor(sizes) / 500
 
     def kilobytes(self, picture: Image.Image) -> float:
-        """Size of a picture as JPEG, in units of 1000 bytes."""
+        """Size of an image as JPEG, in units of 1000 bytes."""
         file = BytesIO()
         picture.save(file, format="JPEG", quality=self.quality)
         return file.tell() / 1000
@@ -69,12 +69,12 @@ class DetectorReward:
         """The rule's number for each sample.
 
         Raises:
-            ValueError: no pictures, no prompts, or the detector answers about another number of pictures.
+            ValueError: no images, no prompts, or the detector answers about another number of images.
         """
         prompts = texts_of(outcome, "prompt")
-        found = self.detect(pil_pictures(pictures_of(outcome)), prompts)
+        found = self.detect(pil_images(images_of(outcome)), prompts)
         if len(found) != len(prompts):
-            raise ValueError(f"the detector answered about {len(found)} of {len(prompts)} pictures")
+            raise ValueError(f"the detector answered about {len(found)} of {len(prompts)} images")
         values = [float(self.rule(*pair)) for pair in zip(prompts, found, strict=True)]
         for row, value in enumerate(values):
             if not math.isfinite(value):

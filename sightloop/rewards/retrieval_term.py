@@ -1,6 +1,6 @@
-"""VLRM-RS's retrieval term (arXiv 2404.01911, eq. 5): how well a caption and its picture stand out.
+"""VLRM-RS's retrieval term (arXiv 2404.01911, eq. 5): how well a caption and its image stand out.
 
-It compares the captions of `contrast` neighbouring rows; the paper does not say how many.
+It compares the captions of `contrast` neighboring rows; the paper does not say how many.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sightloop.rewards.clip_family import ClipSimilarity
-from sightloop.rewards.samples import pictures_of
+from sightloop.rewards.samples import images_of
 from sightloop.types import Outcome, on_last_token
 
 
 def retrieval_term(cosine: Float[Tensor, "N N"], *, eps: float = 1e-6) -> Float[Tensor, " N"]:
     """VLRM-RS's eq. 5: how well each pair on the diagonal stands out among N, to mean 0 and std 1 (n - 1).
 
-    `cosine[i, j]` is of picture i and caption j, without temperature. All 0 if the pairs do not differ by
+    `cosine[i, j]` is of image i and caption j, without temperature. All 0 if the pairs do not differ by
     more than the share `eps` of their mean.
 
     Raises:
@@ -46,7 +46,7 @@ class RetrievalReward:
 
     clip: ClipSimilarity
     contrast: int | None = None
-    """Neighbouring rows that are compared with each other; None = all rows that are judged together."""
+    """Neighboring rows that are compared with each other; None = all rows that are judged together."""
     logit_scale: float = 1.0  # Paper: eq. 5 has plain cosines
     """Factor on the cosines before the softmaxes: an inverse temperature."""
 
@@ -68,7 +68,7 @@ class RetrievalReward:
             raise ValueError(
                 f"{rows} captions cannot be cut into groups of {size}; change contrast or the batch"
             )
-        pictures = self.clip.image_embeddings(pictures_of(outcome))
+        pictures = self.clip.image_embeddings(images_of(outcome))
         captions = self.clip.text_embeddings(outcome.texts())
         groups = [slice(first, first + size) for first in range(0, rows, size)]
         terms = [retrieval_term(self.logit_scale * pictures[g] @ captions[g].T) for g in groups]

@@ -1,5 +1,5 @@
-"""What rewards read of an outcome: pictures, the text that is judged, single samples; and how a score of
-pictures and texts becomes a reward or an evaluation.
+"""What rewards read of an outcome: images, the text that is judged, single samples; and how a score of
+images and texts becomes a reward or an evaluation.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from sightloop.accelerator import in_float64
 from sightloop.types import Evaluation, Images, Outcome, Tokens, numbers_of, on_last_token, picked
 
 Scores = Callable[[Images, list[str]], Float[Tensor, " B"]]
-"""Says how well each picture and its text fit, or how good the picture is alone."""
+"""Says how well each image and its text fit, or how good the image is alone."""
 Judged = Literal["caption", "prompt", "reference"]
-"""Which text is judged: what was written, what the picture was drawn from, or the true answer."""
+"""Which text is judged: what was written, what the image was drawn from, or the true answer."""
 _PICTURE_FILES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class PictureReward:
-    """A score of pictures and texts as a reward, on the last token."""
+    """A score of images and texts as a reward, on the last token."""
 
     scores: Scores
     text: Judged = "caption"
@@ -39,21 +39,21 @@ class PictureReward:
         """The score of each sample.
 
         Raises:
-            ValueError: the outcome has no pictures, or not the text that is judged.
+            ValueError: the outcome has no images, or not the text that is judged.
         """
-        return on_last_token(self.scores(pictures_of(outcome), texts_of(outcome, self.text)), outcome.tokens)
+        return on_last_token(self.scores(images_of(outcome), texts_of(outcome, self.text)), outcome.tokens)
 
 
 def measured(
     name: str, scores: Scores, images: Images, texts: list[str], *, sources: Sequence[str] = ()
 ) -> Evaluation:
-    """The same score as an evaluation of pictures and texts, under `name`.
+    """The same score as an evaluation of images and texts, under `name`.
 
     Raises:
-        ValueError: not one text a picture, or none at all.
+        ValueError: not one text an image, or none at all.
     """
     if not texts or len(texts) != len(images):
-        raise ValueError(f"{len(images)} pictures and {len(texts)} texts; give one text a picture")
+        raise ValueError(f"{len(images)} images and {len(texts)} texts; give one text an image")
     values = in_float64(scores(images, texts))
     return Evaluation(
         metrics={name: float(values.mean())},
@@ -63,16 +63,14 @@ def measured(
     )
 
 
-def pictures_of(outcome: Outcome) -> Images:
-    """The pictures.
+def images_of(outcome: Outcome) -> Images:
+    """The images.
 
     Raises:
         ValueError: there are none.
     """
     if outcome.images is None:
-        raise ValueError(
-            "the outcome has no pictures, which this reward looks at; let the collector show them"
-        )
+        raise ValueError("the outcome has no images, which this reward looks at; let the collector show them")
     return outcome.images
 
 
@@ -88,14 +86,14 @@ def texts_of(outcome: Outcome, which: Judged) -> list[str]:
         return outcome.references
     for source in outcome.sources[:1]:
         if Path(source).suffix.lower() in _PICTURE_FILES:
-            raise ValueError(f'{source!r} is a picture, not the prompt of a drawing; judge the "caption"')
+            raise ValueError(f'{source!r} is an image, not the prompt of a drawing; judge the "caption"')
     if not outcome.sources:
         raise ValueError('the outcome has no prompts; judge the "caption" or the "reference"')
     return outcome.sources
 
 
-def pil_pictures(images: Images) -> list[Image.Image]:
-    """The pictures as PIL images, RGB."""
+def pil_images(images: Images) -> list[Image.Image]:
+    """The images as PIL images, RGB."""
     pixels: Any = images.pixels.permute(0, 2, 3, 1).cpu().numpy()
     return [Image.fromarray(each) for each in pixels]
 
@@ -135,9 +133,9 @@ def chunks(rows: Sequence[int], size: int) -> list[list[int]]:
 
 
 def outcome_of_texts(images: Images, texts: list[str], *, drawn_from: list[str] | None = None) -> Outcome:
-    """Finished texts about pictures, one token a word, as rewards are given them.
+    """Finished texts about images, one token a word, as rewards are given them.
 
-    With `drawn_from` the pictures are drawings, and `texts` what was answered about them.
+    With `drawn_from` the images are drawings, and `texts` what was answered about them.
     """
     pieces = [[f" {word}" if place else word for place, word in enumerate(text.split())] for text in texts]
     lengths = torch.tensor([len(row) + 1 for row in pieces])
@@ -148,6 +146,6 @@ def outcome_of_texts(images: Images, texts: list[str], *, drawn_from: list[str] 
         ended=torch.ones(len(texts), dtype=torch.bool),
         images=images,
         references=drawn_from or [""] * len(texts),
-        sources=drawn_from or [f"picture {row}" for row in range(len(texts))],
+        sources=drawn_from or [f"image {row}" for row in range(len(texts))],
         questions=[] if drawn_from is None else [""] * len(texts),
     )

@@ -1,4 +1,4 @@
-"""How well a caption fits its picture: BLIP-2's image-text matching.
+"""How well a caption fits its image: BLIP-2's image-text matching.
 
 Differences from the paper (VLRM, arXiv 2404.01911):
 1. The matching reward is the mean over queries of the logit of class 1 ("matched"), without softmax: section
@@ -27,14 +27,14 @@ from sightloop.models.open import (
     MATCHER,
     is_matcher,
     open_config,
-    open_pictures,
+    open_images,
     open_weights,
     open_words,
     refuse_as,
 )
 from sightloop.models.written_text import read_texts
 from sightloop.rewards.pixels import Preparation
-from sightloop.rewards.samples import chunks, pictures_of
+from sightloop.rewards.samples import chunks, images_of
 from sightloop.types import Images, Outcome, on_last_token
 
 
@@ -72,7 +72,7 @@ class ItmSimilarity:
         self.max_text_tokens = max_text_tokens
         self.batch = batch
         self.tower_key = "itm.vision"
-        """Where the pictures carry the tower's features, taken before its last LayerNorm."""
+        """Where the images carry the tower's features, taken before its last LayerNorm."""
         self._tower: nn.Module | None = self.model.vision_model
         self._last_norm: nn.LayerNorm = self.model.vision_model.post_layernorm
         # Logits in half precision are too coarse for a reward, and the parts behind the tower are small.
@@ -96,7 +96,7 @@ class ItmSimilarity:
         exact = ("query_tokens", "qformer", "word_embeddings", "position_embeddings", "itm_head")
         model = open_weights(Blip2ForImageTextRetrieval, folder, dtype=dtype, device=device, exact=exact)
         words = open_words(folder, rows=model.config.qformer_config.vocab_size)
-        pictures = open_pictures(BlipImageProcessorPil, folder)
+        pictures = open_images(BlipImageProcessorPil, folder)
         return ItmSimilarity(model, words, pictures, max_text_tokens=max_text_tokens)
 
     @property
@@ -110,7 +110,7 @@ class ItmSimilarity:
             raise ValueError(f"the judge has no tower of its own; it reads features under {self.tower_key!r}")
         return self._tower
 
-    def share_tower(self, key: str) -> None:
+    def reuse_tower(self, key: str) -> None:
         """Read the features that another model's equal tower leaves under `key`; free the judge's own tower.
 
         The towers must be equal in all tensors but the last LayerNorm, and their pixels prepared alike.
@@ -119,8 +119,8 @@ class ItmSimilarity:
         self._tower = self.model.vision_model = None
 
     @torch.no_grad()
-    def look(self, images: Images) -> Images:
-        """The same pictures with the tower's features under `tower_key`."""
+    def encode_images(self, images: Images) -> Images:
+        """The same images with the tower's features under `tower_key`."""
         if self.tower_key in images.features:
             return images
         rows = [
@@ -130,7 +130,7 @@ class ItmSimilarity:
 
     @torch.no_grad()
     def logits(self, images: Images, texts: list[str]) -> Float[Tensor, " B"]:
-        """The logit of "matched" of each picture with its text."""
+        """The logit of "matched" of each image with its text."""
         ids = self._token_ids(texts)
         scores = torch.zeros(len(texts), device=self.model.device)
         # By length, so that a batch holds little padding.
@@ -144,7 +144,7 @@ class ItmSimilarity:
 
     def __call__(self, outcome: Outcome) -> Float[Tensor, "B T"]:
         """The logit on the last token."""
-        return on_last_token(self.logits(pictures_of(outcome), outcome.texts()), outcome.tokens)
+        return on_last_token(self.logits(images_of(outcome), outcome.texts()), outcome.tokens)
 
     def _see(self, images: Images) -> Float[Tensor, "B N v"]:
         device = self.model.device
@@ -152,7 +152,7 @@ class ItmSimilarity:
         if features is not None:
             return features.to(device)
         if self._tower is None:
-            raise ValueError(f"the pictures carry no features under {self.tower_key!r}; `look` at them first")
+            raise ValueError(f"the images carry no features under {self.tower_key!r}; `look` at them first")
         tower: Any = self._tower
         values = self.preparation(images.pixels.to(device)).to(self._last_norm.weight.dtype)
         return tower.encoder(inputs_embeds=tower.embeddings(values)).last_hidden_state

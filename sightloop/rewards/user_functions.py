@@ -95,18 +95,16 @@ def load_function(name: str, *, what: str) -> UserFunction:
 
 
 def one_each(said: Any, count: int, what: str) -> Sequence[Any]:
-    """What was said about each of `count` pictures.
+    """What was said about each of `count` images.
 
     Raises:
         ValueError: it is no list, or one of another length.
     """
     if not isinstance(said, Sequence) or isinstance(said, str):
-        raise ValueError(
-            f"the {what} said {shortly(said)} about {count} pictures; give a list, one entry each"
-        )
+        raise ValueError(f"the {what} said {shortly(said)} about {count} images; give a list, one entry each")
     listed = cast("Sequence[Any]", said)
     if len(listed) != count:
-        raise ValueError(f"the {what} gave {len(listed)} answers about {count} pictures; give one for each")
+        raise ValueError(f"the {what} gave {len(listed)} answers about {count} images; give one for each")
     return listed
 
 

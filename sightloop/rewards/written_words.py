@@ -1,4 +1,4 @@
-"""Whether a picture shows the words that it should: read by an OCR engine, compared by edit distance.
+"""Whether an image shows the words that it should: read by an OCR engine, compared by edit distance.
 
 The score of a text is that of Flow-GRPO (arXiv 2505.05470): the words in double quotes are wanted, spaces and
 case do not matter; 1 if what was read contains them, else 1 minus the number of characters to change, add or
@@ -23,31 +23,31 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from sightloop.rewards.samples import pil_pictures
+from sightloop.rewards.samples import pil_images
 from sightloop.rewards.user_functions import one_each
 from sightloop.types import Images
 
 Reader = Callable[[Sequence[Image.Image]], Sequence[str]]
-"""Reads what is written in pictures: one text a picture, "" where there is none."""
+"""Reads what is written in images: one text an image, "" where there is none."""
 _QUOTED = re.compile(r'"([^"]*)"|“([^”]*)”')
 
 
 @dataclass(frozen=True, kw_only=True)
 class WrittenWords:
-    """How well the words that a text quotes can be read in its picture, from 0 to 1."""
+    """How well the words that a text quotes can be read in its image, from 0 to 1."""
 
     read: Reader
     must_quote: bool = True
     """True if a text without quotation is refused, as for prompts; False if it earns 0, as for captions."""
 
     def scores(self, images: Images, texts: list[str]) -> Float[Tensor, " B"]:
-        """The score of each picture and its text.
+        """The score of each image and its text.
 
         Raises:
             ValueError: a text quotes nothing, or the reader answers in another form.
         """
         wanted = [self._wanted(text) for text in texts]
-        pictures = pil_pictures(images)
+        pictures = pil_images(images)
         # Reading takes longer than anything else here.
         rows = [row for row, words in enumerate(wanted) if words]
         seen: Sequence[str] = self._read([pictures[row] for row in rows]) if rows else []
@@ -60,7 +60,7 @@ class WrittenWords:
         found = quoted(text)
         if not found and self.must_quote:
             raise ValueError(
-                f"{text!r} has no words in double quotes, which the reward `ocr` looks for in the picture; "
+                f"{text!r} has no words in double quotes, which the reward `ocr` looks for in the image; "
                 "give it prompts that quote what is to be written"
             )
         return found
@@ -69,7 +69,7 @@ class WrittenWords:
         said = one_each(self.read(pictures), len(pictures), "reader")
         for each in said:
             if not isinstance(each, str):
-                raise ValueError(f"the reader said {each!r} about a picture; give one text a picture")
+                raise ValueError(f"the reader said {each!r} about an image; give one text an image")
         return said
 
 

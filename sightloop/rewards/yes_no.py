@@ -1,4 +1,4 @@
-"""A judge that is asked: how likely does an image-text-to-text model say yes about a picture?
+"""A judge that is asked: how likely does an image-text-to-text model say yes about an image?
 
 Any such model of transformers that goes on where its prompt ends. One question about the whole text is the
 manner of VQAScore (arXiv 2404.01291); one question a fact, averaged, that of TIFA and of GenEval 2 (arXiv
@@ -30,7 +30,7 @@ from sightloop.models.open import (
     require_fitting,
 )
 from sightloop.models.written_text import spelled_out, text_ids
-from sightloop.rewards.samples import pictures_of, pil_pictures, sample_name
+from sightloop.rewards.samples import images_of, pil_images, sample_name
 from sightloop.types import Fact, Images, Outcome, on_last_token
 
 FITS = 'Does this figure show "{text}"? Please answer yes or no.'
@@ -38,12 +38,12 @@ FITS = 'Does this figure show "{text}"? Please answer yes or no.'
 _YES, _NO = ("yes", "Yes", "YES", " yes", " Yes", " YES"), ("no", "No", "NO", " no", " No", " NO")
 _ANSWER = "Please answer yes or no."
 Questions = Callable[[Outcome], list[list[str]]]
-"""The questions about each sample, all of which a good picture, or a true text, answers with yes."""
+"""The questions about each sample, all of which a good image, or a true text, answers with yes."""
 Mean = Literal["arithmetic", "geometric"]
 
 
 class YesNoJudge:
-    """Asks questions about pictures and reads how likely the answer is yes."""
+    """Asks questions about images and reads how likely the answer is yes."""
 
     def __init__(
         self,
@@ -56,8 +56,8 @@ class YesNoJudge:
     ) -> None:
         """Take a model and its processor; `question` has a place for {text}.
 
-        `template` is the whole prompt with {question} and the picture's token in it; empty = the model's chat
-        template, or the picture and then the question where it has none.
+        `template` is the whole prompt with {question} and the image's token in it; empty = the model's chat
+        template, or the image and then the question where it has none.
 
         Raises:
             ValueError: the model has no single token for yes or for no, or one for both; it answers by an
@@ -113,8 +113,8 @@ class YesNoJudge:
 
     @torch.no_grad()
     def log_yes(self, images: Images, questions: Sequence[str]) -> Float[Tensor, " B"]:
-        """Log-probability (nats) of yes against no for each picture and its question, float32."""
-        pictures = pil_pictures(images)
+        """Log-probability (nats) of yes against no for each image and its question, float32."""
+        pictures = pil_images(images)
         texts = [self._prompt(question) for question in questions]
         found = torch.zeros(len(texts), device=self.model.device)
         # By length, so that a batch holds little padding.
@@ -127,7 +127,7 @@ class YesNoJudge:
         return require_numbers(found, self.model.name_or_path)
 
     def scores(self, images: Images, texts: list[str]) -> Float[Tensor, " B"]:
-        """Probability that the picture shows the text, as VQAScore asks it."""
+        """Probability that the image shows the text, as VQAScore asks it."""
         return self.log_yes(images, [self.question.replace("{text}", text) for text in texts]).exp()
 
     def _next_word(self, texts: list[str], pictures: list[Any]) -> Float[Tensor, "B V"]:
@@ -194,14 +194,14 @@ class AskedFacts:
         """The mean for each sample.
 
         Raises:
-            ValueError: no pictures, or a sample about which there is no question.
+            ValueError: no images, or a sample about which there is no question.
         """
         asked = facts_asked(outcome) if self.questions is None else self.questions(outcome)
         for row, questions in enumerate(asked):
             if not questions:
                 raise ValueError(f"there is no question about {sample_name(outcome, row)}")
         owner = torch.tensor([row for row, questions in enumerate(asked) for _ in questions])
-        images = pictures_of(outcome).rows(owner)
+        images = images_of(outcome).rows(owner)
         said = self.judge.log_yes(images, [question for questions in asked for question in questions])
         return on_last_token(mean_of(said, owner.to(said.device), self.mean), outcome.tokens)
 
@@ -233,7 +233,7 @@ def facts_asked(outcome: Outcome) -> list[list[str]]:
 def question_about(fact: Fact) -> str:
     """A question that is answered with yes where the fact holds.
 
-    >>> question_about(Fact(kind="colour", words=("blue",), about=("circle",)))
+    >>> question_about(Fact(kind="color", words=("blue",), about=("circle",)))
     'Is the circle blue? Please answer yes or no.'
     """
     word, thing = fact.words[0], fact.about[0] if fact.about else "object"
@@ -241,7 +241,7 @@ def question_about(fact: Fact) -> str:
     asked = {
         "noun": f"Is there {article} {word} in the picture?",
         "number": f"Is the number of objects of the kind {thing!r} {word}?",
-        "colour": f"Is the {thing} {word}?",
+        "color": f"Is the {thing} {word}?",
         "relation": f"Is the {thing} {word} the {fact.target[0] if fact.target else 'other object'}?",
     }
     return f"{asked[fact.kind]} {_ANSWER}"

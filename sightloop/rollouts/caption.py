@@ -1,4 +1,4 @@
-"""Pictures in, judged captions out: draw, decode, reward. One turn a sample."""
+"""Images in, judged captions out: draw, decode, reward. One turn a sample."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sightloop.types import Images, Judge, Outcome, Prompt, Rollout, Sampling, T
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionCollector:
-    """Draws `per_image` captions of every picture of a batch and has them judged, without gradient."""
+    """Draws `per_image` captions of every image of a batch and has them judged, without gradient."""
 
     judge: Judge
     sampling: Sampling
@@ -27,7 +27,7 @@ class CaptionCollector:
     chunk: int | None = None
     """Captions drawn and judged at once; None = the whole batch."""
     greedy_baseline: bool = False
-    """Also judge the greedy caption of each picture, as self-critical training needs."""
+    """Also judge the greedy caption of each image, as self-critical training needs."""
     keep_features: bool = True
     """Keep the frozen tower's features with the rollout; False saves memory and computes them anew."""
 
@@ -39,7 +39,7 @@ class CaptionCollector:
 
     @torch.no_grad()
     def __call__(self, policy: Captioner, batch: ImageBatch) -> Rollout:
-        """Judged captions of the batch, the samples of one picture side by side."""
+        """Judged captions of the batch, the samples of one image side by side."""
         parts = [self._collect_rows(policy, batch, rows) for rows in self._chunks(len(batch.sources))]
         return join_rollouts(parts)
 
@@ -48,7 +48,7 @@ class CaptionCollector:
         return iter(torch.arange(num_images).split(size))
 
     def _collect_rows(self, policy: Captioner, batch: ImageBatch, rows: Tensor) -> Rollout:
-        images = policy.look(batch.images.rows(rows))
+        images = policy.encode_images(batch.images.rows(rows))
         picked = rows.tolist()
         outcome_of = self._outcomes(batch, picked)
         each = torch.arange(len(picked)).repeat_interleave(self.per_image)

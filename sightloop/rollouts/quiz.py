@@ -37,12 +37,12 @@ from sightloop.types import (
 )
 
 PictureJudge = Callable[[Images, Sequence[Quiz]], Float[Tensor, " B"]]
-"""Says how well each picture fulfils its quiz, without a question."""
-Grader = Callable[[ImageGenerator], Policy]
+"""Says how well each image fulfills its quiz, without a question."""
+Answerer = Callable[[ImageGenerator], Policy]
 """Who answers, given the policy."""
 Trap = Callable[[Sequence[Fact], int], tuple[str, Fact]]
 """A question about a fact that must not hold, and that fact, from true facts and a seed."""
-Naming = Callable[[Quiz], "tuple[str, tuple[Fact, ...]] | None"]
+ObjectIdentification = Callable[[Quiz], "tuple[str, tuple[Fact, ...]] | None"]
 """A question about the things that the quiz's own question leaves out, and what must be said; None = none."""
 SecondTurn = Literal["answer", "truth"]
 _ASK, _BLANK, _TRAP, _WHAT = 0xA5C1, 0xB1A2, 0x7A93, 0x3B4D
@@ -54,7 +54,7 @@ def itself(policy: ImageGenerator) -> Policy:
     return policy
 
 
-def always(policy: Policy) -> Grader:
+def always(policy: Policy) -> Answerer:
     """A grader who stays the same, whatever is trained."""
 
     def chosen(_: ImageGenerator) -> Policy:
@@ -95,30 +95,30 @@ class MovingAverage(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class QuizCollector:
-    """Draws `per_prompt` pictures of every quiz, has a grader asked about them and the answers judged."""
+    """Draws `per_prompt` images of every quiz, has a grader asked about them and the answers judged."""
 
     drawing: Sampling
     answering: Sampling | None = None
     """How the grader answers; None = nobody is asked."""
     judge: Judge | None = None
-    """Of the answers, or of the drawings if nobody is asked; None = `picture_judge` alone."""
-    picture_judge: PictureJudge | None = None
-    picture_weight: float = 1.0
-    picture_scale: Callable[[Float[Tensor, "B T"], Outcome], Float[Tensor, "B T"]] | None = None
-    """Puts the picture judge's scores on another scale before they are weighted; the part stays raw."""
+    """Of the answers, or of the drawings if nobody is asked; None = `image_judge` alone."""
+    image_judge: PictureJudge | None = None
+    image_weight: float = 1.0
+    image_scale: Callable[[Float[Tensor, "B T"], Outcome], Float[Tensor, "B T"]] | None = None
+    """Puts the image judge's scores on another scale before they are weighted; the part stays raw."""
     per_prompt: int = 8
     first: int = 0
-    """Number of the first sample of a prompt: ranks that share a prompt must not draw the same pictures."""
-    grader: Grader = itself
+    """Number of the first sample of a prompt: ranks that share a prompt must not draw the same images."""
+    answerer: Answerer = itself
     second_turn: SecondTurn = "answer"
-    trap: Trap | None = None
-    """Also ask about something absent; answers go to the judge as the outcome's other `trap`."""
-    naming: Naming | None = None
+    negative: Trap | None = None
+    """Also ask about something absent; answers go to the judge as the outcome's other `negative`."""
+    object_identification: ObjectIdentification | None = None
     """Also ask which thing it is where the quiz does not; answers are the outcome's other `what`."""
     blank: bool = False
-    """Also ask about a grey picture, greedily; the outcome's other `blank`."""
+    """Also ask about a grey image, greedily; the outcome's other `blank`."""
     encode_anew: bool = False
-    """Ask about the picture encoded anew, as others see it, where the policy would read the drawn codes:
+    """Ask about the image encoded anew, as others see it, where the policy would read the drawn codes:
     codes that only the policy itself takes for what was asked do not pay.
     """
     show: bool = False
@@ -133,9 +133,11 @@ class QuizCollector:
             raise ValueError(f"chunk is {self.chunk}; use None for the whole batch or at least 1")
         if self.second_turn not in ("answer", "truth"):
             raise ValueError(f'second_turn is {self.second_turn!r}; use "answer" or "truth"')
-        if self.second_turn == "answer" and self.judge is None and self.picture_judge is None:
+        if self.second_turn == "answer" and self.judge is None and self.image_judge is None:
             raise ValueError("nothing is judged; give a judge or a picture_judge")
-        if self.answering is None and (self.trap is not None or self.blank or self.naming is not None):
+        if self.answering is None and (
+            self.negative is not None or self.blank or self.object_identification is not None
+        ):
             raise ValueError("nobody is asked (answering is None): leave trap, naming and blank out")
 
     def __call__(self, policy: ImageGenerator, batch: QuizBatch) -> Rollout:
@@ -144,12 +146,12 @@ class QuizCollector:
         Gradients are on only while drawing with a relaxation.
         """
         with torch.no_grad():
-            grader = self.grader(policy)
+            answerer = self.answerer(policy)
         size = len(batch) if self.chunk is None else max(1, self.chunk // self.per_prompt)
         rows = [torch.arange(start, min(start + size, len(batch))) for start in range(0, len(batch), size)]
-        return join_rollouts([self._collect(policy, grader, batch.rows(index)) for index in rows])
+        return join_rollouts([self._collect(policy, answerer, batch.rows(index)) for index in rows])
 
-    def _collect(self, policy: ImageGenerator, grader: Policy, batch: QuizBatch) -> Rollout:
+    def _collect(self, policy: ImageGenerator, answerer: Policy, batch: QuizBatch) -> Rollout:
         quizzes = [quiz for quiz in batch.quizzes for _ in range(self.per_prompt)]
         seeds = repeated_seeds(batch.seeds, self.per_prompt, first=self.first)
         prompt = Prompt(texts=[quiz.prompt for quiz in quizzes], wants="image", seeds=seeds)
@@ -158,7 +160,7 @@ class QuizCollector:
         group = torch.tensor([index for index in batch.indices for _ in range(self.per_prompt)])
         with torch.no_grad():
             plain = replace(codes, one_hot=None, log_probs=None)
-            shown, images = plain if self.answering is None else policy.shown(plain), None
+            shown, images = plain if self.answering is None else policy.understanding_input(plain), None
             if isinstance(shown, Images):
                 images = shown
             elif self.answering is not None and self.encode_anew:
@@ -167,11 +169,11 @@ class QuizCollector:
             drawn = DrawnBatch(
                 quizzes=quizzes, seeds=seeds, codes=codes, shown=shown, images=images, group=group
             )
-            return self._judged(policy, grader, Turn(prompt=prompt, tokens=codes), drawn)
+            return self._judged(policy, answerer, Turn(prompt=prompt, tokens=codes), drawn)
 
-    def _judged(self, policy: ImageGenerator, grader: Policy, drawing: Turn, drawn: DrawnBatch) -> Rollout:
+    def _judged(self, policy: ImageGenerator, answerer: Policy, drawing: Turn, drawn: DrawnBatch) -> Rollout:
         plain = replace(drawn.codes, one_hot=None)
-        pixels = self.show or self.picture_judge is not None or self.answering is None
+        pixels = self.show or self.image_judge is not None or self.answering is None
         images = None
         if pixels:
             images = policy.pixels(plain) if drawn.images is None else drawn.images
@@ -187,12 +189,12 @@ class QuizCollector:
             group=drawn.group,
         )
         if self.answering is not None:
-            outcome = self._asked(policy, grader, outcome, drawn)
+            outcome = self._asked(policy, answerer, outcome, drawn)
         rewards, parts = self._rewards(outcome, images, drawn)
         # Codes with a gradient keep it on their way to the answer.
         seen = drawn.shown if drawn.codes.one_hot is None else drawn.codes
         asking = Prompt(texts=outcome.questions, images=seen)
-        turns, rewards, pieces = self._turns(policy, grader, (drawing, asking), outcome, rewards)
+        turns, rewards, pieces = self._turns(policy, answerer, (drawing, asking), outcome, rewards)
         return Rollout(
             turns=turns,
             rewards=rewards,
@@ -205,32 +207,40 @@ class QuizCollector:
             drawn=images,
         )
 
-    def _asked(self, policy: ImageGenerator, grader: Policy, outcome: Outcome, drawn: DrawnBatch) -> Outcome:
+    def _asked(
+        self, policy: ImageGenerator, answerer: Policy, outcome: Outcome, drawn: DrawnBatch
+    ) -> Outcome:
         assert self.answering is not None
         shown, codes = drawn.shown, drawn.codes
         others: dict[str, Outcome] = {}
-        if self.trap is not None:
-            traps = [
-                self.trap(quiz.facts, seed) for quiz, seed in zip(drawn.quizzes, drawn.seeds, strict=True)
+        if self.negative is not None:
+            negatives = [
+                self.negative(quiz.facts, seed) for quiz, seed in zip(drawn.quizzes, drawn.seeds, strict=True)
             ]
-            asked = replace(outcome, questions=[t[0] for t in traps], facts=[(t[1],) for t in traps])
-            others["trap"] = _answered(grader, asked, shown, self.answering, drawn.seeds_for(_TRAP))
-        if self.naming is not None:
-            others["what"] = self._named(grader, outcome, drawn, self.naming)
+            asked = replace(outcome, questions=[t[0] for t in negatives], facts=[(t[1],) for t in negatives])
+            others["trap"] = _answered(answerer, asked, shown, self.answering, drawn.seeds_for(_TRAP))
+        if self.object_identification is not None:
+            others["what"] = self._named(answerer, outcome, drawn, self.object_identification)
         if self.blank:
             pictures = torch.full_like(policy.pixels(codes.rows(torch.tensor([0]))).pixels, _GREY)
             grey = policy.image_tokens(Images(pixels=pictures)).rows(
                 torch.zeros(len(codes), dtype=torch.long)
             )
             greedy = replace(self.answering, temperature=0.0)
-            others["blank"] = _answered(grader, outcome, grey, greedy, drawn.seeds_for(_BLANK))
-        answered = _answered(grader, outcome, shown, self.answering, drawn.seeds_for(_ASK))
+            others["blank"] = _answered(answerer, outcome, grey, greedy, drawn.seeds_for(_BLANK))
+        answered = _answered(answerer, outcome, shown, self.answering, drawn.seeds_for(_ASK))
         return replace(answered, others=others)
 
-    def _named(self, grader: Policy, outcome: Outcome, drawn: DrawnBatch, naming: Naming) -> Outcome:
+    def _named(
+        self,
+        answerer: Policy,
+        outcome: Outcome,
+        drawn: DrawnBatch,
+        object_identification: ObjectIdentification,
+    ) -> Outcome:
         """Answers of the rows that have such a question; the others have no facts and say nothing."""
         assert self.answering is not None
-        asks = [naming(quiz) for quiz in drawn.quizzes]
+        asks = [object_identification(quiz) for quiz in drawn.quizzes]
         rows = [row for row, ask in enumerate(asks) if ask is not None]
         pieces: list[list[str]] = [[] for _ in asks]
         if rows:
@@ -238,7 +248,7 @@ class QuizCollector:
             seeds = drawn.seeds_for(_WHAT)
             texts = [ask[0] for ask in asks if ask is not None]
             few = Prompt(texts=texts, images=drawn.shown.rows(index), seeds=[seeds[row] for row in rows])
-            for row, said in zip(rows, grader.decode(grader.sample(few, self.answering)), strict=True):
+            for row, said in zip(rows, answerer.decode(answerer.sample(few, self.answering)), strict=True):
                 pieces[row] = said
         return replace(
             outcome,
@@ -254,24 +264,24 @@ class QuizCollector:
         rewards, parts = torch.zeros(mask.shape, device=mask.device), {}
         if self.judge is not None:
             rewards, parts = self.judge(outcome)
-        if self.picture_judge is not None:
+        if self.image_judge is not None:
             assert images is not None
-            scores = self.picture_judge(images, drawn.quizzes).to(mask.device).float()
+            scores = self.image_judge(images, drawn.quizzes).to(mask.device).float()
             wrong = (~scores.isfinite()).nonzero()
             if len(wrong):
                 row = int(wrong[0])
-                raise ValueError(f"the picture judge says {scores[row]} about {outcome.sources[row]!r}")
+                raise ValueError(f"the image judge says {scores[row]} about {outcome.sources[row]!r}")
             earned = on_last_token(scores, outcome.tokens)
-            if self.picture_scale is not None:
-                earned = self.picture_scale(earned, outcome)
-            rewards = rewards + self.picture_weight * earned
+            if self.image_scale is not None:
+                earned = self.image_scale(earned, outcome)
+            rewards = rewards + self.image_weight * earned
             parts = parts | {"picture": scores}
         return rewards, parts
 
     def _turns(
         self,
         policy: ImageGenerator,
-        grader: Policy,
+        answerer: Policy,
         prompts: tuple[Turn, Prompt],
         outcome: Outcome,
         rewards: Tensor,
@@ -284,14 +294,14 @@ class QuizCollector:
             tokens = policy.encode(outcome.references)
             pieces = policy.decode(tokens)
             rewards = on_last_token(rewards.sum(1), tokens)
-        elif grader is not policy:
+        elif answerer is not policy:
             tokens = replace(tokens, log_probs=None)
         return (drawing, Turn(prompt=asking, tokens=tokens)), rewards, pieces
 
 
 @dataclass(frozen=True, kw_only=True)
 class DrawnBatch:
-    """Pictures of a batch, as codes, with what was asked for."""
+    """Images of a batch, as codes, with what was asked for."""
 
     quizzes: list[Quiz]
     seeds: list[int]
@@ -299,19 +309,19 @@ class DrawnBatch:
     shown: Images | Tokens
     """What questions about them read."""
     images: Images | None
-    """The decoded pictures, where reading needed them."""
+    """The decoded images, where reading needed them."""
     group: Tensor
 
     def seeds_for(self, purpose: int) -> list[int]:
-        """Seeds of a further draw about each picture."""
+        """Seeds of a further draw about each image."""
         return [further_seed(seed, purpose) for seed in self.seeds]
 
 
 def _answered(
-    grader: Policy, asked: Outcome, shown: Images | Tokens, law: Sampling, seeds: list[int]
+    answerer: Policy, asked: Outcome, shown: Images | Tokens, law: Sampling, seeds: list[int]
 ) -> Outcome:
-    tokens = grader.sample(Prompt(texts=asked.questions, images=shown, seeds=seeds), law)
-    pieces = grader.decode(tokens)
+    tokens = answerer.sample(Prompt(texts=asked.questions, images=shown, seeds=seeds), law)
+    pieces = answerer.decode(tokens)
     spelled = torch.tensor([len(row) for row in pieces], device=tokens.mask.device)
     # The end token counts and has no text.
     return replace(asked, tokens=tokens, pieces=pieces, ended=spelled < tokens.mask.sum(1))

@@ -10,7 +10,7 @@ _STRIDE = 0x9E3779B97F4A7C15
 
 
 def image_seed(text: str, number: int, seed: int = 0) -> int:
-    """The seed of a prompt's picture of this number.
+    """The seed of a prompt's image of this number.
 
     >>> image_seed("a photo of a dog", 0) == image_seed("a photo of a dog", 1)
     False

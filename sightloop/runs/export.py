@@ -1,4 +1,5 @@
-"""What the command `export` does: a run's model for those who do not have sightloop, as its family writes it."""
+"""What the command `export` does: a run's model for those who do not have sightloop, as its family writes
+it."""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ _BOTH_SIDES = {
     "drawn": "drawn right",
     "answered": "answered right about its own drawings",
     "answered_if_drawn": "the same, of those drawn right",
-    "answered_fixed": "answered right about pictures not its own",
+    "answered_fixed": "answered right about images not its own",
     "imbalance": "right on one side only",
 }
 """Metrics of a model card by what it calls them."""
@@ -136,13 +137,13 @@ def _card_text(card: Card, *, family: str, method: str, usage: Usage) -> str:
         "",
         f"`{name}` after {card.steps} steps of UniRL ([arXiv 2505.23380](https://arxiv.org/abs/2505.23380))",
         f"by {method} with sightloop: the model draws a prompt, is asked about the drawing, and learns",
-        "from its answers. There were no pictures to learn from. Adapters, if any were trained, are merged",
-        "into the weights; what codes and decodes pictures is that of the base.",
+        "from its answers. There were no images to learn from. Adapters, if any were trained, are merged",
+        "into the weights; what codes and decodes images is that of the base.",
         "",
         *table,
         *usage.lines,
         "",
         "A model that grades itself may come to flatter itself: compare the rows about its own drawings and",
-        "about other pictures. The licence of the base model applies as well.",
+        "about other images. The license of the base model applies as well.",
     ]
     return "\n".join(lines) + "\n"

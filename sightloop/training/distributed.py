@@ -130,7 +130,7 @@ def _sum_flat(gradients: list[Tensor]) -> None:
 def shard(units: Sequence[nn.Module], trained: Iterable[nn.Parameter]) -> None:
     """Spread the frozen weights of these modules over the ranks; each is gathered while it runs.
 
-    Trained parameters stay whole on every rank, so that optimiser and checkpoints need not know.
+    Trained parameters stay whole on every rank, so that optimizer and checkpoints need not know.
     Does nothing on one rank.
     """
     if not dist.is_initialized():

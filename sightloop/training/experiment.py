@@ -36,7 +36,7 @@ class Experiment(Generic[AnyPolicy, AnyBatch]):
 
     policy: AnyPolicy
     trainable: dict[str, nn.Module]
-    """What is optimised and saved: "policy", and "critic" where there is one."""
+    """What is optimized and saved: "policy", and "critic" where there is one."""
     batches: Batches[AnyBatch]
     collect: Callable[[AnyPolicy, AnyBatch], Rollout]
     algorithm: Algorithm

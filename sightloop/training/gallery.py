@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from sightloop.image_files import open_picture
+from sightloop.image_files import open_image
 from sightloop.types import Credit, Images, Rollout
 
 GALLERY_SIZE = 16
@@ -18,7 +18,7 @@ _PICTURE_SIDE = 256
 
 
 def gallery_samples(folder: Path, rollout: Rollout, credit: Credit) -> list[dict[str, Any]]:
-    """The first samples of a batch; their pictures are copied into the run folder.
+    """The first samples of a batch; their images are copied into the run folder.
 
     Of drawings whole groups are taken, so that samples of one prompt can be compared.
     """
@@ -42,7 +42,7 @@ def _caption(folder: Path, rollout: Rollout, credit: Credit, row: int) -> dict[s
     pictures = rollout.turns[0].prompt.images
     return {
         "source": rollout.sources[row] if rollout.sources else "",
-        "image": save_picture(folder, pictures.pixels[row]) if isinstance(pictures, Images) else "",
+        "image": save_image(folder, pictures.pixels[row]) if isinstance(pictures, Images) else "",
         **_words(rollout, credit, row),
         "parts": _parts(rollout, row),
     }
@@ -57,7 +57,7 @@ def _drawing(folder: Path, rollout: Rollout, credit: Credit, row: int) -> dict[s
     words = _words(rollout, credit, row) if asking else {"pieces": [], "rewards": [], "credit": []}
     return {
         "source": rollout.sources[row] if rollout.sources else drawing.prompt.texts[row],
-        "image": "" if rollout.drawn is None else save_picture(folder, rollout.drawn.pixels[row]),
+        "image": "" if rollout.drawn is None else save_image(folder, rollout.drawn.pixels[row]),
         "question": asking[0].prompt.texts[row] if asking else "",
         "truth": rollout.references[row] if rollout.references else "",
         "answer": rollout.answers[row] if rollout.answers else "",
@@ -93,17 +93,17 @@ def _parts(rollout: Rollout, row: int) -> dict[str, float]:
     return {name: float(part[row]) for name, part in rollout.reward_parts.items()}
 
 
-def save_picture(folder: Path, pixels: Tensor) -> str:
+def save_image(folder: Path, pixels: Tensor) -> str:
     """Keep a small copy below `folder`; its path from there."""
     return _keep(folder, Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy()))
 
 
-def copy_picture(folder: Path, source: str) -> str | None:
-    """Keep a small copy of a picture file below `folder`; None if `source` is no such file."""
+def copy_image(folder: Path, source: str) -> str | None:
+    """Keep a small copy of an image file below `folder`; None if `source` is no such file."""
     if not Path(source).is_file():
         return None
     try:
-        return _keep(folder, open_picture(source))
+        return _keep(folder, open_image(source))
     except ValueError:
         # A frame of a video, a member of an archive: the page does without.
         return None

@@ -149,16 +149,16 @@ def update(
     schedule = experiment.schedule
     _require_one_pass(rollout, schedule)
     optimizer.zero_grad(set_to_none=True)
-    if not distributed.any_rank(bool(credit.shares.any())):
+    if not distributed.any_rank(bool(credit.loss_weights.any())):
         return UpdateResult(losses={}, gradient_norms={}, skipped=True)
     gradients = gradients or PlainGradients(_parameters(optimizer))
     totals: dict[str, Tensor] = {}
     seen: list[tuple[Tensor, Tensor]] = []
-    for rows in by_length(credit.shares, schedule.micro_batch):
-        output, shares = _backward(experiment, rollout.rows(rows), credit.rows(rows), gradients)
+    for rows in by_length(credit.loss_weights, schedule.micro_batch):
+        output, loss_weights = _backward(experiment, rollout.rows(rows), credit.rows(rows), gradients)
         seen.append((rows, output.per_token.isfinite().all(1)))
         for name, value in output.metrics.items():
-            total = (value * shares).sum()
+            total = (value * loss_weights).sum()
             totals[name] = total if name not in totals else totals[name] + total
     for parameter, gradient in (critic_gradients or {}).items():
         parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
@@ -196,8 +196,8 @@ def _backward(
 ) -> tuple[LossOutput, Tensor]:
     part, its_credit = trimmed(rollout, credit)
     output = experiment.algorithm.loss(experiment.policy, part, its_credit)
-    gradients.backward(output.per_token * its_credit.shares, part)
-    return replace(output, per_token=output.per_token.detach()), its_credit.shares
+    gradients.backward(output.per_token * its_credit.loss_weights, part)
+    return replace(output, per_token=output.per_token.detach()), its_credit.loss_weights
 
 
 def _rows_of_bad_gradients(
@@ -208,7 +208,7 @@ def _rows_of_bad_gradients(
     parameters = _parameters(optimizer)
 
     def each() -> Iterator[tuple[Tensor, list[Tensor]]]:
-        for rows in by_length(credit.shares, experiment.schedule.micro_batch):
+        for rows in by_length(credit.loss_weights, experiment.schedule.micro_batch):
             optimizer.zero_grad(set_to_none=True)
             part = rollout.rows(rows)
             _backward(experiment, part, credit.rows(rows), PlainGradients(parameters))

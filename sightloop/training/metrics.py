@@ -42,12 +42,12 @@ def rollout_metrics(rollout: Rollout, credit: Credit) -> dict[str, float]:
     if rollout.pieces:
         means["tokens/distinct"] = distinct_share(["".join(row) for row in rollout.pieces])
     means |= credit.figures
-    counts, reduce = credit.shares > 0, distributed.sum_over_ranks
+    counts, reduce = credit.loss_weights > 0, distributed.sum_over_ranks
     surprise = credit.advantages
     if credit.returns is not None and rollout.values is not None:
         explained = explained_variance(rollout.values, credit.returns, counts, reduce=reduce)
         means["critic/explained_variance"] = float(explained)
-        # Before it was standardised, which makes it 1 in every step.
+        # Before it was standardized, which makes it 1 in every step.
         surprise = credit.returns - rollout.values
     means["advantage/std"] = float(standard_deviation(surprise, counts, reduce=reduce))
     return means

@@ -11,14 +11,14 @@ from torch import Tensor
 from sightloop.types import Credit, Rollout, Tokens, Turn
 
 
-def by_length(shares: Tensor, size: int) -> Iterator[Tensor]:
+def by_length(loss_weights: Tensor, size: int) -> Iterator[Tensor]:
     """Row indices in chunks of `size`, rows of like length together, so that a chunk holds little padding.
 
     Rows without a share have no loss and are left out, but one stays if there is no other: every rank needs
     gradients.
     """
     # On the CPU: a device would be asked twice, for the number of rows without loss and for their order.
-    lengths = (shares > 0).sum(1).cpu()
+    lengths = (loss_weights > 0).sum(1).cpu()
     order = lengths.argsort(stable=True)
     without_loss = min(int((lengths == 0).sum()), len(order) - 1)
     return iter(order[without_loss:].split(size))
@@ -29,7 +29,7 @@ def trimmed(rollout: Rollout, credit: Credit) -> tuple[Rollout, Credit]:
     lengths = [_used_length(turn) for turn in rollout.turns]
     starts = [columns.start for columns in rollout.turn_columns()]
     kept = [torch.arange(start, start + length) for start, length in zip(starts, lengths, strict=True)]
-    columns = torch.cat(kept).to(credit.shares.device)
+    columns = torch.cat(kept).to(credit.loss_weights.device)
     narrow = replace(
         rollout,
         turns=tuple(
@@ -42,7 +42,7 @@ def trimmed(rollout: Rollout, credit: Credit) -> tuple[Rollout, Credit]:
     return narrow, replace(
         credit,
         advantages=credit.advantages[:, columns],
-        shares=credit.shares[:, columns],
+        loss_weights=credit.loss_weights[:, columns],
         returns=None if credit.returns is None else credit.returns[:, columns],
     )
 

@@ -13,7 +13,7 @@ from sightloop.training.schedule import Schedule
 
 
 def trained_parameters(module: nn.Module) -> list[nn.Parameter]:
-    """What of a trainable part is optimised and saved: the parameters that require gradients."""
+    """What of a trainable part is optimized and saved: the parameters that require gradients."""
     return [parameter for parameter in module.parameters() if parameter.requires_grad]
 
 

@@ -21,7 +21,7 @@ import torch
 from sightloop import accelerator
 from sightloop.training import checkpoint, distributed, run_folder
 from sightloop.training.alarms import Alarm, History, Record, Watch
-from sightloop.training.gallery import copy_picture, gallery_samples
+from sightloop.training.gallery import copy_image, gallery_samples
 from sightloop.training.progress import Progress
 from sightloop.training.randomness import seed_everything
 from sightloop.training.run_folder import PARTIAL, json_values, replace_text, write_run_json
@@ -30,7 +30,7 @@ from sightloop.training.tracking import Log, Tracker, start_trackers
 from sightloop.types import Credit, Evaluation, Rollout
 
 NUM_EVALUATION_PICTURES = 64
-"""Pictures of an evaluation that are copied into the run folder, for the report."""
+"""Images of an evaluation that are copied into the run folder, for the report."""
 _SAME_INTERRUPT_SECONDS = 1.0
 """torchrun hands on an interrupt that the terminal has sent to every process already."""
 _PACKAGES = ("sightloop", "torch", "transformers", "peft", "tokenizers", "safetensors", "numpy", "pillow")
@@ -65,7 +65,7 @@ class Run:
         track: Sequence[Tracker] = (),
     ) -> Run:
         """Start a run in a new or empty folder; with `overwrite` in place of an older run, of which the
-        pictures stay and the rest is removed once the first checkpoint is written.
+        images stay and the rest is removed once the first checkpoint is written.
 
         Raises:
             ValueError: the folder holds something and `overwrite` is off, or something that is no run.
@@ -129,7 +129,7 @@ class Run:
             tracker.write(dict(metrics), step)
         if kind == "train":
             self._bar.step(dict(metrics))
-        for alarm in self._watch.look(step, self._history()):
+        for alarm in self._watch.encode_images(step, self._history()):
             self.alarm(alarm)
 
     def alarm(self, alarm: Alarm) -> None:
@@ -146,7 +146,7 @@ class Run:
         samples = []
         for index, sample in enumerate(evaluation.samples):
             wanted = index < NUM_EVALUATION_PICTURES and "image" not in sample
-            image = copy_picture(self.folder, sample.get("source", "")) if wanted else None
+            image = copy_image(self.folder, sample.get("source", "")) if wanted else None
             samples.append(sample if image is None else {**sample, "image": image})
         record = {
             "name": name,

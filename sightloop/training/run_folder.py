@@ -42,7 +42,7 @@ def reserve(
 ) -> None:
     """Make the folder of a new run; an older run is moved aside first. Only rank 0 touches the disk.
 
-    The new run has copies of the older one's pictures.
+    The new run has copies of the older one's images.
 
     Raises:
         ValueError: the folder holds something and `overwrite` is off, or something that is no run.

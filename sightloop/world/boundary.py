@@ -14,7 +14,7 @@ from sightloop.world.image_folder import read_scenes
 from sightloop.world.quizzes import SHAPES_VOCABULARY
 
 _KNOWN = (
-    f"{', '.join(noun.name for noun in SHAPES_VOCABULARY.nouns)} in {', '.join(SHAPES_VOCABULARY.colours)}, "
+    f"{', '.join(noun.name for noun in SHAPES_VOCABULARY.nouns)} in {', '.join(SHAPES_VOCABULARY.colors)}, "
     "one to four of them, and where they are"
 )
 MODEL_KEY = "model"

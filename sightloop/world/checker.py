@@ -1,8 +1,8 @@
-"""Reads the things off a picture of the embedded world, from its pixels alone: shape, colour, box, certainty.
+"""Reads the things off an image of the embedded world, from its pixels alone: shape, color, box, certainty.
 
-A pixel belongs to the colour whose line from the ground explains it, connected pixels are a thing, and the
-shape that fits best when drawn where the thing's mass lies is its shape. So what a picture tokenizer does to
-pictures, blur and tint, does not matter. The checker knows no prompt and nothing of what should be there.
+A pixel belongs to the color whose line from the ground explains it, connected pixels are a thing, and the
+shape that fits best when drawn where the thing's mass lies is its shape. So what an image tokenizer does to
+images, blur and tint, does not matter. The checker knows no prompt and nothing of what should be there.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from jaxtyping import UInt8
 from numpy.typing import NDArray
 
 from sightloop.geneval.rules import Detection, GenEvalRules
-from sightloop.world.scenes import COLOUR_RGB, COLOURS, CORNERS, SHAPES, SIDE, inside
+from sightloop.world.scenes import COLOR_RGB, COLORS, CORNERS, SHAPES, SIDE, inside
 
 Pixels = UInt8[np.ndarray, "H W 3"]
 Floats = NDArray[np.float64]
-_PALETTE = np.array([COLOUR_RGB[colour] for colour in COLOURS], dtype=np.float64)
+_PALETTE = np.array([COLOR_RGB[color] for color in COLORS], dtype=np.float64)
 SURE = 0.85
-"""Score above which a thing counts; true things of clean pictures score above 0.9."""
+"""Score above which a thing counts; true things of clean images score above 0.9."""
 CHECKER_RULES = GenEvalRules(threshold=SURE, counting_threshold=SURE)
 """How what was found is judged: GenEval's rules, with this threshold for everything."""
 _MIN_STRENGTH = 0.5
 _MAX_STRENGTH = 1.25
 _PULL = 0.03
 _NOISY = 9.0
-"""Noise, in grey levels, above which a picture is smoothed first."""
+"""Noise, in grey levels, above which an image is smoothed first."""
 _MIN_PIXELS = 9
 _RADII = (2.6, 9.0)
 _MAX_SIDE = 17
@@ -36,15 +36,15 @@ _BLURS = (0.0, 0.6, 1.0, 1.5)
 
 
 def corner_of(seen: Detection) -> str:
-    """The corner of the picture that the centre of a thing lies in."""
+    """The corner of the image that the center of a thing lies in."""
     left, top, right, bottom = seen.box
     return CORNERS[2 * (top + bottom > SIDE) + (left + right > SIDE)]
 
 
 def detect(picture: Pixels) -> list[Detection]:
-    """The things of a picture, the surest first; junk scores low, so compare scores with a threshold.
+    """The things of an image, the surest first; junk scores low, so compare scores with a threshold.
 
-    A score says how well the shape fits, times how pure the colour is.
+    A score says how well the shape fits, times how pure the color is.
     """
     values = picture.astype(np.float64)
     steps = np.abs(np.diff(values, axis=1))
@@ -65,7 +65,7 @@ def detect(picture: Pixels) -> list[Detection]:
 
 
 def _explained(offset: Floats, lines: Floats) -> tuple[Floats, Floats]:
-    """How far each pixel lies along each colour's line from the ground, and how badly that explains it."""
+    """How far each pixel lies along each color's line from the ground, and how badly that explains it."""
     lengths = (lines**2).sum(-1)
     strength = (offset @ lines.T / lengths).clip(0, _MAX_STRENGTH)
     missed = (offset[..., None, :] - strength[..., None] * lines) ** 2
@@ -79,32 +79,32 @@ def _things(
     labels = np.zeros(foreground.shape, dtype=np.intp)
     count = 0
     for piece in _components(foreground):
-        cores = _core_colours(piece, best, strength)
+        cores = _core_colors(piece, best, strength)
         owner = best
         if len(cores) > 1:
             owner = np.array(cores)[cost[..., cores].argmin(-1)]
-        for colour in cores if len(cores) > 1 else [-1]:
-            part = piece if colour < 0 else piece & (owner == colour)
-            for blob in [part] if colour < 0 else _components(part):
+        for color in cores if len(cores) > 1 else [-1]:
+            part = piece if color < 0 else piece & (owner == color)
+            for blob in [part] if color < 0 else _components(part):
                 for thing in _separated(blob):
                     count += 1
                     labels[thing] = count
     return labels
 
 
-def _core_colours(piece: NDArray[np.bool_], best: NDArray[np.intp], strength: Floats) -> list[int]:
-    """Colours with a pixel whose four neighbours have the same colour, all at nearly full strength."""
+def _core_colors(piece: NDArray[np.bool_], best: NDArray[np.intp], strength: Floats) -> list[int]:
+    """Colors with a pixel whose four neighbors have the same color, all at nearly full strength."""
     cores: list[int] = []
-    for colour in np.unique(best[piece]).tolist():
-        full = piece & (best == colour) & (strength[..., colour] > 0.8)
+    for color in np.unique(best[piece]).tolist():
+        full = piece & (best == color) & (strength[..., color] > 0.8)
         core = full[1:-1, 1:-1] & full[:-2, 1:-1] & full[2:, 1:-1] & full[1:-1, :-2] & full[1:-1, 2:]
         if core.any():
-            cores.append(colour)
+            cores.append(color)
     return cores
 
 
 def _components(mask: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:
-    """Pixels that hang together over their four neighbours, pieces of a few pixels left out."""
+    """Pixels that hang together over their four neighbors, pieces of a few pixels left out."""
     height, width = mask.shape
     unseen = set(np.flatnonzero(mask).tolist())
     pieces: list[NDArray[np.bool_]] = []
@@ -157,15 +157,15 @@ def _separated(blob: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:
 def _described(
     labels: NDArray[np.intp], number: int, *, offset: Floats, lines: Floats, strength: Floats
 ) -> Detection | None:
-    """Colour from the strongest pixels, shape from the best fit; None = too small or too large."""
+    """Color from the strongest pixels, shape from the best fit; None = too small or too large."""
     mine = labels == number
     rows, columns = np.flatnonzero(mine.any(1)), np.flatnonzero(mine.any(0))
     top, bottom = max(0, rows[0] - _MARGIN), min(mine.shape[0], rows[-1] + 1 + _MARGIN)
     left, right = max(0, columns[0] - _MARGIN), min(mine.shape[1], columns[-1] + 1 + _MARGIN)
     window = (slice(top, bottom), slice(left, right))
-    colour, level, purity = _coloured(offset[mine], lines)
+    color, level, purity = _colored(offset[mine], lines)
     free = (labels[window] == 0) | mine[window]
-    alpha = (strength[window][..., colour] / level).clip(0, 1) * free
+    alpha = (strength[window][..., color] / level).clip(0, 1) * free
     alpha[alpha < 0.1] = 0
     near = _grown(mine[window], 2)
     mass = alpha * near
@@ -185,7 +185,7 @@ def _described(
     reach_x, up, down = _REACH[shape]
     return Detection(
         name=shape,
-        colour=COLOURS[colour],
+        color=COLORS[color],
         box=(
             center_x - radius * reach_x,
             shape_y - radius * up,
@@ -196,15 +196,15 @@ def _described(
     )
 
 
-def _coloured(offset: Floats, lines: Floats) -> tuple[int, float, float]:
-    """Colour, strength and purity of a thing's pixels: share of their energy on the colour's line."""
+def _colored(offset: Floats, lines: Floats) -> tuple[int, float, float]:
+    """Color, strength and purity of a thing's pixels: share of their energy on the color's line."""
     strongest = (offset**2).sum(-1)
     mean = offset[strongest >= np.median(strongest)].mean(0)
     strength, cost = _explained(mean, lines)
-    colour = int(cost.argmin())
-    level = float(max(strength[colour], 0.3))
-    missed = ((mean - strength[colour] * lines[colour]) ** 2).sum() / max((mean**2).sum(), 1.0)
-    return colour, level, float(1 - missed)
+    color = int(cost.argmin())
+    level = float(max(strength[color], 0.3))
+    missed = ((mean - strength[color] * lines[color]) ** 2).sum() / max((mean**2).sum(), 1.0)
+    return color, level, float(1 - missed)
 
 
 def _grown(mask: NDArray[np.bool_], times: int) -> NDArray[np.bool_]:

@@ -18,7 +18,7 @@ from sightloop.world.scenes import Scene, render
 
 
 def stack_images(pictures: list[UInt8[np.ndarray, "H W 3"]]) -> UInt8[Tensor, "B 3 H W"]:
-    """Rendered pictures as one batch."""
+    """Rendered images as one batch."""
     return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
 
 
@@ -29,17 +29,17 @@ def held_out_quizzes(per_category: int, seed: int = 0) -> list[Quiz]:
 
 
 def held_out_scenes(quizzes: list[Quiz], seed: int = 0) -> list[Scene]:
-    """A scene that fulfils each quiz."""
+    """A scene that fulfills each quiz."""
     rng = np.random.default_rng([seed, crc32(b"gate scenes")])
     return [scene_for(quiz, rng) for quiz in quizzes]
 
 
 def images_of(scenes: list[Scene], seed: int = 0) -> Images:
-    """A picture of each scene, with jitter and noise."""
+    """An image of each scene, with jitter and noise."""
     rng = np.random.default_rng([seed, crc32(b"gate pictures")])
     return Images(pixels=stack_images([render(scene, rng) for scene in scenes]))
 
 
 def detect_in(images: Images) -> list[list[Detection]]:
-    """What the checker finds in pictures."""
+    """What the checker finds in images."""
     return [detect(picture.permute(1, 2, 0).contiguous().cpu().numpy()) for picture in images.pixels]

@@ -1,4 +1,4 @@
-"""The embedded world as files: PNG pictures in a folder, read by the same loader as anyone's photographs.
+"""The embedded world as files: PNG images in a folder, read by the same loader as anyone's photographs.
 
 `scenes.jsonl` beside them tells the truth about each; only evaluation reads it.
 """
@@ -22,7 +22,7 @@ _CHECKED = 4
 """Scenes of a folder that are drawn again to compare them."""
 
 
-def write_pictures(folder: Path, *, number: int, seed: int, replace: bool = False) -> Path:
+def write_images(folder: Path, *, number: int, seed: int, replace: bool = False) -> Path:
     """Draw `number` scenes into `folder`, unless it holds them already; `replace` takes the place of others.
 
     Raises:
@@ -70,14 +70,14 @@ def _draw(rng: np.random.Generator) -> tuple[Scene, UInt8[np.ndarray, "H W 3"]]:
 
 
 def read_scenes(folder: Path) -> dict[str, Scene]:
-    """The scene of each picture by file name."""
+    """The scene of each image by file name."""
     lines = (folder / MANIFEST).read_text(encoding="utf-8").splitlines()
     records = [json.loads(line) for line in lines]
     return {record["file"]: Scene.from_json(record) for record in records}
 
 
 def truth_of(folder: Path) -> Callable[[str, str], FactCount]:
-    """Counts the facts of a caption against the scene of its picture (named by path)."""
+    """Counts the facts of a caption against the scene of its image (named by path)."""
     scenes = read_scenes(folder)
     return lambda source, caption: count_facts(scenes[Path(source).name], caption)
 

@@ -1,7 +1,7 @@
 """The language of the embedded world: captions of three degrees of detail, their grammar, and exact truth.
 
 A caption names things in reading order: `a small red circle top-left, a blue cross bottom-right on white`.
-How much is told depends on the picture (`DETAIL`): pictures on white are described in detail, pictures on
+How much is told depends on the image (`DETAIL`): images on white are described in detail, images on
 black tersely. So a captioner trained on them holds a direction for detail that a reward can turn up.
 """
 
@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from sightloop.world.scenes import COLOURS, CORNERS, GROUNDS, SHAPES, SIZES, Scene, Thing
+from sightloop.world.scenes import COLORS, CORNERS, GROUNDS, SHAPES, SIZES, Scene, Thing
 
 Style = Literal["short", "medium", "full"]
 STYLES: tuple[Style, ...] = ("short", "medium", "full")
@@ -28,7 +28,7 @@ PREFIX_PROBABILITY = 0.06
 SPECIALS = ("<pad>", "<s>", "<unk>", "</s>", "<image>")
 WORDS = (
     *SPECIALS,
-    *COLOURS,
+    *COLORS,
     *SHAPES,
     *CORNERS,
     *SIZES,
@@ -78,7 +78,7 @@ def caption(scene: Scene, style: Style, rng: np.random.Generator) -> str:
 
 def full_caption(scene: Scene) -> str:
     """Everything there is to say."""
-    things = [f"a {t.size} {t.colour} {t.shape} {t.corner}" for t in scene.things]
+    things = [f"a {t.size} {t.color} {t.shape} {t.corner}" for t in scene.things]
     return ", ".join(things) + f" on {scene.ground}"
 
 
@@ -94,7 +94,7 @@ def _phrase(thing: Thing, rng: np.random.Generator, size: float, corner: float) 
     words = ["a"]
     if rng.random() < size:
         words.append(thing.size)
-    words += [thing.colour, thing.shape]
+    words += [thing.color, thing.shape]
     if rng.random() < corner:
         words.append(thing.corner)
     return " ".join(words)
@@ -102,7 +102,7 @@ def _phrase(thing: Thing, rng: np.random.Generator, size: float, corner: float) 
 
 def parses(text: str) -> bool:
     """Whether the caption is grammatical: `[prefix] thing (, thing)* [on ground]`, with a thing being
-    `a [size] colour shape [corner]`.
+    `a [size] color shape [corner]`.
 
     >>> parses("a small red circle top-left, a blue cross on white")
     True
@@ -116,7 +116,7 @@ def _any_of(options: tuple[str, ...]) -> str:
     return "(?:" + "|".join(options) + ")"
 
 
-_THING = rf"a (?:{_any_of(SIZES)} )?{_any_of(COLOURS)} {_any_of(SHAPES)}(?: {_any_of(CORNERS)})?"
+_THING = rf"a (?:{_any_of(SIZES)} )?{_any_of(COLORS)} {_any_of(SHAPES)}(?: {_any_of(CORNERS)})?"
 _GRAMMAR = re.compile(rf"(?:{_any_of(PREFIXES)} )?{_THING}(?: , {_THING})*(?: on {_any_of(GROUNDS)})?")
 
 
@@ -124,7 +124,7 @@ def check_words(scene: Scene, words: list[str]) -> list[int]:
     """The verdict on each word: 1 a true fact, -1 a false one, 0 no fact.
 
     A phrase is about the thing, not described before, that it agrees with most; each attribute it names is
-    then right or wrong. A phrase whose colour and shape fit nothing is about nothing: all of it is false.
+    then right or wrong. A phrase whose color and shape fit nothing is about nothing: all of it is false.
     Telling something again, a thing or the ground, is false too.
     """
     verdicts = [0] * len(words)
@@ -154,7 +154,7 @@ def _settle(phrase: dict[str, int], words: list[str], remaining: list[Thing], ve
 
     def is_kin(thing: Thing) -> bool:
         return any(
-            getattr(thing, kind) == words[phrase[kind]] for kind in ("colour", "shape") if kind in phrase
+            getattr(thing, kind) == words[phrase[kind]] for kind in ("color", "shape") if kind in phrase
         )
 
     kin = [thing for thing in remaining if is_kin(thing)]
@@ -172,7 +172,7 @@ _KIND: dict[str, str] = {
     word: kind
     for kind, words in (
         ("size", SIZES),
-        ("colour", COLOURS),
+        ("color", COLORS),
         ("shape", SHAPES),
         ("corner", CORNERS),
         ("ground", GROUNDS),
@@ -185,7 +185,7 @@ def count_facts(scene: Scene, text: str) -> FactCount:
     """Facts of the caption checked against the scene.
 
     >>> from sightloop.world.scenes import Scene, Thing
-    >>> thing = Thing(size="small", colour="red", shape="circle", corner="top-left")
+    >>> thing = Thing(size="small", color="red", shape="circle", corner="top-left")
     >>> scene = Scene(ground="white", things=(thing,))
     >>> count_facts(scene, "a large red circle on white")
     FactCount(true=3, false=1, total=5)

@@ -178,7 +178,7 @@ def new_clip(width: int = WIDTH) -> CLIPModel:
 
 
 def initialize(module: nn.Module) -> None:
-    """Fan-in initialisation: the library default of .02 is too small for widths near 100."""
+    """Fan-in initialization: the library default of .02 is too small for widths near 100."""
     for part in module.modules():
         if isinstance(part, nn.Linear):
             nn.init.normal_(part.weight, 0, part.in_features**-0.5)

@@ -1,6 +1,6 @@
-"""Quizzes of the embedded world: scenes that fulfil them, right answers, and one tokenizer of words for all.
+"""Quizzes of the embedded world: scenes that fulfill them, right answers, and one tokenizer of words for all.
 
-Scenes for drawing hold exactly what the prompt names, in large shapes: a picture has 16 tokens of 8 x 8
+Scenes for drawing hold exactly what the prompt names, in large shapes: an image has 16 tokens of 8 x 8
 pixels, and a shape spreads over four of them.
 """
 
@@ -21,12 +21,12 @@ from sightloop.quizzes.grammar import (
     random_quiz,
 )
 from sightloop.quizzes.vocabulary import NUMBER_WORDS, OPPOSITES, Noun, Vocabulary, plural_of
-from sightloop.world.scenes import COLOURS, CORNERS, GROUNDS, SHAPES, Scene, Thing
+from sightloop.world.scenes import COLORS, CORNERS, GROUNDS, SHAPES, Scene, Thing
 
 SHAPES_VOCABULARY = Vocabulary(
-    nouns=tuple(Noun(name=shape, plural=plural_of(shape)) for shape in SHAPES), colours=COLOURS
+    nouns=tuple(Noun(name=shape, plural=plural_of(shape)) for shape in SHAPES), colors=COLORS
 )
-"""Four shapes, six colours, two to four of a kind, four relations."""
+"""Four shapes, six colors, two to four of a kind, four relations."""
 DRAWN_SIZE = "large"
 
 
@@ -44,8 +44,8 @@ def scene_for(quiz: Quiz, rng: np.random.Generator) -> Scene:
     """
     kinds = [clause for clause in quiz.include for _ in range(clause.count)]
     for clause in kinds:
-        if clause.noun not in SHAPES or clause.colour not in (None, *COLOURS):
-            raise ValueError(f"{quiz.prompt!r} is not of the embedded world; use its shapes and colours")
+        if clause.noun not in SHAPES or clause.color not in (None, *COLORS):
+            raise ValueError(f"{quiz.prompt!r} is not of the embedded world; use its shapes and colors")
     if len(kinds) > len(CORNERS):
         raise ValueError(f"{quiz.prompt!r} names {len(kinds)} things; a scene has {len(CORNERS)} corners")
     if quiz.category == "position":
@@ -55,7 +55,7 @@ def scene_for(quiz: Quiz, rng: np.random.Generator) -> Scene:
     things = [
         Thing(
             size=DRAWN_SIZE,
-            colour=clause.colour or COLOURS[rng.integers(len(COLOURS))],
+            color=clause.color or COLORS[rng.integers(len(COLORS))],
             shape=clause.noun,
             corner=CORNERS[corner],
         )
@@ -66,7 +66,7 @@ def scene_for(quiz: Quiz, rng: np.random.Generator) -> Scene:
 
 
 def _related_corners(subject: Clause, rng: np.random.Generator) -> list[int]:
-    """Corners of target and subject: neighbours, as a diagonal would lie on the edge of two relations."""
+    """Corners of target and subject: neighbors, as a diagonal would lie on the edge of two relations."""
     assert subject.position is not None
     relation, line = subject.position[0], int(rng.integers(2))
     if relation in ("left of", "right of"):
@@ -77,14 +77,14 @@ def _related_corners(subject: Clause, rng: np.random.Generator) -> list[int]:
 
 
 def sample_drawn_scene(rng: np.random.Generator) -> Scene:
-    """A scene that fulfils some quiz."""
+    """A scene that fulfills some quiz."""
     return scene_for(sample_quiz(rng), rng)
 
 
 def quizzes_about(scene: Scene, wording: int = 0) -> list[Quiz]:
     """Every quiz whose answer holds for the scene and names all its things; one subject for each pair.
 
-    >>> thing = Thing(size="large", colour="red", shape="circle", corner="top-left")
+    >>> thing = Thing(size="large", color="red", shape="circle", corner="top-left")
     >>> [quiz.answer for quiz in quizzes_about(Scene(ground="white", things=(thing,)))]
     ['circle', 'red']
     """
@@ -92,7 +92,7 @@ def quizzes_about(scene: Scene, wording: int = 0) -> list[Quiz]:
     things = scene.things
     if len(things) == 1:
         found.append(("single_object", (Clause(noun=things[0].shape),)))
-        found.append(("colors", (Clause(noun=things[0].shape, colour=things[0].colour),)))
+        found.append(("colors", (Clause(noun=things[0].shape, color=things[0].color),)))
     elif len({thing.shape for thing in things}) == 1:
         found.append(("counting", (Clause(noun=things[0].shape, count=len(things)),)))
     elif len(things) == 2:
@@ -102,14 +102,14 @@ def quizzes_about(scene: Scene, wording: int = 0) -> list[Quiz]:
         if relation is not None:
             subject = Clause(noun=second.shape, position=(relation, 0))
             found.append(("position", (Clause(noun=first.shape), subject)))
-        if first.colour != second.colour:
-            clauses = tuple(Clause(noun=thing.shape, colour=thing.colour) for thing in things)
+        if first.color != second.color:
+            clauses = tuple(Clause(noun=thing.shape, color=thing.color) for thing in things)
             found.append(("color_attr", clauses))
     return [quiz_of(category, include, SHAPES_VOCABULARY, wording=wording) for category, include in found]
 
 
 def _relation(one: Thing, other: Thing) -> str | None:
-    """Of neighbours only."""
+    """Of neighbors only."""
     row, column = divmod(CORNERS.index(one.corner), 2)
     other_row, other_column = divmod(CORNERS.index(other.corner), 2)
     if row == other_row:
@@ -152,7 +152,7 @@ def quiz_words() -> tuple[str, ...]:
     """Every word and mark of the world's prompts, questions and answers, once each, in a fixed order."""
     questions = [question for wordings in QUESTIONS.values() for question in wordings]
     spoken = [PROMPT_START, "there is a an and the", ". : user assistant"]
-    listed = [*SHAPES, *(plural_of(shape) for shape in SHAPES), *COLOURS, *OPPOSITES]
+    listed = [*SHAPES, *(plural_of(shape) for shape in SHAPES), *COLORS, *OPPOSITES]
     numbers = [NUMBER_WORDS[count] for count in SHAPES_VOCABULARY.counts]
     marked = [question.replace(".", " .") for question in questions]
     return tuple(dict.fromkeys(_words([*spoken, *listed, *numbers, *marked])))

@@ -1,5 +1,5 @@
-"""Scenes of the embedded world: up to four coloured shapes in the corners of a plain ground, and their
-pictures.
+"""Scenes of the embedded world: up to four colored shapes in the corners of a plain ground, and their
+images.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from jaxtyping import UInt8
 from numpy.typing import NDArray
 
 SIZES = ("small", "large")
-COLOURS = ("red", "green", "blue", "yellow", "purple", "orange")
+COLORS = ("red", "green", "blue", "yellow", "purple", "orange")
 SHAPES = ("circle", "square", "triangle", "cross")
 CORNERS = ("top-left", "top-right", "bottom-left", "bottom-right")
 GROUNDS = ("white", "gray", "black")
 SIDE = 32
-"""Width and height of a picture, in pixels."""
+"""Width and height of an image, in pixels."""
 
-COLOUR_RGB = {
+COLOR_RGB = {
     "red": (220, 40, 40),
     "green": (40, 170, 60),
     "blue": (50, 80, 220),
@@ -39,7 +39,7 @@ class Thing:
     """One shape in one corner."""
 
     size: str
-    colour: str
+    color: str
     shape: str
     corner: str
 
@@ -68,7 +68,7 @@ def sample_scene(rng: np.random.Generator) -> Scene:
     things = tuple(
         Thing(
             size=SIZES[int(rng.random() < 0.4)],
-            colour=COLOURS[rng.integers(len(COLOURS))],
+            color=COLORS[rng.integers(len(COLORS))],
             shape=SHAPES[rng.integers(len(SHAPES))],
             corner=CORNERS[corner],
         )
@@ -82,7 +82,7 @@ def mutate(scene: Scene, rng: np.random.Generator, num_changes: int = 1) -> Scen
     ground, things = scene.ground, list(scene.things)
     for _ in range(num_changes):
         which = int(rng.integers(len(things)))
-        kind = rng.choice(["size", "colour", "shape", "corner", "ground"])
+        kind = rng.choice(["size", "color", "shape", "corner", "ground"])
         if kind == "ground":
             ground = _another(ground, GROUNDS, rng)
         elif kind == "corner":
@@ -90,7 +90,7 @@ def mutate(scene: Scene, rng: np.random.Generator, num_changes: int = 1) -> Scen
             if free:
                 things[which] = replace(things[which], corner=free[rng.integers(len(free))])
         else:
-            options = {"size": SIZES, "colour": COLOURS, "shape": SHAPES}[kind]
+            options = {"size": SIZES, "color": COLORS, "shape": SHAPES}[kind]
             changed = _another(getattr(things[which], kind), options, rng)
             things[which] = replace(things[which], **{kind: changed})
     return Scene(ground=ground, things=tuple(sorted(things, key=lambda thing: CORNERS.index(thing.corner))))
@@ -102,7 +102,7 @@ def _another(value: str, options: Sequence[str], rng: np.random.Generator) -> st
 
 
 def render(scene: Scene, rng: np.random.Generator) -> UInt8[np.ndarray, "H W 3"]:
-    """A picture of the scene with jitter in place, size and colour, and a little noise."""
+    """An image of the scene with jitter in place, size and color, and a little noise."""
     side = SIDE * _SUPERSAMPLE
     y_grid, x_grid = np.mgrid[0:side, 0:side] / _SUPERSAMPLE + 0.5 / _SUPERSAMPLE
     picture = np.full((side, side, 3), _GROUND_LEVEL[scene.ground] * (1 + 0.04 * rng.standard_normal()))
@@ -113,7 +113,7 @@ def render(scene: Scene, rng: np.random.Generator) -> UInt8[np.ndarray, "H W 3"]
         center_y = half * (row + 0.5) + rng.uniform(-1.2, 1.2)
         center_x = half * (column + 0.5) + rng.uniform(-1.2, 1.2)
         covered = inside(thing.shape, (x_grid - center_x) / radius, (y_grid - center_y) / radius)
-        picture[covered] = np.array(COLOUR_RGB[thing.colour]) / 255 * (1 + 0.05 * rng.standard_normal())
+        picture[covered] = np.array(COLOR_RGB[thing.color]) / 255 * (1 + 0.05 * rng.standard_normal())
     picture = picture.reshape(SIDE, _SUPERSAMPLE, SIDE, _SUPERSAMPLE, 3).mean((1, 3))
     picture = picture + 0.02 * rng.standard_normal(picture.shape)
     return (picture.clip(0, 1) * 255).round().astype(np.uint8)

@@ -22,7 +22,7 @@ class TablePolicy(nn.Module):
         return Tokens(ids=ids, mask=torch.ones_like(ids, dtype=torch.bool))
 
     def score(self, turn: Turn, under: Sampling | None = None) -> TokenScores:
-        """The table's log-softmax, divided by the law's temperature."""
+        """The table's log-softmax, divided by the distribution's temperature."""
         law = (self.logits / (1.0 if under is None else under.temperature)).log_softmax(-1)
         entropy = -(law * law.exp()).sum(-1)
         mask = turn.tokens.mask
@@ -42,7 +42,7 @@ class TablePolicy(nn.Module):
 
 
 class TableCritic(nn.Module):
-    """One value a picture and position; it counts its calls."""
+    """One value an image and position; it counts its calls."""
 
     def __init__(self, values: Tensor) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class TableCritic(nn.Module):
         self.sizes: list[int] = []
 
     def forward(self, turn: Turn) -> Float[Tensor, "B T"]:
-        """The table's rows of the pictures, which carry their number in the first pixel."""
+        """The table's rows of the images, which carry their number in the first pixel."""
         self.sizes.append(len(turn))
         assert isinstance(turn.prompt.images, Images)
         return self.values[turn.prompt.images.pixels[:, 0, 0, 0].long()]
@@ -64,7 +64,7 @@ def rollout_of(
     baseline: Tensor | None = None,
     per_image: int = 1,
 ) -> Rollout:
-    """A rollout of one turn; picture k is a single pixel of level k."""
+    """A rollout of one turn; image k is a single pixel of level k."""
     rows = len(rewards)
     pixels = torch.arange(rows, dtype=torch.uint8)[:, None, None, None].repeat(1, 3, 1, 1)
     tokens = Tokens(ids=torch.zeros_like(mask, dtype=torch.long) if ids is None else ids, mask=mask)

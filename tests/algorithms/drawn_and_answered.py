@@ -1,4 +1,4 @@
-"""A policy that is two tables of numbers, and rollouts in which it drew a picture and answered about it."""
+"""A policy that is two tables of numbers, and rollouts in which it drew an image and answered about it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sightloop.types import Prompt, Rollout, Sampling, Tokens, TokenScores, Turn
 
 
 class TwoTables(nn.Module):
-    """Logits of each place of a picture and of an answer; a temperature is the only law it knows."""
+    """Logits of each place of an image and of an answer; a temperature is the only distribution it knows."""
 
     def __init__(self, picture: Tensor, answer: Tensor) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class TwoTables(nn.Module):
         return (table / (1.0 if under is None else under.temperature)).log_softmax(-1)
 
     def score(self, turn: Turn, under: Sampling | None = None) -> TokenScores:
-        """The table's numbers; straight-through codes of a picture, if any, add to an answer's."""
+        """The table's numbers; straight-through codes of an image, if any, add to an answer's."""
         self.calls.append(turn.prompt.wants)
         mask = turn.tokens.mask
         law = self.law(turn.prompt, under)[: mask.shape[1]]

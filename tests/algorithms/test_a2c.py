@@ -31,13 +31,13 @@ def gradients(algorithm: A2C, actor: TablePolicy, critic: TableCritic, *, size: 
     actor.zero_grad()
     for index in torch.arange(len(rollout)).split(size):
         rows = credit.rows(index)
-        (algorithm.loss(actor, rollout.rows(index), rows).per_token * rows.shares).sum().backward()
+        (algorithm.loss(actor, rollout.rows(index), rows).per_token * rows.loss_weights).sum().backward()
     # The critic's gradient comes of its own pass; the loss does not reach the critic.
     assert actor.logits.grad is not None and critic.values.grad is None
     return [actor.logits.grad.clone(), of_critic[critic.values].clone()]
 
 
-def test_credit_is_the_standardised_difference_of_returns_and_values() -> None:
+def test_credit_is_the_standardized_difference_of_returns_and_values() -> None:
     critic = TableCritic(torch.tensor([[1.0, 0.0, 9.0], [2.0, 1.0, 5.0]]))
     rollout, credit = credited(A2C(critic=critic), rollout_of(REWARDS, MASK))
     assert credit.returns is not None and rollout.values is not None
@@ -46,7 +46,7 @@ def test_credit_is_the_standardised_difference_of_returns_and_values() -> None:
     # Differences 1, 3, 0, 1, -3: mean .4, sum of squares 20, so variance (20 - 5 * .16) / 4 = 4.8.
     wanted = torch.tensor([[0.6, 2.6, 0], [-0.4, 0.6, -3.4]]) / math.sqrt(4.8)
     torch.testing.assert_close(credit.advantages, wanted)
-    torch.testing.assert_close(credit.shares, torch.tensor([[1 / 4, 1 / 4, 0], [1 / 6, 1 / 6, 1 / 6]]))
+    torch.testing.assert_close(credit.loss_weights, torch.tensor([[1 / 4, 1 / 4, 0], [1 / 6, 1 / 6, 1 / 6]]))
     assert not credit.advantages.requires_grad and not rollout.values.requires_grad
 
 
@@ -60,7 +60,7 @@ def test_one_caption_of_one_token_gives_no_nan() -> None:
     rollout = rollout_of(torch.tensor([[4.0]]), torch.tensor([[True]]))
     algorithm = A2C(critic=TableCritic(torch.zeros(1, 1)))
     _, credit = credited(algorithm, rollout, TablePolicy(torch.zeros(1, 2)))
-    assert credit.advantages.tolist() == [[0]] and credit.shares.tolist() == [[1]]
+    assert credit.advantages.tolist() == [[0]] and credit.loss_weights.tolist() == [[1]]
 
 
 def test_the_printed_objective_pushes_the_probability_and_the_other_its_logarithm() -> None:
@@ -80,9 +80,9 @@ def test_the_value_error_is_squared() -> None:
 
 @pytest.mark.parametrize("objective", ["probability", "log_probability"])
 @pytest.mark.parametrize("share", ["caption", "token"])
-def test_the_size_of_the_pieces_leaves_the_gradient_unchanged(objective, share) -> None:
+def test_the_size_of_the_pieces_leaves_the_gradient_unchanged(objective, average_over) -> None:
     actor, critic = policy(), TableCritic(torch.randn(2, 3))
-    algorithm = A2C(critic=critic, objective=objective, share=share)
+    algorithm = A2C(critic=critic, objective=objective, average_over=average_over)
     whole = gradients(algorithm, actor, critic, size=2)
     pieces = gradients(algorithm, actor, critic, size=1)
     for one, other in zip(whole, pieces, strict=True):
@@ -95,10 +95,10 @@ def test_one_pass_of_the_critic_gives_the_gradients_of_the_papers_two_updates() 
     algorithm = A2C(critic=critic, value_weight=0.7)
     rollout, credit = credited(algorithm, rollout_of(REWARDS, MASK, ids=IDS), actor)
     assert credit.returns is not None
-    critic_loss = (0.7 * value_error(critic(rollout.turns[0]), credit.returns) * credit.shares).sum()
+    critic_loss = (0.7 * value_error(critic(rollout.turns[0]), credit.returns) * credit.loss_weights).sum()
     (wanted_critic,) = torch.autograd.grad(critic_loss, critic.values)
     log_probs = actor.score(rollout.turns[0]).log_probs
-    policy_loss = (probability_gradient(log_probs, credit.advantages) * credit.shares).sum()
+    policy_loss = (probability_gradient(log_probs, credit.advantages) * credit.loss_weights).sum()
     (wanted_policy,) = torch.autograd.grad(policy_loss, actor.logits)
     got_policy, got_critic = gradients(algorithm, actor, critic, size=2)
     torch.testing.assert_close(got_policy, wanted_policy)
@@ -159,7 +159,7 @@ def test_credit_asks_no_critic_and_needs_one_to_have_been_asked() -> None:
         ({"gamma": 1.5}, "gamma is 1.5"),
         ({"value_weight": 0.0}, "use a positive weight, or SCST"),
         ({"critic_batch": 0}, "critic_batch is 0"),
-        ({"under": Sampling(max_tokens=1, temperature=0.0)}, "greedy law has no gradient"),
+        ({"under": Sampling(max_tokens=1, temperature=0.0)}, "greedy distribution has no gradient"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(changes: dict, message: str) -> None:
@@ -175,7 +175,7 @@ def test_a_rollout_of_two_turns_is_refused() -> None:
 
 
 def test_credit_of_another_algorithm_is_refused() -> None:
-    credit = Credit(advantages=torch.zeros(2, 3), shares=torch.zeros(2, 3))
+    credit = Credit(advantages=torch.zeros(2, 3), loss_weights=torch.zeros(2, 3))
     with pytest.raises(ValueError, match="no returns"):
         A2C(critic=TableCritic(torch.zeros(2, 3))).loss(policy(), rollout_of(REWARDS, MASK), credit)
 
@@ -193,6 +193,6 @@ def test_a_table_learns_to_draw_the_rewarded_token(objective) -> None:
         rollout, credit = credited(algorithm, drawn, actor)
         optimizer.zero_grad()
         critic.values.grad = algorithm.critic_pass(drawn).gradients[critic.values]
-        (algorithm.loss(actor, rollout, credit).per_token * credit.shares).sum().backward()
+        (algorithm.loss(actor, rollout, credit).per_token * credit.loss_weights).sum().backward()
         optimizer.step()
     assert (actor.logits.softmax(-1)[:, 2] > 0.8).all()

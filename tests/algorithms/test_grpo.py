@@ -10,12 +10,14 @@ from torch import Tensor
 from sightloop.algorithms.grpo import GRPO, grpo_method
 from sightloop.algorithms.methods import METHODS
 from sightloop.algorithms.ratios import clipped_ratio, kl_to_reference
-from sightloop.algorithms.turn_objectives import Side, Sides
+from sightloop.algorithms.turn_objectives import TurnObjective, TurnObjectives
 from sightloop.types import Credit, Prompt, Rollout, Sampling, Tokens, Turn
 
 WARM = Sampling(max_tokens=4, temperature=2.0)
 PLAIN = GRPO(kl_weight=0)
-LENGTHS = Sides(share="length", drawing=Side(max_length=4), answering=Side(max_length=8))
+LENGTHS = TurnObjectives(
+    average_over="length", drawing=TurnObjective(max_length=4), answering=TurnObjective(max_length=8)
+)
 
 
 def gradients(algorithm: GRPO, policy: TwoTables, rollout: Rollout, *, size: int = 99) -> list[Tensor]:
@@ -24,14 +26,14 @@ def gradients(algorithm: GRPO, policy: TwoTables, rollout: Rollout, *, size: int
     policy.zero_grad()
     for index in torch.arange(len(rollout)).split(size):
         part = credit.rows(index)
-        (algorithm.loss(policy, rollout.rows(index), part).per_token * part.shares).sum().backward()
+        (algorithm.loss(policy, rollout.rows(index), part).per_token * part.loss_weights).sum().backward()
     grads = [policy.picture.grad, policy.answer.grad]
     return [torch.zeros(1) if grad is None else grad.clone() for grad in grads]
 
 
 def total(algorithm: GRPO, policy: TwoTables, rollout: Rollout, credit: Credit | None = None) -> Tensor:
     credit = algorithm.credit(policy, rollout) if credit is None else credit
-    return (algorithm.loss(policy, rollout, credit).per_token * credit.shares).sum()
+    return (algorithm.loss(policy, rollout, credit).per_token * credit.loss_weights).sum()
 
 
 def four(policy: TwoTables, *, law: Sampling | None = None) -> Rollout:
@@ -57,30 +59,34 @@ def test_every_token_of_both_turns_gets_its_samples_advantage() -> None:
 
 def test_each_side_is_a_mean_over_its_own_tokens_and_the_weights_are_relative() -> None:
     policy = tables()
-    sides = Sides(drawing=Side(weight=3.0), answering=Side(weight=1.0))
-    shares = replace(PLAIN, sides=sides).credit(policy, four(policy)).shares
-    torch.testing.assert_close(shares[:, :4], torch.full((4, 4), 0.75 / 16))
+    objectives = TurnObjectives(drawing=TurnObjective(weight=3.0), answering=TurnObjective(weight=1.0))
+    loss_weights = replace(PLAIN, objectives=objectives).credit(policy, four(policy)).loss_weights
+    torch.testing.assert_close(loss_weights[:, :4], torch.full((4, 4), 0.75 / 16))
     answers = torch.tensor([[1 / 8, 1 / 8, 0], [1 / 12, 1 / 12, 1 / 12], [1 / 4, 0, 0], [1 / 8, 1 / 8, 0]])
-    torch.testing.assert_close(shares[:, 4:], 0.25 * answers)
-    by_token = replace(PLAIN, sides=replace(sides, share="token")).credit(policy, four(policy)).shares
+    torch.testing.assert_close(loss_weights[:, 4:], 0.25 * answers)
+    by_token = (
+        replace(PLAIN, objectives=replace(objectives, average_over="token"))
+        .credit(policy, four(policy))
+        .loss_weights
+    )
     torch.testing.assert_close(by_token[:, 4:], 0.25 * ANSWERS / 8)
-    by_length = replace(PLAIN, sides=LENGTHS).credit(policy, four(policy)).shares
+    by_length = replace(PLAIN, objectives=LENGTHS).credit(policy, four(policy)).loss_weights
     torch.testing.assert_close(by_length[:, 4:], 0.5 * ANSWERS / 32)
 
 
 def test_silent_groups_are_skipped_counted_and_the_rest_shares_everything() -> None:
     policy = tables()
     rollout = two_turns(policy, [2.0, 2.0, 0.0, 4.0], [5, 5, 2, 2])
-    credit = replace(PLAIN, skip_silent=True).credit(policy, rollout)
-    assert credit.shares[:2].abs().max() == 0
-    torch.testing.assert_close(credit.shares.sum(), torch.tensor(1.0))
+    credit = replace(PLAIN, drop_zero_variance_groups=True).credit(policy, rollout)
+    assert credit.loss_weights[:2].abs().max() == 0
+    torch.testing.assert_close(credit.loss_weights.sum(), torch.tensor(1.0))
     assert credit.figures == {"groups/all": 2, "groups/silent": 1}
     kept = PLAIN.credit(policy, rollout)
-    assert kept.shares[:2].sum() > 0 and kept.advantages[:2].abs().max() == 0
+    assert kept.loss_weights[:2].sum() > 0 and kept.advantages[:2].abs().max() == 0
     assert kept.figures == credit.figures
     silent = two_turns(policy, [2.0, 2.0, 4.0, 4.0], [5, 5, 2, 2])
-    nothing = replace(PLAIN, skip_silent=True)
-    assert nothing.credit(policy, silent).shares.abs().max() == 0
+    nothing = replace(PLAIN, drop_zero_variance_groups=True)
+    assert nothing.credit(policy, silent).loss_weights.abs().max() == 0
     assert all(grad.abs().max() == 0 for grad in gradients(nothing, policy, silent))
 
 
@@ -98,7 +104,7 @@ def test_answers_of_another_model_are_refused_unless_their_side_weighs_nothing()
     rollout = replace(rollout, turns=(rollout.turns[0], given))
     with pytest.raises(ValueError, match="answering side carry no log-probabilities"):
         PLAIN.credit(policy, rollout)
-    only_drawing = replace(PLAIN, sides=Sides(answering=Side(weight=0)))
+    only_drawing = replace(PLAIN, objectives=TurnObjectives(answering=TurnObjective(weight=0)))
     picture, words = gradients(only_drawing, policy, rollout)
     assert picture.abs().max() > 0 and words.abs().max() == 0
     assert "text" not in policy.calls
@@ -114,7 +120,7 @@ def test_without_an_old_policy_the_gradient_is_the_policy_gradient() -> None:
     found = gradients(PLAIN, policy, rollout)
     log_probs = torch.cat([policy.score(turn).log_probs for turn in rollout.turns], 1)
     policy.zero_grad()
-    (-log_probs * credit.advantages * credit.shares).sum().backward()
+    (-log_probs * credit.advantages * credit.loss_weights).sum().backward()
     for grad, parameter in zip(found, (policy.picture, policy.answer), strict=True):
         assert parameter.grad is not None and grad.abs().max() > 0
         torch.testing.assert_close(grad, parameter.grad)
@@ -127,7 +133,7 @@ def test_without_an_old_policy_the_gradient_is_the_policy_gradient() -> None:
 def test_the_size_of_the_pieces_leaves_every_methods_gradient_unchanged(name) -> None:
     policy = tables()
     rollout = four(policy)
-    given = GRPO(reference=tables(), sides=LENGTHS if name == "dr_grpo" else Sides())
+    given = GRPO(reference=tables(), objectives=LENGTHS if name == "dr_grpo" else TurnObjectives())
     algorithm = grpo_method(name, given)
     whole, pieces = gradients(algorithm, policy, rollout), gradients(algorithm, policy, rollout, size=1)
     for one, other in zip(whole, pieces, strict=True):
@@ -142,7 +148,7 @@ def test_the_reference_pulls_where_nothing_was_learned() -> None:
     credit = algorithm.credit(policy, rollout)
     new = torch.cat([policy.score(turn).log_probs for turn in rollout.turns], 1)
     old = torch.cat([reference.score(turn).log_probs for turn in rollout.turns], 1)
-    wanted = 0.2 * (kl_to_reference(new, old) * credit.shares).sum()
+    wanted = 0.2 * (kl_to_reference(new, old) * credit.loss_weights).sum()
     torch.testing.assert_close(total(algorithm, policy, rollout, credit), wanted)
     picture, words = gradients(algorithm, policy, rollout)
     assert picture.abs().max() > 0 and words.abs().max() > 0
@@ -158,7 +164,7 @@ def test_a_reference_that_is_the_policy_is_refused() -> None:
 def test_each_side_is_scored_under_its_own_law_by_policy_and_reference() -> None:
     policy, reference = tables(), tables()
     rollout = four(policy, law=WARM)
-    algorithm = GRPO(reference=reference, sides=Sides(drawing=Side(under=WARM)))
+    algorithm = GRPO(reference=reference, objectives=TurnObjectives(drawing=TurnObjective(under=WARM)))
     out = algorithm.loss(policy, rollout, algorithm.credit(policy, rollout))
     kl = [
         kl_to_reference(policy.score(turn, law).log_probs, reference.score(turn, law).log_probs)
@@ -171,17 +177,19 @@ def test_each_side_is_scored_under_its_own_law_by_policy_and_reference() -> None
 def test_figures_of_a_side_sum_up_to_its_mean() -> None:
     policy = tables()
     rollout = four(policy)
-    algorithm = replace(PLAIN, sides=Sides(drawing=Side(weight=5.0)))
+    algorithm = replace(PLAIN, objectives=TurnObjectives(drawing=TurnObjective(weight=5.0)))
     credit = algorithm.credit(policy, rollout)
     out = algorithm.loss(policy, rollout, credit)
-    means = {name: float((value * credit.shares).sum()) for name, value in out.metrics.items()}
+    means = {name: float((value * credit.loss_weights).sum()) for name, value in out.metrics.items()}
     log_probs = policy.score(rollout.turns[1]).log_probs.detach()
     wanted = float((log_probs.sum(1) / ANSWERS.sum(1)).mean())
     assert means["answering/log_prob"] == pytest.approx(wanted, rel=1e-5)
     drawn = float(policy.score(rollout.turns[0]).log_probs.detach().mean())
     assert means["drawing/log_prob"] == pytest.approx(drawn, rel=1e-5)
     assert sorted(means) == [
-        f"{side}/{name}" for side in ("answering", "drawing") for name in ("entropy", "log_prob", "loss")
+        f"{objective}/{name}"
+        for objective in ("answering", "drawing")
+        for name in ("entropy", "log_prob", "loss")
     ]
     assert not any(value.requires_grad for value in out.metrics.values())
 
@@ -193,9 +201,9 @@ def test_a_rollout_of_one_turn_is_a_policys() -> None:
     credit = PLAIN.credit(policy, single)
     out = PLAIN.loss(policy, single, credit)
     assert "policy/loss" in out.metrics
-    torch.testing.assert_close(credit.shares.sum(), torch.tensor(1.0))
+    torch.testing.assert_close(credit.loss_weights.sum(), torch.tensor(1.0))
     with pytest.raises(ValueError, match="only turns of weight 0"):
-        replace(PLAIN, sides=Sides(answering=Side(weight=0))).credit(policy, single)
+        replace(PLAIN, objectives=TurnObjectives(answering=TurnObjective(weight=0))).credit(policy, single)
 
 
 # Several updates from one rollout.
@@ -215,8 +223,8 @@ def test_the_first_of_several_updates_is_the_policy_gradient_and_later_ones_are_
     for _ in range(3):
         optimizer.zero_grad()
         out = algorithm.loss(policy, rollout, credit)
-        clipped.append(float((out.metrics["drawing/clipped"] * credit.shares).sum()))
-        (out.per_token * credit.shares).sum().backward()
+        clipped.append(float((out.metrics["drawing/clipped"] * credit.loss_weights).sum()))
+        (out.per_token * credit.loss_weights).sum().backward()
         optimizer.step()
     assert clipped[0] == 0 and max(clipped[1:]) > 0
     # The same ratios by hand, from the log-probabilities of the start.
@@ -230,10 +238,12 @@ def test_the_first_of_several_updates_is_the_policy_gradient_and_later_ones_are_
 def test_old_log_probs_may_be_the_recorded_ones_of_the_law_that_is_named() -> None:
     policy = tables()
     rollout = four(policy, law=WARM)
-    sides = Sides(drawing=Side(under=WARM), answering=Side(under=WARM))
-    recorded = replace(PLAIN, old="recorded", sides=sides).credit(policy, rollout).old_log_probs
+    objectives = TurnObjectives(drawing=TurnObjective(under=WARM), answering=TurnObjective(under=WARM))
+    recorded = replace(PLAIN, old="recorded", objectives=objectives).credit(policy, rollout).old_log_probs
     rescored = (
-        replace(PLAIN, old="rescored", sides=sides, score_batch=3).credit(policy, rollout).old_log_probs
+        replace(PLAIN, old="rescored", objectives=objectives, score_batch=3)
+        .credit(policy, rollout)
+        .old_log_probs
     )
     for one, other in zip(recorded, rescored, strict=True):
         assert one.shape[1] == 1
@@ -252,7 +262,7 @@ def test_a_cut_answer_meets_its_own_old_log_probs() -> None:
     words = part.turns[1].tokens
     cut = Tokens(ids=words.ids[:, :2], mask=words.mask[:, :2], log_probs=None)
     narrow = replace(part, turns=(part.turns[0], replace(part.turns[1], tokens=cut)))
-    less = replace(worth, advantages=worth.advantages[:, :6], shares=worth.shares[:, :6])
+    less = replace(worth, advantages=worth.advantages[:, :6], loss_weights=worth.loss_weights[:, :6])
     torch.testing.assert_close(total(algorithm, policy, narrow, less), total(algorithm, policy, part, worth))
 
 
@@ -277,10 +287,15 @@ def test_named_methods_change_what_their_papers_change() -> None:
     given = GRPO(reference=tables(), kl_weight=0.2)
     assert grpo_method("unirl", given) == given and given.old == "none"
     dapo = grpo_method("dapo", given)
-    assert (dapo.clip_low, dapo.clip_high, dapo.sides.share, dapo.skip_silent) == (0.2, 0.28, "token", True)
+    assert (dapo.clip_low, dapo.clip_high, dapo.objectives.average_over, dapo.drop_zero_variance_groups) == (
+        0.2,
+        0.28,
+        "token",
+        True,
+    )
     assert dapo.reference is None and dapo.kl_weight == 0 and dapo.divide_by_std
-    doctor = grpo_method("dr_grpo", replace(given, sides=LENGTHS))
-    assert not doctor.divide_by_std and doctor.sides.share == "length" and doctor.kl_weight == 0
+    doctor = grpo_method("dr_grpo", replace(given, objectives=LENGTHS))
+    assert not doctor.divide_by_std and doctor.objectives.average_over == "length" and doctor.kl_weight == 0
     gspo = grpo_method("gspo", given)
     assert (gspo.ratio, gspo.clip_low, gspo.clip_high, gspo.old) == ("sequence", 3e-4, 4e-4, "rescored")
     assert grpo_method("rloo", given).leave_one_out
@@ -309,7 +324,10 @@ def test_settings_that_cannot_work_are_refused(changes: dict[str, Any], message:
 def test_every_method_learns_to_draw_and_say_the_rewarded(name) -> None:
     policy, reference = tables(0.0), tables(0.0)
     algorithm = grpo_method(
-        name, GRPO(reference=reference, kl_weight=0.01, sides=LENGTHS if name == "dr_grpo" else Sides())
+        name,
+        GRPO(
+            reference=reference, kl_weight=0.01, objectives=LENGTHS if name == "dr_grpo" else TurnObjectives()
+        ),
     )
     optimizer = torch.optim.Adam(policy.parameters(), lr=0.2)
     prompts = [Prompt(texts=[""] * 64, wants="image"), Prompt(texts=[""] * 64)]

@@ -7,10 +7,10 @@ from torch import Tensor
 from sightloop.algorithms.masked import (
     explained_variance,
     masked_mean,
-    shares_per_sample,
-    shares_per_token,
     standard_deviation,
-    standardise,
+    standardize,
+    weights_per_sample,
+    weights_per_token,
 )
 
 MASK = torch.tensor([[True, True, False], [True, False, False], [True, True, True]])
@@ -64,9 +64,9 @@ def test_the_standard_deviation_divides_by_one_less_than_the_number_of_tokens() 
     assert standard_deviation(x, mask) == pytest.approx(math.sqrt(2))
 
 
-def test_standardised_numbers_have_mean_0_and_deviation_1_over_the_whole_batch() -> None:
+def test_standardized_numbers_have_mean_0_and_deviation_1_over_the_whole_batch() -> None:
     x = 1000 + 3 * torch.randn(3, 3)
-    result = standardise(x, MASK)
+    result = standardize(x, MASK)
     kept = result[MASK]
     assert kept.mean() == pytest.approx(0, abs=1e-4)
     assert kept.std() == pytest.approx(1, abs=1e-4)
@@ -77,54 +77,54 @@ def test_more_padding_changes_nothing() -> None:
     x = torch.randn(3, 3)
     wide = torch.nn.functional.pad(x, (0, 4), value=7.0)
     wide_mask = torch.nn.functional.pad(MASK, (0, 4))
-    torch.testing.assert_close(standardise(wide, wide_mask)[:, :3], standardise(x, MASK))
-    torch.testing.assert_close(shares_per_sample(wide_mask)[:, :3], shares_per_sample(MASK))
+    torch.testing.assert_close(standardize(wide, wide_mask)[:, :3], standardize(x, MASK))
+    torch.testing.assert_close(weights_per_sample(wide_mask)[:, :3], weights_per_sample(MASK))
 
 
 @pytest.mark.parametrize("value", [0.1, -2.3, 1e3, 7e-5])
-def test_equal_numbers_standardise_to_0_whatever_their_rounding(value: float) -> None:
+def test_equal_numbers_standardize_to_0_whatever_their_rounding(value: float) -> None:
     x = torch.full((4096, 25), value)
     mask = torch.rand(4096, 25) < 0.7
-    assert standardise(x, mask).abs().max() < 1e-3
+    assert standardize(x, mask).abs().max() < 1e-3
 
 
-def test_a_single_token_standardises_to_0() -> None:
+def test_a_single_token_standardizes_to_0() -> None:
     x, mask = torch.tensor([[3.0, 8.0]]), torch.tensor([[True, False]])
-    assert standardise(x, mask).tolist() == [[0, 0]]
+    assert standardize(x, mask).tolist() == [[0, 0]]
     assert standard_deviation(x, mask) == 0
 
 
 def test_an_empty_batch_gives_zeros_and_no_nan() -> None:
     x, mask = torch.ones(2, 3), torch.zeros(2, 3, dtype=torch.bool)
     assert masked_mean(x, mask) == 0
-    assert standardise(x, mask).abs().sum() == 0
-    assert shares_per_sample(mask).sum() == 0
-    assert shares_per_token(mask).sum() == 0
+    assert standardize(x, mask).abs().sum() == 0
+    assert weights_per_sample(mask).sum() == 0
+    assert weights_per_token(mask).sum() == 0
 
 
 def test_each_caption_weighs_the_same() -> None:
     third = 1 / 3
     expected = [[third / 2, third / 2, 0], [third, 0, 0], [third / 3, third / 3, third / 3]]
-    torch.testing.assert_close(shares_per_sample(MASK), torch.tensor(expected))
+    torch.testing.assert_close(weights_per_sample(MASK), torch.tensor(expected))
 
 
 def test_a_caption_without_tokens_takes_no_share() -> None:
     mask = torch.tensor([[False, False], [True, True]])
-    assert shares_per_sample(mask).tolist() == [[0, 0], [0.5, 0.5]]
+    assert weights_per_sample(mask).tolist() == [[0, 0], [0.5, 0.5]]
 
 
 def test_each_token_weighs_the_same() -> None:
-    torch.testing.assert_close(shares_per_token(MASK), MASK.float() / 6)
+    torch.testing.assert_close(weights_per_token(MASK), MASK.float() / 6)
 
 
 @pytest.mark.parametrize("cut", [1, 2])
-def test_two_ranks_standardise_as_one_does(cut: int) -> None:
+def test_two_ranks_standardize_as_one_does(cut: int) -> None:
     x = 5 + torch.randn(3, 3)
-    first, second = on_two_ranks(standardise, (x[:cut], MASK[:cut]), (x[cut:], MASK[cut:]))
-    torch.testing.assert_close(torch.cat([first, second]), standardise(x, MASK))
+    first, second = on_two_ranks(standardize, (x[:cut], MASK[:cut]), (x[cut:], MASK[cut:]))
+    torch.testing.assert_close(torch.cat([first, second]), standardize(x, MASK))
 
 
-@pytest.mark.parametrize("function", [shares_per_sample, shares_per_token])
+@pytest.mark.parametrize("function", [weights_per_sample, weights_per_token])
 def test_the_shares_of_two_ranks_sum_to_1(function) -> None:
     first, second = on_two_ranks(function, (MASK[:1],), (MASK[1:],))
     torch.testing.assert_close(torch.cat([first, second]), function(MASK))

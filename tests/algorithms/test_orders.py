@@ -22,7 +22,7 @@ STEPS = torch.tensor([[0, 0, 1, 3, 3, 3], [2, 2, 2, 2, 2, 2], [-1, 0, 1, 2, 3, -
 
 
 def turn(texts: tuple[str, ...] = ("a", "b", "a")) -> Turn:
-    """Three pictures of six codes; of the third, two codes were given."""
+    """Three images of six codes; of the third, two codes were given."""
     ids = torch.arange(18).view(3, 6)
     tokens = Tokens(ids=ids, mask=STEPS >= 0, decode_step=STEPS, log_probs=-torch.ones(3, 6))
     return Turn(prompt=Prompt(texts=list(texts), wants="image"), tokens=tokens)
@@ -112,10 +112,12 @@ def masks(turns: list[Turn]) -> torch.Tensor:
     return torch.stack([order.tokens.mask for order in turns], 1)
 
 
-@pytest.mark.parametrize("orders", ORDERS)
-def test_any_split_over_ranks_hides_the_codes_that_one_process_hides(orders: SomeRounds | FreshMasks) -> None:
+@pytest.mark.parametrize("unmasking", ORDERS)
+def test_any_split_over_ranks_hides_the_codes_that_one_process_hides(
+    unmasking: SomeRounds | FreshMasks,
+) -> None:
     whole = seeded()
-    expected = masks(orders(whole))
+    expected = masks(unmasking(whole))
     # Groups lie on both ranks: "a" on rows 0, 1 and 4.
     for parts in ([[0, 1, 2], [3, 4, 5]], [[1, 4, 5], [0, 2, 3]], [[5], [4, 3, 2, 1, 0]]):
         rows = [whole.rows(torch.tensor(part)) for part in parts]
@@ -125,18 +127,22 @@ def test_any_split_over_ranks_hides_the_codes_that_one_process_hides(orders: Som
             for text, seed in zip(turn.prompt.texts, turn.prompt.seeds or [], strict=True):
                 mine[text] = min(seed, mine.get(text, seed))
             known.append(mine)
-        shared = replace(orders, gather=lambda _, known=known: known) if hasattr(orders, "gather") else orders
+        shared = (
+            replace(unmasking, gather=lambda _, known=known: known)
+            if hasattr(unmasking, "gather")
+            else unmasking
+        )
         for part, turn in zip(parts, rows, strict=True):
             torch.manual_seed(len(part))
             assert torch.equal(masks(shared(turn)), expected[part])
 
 
-@pytest.mark.parametrize("orders", ORDERS)
+@pytest.mark.parametrize("unmasking", ORDERS)
 def test_other_seeds_hide_other_codes_and_the_global_generator_is_left_alone(
-    orders: SomeRounds | FreshMasks,
+    unmasking: SomeRounds | FreshMasks,
 ) -> None:
     before = torch.random.get_rng_state()
-    found = [masks(orders(seeded(first=first))) for first in (0, 50)]
+    found = [masks(unmasking(seeded(first=first))) for first in (0, 50)]
     assert torch.equal(torch.random.get_rng_state(), before)
     assert not torch.equal(*found)
     # All seeds of a prompt decide: its drawings hide other codes than each other.
@@ -151,11 +157,11 @@ def test_ratios_differ_by_step_and_prompt_and_are_those_of_the_group() -> None:
 
 
 def test_orders_without_seeds_come_from_the_global_generator() -> None:
-    for orders, number in ((SomeRounds(number=1), 1), (FreshMasks(number=3), 3)):
+    for unmasking, number in ((SomeRounds(number=1), 1), (FreshMasks(number=3), 3)):
         torch.manual_seed(4)
-        first = orders(turn())
+        first = unmasking(turn())
         torch.manual_seed(4)
-        again = orders(turn())
+        again = unmasking(turn())
         assert len(first) == number
         assert all(torch.equal(a.tokens.mask, b.tokens.mask) for a, b in zip(first, again, strict=True))
 

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from sightloop.algorithms.credit import group_relative, groups_with_signal, other_mean, require_company
-from sightloop.algorithms.masked import shares_per_length
+from sightloop.algorithms.masked import weights_per_length
 from sightloop.algorithms.ratios import clipped_ratio, is_clipped, kl_to_reference, sequence_log_probs
 
 
@@ -50,7 +50,7 @@ def test_a_sequences_mean_is_over_its_own_tokens() -> None:
 def test_a_constant_length_makes_a_long_text_weigh_more_than_a_short_one() -> None:
     mask = torch.tensor([[True, True, True], [True, False, False], [False, False, False]])
     # Two samples have tokens: 1 / (2 * 5) each.
-    torch.testing.assert_close(shares_per_length(mask, 5), mask / 10)
+    torch.testing.assert_close(weights_per_length(mask, 5), mask / 10)
 
 
 def test_groups_on_two_ranks_compare_with_all_their_samples() -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sightloop.algorithms.grpo import GRPO, grpo_method
 from sightloop.algorithms.ratios import clipped_ratio, kl_to_reference
-from sightloop.algorithms.turn_objectives import Side, Sides
+from sightloop.algorithms.turn_objectives import TurnObjective, TurnObjectives
 from sightloop.algorithms.unmasking import FreshMasks
 from sightloop.types import Credit, Policy, Rollout, Sampling, Turn
 
@@ -17,7 +17,7 @@ PLAIN = GRPO(kl_weight=0)
 
 
 def total(algorithm: GRPO, policy: Policy, rollout: Rollout, credit: Credit) -> Tensor:
-    return (algorithm.loss(policy, rollout, credit).per_token * credit.shares).sum()
+    return (algorithm.loss(policy, rollout, credit).per_token * credit.loss_weights).sum()
 
 
 def four(policy: Any) -> Rollout:
@@ -34,17 +34,22 @@ def halves(turn: Turn) -> list[Turn]:
 def test_orders_weigh_the_same_however_many_tokens_they_score() -> None:
     policy = tables()
     rollout = four(policy)
-    algorithm = replace(PLAIN, sides=Sides(orders=halves, answering=Side(weight=0)))
+    algorithm = replace(PLAIN, objectives=TurnObjectives(unmasking=halves, answering=TurnObjective(weight=0)))
     credit = algorithm.credit(policy, rollout)
-    assert len(credit.orders) == 2
+    assert len(credit.unmasking) == 2
     # Half of the weight on one code, half on three.
-    torch.testing.assert_close(credit.shares[0, :4], torch.tensor([1 / 2, 1 / 6, 1 / 6, 1 / 6]) / 4)
-    by_token = replace(PLAIN, sides=Sides(orders=halves, answering=Side(weight=0), share="token"))
-    torch.testing.assert_close(by_token.credit(policy, rollout).shares[:, :4], torch.full((4, 4), 1 / 16))
+    torch.testing.assert_close(credit.loss_weights[0, :4], torch.tensor([1 / 2, 1 / 6, 1 / 6, 1 / 6]) / 4)
+    by_token = replace(
+        PLAIN,
+        objectives=TurnObjectives(unmasking=halves, answering=TurnObjective(weight=0), average_over="token"),
+    )
+    torch.testing.assert_close(
+        by_token.credit(policy, rollout).loss_weights[:, :4], torch.full((4, 4), 1 / 16)
+    )
 
 
 @pytest.mark.parametrize("share", ["sample", "token"])
-def test_overlapping_orders_are_averaged_loss_by_loss_for_policy_and_reference(share) -> None:
+def test_overlapping_orders_are_averaged_loss_by_loss_for_policy_and_reference(average_over) -> None:
     policy, reference = tables(), tables()
 
     def overlapping(turn: Turn) -> list[Turn]:
@@ -52,8 +57,8 @@ def test_overlapping_orders_are_averaged_loss_by_loss_for_policy_and_reference(s
         first[:, 2:] = False
         return [replace(turn, tokens=replace(turn.tokens, mask=first)), turn]
 
-    sides = Sides(orders=overlapping, share=share)
-    algorithm = GRPO(reference=reference, sides=sides, old="rescored", clip_low=0.2, clip_high=0.2)
+    objectives = TurnObjectives(unmasking=overlapping, average_over=average_over)
+    algorithm = GRPO(reference=reference, objectives=objectives, old="rescored", clip_low=0.2, clip_high=0.2)
     rollout = four(policy)
     credit = algorithm.credit(policy, rollout)
     with torch.no_grad():
@@ -66,8 +71,10 @@ def test_overlapping_orders_are_averaged_loss_by_loss_for_policy_and_reference(s
     loss = clipped_ratio(new, old, worth, low=0.2, high=0.2) + 0.2 * kl_to_reference(new, frozen)
     two, all_four = loss[:, :2], loss
     # By token: 2 + 4 tokens a sample; by sample: half of two means.
-    drawn = (two.sum() + all_four.sum()) / 24 if share == "token" else (two.mean() + all_four.mean()) / 2
-    words = algorithm.loss(policy, rollout, credit).per_token[:, 4:] * credit.shares[:, 4:]
+    drawn = (
+        (two.sum() + all_four.sum()) / 24 if average_over == "token" else (two.mean() + all_four.mean()) / 2
+    )
+    words = algorithm.loss(policy, rollout, credit).per_token[:, 4:] * credit.loss_weights[:, 4:]
     torch.testing.assert_close(found, 0.5 * drawn + words.sum())
     assert answer.tokens.mask.shape[1] == 3
 
@@ -80,7 +87,7 @@ def test_orders_are_drawn_once_whatever_the_size_of_the_pieces() -> None:
         mask = torch.rand(turn.tokens.mask.shape).argsort(1) < 2
         return [replace(turn, tokens=replace(turn.tokens, mask=mask))]
 
-    algorithm = GRPO(reference=tables(), sides=Sides(orders=random_half))
+    algorithm = GRPO(reference=tables(), objectives=TurnObjectives(unmasking=random_half))
     credit = algorithm.credit(policy, rollout)
     whole = total(algorithm, policy, rollout, credit)
     pieces = sum(
@@ -90,12 +97,12 @@ def test_orders_are_drawn_once_whatever_the_size_of_the_pieces() -> None:
     torch.testing.assert_close(whole, pieces)
 
 
-def test_drawn_pictures_are_scored_with_codes_hidden_anew_and_given_ones_are_not() -> None:
+def test_drawn_images_are_scored_with_codes_hidden_anew_and_given_ones_are_not() -> None:
     policy = tables()
-    algorithm = replace(PLAIN, sides=Sides(orders=FreshMasks(number=2)))
+    algorithm = replace(PLAIN, objectives=TurnObjectives(unmasking=FreshMasks(number=2)))
     rollout = four(policy)
     credit = algorithm.credit(policy, rollout)
-    assert len(credit.orders) == 2 and torch.isfinite(total(algorithm, policy, rollout, credit))
+    assert len(credit.unmasking) == 2 and torch.isfinite(total(algorithm, policy, rollout, credit))
     drawing = rollout.turns[0]
     given = replace(drawing, tokens=replace(drawing.tokens, log_probs=None))
     with pytest.raises(ValueError, match="drawing side carry no log-probabilities"):
@@ -106,21 +113,29 @@ def test_orders_without_a_drawing_are_refused() -> None:
     policy = tables()
     rollout = four(policy)
     with pytest.raises(ValueError, match="rollout with one drawing; this one has 0"):
-        replace(PLAIN, sides=Sides(orders=halves)).credit(policy, replace(rollout, turns=rollout.turns[1:]))
+        replace(PLAIN, objectives=TurnObjectives(unmasking=halves)).credit(
+            policy, replace(rollout, turns=rollout.turns[1:])
+        )
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Side(weight=-1.0), "weight of a side is -1.0"),
-        (lambda: Side(weight=math.nan), "weight of a side is nan"),
-        (lambda: Side(under=Sampling(max_tokens=1, temperature=0.0)), "greedy law has no gradient"),
-        (lambda: Side(max_length=0), "max_length is 0"),
-        (lambda: Sides(drawing=Side(weight=0), answering=Side(weight=0)), "both sides have weight 0"),
-        (lambda: Sides(share=cast("Any", "caption")), "share is 'caption'"),
-        (lambda: Sides(share="length"), "drawing.max_length is None"),
-        (lambda: Sides(drawing=Side(max_length=5)), "others have no use for it"),
-        (lambda: Sides(drawing=Side(weight=0), orders=halves), "leave orders out"),
+        (lambda: TurnObjective(weight=-1.0), "weight of a side is -1.0"),
+        (lambda: TurnObjective(weight=math.nan), "weight of a side is nan"),
+        (
+            lambda: TurnObjective(under=Sampling(max_tokens=1, temperature=0.0)),
+            "greedy distribution has no gradient",
+        ),
+        (lambda: TurnObjective(max_length=0), "max_length is 0"),
+        (
+            lambda: TurnObjectives(drawing=TurnObjective(weight=0), answering=TurnObjective(weight=0)),
+            "both sides have weight 0",
+        ),
+        (lambda: TurnObjectives(average_over=cast("Any", "caption")), "share is 'caption'"),
+        (lambda: TurnObjectives(average_over="length"), "drawing.max_length is None"),
+        (lambda: TurnObjectives(drawing=TurnObjective(max_length=5)), "others have no use for it"),
+        (lambda: TurnObjectives(drawing=TurnObjective(weight=0), unmasking=halves), "leave orders out"),
         (lambda: grpo_method("dr_grpo", PLAIN), "drawing.max_length is None"),
     ],
 )

@@ -58,7 +58,7 @@ def test_one_damaged_image_costs_one_caption(
     # What was written before it is there.
     assert captions_in(file) == [f"{number:02}.png" for number in range(32)]
     told = refused(capsys, "caption", str(images / "37.png"), *few, "--output", str(file))
-    assert "all 1 pictures" in told and "37.png: " in told
+    assert "all 1 images" in told and "37.png: " in told
     assert len(captions_in(file)) == 32
 
 
@@ -102,13 +102,14 @@ def test_the_column_of_a_parquet_file_and_its_largest_image_are_options_of_train
     Image.new("RGB", (50, 50)).save(large, format="png")
     table = pa.table({"left": [large.getvalue()] * 8, "right": good})
     pq.write_table(table, tmp_path / "two.parquet")
-    words = ["train", "vlrm", "--images", str(tmp_path / "two.parquet"), "--policy", CAPTIONER]
+    words = ["train", "vlrm", "--images", str(tmp_path / "two.parquet"), "--model", CAPTIONER]
     words += ["--preset", "shapes", "--judge", JUDGE, "--batch", "4", "--steps", "1"]
     words += ["--draw.max-new-tokens", "4", "--run", str(tmp_path / "run")]
     assert "--data.column" in refused(capsys, *words)
     told = refused(capsys, *words, "--data.column", "left", "--data.max-pixels", "2499")
     assert (
-        "50 x 50 pixels, more than the 2499 that are accepted" in told and "--data.max-broken-share" in told
+        "50 x 50 pixels, more than the 2499 that are accepted" in told
+        and "--data.max-broken-fraction" in told
     )
     main([*words, "--data.column", "right", "--data.max-pixels", "2499"])
-    assert "holds parquet files; name a picture" in refused(capsys, "caption", str(tmp_path / "*.parquet"))
+    assert "holds parquet files; name an image" in refused(capsys, "caption", str(tmp_path / "*.parquet"))

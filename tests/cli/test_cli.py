@@ -18,7 +18,7 @@ HELPS = [
     ["evaluate", "captions", "--help"],
     ["evaluate", "answers", "--help"],
     ["evaluate", "geneval", "--help"],
-    ["evaluate", "both-sides", "--help"],
+    ["evaluate", "joint", "--help"],
     ["demo", "unirl", "--help"],
     ["demo", "vlrm", "--help"],
 ]
@@ -101,17 +101,17 @@ def test_a_model_that_cannot_be_found_is_named(
     run = ["--run", str(tmp_path / "run"), "--images", str(tmp_path)]
 
     assert wanted in mistake(["caption", str(picture), "--model", name], capsys)
-    assert wanted in mistake(["train", "vlrm", "--preset", "shapes", *run, "--policy", name], capsys)
+    assert wanted in mistake(["train", "vlrm", "--preset", "shapes", *run, "--model", name], capsys)
     run = ["--run", str(tmp_path / "other"), "--images", str(tmp_path)]
     assert wanted in mistake(["train", "vlrm", "--preset", "shapes", *run, "--judge", name], capsys)
 
 
-def test_pictures_of_ones_own_need_a_judge_of_ones_own(
+def test_images_of_ones_own_need_a_judge_of_ones_own(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["train", "vlrm", "--images", str(tmp_path), "--run", str(tmp_path / "run")]
 
-    assert "judge.model is empty; with pictures of your own, name" in mistake(words, capsys)
+    assert "judge.model is empty; with images of your own, name" in mistake(words, capsys)
 
 
 def test_a_folder_that_is_no_model_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -123,7 +123,7 @@ def test_a_folder_that_is_no_model_is_named(tmp_path: Path, capsys: pytest.Captu
     (tmp_path / "config.json").write_text("{}", encoding="utf-8")
     assert "without a model_type" in mistake(words, capsys)
     (tmp_path / "metrics.jsonl").write_text("", encoding="utf-8")
-    assert "is a run" in mistake(["train", "vlrm", "--plan", "--policy", str(tmp_path)], capsys)
+    assert "is a run" in mistake(["train", "vlrm", "--plan", "--model", str(tmp_path)], capsys)
 
 
 def test_the_whole_error_is_there_for_who_asks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""The demonstration from training to the sheet of pictures, with a configuration of seconds."""
+"""The demonstration from training to the sheet of images, with a configuration of seconds."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_a_demonstration_leaves_a_run_and_a_sheet(tmp_path: Path) -> None:
         usual,
         prompts=2,
         group=2,
-        both_sides=replace(usual.both_sides, per_category=4),
+        joint=replace(usual.joint, per_category=4),
         schedule=replace(usual.schedule, **rhythm),
     )
     run = tmp_path / "run"
@@ -43,7 +43,7 @@ def test_a_demonstration_leaves_a_run_and_a_sheet(tmp_path: Path) -> None:
         assert len(sheet.getcolors(2**24) or []) > 20
     main(["export", str(run), "--output", str(tmp_path / "exported")])
     card = (tmp_path / "exported" / "README.md").read_text(encoding="utf-8")
-    assert "| answered right about pictures not its own |" in card
+    assert "| answered right about images not its own |" in card
 
 
 @pytest.mark.parametrize("words", [["demo", "unril"], ["demo"]])

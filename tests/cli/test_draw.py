@@ -48,7 +48,7 @@ def said(capsys: pytest.CaptureFixture[str], words: list[str]) -> str:
     return line
 
 
-def test_pictures_and_their_sheet_are_written_and_their_paths_printed(
+def test_images_and_their_sheet_are_written_and_their_paths_printed(
     show_o: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     main(["draw", "a red circle", "--model", str(show_o), "--number", "3", "--output", str(tmp_path / "out")])
@@ -60,7 +60,7 @@ def test_pictures_and_their_sheet_are_written_and_their_paths_printed(
         assert picture.info["prompt"] == "a red circle"
 
 
-def test_numbers_go_on_and_a_picture_does_not_depend_on_how_many_are_drawn(
+def test_numbers_go_on_and_an_image_does_not_depend_on_how_many_are_drawn(
     show_o: Path, tmp_path: Path
 ) -> None:
     source = ModelOptions(model=str(show_o))
@@ -73,22 +73,20 @@ def test_numbers_go_on_and_a_picture_does_not_depend_on_how_many_are_drawn(
     assert len({pixels[many[0]], pixels[many[1]], pixels[other[0]]}) == 3
 
 
-def test_the_sheet_shows_every_picture_once() -> None:
-    colours = [(50 * number, 0, 0) for number in range(5)]
-    sheet = grid_of([Image.new("RGB", (6, 8), colour) for colour in colours])
+def test_the_sheet_shows_every_image_once() -> None:
+    colors = [(50 * number, 0, 0) for number in range(5)]
+    sheet = grid_of([Image.new("RGB", (6, 8), color) for color in colors])
     assert sheet.size == (3 * 10 + 4, 2 * 12 + 4)
     counted = sheet.getcolors()
     assert counted is not None
-    assert {colour: count for count, colour in counted if colour != (255, 255, 255)} == dict.fromkeys(
-        colours, 48
-    )
+    assert {color: count for count, color in counted if color != (255, 255, 255)} == dict.fromkeys(colors, 48)
 
 
 @pytest.mark.parametrize("family", ["show_o", "janus"])
 @pytest.mark.parametrize(
     ("mode", "size"), [("RGB", (8, 8)), ("RGBA", (31, 20)), ("L", (5, 17)), ("I;16", (9, 9)), ("P", (40, 3))]
 )
-def test_a_picture_of_any_mode_and_size_is_asked_about(
+def test_an_image_of_any_mode_and_size_is_asked_about(
     request: pytest.FixtureRequest, tmp_path: Path, family: str, mode: str, size: tuple[int, int]
 ) -> None:
     Image.new(mode, size).save(tmp_path / "picture.png")
@@ -101,12 +99,12 @@ def test_a_picture_of_any_mode_and_size_is_asked_about(
 
 def test_the_answer_is_printed(show_o: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Image.new("RGB", (12, 9), "red").save(tmp_path / "picture.png")
-    words = ["ask", str(tmp_path / "picture.png"), "what colour is it", "--model", str(show_o)]
+    words = ["ask", str(tmp_path / "picture.png"), "what color is it", "--model", str(show_o)]
     main([*words, "--max-tokens", "4"])
     told = capsys.readouterr().out
     source = ModelOptions(model=str(show_o))
     options = AskOptions(
-        image=tmp_path / "picture.png", question="what colour is it", max_tokens=4, source=source
+        image=tmp_path / "picture.png", question="what color is it", max_tokens=4, source=source
     )
     assert told == f"{answer_question(options)}\n"
 
@@ -162,13 +160,13 @@ def test_wrong_models_are_one_line_that_names_what_was_found(
     assert "is MAGVIT-v2 alone, which cannot draw" in said(capsys, [*words, str(show_o / "magvit2")])
 
 
-def test_pictures_that_cannot_be_asked_about_are_one_line(
+def test_images_that_cannot_be_asked_about_are_one_line(
     show_o: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     common = ["--model", str(show_o)]
     assert "does not exist or is no file" in said(capsys, ["ask", str(tmp_path / "x.png"), "what", *common])
-    (tmp_path / "x.png").write_bytes(b"no picture")
-    assert "x.png: not a picture of a known format" in said(
+    (tmp_path / "x.png").write_bytes(b"no image")
+    assert "x.png: not an image of a known format" in said(
         capsys, ["ask", str(tmp_path / "x.png"), "what", *common]
     )
     Image.new("RGB", (4, 4)).save(tmp_path / "x.png")

@@ -11,7 +11,7 @@ from PIL import Image
 
 from sightloop.cli import main
 from sightloop.world.bundled import WEIGHTS
-from sightloop.world.image_folder import write_pictures
+from sightloop.world.image_folder import write_images
 
 
 def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
@@ -39,7 +39,7 @@ def photographs(tmp_path: Path) -> Path:
 @pytest.fixture
 def scenes(tmp_path: Path) -> Path:
     """Images that it did draw."""
-    return write_pictures(tmp_path / "scenes", number=4, seed=0)
+    return write_images(tmp_path / "scenes", number=4, seed=0)
 
 
 @pytest.mark.parametrize("of", ["file", "folder", "glob"])
@@ -133,8 +133,8 @@ def test_training_never_takes_the_tiny_captioner_to_photographs_nor_a_captioner_
 ) -> None:
     judge = ["--judge", str(WEIGHTS / "judge"), "--run", str(tmp_path / "run")]
     told = refused(capsys, "train", "vlrm", "--images", str(photographs), *judge)
-    assert "policy is empty" in told and told.endswith("name a captioner with --policy")
-    told = refused(capsys, "train", "vlrm", "--policy", "some/captioner", "--run", str(tmp_path / "another"))
+    assert "policy is empty" in told and told.endswith("name a captioner with --model")
+    told = refused(capsys, "train", "vlrm", "--model", "some/captioner", "--run", str(tmp_path / "another"))
     assert "data.images is empty; name the images to train on with --data.images" in told
 
 
@@ -146,12 +146,12 @@ def test_quizzes_in_other_words_need_a_model_of_ones_own(
     quiz |= {"question": "What is it?", "answer": "a dog"}
     (tmp_path / "quizzes.jsonl").write_text(json.dumps(quiz) + "\n")
     file = str(tmp_path / "quizzes.jsonl")
-    run = ["--run", str(tmp_path / "run"), "--both-sides.per-category", "0"]
+    run = ["--run", str(tmp_path / "run"), "--joint.per-category", "0"]
     told = refused(capsys, "train", "unirl-grpo", "--quizzes.file", file, *run)
-    assert "does not know 'dog' in 'a photo of a dog'" in told and told.endswith("--policy")
+    assert "does not know 'dog' in 'a photo of a dog'" in told and told.endswith("--model")
     run[1] = str(tmp_path / "another")
-    assert "no --policy" in refused(capsys, "train", "unirl-sft", "--quizzes.vocabulary", "real", *run)
-    assert "does not know 'dog'" in refused(capsys, "evaluate", "both-sides", "--file", file)
+    assert "no --model" in refused(capsys, "train", "unirl-sft", "--quizzes.vocabulary", "real", *run)
+    assert "does not know 'dog'" in refused(capsys, "evaluate", "joint", "--file", file)
     samples = tmp_path / "shown" / "00000" / "samples"
     samples.mkdir(parents=True)
     include[0]["class"] = "circle"
@@ -159,8 +159,8 @@ def test_quizzes_in_other_words_need_a_model_of_ones_own(
     (samples.parent / "metadata.jsonl").write_text(json.dumps(shown))
     (samples / "0000.png").write_bytes((photographs / "0.png").read_bytes())
     few = ["--fixed", str(tmp_path / "shown"), "--per-category", "4"]
-    told = refused(capsys, "evaluate", "both-sides", *few)
-    assert "0000.png is not; name a model with --policy" in told
+    told = refused(capsys, "evaluate", "joint", *few)
+    assert "0000.png is not; name a model with --model" in told
 
 
 def test_lmms_eval_has_to_name_the_tiny_model() -> None:

@@ -26,7 +26,7 @@ def lines(path: Path, *rows: dict[str, Any]) -> Path:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Three pictures, their captions, and the references and objects in another order."""
+    """Three images, their captions, and the references and objects in another order."""
     rng = np.random.default_rng(0)
     for name in "abc":
         pixels = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
@@ -70,9 +70,9 @@ def test_captions_are_measured_against_references_and_objects_in_any_order(
     more = ["--references", str(folder / "references.jsonl"), "--objects", str(folder / "objects.jsonl")]
     found = measured(folder, *more)
     told = capsys.readouterr().out
-    assert {"cider_d", "rouge_l", "bleu_4", "colour_coverage"} <= set(found["metrics"])
+    assert {"cider_d", "rouge_l", "bleu_4", "color_coverage"} <= set(found["metrics"])
     # Named: red and grey (spelt gray); not named: blue.
-    assert found["metrics"]["colour_coverage"] == pytest.approx(2 / 3)
+    assert found["metrics"]["color_coverage"] == pytest.approx(2 / 3)
     # The cat is in its reference, so nothing is wrong; a person is missed, and the dog of the second.
     assert found["metrics"]["chair_s"] == 0
     assert found["metrics"]["object_recall"] == pytest.approx(4 / 6)
@@ -117,7 +117,7 @@ def test_empty_captions_are_refused_unless_they_are_meant(
     assert "all 1 captions are empty" in mistake(capsys, "captions", str(nothing), "--allow-empty")
 
 
-def test_captions_that_do_not_fit_the_pictures_are_refused_by_name(
+def test_captions_that_do_not_fit_the_images_are_refused_by_name(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = lines(folder / "other.jsonl", {"image": "d.png", "caption": "a cat"})
@@ -125,10 +125,10 @@ def test_captions_that_do_not_fit_the_pictures_are_refused_by_name(
     captions = str(folder / "captions.jsonl")
     few = lines(folder / "few.jsonl", {"image": "a.png", "caption": "a dog"})
     told = mistake(capsys, "captions", captions, "--references", str(few))
-    assert "has no reference for 2 pictures, the first is" in told
+    assert "has no reference for 2 images, the first is" in told
     held = lines(folder / "few_objects.jsonl", {"image": "a.png", "objects": []})
     told = mistake(capsys, "captions", captions, "--objects", str(held))
-    assert "says nothing about 2 pictures, the first is" in told
+    assert "says nothing about 2 images, the first is" in told
     wrong = lines(folder / "wrong.jsonl", *({"image": f"{n}.png", "objects": ["puppy"]} for n in "abc"))
     assert "'puppy', which is none of the 80" in mistake(
         capsys, "captions", captions, "--objects", str(wrong)
@@ -146,12 +146,12 @@ def test_what_stands_behind_an_end_token_is_measured(folder: Path) -> None:
     assert scores["hidden"] != pytest.approx(scores["plain"], abs=1e-4)
 
 
-def test_a_damaged_picture_is_refused_by_name(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_image_is_refused_by_name(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     whole = (folder / "b.png").read_bytes()
     (folder / "b.png").write_bytes(whole[: len(whole) // 2])
     clip = ["--clip", str(WEIGHTS / "clip")]
     told = mistake(capsys, "clip-recall", "--captions", str(folder / "captions.jsonl"), *clip)
-    assert "b.png cannot be read as a picture" in told
+    assert "b.png cannot be read as an image" in told
 
 
 def test_yes_no_answers_are_told_from_free_ones(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""The evaluation of a folder of pictures, end to end in the embedded world."""
+"""The evaluation of a folder of images, end to end in the embedded world."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ SHAPES = DetectorOptions(detector="shapes")
 
 @pytest.fixture(scope="module")
 def painted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pictures that fulfil their prompts, and their prompts file."""
+    """Images that fulfill their prompts, and their prompts file."""
     folder = tmp_path_factory.mktemp("painted")
     paint(folder / "images", QUIZZES)
     lines = [json.dumps(quiz.metadata()) for quiz in QUIZZES]
@@ -65,7 +65,7 @@ def evaluated(world: Path, **changes: Any) -> GenEvalRun:
     )
 
 
-def test_right_pictures_are_right_and_the_files_say_so(world: Path) -> None:
+def test_right_images_are_right_and_the_files_say_so(world: Path) -> None:
     run = evaluated(world)
     assert run.summary.overall.value == 1.0
     assert {tag: (score.right, score.images) for tag, score in run.summary.tasks.items()} == dict.fromkeys(
@@ -79,11 +79,11 @@ def test_right_pictures_are_right_and_the_files_say_so(world: Path) -> None:
     record = json.loads(record_path(world / "out" / "results.jsonl").read_text())
     assert record["overall"] == 1.0 and record["drawing"]["policy"] == "painter"
     table = geneval_table(run)
-    assert "geneval (shapes-checker): 12 prompts, 2 pictures each" in table
+    assert "geneval (shapes-checker): 12 prompts, 2 images each" in table
     assert f"hash: {record['hash']}" in table
 
 
-def test_pictures_of_other_prompts_are_wrong(world: Path) -> None:
+def test_images_of_other_prompts_are_wrong(world: Path) -> None:
     # Files as another program would write them, without a note of the prompt.
     for place, other in ((0, 11), (4, 2)):
         with Image.open(world / "images" / f"{other:05}" / "samples" / "0000.png") as picture:
@@ -129,7 +129,7 @@ def test_a_stopped_evaluation_looks_only_at_what_is_missing(world: Path) -> None
     lines = written.read_text().splitlines()
     spoiled = lines[1].replace('"score": 0.9', '"score": 0.1')
     assert spoiled != lines[1]
-    # The last line was cut off in the middle; the first picture's is not made again, as its score shows.
+    # The last line was cut off in the middle; the first image's is not made again, as its score shows.
     written.write_text("\n".join([lines[0], spoiled, *lines[2:7]]) + "\n" + lines[7][:30])
     run = evaluated(world)
     assert not run.results[0].correct
@@ -137,7 +137,7 @@ def test_a_stopped_evaluation_looks_only_at_what_is_missing(world: Path) -> None
     assert written.read_text().splitlines()[2:] == lines[2:]
 
 
-def test_a_picture_that_changed_since_is_refused(world: Path) -> None:
+def test_an_image_that_changed_since_is_refused(world: Path) -> None:
     evaluated(world)
     picture = world / "images" / "00002" / "samples" / "0000.png"
     shutil.copy(world / "images" / "00002" / "samples" / "0001.png", picture)
@@ -161,7 +161,7 @@ def test_what_would_change_the_number_is_refused(world: Path) -> None:
         evaluated(world, prompts=world / "none.jsonl")
     lines = prompts.read_text().splitlines()
     prompts.write_text("\n".join([*lines, lines[0]]))
-    with pytest.raises(ValueError, match="12 prompts have pictures; the prompts file has 13"):
+    with pytest.raises(ValueError, match="12 prompts have images; the prompts file has 13"):
         evaluated(world)
     prompts.write_text("\n".join(lines[::-1]))
     with pytest.raises(ValueError, match=r"prompt 00000 is .*, the prompts file says"):
@@ -172,7 +172,7 @@ def test_what_would_change_the_number_is_refused(world: Path) -> None:
         evaluated(world)
 
 
-def test_damaged_and_foreign_pictures_are_refused_by_name(world: Path) -> None:
+def test_damaged_and_foreign_images_are_refused_by_name(world: Path) -> None:
     images = world / "images"
     picture = images / "00003" / "samples" / "0001.png"
     whole = picture.read_bytes()
@@ -183,7 +183,7 @@ def test_damaged_and_foreign_pictures_are_refused_by_name(world: Path) -> None:
     with pytest.raises(ValueError, match=r"0001.png was drawn for '.*', but its metadata says"):
         evaluated(world)
     picture.unlink()
-    with pytest.raises(ValueError, match="00003 has 1 pictures, others have 2"):
+    with pytest.raises(ValueError, match="00003 has 1 images, others have 2"):
         evaluated(world)
 
 
@@ -191,15 +191,15 @@ def test_exactly_one_pair_of_eyes_is_wanted_and_it_must_know_the_classes(world: 
     for changes in ({"detector": ""}, {"detections": world / "prompts.jsonl"}):
         with pytest.raises(ValueError, match="name what sees the objects, one of"):
             evaluated(world, **changes)
-    with pytest.raises(ValueError, match="names colours itself"):
-        evaluated(world, colours="somewhere")
+    with pytest.raises(ValueError, match="names colors itself"):
+        evaluated(world, colors="somewhere")
     for file in [world / "prompts.jsonl", *(world / "images").glob("*/metadata.jsonl")]:
         file.write_text(file.read_text().replace('"class": "square"', '"class": "zebra"'))
     with pytest.raises(ValueError, match="shapes-checker does not know the class 'zebra'"):
         evaluated(world)
 
 
-def test_a_colour_that_nobody_named_is_refused(world: Path) -> None:
+def test_a_color_that_nobody_named_is_refused(world: Path) -> None:
     evaluated(world)
     written = detections_path(world / "out" / "results.jsonl")
     lines = [json.loads(line) for line in written.read_text().splitlines()]
@@ -208,7 +208,7 @@ def test_a_colour_that_nobody_named_is_refused(world: Path) -> None:
             del seen["color"]
     bare = world / "bare.jsonl"
     bare.write_text("\n".join(json.dumps(line) for line in lines))
-    with pytest.raises(ValueError, match=r"needs the colour of its .*; name a CLIP model with --colours"):
+    with pytest.raises(ValueError, match=r"needs the color of its .*; name a CLIP model with --colors"):
         evaluated(world, detector="", detections=bare)
 
 
@@ -261,7 +261,7 @@ def test_results_that_are_there_are_told_and_compared_without_looking_again(
     words += ["--prompts", str(world / "prompts.jsonl")]
     main([*words, "--compare", str(world / "before.jsonl")])
     told = capsys.readouterr().out
-    assert "geneval (shapes-checker): 12 prompts, 2 pictures each" in told
+    assert "geneval (shapes-checker): 12 prompts, 2 images each" in told
     assert "warning: made under different protocols" in told
     assert f"threshold {SURE} and 0.999999" in told
     # The official evaluator writes no protocol.
@@ -280,7 +280,7 @@ def test_results_of_other_prompts_or_without_some_are_refused(world: Path) -> No
     lines = output.read_text().splitlines()
     for kept, told in (
         (lines[2:], "1 of 12 prompts of the prompts file have no result"),
-        (lines[1:], "prompts have from 1 to 2 pictures"),
+        (lines[1:], "prompts have from 1 to 2 images"),
         (
             [*lines, *(line.replace("a photo of", "a map of") for line in lines[:2])],
             "1 prompts are not in the prompts file",
@@ -328,14 +328,14 @@ def zero_shot(tmp_path: Path) -> Path:
 def test_a_zero_shot_detector_looks_for_words_that_coco_does_not_have(world: Path, zero_shot: Path) -> None:
     assert model_kind(str(zero_shot)) == "owlv2"
     clip = str(WEIGHTS / "clip")
-    run = evaluated(world, detector=str(zero_shot), colours=clip, batch=2)
+    run = evaluated(world, detector=str(zero_shot), colors=clip, batch=2)
     assert run.protocol["detector"] == "zero-shot owlv2"
     # Its scores are of another scale: the counting task has no threshold of its own.
     assert run.protocol["threshold"] == run.protocol["counting_threshold"] == "0.3"
     assert run.summary.images == 24
     seen = {name for result in run.results for name in result.details}
     assert seen and seen <= {"square", "circle", "cross", "triangle"}
-    again = evaluated(world, detector=str(zero_shot), colours=clip, batch=2)
+    again = evaluated(world, detector=str(zero_shot), colors=clip, batch=2)
     assert again.results == run.results
 
 
@@ -350,10 +350,10 @@ def test_the_command_draws_with_the_worlds_policy_and_goes_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["evaluate", "geneval", "--images", str(tmp_path / "drawn"), "--prompts", "shapes"]
-    words += ["--detector", "shapes", "--policy", "shapes", "--per-prompt", "1", "--steps", "2"]
+    words += ["--detector", "shapes", "--model", "shapes", "--per-prompt", "1", "--steps", "2"]
     main(words)
     told = capsys.readouterr().out
-    assert "geneval (shapes-checker): 24 prompts, 1 pictures each" in told
+    assert "geneval (shapes-checker): 24 prompts, 1 images each" in told
     assert (tmp_path / "drawn" / "contact_sheet.png").is_file()
     record = json.loads(record_path(tmp_path / "drawn" / "results.jsonl").read_text())
     assert record["drawing"]["decode_steps"] == 2 and record["drawing"]["seed"] == 0
@@ -366,7 +366,7 @@ def test_the_command_draws_with_the_worlds_policy_and_goes_on(
 
 def test_options_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
     for options, told in (
-        (GenEvalOptions(judge=SHAPES), "name the folder of pictures with --images"),
+        (GenEvalOptions(judge=SHAPES), "name the folder of images with --images"),
         (
             GenEvalOptions(images=tmp_path, judge=SHAPES, drawer=DrawerOptions(per_prompt=2)),
             "options of drawing, but nobody draws",

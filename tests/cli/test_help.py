@@ -12,7 +12,7 @@ from sightloop.cli.help import ALL, SHORT, TWO_SCREENS, blocks_of
 COMMANDS = (
     *("train vlrm", "train unirl-grpo", "train unirl-sft", "demo unirl", "caption", "draw", "ask", "report"),
     *("doctor", "export", "convert", "evaluate clip-recall", "evaluate captions", "evaluate answers"),
-    *("evaluate geneval", "evaluate both-sides"),
+    *("evaluate geneval", "evaluate joint"),
 )
 
 

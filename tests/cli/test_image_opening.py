@@ -17,7 +17,7 @@ import sightloop.image_files
 from sightloop.cli import main
 from sightloop.evaluators.image_sheets import drawn_by_run
 from sightloop.integrations.answerer import AnswerSettings, Asked, Respondent
-from sightloop.training.gallery import copy_picture
+from sightloop.training.gallery import copy_image
 from sightloop.world.bundled import WEIGHTS
 
 CLIP, CAPTIONER = str(WEIGHTS / "clip"), str(WEIGHTS / "captioner")
@@ -94,7 +94,7 @@ def test_every_command_refuses_by_name_what_is_no_image(
     measure = ["evaluate", "clip-recall", "--clip", CLIP]
     assert "bad.png" in refused(capsys, *measure, "--captions", str(captions))
     assert "bad.png" in refused(capsys, "evaluate", "captions", str(captions), "--clip", CLIP)
-    assert copy_picture(tmp_path, bad) is None
+    assert copy_image(tmp_path, bad) is None
     assert not ghostscript.exists()
 
 
@@ -112,13 +112,13 @@ def test_geneval_and_sheets_refuse_it_too(
     hostile(sample)
     told = refused(capsys, *GENEVAL[:4], "--prompts", str(drawn / "prompts.jsonl"), "--images", str(drawn))
     assert "00000/samples/0000.png" in told
-    told = refused(capsys, "evaluate", "both-sides", "--fixed", str(drawn), "--per-category", "4")
+    told = refused(capsys, "evaluate", "joint", "--fixed", str(drawn), "--per-category", "4")
     assert "0000.png" in told
     run = tmp_path / "run"
     (run / "evaluations").mkdir(parents=True)
     hostile(run / "bad.png")
     samples = [{"image": "bad.png", "source": "x", "category": "single_object", "drawn": "right"}]
-    (run / "evaluations" / "both_sides_step_000000.json").write_text(json.dumps({"samples": samples}))
+    (run / "evaluations" / "joint_step_000000.json").write_text(json.dumps({"samples": samples}))
     with pytest.raises(ValueError, match=r"bad\.png cannot be read"):
         drawn_by_run(run, 0)
     assert not ghostscript.exists()
@@ -151,7 +151,7 @@ def test_a_pipe_among_shards_is_refused(
 ) -> None:
     os.mkfifo(tmp_path / f"pipe{suffix}")
     words = ["train", "vlrm", "--images", str(tmp_path), "--run", str(tmp_path / "run")]
-    words += ["--preset", "shapes", "--policy", CAPTIONER, "--judge", str(WEIGHTS / "judge")]
+    words += ["--preset", "shapes", "--model", CAPTIONER, "--judge", str(WEIGHTS / "judge")]
     assert f"pipe{suffix} is no regular file" in refused(capsys, *words)
 
 
@@ -159,7 +159,7 @@ def test_geneval_takes_jpeg_files_and_passes_hidden_ones_over(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     drawn = tmp_path / "drawn"
-    main([*GENEVAL, "--policy", "shapes", "--images", str(drawn), "--per-prompt", "1", "--steps", "1"])
+    main([*GENEVAL, "--model", "shapes", "--images", str(drawn), "--per-prompt", "1", "--steps", "1"])
     samples = drawn / "00000" / "samples"
     for name in (".DS_Store", "Thumbs.db", "._0000.png", "desktop.ini"):
         (samples / name).write_bytes(b"nothing")
@@ -177,4 +177,4 @@ def test_geneval_takes_jpeg_files_and_passes_hidden_ones_over(
     assert "has the number of" in refused(capsys, *words)
     (other / "0000.png").unlink()
     (other / "notes.txt").write_text("mine")
-    assert "notes.txt is not named as a picture" in refused(capsys, *words)
+    assert "notes.txt is not named as an image" in refused(capsys, *words)

@@ -63,7 +63,7 @@ def test_show_o_takes_a_template_and_refuses_what_it_does_not_read(
     parts = ["--magvit", str(folders["magvit"]), "--tokenizer", str(folders["tokenizer"])]
     words = ["draw", "a dog", "--model", str(folders["model"]), "--number", "1", *parts]
     words += ["--output", str(tmp_path / "drawn"), "--steps", "2"]
-    assert "reads prompts for pictures as they are" in said(capsys, [*words, "--prompts.drawing", "{prompt}"])
+    assert "reads prompts for images as they are" in said(capsys, [*words, "--prompts.drawing", "{prompt}"])
     assert "w-clip-vit) has a system prompt" in said(capsys, [*words, "--prompts.system", "Be brief."])
     ours = tmp_path / "ours"
     template = "Question: {question}\\nAnswer:"
@@ -75,7 +75,7 @@ def test_show_o_takes_a_template_and_refuses_what_it_does_not_read(
     assert "'Question: {question}\\nAnswer:'" in capsys.readouterr().err
 
 
-def test_a_w_clip_vit_show_o_has_its_system_prompt_before_the_picture(tmp_path: Path) -> None:
+def test_a_w_clip_vit_show_o_has_its_system_prompt_before_the_image(tmp_path: Path) -> None:
     folders = show_o_folders(tmp_path / "hub", has_tower=True)
     named = {"magvit": folders["magvit"], "tokenizer": folders["tokenizer"], "tower": str(folders["tower"])}
     policy: Any = load_image_policy(str(folders["model"]), device=CPU, parts=Parts(**named))
@@ -97,7 +97,7 @@ def test_a_run_tells_its_strings_and_its_export_has_them(
         "question template": "User: <image_placeholder>\n{question}\n\nAssistant:",
     }
     assert json.loads((run / "prompts.json").read_text()) == told
-    evaluation = json.loads((run / "evaluations" / "both_sides_step_000002.json").read_text())
+    evaluation = json.loads((run / "evaluations" / "joint_step_000002.json").read_text())
     assert told.items() <= evaluation["protocol"].items()
     main(["export", str(run), "--output", str(tmp_path / "exported")])
     policy: Any = load_image_policy(str(tmp_path / "exported"), device=CPU)
@@ -125,9 +125,9 @@ def test_the_embedded_worlds_models_state_their_strings() -> None:
     }
 
 
-def test_genevals_pictures_say_with_which_template_they_were_drawn(tmp_path: Path) -> None:
+def test_genevals_images_say_with_which_template_they_were_drawn(tmp_path: Path) -> None:
     policy: Any = load_image_policy(str(WEIGHTS / "janus"), device=CPU)
-    prompts, law = prompts_of(some_quizzes())[:1], policy.drawing()
+    prompts, law = prompts_of(some_quizzes())[:1], policy.default_sampling()
     drawing = Drawing(per_prompt=1)
     draw_prompts(policy, prompts, tmp_path, name="janus", sampling=law, drawing=drawing)
     told = json.loads((tmp_path / "drawing.json").read_text())

@@ -19,12 +19,12 @@ CLIP = str(WEIGHTS / "clip")
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with pictures and a run that was evaluated on them."""
+    """A folder with images and a run that was evaluated on them."""
     folder = tmp_path_factory.mktemp("place")
     shown = pictures(folder, number=4)
     main(
         ["train", "vlrm", "--preset", "shapes", "--images", str(shown), "--run", str(folder / "run"),
-         "--steps", "1", "--batch", "4", "--policy", str(WEIGHTS / "captioner"), "--dtype", "bfloat16",
+         "--steps", "1", "--batch", "4", "--model", str(WEIGHTS / "captioner"), "--dtype", "bfloat16",
          "--judge.model", str(WEIGHTS / "judge"), "--held-out.images", str(shown), "--held-out.clip", CLIP,
          "--held-out.beams", "3", "--held-out.fit", "squash"]
     )  # fmt: skip

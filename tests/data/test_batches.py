@@ -1,4 +1,4 @@
-"""The stream of training pictures: exact epochs, exact resume, any number of ranks, broken pictures named."""
+"""The stream of training images: exact epochs, exact resume, any number of ranks, broken images named."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from picture_files import numbered, numbers, write_folder, write_parquet, write_tar, write_tars
+from image_samples import numbered, numbers, write_folder, write_parquet, write_tar, write_tars
 
 from sightloop.data.batches import Batching, ImageStream
 from sightloop.data.decode import Decoding
@@ -23,7 +23,7 @@ TINY = Decoding(size=4)
 
 
 def stream(spec: str, **settings: Any) -> ImageStream:
-    """A stream of 4 x 4 pictures."""
+    """A stream of 4 x 4 images."""
     return ImageStream(open_source(spec), TINY, Batching(**{"seed": 7, "batch_size": 4, **settings}))
 
 
@@ -49,12 +49,12 @@ def broken_folder(path: Path) -> str:
 
 
 def tars(path: Path) -> str:
-    """Four shards of unequal size, one of them without a picture."""
+    """Four shards of unequal size, one of them without an image."""
     return write_tars(path / "shards", [5, 2, 0, 6])
 
 
 def broken_tars(path: Path) -> str:
-    """Three shards with two pictures cut off."""
+    """Three shards with two images cut off."""
     return write_tars(path / "cut_shards", [5, 2, 6], broken=(1, 8))
 
 
@@ -69,7 +69,7 @@ KINDS = pytest.mark.parametrize("make", [folder, broken_folder, tars, broken_tar
 
 @pytest.mark.parametrize(("make", "size"), [(folder, 11), (tars, 13), (parquet, 11)])
 @pytest.mark.parametrize("buffer", [3, 1024])
-def test_every_epoch_shows_every_picture_once(
+def test_every_epoch_shows_every_image_once(
     make: Callable[[Path], str], size: int, buffer: int, tmp_path: Path
 ) -> None:
     batches = stream(make(tmp_path), batch_size=size, shuffle_buffer=buffer)
@@ -174,15 +174,15 @@ def test_a_loaded_state_discards_what_was_made_ahead(tmp_path: Path) -> None:
     assert all(same(one, other) for one, other in zip(batches, expected, strict=False))
 
 
-def test_a_broken_picture_is_replaced_reported_once_and_counted(
+def test_a_broken_image_is_replaced_reported_once_and_counted(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     spec = write_folder(tmp_path, 10, broken=(3,))
-    batches = stream(spec, batch_size=10, max_broken_share=0.2)
+    batches = stream(spec, batch_size=10, max_broken_fraction=0.2)
     with caplog.at_level(logging.WARNING):
         seen = [numbers(batch) for batch in islice(batches, 4)]
     assert all(len(epoch) == 10 and 3 not in epoch for epoch in seen)
-    # One other picture stands in, so that one is there twice.
+    # One other image stands in, so that one is there twice.
     assert all(sorted(Counter(epoch).values()) == [1] * 8 + [2] for epoch in seen)
     path = str(tmp_path / "00003.png")
     assert [broken.source for broken in batches.broken] == [path]
@@ -193,33 +193,33 @@ def test_a_broken_picture_is_replaced_reported_once_and_counted(
 
 def test_a_resumed_stream_does_not_report_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     spec = write_folder(tmp_path, 10, broken=(3,))
-    first = stream(spec, batch_size=10, max_broken_share=0.2)
+    first = stream(spec, batch_size=10, max_broken_fraction=0.2)
     next(first)
     caplog.clear()
-    resumed = stream(spec, batch_size=10, max_broken_share=0.2)
+    resumed = stream(spec, batch_size=10, max_broken_fraction=0.2)
     resumed.load_state_dict(first.state_dict())
     next(resumed)
     assert not caplog.records
     assert resumed.broken == first.broken
 
 
-def test_too_many_broken_pictures_stop_the_stream_with_their_names(tmp_path: Path) -> None:
+def test_too_many_broken_images_stop_the_stream_with_their_names(tmp_path: Path) -> None:
     spec = write_folder(tmp_path, 120, broken=tuple(range(0, 120, 8)))
     with pytest.raises(ValueError, match=r"max_broken_share 0\.05.*0\d+\.png"):
         next(stream(spec, batch_size=120))
 
 
-def test_a_few_broken_pictures_among_the_first_do_not_stop_the_stream(tmp_path: Path) -> None:
+def test_a_few_broken_images_among_the_first_do_not_stop_the_stream(tmp_path: Path) -> None:
     spec = write_folder(tmp_path, 120, broken=(0, 1, 2))
     batches = stream(spec, batch_size=3, shuffle=False)
     assert numbers(next(batches)) == [3, 4, 5]
     assert len(batches.broken) == 3
 
 
-def test_a_source_of_nothing_but_broken_pictures_ends_in_an_error(tmp_path: Path) -> None:
+def test_a_source_of_nothing_but_broken_images_ends_in_an_error(tmp_path: Path) -> None:
     spec = write_folder(tmp_path, 2, broken=(0, 1))
     with pytest.raises(ValueError, match="are broken"):
-        next(stream(spec, max_broken_share=0.9))
+        next(stream(spec, max_broken_fraction=0.9))
 
 
 def test_the_same_error_comes_again_when_asked_again(tmp_path: Path) -> None:
@@ -229,17 +229,17 @@ def test_the_same_error_comes_again_when_asked_again(tmp_path: Path) -> None:
             next(batches)
 
 
-def test_a_damaged_shard_counts_as_a_broken_picture(tmp_path: Path) -> None:
+def test_a_damaged_shard_counts_as_a_broken_image(tmp_path: Path) -> None:
     spec = write_tars(tmp_path, [6, 6])
     shard = tmp_path / "001.tar"
-    # A picture and its caption take four blocks of 512 bytes; the second picture loses its header.
+    # An image and its caption take four blocks of 512 bytes; the second image loses its header.
     shard.write_bytes(shard.read_bytes()[:2048] + b"\1" * 512 + shard.read_bytes()[2560:])
-    batches = stream(spec, batch_size=12, shuffle=False, max_broken_share=0.5)
+    batches = stream(spec, batch_size=12, shuffle=False, max_broken_fraction=0.5)
     assert set(numbers(next(batches))) == set(range(7))
     assert any(broken.source == str(shard) for broken in batches.broken)
 
 
-def test_a_state_of_other_pictures_or_another_seed_is_refused(tmp_path: Path) -> None:
+def test_a_state_of_other_images_or_another_seed_is_refused(tmp_path: Path) -> None:
     spec = write_folder(tmp_path / "one", 5)
     state = stream(spec).state_dict()
     for other in (

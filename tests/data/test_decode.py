@@ -1,4 +1,4 @@
-"""Encoded pictures to RGB squares: the processors' pixels, every kind of file, and honest refusals."""
+"""Encoded images to RGB squares: the processors' pixels, every kind of file, and honest refusals."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import zlib
 
 import numpy as np
 import pytest
-from picture_files import encoded, photo_like
+from image_samples import encoded, photo_like
 from PIL import Image
 from transformers import BlipImageProcessorPil, CLIPImageProcessorPil
 
@@ -82,7 +82,7 @@ def test_sixteen_bits_are_scaled_not_clipped(form: str) -> None:
     assert pixels[..., 0].tolist() == [[0, 100], [1, 255]]
 
 
-def test_sixteen_bit_colours_are_scaled() -> None:
+def test_sixteen_bit_colors_are_scaled() -> None:
     def chunk(name: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
@@ -142,9 +142,9 @@ def test_a_truncated_jpeg_is_broken() -> None:
         decode(data[: len(data) // 2], Decoding(size=32))
 
 
-@pytest.mark.parametrize("data", [b"not a picture", b"<html>404</html>", b"%PDF-1.7 and so on"])
-def test_what_is_no_picture_says_so(data: bytes) -> None:
-    with pytest.raises(BrokenImageError, match="not a picture of a known format"):
+@pytest.mark.parametrize("data", [b"not an image", b"<html>404</html>", b"%PDF-1.7 and so on"])
+def test_what_is_no_image_says_so(data: bytes) -> None:
+    with pytest.raises(BrokenImageError, match="not an image of a known format"):
         decode(data, Decoding(size=8))
 
 
@@ -155,7 +155,7 @@ def test_an_empty_file_says_so() -> None:
 
 def test_postscript_is_never_interpreted() -> None:
     data = encoded(photo_like(9, 9), "EPS")
-    with pytest.raises(BrokenImageError, match="not a picture of a known format"):
+    with pytest.raises(BrokenImageError, match="not an image of a known format"):
         decode(data, Decoding(size=8))
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from picture_files import (
+from image_samples import (
     encoded,
     numbered,
     photo_like,
@@ -28,13 +28,13 @@ from sightloop.data.sources import FileSource, ShardSource, Source, expand_brace
 
 
 def contents(source: Source) -> list[int]:
-    """The numbers of the pictures in their order; -1 where one is broken."""
+    """The numbers of the images in their order; -1 where one is broken."""
     loaded = [load(picture, Decoding(size=4)) for picture in source.pictures()]
     return [-1 if isinstance(p, Broken) else int(p[0, 0, 0]) + 256 * int(p[0, 0, 1]) for p in loaded]
 
 
 def names(source: Source, folder: Path) -> list[str]:
-    """Where the pictures are, seen from `folder`."""
+    """Where the images are, seen from `folder`."""
     return [picture.source.removeprefix(f"{folder}/") for picture in source.pictures()]
 
 
@@ -87,7 +87,7 @@ def test_braces_stand_for_numbers_and_choices(pattern: str, expected: list[str])
     assert expand_braces(pattern) == expected
 
 
-def test_tar_shards_give_their_pictures_in_order(tmp_path: Path) -> None:
+def test_tar_shards_give_their_images_in_order(tmp_path: Path) -> None:
     source = open_source(write_tars(tmp_path, [2, 0, 3]))
     assert isinstance(source, ShardSource) and contents(source) == [0, 1, 2, 3, 4]
     assert names(source, tmp_path) == [
@@ -116,15 +116,15 @@ def test_long_member_names_and_folders_inside_an_archive_are_fine(tmp_path: Path
     assert contents(open_source(str(tmp_path / "a.tar"))) == [0, 1, 2]
 
 
-def test_an_archive_cut_inside_a_picture_breaks_that_picture_only(tmp_path: Path) -> None:
+def test_an_archive_cut_inside_an_image_breaks_that_image_only(tmp_path: Path) -> None:
     path = tmp_path / "a.tar"
     write_tar(path, {f"{n}.png": numbered(n) for n in range(3)})
-    # A member takes a header and one block: the third picture starts at byte 2 * 1024 + 512.
+    # A member takes a header and one block: the third image starts at byte 2 * 1024 + 512.
     path.write_bytes(path.read_bytes()[: 2 * 1024 + 512 + 10])
     loaded = [load(picture, Decoding(size=4)) for picture in open_source(str(path)).pictures()]
     assert [isinstance(result, Broken) for result in loaded] == [False, False, True, True]
     assert isinstance(loaded[2], Broken) and loaded[2].source == f"{path}!2.png"
-    assert isinstance(loaded[3], Broken) and "cannot be read beyond 3 pictures" in loaded[3].reason
+    assert isinstance(loaded[3], Broken) and "cannot be read beyond 3 images" in loaded[3].reason
 
 
 def test_garbage_inside_an_archive_is_not_taken_for_its_end(tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_an_archive_without_its_end_mark_is_whole(tmp_path: Path) -> None:
     assert contents(open_source(str(path))) == [0, 1]
 
 
-def test_a_table_gives_its_pictures_from_bytes_or_by_path(tmp_path: Path) -> None:
+def test_a_table_gives_its_images_from_bytes_or_by_path(tmp_path: Path) -> None:
     (tmp_path / "beside.png").write_bytes(numbered(300))
     values: list[dict[str, object] | None] = [{"bytes": numbered(n), "path": "x"} for n in range(4)]
     values += [{"bytes": None, "path": "beside.png"}, {"bytes": None, "path": None}, None]
@@ -180,13 +180,13 @@ def test_a_column_of_plain_bytes_is_found_or_chosen(tmp_path: Path) -> None:
         open_source(str(tmp_path / "one.parquet"), column="text")
 
 
-def test_a_table_without_pictures_names_its_columns(tmp_path: Path) -> None:
+def test_a_table_without_images_names_its_columns(tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": ["a"], "n": [1]}), tmp_path / "a.parquet")
     with pytest.raises(ValueError, match=r"has no column of pictures .* text \(string\), n \(int64\)"):
         open_source(str(tmp_path / "a.parquet"))
 
 
-def test_a_damaged_table_is_one_broken_picture(tmp_path: Path) -> None:
+def test_a_damaged_table_is_one_broken_image(tmp_path: Path) -> None:
     for name in ("a", "b"):
         write_parquet(tmp_path / f"{name}.parquet", [{"bytes": numbered(5), "path": None}])
     (tmp_path / "b.parquet").write_bytes(b"no longer a table")
@@ -202,14 +202,14 @@ def test_the_splits_of_a_folder_of_tables_are_not_mixed(tmp_path: Path) -> None:
 
 
 def write_coco(folder: Path, pictures: str = "val2014") -> Path:
-    """A Karpathy JSON of four pictures, one a split, and the pictures."""
+    """A Karpathy JSON of four images, one a split, and the images."""
     write_folder(folder / "pictures" / pictures, 4)
     entries = [
         {
             "filepath": "val2014",
             "filename": f"{number:05d}.png",
             "split": split,
-            "sentences": [{"raw": f"A {split} picture. "}, {"raw": "two\nlines"}],
+            "sentences": [{"raw": f"A {split} image. "}, {"raw": "two\nlines"}],
         }
         for number, split in enumerate(["train", "restval", "val", "test"])
     ]
@@ -217,12 +217,12 @@ def write_coco(folder: Path, pictures: str = "val2014") -> Path:
     return folder / "dataset_coco.json"
 
 
-def test_a_split_of_coco_has_its_pictures_and_sentences(tmp_path: Path) -> None:
+def test_a_split_of_coco_has_its_images_and_sentences(tmp_path: Path) -> None:
     source = open_source(str(write_coco(tmp_path)), split="test", image_root=str(tmp_path / "pictures"))
     assert isinstance(source, FileSource)
     assert contents(source) == [3]
-    assert source.all_references == (("A test picture.", "two lines"),)
-    assert [picture.reference for picture in source.pictures()] == ["A test picture."]
+    assert source.all_references == (("A test image.", "two lines"),)
+    assert [picture.reference for picture in source.pictures()] == ["A test image."]
 
 
 def test_train_of_coco_includes_restval_and_splits_can_be_joined(tmp_path: Path) -> None:
@@ -232,7 +232,7 @@ def test_train_of_coco_includes_restval_and_splits_can_be_joined(tmp_path: Path)
     assert contents(open_source(spec, split="restval", image_root=root)) == [1]
 
 
-def test_pictures_of_coco_may_lie_in_one_folder(tmp_path: Path) -> None:
+def test_images_of_coco_may_lie_in_one_folder(tmp_path: Path) -> None:
     spec = str(write_coco(tmp_path, pictures="."))
     assert contents(open_source(spec, split="val", image_root=str(tmp_path / "pictures"))) == [2]
 
@@ -243,7 +243,7 @@ def test_what_is_wrong_with_coco_is_said(tmp_path: Path) -> None:
         ValueError, match=re.escape("no split 'dev'; it has restval (1), test (1), train (1), val (1)")
     ):
         open_source(spec, split="dev")
-    with pytest.raises(ValueError, match="give the pictures' folder as image_root"):
+    with pytest.raises(ValueError, match="give the images' folder as image_root"):
         open_source(spec, split="test")
     (tmp_path / "captions.json").write_text(json.dumps({"images": [{"id": 1}], "annotations": []}))
     with pytest.raises(ValueError, match="is no Karpathy JSON"):
@@ -289,7 +289,7 @@ def test_a_turned_video_is_upright(tmp_path: Path) -> None:
     assert pixels[4].mean() < 150 and pixels[-4].mean() > 190
 
 
-def test_a_damaged_video_is_one_broken_picture(tmp_path: Path) -> None:
+def test_a_damaged_video_is_one_broken_image(tmp_path: Path) -> None:
     pytest.importorskip("av", reason="PyAV is an optional dependency")
     (tmp_path / "a.mp4").write_bytes(b"no video at all")
     assert contents(open_source(str(tmp_path))) == [-1]
@@ -298,11 +298,11 @@ def test_a_damaged_video_is_one_broken_picture(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("", "the source of pictures is empty"),
-        ("nowhere", "no pictures found in '{folder}/nowhere'"),
-        ("*.webp", "no pictures found in"),
-        ("{{00000,00009}}.png", "no pictures found in '{folder}/00009.png' of"),
-        ("text", "no pictures found in"),
+        ("", "the source of images is empty"),
+        ("nowhere", "no images found in '{folder}/nowhere'"),
+        ("*.webp", "no images found in"),
+        ("{{00000,00009}}.png", "no images found in '{folder}/00009.png' of"),
+        ("text", "no images found in"),
     ],
 )
 def test_an_empty_source_says_what_could_be_given(tmp_path: Path, spec: str, message: str) -> None:
@@ -316,8 +316,8 @@ def test_an_empty_source_says_what_could_be_given(tmp_path: Path, spec: str, mes
         open_source(spec)
 
 
-def test_shards_without_a_picture_are_an_empty_source(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="holds no picture: 2 tar shards, all without one"):
+def test_shards_without_an_image_are_an_empty_source(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="holds no image: 2 tar shards, all without one"):
         open_source(write_tars(tmp_path, [0, 0]))
 
 
@@ -330,7 +330,7 @@ def test_what_cannot_work_is_refused_with_the_fix(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"image_root 'x' has no effect on .* belongs to a Karpathy JSON"):
         open_source(folder, image_root="x")
     (tmp_path / "pictures" / "a.mp4").write_bytes(b"")
-    with pytest.raises(ValueError, match="holds pictures and videos; give a glob"):
+    with pytest.raises(ValueError, match="holds images and videos; give a glob"):
         open_source(folder)
     (tmp_path / "a.tar.gz").write_bytes(b"")
     with pytest.raises(ValueError, match=r"is compressed, .* decompress it"):

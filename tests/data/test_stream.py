@@ -1,4 +1,4 @@
-"""Random orders and seeds, exact replacement of broken pictures, and sets in file order."""
+"""Random orders and seeds, exact replacement of broken images, and sets in file order."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from picture_files import numbered, numbers, write_folder, write_parquet, write_tars, write_video
+from image_samples import numbered, numbers, write_folder, write_parquet, write_tars, write_video
 
 from sightloop.data.batches import Batching, ImageStream
 from sightloop.data.decode import Decoding
@@ -24,7 +24,7 @@ KINDS = ["folder", "tar", "parquet"]
 
 
 def write(kind: str, folder: Path, count: int, broken: tuple[int, ...] = ()) -> str:
-    """A source of `count` numbered pictures of a kind, shards of unequal length; its spec."""
+    """A source of `count` numbered images of a kind, shards of unequal length; its spec."""
     if kind == "folder":
         return write_folder(folder, count, broken)
     sizes = [count // 2, count // 3, count - count // 2 - count // 3]
@@ -40,13 +40,13 @@ def write(kind: str, folder: Path, count: int, broken: tuple[int, ...] = ()) -> 
 
 
 def stream(spec: str, batch_size: int = 4, **settings: Any) -> ImageStream:
-    """A stream over small pictures, with a buffer smaller than the source."""
+    """A stream over small images, with a buffer smaller than the source."""
     settings = {"shuffle_buffer": 5, **settings}
     return ImageStream(open_source(spec), Decoding(size=4), Batching(batch_size=batch_size, **settings))
 
 
 def shown(batches: ImageStream, count: int) -> list[int]:
-    """The numbers of the pictures of the next batches."""
+    """The numbers of the images of the next batches."""
     return [number for batch in itertools.islice(batches, count) for number in numbers(batch)]
 
 
@@ -117,31 +117,31 @@ def test_a_state_is_that_of_the_batches_handed_out_not_of_those_made_ahead(tmp_p
     assert batches.num_seen == 4
 
 
-def test_a_broken_picture_is_replaced_by_the_one_a_batch_later(tmp_path: Path) -> None:
+def test_a_broken_image_is_replaced_by_the_one_a_batch_later(tmp_path: Path) -> None:
     # In file order, 4 a batch: places 5, 9 and 10 are broken. 5 -> 9 is broken too -> 10 is broken too -> 11.
     # 9 -> 13, and 10 -> 14.
     spec = write_folder(tmp_path, 40, broken=(5, 9, 10))
-    batches = stream(spec, shuffle=False, max_broken_share=0.2)
+    batches = stream(spec, shuffle=False, max_broken_fraction=0.2)
     assert shown(batches, 4) == [0, 1, 2, 3, 4, 11, 6, 7, 8, 13, 14, 11, 12, 13, 14, 15]
     assert [Path(broken.source).name for broken in batches.broken] == ["00005.png", "00009.png", "00010.png"]
     # 16 samples and 3 + 1 + 1 further attempts; 5, 9, 10 and once more 9, 10 were broken.
     assert (batches.num_seen, batches.num_broken) == (21, 5)
 
 
-def test_a_broken_picture_is_found_around_even_if_the_batch_is_as_long_as_the_source(tmp_path: Path) -> None:
-    batches = stream(write_folder(tmp_path, 4, broken=(1,)), shuffle=False, max_broken_share=0.9)
+def test_a_broken_image_is_found_around_even_if_the_batch_is_as_long_as_the_source(tmp_path: Path) -> None:
+    batches = stream(write_folder(tmp_path, 4, broken=(1,)), shuffle=False, max_broken_fraction=0.9)
     assert shown(batches, 2) == [0, 2, 2, 3] * 2
 
 
-def test_a_broken_picture_is_warned_of_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    batches = stream(write_folder(tmp_path, 8, broken=(3,)), max_broken_share=0.9)
+def test_a_broken_image_is_warned_of_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    batches = stream(write_folder(tmp_path, 8, broken=(3,)), max_broken_fraction=0.9)
     with caplog.at_level(logging.WARNING):
         shown(batches, 10)
     assert batches.num_broken > 1
     assert [record.getMessage().split(": ")[1] for record in caplog.records] == [f"{tmp_path}/00003.png"]
 
 
-def test_too_many_broken_pictures_stop_the_run(tmp_path: Path) -> None:
+def test_too_many_broken_images_stop_the_run(tmp_path: Path) -> None:
     # 6 of 100 are more than 5 %; 5 are not.
     spec = write_folder(tmp_path / "six", 100, broken=tuple(range(10, 70, 10)))
     with pytest.raises(
@@ -152,7 +152,7 @@ def test_too_many_broken_pictures_stop_the_run(tmp_path: Path) -> None:
     assert len(shown(stream(spec, shuffle=False), 25)) == 100
 
 
-def test_a_file_that_vanishes_is_a_broken_picture(tmp_path: Path) -> None:
+def test_a_file_that_vanishes_is_a_broken_image(tmp_path: Path) -> None:
     batches = stream(write_folder(tmp_path, 40), shuffle=False)
     (tmp_path / "00001.png").unlink()
     assert shown(batches, 1) == [0, 5, 2, 3]
@@ -195,7 +195,7 @@ def test_an_image_set_is_in_file_order_and_can_be_passed_again(kind: str, tmp_pa
     assert [numbers(batch) for batch in limited] == [[0, 1, 2, 3], [4, 5]]
 
 
-def test_an_image_set_refuses_broken_pictures_unless_told_to_leave_them_out(tmp_path: Path) -> None:
+def test_an_image_set_refuses_broken_images_unless_told_to_leave_them_out(tmp_path: Path) -> None:
     source = open_source(write_folder(tmp_path, 6, broken=(1, 4)))
     with pytest.raises(ValueError, match=r"broken picture .*00001\.png: .*Repair or remove it"):
         list(ImageSet(source, Decoding(size=4)))
@@ -209,7 +209,7 @@ def test_an_image_set_refuses_broken_pictures_unless_told_to_leave_them_out(tmp_
     )
 
 
-def test_an_image_set_of_broken_pictures_is_an_error(tmp_path: Path) -> None:
+def test_an_image_set_of_broken_images_is_an_error(tmp_path: Path) -> None:
     source = open_source(write_folder(tmp_path, 2, broken=(0, 1)))
     with pytest.raises(ValueError, match=r"all 2 pictures of .* are broken"):
         list(ImageSet(source, Decoding(size=4), on_broken="leave out"))

@@ -21,7 +21,7 @@ from sightloop.doctor.rewards import PAIRS, examine_rewards
 from sightloop.doctor.unirl import checked_finding
 from sightloop.evaluators.image_checks import WorldCheck
 from sightloop.quizzes.grammar import Quiz
-from sightloop.rewards.answers import Denials, FactReward, LessPrior, all_facts, share
+from sightloop.rewards.answers import FactReward, NegativeAnswers, SubtractBlindBaseline, all_facts, share
 from sightloop.rewards.custom import load_rewards, read_names
 from sightloop.rewards.loading import Loading
 from sightloop.rewards.phrases import BadPhrases, Repeats, load_phrases, missing_end
@@ -110,9 +110,9 @@ def test_sound_rewards_of_texts_pass() -> None:
         "missing_end": missing_end,
         "bad_phrases": BadPhrases(phrases=load_phrases()),
         "repeats": Repeats(),
-        "share": LessPrior(reward=FactReward(grade=share)),
+        "share": SubtractBlindBaseline(reward=FactReward(grade=share)),
         "all_facts": FactReward(grade=all_facts),
-        "denials": Denials(),
+        "denials": NegativeAnswers(),
     }
     findings = examine_rewards(rewards, drawn_probe())
     assert [finding.mark for finding in findings] == ["pass"] * 6 and set(rewards) <= PAIRS.keys()
@@ -135,11 +135,11 @@ def test_functions_of_the_user_are_run(tmp_path: Path) -> None:
     rewards = {one.short: one.load(Loading()) for one in named}
     red, same, broken = examine_rewards(rewards, drawn_probe())
     assert red.mark == "pass" and red.figures["right"] > 0
-    assert same.mark == "warn" and "says 1 about every picture" in same.says
+    assert same.mark == "warn" and "says 1 about every image" in same.says
     assert broken.mark == "fail" and "None (not applicable)" in broken.says
 
 
-def test_every_probe_picture_has_its_own_captions() -> None:
+def test_every_probe_image_has_its_own_captions() -> None:
     for probe in (world_probe(), drawn_probe()):
         images, texts = probe.pairs
         assert len(images) == len(texts) == 4 * len(probe.true) and not set(probe.true[:1]) & set(

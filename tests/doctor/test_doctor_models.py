@@ -117,7 +117,7 @@ def test_a_wrong_activation_of_one_tower_of_anybodys_clip_is_found(tmp_path: Pat
 
 
 @both
-def test_a_wrong_picture_size_is_found(tmp_path: Path, name: str, kind: Kind) -> None:
+def test_a_wrong_image_size_is_found(tmp_path: Path, name: str, kind: Kind) -> None:
     folder = copy_of(name, tmp_path)
 
     def smaller(processor: dict[str, Any]) -> None:
@@ -126,17 +126,17 @@ def test_a_wrong_picture_size_is_found(tmp_path: Path, name: str, kind: Kind) ->
 
     change_json(folder / "processor_config.json", smaller)
     found = failure(examined(folder, kind))
-    assert "makes pictures of 24 x 24 pixels, the model sees 32 x 32" in found.says
+    assert "makes images of 24 x 24 pixels, the model sees 32 x 32" in found.says
 
 
-def test_a_model_of_another_picture_size_than_its_weights_is_found(tmp_path: Path) -> None:
+def test_a_model_of_another_image_size_than_its_weights_is_found(tmp_path: Path) -> None:
     folder = copy_of("clip", tmp_path)
     change_json(folder / "config.json", lambda config: config["vision_config"].update(image_size=64))
     says = failure(examined(folder, "clip")).says
     assert "position_embedding.weight with the shape (17, 96), its config.json wants (65, 96)" in says
 
 
-def test_pictures_cut_at_their_edges_are_found(tmp_path: Path) -> None:
+def test_images_cut_at_their_edges_are_found(tmp_path: Path) -> None:
     folder = copy_of("clip", tmp_path)
 
     def zoom(processor: dict[str, Any]) -> None:

@@ -25,7 +25,7 @@ ROWS = [
     Answered(question="How many cats?", truth="Three grey cats.", answer="the 3 gray cats"),
     Answered(question="What is it?", truth="a bench", answer="A Bench!"),
     Answered(question="What is it?", truth="a bench", answer="a park bench"),
-    Answered(question="What colour?", truth="red", answer=""),
+    Answered(question="What color?", truth="red", answer=""),
 ]
 
 

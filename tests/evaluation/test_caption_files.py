@@ -12,7 +12,7 @@ from sightloop.evaluation.pairs import caption_set, read_captions
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder with pictures a.png, b.png and sub/c.png (only their presence is looked at)."""
+    """A folder with images a.png, b.png and sub/c.png (only their presence is looked at)."""
     (tmp_path / "sub").mkdir()
     for name in ("a.png", "b.png", "sub/c.png"):
         (tmp_path / name).touch()
@@ -71,7 +71,7 @@ def test_relative_paths_can_start_elsewhere(folder: Path) -> None:
     assert read_captions(absolute, image_root=folder / "sub").images == [folder / "b.png"]
 
 
-def test_several_captions_of_a_picture_must_be_asked_for(folder: Path) -> None:
+def test_several_captions_of_an_image_must_be_asked_for(folder: Path) -> None:
     pairs = [(folder / "b.png", "one"), (folder / "a.png", "two"), (folder / "sub" / ".." / "b.png", "three")]
     with pytest.raises(ValueError, match="captioned twice"):
         caption_set(pairs)
@@ -81,7 +81,7 @@ def test_several_captions_of_a_picture_must_be_asked_for(folder: Path) -> None:
     assert found.captions == ["one", "two", "three"]
 
 
-def test_missing_pictures_are_named(folder: Path) -> None:
+def test_missing_images_are_named(folder: Path) -> None:
     pairs = [(folder / f"{index}.png", "a") for index in range(5)] + [(folder / "a.png", "a")]
     with pytest.raises(ValueError, match=r"0.png, .*1.png, .*2.png and 2 more are missing"):
         caption_set(pairs)

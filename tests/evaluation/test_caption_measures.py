@@ -38,23 +38,23 @@ def test_the_exempt_words_are_the_callers_choice() -> None:
     assert caption_measures(captions, exempt=frozenset({"a", "red", "circle"})).metrics["repeats"] == 0
 
 
-def test_colours_count_also_inside_of_compounds() -> None:
+def test_colors_count_also_inside_of_compounds() -> None:
     found = caption_measures(["a black-and-white cat on a Red bed", "a dog", "gray-haired man in grey"])
-    assert found.per_sample["colours"] == [3, 0, 2]
-    assert found.per_sample["names_colours"] == [1, 0, 1]
-    assert found.metrics["colours"] == pytest.approx(5 / 3)
+    assert found.per_sample["colors"] == [3, 0, 2]
+    assert found.per_sample["names_colors"] == [1, 0, 1]
+    assert found.metrics["colors"] == pytest.approx(5 / 3)
 
 
-def test_colour_coverage_is_the_share_of_the_references_colours() -> None:
+def test_color_coverage_is_the_share_of_the_references_colors() -> None:
     captions = ["a grey cat and a green bed", "a dog"]
-    # The references name gray, red (twice: one colour), blue; then brown. One of these four is named.
+    # The references name gray, red (twice: one color), blue; then brown. One of these four is named.
     references = [["a gray cat on a red rug", "red and blue"], ["a brown dog"]]
-    assert caption_measures(captions, references=references).metrics["colour_coverage"] == 1 / 4
+    assert caption_measures(captions, references=references).metrics["color_coverage"] == 1 / 4
 
 
-def test_colour_coverage_is_left_out_where_no_reference_names_a_colour() -> None:
+def test_color_coverage_is_left_out_where_no_reference_names_a_color() -> None:
     found = caption_measures(["a red cat"], references=[["a cat"]])
-    assert "colour_coverage" not in found.metrics
+    assert "color_coverage" not in found.metrics
     assert found.metrics["bleu_1"] == pytest.approx(2 / 3)
 
 
@@ -69,7 +69,7 @@ def test_flagged_and_unfinished_captions_are_counted() -> None:
 
 def test_figures_are_there_only_for_what_was_given() -> None:
     assert set(caption_measures(["a cat"]).metrics) == {
-        "length", "repeats", "repeated_pairs", "colours", "names_colours", "distinct_1", "distinct_2",
+        "length", "repeats", "repeated_pairs", "colors", "names_colors", "distinct_1", "distinct_2",
     }  # fmt: skip
     assert {"self_bleu", "cider_d", "bleu_4"} <= set(
         caption_measures(["a cat", "a dog"], references=[["a cat"], ["a cow"]]).metrics
@@ -138,5 +138,5 @@ def test_what_cannot_be_counted_is_refused() -> None:
         caption_measures(["a"], references=[["a"], ["b"]])
     with pytest.raises(ValueError, match="no captions"):
         truth_measures([])
-    with pytest.raises(ValueError, match="picture 1 has 0 facts"):
+    with pytest.raises(ValueError, match="image 1 has 0 facts"):
         truth_measures([Counted(true=0, false=0, total=1), Counted(true=0, false=0, total=0)])

@@ -108,5 +108,5 @@ def test_what_does_not_fit_together_is_refused() -> None:
         chair(["a", "b"], [set()])
     with pytest.raises(ValueError, match="1 lists of references for 2 captions"):
         chair(["a", "b"], [set(), set()], references=[["a"]])
-    with pytest.raises(ValueError, match="picture 1 holds 'puppy', which is none of the 80 classes"):
+    with pytest.raises(ValueError, match="image 1 holds 'puppy', which is none of the 80 classes"):
         chair(["a", "b"], [{"dog"}, {"puppy"}])

@@ -33,15 +33,15 @@ def encoder() -> ClipEncoder:
 
 @pytest.fixture(scope="module")
 def world() -> tuple[Tensor, list[str]]:
-    """Pictures of scenes and their full captions."""
+    """Images of scenes and their full captions."""
     rng = np.random.default_rng(0)
     scenes = [sample_scene(rng) for _ in range(NUMBER)]
     pixels = torch.stack([torch.from_numpy(render(scene, rng).copy()).permute(2, 0, 1) for scene in scenes])
     return pixels, [caption(scene, "full", rng) for scene in scenes]
 
 
-def as_picture(pixels: Tensor) -> Image.Image:
-    """One picture of a batch."""
+def as_image(pixels: Tensor) -> Image.Image:
+    """One image of a batch."""
     return Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
 
 
@@ -49,7 +49,7 @@ def test_embeddings_are_those_of_the_models_own_forward_pass(encoder: ClipEncode
     pixels, captions = world
     processor: Any = CLIPProcessor(encoder.pictures, encoder.words)
     inputs = processor(
-        text=captions, images=[as_picture(row) for row in pixels], padding=True, return_tensors="pt"
+        text=captions, images=[as_image(row) for row in pixels], padding=True, return_tensors="pt"
     )
     with torch.no_grad():
         found = encoder.model(**inputs)
@@ -57,7 +57,7 @@ def test_embeddings_are_those_of_the_models_own_forward_pass(encoder: ClipEncode
     torch.testing.assert_close(encoder.texts(captions, batch=7), found.text_embeds, rtol=1e-4, atol=1e-5)
 
 
-def test_full_captions_find_their_pictures_and_shuffled_ones_do_not(encoder: ClipEncoder, world) -> None:
+def test_full_captions_find_their_images_and_shuffled_ones_do_not(encoder: ClipEncoder, world) -> None:
     pixels, captions = world
     found = clip_recall(encoder, pixels, captions)
     assert found.metrics["recall@1"] > 0.8
@@ -66,11 +66,11 @@ def test_full_captions_find_their_pictures_and_shuffled_ones_do_not(encoder: Cli
     assert shuffled.metrics["recall@1"] < 0.2
 
 
-def test_pixels_pictures_files_and_embeddings_give_the_same_figures(
+def test_pixels_images_files_and_embeddings_give_the_same_figures(
     encoder: ClipEncoder, world, tmp_path: Path
 ) -> None:
     pixels, captions = world
-    pictures = [as_picture(row) for row in pixels]
+    pictures = [as_image(row) for row in pixels]
     paths = [tmp_path / f"{index}.png" for index in range(NUMBER)]
     for picture, path in zip(pictures, paths, strict=True):
         picture.save(path)
@@ -95,14 +95,14 @@ def test_values_per_caption_average_to_the_figures(encoder: ClipEncoder, world) 
         assert found.metrics[name] == pytest.approx(sum(values) / NUMBER)
 
 
-def test_a_picture_may_have_several_captions(encoder: ClipEncoder, world) -> None:
+def test_an_image_may_have_several_captions(encoder: ClipEncoder, world) -> None:
     pixels, captions = world
     twice = clip_recall(encoder, pixels, captions * 2, target=torch.arange(2 * NUMBER) % NUMBER)
     once = clip_recall(encoder, pixels, captions)
     for name in ("mrr", "recall@1", "image_mrr", "image_recall@1"):
         assert twice.metrics[name] == pytest.approx(once.metrics[name])
     assert twice.per_sample["image_mrr"] == once.per_sample["image_mrr"] * 2
-    # With unequal numbers the mean over captions is not the mean over pictures.
+    # With unequal numbers the mean over captions is not the mean over images.
     uneven = clip_recall(encoder, pixels, [*captions, captions[0]], target=torch.tensor([*range(NUMBER), 0]))
     assert "image_mrr" not in uneven.per_sample
     assert uneven.metrics["image_mrr"] == pytest.approx(once.metrics["image_mrr"])
@@ -111,7 +111,7 @@ def test_a_picture_may_have_several_captions(encoder: ClipEncoder, world) -> Non
 def test_image_values_follow_the_order_of_the_captions(encoder: ClipEncoder, world) -> None:
     pixels, captions = world
     order = torch.randperm(NUMBER)
-    # `a small red` is too little for some pictures, so the values differ.
+    # `a small red` is too little for some images, so the values differ.
     terse = [" ".join(text.split()[:3]) for text in captions]
     straight = clip_recall(encoder, pixels, terse)
     assert len(set(straight.per_sample["image_mrr"])) > 1
@@ -140,7 +140,7 @@ def test_the_protocol_names_all_that_figures_depend_on(encoder: ClipEncoder, wor
     pixels, captions = world
     protocol = clip_recall(encoder, pixels, captions).protocol
     assert protocol["encoder"] == "clip"
-    assert protocol["crop"] == "shorter side to 32, centre 32 x 32"
+    assert protocol["crop"] == "shorter side to 32, center 32 x 32"
     assert protocol["text_cut"] == "300 characters, then 40 tokens"
     assert (protocol["images"], protocol["captions"], protocol["ties"]) == ("40", "40", "optimistic")
     other = ClipEncoder.from_pretrained(WEIGHTS / "clip_retrieval").protocol
@@ -168,8 +168,8 @@ def test_equal_captions_have_equal_embeddings_in_whatever_batch(encoder: ClipEnc
     torch.testing.assert_close(rows.norm(dim=1), torch.ones(5))
 
 
-def test_pictures_are_upright_and_transparency_is_white(encoder: ClipEncoder, world, tmp_path: Path) -> None:
-    upright = as_picture(world[0][0])
+def test_images_are_upright_and_transparency_is_white(encoder: ClipEncoder, world, tmp_path: Path) -> None:
+    upright = as_image(world[0][0])
     turned = upright.transpose(Image.Transpose.ROTATE_90)
     exif = Image.Exif()
     exif[0x0112] = 6  # shown turned a quarter to the right
@@ -182,15 +182,15 @@ def test_pictures_are_upright_and_transparency_is_white(encoder: ClipEncoder, wo
     torch.testing.assert_close(found, wanted)
 
 
-def test_the_middle_of_a_long_picture_is_what_counts(encoder: ClipEncoder, world) -> None:
+def test_the_middle_of_a_long_image_is_what_counts(encoder: ClipEncoder, world) -> None:
     middle = world[0][:1]
     wide = torch.zeros(1, 3, 32, 64, dtype=torch.uint8)
     wide[..., 16:48] = middle
     torch.testing.assert_close(encoder.images(wide), encoder.images(middle))
 
 
-def test_pictures_that_cannot_be_read_are_named(encoder: ClipEncoder, tmp_path: Path) -> None:
-    (tmp_path / "text.png").write_text("no picture")
+def test_images_that_cannot_be_read_are_named(encoder: ClipEncoder, tmp_path: Path) -> None:
+    (tmp_path / "text.png").write_text("no image")
     (tmp_path / "half.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(20))
     deep = tmp_path / "deep.png"
     Image.fromarray(np.zeros((8, 8), dtype=np.uint16)).save(deep)
@@ -205,7 +205,7 @@ def test_what_does_not_fit_together_is_refused(encoder: ClipEncoder, world) -> N
     pixels, captions = world
     with pytest.raises(ValueError, match="no captions"):
         clip_recall(encoder, pixels, [])
-    with pytest.raises(ValueError, match="no pictures"):
+    with pytest.raises(ValueError, match="no images"):
         clip_recall(encoder, [], captions)
     with pytest.raises(ValueError, match="40 images and 2 texts"):
         clip_recall(encoder, pixels, captions[:2])
@@ -233,7 +233,7 @@ def test_ref_clip_score_is_the_harmonic_mean_with_the_best_reference(encoder: Cl
     assert found.per_sample["ref_clip_score"] == pytest.approx(wanted, abs=1e-5)
     with pytest.raises(ValueError, match="40 captions need as many lists"):
         clip_score(encoder, pixels, captions, references=[["a cross"]])
-    with pytest.raises(ValueError, match="40 pictures and 1 captions"):
+    with pytest.raises(ValueError, match="40 images and 1 captions"):
         clip_score(encoder, pixels, captions[:1])
 
 

@@ -1,4 +1,4 @@
-"""Bootstrap intervals against laws worked out by hand."""
+"""Bootstrap intervals against distributions worked out by hand."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sightloop.evaluation.intervals import Interval, bootstrap_interval, paired_
 
 
 def binomial_quantile(number: int, probability: float, share: float) -> int:
-    """The smallest count with at least `share` of the binomial law at or below it."""
+    """The smallest count with at least `share` of the binomial distribution at or below it."""
     total = 0.0
     for count in range(number + 1):
         total += math.comb(number, count) * probability**count * (1 - probability) ** (number - count)

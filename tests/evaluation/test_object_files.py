@@ -1,4 +1,4 @@
-"""Files of the objects that pictures hold: COCO's annotations and plain lists."""
+"""Files of the objects that images hold: COCO's annotations and plain lists."""
 
 from __future__ import annotations
 

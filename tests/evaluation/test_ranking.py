@@ -10,17 +10,17 @@ from torch import Tensor
 
 from sightloop.evaluation.ranking import Ranks, rank_images, rank_texts, recall_metrics, recall_values
 
-# Rows are texts, columns pictures. Text 1 loses to picture 0 and ties with picture 2, text 2 with picture 1.
+# Rows are texts, columns images. Text 1 loses to image 0 and ties with image 2, text 2 with image 1.
 SIMILARITY = torch.tensor([[0.9, 0.1, 0.2], [0.8, 0.5, 0.5], [0.1, 0.3, 0.3]])
 
 
 def embeddings_of(similarity: Tensor) -> tuple[Tensor, Tensor]:
-    """Pictures and texts whose products are exactly this matrix."""
+    """Images and texts whose products are exactly this matrix."""
     return torch.eye(similarity.shape[1]), similarity
 
 
 def searched(similarity: Tensor, target: Tensor) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
-    """Closer and tied wrong candidates of each text, and of each picture that has one, one by one."""
+    """Closer and tied wrong candidates of each text, and of each image that has one, one by one."""
     matrix, owner = similarity.numpy(), target.numpy()
     texts = []
     for row, own in enumerate(owner):
@@ -38,7 +38,7 @@ def pairs(ranks: Ranks) -> list[tuple[int, int]]:
     return list(zip(ranks.closer.tolist(), ranks.tied.tolist(), strict=True))
 
 
-def test_each_text_ranks_its_own_picture() -> None:
+def test_each_text_ranks_its_own_image() -> None:
     ranks = rank_texts(*embeddings_of(SIMILARITY))
     assert ranks.places().tolist() == [1, 2, 1]
     assert ranks.places("pessimistic").tolist() == [1, 3, 2]
@@ -46,7 +46,7 @@ def test_each_text_ranks_its_own_picture() -> None:
     assert ranks.share_of_ties == pytest.approx(2 / 3)
 
 
-def test_each_picture_ranks_its_own_text() -> None:
+def test_each_image_ranks_its_own_text() -> None:
     # Columns: .9 beats .8 and .1; .5 beats .1 and .3; .3 loses to .5.
     ranks = rank_images(*embeddings_of(SIMILARITY))
     assert ranks.places().tolist() == [1, 1, 2]
@@ -56,13 +56,13 @@ def test_each_picture_ranks_its_own_text() -> None:
 def test_the_best_own_text_counts_and_own_texts_never_compete() -> None:
     similarity = torch.tensor([[0.2, 0.6], [0.7, 0.1], [0.7, 0.6], [0.9, 0.4], [0.7, 0.6]])
     images, texts = embeddings_of(similarity)
-    # Picture 0 has texts 0, 1 and 2, the best .7: text 3 is closer, text 4 ties. Picture 1 has texts 3 and 4,
+    # Image 0 has texts 0, 1 and 2, the best .7: text 3 is closer, text 4 ties. Image 1 has texts 3 and 4,
     # the best .6: texts 0 and 2 tie.
     ranks = rank_images(images, texts, torch.tensor([0, 0, 0, 1, 1]))
     assert pairs(ranks) == [(1, 1), (0, 2)]
 
 
-def test_pictures_without_a_text_are_candidates_but_not_ranked() -> None:
+def test_images_without_a_text_are_candidates_but_not_ranked() -> None:
     images, texts = embeddings_of(torch.tensor([[0.1, 0.9, 0.5], [0.1, 0.2, 0.7]]))
     target = torch.tensor([2, 0])
     assert rank_texts(images, texts, target).places().tolist() == [2, 3]
@@ -82,7 +82,7 @@ def test_blocks_agree_with_a_search_one_by_one(num_images: int, num_texts: int) 
     assert pairs(rank_images(images, texts, target)) == wanted_images
 
 
-def test_a_picture_never_beats_itself_by_rounding() -> None:
+def test_an_image_never_beats_itself_by_rounding() -> None:
     # With the own similarity computed apart, hundreds of these ranks are wrong.
     rows = F.normalize(torch.randn(1500, 257), dim=1)
     assert rank_texts(rows, rows).places().eq(1).all()
@@ -90,7 +90,7 @@ def test_a_picture_never_beats_itself_by_rounding() -> None:
     assert rank_texts(rows, rows).share_of_ties == 0
 
 
-def test_equal_pictures_tie_wherever_they_stand() -> None:
+def test_equal_images_tie_wherever_they_stand() -> None:
     images = F.normalize(torch.randn(1301, 93), dim=1)
     images[650:1300] = images[:650]
     texts = F.normalize(images + 0.1 * torch.randn(1301, 93), dim=1)

@@ -24,7 +24,7 @@ from sightloop.evaluation.pope import read_as_pope, read_yes_no, yes_no_measures
         ("There is no dog in the image.", False),
         ("There isn't a dog.", False),
         ("I don\u2019t see a dog. There is a cat.", False),
-        ("The picture shows a table without a dog.", False),
+        ("The image shows a table without a dog.", False),
         ("False", False),
         ("", None),
         ("...", None),

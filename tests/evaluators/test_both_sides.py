@@ -1,5 +1,5 @@
 """The evaluation of both sides: fixed prompts and seeds, rows that do not depend on their company, and fixed
-pictures from a folder.
+images from a folder.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 
 from sightloop.evaluators.image_checks import WorldCheck, open_check
-from sightloop.evaluators.joint import BothSides, FixedPictures, imbalance_of
+from sightloop.evaluators.joint import FixedPictures, JointEvaluator, imbalance_of
 from sightloop.evaluators.open_joint import joint_evaluator, read_fixed
-from sightloop.evaluators.settings import BothSidesSettings
+from sightloop.evaluators.settings import JointSettings
 from sightloop.models.show_o.policy import ShowO
 from sightloop.quizzes.asks import fixed_asks, kept_out
 from sightloop.quizzes.grammar import CATEGORIES, Clause, quiz_of
@@ -41,15 +41,17 @@ def policy() -> ShowO:
 
 
 @pytest.fixture(scope="module")
-def evaluator() -> BothSides:
-    """Two drawings of each category, and pictures of scenes."""
+def evaluator() -> JointEvaluator:
+    """Two drawings of each category, and images of scenes."""
     asks = [ask for ask in ASKS if ask.number < 2]
     quizzes = [ask.quiz for ask in asks]
     fixed = FixedPictures(images=images_of(held_out_scenes(quizzes)), quizzes=quizzes)
-    return BothSides(asks=asks, check=WorldCheck(), fixed=fixed, max_answer=12)
+    return JointEvaluator(asks=asks, check=WorldCheck(), fixed=fixed, max_answer=12)
 
 
-def test_every_call_draws_the_same_whatever_is_drawn_together(policy: ShowO, evaluator: BothSides) -> None:
+def test_every_call_draws_the_same_whatever_is_drawn_together(
+    policy: ShowO, evaluator: JointEvaluator
+) -> None:
     first = evaluator(policy)
     torch.rand(7)
     other = replace(evaluator, chunk=5)(policy)
@@ -64,7 +66,7 @@ def test_every_call_draws_the_same_whatever_is_drawn_together(policy: ShowO, eva
     assert table.both == sum(first.per_sample["both"])
 
 
-def test_other_seeds_draw_other_pictures_and_another_protocol(policy: ShowO, evaluator: BothSides) -> None:
+def test_other_seeds_draw_other_images_and_another_protocol(policy: ShowO, evaluator: JointEvaluator) -> None:
     few = replace(evaluator, asks=evaluator.asks[-4:], fixed=None)
     other = replace(few, seed=2)
     assert [one.answer for one in few.seen(policy)] != [one.answer for one in other.seen(policy)]
@@ -72,7 +74,7 @@ def test_other_seeds_draw_other_pictures_and_another_protocol(policy: ShowO, eva
     assert len(hashes) == 4
 
 
-def test_the_protocol_tells_other_pictures_of_the_same_quizzes_apart(evaluator: BothSides) -> None:
+def test_the_protocol_tells_other_images_of_the_same_quizzes_apart(evaluator: JointEvaluator) -> None:
     assert evaluator.fixed is not None
     quizzes = evaluator.fixed.quizzes
     other = FixedPictures(images=images_of(held_out_scenes(quizzes), seed=9), quizzes=quizzes)
@@ -105,13 +107,13 @@ def test_a_file_is_drawn_four_times_a_prompt(tmp_path: Path) -> None:
     assert [(ask.quiz, ask.number) for ask in asks] == [(quiz, number) for number in range(4)]
 
 
-# -- fixed pictures
+# -- fixed images
 
 
 def geneval_folder(folder: Path, *, pictures: int = 2) -> Path:
-    """Two prompts in GenEval's form, without questions; every picture has its own grey."""
+    """Two prompts in GenEval's form, without questions; every image has its own grey."""
     cats = quiz_of("counting", (Clause(noun="cat", count=3),), REAL).metadata()
-    car = quiz_of("colors", (Clause(noun="car", colour="red"),), REAL).metadata()
+    car = quiz_of("colors", (Clause(noun="car", color="red"),), REAL).metadata()
     for number, record in enumerate((cats, car)):
         place = folder / f"{number:05d}"
         (place / "samples").mkdir(parents=True)
@@ -123,7 +125,7 @@ def geneval_folder(folder: Path, *, pictures: int = 2) -> Path:
     return folder
 
 
-def test_fixed_pictures_are_read_from_genevals_folder(tmp_path: Path) -> None:
+def test_fixed_images_are_read_from_genevals_folder(tmp_path: Path) -> None:
     fixed = read_fixed(geneval_folder(tmp_path), REAL)
     assert [quiz.answer for quiz in fixed.quizzes] == ["three cats"] * 2 + ["red"] * 2
     assert fixed.images.pixels.shape == (4, 3, 384, 384)
@@ -131,21 +133,21 @@ def test_fixed_pictures_are_read_from_genevals_folder(tmp_path: Path) -> None:
     assert fixed.quizzes[0].exclude[0].count == 4 and fixed.quizzes[0].question
 
 
-def test_a_policy_is_asked_about_fixed_pictures_of_any_size(
-    policy: ShowO, evaluator: BothSides, tmp_path: Path
+def test_a_policy_is_asked_about_fixed_images_of_any_size(
+    policy: ShowO, evaluator: JointEvaluator, tmp_path: Path
 ) -> None:
     fixed = read_fixed(geneval_folder(tmp_path), REAL)
     told = replace(evaluator, fixed=fixed, chunk=3).answers_about_fixed(policy)
     assert told == replace(evaluator, fixed=fixed).answers_about_fixed(policy) and len(told) == 4
 
 
-def test_folders_without_sound_pictures_are_refused(tmp_path: Path) -> None:
+def test_folders_without_sound_images_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"holds no 00000/metadata\.jsonl; give pictures in GenEval's"):
         read_fixed(tmp_path, REAL)
     with pytest.raises(ValueError, match=r"holds metadata and no samples/0000\.png"):
         read_fixed(geneval_folder(tmp_path / "empty", pictures=0), REAL)
     broken = geneval_folder(tmp_path / "broken")
-    (broken / "00001" / "samples" / "0001.png").write_bytes(b"no picture")
+    (broken / "00001" / "samples" / "0001.png").write_bytes(b"no image")
     with pytest.raises(ValueError, match=r"00001/samples/0001\.png: "):
         read_fixed(broken, REAL)
     (broken / "00000" / "metadata.jsonl").write_text('{"tag": "counts"}')
@@ -155,20 +157,18 @@ def test_folders_without_sound_pictures_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "settings"),
-    [("file", BothSidesSettings(file="given")), ("fixed", BothSidesSettings(fixed="given"))],
+    [("file", JointSettings(file="given")), ("fixed", JointSettings(fixed="given"))],
 )
-def test_pictures_and_files_that_nothing_would_judge_are_refused(
-    name: str, settings: BothSidesSettings
-) -> None:
+def test_images_and_files_that_nothing_would_judge_are_refused(name: str, settings: JointSettings) -> None:
     setup = replace(setup_of(replace(GRPO_SHOW_O, policy="somewhere")), asks=ASKS)
     with pytest.raises(ValueError, match=f"both_sides.{name} is 'given', but nothing judges drawings"):
         joint_evaluator(settings, setup, max_answer=32, device="cpu")
-    assert joint_evaluator(BothSidesSettings(), setup, max_answer=32, device="cpu") is None
+    assert joint_evaluator(JointSettings(), setup, max_answer=32, device="cpu") is None
     assert open_check("", "", in_world=True, device="cpu") == WorldCheck()
 
 
 def test_an_evaluation_leaves_the_random_numbers_of_training_alone(
-    policy: ShowO, evaluator: BothSides
+    policy: ShowO, evaluator: JointEvaluator
 ) -> None:
     few = replace(evaluator, asks=evaluator.asks[:2], fixed=None)
     torch.manual_seed(3)

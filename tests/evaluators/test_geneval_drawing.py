@@ -1,4 +1,4 @@
-"""GenEval's pictures drawn by a policy: layout, seeds, going on, refusals."""
+"""GenEval's images drawn by a policy: layout, seeds, going on, refusals."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from sightloop.evaluators.geneval_images import Drawing, draw_prompts
 from sightloop.rollouts.seeds import image_seed
 
 
-def pictures_in(folder: Path) -> dict[str, bytes]:
-    """Every picture by its path."""
+def images_in(folder: Path) -> dict[str, bytes]:
+    """Every image by its path."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.glob("*/samples/*")}
 
 
@@ -34,19 +34,19 @@ def test_the_folder_is_the_official_one(tmp_path: Path) -> None:
         assert sheet.size == (2 * 128, 6 * 128)
 
 
-def test_a_stopped_drawing_goes_on_and_ends_with_the_same_pictures(tmp_path: Path) -> None:
+def test_a_stopped_drawing_goes_on_and_ends_with_the_same_images(tmp_path: Path) -> None:
     quizzes = some_quizzes()
     paint(tmp_path / "whole", quizzes)
     with pytest.raises(KeyboardInterrupt):
         paint(tmp_path / "stopped", quizzes, painter=Painter(quizzes, patience=12))
-    assert len(pictures_in(tmp_path / "stopped")) == 10
+    assert len(images_in(tmp_path / "stopped")) == 10
     painter = Painter(quizzes)
     paint(tmp_path / "stopped", quizzes, painter=painter)
     assert len(painter.drawn) == 14
-    assert pictures_in(tmp_path / "stopped") == pictures_in(tmp_path / "whole")
+    assert images_in(tmp_path / "stopped") == images_in(tmp_path / "whole")
 
 
-def test_a_picture_depends_on_its_own_prompt_number_and_seed_alone(tmp_path: Path) -> None:
+def test_an_image_depends_on_its_own_prompt_number_and_seed_alone(tmp_path: Path) -> None:
     quizzes = some_quizzes()
     paint(tmp_path / "all", quizzes)
     paint(tmp_path / "one", quizzes[5:6], per_prompt=3)
@@ -59,12 +59,12 @@ def test_a_picture_depends_on_its_own_prompt_number_and_seed_alone(tmp_path: Pat
     assert all(0 <= seed < 2**63 for seed in seeds)
 
 
-def test_more_pictures_of_each_prompt_may_be_drawn_later(tmp_path: Path) -> None:
+def test_more_images_of_each_prompt_may_be_drawn_later(tmp_path: Path) -> None:
     quizzes = some_quizzes()
     paint(tmp_path, quizzes, per_prompt=1)
-    before = pictures_in(tmp_path)
+    before = images_in(tmp_path)
     paint(tmp_path, quizzes, per_prompt=2)
-    after = pictures_in(tmp_path)
+    after = images_in(tmp_path)
     assert len(after) == 2 * len(before) and before.items() <= after.items()
 
 
@@ -83,7 +83,7 @@ def test_a_folder_drawn_in_another_way_is_refused(tmp_path: Path) -> None:
                 prompts_of(quizzes),
                 tmp_path,
                 name=name,
-                sampling=painter.drawing(**changes),
+                sampling=painter.default_sampling(**changes),
                 drawing=drawing,
             )
     with pytest.raises(ValueError, match="is another prompt than"):

@@ -1,4 +1,4 @@
-"""How held-out pictures are captioned."""
+"""How held-out images are captioned."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sightloop.world.bundled import WEIGHTS
 
 
 def captions(policy: GenericCaptioner, **settings: Any) -> list[str]:
-    """Captions of three pictures, by one beam."""
+    """Captions of three images, by one beam."""
     pictures = HeldOutImages(pixels=noise(3), sources=["a", "b", "c"], references=[[], [], []])
     chosen = HeldOutSettings(beams=1, **settings)
     clip = ClipEncoder.from_pretrained(str(WEIGHTS / "clip"), device=torch.device("cpu"))

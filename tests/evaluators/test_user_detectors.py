@@ -20,7 +20,7 @@ from sightloop.world.checker import detect
 
 def eyes(images):
     return [
-        [{"class": s.name, "box": np.asarray(s.box), "score": np.float32(s.score), "color": s.colour}
+        [{"class": s.name, "box": np.asarray(s.box), "score": np.float32(s.score), "color": s.color}
          for s in detect(np.asarray(image))]
         for image in images
     ]
@@ -81,7 +81,7 @@ def test_another_version_of_the_function_does_not_go_on(
 @pytest.mark.parametrize(
     ("function", "told"),
     [
-        ("blind", "mine.py:blind gave 0 answers for 4 pictures"),
+        ("blind", "mine.py:blind gave 0 answers for 4 images"),
         ("broken", "mine.py:broken' failed: AttributeError: 'Image' object has no attribute 'color_of'"),
         ("none", "has no 'none'; it holds: detect, eyes, told, blind, broken"),
     ],

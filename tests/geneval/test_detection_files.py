@@ -1,4 +1,4 @@
-"""Detections files, masks as run lengths, and picture files."""
+"""Detections files, masks as run lengths, and image files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sightloop.geneval.detectors import (
     DetectorImage,
     detections_line,
     mask_of_runs,
-    open_picture,
+    open_image,
     read_detections,
 )
 from sightloop.geneval.rules import Detection
@@ -32,13 +32,13 @@ def written(folder: Path, *lines: Any) -> Path:
 
 
 def picture(width: int = 4, height: int = 3, file: str = NAME) -> DetectorImage:
-    """An empty picture."""
+    """An empty image."""
     return DetectorImage(file=file, image=Image.new("RGB", (width, height)))
 
 
 def test_what_is_written_reads_back(tmp_path: Path) -> None:
     seen = [
-        Detection(name="dog", box=(1.0, 2.0, 3.5, 4.0), score=0.25, colour="red"),
+        Detection(name="dog", box=(1.0, 2.0, 3.5, 4.0), score=0.25, color="red"),
         Detection(name="cat", box=(0.0, 0.0, 4.0, 3.0), score=0.9),
     ]
     file = tmp_path / "detections.jsonl"
@@ -57,7 +57,7 @@ def test_a_file_without_protocol_is_known_by_its_content(tmp_path: Path) -> None
     assert first["detections"] != other["detections"]
 
 
-def test_a_picture_without_a_line_or_of_another_size_is_refused(tmp_path: Path) -> None:
+def test_an_image_without_a_line_or_of_another_size_is_refused(tmp_path: Path) -> None:
     source = DetectionsFile(written(tmp_path, {"file": NAME, "size": [4, 3], "detections": []}))
     assert source.detect([picture()]) == [[]]
     with pytest.raises(ValueError, match=r"says nothing about other.png"):
@@ -121,20 +121,20 @@ def test_run_lengths_go_down_the_columns_as_numbers_and_as_text() -> None:
         assert np.array_equal(told, mask_of_runs({"size": size, "counts": lengths}))
 
 
-def test_pictures_are_upright_rgb_with_white_behind_transparency(tmp_path: Path) -> None:
+def test_images_are_upright_rgb_with_white_behind_transparency(tmp_path: Path) -> None:
     wide = Image.new("RGB", (8, 4), "red")
     exif = Image.Exif()
     exif[0x0112] = 6
     wide.save(tmp_path / "turned.jpg", exif=exif)
-    assert open_picture(tmp_path / "turned.jpg").size == (4, 8)
+    assert open_image(tmp_path / "turned.jpg").size == (4, 8)
     Image.new("RGBA", (2, 2), (255, 0, 0, 0)).save(tmp_path / "clear.png")
-    assert open_picture(tmp_path / "clear.png").getpixel((0, 0)) == (255, 255, 255)
+    assert open_image(tmp_path / "clear.png").getpixel((0, 0)) == (255, 255, 255)
     Image.new("L", (2, 2), 7).save(tmp_path / "grey.png")
-    assert open_picture(tmp_path / "grey.png").getpixel((0, 0)) == (7, 7, 7)
+    assert open_image(tmp_path / "grey.png").getpixel((0, 0)) == (7, 7, 7)
 
 
-def test_pictures_that_cannot_be_read_are_named(tmp_path: Path) -> None:
-    (tmp_path / "text.png").write_text("no picture")
+def test_images_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    (tmp_path / "text.png").write_text("no image")
     rng = np.random.default_rng(0)
     Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(tmp_path / "half.png")
     (tmp_path / "half.png").write_bytes((tmp_path / "half.png").read_bytes()[:4000])
@@ -146,4 +146,4 @@ def test_pictures_that_cannot_be_read_are_named(tmp_path: Path) -> None:
         ("no", "no.png"),
     ):
         with pytest.raises(ValueError, match=told):
-            open_picture(tmp_path / f"{name}.png")
+            open_image(tmp_path / f"{name}.png")

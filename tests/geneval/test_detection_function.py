@@ -15,7 +15,7 @@ DOG = {"class": "dog", "box": [0, 1, 2, 3], "score": 0.5}
 
 
 def seen(said: Any, names: tuple[str, ...] = ()) -> list[Detection]:
-    """What a function that says this about one picture sees."""
+    """What a function that says this about one image sees."""
     detector = FunctionDetector(lambda images: [said], protocol={"detector": "mine"})
     picture = DetectorImage(file="0.png", image=Image.new("RGB", (4, 3)), names=names)
     return detector.detect([picture])[0]
@@ -25,7 +25,7 @@ def test_objects_come_as_in_a_detections_file_or_as_detections() -> None:
     dog = Detection(name="dog", box=(0, 1, 2, 3), score=0.5)
     assert seen([]) == [] and seen([DOG]) == seen([dog]) == [dog]
     assert seen([{**DOG, "box": torch.tensor([0, 1, 2, 3]), "score": np.float64(0.5)}]) == [dog]
-    assert seen([{**DOG, "color": "red"}])[0].colour == "red"
+    assert seen([{**DOG, "color": "red"}])[0].color == "red"
     mask = np.zeros((3, 4), dtype=bool)
     assert seen([{**DOG, "mask": mask}])[0].mask is mask
 
@@ -59,13 +59,13 @@ def test_a_function_may_be_told_what_matters() -> None:
         ([{**DOG, "mask": np.zeros((3, 4))}], "a mask of float64"),
     ],
 )
-def test_an_answer_of_another_form_is_refused_with_the_picture(said: Any, told: str) -> None:
+def test_an_answer_of_another_form_is_refused_with_the_image(said: Any, told: str) -> None:
     with pytest.raises(ValueError, match=rf"(?s)mine about 0\.png: .*{told}"):
         seen(said)
 
 
-def test_every_picture_needs_an_answer() -> None:
+def test_every_image_needs_an_answer() -> None:
     detector = FunctionDetector(lambda images: [[]], protocol={"detector": "mine"})
     picture = DetectorImage(file="0.png", image=Image.new("RGB", (4, 3)))
-    with pytest.raises(ValueError, match="mine gave 1 answers for 2 pictures"):
+    with pytest.raises(ValueError, match="mine gave 1 answers for 2 images"):
         detector.detect([picture, picture])

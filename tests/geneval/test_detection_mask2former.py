@@ -72,14 +72,14 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def noise(width: int, height: int, seed: int = 0) -> Image.Image:
-    """Smooth random colours."""
+    """Smooth random colors."""
     rng = np.random.default_rng(seed)
     coarse = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8))
     return coarse.resize((width, height), Image.Resampling.BICUBIC)
 
 
 def enlarged(row: list[float], size: int) -> list[float]:
-    """A row of values at another length: bilinear, pixel centres at halves, ends repeated."""
+    """A row of values at another length: bilinear, pixel centers at halves, ends repeated."""
     values = []
     for place in range(size):
         at = min(max((place + 0.5) * len(row) / size - 0.5, 0.0), len(row) - 1.0)
@@ -110,7 +110,7 @@ def test_sizes_are_those_of_the_official_configuration() -> None:
     assert usual.padded((800, 800)) == (800, 800)
 
 
-def test_a_picture_is_resized_normalised_and_then_padded_with_zeros() -> None:
+def test_an_image_is_resized_normalized_and_then_padded_with_zeros() -> None:
     flat = Image.new("RGB", (30, 20), (255, 0, 127))
     pixels = prepared(flat, SMALL)
     # 64 / 20 = 3.2: 96 wide, 64 high; no border needed.
@@ -125,7 +125,7 @@ def test_a_picture_is_resized_normalised_and_then_padded_with_zeros() -> None:
 
 
 def test_a_square_mask_becomes_the_box_and_score_of_its_own_pixels() -> None:
-    # 16 x 16 logits of a 64 x 64 picture: the left half, four wide columns each, +4 and -4.
+    # 16 x 16 logits of a 64 x 64 image: the left half, four wide columns each, +4 and -4.
     row = [4.0] * 8 + [-4.0] * 8
     masks = torch.tensor(row).expand(1, 16, 16)
     seen = instances(sure_of(3), masks, size=(64, 64), resizing=SMALL)
@@ -139,7 +139,7 @@ def test_a_square_mask_becomes_the_box_and_score_of_its_own_pixels() -> None:
     assert float(seen.scores[0]) == pytest.approx(float(chance * wide[inside].sigmoid().mean()), abs=1e-5)
 
 
-def test_the_padding_of_a_tall_picture_is_cut_off_before_its_own_size() -> None:
+def test_the_padding_of_a_tall_image_is_cut_off_before_its_own_size() -> None:
     # 40 x 44 pixels -> 64 x 70 in 64 x 96; logits 16 x 24, a quarter of it. Rows 0 to 11 are the object.
     column = [3.0] * 12 + [-3.0] * 12
     masks = torch.tensor(column)[:, None].expand(1, 24, 16)
@@ -152,14 +152,14 @@ def test_the_padding_of_a_tall_picture_is_cut_off_before_its_own_size() -> None:
     assert float(seen.scores[0]) == pytest.approx(float(own[own > 0].sigmoid().mean()), abs=1e-4)
 
 
-def test_a_wide_picture_keeps_its_aspect() -> None:
+def test_a_wide_image_keeps_its_aspect() -> None:
     # 150 x 50 -> 96 x 32 (the long side binds); logits 8 x 24. Columns 6 to 11, rows 2 to 5.
     masks = torch.full((1, 8, 24), -5.0)
     masks[0, 2:6, 6:12] = 5.0
     seen = instances(sure_of(0), masks, size=(50, 150), resizing=SMALL)
     assert SMALL.resized((50, 150)) == (32, 96)
     left, top, right, bottom = seen.boxes.tolist()[0]
-    # In the picture: columns 37.5 to 75, rows 12.5 to 37.5.
+    # In the image: columns 37.5 to 75, rows 12.5 to 37.5.
     assert (left, right, top, bottom) == (38, 75, 13, 37) or (left, right, top, bottom) == (37, 75, 12, 38)
 
 

@@ -95,14 +95,14 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def noise(width: int, height: int, seed: int = 0) -> Image.Image:
-    """Smooth random colours."""
+    """Smooth random colors."""
     rng = np.random.default_rng(seed)
     coarse = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8))
     return coarse.resize((width, height), Image.Resampling.BICUBIC)
 
 
 def picture(*names: str, width: int = 60, height: int = 40, seed: int = 0) -> DetectorImage:
-    """A picture in which these are looked for."""
+    """An image in which these are looked for."""
     return DetectorImage(file=f"{seed}.png", image=noise(width, height, seed), names=names)
 
 
@@ -123,8 +123,8 @@ def test_a_checkpoint_finds_boxes_of_the_names_it_is_asked_for(hub: Path, family
         for seen in found:
             left, top, right, bottom = seen.box
             assert 0 <= left < right <= each.image.width and 0 <= top < bottom <= each.image.height
-            assert 0 < seen.score <= 1 and seen.mask is None and seen.colour is None
-        # What a picture holds does not depend on its neighbours in the batch.
+            assert 0 < seen.score <= 1 and seen.mask is None and seen.color is None
+        # What an image holds does not depend on its neighbors in the batch.
         (alone,) = detector.detect([each])
         assert [seen.name for seen in alone] == [seen.name for seen in found]
         assert [seen.box for seen in alone] == [pytest.approx(seen.box, abs=1e-3) for seen in found]
@@ -162,16 +162,16 @@ def test_grounding_dino_scores_a_name_by_the_mean_of_its_own_tokens(hub: Path) -
     )
 
 
-def test_owlv2_sees_a_square_with_grey_beyond_the_picture() -> None:
+def test_owlv2_sees_a_square_with_grey_beyond_the_image() -> None:
     pixels = squared(Image.new("RGB", (40, 20), (255, 0, 128)), 8)
     mean, spread = (
         torch.tensor([0.48145466, 0.4578275, 0.40821073]),
         torch.tensor([0.26862954, 0.26130258, 0.27577711]),
     )
-    colours = pixels * spread[:, None, None] + mean[:, None, None]
-    assert torch.allclose(colours[:, 0, 0], torch.tensor([1, 0, 128 / 255]), atol=1e-5)
-    assert torch.allclose(colours[:, 3, 7], colours[:, 0, 0], atol=0.15)
-    assert torch.allclose(colours[:, 7], torch.full((3, 8), 128 / 255), atol=1e-5)
+    colors = pixels * spread[:, None, None] + mean[:, None, None]
+    assert torch.allclose(colors[:, 0, 0], torch.tensor([1, 0, 128 / 255]), atol=1e-5)
+    assert torch.allclose(colors[:, 3, 7], colors[:, 0, 0], atol=0.15)
+    assert torch.allclose(colors[:, 7], torch.full((3, 8), 128 / 255), atol=1e-5)
     assert torch.allclose(
         squared(Image.new("RGB", (8, 8), (9, 9, 9)), 8), squared(Image.new("RGB", (16, 16), (9, 9, 9)), 8)
     )
@@ -191,7 +191,7 @@ def test_owlv2s_boxes_count_from_the_square(hub: Path) -> None:
     x, y, width, height = (seen.pred_boxes[0] * 60).T
     boxes = torch.stack([x - width / 2, y - height / 2, x + width / 2, y + height / 2], 1).clamp(min=0)
     boxes = boxes.minimum(torch.tensor([30.0, 60, 30, 60]))
-    # The grey right half of the square is no part of the picture.
+    # The grey right half of the square is no part of the image.
     inside = ((boxes[:, 2:].round() - boxes[:, :2].round()) > 0).all(1)
     assert 0 < int(inside.sum()) < len(inside)
     top = max(found, key=lambda each: each.score)

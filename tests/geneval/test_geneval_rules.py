@@ -1,4 +1,4 @@
-"""GenEval's rules worked out by hand: thresholds, caps, colours, relations, and both shaped rewards."""
+"""GenEval's rules worked out by hand: thresholds, caps, colors, relations, and both shaped rewards."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sightloop.geneval.rules import (
     exact_reward,
     flow_grpo_reward,
     kept_objects,
-    objects_to_colour,
+    objects_to_color,
     relations_between,
     verdict_of,
 )
@@ -27,12 +27,10 @@ def asking(*include: dict[str, Any], tag: str = "two_object", exclude: Any = ())
     return parse_prompt({"tag": tag, "include": list(include), "exclude": list(exclude), "prompt": "a photo"})
 
 
-def dogs(
-    number: int, *, name: str = "dog", colour: str | None = None, score: float = 0.95
-) -> list[Detection]:
+def dogs(number: int, *, name: str = "dog", color: str | None = None, score: float = 0.95) -> list[Detection]:
     """Objects side by side, the first the most confident."""
     return [
-        Detection(name=name, box=(20.0 * i, 0.0, 20.0 * i + 9, 9.0), score=score - i / 1000, colour=colour)
+        Detection(name=name, box=(20.0 * i, 0.0, 20.0 * i + 9, 9.0), score=score - i / 1000, color=color)
         for i in range(number)
     ]
 
@@ -90,21 +88,21 @@ def test_overlap_counts_the_last_pixel_and_drops_at_the_limit() -> None:
     assert len(kept_objects("colors", pair, GenEvalRules(max_overlap=0.51))["dog"]) == 2
 
 
-def test_the_reason_lists_the_colours_in_the_official_order() -> None:
+def test_the_reason_lists_the_colors_in_the_official_order() -> None:
     seen = [
-        Detection(name="dog", box=(0, 0, 9, 9), score=0.9 - i / 100, colour=colour)
-        for i, colour in enumerate(["white", "red", "blue", "red"])
+        Detection(name="dog", box=(0, 0, 9, 9), score=0.9 - i / 100, color=color)
+        for i, color in enumerate(["white", "red", "blue", "red"])
     ]
     found = verdict_of(asking({"class": "dog", "count": 4, "color": "blue"}), seen)
     assert found.reason == "expected blue dog>=4, found 1 blue; and 2 red, 1 blue, 1 white"
 
 
-def test_only_the_objects_that_decide_are_coloured() -> None:
+def test_only_the_objects_that_decide_are_colored() -> None:
     prompt = asking({"class": "dog", "count": 2, "color": "red"}, {"class": "cat", "count": 1})
     seen = [*dogs(3), *dogs(1, name="cat")]
-    assert objects_to_colour(prompt, kept_objects("colors", seen)) == seen[:2]
-    assert objects_to_colour(prompt, kept_objects("colors", seen[:1])) == []
-    with pytest.raises(ValueError, match=r"the dog at .* has no colour"):
+    assert objects_to_color(prompt, kept_objects("colors", seen)) == seen[:2]
+    assert objects_to_color(prompt, kept_objects("colors", seen[:1])) == []
+    with pytest.raises(ValueError, match=r"the dog at .* has no color"):
         verdict_of(prompt, seen)
 
 
@@ -118,11 +116,11 @@ def test_every_pair_must_stand_in_the_relation_and_the_first_failure_is_told() -
     assert verdict_of(prompt, [cat, right, Detection(name="dog", box=(300, 0, 309, 9), score=0.8)]).correct
 
 
-def test_a_target_of_the_wrong_colour_is_no_target() -> None:
+def test_a_target_of_the_wrong_color_is_no_target() -> None:
     prompt = asking(
         {"class": "cat", "count": 1, "color": "red"}, {"class": "dog", "count": 1, "position": ["above", 0]}
     )
-    cat = Detection(name="cat", box=(0, 100, 9, 109), score=0.9, colour="blue")
+    cat = Detection(name="cat", box=(0, 100, 9, 109), score=0.9, color="blue")
     found = verdict_of(prompt, [cat, *dogs(1)])
     assert found.reason == "expected red cat>=1, found 0 red; and 1 blue\nno target for dog to be above"
 
@@ -161,10 +159,10 @@ def test_flow_grpos_reward_keeps_its_slips_and_the_exact_one_has_none() -> None:
 
 def test_the_exact_reward_gives_partial_credit_between_nothing_and_all() -> None:
     prompt = asking({"class": "dog", "count": 4, "color": "red"}, tag="colors")
-    three_red = [*dogs(3, colour="red"), Detection(name="dog", box=(0, 50, 9, 59), score=0.5, colour="blue")]
+    three_red = [*dogs(3, color="red"), Detection(name="dog", box=(0, 50, 9, 59), score=0.5, color="blue")]
     assert exact_reward(prompt, three_red).reward == pytest.approx((1 + 3 / 4) / 2)
-    assert exact_reward(prompt, dogs(2, colour="red")).reward == pytest.approx((1 / 2 + 0) / 2)
-    right = exact_reward(prompt, dogs(4, colour="red"))
+    assert exact_reward(prompt, dogs(2, color="red")).reward == pytest.approx((1 / 2 + 0) / 2)
+    right = exact_reward(prompt, dogs(4, color="red"))
     assert right.reward == 1 and right.strict
     assert exact_reward(prompt, []).reward == 0
     # One cat of two is left of the dog: half of the pairs.
@@ -186,7 +184,7 @@ def test_an_exact_reward_of_one_is_a_right_verdict() -> None:
                 name=["dog", "cat"][rng.integers(2)],
                 box=(x := float(rng.integers(90)), y := float(rng.integers(90)), x + 10, y + 10),
                 score=float(rng.uniform(0.2, 1)),
-                colour=["red", "blue"][int(rng.random() < 0.2)],
+                color=["red", "blue"][int(rng.random() < 0.2)],
             )
             for _ in range(rng.integers(2, 5))
         ]

@@ -19,13 +19,13 @@ from sightloop.geneval.scores import (
     protocol_warning,
     rate_changes,
     read_results,
-    summarise,
+    summarize,
     write_results,
 )
 
 
 def result(tag: str, prompt: str, correct: bool, number: int = 0) -> Result:
-    """A line about one picture."""
+    """A line about one image."""
     metadata = json.dumps({"tag": tag, "include": [{"class": "dog", "count": 1}], "prompt": prompt})
     return Result(
         file=f"{prompt}/{number}.png",
@@ -48,14 +48,14 @@ def official_like() -> list[GenEvalPrompt]:
     return [prompt(tag, f"{tag} {i}") for tag, number in TASKS.items() for i in range(number)]
 
 
-def test_overall_is_the_mean_of_the_tasks_and_not_of_the_pictures() -> None:
+def test_overall_is_the_mean_of_the_tasks_and_not_of_the_images() -> None:
     results = [
         result("a", "p", True),
         result("a", "p", True),
         result("a", "q", False),
         result("b", "r", False),
     ]
-    found = summarise(results, resamples=100)
+    found = summarize(results, resamples=100)
     assert found.overall.value == pytest.approx((2 / 3 + 0) / 2)
     assert (found.image_rate, found.prompt_rate) == (0.5, pytest.approx(1 / 3))
     assert (found.images, found.prompts) == (4, 3)
@@ -63,13 +63,13 @@ def test_overall_is_the_mean_of_the_tasks_and_not_of_the_pictures() -> None:
 
 
 def test_the_same_words_under_two_tasks_are_two_prompts() -> None:
-    assert summarise([result("a", "p", True), result("b", "p", False)], resamples=10).prompts == 2
+    assert summarize([result("a", "p", True), result("b", "p", False)], resamples=10).prompts == 2
 
 
-def test_pictures_of_one_prompt_are_drawn_together() -> None:
-    # Four equal pictures a prompt: the interval is that of 100 prompts, not of 400 pictures.
+def test_images_of_one_prompt_are_drawn_together() -> None:
+    # Four equal images a prompt: the interval is that of 100 prompts, not of 400 images.
     results = [result("a", str(i), i < 50, k) for i in range(100) for k in range(4)]
-    found = summarise(results).tasks["a"].rate
+    found = summarize(results).tasks["a"].rate
     alone = bootstrap_interval([float(i < 50) for i in range(100)])
     assert (found.low, found.high) == pytest.approx((alone.low, alone.high), abs=0.011)
     assert found.high - found.low > 0.15
@@ -98,12 +98,12 @@ def test_ten_thousand_draws_of_the_official_set_take_less_than_two_cpu_seconds()
         for k in range(4)
     ]
     started = time.process_time()
-    summarise(results)
+    summarize(results)
     assert time.process_time() - started < 2
 
 
 def test_a_change_is_paired_by_prompt() -> None:
-    # Every prompt of task a gains one of its two pictures: no doubt about it, whatever the prompts were.
+    # Every prompt of task a gains one of its two images: no doubt about it, whatever the prompts were.
     before = [result("a", str(i), i < 3 and k == 0, k) for i in range(6) for k in range(2)]
     before = [result("a", str(i), False, k) for i in range(6) for k in range(2)]
     after = [result("a", str(i), k == 0, k) for i in range(6) for k in range(2)]
@@ -129,7 +129,7 @@ def test_results_that_do_not_pair_are_refused() -> None:
     some = [result("a", "p", True), result("a", "q", True)]
     with pytest.raises(ValueError, match="1 prompts are in only one of the results"):
         rate_changes(some, some[:1])
-    with pytest.raises(ValueError, match="prompts have from 1 to 2 pictures"):
+    with pytest.raises(ValueError, match="prompts have from 1 to 2 images"):
         rate_changes([*some, result("a", "p", False, 1)], some)
 
 
@@ -187,7 +187,7 @@ def a_folder(root: Path, names: list[str], *, per_prompt: int = 1) -> list[GenEv
     return prompts
 
 
-def test_prompts_and_pictures_come_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+def test_prompts_and_images_come_in_the_order_of_their_numbers(tmp_path: Path) -> None:
     # Twelve folders without leading zeros: as texts, 10 would come before 2.
     prompts = a_folder(tmp_path, [str(i) for i in range(12)], per_prompt=11)
     (tmp_path / "notes").mkdir()
@@ -205,9 +205,9 @@ def test_prompts_and_pictures_come_in_the_order_of_their_numbers(tmp_path: Path)
             lambda root: (root / "00001" / "metadata.jsonl").write_text("{"),
             "is not one line of the prompts file",
         ),
-        (lambda root: (root / "00001" / "samples" / "00000.png").unlink(), "samples holds no pictures"),
-        (lambda root: (root / "00001" / "samples" / "x.png").touch(), "x.png is not named as a picture"),
-        (lambda root: (root / "00001" / "samples" / "1.png").touch(), "00000 has 1 pictures, others have 2"),
+        (lambda root: (root / "00001" / "samples" / "00000.png").unlink(), "samples holds no images"),
+        (lambda root: (root / "00001" / "samples" / "x.png").touch(), "x.png is not named as an image"),
+        (lambda root: (root / "00001" / "samples" / "1.png").touch(), "00000 has 1 images, others have 2"),
         (lambda root: (root / "00001").rename(root / "00003"), "has no folder 00001 but 00002"),
         (lambda root: (root / "00001").rename(root / "0"), "has the number 0 twice"),
     ],

@@ -13,7 +13,7 @@ from PIL import Image
 
 import sightloop.integrations.lmms_eval as adapter
 from sightloop.integrations.answerer import AnswerSettings, Asked, Respondent, settings_from
-from sightloop.integrations.lmms_eval import asked_of, flat_pictures, generated
+from sightloop.integrations.lmms_eval import asked_of, flat_images, generated
 from sightloop.recipes.image_policies import WORLD_MODELS
 from sightloop.runs.restore import restore
 from sightloop.types import Images, Prompt, Sampling, Turn
@@ -24,7 +24,7 @@ QUESTION = "Which two objects are shown, and what are their colors?"
 
 
 def scenes(number: int = 3) -> list[Image.Image]:
-    """Pictures of the embedded world; the last one is larger."""
+    """Images of the embedded world; the last one is larger."""
     rng = np.random.default_rng(0)
     found = [Image.fromarray(render(sample_scene(rng), rng)) for _ in range(number)]
     return [*found[:-1], found[-1].resize((64, 64))]
@@ -36,7 +36,7 @@ def respondent() -> Respondent:
     return Respondent.from_name("", device="cpu")
 
 
-def test_answers_are_those_of_the_policy_for_each_picture_alone(respondent: Respondent) -> None:
+def test_answers_are_those_of_the_policy_for_each_image_alone(respondent: Respondent) -> None:
     pictures = scenes()
     asked = [Asked(picture=picture, question=QUESTION) for picture in pictures]
     told = respondent.answers(asked, AnswerSettings(max_tokens=8))
@@ -121,16 +121,16 @@ def test_settings_of_tasks_are_kept_or_refused() -> None:
             settings_from(given)
 
 
-def test_a_question_has_one_picture() -> None:
+def test_a_question_has_one_image() -> None:
     picture = scenes(1)[0]
-    assert asked_of("What?", flat_pictures([[picture]])).picture is picture
+    assert asked_of("What?", flat_images([[picture]])).picture is picture
     for shown, told in (
         (None, "comes with nothing"),
         ([picture, picture], "comes with Image, Image"),
         (["a"], "str"),
     ):
         with pytest.raises(ValueError, match=told):
-            asked_of("What?", flat_pictures(shown))
+            asked_of("What?", flat_images(shown))
 
 
 def test_the_model_is_one_of_lmms_evals() -> None:

@@ -22,7 +22,7 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
         chosen = CaptionerSettings(**settings)
         if family == "qwen2_vl":
             model, processor = qwen2_vl()
-            # transformers' own loop miscounts the position after a prompt that ends with a picture.
+            # transformers' own loop miscounts the position after a prompt that ends with an image.
             chosen = replace(chosen, image_size=SIDE, template="<|image_pad|>{prompt}:")
             captioner = GenericCaptioner(model, processor, lora_rank=2, settings=chosen)
         else:

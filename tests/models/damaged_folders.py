@@ -48,7 +48,7 @@ def change_json(file: Path, change: Callable[[dict[str, Any]], Any]) -> Path:
 
 
 def pictures(folder: Path, number: int = 3) -> Path:
-    """A folder of pictures and `captions.jsonl` beside it."""
+    """A folder of images and `captions.jsonl` beside it."""
     (folder / "pictures").mkdir()
     rows: list[str] = []
     for place in range(number):

@@ -76,7 +76,7 @@ def _qwen(
     processor: str,
     text: dict[str, Any] | None = None,
 ) -> Path:
-    """A Qwen-VL with 4 places for a picture of 16 pixels, whose video processor shares a file with the other
+    """A Qwen-VL with 4 places for an image of 16 pixels, whose video processor shares a file with the other
     or has its own.
     """
     words = _words(*_QWEN)
@@ -134,7 +134,7 @@ def qwen2_5_vl(folder: Path) -> Path:
 
 
 def qwen3_vl(folder: Path) -> Path:
-    """Qwen3-VL, whose pictures enter the language model at two layers."""
+    """Qwen3-VL, whose images enter the language model at two layers."""
     vision = {"hidden_size": 32, "intermediate_size": 48, "out_hidden_size": 32}
     vision |= {"num_position_embeddings": 16, "deepstack_visual_indexes": [0, 1]}
     return _qwen(
@@ -160,7 +160,7 @@ def qwen3_5(folder: Path) -> Path:
 
 
 def llava_onevision(folder: Path) -> Path:
-    """LLaVA-OneVision: the whole picture and its tiles."""
+    """LLaVA-OneVision: the whole image and its tiles."""
     words = _words("<video>")
     grid = {"image_grid_pinpoints": [[SIDE, SIDE], [SIDE, 2 * SIDE], [2 * SIDE, SIDE]]}
     made: Any = LlavaOnevisionConfig
@@ -197,7 +197,7 @@ def llava_onevision(folder: Path) -> Path:
 
 
 def internvl(folder: Path) -> Path:
-    """InternVL, whose configuration tells the height and the width of its pictures."""
+    """InternVL, whose configuration tells the height and the width of its images."""
     words = _words(
         start_image_token="<img>",
         end_image_token="</img>",
@@ -223,7 +223,7 @@ def internvl(folder: Path) -> Path:
 
 
 def smolvlm(folder: Path) -> Path:
-    """SmolVLM, which counts the pictures of each text, with picture splitting as on the hub."""
+    """SmolVLM, which counts the images of each text, with image splitting as on the hub."""
     rows = [f"<row_{i}_col_{j}>" for i in range(1, 4) for j in range(1, 4)]
     words = _words(
         *("<global-img>", "<fake_token_around_image>", "<end_of_utterance>", "<video>", *rows),
@@ -248,7 +248,7 @@ def smolvlm(folder: Path) -> Path:
 
 
 def gemma3(folder: Path) -> Path:
-    """Gemma 3, whose pictures are attended to in both directions; it counts the pictures of each text."""
+    """Gemma 3, whose images are attended to in both directions; it counts the images of each text."""
     named = {"boi_token": "<start_of_image>", "eoi_token": "<end_of_image>", "image_token": "<image_soft>"}
     words = _words(**named)
     begin, end, picture = map(words.convert_tokens_to_ids, named.values())

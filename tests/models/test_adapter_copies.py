@@ -19,7 +19,11 @@ MAKERS: dict[str, Callable[[], Any]] = {"janus": tiny_janus, "show-o": lambda: s
 
 def drawn(policy: Any) -> Turn:
     """Two drawings."""
-    law = policy.drawing() if policy.drawing().decode_steps is None else policy.drawing(decode_steps=2)
+    law = (
+        policy.default_sampling()
+        if policy.default_sampling().decode_steps is None
+        else policy.default_sampling(decode_steps=2)
+    )
     prompt = Prompt(texts=["a red circle", "two"], wants="image", seeds=[1, 2])
     return Turn(prompt=prompt, tokens=policy.sample(prompt, law))
 

@@ -24,7 +24,7 @@ ANSWERS = ["There are two dogs.", "No.", "  A dog \n"]
 LINES = [
     f"{mark}: {answer}"
     for mark in ("USER", "ASSISTANT", "User", "Assistant", "<|User|>", "<|Assistant|>")
-    for answer in (*ANSWERS, "What is shown in this picture?", "There is a red cat.")
+    for answer in (*ANSWERS, "What is shown in this image?", "There is a red cat.")
 ] * 20
 SCHEMES = ("always", "first", "never")
 

@@ -92,7 +92,7 @@ def test_scores_are_those_of_the_whole_model_whatever_the_queries(queries) -> No
 
 def test_pixels_are_prepared_as_the_processor_does() -> None:
     policy, images = tiny_blip2.captioner(), tiny_blip2.pictures(3)
-    expected = tiny_blip2.pictures_processor()(list(images.pixels), return_tensors="pt").pixel_values
+    expected = tiny_blip2.images_processor()(list(images.pixels), return_tensors="pt").pixel_values
     values = (images.pixels.float() / 255 - policy.pixel_mean) / policy.pixel_std
     torch.testing.assert_close(values, expected, atol=1e-5, rtol=0)
 
@@ -186,7 +186,7 @@ def test_in_half_precision_the_trainable_modules_keep_every_digit(tmp_path) -> N
             assert torch.equal(parameter, exact[name]), name
         else:
             assert parameter.dtype == torch.bfloat16, name
-    prompt = Prompt(texts=[""] * 4, images=policy.look(tiny_blip2.pictures(4)), seeds=[1, 2, 3, 4])
+    prompt = Prompt(texts=[""] * 4, images=policy.encode_images(tiny_blip2.pictures(4)), seeds=[1, 2, 3, 4])
     law = Sampling(max_tokens=10, temperature=2.0, top_k=6)
     tokens = policy.sample(prompt, law)
     turn = Turn(prompt=prompt, tokens=tokens)
@@ -216,9 +216,9 @@ def test_checkpoints_from_before_image_tokens_load_and_say_the_same(tmp_path) ->
 
 def test_special_tokens_come_from_the_generation_settings_first() -> None:
     made = tiny_blip2.model()
-    assert Blip2Captioner(made, tiny_blip2.words(), tiny_blip2.pictures_processor()).ends == (tiny_blip2.END,)
+    assert Blip2Captioner(made, tiny_blip2.words(), tiny_blip2.images_processor()).ends == (tiny_blip2.END,)
     made.generation_config = GenerationConfig(bos_token_id=7, eos_token_id=[5, 6], pad_token_id=9)
-    policy = Blip2Captioner(made, tiny_blip2.words(), tiny_blip2.pictures_processor())
+    policy = Blip2Captioner(made, tiny_blip2.words(), tiny_blip2.images_processor())
     assert (policy.bos, policy.ends, policy.pad) == (7, (5, 6), 9)
     assert policy.encode(["a", "a red"]).ids[0, 1:].tolist() == [5, 9]
 
@@ -228,7 +228,7 @@ def test_a_checkpoint_that_names_no_end_token_is_refused() -> None:
     made.generation_config = GenerationConfig(bos_token_id=1, pad_token_id=0)
     made.config.text_config.eos_token_id = None
     with pytest.raises(ValueError, match="end"):
-        Blip2Captioner(made, tiny_blip2.words(), tiny_blip2.pictures_processor())
+        Blip2Captioner(made, tiny_blip2.words(), tiny_blip2.images_processor())
 
 
 def test_other_language_models_are_refused_by_name() -> None:
@@ -246,11 +246,11 @@ def test_other_language_models_are_refused_by_name() -> None:
     )
     with pytest.raises(ValueError, match="'t5'"):
         Blip2Captioner(
-            Blip2ForConditionalGeneration(config), tiny_blip2.words(), tiny_blip2.pictures_processor()
+            Blip2ForConditionalGeneration(config), tiny_blip2.words(), tiny_blip2.images_processor()
         )
 
 
-def test_a_prompt_without_pictures_is_refused(odd) -> None:
+def test_a_prompt_without_images_is_refused(odd) -> None:
     with pytest.raises(ValueError, match="pictures"):
         odd.policy.sample(Prompt(texts=[""]), Sampling(max_tokens=2))
 
@@ -331,7 +331,7 @@ def test_a_judge_on_the_captioners_tower_says_what_it_says_from_pixels(bundled) 
     assert policy.prepares_like(judge.preparation.mean, judge.preparation.std, judge.preparation.height)
     texts = policy.write(bundled.images, beams=1, no_repeat_ngram=0, min_tokens=1)
     from_pixels = judge.logits(bundled.images, texts)
-    judge.share_tower(TOWER)
-    seen = policy.look(bundled.images)
+    judge.reuse_tower(TOWER)
+    seen = policy.encode_images(bundled.images)
     torch.testing.assert_close(judge.logits(seen, texts), from_pixels, atol=1e-5, rtol=0)
     assert from_pixels.std() > 0.1

@@ -1,4 +1,4 @@
-"""Any picture-to-text model as a policy, on tiny random LLaVA, Idefics3 and Qwen2-VL.
+"""Any image-to-text model as a policy, on tiny random LLaVA, Idefics3 and Qwen2-VL.
 
 LLaVA and Idefics3 are loaded from folders in the hub's format. Qwen2-VL's processor needs torchvision for its
 video part, so it is built in memory without that part; everything else of it is transformers' own.
@@ -110,7 +110,7 @@ def test_beams_find_a_text_at_least_as_likely_as_the_greedy_one(make: Make) -> N
     assert gain.max() > 0.01
 
 
-def test_the_tower_sees_a_picture_once(make: Make) -> None:
+def test_the_tower_sees_an_image_once(make: Make) -> None:
     captioner = make("llava")
     seen: list[int] = []
     tower = captioner.model.model.vision_tower
@@ -123,7 +123,7 @@ def test_the_tower_sees_a_picture_once(make: Make) -> None:
     turn = Turn(prompt=asked, tokens=captioner.sample(asked, LAW))
     captioner.score(turn)
     captioner.hidden_states(turn)
-    assert captioner.look(asked.images) is asked.images  # pyright: ignore
+    assert captioner.encode_images(asked.images) is asked.images  # pyright: ignore
     assert seen == []
     blind = replace(asked, images=Images(pixels=noise(3)))
     torch.testing.assert_close(
@@ -133,7 +133,7 @@ def test_the_tower_sees_a_picture_once(make: Make) -> None:
 
 
 @pytest.mark.parametrize("reuse", [True, False])
-def test_a_text_that_asks_for_a_picture_stops_there_unfinished(make: Make, reuse: bool) -> None:
+def test_a_text_that_asks_for_an_image_stops_there_unfinished(make: Make, reuse: bool) -> None:
     captioner = make("llava", reuse_features=reuse)
     head = captioner.model.lm_head.weight
     head.data[:] = head.data[:1]  # every token is equally likely
@@ -179,11 +179,11 @@ def test_a_prompt_follows_the_chat_template_a_given_one_or_none(make: Make, tmp_
 def test_what_cannot_work_is_refused_with_the_reason(make: Make) -> None:
     with pytest.raises(ValueError, match=r"lora_targets has \['qkv'\]; there are \['down_proj'"):
         make("llava", lora_targets=("qkv", "q_proj"))
-    blind = make("llava", template="no picture here: {prompt}")
+    blind = make("llava", template="no image here: {prompt}")
     with pytest.raises(ValueError, match="<image> tokens in the prompts"):
         prompt(blind)
     captioner = make("llava")
-    with pytest.raises(ValueError, match="a caption needs pictures"):
+    with pytest.raises(ValueError, match="a caption needs images"):
         captioner.sample(Prompt(texts=["a"]), LAW)
     with pytest.raises(ValueError, match="needs a captioner of its own"):
         blip = Blip2ForConditionalGeneration(tiny_blip2())
@@ -200,11 +200,11 @@ def test_a_model_whose_prompt_looks_ahead_runs_whole(reuse: bool, capsys: pytest
 
     torch.testing.assert_close(scores.log_probs, tokens.log_probs, atol=1e-5, rtol=1e-5)
     assert capsys.readouterr().err.count("'paligemma'") == reuse
-    assert not captioner.look(Images(pixels=noise(1))).features
+    assert not captioner.encode_images(Images(pixels=noise(1))).features
 
 
 def test_a_model_that_reads_otherwise_than_it_writes_is_refused() -> None:
-    # transformers' own loop miscounts the position after a prompt that ends with a picture.
+    # transformers' own loop miscounts the position after a prompt that ends with an image.
     model, processor = qwen2_vl()
     settings = CaptionerSettings(image_size=SIDE, template="{prompt}<|image_pad|>", reuse_features=False)
 

@@ -1,4 +1,4 @@
-"""What of a picture-to-text model is trained, and what a critic reads of it, on tiny random models."""
+"""What of an image-to-text model is trained, and what a critic reads of it, on tiny random models."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ def test_adapters_sit_in_the_language_model_only(make: Make) -> None:
     }
     images = Images(pixels=noise(2))
     with captioner.adapters.switched(True):
-        seen = captioner.look(images).features
-    for key, value in captioner.look(images).features.items():
+        seen = captioner.encode_images(images).features
+    for key, value in captioner.encode_images(images).features.items():
         torch.testing.assert_close(value, seen[key], atol=0, rtol=0)
 
 
@@ -179,9 +179,9 @@ def test_the_reference_is_the_language_model_on_text_alone(make: Make) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_captions_of_one_picture_share_its_prompt_and_nothing_changes(make: Make, family: str) -> None:
+def test_captions_of_one_image_share_its_prompt_and_nothing_changes(make: Make, family: str) -> None:
     captioner = make(family)
-    seen = captioner.look(Images(pixels=noise(2)))
+    seen = captioner.encode_images(Images(pixels=noise(2)))
     each = torch.tensor([0, 1, 0, 0, 1])
     texts = ["describe", "why?", "describe", "what is this?", "why?"]
     asked = Prompt(texts=texts, images=seen.rows(each), seeds=list(range(5)))
@@ -214,7 +214,9 @@ def test_drawing_leaves_the_weights_and_the_law_as_they_were(make: Make) -> None
     before = {name: tensor.clone() for name, tensor in captioner.model.state_dict().items()}
     asked = prompt(captioner)
     tokens = captioner.sample(asked, LAW)
-    captioner.everyone_done = lambda done: done  # as with sharded weights: adapters stay beside the weights
+    captioner.all_ranks_finished = lambda done: (
+        done
+    )  # as with sharded weights: adapters stay beside the weights
 
     assert captioner.sample(asked, LAW).ids.tolist() == tokens.ids.tolist()
     for name, tensor in captioner.model.state_dict().items():

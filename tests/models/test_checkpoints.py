@@ -27,7 +27,7 @@ from tiny_show_o_folders import (
 from torch import Tensor
 from transformers import CLIPVisionConfig, CLIPVisionModel, PhiForCausalLM
 
-from sightloop.models.families import found_in, require
+from sightloop.models.families import detect_family, require
 from sightloop.models.show_o.checkpoint import (
     ShowOSizes,
     load_show_o,
@@ -239,7 +239,7 @@ def test_nothing_half_written_is_left_and_nothing_is_overwritten(tmp_path: Path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["full", "theirs"]
 
 
-def test_a_picture_tokenizer_with_other_codes_is_refused(tmp_path: Path) -> None:
+def test_an_image_tokenizer_with_other_codes_is_refused(tmp_path: Path) -> None:
     weights = read_show_o(official_folder(tmp_path / "theirs"))
     other = Magvit2.from_state_dict(magvit().state_dict())
     other.config = type(other.config)(**{**vars(other.config), "num_bits": 6})
@@ -254,10 +254,10 @@ def test_a_folder_without_tokenizer_names_where_to_get_one(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(("official", "file"), [(True, "pytorch_model.bin"), (False, "model.safetensors")])
-def test_a_picture_tokenizer_alone(tmp_path: Path, official: bool, file: str) -> None:
+def test_an_image_tokenizer_alone(tmp_path: Path, official: bool, file: str) -> None:
     write_magvit2(magvit(), tmp_path / "out", official=official)
     assert (tmp_path / "out" / file).is_file()
-    assert found_in(tmp_path / "out").form == ("official" if official else "sightloop")
+    assert detect_family(tmp_path / "out").form == ("official" if official else "sightloop")
     assert require(tmp_path / "out", "magvit2")
     again = Magvit2.from_folder(tmp_path / "out").state_dict()
     assert all(torch.equal(again[key], value) for key, value in magvit().state_dict().items())
@@ -274,7 +274,7 @@ def test_the_same_policy_comes_from_the_official_folder_and_from_ours(tmp_path: 
     second = load_show_o(tmp_path / "ours", settings=ShowOSettings(lora_rank=3))
     assert second.settings == ShowOSettings(num_image_tokens=4, max_text_tokens=128, lora_rank=3)
     prompt = Prompt(texts=["a red circle", "the two"], wants="image", seeds=[3, 4])
-    drawn = [policy.sample(prompt, policy.drawing(decode_steps=2)) for policy in (first, second)]
+    drawn = [policy.sample(prompt, policy.default_sampling(decode_steps=2)) for policy in (first, second)]
     assert torch.equal(drawn[0].ids, drawn[1].ids)
     assert torch.equal(first.pixels(drawn[0]).pixels, second.pixels(drawn[1]).pixels)
 
@@ -289,7 +289,7 @@ def test_parts_that_an_official_folder_lacks_are_asked_for(tmp_path: Path) -> No
     words = tokenizer()
     words.save_pretrained(tmp_path / "words")
     found: dict[str, Any] = {"magvit": tmp_path / "magvit", "tokenizer": tmp_path / "words"}
-    with pytest.raises(ValueError, match="reads its own codes of pictures; leave --tower out"):
+    with pytest.raises(ValueError, match="reads its own codes of images; leave --tower out"):
         load_show_o(theirs, tower=tmp_path, **found)
     tensors = official_tensors() | projector_tensors()
     seeing = official_folder(tmp_path / "seeing", tensors=tensors, w_clip_vit=True)
@@ -309,7 +309,7 @@ def test_the_variant_with_a_vision_tower_answers_by_its_features(tmp_path: Path)
     clip_tower(CLIP_WIDTH).save_pretrained(tmp_path / "clip")
     policy = load_show_o(tmp_path / "ours", tower=tmp_path / "clip")
     assert policy.vision is not None
-    seen = policy.look(Images(pixels=torch.zeros(1, 3, 9, 7, dtype=torch.uint8)))
+    seen = policy.encode_images(Images(pixels=torch.zeros(1, 3, 9, 7, dtype=torch.uint8)))
     assert [value.shape for value in seen.features.values()] == [(1, 4, CLIP_WIDTH)]
     tokens = policy.sample(Prompt(texts=["what is it"], images=seen), Sampling(max_tokens=3, temperature=0.0))
     assert tokens.ids.shape[0] == 1

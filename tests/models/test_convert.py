@@ -170,7 +170,7 @@ def test_the_trainable_module_is_read_out_of_a_sharded_folder(tmp_path: Path) ->
 
 
 def published(folder: Path) -> Blip2ForConditionalGeneration:
-    """A full folder as it was published in spring 2024: 16 bits, shards, no number of the picture token."""
+    """A full folder as it was published in spring 2024: 16 bits, shards, no number of the image token."""
     trained = model(seed=3)
     save(folder, trained.half())
     for file in folder.glob("model*"):
@@ -182,7 +182,7 @@ def published(folder: Path) -> Blip2ForConditionalGeneration:
     return trained
 
 
-def test_an_old_published_folder_loads_and_exports_with_its_picture_token(tmp_path: Path) -> None:
+def test_an_old_published_folder_loads_and_exports_with_its_image_token(tmp_path: Path) -> None:
     trained = published(tmp_path / "published")
     with pytest.raises((TypeError, AttributeError)):
         pixels = torch.zeros(1, 3, SIDE, SIDE, dtype=torch.float16)

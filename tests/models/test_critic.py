@@ -30,7 +30,7 @@ def pair(**settings: Any) -> tuple[Blip2Captioner, TrunkCritic]:
 
 def turn_of(policy: Blip2Captioner, texts: list[str] | None = None) -> Turn:
     texts = ["a red circle", "a blue cross top-left on white", "a"] if texts is None else texts
-    prompt = Prompt(texts=[""] * len(texts), images=policy.look(tiny_blip2.pictures(len(texts))))
+    prompt = Prompt(texts=[""] * len(texts), images=policy.encode_images(tiny_blip2.pictures(len(texts))))
     return Turn(prompt=prompt, tokens=policy.encode(texts))
 
 
@@ -150,7 +150,7 @@ def test_a_new_head_starts_near_0_and_answers_half_precision_in_float32() -> Non
 # -- values
 
 
-def test_values_are_0_where_masked_and_blind_to_padding_and_neighbours() -> None:
+def test_values_are_0_where_masked_and_blind_to_padding_and_neighbors() -> None:
     policy, critic = pair()
     turn = turn_of(policy)
     values = critic(turn)
@@ -180,7 +180,7 @@ def test_a_value_is_read_before_its_token_or_after_it(position, first_changed) -
     assert changed == [False] * first_changed + [True] * (5 - first_changed)
 
 
-def test_values_depend_on_the_picture() -> None:
+def test_values_depend_on_the_image() -> None:
     policy, critic = pair()
     values = critic(turn_of(policy, ["a red circle"] * 3))
     assert (values[0] - values[1]).abs().max() > 1e-3
@@ -230,7 +230,7 @@ def gradients_of(*, checkpointing: bool, texts: list[str]) -> tuple[dict[str, Te
     made: Any = policy.model
     made.language_model.model.decoder.layers[0].self_attn.register_forward_pre_hook(count(0))
     made.qformer.encoder.layer[0].attention.register_forward_pre_hook(count(1))
-    images = policy.look(tiny_blip2.pictures(3))
+    images = policy.encode_images(tiny_blip2.pictures(3))
     turn = Turn(prompt=Prompt(texts=texts, images=images), tokens=turn_of(policy).tokens)
     rollout, credit = rollout_and_credit(turn)
     of_critic = A2C(critic=critic).critic_pass(rollout).gradients

@@ -10,7 +10,7 @@ from torch import Tensor
 from sightloop.models.decoding import growing_texts
 from sightloop.models.decoding import sampling as generation
 from sightloop.models.decoding.sampling import (
-    Writer,
+    DecodingModel,
     alone,
     draw,
     draw_tokens,
@@ -171,7 +171,7 @@ def test_greedy_drawing_takes_the_likeliest_whatever_the_number() -> None:
         torch.tensor([0.0, 0.99]),
     )
     assert drawn.tolist() == [1, 1]
-    assert log_probs.tolist() == [2, 2], "greedy drawing has no law: the logit"
+    assert log_probs.tolist() == [2, 2], "greedy drawing has no distribution: the logit"
 
 
 def test_a_stream_of_numbers_belongs_to_its_seed() -> None:
@@ -220,16 +220,16 @@ class PlannedText:
         self.plan = torch.tensor([[9] * width, *rows])
         self.rows_run: list[int] = []
 
-    def draw(self, everyone_done: Callable[[bool], bool] = alone) -> Tokens:
+    def draw(self, all_ranks_finished: Callable[[bool], bool] = alone) -> Tokens:
         """The texts as `draw_tokens` gets them."""
-        writer = Writer(
+        writer = DecodingModel(
             decoder=self.decoder,
             embed=lambda ids: torch.stack([ids // 10, ids % 10 + 1], -1).float(),
             head=self.head,
             num_layers=0,
             ends=(9,),
             pad=0,
-            everyone_done=everyone_done,
+            all_ranks_finished=all_ranks_finished,
         )
         numbers = torch.arange(1, len(self.plan)).float()
         context = torch.stack([numbers, torch.zeros_like(numbers)], 1)[:, None]

@@ -21,9 +21,9 @@ from sightloop.rewards.yes_no import YesNoJudge
 from sightloop.types import Images, Sampling, Turn
 
 SETTINGS = {name: CaptionerSettings(image_size=SIDE) if "qwen" in name else None for name in FOLDERS}
-"""Qwen-VL takes pictures of any size, by default far larger than these."""
+"""Qwen-VL takes images of any size, by default far larger than these."""
 WHOLE = {"gemma3", "qwen3_5"}
-"""Pictures look ahead; some layers keep no keys."""
+"""Images look ahead; some layers keep no keys."""
 GREEDY = Sampling(max_tokens=10, temperature=0)
 
 
@@ -55,7 +55,7 @@ def test_a_folder_of_the_hub_writes_and_is_scored(folder: Path, capsys: pytest.C
     greedy = captioner.sample(asked, GREEDY)
     written = [ids[mask].tolist() for ids, mask in zip(greedy.ids, greedy.mask, strict=True)]
     assert written == by_transformers(folder, captioner.prompt_text("describe"))
-    # Of random weights, those of Qwen2-VL look at their pictures least.
+    # Of random weights, those of Qwen2-VL look at their images least.
     assert folder.name == "qwen2_vl" or len(set(map(tuple, written))) > 1
 
     random_weights(captioner.adapters, seed=5)
@@ -75,7 +75,7 @@ RULES = [(5, 2, 4, 20), (3, 0, 0, 12), (4, 1, 6, 12), (1, 2, 3, 12), (1, 0, 5, 1
 @pytest.mark.parametrize("folder", FOLDERS, indirect=True)
 def test_captions_are_transformers_own_under_every_rule(folder: Path) -> None:
     captioner = GenericCaptioner.from_pretrained(folder, lora_rank=2, settings=SETTINGS[folder.name])
-    images, text = captioner.look(Images(pixels=noise(3))), captioner.prompt_text("describe")
+    images, text = captioner.encode_images(Images(pixels=noise(3))), captioner.prompt_text("describe")
     for beams, ngram, fewest, most in RULES:
         written = captioner.write(
             images,
@@ -92,14 +92,14 @@ def test_captions_are_transformers_own_under_every_rule(folder: Path) -> None:
             no_repeat_ngram_size=ngram,
             min_new_tokens=fewest,
             max_new_tokens=most,
-            suppress_tokens=[captioner.picture_token],
+            suppress_tokens=[captioner.image_token],
         )
         words = captioner.words.batch_decode(theirs, skip_special_tokens=True)
         assert written == [text.strip() for text in words]
 
 
 @pytest.mark.parametrize("folder", ["qwen3_vl"], indirect=True)
-def test_pictures_that_enter_at_several_layers_are_looked_at_once(folder: Path) -> None:
+def test_images_that_enter_at_several_layers_are_looked_at_once(folder: Path) -> None:
     def opened(reuse_features: bool) -> GenericCaptioner:
         settings = CaptionerSettings(image_size=SIDE, reuse_features=reuse_features)
         made = GenericCaptioner.from_pretrained(folder, lora_rank=2, settings=settings)
@@ -112,7 +112,7 @@ def test_pictures_that_enter_at_several_layers_are_looked_at_once(folder: Path) 
     parts.sample(asked, LAW)
     looks: list[object] = []
     parts.model.base_model.visual.register_forward_hook(lambda *given: looks.append(given))
-    seen = replace(asked, images=parts.look(Images(pixels=noise(len(asked)))))
+    seen = replace(asked, images=parts.encode_images(Images(pixels=noise(len(asked)))))
     own = replace(asked, images=Images(pixels=noise(len(asked))))
     tokens = parts.sample(seen, LAW)
     turn, plain = Turn(prompt=seen, tokens=tokens), Turn(prompt=own, tokens=tokens)
@@ -138,7 +138,7 @@ def test_a_folder_of_the_hub_is_trained(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["--preset", "shapes", "--steps", "1", "--batch", "4", "--held-out.limit", "4"]
-    words += ["--captioner.image-size", str(SIDE), "--run", str(tmp_path / "run"), "--policy", str(folder)]
+    words += ["--captioner.image-size", str(SIDE), "--run", str(tmp_path / "run"), "--model", str(folder)]
 
     main(["train", "vlrm", *words])
     assert "finished 1 steps" in capsys.readouterr().err

@@ -12,7 +12,7 @@ from PIL import Image
 
 from sightloop.cli import main
 from sightloop.models import open as opened
-from sightloop.models.families import found_in
+from sightloop.models.families import detect_family
 from sightloop.models.show_o.checkpoint import read_show_o, write_magvit2, write_official
 from sightloop.models.show_o.magvit2 import Magvit2
 from sightloop.world.bundled import WEIGHTS
@@ -71,7 +71,7 @@ def test_an_official_show_o_takes_its_parts_by_name(fetched: Path, tmp_path: Pat
           str(tmp_path / "drawn")])  # fmt: skip
     assert (tmp_path / "drawn" / "0001.png").is_file()
     main(["convert", "show-o", "tiny/show-o", str(tmp_path / "ours"), *parts])
-    assert found_in(tmp_path / "ours").form == "sightloop"
+    assert detect_family(tmp_path / "ours").form == "sightloop"
 
 
 @pytest.mark.parametrize(
@@ -79,13 +79,13 @@ def test_an_official_show_o_takes_its_parts_by_name(fetched: Path, tmp_path: Pat
     [
         ["draw", "a red circle", "--model", "NAME"],
         ["ask", "IMAGE", "What is it?", "--model", "NAME"],
-        ["train", "unirl-grpo", "--policy", "NAME", "--run", "FOLDER"],
-        ["train", "unirl-sft", "--policy", "NAME", "--run", "FOLDER"],
+        ["train", "unirl-grpo", "--model", "NAME", "--run", "FOLDER"],
+        ["train", "unirl-sft", "--model", "NAME", "--run", "FOLDER"],
         ["convert", "janus", "NAME", "FOLDER"],
         ["convert", "show-o", "NAME", "FOLDER", "--magvit", "some/magvit"],
         ["convert", "magvit2", "NAME", "FOLDER"],
-        ["evaluate", "both-sides", "--policy", "NAME"],
-        ["evaluate", "geneval", "--images", "FOLDER", "--policy", "NAME", "--detector", "some/detector"],
+        ["evaluate", "joint", "--model", "NAME"],
+        ["evaluate", "geneval", "--images", "FOLDER", "--model", "NAME", "--detector", "some/detector"],
         ["draw", "a red circle", "--model", "OFFICIAL", "--magvit", "NAME"],
         ["caption", "IMAGE", "--model", "NAME"],
     ],

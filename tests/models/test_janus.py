@@ -32,7 +32,7 @@ def janus() -> Janus:
 
 
 def drawing(texts: list[str] = TEXTS) -> Prompt:
-    """A prompt that wants pictures, a seed each."""
+    """A prompt that wants images, a seed each."""
     return Prompt(texts=texts, wants="image", seeds=[3 + 7 * k for k in range(len(texts))])
 
 
@@ -61,14 +61,14 @@ def test_janus_keeps_the_contract_of_image_policies(check: Callable[[Candidate],
             num_codes=NUM_CODES,
             num_words=len(tokenizer()),
             max_tokens=30,
-            laws={f"law {number}": law for number, law in enumerate(LAWS)},
+            laws={f"distribution {number}": law for number, law in enumerate(LAWS)},
         )
     )
 
 
 @pytest.mark.parametrize("changes", LAWS)
 def test_recorded_log_probabilities_are_scored_ones(janus: Janus, changes: dict[str, Any]) -> None:
-    law = janus.drawing(**changes)
+    law = janus.default_sampling(**changes)
     tokens = janus.sample(drawing(), law)
     assert tokens.ids.shape == (len(TEXTS), NUM_TOKENS)
     assert tokens.mask.all()
@@ -78,19 +78,19 @@ def test_recorded_log_probabilities_are_scored_ones(janus: Janus, changes: dict[
     assert (scores.entropy >= -1e-5).all()
 
 
-def test_a_picture_depends_on_its_seed_alone(janus: Janus) -> None:
-    together = janus.sample(drawing(), janus.drawing())
-    assert not torch.equal(together.ids[0], together.ids[2]), "two seeds drew one picture"
+def test_an_image_depends_on_its_seed_alone(janus: Janus) -> None:
+    together = janus.sample(drawing(), janus.default_sampling())
+    assert not torch.equal(together.ids[0], together.ids[2]), "two seeds drew one image"
     for row in range(len(TEXTS)):
         index = torch.tensor([row])
-        alone = janus.sample(drawing().rows(index), janus.drawing())
+        alone = janus.sample(drawing().rows(index), janus.default_sampling())
         assert torch.equal(alone.ids, together.ids[index])
         same(alone.log_probs, together.rows(index).log_probs)
 
 
 @pytest.mark.parametrize("guidance", [0.0, 5.0])
 def test_prompts_of_different_lengths_score_as_they_do_alone(janus: Janus, guidance: float) -> None:
-    law = janus.drawing(guidance=guidance)
+    law = janus.default_sampling(guidance=guidance)
     turn = Turn(prompt=drawing(), tokens=given(torch.randint(NUM_CODES, (len(TEXTS), NUM_TOKENS))))
     whole = janus.score(turn, law).log_probs
     for rows in ([0], [1], [2, 1]):
@@ -101,13 +101,13 @@ def test_prompts_of_different_lengths_score_as_they_do_alone(janus: Janus, guida
 def test_the_law_of_none_is_the_model_without_guidance(janus: Janus) -> None:
     turn = Turn(prompt=drawing(), tokens=given(torch.randint(NUM_CODES, (len(TEXTS), NUM_TOKENS))))
     own = janus.score(turn).log_probs.detach()
-    same(own, janus.score(turn, janus.drawing(guidance=0.0)).log_probs.detach())
-    assert (own - janus.score(turn, janus.drawing()).log_probs).abs().max() > 0.1
+    same(own, janus.score(turn, janus.default_sampling(guidance=0.0)).log_probs.detach())
+    assert (own - janus.score(turn, janus.default_sampling()).log_probs).abs().max() > 0.1
 
 
 def test_greedy_codes_are_those_of_transformers_own_loop() -> None:
     janus = tiny_janus(stir=False)
-    tokens = janus.sample(drawing(), janus.drawing(temperature=0))
+    tokens = janus.sample(drawing(), janus.default_sampling(temperature=0))
     assert tokens.log_probs is None
     for row, text in enumerate(TEXTS):
         ids = torch.tensor([janus.prompts.drawing_row(text)])
@@ -123,7 +123,7 @@ def test_greedy_codes_are_those_of_transformers_own_loop() -> None:
 
 def test_codes_fall_as_often_as_the_law_says(janus: Janus) -> None:
     prompt = Prompt(texts=["a cat"] * 400, wants="image", seeds=list(range(400)))
-    law = janus.drawing(temperature=1.5, guidance=1.5)
+    law = janus.default_sampling(temperature=1.5, guidance=1.5)
     first = janus.sample(prompt, law).ids[:, 0]
     one = Prompt(texts=["a cat"], wants="image")
     logits = janus.drawings.logits(one.texts, torch.zeros(1, NUM_TOKENS, dtype=torch.long), law)
@@ -138,7 +138,7 @@ def test_masked_codes_do_not_count(janus: Janus) -> None:
     ids = torch.randint(NUM_CODES, (2, NUM_TOKENS))
     mask = torch.rand(2, NUM_TOKENS) < 0.6
     prompt = drawing(TEXTS[:2])
-    whole = janus.score(Turn(prompt=prompt, tokens=given(ids)), janus.drawing())
+    whole = janus.score(Turn(prompt=prompt, tokens=given(ids)), janus.default_sampling())
     part = janus.score(Turn(prompt=prompt, tokens=Tokens(ids=ids, mask=mask)))
     assert (part.log_probs[~mask] == 0).all()
     assert (part.entropy[~mask] == 0).all()
@@ -180,8 +180,8 @@ def test_only_adapters_learn() -> None:
     janus = tiny_janus()
     own = set(janus.trainable_module().parameters())
     assert {p for p in janus.parameters() if p.requires_grad} == own
-    turn = Turn(prompt=drawing(), tokens=janus.sample(drawing(), janus.drawing()))
-    janus.score(turn, janus.drawing()).log_probs.sum().backward()
+    turn = Turn(prompt=drawing(), tokens=janus.sample(drawing(), janus.default_sampling()))
+    janus.score(turn, janus.default_sampling()).log_probs.sum().backward()
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in own)
     assert all(p.grad is None for p in janus.parameters() if p not in own)
 
@@ -190,8 +190,8 @@ def test_only_adapters_learn() -> None:
 @pytest.mark.parametrize("embeddings", [True, False])
 def test_full_training_never_touches_what_sees(head: bool, embeddings: bool) -> None:
     janus = tiny_janus(trained="full", generation_head=head, embeddings=embeddings)
-    turn = Turn(prompt=drawing(), tokens=janus.sample(drawing(), janus.drawing()))
-    janus.score(turn, janus.drawing()).log_probs.sum().backward()
+    turn = Turn(prompt=drawing(), tokens=janus.sample(drawing(), janus.default_sampling()))
+    janus.score(turn, janus.default_sampling()).log_probs.sum().backward()
     asked = Prompt(texts=["what?"], images=pictures(1))
     janus.score(Turn(prompt=asked, tokens=janus.encode(["a cat"]))).log_probs.sum().backward()
     learned = {name.split(".")[1] for name, p in janus.model.named_parameters() if p.grad is not None}
@@ -204,9 +204,9 @@ def test_full_training_never_touches_what_sees(head: bool, embeddings: bool) -> 
     assert (words.grad is not None) == embeddings
 
 
-def test_a_small_step_makes_a_picture_likelier() -> None:
+def test_a_small_step_makes_an_image_likelier() -> None:
     janus = tiny_janus(trained="full")
-    law = janus.drawing()
+    law = janus.default_sampling()
     turn = Turn(prompt=drawing(), tokens=janus.sample(drawing(), law))
     optimizer = torch.optim.SGD(janus.trainable_module().parameters(), lr=1e-6)
     before = janus.score(turn, law).log_probs.sum()
@@ -231,9 +231,9 @@ def test_recomputed_layers_give_the_same_gradients(trained: str) -> None:
     one, other = tiny_janus(trained=trained), tiny_janus(trained=trained)
     other.load_state_dict(one.state_dict())
     other.enable_gradient_checkpointing()
-    turn = Turn(prompt=drawing(), tokens=one.sample(drawing(), one.drawing()))
+    turn = Turn(prompt=drawing(), tokens=one.sample(drawing(), one.default_sampling()))
     for policy in (one, other):
-        policy.score(turn, policy.drawing()).log_probs.sum().backward()
+        policy.score(turn, policy.default_sampling()).log_probs.sum().backward()
     pairs = zip(one.trainable_module().parameters(), other.trainable_module().parameters(), strict=True)
     for first, second in pairs:
         torch.testing.assert_close(first.grad, second.grad, rtol=1e-3, atol=1e-3)
@@ -259,7 +259,7 @@ def test_what_learns_stays_in_float32_under_bfloat16(trained: str) -> None:
     janus = tiny_janus(dtype=torch.bfloat16, trained=trained)
     assert {p.dtype for p in janus.trainable_module().parameters()} == {torch.float32}
     assert janus.model.model.vision_model.post_layernorm.weight.dtype == torch.bfloat16
-    law = janus.drawing()
+    law = janus.default_sampling()
     tokens = janus.sample(drawing(), law)
     scores = janus.score(Turn(prompt=drawing(), tokens=tokens), law)
     assert scores.log_probs.dtype == torch.float32
@@ -270,41 +270,41 @@ def test_what_learns_stays_in_float32_under_bfloat16(trained: str) -> None:
     assert all(p.grad is not None for p in janus.trainable_module().parameters())
 
 
-def test_laws_that_fit_no_picture_are_refused(janus: Janus) -> None:
+def test_laws_that_fit_no_image_are_refused(janus: Janus) -> None:
     for changes, said in (
         ({"max_tokens": 5}, "max_tokens is 5"),
         ({"decode_steps": 4}, "decode_steps is 4"),
-        ({"temperature": 0.0, "relaxation": 1.0}, "no law to relax"),
+        ({"temperature": 0.0, "relaxation": 1.0}, "no distribution to relax"),
     ):
         with pytest.raises(ValueError, match=said):
-            janus.sample(drawing(), janus.drawing(**changes))
+            janus.sample(drawing(), janus.default_sampling(**changes))
     with pytest.raises(ValueError, match="guidance is -1"):
-        janus.drawing(guidance=-1)
+        janus.default_sampling(guidance=-1)
     with pytest.raises(ValueError, match="greedy"):
-        tokens = janus.sample(drawing(), janus.drawing(temperature=0))
-        janus.score(Turn(prompt=drawing(), tokens=tokens), janus.drawing(temperature=0))
+        tokens = janus.sample(drawing(), janus.default_sampling(temperature=0))
+        janus.score(Turn(prompt=drawing(), tokens=tokens), janus.default_sampling(temperature=0))
     with pytest.raises(ValueError, match="2 seeds for 1"):
-        janus.sample(Prompt(texts=["a"], wants="image", seeds=[1, 2]), janus.drawing())
+        janus.sample(Prompt(texts=["a"], wants="image", seeds=[1, 2]), janus.default_sampling())
 
 
 def test_prompts_that_cannot_be_drawn_are_refused(janus: Janus) -> None:
     codes = given(torch.zeros(2, NUM_TOKENS, dtype=torch.long))
     for text, said in (
         ("a" * 500, "positions"),
-        ("<image_placeholder>", "picture's place"),
+        ("<image_placeholder>", "image's place"),
     ):
         prompt = Prompt(texts=["a cat", text], wants="image")
         with pytest.raises(ValueError, match=said):
-            janus.sample(prompt, janus.drawing())
+            janus.sample(prompt, janus.default_sampling())
         with pytest.raises(ValueError, match=said):
-            janus.score(Turn(prompt=prompt, tokens=codes), janus.drawing())
+            janus.score(Turn(prompt=prompt, tokens=codes), janus.default_sampling())
     with pytest.raises(ValueError, match="keeps none"):
-        janus.sample(Prompt(texts=["a"], images=pictures(1), wants="image"), janus.drawing())
+        janus.sample(Prompt(texts=["a"], images=pictures(1), wants="image"), janus.default_sampling())
 
 
 def test_an_empty_prompt_draws_what_comes_to_mind(janus: Janus) -> None:
-    tokens = janus.sample(drawing(["", "a cat"]), janus.drawing())
-    expected = janus.sample(drawing([""]), janus.drawing())
+    tokens = janus.sample(drawing(["", "a cat"]), janus.default_sampling())
+    expected = janus.sample(drawing([""]), janus.default_sampling())
     same(expected.log_probs, tokens.rows(torch.tensor([0])).log_probs)
 
 

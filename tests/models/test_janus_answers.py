@@ -1,4 +1,4 @@
-"""Janus answers questions about pictures and about its own drawings."""
+"""Janus answers questions about images and about its own drawings."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from sightloop.models.janus.policy import Janus
 from sightloop.types import Images, Prompt, Sampling, Tokens, Turn
 
-QUESTIONS = ["what is this?", "how many?", "what is this?", "", "colour?"]
+QUESTIONS = ["what is this?", "how many?", "what is this?", "", "color?"]
 WHICH = [0, 0, 1, 2, 0]
 
 
@@ -26,13 +26,13 @@ def janus() -> Janus:
 
 
 def asking(images: Images | Tokens | None = None) -> Prompt:
-    """Questions of different lengths, some about one picture."""
+    """Questions of different lengths, some about one image."""
     images = pictures(3) if images is None else images
     return Prompt(texts=QUESTIONS, images=images.rows(torch.tensor(WHICH)), seeds=[11, 12, 13, 14, 15])
 
 
 def law(**changes: Any) -> Sampling:
-    """A law for answers."""
+    """A distribution for answers."""
     return Sampling(**{"max_tokens": 6, "temperature": 1.3, **changes})
 
 
@@ -73,7 +73,7 @@ def test_answers_are_scored_as_transformers_reads_them(janus: Janus, shape: tupl
 def test_a_drawing_that_was_shown_is_read_like_its_codes_and_not_decoded_again(janus: Janus) -> None:
     ids = torch.arange(2 * NUM_TOKENS).view(2, NUM_TOKENS)
     codes = Tokens(ids=ids, mask=torch.ones_like(ids, dtype=torch.bool))
-    shown = janus.shown(codes)
+    shown = janus.understanding_input(codes)
     assert torch.equal(shown.pixels, janus.pixels(codes).pixels)
     said = janus.encode(["red blue", "blue"])
     turns = [
@@ -108,7 +108,7 @@ def test_an_answer_depends_on_its_seed_alone(janus: Janus) -> None:
         same(janus.score(turn).log_probs.detach(), scores[index])
 
 
-def test_a_picture_and_a_question_are_read_once(janus: Janus) -> None:
+def test_an_image_and_a_question_are_read_once(janus: Janus) -> None:
     seen: list[tuple[int, int]] = []
 
     def look(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -133,9 +133,9 @@ def test_a_picture_and_a_question_are_read_once(janus: Janus) -> None:
     assert seen[2] == (5, 1)
 
 
-def test_looked_at_pictures_are_not_looked_at_again(janus: Janus) -> None:
-    looked = janus.look(pictures(3))
-    assert janus.look(looked) is looked
+def test_looked_at_images_are_not_looked_at_again(janus: Janus) -> None:
+    looked = janus.encode_images(pictures(3))
+    assert janus.encode_images(looked) is looked
     turn = Turn(prompt=asking(), tokens=janus.encode(["a", "bc", "d", "e", "fgh"]))
     bare = janus.score(turn).log_probs.detach()
     calls: list[int] = []
@@ -162,8 +162,10 @@ def test_greedy_answers_are_those_of_transformers_own_loop(janus: Janus) -> None
     assert tokens.ids[0][tokens.mask[0]].tolist() == ids.tolist()[: int(tokens.mask.sum())]
 
 
-def test_an_own_drawing_is_read_as_the_picture_it_makes(janus: Janus) -> None:
-    drawn = janus.sample(Prompt(texts=["a", "b", "c"], wants="image", seeds=[1, 2, 3]), janus.drawing())
+def test_an_own_drawing_is_read_as_the_image_it_makes(janus: Janus) -> None:
+    drawn = janus.sample(
+        Prompt(texts=["a", "b", "c"], wants="image", seeds=[1, 2, 3]), janus.default_sampling()
+    )
     answers = janus.encode(["a", "bc", "d", "e", "fgh"])
     by_codes = janus.score(Turn(prompt=asking(drawn), tokens=answers)).log_probs.detach()
     by_pixels = janus.score(Turn(prompt=asking(janus.pixels(drawn)), tokens=answers)).log_probs.detach()
@@ -183,7 +185,7 @@ def test_the_answer_teaches_the_drawing(janus: Janus) -> None:
     janus.zero_grad()
 
 
-def test_questions_without_a_picture(janus: Janus) -> None:
+def test_questions_without_an_image(janus: Janus) -> None:
     prompt = Prompt(texts=["who are you?", "why?"], seeds=[1, 2])
     tokens = janus.sample(prompt, law())
     scores = janus.score(Turn(prompt=prompt, tokens=tokens), law()).log_probs
@@ -198,7 +200,7 @@ def test_questions_without_a_picture(janus: Janus) -> None:
 
 
 @pytest.mark.parametrize("shape", [(32, 32), (5, 64), (300, 40), (33, 31), (1, 1)])
-def test_pictures_of_any_size_are_prepared_as_the_official_processor_does(
+def test_images_of_any_size_are_prepared_as_the_official_processor_does(
     janus: Janus, shape: tuple[int, int]
 ) -> None:
     pixels = pictures(2, height=shape[0], width=shape[1]).pixels
@@ -208,7 +210,7 @@ def test_pictures_of_any_size_are_prepared_as_the_official_processor_does(
     torch.testing.assert_close((squares.float() / 255 - 0.5) / 0.5, expected, atol=1e-6, rtol=0)
 
 
-def test_pictures_come_back_from_their_codes(janus: Janus) -> None:
+def test_images_come_back_from_their_codes(janus: Janus) -> None:
     tokens = janus.image_tokens(pictures(5, height=40, width=64))
     assert tokens.ids.shape == (5, NUM_TOKENS)
     assert tokens.mask.all()
@@ -233,7 +235,7 @@ def test_bad_questions_are_refused(janus: Janus) -> None:
     one = pictures(1)
     for prompt, said in (
         (Prompt(texts=["", "a"]), "empty"),
-        (Prompt(texts=["a", "b"], images=one), "2 questions and 1 pictures"),
+        (Prompt(texts=["a", "b"], images=one), "2 questions and 1 images"),
         (Prompt(texts=["see <image_placeholder>"], images=one), "names '<image_placeholder>'"),
         (Prompt(texts=["a" * 500], images=one), "positions"),
     ):

@@ -163,7 +163,7 @@ def test_the_same_policy_comes_from_both_forms(official: Path, tmp_path: Path) -
         load_janus(folder, settings=JanusSettings(lora_rank=2)) for folder in (official, tmp_path / "ours")
     ]
     prompt = Prompt(texts=["a cat"], wants="image", seeds=[3])
-    drawn = [policy.sample(prompt, policy.drawing()) for policy in policies]
+    drawn = [policy.sample(prompt, policy.default_sampling()) for policy in policies]
     assert torch.equal(drawn[0].ids, drawn[1].ids)
     assert torch.equal(*[p.pixels(t).pixels for p, t in zip(policies, drawn, strict=True)])
 

@@ -131,7 +131,7 @@ def test_a_chat_template_of_another_form_is_kept_as_it_is(tmp_path: Path) -> Non
         ("{% if %}", "cannot be read"),
         ("{{ messages[0]['content'] + 1 }}", "cannot be read"),
         ("hello", r"makes \['hello'\] of a text; name --prompts\.template and --prompts\.drawing"),
-        ("{{ messages[0]['content'][-1]['text'] }}", "of a text about a picture; name --prompts"),
+        ("{{ messages[0]['content'][-1]['text'] }}", "of a text about an image; name --prompts"),
     ],
 )
 def test_a_chat_template_that_says_nothing_is_refused(tmp_path: Path, template: str, message: str) -> None:
@@ -152,7 +152,7 @@ def test_chosen_strings(tmp_path: Path) -> None:
     assert chosen(template="{image} {question}").drawing == PRO.strings().drawing
     for options, message in (
         ({"template": "{question}"}, r"--prompts\.template is '\{question\}'; it must hold \{image\}"),
-        ({"template": "{question} {image}"}, "the picture comes before the question"),
+        ({"template": "{question} {image}"}, "the image comes before the question"),
         ({"template": "{image}"}, r"must hold \{prompt\} or \{question\} exactly once"),
         ({"drawing": "no place"}, r"--prompts\.drawing is 'no place'; it must hold"),
         ({"template": "{image} {question}", "system": "x"}, r"leave --prompts\.system out"),
@@ -193,13 +193,13 @@ def test_a_chat_template_holds_several_turns() -> None:
     talk = [
         {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is it?"}]},
         {"role": "assistant", "content": [{"type": "text", "text": "A dog."}]},
-        {"role": "user", "content": "Its colour?"},
+        {"role": "user", "content": "Its color?"},
     ]
     options: Any = {"chat_template": FIRST.strings().chat_template, "tokenize": False}
     told = words().apply_chat_template(talk, add_generation_prompt=True, **options)
     assert told == (
         f"{SYSTEM_PROMPT}\n\nUser: <image_placeholder>\nWhat is it?\n\nAssistant: A dog.</s>"
-        "User: Its colour?\n\nAssistant:"
+        "User: Its color?\n\nAssistant:"
     )
     own = [{"role": "system", "content": "Be brief."}, talk[0]]
     told = words().apply_chat_template(own, add_generation_prompt=True, **options)

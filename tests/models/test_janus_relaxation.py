@@ -17,7 +17,7 @@ PROMPT = Prompt(texts=["a cat", "two red dogs"], wants="image", seeds=[3, 10])
 
 
 def law(**changes: Any) -> Sampling:
-    """A relaxed law."""
+    """A relaxed distribution."""
     return Sampling(**{"max_tokens": NUM_TOKENS, "relaxation": 0.8, **changes})
 
 
@@ -101,7 +101,7 @@ def kept(logits: Tensor, top_k: int | None) -> Tensor:
 @pytest.mark.parametrize("guidance", [0.0, 3.0])
 def test_the_gradient_of_a_drawing_is_that_of_a_small_change(guidance: float) -> None:
     janus = tiny_janus(trained="full")
-    law_ = janus.drawing(relaxation=0.8, guidance=guidance)
+    law_ = janus.default_sampling(relaxation=0.8, guidance=guidance)
     weights = torch.randn(2, NUM_TOKENS, NUM_CODES)
     tokens = janus.sample(PROMPT, law_)
     assert tokens.one_hot is not None
@@ -130,22 +130,22 @@ def janus() -> Janus:
     return tiny_janus()
 
 
-def test_relaxed_drawings_are_the_same_pictures(janus: Janus) -> None:
-    plain = janus.sample(PROMPT, janus.drawing())
-    relaxed = janus.sample(PROMPT, janus.drawing(relaxation=1.0))
+def test_relaxed_drawings_are_the_same_images(janus: Janus) -> None:
+    plain = janus.sample(PROMPT, janus.default_sampling())
+    relaxed = janus.sample(PROMPT, janus.default_sampling(relaxation=1.0))
     assert torch.equal(plain.ids, relaxed.ids)
-    assert torch.equal(janus.sample(PROMPT, janus.drawing(relaxation=1.0)).ids, relaxed.ids)
+    assert torch.equal(janus.sample(PROMPT, janus.default_sampling(relaxation=1.0)).ids, relaxed.ids)
     assert plain.one_hot is None
     assert relaxed.one_hot is not None
     with torch.no_grad():
-        without = janus.sample(PROMPT, janus.drawing(relaxation=1.0)).one_hot
+        without = janus.sample(PROMPT, janus.default_sampling(relaxation=1.0)).one_hot
     assert without is not None
     assert not without.requires_grad
     torch.testing.assert_close(without, relaxed.one_hot.detach())
 
 
 def test_relaxed_codes_depend_on_their_seed_alone(janus: Janus) -> None:
-    relaxed = janus.drawing(relaxation=1.0, relaxed_hard=False)
+    relaxed = janus.default_sampling(relaxation=1.0, relaxed_hard=False)
     together = janus.sample(PROMPT, relaxed).one_hot
     alone = janus.sample(PROMPT.rows(torch.tensor([1])), relaxed).one_hot
     assert together is not None

@@ -47,7 +47,7 @@ def own_layers(policy: Any) -> Iterator[None]:
 
 
 def asked(texts: list[str] = TEXTS, **changes: Any) -> Prompt:
-    """A prompt for pictures."""
+    """A prompt for images."""
     return Prompt(texts=texts, wants="image", seeds=list(range(3, 3 + len(texts))), **changes)
 
 
@@ -74,13 +74,13 @@ def same_as_own(policy: Any, prompt: Prompt, law: Sampling, atol: float = 1e-4) 
 def test_what_is_drawn_is_what_the_own_layers_draw(make: Callable[[], Any], changes: dict[str, Any]) -> None:
     policy = make()
     for texts in (TEXTS, ["a cat"] * 3):
-        same_as_own(policy, asked(texts), policy.drawing(**changes))
+        same_as_own(policy, asked(texts), policy.default_sampling(**changes))
 
 
 @pytest.mark.parametrize("make", MAKERS)
 def test_what_is_drawn_follows_training(make: Callable[[], Any]) -> None:
     policy = make()
-    law = policy.drawing()
+    law = policy.default_sampling()
     before = same_as_own(policy, asked(), law)
     for weight in policy.trainable_module().parameters():
         weight.data += 0.1 * torch.randn(weight.shape)
@@ -93,7 +93,7 @@ def test_what_is_drawn_follows_training(make: Callable[[], Any]) -> None:
 
 def test_all_weights_may_be_trained() -> None:
     for policy in (tiny_janus(trained="full"), show_o(trained="full")):
-        law = policy.drawing()
+        law = policy.default_sampling()
         same_as_own(policy, asked(), law)
         for weight in decoder_of(policy).parameters():
             weight.data *= 1.1
@@ -101,8 +101,10 @@ def test_all_weights_may_be_trained() -> None:
 
 
 def test_only_some_layers_may_have_adapters() -> None:
-    same_as_own(policy := tiny_janus(lora_targets=("k_proj", "up_proj")), asked(), policy.drawing())
-    same_as_own(policy := stirred_show_o(show_o(lora_targets=("v_proj",))), asked(), policy.drawing())
+    same_as_own(policy := tiny_janus(lora_targets=("k_proj", "up_proj")), asked(), policy.default_sampling())
+    same_as_own(
+        policy := stirred_show_o(show_o(lora_targets=("v_proj",))), asked(), policy.default_sampling()
+    )
 
 
 @pytest.mark.parametrize("order_temperature", [0.0, 1.0])
@@ -113,7 +115,7 @@ def test_codes_that_are_given_are_kept_in_few_operations_too(order_temperature: 
     mask[0, :5], mask[1, ::2], mask[2], mask[3, 1:] = True, True, True, True
     prompt = asked(images=replace(given, mask=mask))
     for steps in (1, 3, NUM_TOKENS):
-        law = policy.drawing(decode_steps=steps, order_temperature=order_temperature)
+        law = policy.default_sampling(decode_steps=steps, order_temperature=order_temperature)
         drawn = same_as_own(policy, prompt, law)
         assert torch.equal(drawn.ids[mask], given.ids[mask])
 
@@ -142,19 +144,19 @@ def test_layers_side_by_side_are_the_layers() -> None:
 def test_hooks_of_others_are_obeyed() -> None:
     for make in MAKERS:
         policy = make()
-        before = policy.sample(asked(), policy.drawing())
+        before = policy.sample(asked(), policy.default_sampling())
         hook = layers_of(policy)[1].mlp.register_forward_hook(lambda _part, _args, out: 3 * out)
-        after = policy.sample(asked(), policy.drawing())
+        after = policy.sample(asked(), policy.default_sampling())
         hook.remove()
         assert not torch.equal(before.ids, after.ids)
-        assert torch.equal(before.ids, policy.sample(asked(), policy.drawing()).ids)
+        assert torch.equal(before.ids, policy.sample(asked(), policy.default_sampling()).ids)
 
 
 @pytest.mark.parametrize("family", ["janus", "show-o"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_scores_are_near_what_was_recorded(family: Any, dtype: torch.dtype) -> None:
     policy = load_image_policy("", world_model=family, device=torch.device("cpu"), dtype=dtype)
-    prompt, law = asked(["a red circle", "two blue squares"]), policy.drawing()
+    prompt, law = asked(["a red circle", "two blue squares"]), policy.default_sampling()
     drawn = policy.sample(prompt, law)
     scored = policy.score(Turn(prompt=prompt, tokens=drawn), law).log_probs.detach()
     assert drawn.log_probs is not None
@@ -174,7 +176,7 @@ def budget(policy: Janus | ShowO, prompt: Prompt, law: Sampling, units: int) -> 
 
 def test_janus_launches_less_than_half_of_what_transformers_does(emulated: torch.device) -> None:
     policy: Any = load_image_policy("", world_model="janus", device=emulated)
-    law = policy.drawing()
+    law = policy.default_sampling()
     row = torch.tensor([policy.prompts.drawing_row(PROMPTS[0])], device=emulated)
     with counted() as counts, torch.no_grad():
         policy.model.generate(
@@ -198,7 +200,7 @@ def test_janus_launches_less_than_half_of_what_transformers_does(emulated: torch
 def test_show_o_launches_a_third_of_705_operations_a_round(emulated: torch.device) -> None:
     policy: Any = load_image_policy("", world_model="show-o", device=emulated)
     on_cpu = load_image_policy("", world_model="show-o", device=torch.device("cpu"))
-    law = policy.drawing(decode_steps=16)
+    law = policy.default_sampling(decode_steps=16)
     for texts in (PROMPTS, PROMPTS[:1] * 4):
         launches, waits, ids = budget(policy, asked(texts), law, 16)
         assert launches <= 705 / 3, launches
@@ -211,7 +213,7 @@ def test_answers_ask_the_host_seldom(emulated: torch.device, family: Any) -> Non
     policy: Any = load_image_policy("", world_model=family, device=emulated)
     pixels = torch.randint(256, (4, 3, 32, 32), dtype=torch.uint8)
     prompt = Prompt(
-        texts=["what is there?"] * 4, images=policy.look(Images(pixels=pixels)), seeds=[1, 2, 3, 4]
+        texts=["what is there?"] * 4, images=policy.encode_images(Images(pixels=pixels)), seeds=[1, 2, 3, 4]
     )
     # So hot that answers are long.
     with counted() as counts:

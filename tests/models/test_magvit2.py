@@ -1,4 +1,4 @@
-"""Pictures to codes and back: bits, sizes, gradients, the way pictures are prepared."""
+"""Images to codes and back: bits, sizes, gradients, the way images are prepared."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_quantising_passes_the_gradient_straight_through() -> None:
     torch.testing.assert_close(signs, latents.sign())
 
 
-def test_codes_go_row_by_row_on_pictures_that_are_not_square(model: Magvit2) -> None:
+def test_codes_go_row_by_row_on_images_that_are_not_square(model: Magvit2) -> None:
     values = pixel_values_of(pictures(2, 8, 8), 8)
     wide = torch.cat([values, values], 3)
     ids = model.encode(wide)
@@ -112,7 +112,7 @@ def test_a_tiny_one_learns_to_reconstruct() -> None:
     assert losses[-1] < 0.8 * losses[0]
 
 
-def test_the_border_of_a_smaller_picture_is_right_and_below() -> None:
+def test_the_border_of_a_smaller_image_is_right_and_below() -> None:
     down = Magvit2(TINY).get_submodule("encoder.down.0.downsample")
     corners = torch.zeros(32, 32, 3, 3)
     corners[0, 0, 0, 0] = corners[1, 0, 2, 2] = 1.0
@@ -180,7 +180,7 @@ def test_pixels_of_the_right_size_only_change_their_range() -> None:
 
 
 @pytest.mark.parametrize(("height", "width"), [(20, 31), (31, 20), (5, 5), (16, 8), (3, 40)])
-def test_pictures_of_any_size_become_the_centre_of_their_shorter_side(height: int, width: int) -> None:
+def test_images_of_any_size_become_the_center_of_their_shorter_side(height: int, width: int) -> None:
     given = pictures(1, height, width)
     found = pixel_values_of(given, 8)
     scale = 8 / min(height, width)
@@ -194,6 +194,6 @@ def test_pictures_of_any_size_become_the_centre_of_their_shorter_side(height: in
     assert torch.equal(bytes_found.long(), wanted)
 
 
-def test_a_very_long_picture_is_refused() -> None:
+def test_a_very_long_image_is_refused() -> None:
     with pytest.raises(ValueError, match="65 x 1 pixels is too elongated"):
         pixel_values_of(pictures(1, 1, 65), 8)

@@ -165,7 +165,7 @@ def test_code_of_a_model_folder_is_never_run(
     ("option", "name", "is_what", "takes"),
     [
         ("judge__model", "clip", "is a CLIP, not a BLIP-2 matcher", "--custom-rewards clip:NAME"),
-        ("judge__model", "captioner", "is a BLIP-2 captioner, not a BLIP-2 matcher", "--policy"),
+        ("judge__model", "captioner", "is a BLIP-2 captioner, not a BLIP-2 matcher", "--model"),
         ("held_out__clip", "judge", "is a BLIP-2 matcher, not a CLIP", "--judge.model"),
         ("judge__reference_model", "clip", "is a CLIP, not a language model", "--held-out.clip"),
         ("policy", "clip", "is a CLIP, not a captioner", "--held-out.clip"),
@@ -276,7 +276,7 @@ def test_the_doctor_looks_at_the_policy_that_draws_and_goes_on(
     (policy / part / "model.safetensors").write_bytes(POINTER)
     judge = without(copy_of("judge", tmp_path), "itm_head")
     with pytest.raises(SystemExit) as end:
-        main(["doctor", "--recipe", recipe, "--policy", str(policy), "--judge.custom", f"itm:{judge}"])
+        main(["doctor", "--recipe", recipe, "--model", str(policy), "--judge.custom", f"itm:{judge}"])
     told = " ".join(capsys.readouterr().out.split())
     assert end.value.code == 1
     assert f"policy: {policy}" in told and "pointer of Git LFS" in told
@@ -291,7 +291,7 @@ def test_the_doctor_looks_at_the_policy_and_goes_on(
     judge = copy_of("judge", tmp_path)
     (judge / "model.safetensors").write_bytes(POINTER)
     with pytest.raises(SystemExit) as end:
-        main(["doctor", "--recipe", "vlrm", "--policy", str(policy), "--judge.model", str(judge)])
+        main(["doctor", "--recipe", "vlrm", "--model", str(policy), "--judge.model", str(judge)])
     told = capsys.readouterr().out
     assert end.value.code == 1
     assert "lacks" in told and "qformer" in told and "pointer of Git LFS" in told

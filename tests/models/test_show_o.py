@@ -14,7 +14,7 @@ from tiny_show_o import NUM_BITS, language, magvit, pictures, show_o, stirred, t
 
 from sightloop.algorithms.unmasking import FreshMasks, SomeRounds
 from sightloop.models.reference import Reference, frozen_copy
-from sightloop.models.show_o.layout import drawing_prompt, drawing_rows, pads, picture_prefix
+from sightloop.models.show_o.layout import drawing_prompt, drawing_rows, image_prefix, pads
 from sightloop.models.show_o.losses import Masking
 from sightloop.models.show_o.masks import answer_mask, drawing_mask
 from sightloop.models.show_o.policy import ShowO, ShowOSettings
@@ -58,14 +58,14 @@ def test_codes_that_are_given_stay_and_the_rest_is_drawn_and_scored() -> None:
     mask = torch.zeros_like(given.mask)
     mask[0, :5], mask[1, ::2] = True, True
     prompt = Prompt(texts=["red", "a cat"], wants="image", seeds=[1, 2], images=replace(given, mask=mask))
-    law = policy.drawing(decode_steps=3)
+    law = policy.default_sampling(decode_steps=3)
     tokens = policy.sample(prompt, law)
     assert torch.equal(tokens.ids[mask], given.ids[mask])
     assert torch.equal(tokens.mask, ~mask)
     assert tokens.log_probs is not None
     scored = policy.score(Turn(prompt=prompt, tokens=tokens), law).log_probs
     torch.testing.assert_close(scored, tokens.log_probs, atol=1e-4, rtol=0)
-    # A picture that is known whole is given back.
+    # An image that is known whole is given back.
     whole = policy.sample(replace(prompt, images=given), law)
     assert torch.equal(whole.ids, given.ids)
     assert not whole.mask.any()
@@ -75,7 +75,7 @@ def test_codes_that_are_given_stay_and_the_rest_is_drawn_and_scored() -> None:
         policy.sample(replace(prompt, images=pictures(2)), law)
 
 
-def test_codes_without_rounds_are_scored_from_a_picture_of_which_nothing_is_known() -> None:
+def test_codes_without_rounds_are_scored_from_an_image_of_which_nothing_is_known() -> None:
     policy = stirred(show_o())
     prompt = Prompt(texts=["red", "a cat"], wants="image")
     tokens = policy.image_tokens(pictures(2))
@@ -89,7 +89,7 @@ def test_each_round_is_scored_as_the_whole_model_scores_it() -> None:
     words, max_text = policy.vocabulary, policy.settings.max_text_tokens
     texts = ["a cat", "two dogs", ""]
     prompt = Prompt(texts=texts, wants="image", seeds=[1, 2, 3])
-    tokens = policy.sample(prompt, policy.drawing(decode_steps=3))
+    tokens = policy.sample(prompt, policy.default_sampling(decode_steps=3))
     scores = policy.score(Turn(prompt=prompt, tokens=tokens))
     assert tokens.decode_step is not None
     rows = [drawing_prompt(text, words, max_text=max_text) for text in policy.text_ids(texts)]
@@ -114,7 +114,7 @@ def test_answers_are_scored_as_the_whole_model_scores_them() -> None:
     images, question, answer = pictures(1), "what is it?", "a red cat"
     turn = Turn(prompt=Prompt(texts=[question], images=images), tokens=policy.encode([answer]))
     found = policy.score(turn).log_probs[0]
-    prefix = picture_prefix(policy.image_tokens(images).ids + words.first_code, words)
+    prefix = image_prefix(policy.image_tokens(images).ids + words.first_code, words)
     asked = policy.text_ids([f"USER: \n{question} ASSISTANT:"])[0]
     given = turn.tokens.ids[0].tolist()
     ids = torch.cat([prefix, torch.tensor([[words.begin, *asked, *given]])], 1)
@@ -131,7 +131,7 @@ def test_the_whole_model_can_be_trained_and_compared_with_a_frozen_copy() -> Non
     policy = show_o(trained="full")
     copied = frozen_copy(policy)
     prompt = Prompt(texts=["red", "a cat"], wants="image", seeds=[1, 2])
-    tokens = policy.sample(prompt, policy.drawing())
+    tokens = policy.sample(prompt, policy.default_sampling())
     asked = Turn(prompt=Prompt(texts=["what?", "who?"], images=tokens), tokens=policy.encode(["a", "no"]))
     drawn = Turn(prompt=prompt, tokens=tokens)
     before = [policy.score(turn).log_probs for turn in (drawn, asked)]
@@ -186,7 +186,7 @@ def test_masks_of_one_ratio_hide_as_many_codes_everywhere() -> None:
 def test_orders_of_unmasking_are_scored_alike_by_policy_and_reference() -> None:
     policy = stirred(show_o())
     prompt = Prompt(texts=["a cat", "a cat", "red"], wants="image", seeds=[1, 2, 3])
-    turn = Turn(prompt=prompt, tokens=policy.sample(prompt, policy.drawing(decode_steps=4)))
+    turn = Turn(prompt=prompt, tokens=policy.sample(prompt, policy.default_sampling(decode_steps=4)))
     for order in [*FreshMasks(number=2)(turn), *SomeRounds(number=2)(turn)]:
         found, reference = policy.score(order), Reference(policy).score(order)
         assert (found.log_probs[order.tokens.mask] < 0).all()
@@ -199,7 +199,7 @@ def test_orders_of_unmasking_are_scored_alike_by_policy_and_reference() -> None:
 
 def test_long_prompts_are_cut_and_said_once(caplog: pytest.LogCaptureFixture) -> None:
     policy = show_o()
-    law, long = policy.drawing(decode_steps=1), "a cat and two dogs"
+    law, long = policy.default_sampling(decode_steps=1), "a cat and two dogs"
     tokens = policy.sample(Prompt(texts=[long, "a"], wants="image", seeds=[1, 2]), law)
     cut = policy.sample(Prompt(texts=[long[:10], "a"], wants="image", seeds=[1, 2]), law)
     assert torch.equal(tokens.ids, cut.ids)
@@ -233,15 +233,15 @@ def test_bad_turns_are_named() -> None:
     policy = show_o()
     one = Prompt(texts=["a"], wants="image")
     with pytest.raises(ValueError, match="guidance"):
-        policy.drawing(guidance=-1.0)
+        policy.default_sampling(guidance=-1.0)
     with pytest.raises(ValueError, match="decode_steps"):
-        policy.drawing(decode_steps=10)
+        policy.default_sampling(decode_steps=10)
     with pytest.raises(ValueError, match="decode_steps"):
-        policy.sample(one, policy.drawing(decode_steps=None))
-    with pytest.raises(ValueError, match="needs pictures"):
+        policy.sample(one, policy.default_sampling(decode_steps=None))
+    with pytest.raises(ValueError, match="needs images"):
         policy.sample(Prompt(texts=["a"]), Sampling(max_tokens=3))
     ids = torch.zeros(1, 4, dtype=torch.int64)
-    with pytest.raises(ValueError, match="4 tokens a picture"):
+    with pytest.raises(ValueError, match="4 tokens an image"):
         policy.pixels(Tokens(ids=ids, mask=ids == 0))
     codes = torch.full((1, policy.num_image_tokens), 32)
     with pytest.raises(ValueError, match="0 to 31"):
@@ -274,7 +274,7 @@ def test_a_token_in_the_middle_that_does_not_count_is_still_read() -> None:
 
 def test_a_group_of_one_prompt_draws_what_its_samples_draw_beside_others() -> None:
     policy = stirred(show_o())
-    law = policy.drawing(decode_steps=3)
+    law = policy.default_sampling(decode_steps=3)
     group = policy.sample(Prompt(texts=["a cat"] * 3, wants="image", seeds=[1, 2, 3]), law)
     mixed = policy.sample(Prompt(texts=["a cat", "red", "a cat"], wants="image", seeds=[1, 2, 3]), law)
     assert torch.equal(group.ids[[0, 2]], mixed.ids[[0, 2]])

@@ -175,11 +175,11 @@ def test_rounds_end_with_the_relaxed_one() -> None:
 
 
 def finished(changes: dict[str, int], seeds: tuple[int, int] = (3, 4)) -> tuple[Tokens, Tokens]:
-    """The same pictures plain and with relaxed codes."""
+    """The same images plain and with relaxed codes."""
     torch.manual_seed(5)
     policy = stirred(show_o())
     prompt = Prompt(texts=["a cat", "red"], wants="image", seeds=list(seeds))
-    law = policy.drawing(decode_steps=6, guidance=1.0)
+    law = policy.default_sampling(decode_steps=6, guidance=1.0)
     soft = replace(law, relaxation=0.8, relaxed_hard=False, **changes)
     return policy.sample(prompt, law), policy.sample(prompt, soft)
 
@@ -223,9 +223,9 @@ def test_the_gradient_of_a_finished_drawing_is_that_of_a_small_change(changes: d
     weight = policy.adapters.up["layers/1/mlp/fc1"]  # pyright: ignore
     direction = torch.randn(weight.shape)
     found = float((weight.grad * direction).sum())
-    # The noise is held: it is drawn given the code and the law of before.
+    # The noise is held: it is drawn given the code and the distribution of before.
     prompt = Prompt(texts=["a cat", "red"], wants="image", seeds=[3, 4])
-    law = policy.drawing(relaxation=0.8, decode_steps=3, relaxed_hard=False, guidance=2.0, **changes)
+    law = policy.default_sampling(relaxation=0.8, decode_steps=3, relaxed_hard=False, guidance=2.0, **changes)
     with torch.no_grad():
         chosen = tokens.mask
         if "relaxed_rounds" in changes:
@@ -261,7 +261,7 @@ def law_at_codes(policy: ShowO, prompt: Prompt, tokens: Tokens, law: Sampling) -
 
 def relaxed_sum(policy, weights: Tensor, **changes) -> tuple[Tensor, Tokens]:
     """A number that depends on the codes with a gradient."""
-    law = policy.drawing(relaxation=0.8, decode_steps=3, **changes)
+    law = policy.default_sampling(relaxation=0.8, decode_steps=3, **changes)
     tokens = policy.sample(Prompt(texts=["a cat", "red"], wants="image", seeds=[3, 4]), law)
     return (tokens.one_hot * weights).sum(), tokens
 
@@ -286,7 +286,7 @@ def test_gradients_of_soft_codes_are_those_of_finite_differences(chosen: int) ->
                 with torch.no_grad():
                     weight += step * direction
                 moved, again = relaxed_sum(policy, weights, **changes)
-                assert torch.equal(again.ids, tokens.ids), "another picture was drawn"
+                assert torch.equal(again.ids, tokens.ids), "another image was drawn"
                 sums.append(float(moved.detach()))
                 with torch.no_grad():
                     weight -= step * direction

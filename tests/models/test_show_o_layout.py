@@ -106,16 +106,16 @@ def rows(mask: torch.Tensor) -> list[str]:
     return ["".join("o" if seen else "." for seen in row) for row in mask.tolist()]
 
 
-def test_pictures_see_all_but_pads_and_text_what_is_before_it() -> None:
+def test_images_see_all_but_pads_and_text_what_is_before_it() -> None:
     is_pad = torch.tensor([[True, False, False, False, False]])
-    # pad, text, text, picture, picture
+    # pad, text, text, image, image
     assert rows(drawing_mask(is_pad, first=3)[0, 0]) == ["o....", ".o...", ".oo..", ".oooo", ".oooo"]
     none = torch.zeros_like(is_pad)
     assert rows(drawing_mask(none, first=3)[0, 0]) == ["o....", "oo...", "ooo..", "ooooo", "ooooo"]
     assert rows(drawing_mask(none, first=1, last=2)[0, 0]) == ["o....", "ooooo", "ooooo", "oooo.", "ooooo"]
 
 
-def test_before_an_answer_the_picture_is_one_block() -> None:
+def test_before_an_answer_the_image_is_one_block() -> None:
     assert rows(answer_mask(4, last=1)[0, 0]) == ["oo..", "oo..", "ooo.", "oooo"]
     assert rows(answer_mask(4, first=1, last=2)[0, 0]) == ["ooo.", "ooo.", "ooo.", "oooo"]
     assert torch.equal(answer_mask(4, last=-1), causal(4))

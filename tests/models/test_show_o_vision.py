@@ -42,22 +42,22 @@ ASKED = ["what?", "how many are there?", ""]
 
 def test_the_tower_looks_once_and_reads_normal_pixels() -> None:
     policy = seeing()
-    images = policy.look(pictures(3))
+    images = policy.encode_images(pictures(3))
     assert images.features[FEATURES].shape == (3, 4, 16)
-    assert policy.look(images) is images
+    assert policy.encode_images(images) is images
     assert policy.vision is not None
     white = Images(pixels=torch.full((1, 3, 16, 16), 255, dtype=torch.uint8))
     normal = (1 - torch.tensor(MEAN)) / torch.tensor(SPREAD)
     out = policy.vision.tower(
         pixel_values=normal.view(1, 3, 1, 1).expand(1, 3, 16, 16), output_hidden_states=True
     )
-    found = policy.look(white).features[FEATURES]
+    found = policy.encode_images(white).features[FEATURES]
     torch.testing.assert_close(found, out.hidden_states[-2][:, 1:])
 
 
 def test_answers_about_features_score_as_recorded_alone_and_together() -> None:
     policy = stirred(seeing())
-    images = policy.look(pictures(3))
+    images = policy.encode_images(pictures(3))
     prompt, law = Prompt(texts=ASKED, images=images, seeds=[1, 2, 3]), Sampling(max_tokens=8)
     tokens = policy.sample(prompt, law)
     assert tokens.log_probs is not None
@@ -78,7 +78,7 @@ def test_answers_about_features_score_as_recorded_alone_and_together() -> None:
 def test_own_drawings_are_seen_as_pixels_and_carry_a_gradient() -> None:
     policy = stirred(seeing())
     drawing = Prompt(texts=ASKED, wants="image", seeds=[1, 2, 3])
-    drawn = policy.sample(drawing, policy.drawing(relaxation=1.0, decode_steps=2))
+    drawn = policy.sample(drawing, policy.default_sampling(relaxation=1.0, decode_steps=2))
     assert drawn.one_hot is not None
     answers = policy.encode(["a", "two", "no"])
     by_codes = policy.score(Turn(prompt=Prompt(texts=ASKED, images=drawn), tokens=answers)).log_probs

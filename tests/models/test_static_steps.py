@@ -1,4 +1,4 @@
-"""Drawing in steps of fixed shapes: the same pictures, and nothing that a recorded graph could not replay."""
+"""Drawing in steps of fixed shapes: the same images, and nothing that a recorded graph could not replay."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def same(one: Tokens, other: Tokens) -> None:
 )
 def test_janus_draws_the_same_in_steps_of_fixed_shapes(texts: list[str], changes: dict[str, Any]) -> None:
     plain, static = both(tiny_janus)
-    prompt, law = Prompt(texts=texts, wants="image", seeds=[3, 4, 5]), plain.drawing(**changes)
+    prompt, law = Prompt(texts=texts, wants="image", seeds=[3, 4, 5]), plain.default_sampling(**changes)
     drawn = static.sample(prompt, law)
     same(plain.sample(prompt, law), drawn)
     if drawn.log_probs is not None:
@@ -84,7 +84,7 @@ def test_show_o_draws_the_same_in_rounds_of_fixed_shapes(texts: list[str], chang
     given = plain.image_tokens(pictures(3))
     mask = torch.zeros_like(given.mask)
     mask[0, :5], mask[1, ::2] = True, True
-    law = plain.drawing(**changes)
+    law = plain.default_sampling(**changes)
     for known in (None, replace(given, mask=mask)):
         prompt = Prompt(texts=texts, wants="image", seeds=[3, 4, 5], images=known)
         drawn = static.sample(prompt, law)
@@ -97,7 +97,10 @@ def test_show_o_draws_the_same_in_rounds_of_fixed_shapes(texts: list[str], chang
 def test_relaxed_drawings_stay_as_they_are() -> None:
     for make in (tiny_janus, lambda: stirred(show_o())):
         plain, static = both(make)
-        prompt, law = Prompt(texts=["a cat"], wants="image", seeds=[3]), plain.drawing(relaxation=1.0)
+        prompt, law = (
+            Prompt(texts=["a cat"], wants="image", seeds=[3]),
+            plain.default_sampling(relaxation=1.0),
+        )
         one, other = plain.sample(prompt, law), static.sample(prompt, law)
         assert torch.equal(one.ids, other.ids)
         assert other.one_hot.requires_grad
@@ -139,7 +142,7 @@ def test_a_step_asks_nothing_of_the_host(monkeypatch: pytest.MonkeyPatch) -> Non
     for make in (tiny_janus, lambda: stirred(show_o())):
         _, static = both(make)
         prompt = Prompt(texts=TEXTS, wants="image", seeds=[3, 4, 5])
-        static.sample(prompt, static.drawing(top_k=4))
+        static.sample(prompt, static.default_sampling(top_k=4))
     assert steps == [15, 9]
     assert host.count > 1000
     assert not host.asked
@@ -163,7 +166,7 @@ def test_on_a_gpu_the_recorded_steps_draw_the_same() -> None:
     for make in (tiny_janus, lambda: stirred(show_o())):
         plain, static = both(lambda make=make: make().to("cuda"))
         prompt = Prompt(texts=TEXTS, wants="image", seeds=[3, 4, 5])
-        same(plain.sample(prompt, plain.drawing()), static.sample(prompt, static.drawing()))
+        same(plain.sample(prompt, plain.default_sampling()), static.sample(prompt, static.default_sampling()))
 
 
 def test_attention_that_misreads_masks_is_refused() -> None:

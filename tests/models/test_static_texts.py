@@ -174,7 +174,7 @@ def test_a_device_that_records_does_so_by_default(recordings: list[int]) -> None
     policy = tiny_blip2.captioner()
     compared(captioners()[0], policy, LONG)
     assert len(recordings) == 1
-    policy.everyone_done = lambda done: done
+    policy.all_ranks_finished = lambda done: done
     policy.sample(asked(["a"] * 4, 0), replace(LONG, max_tokens=12))
     assert len(recordings) == 1, "sharded weights are not recorded"
 
@@ -205,7 +205,7 @@ def test_a_device_draws_the_same_and_is_asked_every_few_tokens(emulated: torch.d
     for seed in (0, 5):
         prompt = asked(["a"] * 4, seed)
         assert isinstance(prompt.images, Images)
-        prompt = replace(prompt, images=there.look(prompt.images))
+        prompt = replace(prompt, images=there.encode_images(prompt.images))
         with counted() as counts:
             drawn = there.sample(prompt, law)
         on_host = Tokens(ids=drawn.ids.cpu(), mask=drawn.mask.cpu(), log_probs=drawn.log_probs.cpu())  # pyright: ignore

@@ -46,7 +46,7 @@ def trained(kind: Any, model: Any, *, special: list[str], split: Any, **more: An
 
 
 def byte_level() -> Any:
-    """GPT-2, OPT, Qwen: bytes and merges; markers of chats and pictures are added without being special."""
+    """GPT-2, OPT, Qwen: bytes and merges; markers of chats and images are added without being special."""
     made = trained(
         trainers.BpeTrainer,
         models.BPE(),
@@ -140,7 +140,7 @@ def test_other_texts_are_read_as_ever(words: Any) -> None:
 
 
 def scenes(number: int) -> tuple[Images, list[str]]:
-    """Pictures, and what is true of each."""
+    """Images, and what is true of each."""
     import numpy as np
 
     from sightloop.world.language import full_caption
@@ -172,7 +172,7 @@ def test_policies_read_prompts_questions_and_answers_as_text(kind: str) -> None:
     pictures = Images(pixels=torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
     if kind == "captioner":
         policy: Any = open_captioner("", device=device)
-        policy.write(policy.look(pictures), prompt=given, max_tokens=4)
+        policy.write(policy.encode_images(pictures), prompt=given, max_tokens=4)
         rows = [policy._text_ids(given), policy.encode([given]).ids[0, :-1].tolist()]
         marks = {policy.bos, policy.pad, *policy.ends, policy.words.convert_tokens_to_ids("<image>")}
     elif kind == "janus":

@@ -73,7 +73,7 @@ def config(*, image_token_index: int | None = IMAGE, reads_text: bool = False) -
 
 
 def random_weights(model: Any, seed: int) -> Any:
-    """Weights large enough that a picture, a position and a word each change what is said."""
+    """Weights large enough that an image, a position and a word each change what is said."""
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
         noise = torch.randn(parameter.shape, generator=generator)
@@ -84,7 +84,7 @@ def random_weights(model: Any, seed: int) -> Any:
     return model
 
 
-def pictures_processor(side: int = SIDE) -> BlipImageProcessorPil:
+def images_processor(side: int = SIDE) -> BlipImageProcessorPil:
     """How pixels are prepared."""
     return BlipImageProcessorPil(size={"height": side, "width": side}, image_mean=MEAN, image_std=STD)
 
@@ -104,9 +104,7 @@ def model(*, image_token_index: int | None = IMAGE, seed: int = 0) -> Blip2ForCo
 
 def captioner(*, image_token_index: int | None = IMAGE, seed: int = 0) -> Blip2Captioner:
     """The same as a policy."""
-    return Blip2Captioner(
-        model(image_token_index=image_token_index, seed=seed), words(), pictures_processor()
-    )
+    return Blip2Captioner(model(image_token_index=image_token_index, seed=seed), words(), images_processor())
 
 
 def matcher(*, seed: int = 1) -> Blip2ForImageTextRetrieval:
@@ -117,7 +115,7 @@ def matcher(*, seed: int = 1) -> Blip2ForImageTextRetrieval:
 def save(folder: Path, made: Any) -> Path:
     """The model and its processor as a folder of the hub's format."""
     made.save_pretrained(folder)
-    Blip2Processor(pictures_processor(), words(), num_query_tokens=NUM_QUERIES).save_pretrained(folder)
+    Blip2Processor(images_processor(), words(), num_query_tokens=NUM_QUERIES).save_pretrained(folder)
     return folder
 
 
@@ -130,7 +128,7 @@ def pictures(number: int, *, side: int = SIDE, seed: int = 0) -> Images:
 
 @torch.no_grad()
 def whole_model_logits(policy: Blip2Captioner, images: Images, prompt: str, ids: list[int]) -> Tensor:
-    """What transformers' own forward pass says at each of the tokens `ids` about one picture."""
+    """What transformers' own forward pass says at each of the tokens `ids` about one image."""
     made: Any = policy.model
     before = policy.words(prompt, add_special_tokens=False).input_ids if prompt else []
     text = [policy.bos, *before, *ids]

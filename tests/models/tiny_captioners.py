@@ -1,4 +1,4 @@
-"""Tiny random picture-to-text models in the hub's own format: LLaVA, Idefics3, Qwen2-VL."""
+"""Tiny random image-to-text models in the hub's own format: LLaVA, Idefics3, Qwen2-VL."""
 
 from __future__ import annotations
 
@@ -81,14 +81,14 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 def random_weights(model: nn.Module, seed: int = 0) -> None:
-    """Weights large enough that a picture, a position and a word each change what is said."""
+    """Weights large enough that an image, a position and a word each change what is said."""
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
         spread = parameter.shape[-1] ** -0.5 if parameter.ndim > 1 else 0.1
         noise = torch.randn(parameter.shape, generator=generator) * spread
         parameter.data = noise + float("norm" in name and name.endswith("weight"))
         if name == "lm_head.weight":
-            # Decided enough that the picture token, as in trained models, is hardly ever drawn.
+            # Decided enough that the image token, as in trained models, is hardly ever drawn.
             parameter.data *= 3
             parameter.data[IMAGE] = 0
 
@@ -96,7 +96,7 @@ def random_weights(model: nn.Module, seed: int = 0) -> None:
 def save(folder: Path, model: Any, processor: Any, ends: list[int]) -> Path:
     """The model and its processor as a folder of the hub's format."""
     random_weights(model)
-    # Options that a checkpoint may bring and a drawing law must not obey.
+    # Options that a checkpoint may bring and a drawing distribution must not obey.
     model.generation_config = GenerationConfig(
         eos_token_id=ends, pad_token_id=PAD, bos_token_id=BOS, repetition_penalty=1.5, max_new_tokens=3
     )
@@ -106,7 +106,7 @@ def save(folder: Path, model: Any, processor: Any, ends: list[int]) -> Path:
 
 
 def llava(folder: Path, *, chat: bool = True) -> Path:
-    """LLaVA with 4 picture tokens; ends with `</s>` or `<turn>`."""
+    """LLaVA with 4 image tokens; ends with `</s>` or `<turn>`."""
     words = tokenizer()
     vision = CLIPVisionConfig(
         hidden_size=24,
@@ -136,7 +136,7 @@ def llava(folder: Path, *, chat: bool = True) -> Path:
 
 
 def idefics3(folder: Path) -> Path:
-    """Idefics3 with 4 picture tokens, picture splitting off."""
+    """Idefics3 with 4 image tokens, image splitting off."""
     words = tokenizer()
     pictures = Idefics3ImageProcessorPil(
         do_image_splitting=False, size={"longest_edge": SIDE}, max_image_size={"longest_edge": SIDE}
@@ -168,7 +168,7 @@ class PicturesOnlyQwen2VLProcessor(Qwen2VLProcessor):
 
 
 def qwen2_vl() -> tuple[Qwen2VLForConditionalGeneration, Qwen2VLProcessor]:
-    """Qwen2-VL, whose picture tokens lie in a plane: 4 of them for a picture of 16 pixels."""
+    """Qwen2-VL, whose image tokens lie in a plane: 4 of them for an image of 16 pixels."""
     words = tokenizer()
     words.add_special_tokens({"additional_special_tokens": ["<|image_pad|>", "<|video_pad|>"]})  # pyright: ignore
     image, video = (words.convert_tokens_to_ids(token) for token in ("<|image_pad|>", "<|video_pad|>"))
@@ -229,14 +229,14 @@ def paligemma() -> tuple[PaliGemmaForConditionalGeneration, PaliGemmaProcessor]:
 
 
 def prompt(captioner: GenericCaptioner, texts: Sequence[str] = TEXTS) -> Prompt:
-    """Prompts of unequal length with a picture and a seed each."""
-    images = captioner.look(Images(pixels=noise(len(texts))))
+    """Prompts of unequal length with an image and a seed each."""
+    images = captioner.encode_images(Images(pixels=noise(len(texts))))
     return Prompt(texts=list(texts), images=images, seeds=list(range(len(texts))))
 
 
 @torch.no_grad()
 def whole_model_logits(captioner: GenericCaptioner, images: Images, text: str, ids: list[int]) -> Tensor:
-    """What transformers' own forward pass says at each of the tokens `ids` about one picture."""
+    """What transformers' own forward pass says at each of the tokens `ids` about one image."""
     inputs = captioner._composed.reader.inputs([text], images.pixels)
     before = inputs["input_ids"]
     for name, value in inputs.items():
@@ -248,6 +248,6 @@ def whole_model_logits(captioner: GenericCaptioner, images: Images, text: str, i
 
 
 def noise(number: int, *, side: int = SIDE, seed: int = 0) -> Tensor:
-    """Pictures of random pixels."""
+    """Images of random pixels."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(256, (number, 3, side, side), generator=generator, dtype=torch.uint8)

@@ -1,4 +1,4 @@
-"""A tiny random Janus: the real class, 16 codes a picture, a tokenizer with one token a byte."""
+"""A tiny random Janus: the real class, 16 codes an image, a tokenizer with one token a byte."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def config(**sizes: Any) -> JanusConfig:
 
 
 def random_weights(model: nn.Module, seed: int = 0) -> None:
-    """Weights large enough that a picture, a position and a word each change what comes out."""
+    """Weights large enough that an image, a position and a word each change what comes out."""
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
         fan_in = parameter[0].numel() if parameter.ndim > 1 else 100
@@ -106,7 +106,7 @@ def random_weights(model: nn.Module, seed: int = 0) -> None:
         if "embed" in name:
             parameter.data *= parameter.shape[-1] ** 0.5
         if name == "lm_head.weight":
-            # Decided enough that, as in trained models, a picture's place is hardly ever drawn,
+            # Decided enough that, as in trained models, an image's place is hardly ever drawn,
             # and texts end.
             parameter.data[PICTURE] = 0
             parameter.data[EOS] *= 2
@@ -149,7 +149,7 @@ def tiny_janus(*, stir: bool = True, dtype: torch.dtype = torch.float32, **setti
 
 
 def pictures(number: int, *, height: int = SIDE, width: int = SIDE, seed: int = 1) -> Images:
-    """Different random pictures."""
+    """Different random images."""
     generator = torch.Generator().manual_seed(seed)
     pixels = torch.randint(256, (number, 3, height, width), generator=generator, dtype=torch.uint8)
     return Images(pixels=pixels)

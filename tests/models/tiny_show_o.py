@@ -16,7 +16,7 @@ from sightloop.models.show_o.policy import ShowO, ShowOSettings
 from sightloop.types import Images
 
 NUM_TOKENS, FACTOR, NUM_BITS = 9, 4, 5
-"""Codes of a picture, pixels along a code's side, bits of a code."""
+"""Codes of an image, pixels along a code's side, bits of a code."""
 SIDE = 12
 END = "<|endoftext|>"
 
@@ -50,7 +50,7 @@ def magvit(seed: int = 0) -> Magvit2:
 
 
 def language(words: PreTrainedTokenizerFast, *, seed: int = 0, layers: int = 2) -> PhiForCausalLM:
-    """A Phi of two narrow layers, decided enough that a prompt or a picture changes what it says."""
+    """A Phi of two narrow layers, decided enough that a prompt or an image changes what it says."""
     config = PhiConfig(
         vocab_size=len(words) + len(SPECIAL_TOKENS) + 2**NUM_BITS + 1,
         hidden_size=32,
@@ -92,6 +92,6 @@ def stirred(policy: ShowO, scale: float = 0.2) -> ShowO:
 
 
 def pictures(count: int) -> Images:
-    """Different pictures of the policy's size."""
+    """Different images of the policy's size."""
     generator = torch.Generator().manual_seed(5)
     return Images(pixels=torch.randint(0, 256, (count, 3, SIDE, SIDE), generator=generator).to(torch.uint8))

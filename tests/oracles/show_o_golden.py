@@ -38,7 +38,7 @@ class Golden:
 
     @property
     def num_image(self) -> int:
-        """Codes of a picture."""
+        """Codes of an image."""
         return self.facts["num_vq_tokens"]
 
     def tensors(self, name: str, prefix: str = "") -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sightloop.geneval.colours import crop_of
+from sightloop.geneval.colors import crop_of
 from sightloop.geneval.prompts import parse_prompt
 from sightloop.geneval.rules import (
     Detection,
@@ -19,7 +19,7 @@ from sightloop.geneval.rules import (
     relations_between,
     verdict_of,
 )
-from sightloop.geneval.scores import Result, summarise
+from sightloop.geneval.scores import Result, summarize
 
 OPTIONS = {
     "threshold": "threshold",
@@ -36,9 +36,9 @@ def read(oracles: Path, name: str) -> list[dict[str, Any]]:
 
 
 def seen_in(case: dict[str, Any]) -> list[Detection]:
-    """What the recorded detector and colour classifier said."""
+    """What the recorded detector and color classifier said."""
     return [
-        Detection(name=seen["class"], box=tuple(seen["box"]), score=seen["score"], colour=seen["color"])
+        Detection(name=seen["class"], box=tuple(seen["box"]), score=seen["score"], color=seen["color"])
         for seen in case["detections"]
     ]
 
@@ -103,7 +103,7 @@ def test_every_summary(oracles: Path) -> None:
             )
             for place, result in enumerate(case["results"])
         ]
-        found, wanted = summarise(results, resamples=10), case["expected"]
+        found, wanted = summarize(results, resamples=10), case["expected"]
         tasks = {tag: [score.right, score.images] for tag, score in found.tasks.items()}
         assert list(tasks.items()) == list(wanted["tasks"].items())
         assert (found.images, found.prompts) == (wanted["images"], wanted["prompts"])

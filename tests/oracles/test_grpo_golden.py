@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from sightloop.algorithms.credit import group_relative
 from sightloop.algorithms.grpo import GRPO
 from sightloop.algorithms.ratios import clipped_ratio, kl_to_reference
-from sightloop.algorithms.turn_objectives import Side, Sides
+from sightloop.algorithms.turn_objectives import TurnObjective, TurnObjectives
 from sightloop.types import Prompt, Rollout, Sampling, Tokens, TokenScores, Turn
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-9}
@@ -79,7 +79,7 @@ def test_the_pure_functions_of_every_batch(cases, dtype) -> None:
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=["float32", "float64"])
 @pytest.mark.parametrize(("share", "wanted"), [("sample", "sequence"), ("token", "token")])
 @pytest.mark.parametrize("size", [100, 2])
-def test_the_loss_of_every_batch_in_pieces_of_any_size(cases, dtype, share, wanted, size) -> None:
+def test_the_loss_of_every_batch_in_pieces_of_any_size(cases, dtype, average_over, wanted, size) -> None:
     for case in cases:
         rewards, mask = numbers(case, "rewards", dtype), torch.tensor(case["mask"], dtype=torch.bool)
         ids = torch.arange(mask.numel()).view(mask.shape)
@@ -100,13 +100,17 @@ def test_the_loss_of_every_batch_in_pieces_of_any_size(cases, dtype, share, want
             old="recorded",
             clip_low=case["clip_low"],
             clip_high=case["clip_high"],
-            sides=Sides(drawing=Side(weight=0), answering=Side(under=LAW), share=share),
+            objectives=TurnObjectives(
+                drawing=TurnObjective(weight=0), answering=TurnObjective(under=LAW), average_over=average_over
+            ),
         )
         credit = algorithm.credit(policy, rollout)
         total = torch.zeros((), dtype=dtype)
         for rows in torch.arange(len(mask)).split(size):
             part = credit.rows(rows)
-            total = total + (algorithm.loss(policy, rollout.rows(rows), part).per_token * part.shares).sum()
+            total = (
+                total + (algorithm.loss(policy, rollout.rows(rows), part).per_token * part.loss_weights).sum()
+            )
         tolerance = TOLERANCE[dtype]
         golden = numbers(case, f"loss_{wanted}_mean", dtype)
         torch.testing.assert_close(total, golden, rtol=tolerance, atol=tolerance)

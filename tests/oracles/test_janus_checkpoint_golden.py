@@ -84,7 +84,7 @@ def test_understanding_gives_the_official_logits(
 
 
 @torch.no_grad()
-def test_drawing_gives_the_official_logits_and_pictures(
+def test_drawing_gives_the_official_logits_and_images(
     model: JanusForConditionalGeneration, golden: dict[str, Tensor]
 ) -> None:
     prompt, codes = golden["t2i.rows"][0::2], golden["t2i.tokens"]

@@ -1,4 +1,4 @@
-"""Every number of the official Janus code: seeing, answering, drawing, gradients, codes of pictures."""
+"""Every number of the official Janus code: seeing, answering, drawing, gradients, codes of images."""
 
 from __future__ import annotations
 
@@ -105,21 +105,21 @@ class Golden:
         return " ".join(f"<{k}>" for k in ids.tolist())
 
     def template(self, ids: Tensor) -> tuple[str, str]:
-        """A row with one picture as the answer template and the prompt that make it."""
+        """A row with one image as the answer template and the prompt that make it."""
         marks = self.meta["ids"]
         start = ids.tolist().index(marks["begin_of_image"])
         stop = ids.tolist().index(marks["end_of_image"])
         return f"{self.text(ids[1:start])} {{image}} {{prompt}}", self.text(ids[stop + 1 :])
 
     def law(self, **changes: Any) -> Sampling:
-        """The official law for pictures."""
+        """The official distribution for images."""
         return Sampling(
             max_tokens=self.meta["num_image_tokens"],
             **{"guidance": self.meta["cfg_weight"], "temperature": self.meta["temperature"], **changes},
         )
 
     def drawing(self) -> Prompt:
-        """The golden prompt, once a golden picture."""
+        """The golden prompt, once a golden image."""
         text = self.text(self["t2i.prompt_ids"][1:-1])
         return Prompt(texts=[text] * len(self["t2i.tokens"]), wants="image")
 
@@ -142,7 +142,7 @@ def given(ids: Tensor) -> Tokens:
 
 
 def run(janus: Janus, ids: Tensor, values: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Inputs and logits of rows of ids with their pictures' prepared values."""
+    """Inputs and logits of rows of ids with their images' prepared values."""
     body, features = janus.answers.body, janus.pictures.features(values)
     embeds = body.words(ids)
     places = (ids == janus.prompts.picture)[..., None].expand_as(embeds)
@@ -157,7 +157,7 @@ def test_the_tower_and_its_aligner(golden: Golden, janus: Janus) -> None:
     torch.testing.assert_close(janus.pictures.features(values), golden["vision.aligned"], **CLOSE)
 
 
-def test_a_conversation_about_a_picture(golden: Golden, janus: Janus) -> None:
+def test_a_conversation_about_an_image(golden: Golden, janus: Janus) -> None:
     ids = golden["und.input_ids"]
     embeds, logits = run(janus, ids, golden["und.pixel_values"][:, 0])
     torch.testing.assert_close(embeds, golden["und.inputs_embeds"], **CLOSE)
@@ -169,7 +169,7 @@ def test_a_conversation_about_a_picture(golden: Golden, janus: Janus) -> None:
 
 
 def asked(golden: Golden, ids: Tensor, values: Tensor) -> tuple[Janus, Prompt]:
-    """A policy and a prompt that ask what a golden row asks, the picture seen from its prepared values."""
+    """A policy and a prompt that ask what a golden row asks, the image seen from its prepared values."""
     template, question = golden.template(ids)
     janus = golden.policy(answer_template=template)
     blank = torch.zeros(1, 3, *values.shape[-2:], dtype=torch.uint8)
@@ -207,13 +207,13 @@ def test_conversations_of_different_lengths_in_one_batch(golden: Golden, janus: 
     torch.testing.assert_close(logits * mask[..., None], golden["undpad.logits"], **CLOSE)
 
 
-def test_two_pictures_in_one_conversation(golden: Golden, janus: Janus) -> None:
+def test_two_images_in_one_conversation(golden: Golden, janus: Janus) -> None:
     _, logits = run(janus, golden["und2.input_ids"], golden["und2.pixel_values"][0])
     torch.testing.assert_close(logits, golden["und2.logits"], **CLOSE)
 
 
 def test_the_prompt_and_its_blank_twin(golden: Golden, janus: Janus) -> None:
-    row = janus.prompts.drawing_row(golden.drawing().texts[0])
+    row = janus.prompts.drawing_row(golden.default_sampling().texts[0])
     assert list(row) == golden["t2i.prompt_ids"].tolist()
     rows = golden["t2i.rows"].tolist()
     assert rows[0::2] == [list(row)] * len(rows[0::2])
@@ -221,7 +221,7 @@ def test_the_prompt_and_its_blank_twin(golden: Golden, janus: Janus) -> None:
 
 
 def test_logits_of_both_branches_at_every_code(golden: Golden, janus: Janus) -> None:
-    texts, ids = golden.drawing().texts, golden["t2i.tokens"]
+    texts, ids = golden.default_sampling().texts, golden["t2i.tokens"]
     torch.testing.assert_close(janus.drawings.body.codes(ids), golden["t2i.token_embeds"], **CLOSE)
     read = janus.drawings.hidden(texts, ids, guided=True)
     for hidden, name in zip(read, ("t2i.cond_logits", "t2i.uncond_logits"), strict=True):
@@ -231,15 +231,15 @@ def test_logits_of_both_branches_at_every_code(golden: Golden, janus: Janus) -> 
 
 
 def test_log_probabilities_with_and_without_guidance(golden: Golden, janus: Janus) -> None:
-    turn = Turn(prompt=golden.drawing(), tokens=given(golden["t2i.tokens"]))
+    turn = Turn(prompt=golden.default_sampling(), tokens=given(golden["t2i.tokens"]))
     guided = janus.score(turn, golden.law()).log_probs
     torch.testing.assert_close(guided, golden["t2i.guided_logps"], **CLOSE)
     plain = Sampling(max_tokens=1, temperature=golden.meta["temperature"])
     torch.testing.assert_close(janus.score(turn, plain).log_probs, golden["t2i.cond_logps"], **CLOSE)
 
 
-def test_the_greedy_picture(golden: Golden, janus: Janus) -> None:
-    prompt, greedy = golden.drawing(), golden["t2i.greedy_tokens"]
+def test_the_greedy_image(golden: Golden, janus: Janus) -> None:
+    prompt, greedy = golden.default_sampling(), golden["t2i.greedy_tokens"]
     tokens = janus.sample(prompt, golden.law(temperature=0))
     assert tokens.ids.tolist() == greedy.repeat(len(prompt), 1).tolist()
     logits = janus.drawings.logits(prompt.texts[:1], greedy, golden.law())
@@ -249,7 +249,7 @@ def test_the_greedy_picture(golden: Golden, janus: Janus) -> None:
 @pytest.mark.parametrize("branch", ["cond", "guided"])
 def test_gradients_of_every_parameter(golden: Golden, branch: str) -> None:
     janus = golden.policy(trained="full", embeddings=True)
-    turn = Turn(prompt=golden.drawing(), tokens=given(golden["t2i.tokens"]))
+    turn = Turn(prompt=golden.default_sampling(), tokens=given(golden["t2i.tokens"]))
     law = golden.law() if branch == "guided" else golden.law(guidance=0.0)
     weights = torch.tensor(golden.meta["pg_weights"])
     log_probs = janus.score(turn, law).log_probs
@@ -270,7 +270,7 @@ def test_gradients_of_every_parameter(golden: Golden, branch: str) -> None:
         torch.testing.assert_close(found, golden[name], **CLOSE)
 
 
-def test_pictures_to_codes(golden: Golden, janus: Janus) -> None:
+def test_images_to_codes(golden: Golden, janus: Janus) -> None:
     values = golden["vq.pixel_values"]
     torch.testing.assert_close(janus.pictures.latents(values), golden["vq.prequant"], **CLOSE)
     codes = janus.pictures.nearest(values)
@@ -281,7 +281,7 @@ def test_pictures_to_codes(golden: Golden, janus: Janus) -> None:
     torch.testing.assert_close(janus.pictures.values_of(codes), golden["vq.decoded"], **CLOSE)
 
 
-def test_codes_to_pictures(golden: Golden, janus: Janus) -> None:
+def test_codes_to_images(golden: Golden, janus: Janus) -> None:
     made = janus.pictures.values_of(golden["vq.codes"])
     torch.testing.assert_close(made, golden["vq.codes_decoded"], **CLOSE)
     one_hot = torch.nn.functional.one_hot(golden["vq.codes"], janus.pictures.num_codes).float()

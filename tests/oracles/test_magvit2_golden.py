@@ -23,7 +23,7 @@ def model(oracles: Path) -> Magvit2:
 
 @pytest.fixture(scope="module")
 def golden(oracles: Path) -> dict[str, Tensor]:
-    """What the official code made of given pictures and codes."""
+    """What the official code made of given images and codes."""
     return load_file(oracles / "show_o" / "magvitv2.safetensors")
 
 
@@ -58,7 +58,7 @@ def test_quantised_latents_are_the_official_signs(model: Magvit2, golden: dict[s
 
 
 def decodings(golden: dict[str, Tensor]) -> list[tuple[str, str, tuple[int, int] | None]]:
-    """Names of codes, of their pictures, and the shape where it is told: all that the golden file holds."""
+    """Names of codes, of their images, and the shape where it is told: all that the golden file holds."""
     side = int(golden["indices"].shape[1] ** 0.5)
     found: list[tuple[str, str, tuple[int, int] | None]] = [
         ("indices", "decoded_from_indices", None),
@@ -72,8 +72,8 @@ def decodings(golden: dict[str, Tensor]) -> list[tuple[str, str, tuple[int, int]
 
 
 @torch.no_grad()
-def test_pictures_of_codes(model: Magvit2, golden: dict[str, Tensor]) -> None:
-    assert len(decodings(golden)) > 3, "no pictures that are not square"
+def test_images_of_codes(model: Magvit2, golden: dict[str, Tensor]) -> None:
+    assert len(decodings(golden)) > 3, "no images that are not square"
     for codes, pictures, shape in decodings(golden):
         torch.testing.assert_close(model.decode(golden[codes], shape), golden[pictures], rtol=0, atol=PIXELS)
         one_hot = torch.nn.functional.one_hot(golden[codes], model.num_codes).float()

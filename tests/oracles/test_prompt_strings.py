@@ -71,7 +71,7 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> Opened:
 
 
 def read_by_janus(policy: Janus, task: str, text: str) -> str:
-    """The string whose ids the policy reads, a picture's frame and places as their one mark."""
+    """The string whose ids the policy reads, an image's frame and places as their one mark."""
     words, prompts = policy.words, policy.prompts
     row = prompts.drawing_row(text) if task == "draw" else prompts.question_row(text, True)
     whole = str(words.decode(list(row), skip_special_tokens=False)).removeprefix(str(words.bos_token))
@@ -85,7 +85,7 @@ def read_by_janus(policy: Janus, task: str, text: str) -> str:
 
 
 def read_by_show_o(policy: ShowO, text: str) -> str:
-    """The string whose ids stand behind a picture."""
+    """The string whose ids stand behind an image."""
     (ids,) = policy.questions([text])
     return str(policy.tokenizer.decode(ids)).removeprefix("<|endoftext|>")
 
@@ -98,7 +98,7 @@ def test_every_string_is_the_authors_own(oracles: Path, opened: Opened) -> None:
             found = read_by_janus(policy, case["task"], case["text"])
         else:
             found = read_by_show_o(policy, case["text"])
-            # Tokenized apart, before the picture.
+            # Tokenized apart, before the image.
             system = None if policy.vision is None else policy.vision.system_prompt
             assert system == (SYSTEM_PROMPT if case["family"].endswith("w-clip-vit") else None)
         if found != case["string"]:

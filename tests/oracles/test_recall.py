@@ -50,7 +50,7 @@ def test_every_rank_and_figure_of_image_to_text(cases: list[dict]) -> None:
         assert found == pytest.approx({name: wanted[name] for name in found}, abs=1e-12), case["i"]
 
 
-def test_ties_are_seen_where_pictures_repeat_and_not_where_they_do_not(cases: list[dict]) -> None:
+def test_ties_are_seen_where_images_repeat_and_not_where_they_do_not(cases: list[dict]) -> None:
     for case in cases:
         share = rank_texts(*case["embeddings"]).share_of_ties
         if case["kind"] in ("rand", "one"):

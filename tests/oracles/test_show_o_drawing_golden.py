@@ -1,4 +1,4 @@
-"""Every round of the official Show-o sampler: inputs, laws, draws, what is kept, final codes."""
+"""Every round of the official Show-o sampler: inputs, distributions, draws, what is kept, final codes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from show_o_golden import Golden, load_golden, numbers, runs_of, same
 from torch import Tensor
 
 from sightloop.models.show_o.layout import drawing_prompt, drawing_rows
-from sightloop.models.show_o.likelihood import Canvas, canvas_of, score_codes
+from sightloop.models.show_o.likelihood import DecodingState, canvas_of, score_codes
 from sightloop.models.show_o.sampling import Noise, draw_codes, gumbel_of, official_noise
 from sightloop.types import Sampling, Tokens
 
@@ -36,7 +36,7 @@ class Run:
     golden: Golden
     facts: dict
     tensors: dict[str, Tensor]
-    canvas: Canvas
+    canvas: DecodingState
     known: Tokens
     sampling: Sampling
 
@@ -75,7 +75,7 @@ def run(request: pytest.FixtureRequest, golden: Golden) -> Run:
 
 @dataclass(frozen=True, kw_only=True)
 class Watch:
-    """Writes down what each round looked at and which laws it found."""
+    """Writes down what each round looked at and which distributions it found."""
 
     run: Run
     inputs: list[Tensor] = field(default_factory=list)
@@ -83,14 +83,14 @@ class Watch:
     probs: list[Tensor] = field(default_factory=list)
 
     def look(self, codes: Tensor, unknown: Tensor) -> tuple[Tensor, ...]:
-        """The sampler's view; the laws of all positions are computed beside it."""
+        """The sampler's view; the distributions of all positions are computed beside it."""
         words = self.run.golden.vocabulary
         self.inputs.append(torch.where(unknown, words.mask, codes + words.first_code))
         self.unknown.append(unknown)
-        everywhere = self.run.canvas.look(codes, unknown, torch.ones_like(unknown))
+        everywhere = self.run.canvas.encode_images(codes, unknown, torch.ones_like(unknown))
         law = self.run.canvas.logits_of(*everywhere).softmax(-1)
         self.probs.append(law.view(self.run.shape))
-        return self.run.canvas.look(codes, unknown)
+        return self.run.canvas.encode_images(codes, unknown)
 
 
 def injected(run: Run) -> Iterator[Noise]:
@@ -161,7 +161,7 @@ def test_recorded_log_probs_are_the_golden_laws_and_those_that_score_finds(run: 
     for step in range(run.facts["timesteps"]):
         law = run.tensors[f"step{step}.probs"].gather(2, drawn.ids[..., None])[..., 0].log()
         golden = torch.where(drawn.decode_step == step, law, golden)
-    # The temperature changes the draws of the deterministic run, not the law it is compared with.
+    # The temperature changes the draws of the deterministic run, not the distribution it is compared with.
     natural = replace(run.sampling, temperature=1.0)
     scored = score_codes(run.canvas, drawn, natural).log_probs
     same(scored, golden, atol=2e-5)

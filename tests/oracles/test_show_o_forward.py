@@ -14,8 +14,8 @@ from sightloop.models.show_o.layout import (
     caption_rows,
     drawing_prompt,
     drawing_rows,
+    image_prefix,
     pads,
-    picture_prefix,
     text_rows,
 )
 from sightloop.models.show_o.losses import (
@@ -119,7 +119,7 @@ def test_texts_and_captions_have_the_official_rows_masks_and_logits(golden: Gold
 def test_questions_have_the_official_rows_masks_and_logits(golden: Golden) -> None:
     wanted, words, body = golden.tensors("forward", "mmu_infer."), golden.vocabulary, golden.body
     given = wanted["input_ids"]
-    prefix = picture_prefix(given[:, 2 : 2 + golden.num_image], words)
+    prefix = image_prefix(given[:, 2 : 2 + golden.num_image], words)
     questions = given[:, golden.num_image + 4 :].tolist()
     ids = torch.cat([prefix, torch.tensor([begun(question, words) for question in questions])], 1)
     same(ids, given)

@@ -30,7 +30,7 @@ def test_the_plan_prints_them_and_its_parts_add_up(capsys: pytest.CaptureFixture
     printed = capsys.readouterr().out
     for number in ("107,130,880", "275,307,521", "5,898,240"):
         assert number in printed
-    assert "4096 pictures" in printed
+    assert "4096 images" in printed
     assert re.search(r"frozen tower and language model +bfloat16", printed)
     assert re.search(r"products of float32 matrices on a CUDA device +TF32", printed)
     memory = memory_plan(PAPER)

@@ -28,8 +28,8 @@ from sightloop.recipes.unirl.config import (
     SFT_SHAPES_JANUS,
     AnswerSettings,
     GrpoConfig,
+    ObjectiveSettings,
     PolicySettings,
-    SidesSettings,
 )
 
 FULL = PolicySettings(trained="full")
@@ -58,7 +58,7 @@ def test_the_papers_sizes_are_known(capsys: pytest.CaptureFixture[str]) -> None:
     show_o = capsys.readouterr().out
     main(["train", "unirl-sft", "--preset", "paper-janus", "--plan"])
     janus = capsys.readouterr().out
-    main(["train", "unirl-grpo", "--policy", "not/here/Janus-1.3B", "--model.trained", "lora", "--plan"])
+    main(["train", "unirl-grpo", "--model", "not/here/Janus-1.3B", "--model.trained", "lora", "--plan"])
     missing = capsys.readouterr().out
 
     # Counted from the tensors of the published checkpoints; Janus' file has 4.2 GB in half precision.
@@ -67,10 +67,10 @@ def test_the_papers_sizes_are_known(capsys: pytest.CaptureFixture[str]) -> None:
     assert "Janus 1.3B, the paper's sizes" in missing and "adapters off: no memory" in missing
 
 
-def test_published_costs_of_pictures_are_found() -> None:
+def test_published_costs_of_images_are_found() -> None:
     networks = networks_of(GRPO_SHOW_O, is_paper=True)
     flops = step_flops(GRPO_SHOW_O, networks)
-    assert flops["codes to pictures"] / 24 == pytest.approx(1.205e12, rel=1e-3)
+    assert flops["codes to images"] / 24 == pytest.approx(1.205e12, rel=1e-3)
     # 50 guided rounds of 1026 positions through 1.2 billion weights, and attention.
     assert flops["drawing"] / 24 == pytest.approx(50 * 2 * 1026 * 2 * 1.2085e9, rel=0.2)
 
@@ -105,19 +105,19 @@ def test_a_copy_to_compare_with_costs_memory_only_where_all_weights_learn() -> N
     trained = 4 * count(networks.trained) / GIB
     copy = "reference: a copy of what is trained"
     assert memory_plan(full, networks).held[copy] == pytest.approx(trained)
-    full = replace(full, sides=SidesSettings(answering=0.0))
-    frozen = replace(full, answer=AnswerSettings(grader="frozen"))
+    full = replace(full, objectives=ObjectiveSettings(answering=0.0))
+    frozen = replace(full, answer=AnswerSettings(answerer="frozen"))
     assert memory_plan(frozen, networks).held[copy] == pytest.approx(2 * trained)
-    average = replace(full, answer=AnswerSettings(grader="average"))
-    grader = "grader: a moving average of what is trained"
-    assert memory_plan(average, networks).held[grader] == pytest.approx(trained)
+    average = replace(full, answer=AnswerSettings(answerer="average"))
+    answerer = "grader: a moving average of what is trained"
+    assert memory_plan(average, networks).held[answerer] == pytest.approx(trained)
 
 
 def test_settings_move_the_figures_they_concern() -> None:
     networks = networks_of(GRPO_SHAPES)
     flops, memory = step_flops(GRPO_SHAPES, networks), memory_plan(GRPO_SHAPES, networks)
 
-    one_side = step_flops(replace(GRPO_SHAPES, sides=SidesSettings(answering=0.0)), networks)
+    one_side = step_flops(replace(GRPO_SHAPES, objectives=ObjectiveSettings(answering=0.0)), networks)
     assert flops.keys() - one_side.keys() == {"answering, forward and backward"}
     assert sum(
         step_flops(replace(GRPO_SHAPES, prompts=2 * GRPO_SHAPES.prompts), networks).values()
@@ -135,22 +135,22 @@ def test_settings_move_the_figures_they_concern() -> None:
     assert memory.peak == pytest.approx(sum(memory.held.values()) + max(memory.passing.values()))
 
 
-def test_relaxed_training_goes_through_the_pictures_of_janus_alone() -> None:
+def test_relaxed_training_goes_through_the_images_of_janus_alone() -> None:
     through = "through the drawings, forward and backward"
     assert through in step_flops(SFT_SHAPES_JANUS, networks_of(SFT_SHAPES_JANUS))
     assert through not in step_flops(SFT_SHAPES, networks_of(SFT_SHAPES))
 
 
 def test_judges_are_counted_and_a_missing_one_is_named() -> None:
-    sides = replace(GRPO_JANUS.both_sides, detector="", colours="openai/clip-vit-large-patch14")
-    config = replace(GRPO_JANUS, both_sides=sides)
+    objectives = replace(GRPO_JANUS.joint, detector="", colors="openai/clip-vit-large-patch14")
+    config = replace(GRPO_JANUS, joint=objectives)
     networks = networks_of(config, is_paper=True)
     found = parameter_counts(config, networks)
     # Published: 428 million.
-    assert found["evaluation: CLIP of colours"] == 427_616_513
-    named = replace(sides, detector="no/such/detector", colours="")
+    assert found["evaluation: CLIP of colors"] == 427_616_513
+    named = replace(objectives, detector="no/such/detector", colors="")
     with pytest.raises(ValueError, match="'no/such/detector' is neither a folder nor"):
-        memory_plan(replace(config, both_sides=named), networks)
+        memory_plan(replace(config, joint=named), networks)
 
 
 def test_what_cannot_be_planned_is_named(tmp_path: Path) -> None:

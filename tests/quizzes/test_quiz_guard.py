@@ -23,13 +23,13 @@ TEST_SET: dict[Category, int] = {
     "color_attr": 100,
 }
 """How many prompts of each category GenEval has."""
-COCO = Vocabulary(nouns=tuple(COCO_NOUNS), colours=REAL.colours)
+COCO = Vocabulary(nouns=tuple(COCO_NOUNS), colors=REAL.colors)
 
 
 def meaning(quiz: Quiz) -> object:
-    """What a picture must show, from the clauses alone: not by the guard's way of reading prompts."""
+    """What an image must show, from the clauses alone: not by the guard's way of reading prompts."""
     if quiz.category != "position":
-        return frozenset((clause.noun, clause.count, clause.colour) for clause in quiz.include)
+        return frozenset((clause.noun, clause.count, clause.color) for clause in quiz.include)
     target, subject = quiz.include
     assert subject.position is not None
     relation = subject.position[0]

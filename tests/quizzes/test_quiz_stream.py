@@ -29,7 +29,7 @@ def test_every_category_comes_about_as_often_and_two_of_a_quiz_differ() -> None:
     for quiz in quizzes:
         assert len({clause.noun for clause in quiz.include}) == len(quiz.include)
         if quiz.category == "color_attr":
-            assert quiz.include[0].colour != quiz.include[1].colour
+            assert quiz.include[0].color != quiz.include[1].color
         if quiz.category in ("colors", "color_attr"):
             assert "person" not in {clause.noun for clause in quiz.include}
         if quiz.category == "counting":

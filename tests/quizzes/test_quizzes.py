@@ -13,9 +13,9 @@ EXAMPLES = {
     "single_object": (Clause(noun="orange"),),
     "two_object": (Clause(noun="bench"), Clause(noun="sports ball")),
     "counting": (Clause(noun="wine glass", count=3),),
-    "colors": (Clause(noun="car", colour="orange"),),
+    "colors": (Clause(noun="car", color="orange"),),
     "position": (CAT, Clause(noun="dog", position=("left of", 0))),
-    "color_attr": (Clause(noun="wine glass", colour="purple"), Clause(noun="apple", colour="black")),
+    "color_attr": (Clause(noun="wine glass", color="purple"), Clause(noun="apple", color="black")),
 }
 
 
@@ -54,7 +54,7 @@ def test_facts_are_what_a_right_answer_says() -> None:
         return [(fact.kind, fact.words[0], fact.about[:1], fact.target[:1]) for fact in facts]
 
     assert told("single_object") == [("noun", "orange", (), ())]
-    assert told("colors") == [("colour", "orange", (), ())]
+    assert told("colors") == [("color", "orange", (), ())]
     assert told("counting") == [("number", "three", (), ()), ("noun", "wine glass", (), ())]
     assert told("position") == [
         ("noun", "cat", (), ()),
@@ -64,8 +64,8 @@ def test_facts_are_what_a_right_answer_says() -> None:
     assert told("color_attr") == [
         ("noun", "wine glass", (), ()),
         ("noun", "apple", (), ()),
-        ("colour", "purple", ("wine glass",), ()),
-        ("colour", "black", ("apple",), ()),
+        ("color", "purple", ("wine glass",), ()),
+        ("color", "black", ("apple",), ()),
     ]
 
 
@@ -203,8 +203,8 @@ def test_the_real_vocabulary_is_coco_and_as_many_everyday_things() -> None:
     assert len(COCO_NOUNS) == 80
     assert len(REAL.nouns) == 160
     assert (COCO_NOUNS[0].name, COCO_NOUNS[-1].name) == ("person", "toothbrush")
-    assert len(REAL.colours) == 10
-    assert [noun.name for noun in REAL.nouns if not noun.takes_colour] == ["person"]
+    assert len(REAL.colors) == 10
+    assert [noun.name for noun in REAL.nouns if not noun.takes_color] == ["person"]
 
 
 def test_no_form_names_two_things_of_the_real_vocabulary() -> None:
@@ -247,17 +247,17 @@ NOUNS = (Noun(name="cat", plural="cats"), Noun(name="dog", plural="dogs"))
     [
         ({"nouns": NOUNS[:1]}, "1 nouns"),
         ({"nouns": NOUNS * 2}, "named twice: cat, dog"),
-        ({"colours": ("red",)}, "1 colours"),
-        ({"colours": ("red", "red")}, "1 colours"),
+        ({"colors": ("red",)}, "1 colors"),
+        ({"colors": ("red", "red")}, "1 colors"),
         ({"counts": (1, 2)}, "counts are"),
         ({"counts": (9,)}, "counts are"),
         ({"relations": ("near",)}, "relations are"),
         (
-            {"nouns": tuple(Noun(name=n, plural=n, takes_colour=False) for n in "ab")},
-            "no noun takes a colour",
+            {"nouns": tuple(Noun(name=n, plural=n, takes_color=False) for n in "ab")},
+            "no noun takes a color",
         ),
     ],
 )
 def test_a_vocabulary_that_cannot_make_quizzes_is_refused(change, message) -> None:
     with pytest.raises(ValueError, match=message):
-        Vocabulary(**({"nouns": NOUNS, "colours": ("red", "blue")} | change))
+        Vocabulary(**({"nouns": NOUNS, "colors": ("red", "blue")} | change))

@@ -1,10 +1,10 @@
 import pytest
 
-from sightloop.quizzes.negative_questions import Traps
-from sightloop.rewards.answers import denies, facts_told
+from sightloop.quizzes.negative_questions import NegativeQuestions
+from sightloop.rewards.answers import denies, facts_stated
 from sightloop.types import Fact
 
-TRAPS = Traps(nouns=("cat", "apple", "bowl", "bear"), colours=("red", "blue", "green"))
+TRAPS = NegativeQuestions(nouns=("cat", "apple", "bowl", "bear"), colors=("red", "blue", "green"))
 BOWL, BEAR = ("bowl", "bowls"), ("bear", "bears")
 
 
@@ -12,8 +12,8 @@ BOWL, BEAR = ("bowl", "bowls"), ("bear", "bears")
     ("facts", "questions"),
     [
         ((Fact(kind="noun", words=BOWL),), ["Is there a cat", "Is there an apple", "Is there a bear"]),
-        ((Fact(kind="colour", words=("red",), about=BOWL),), ["Is the bowl blue?", "Is the bowl green?"]),
-        ((Fact(kind="colour", words=("red",)),), ["Is the object blue?", "Is the object green?"]),
+        ((Fact(kind="color", words=("red",), about=BOWL),), ["Is the bowl blue?", "Is the bowl green?"]),
+        ((Fact(kind="color", words=("red",)),), ["Is the object blue?", "Is the object green?"]),
         (
             (Fact(kind="relation", words=("left of",), about=BOWL, target=BEAR),),
             ["Is the bowl right of the bear?"],
@@ -39,19 +39,19 @@ def test_traps_are_never_true() -> None:
     facts = (
         Fact(kind="noun", words=BOWL),
         Fact(kind="noun", words=BEAR),
-        Fact(kind="colour", words=("red",), about=BOWL),
-        Fact(kind="colour", words=("blue",), about=BEAR),
+        Fact(kind="color", words=("red",), about=BOWL),
+        Fact(kind="color", words=("blue",), about=BEAR),
         Fact(kind="relation", words=("above",), about=BOWL, target=BEAR),
     )
     truth = "The red bowl is above the blue bear"
-    assert all(facts_told(truth, facts))
+    assert all(facts_stated(truth, facts))
     for seed in range(50):
         _, absent = TRAPS(facts, seed)
-        assert facts_told(truth, (absent,)) == [False]
+        assert facts_stated(truth, (absent,)) == [False]
 
 
 def test_too_few_words_and_no_facts_are_refused() -> None:
     with pytest.raises(ValueError, match="at least 3 nouns"):
-        Traps(nouns=("cat", "dog"), colours=("red", "blue", "green"))
+        NegativeQuestions(nouns=("cat", "dog"), colors=("red", "blue", "green"))
     with pytest.raises(ValueError, match="no facts"):
         TRAPS((), 0)

@@ -45,7 +45,7 @@ def network() -> Any:
 
 @torch.no_grad()
 def classify(images: Sequence[Image.Image]) -> list[dict[str, float]]:
-    """The probability of each class; the centre of the picture is looked at."""
+    """The probability of each class; the center of the image is looked at."""
     chances = network()(torch.stack([_prepared(image) for image in images])).softmax(1)
     names = [NAMES.get(number, f"class {number}") for number in range(1000)]
     return [dict(zip(names, row.tolist(), strict=True)) for row in chances]

@@ -15,7 +15,7 @@ FOLDERS = {
     "sklearn": "datasets/images",
     "matplotlib": "mpl-data/sample_data",
 }
-"""Where the packages of scikit-image, scikit-learn and matplotlib keep their pictures."""
+"""Where the packages of scikit-image, scikit-learn and matplotlib keep their images."""
 PHOTOGRAPHS = {
     "astronaut.png": "skimage",
     "camera.png": "skimage",
@@ -33,7 +33,7 @@ PHOTOGRAPHS = {
 
 
 def folder_of(package: str) -> Path:
-    """The folder of pictures of a package, which is not imported."""
+    """The folder of images of a package, which is not imported."""
     spec = find_spec(package)
     assert spec is not None and spec.submodule_search_locations, package
     return Path(spec.submodule_search_locations[0]) / FOLDERS[package]
@@ -62,7 +62,7 @@ def side_by_side(*names: str, height: int = 300) -> Image.Image:
 
 
 def as_images(*pictures: Image.Image) -> Images:
-    """Pictures of one size as a batch."""
+    """Images of one size as a batch."""
     rows = [torch.frombuffer(bytearray(each.tobytes()), dtype=torch.uint8) for each in pictures]
     width, height = pictures[0].size
     return Images(pixels=torch.stack(rows).view(-1, height, width, 3).permute(0, 3, 1, 2).contiguous())

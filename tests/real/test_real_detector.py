@@ -26,7 +26,7 @@ SEEN: list[tuple[str, str, Box]] = [
     ("coffee.png", "dining table", (0, 0, 600, 400)),
     ("motorcycle_left.png", "motorcycle", (100, 85, 685, 450)),
 ]
-# What the detector is sure of, for the tests of whole pictures.
+# What the detector is sure of, for the tests of whole images.
 OBJECTS = {
     "astronaut.png": {"person"},
     "camera.png": {"person"},

@@ -40,7 +40,7 @@ def test_of_a_folder_of_many_formats_only_what_pillow_cannot_read_is_broken() ->
     ]
 
 
-def test_a_folder_with_a_compressed_file_among_its_pictures_asks_for_a_glob() -> None:
+def test_a_folder_with_a_compressed_file_among_its_images_asks_for_a_glob() -> None:
     folder = folder_of("matplotlib")
     with pytest.raises(ValueError, match="give a glob that names one kind"):
         open_source(str(folder))

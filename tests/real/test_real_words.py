@@ -16,7 +16,7 @@ SIDE = 512
 
 
 def drawn(words: str) -> Image.Image:
-    """Words as large letters in the middle of a picture."""
+    """Words as large letters in the middle of an image."""
     ground = "white" if "\n" not in words else (200, 60, 40)
     image = Image.new("RGB", (SIDE, SIDE), ground)
     ink = "black" if ground == "white" else "yellow"

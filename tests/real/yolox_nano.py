@@ -29,7 +29,7 @@ NAMES = tuple(name.replace("_", " ") for name in COCO.split())
 
 
 def detect(images: Sequence[Image.Image]) -> list[list[dict[str, Any]]]:
-    """Class, box and score of what each picture holds."""
+    """Class, box and score of what each image holds."""
     return [_objects(image) for image in images]
 
 
@@ -68,8 +68,8 @@ def _decoded(raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     stride = np.concatenate(
         [np.full((len(each.reshape(-1, 2)), 1), s) for each, s in zip(cells, STRIDES, strict=True)]
     )
-    centre, size = (raw[:, :2] + grid) * stride, np.exp(raw[:, 2:4]) * stride
-    return np.concatenate([centre - size / 2, centre + size / 2], 1), raw[:, 4:5] * raw[:, 5:]
+    center, size = (raw[:, :2] + grid) * stride, np.exp(raw[:, 2:4]) * stride
+    return np.concatenate([center - size / 2, center + size / 2], 1), raw[:, 4:5] * raw[:, 5:]
 
 
 def _surest(boxes: np.ndarray, scores: np.ndarray) -> list[int]:

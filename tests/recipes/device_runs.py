@@ -21,9 +21,9 @@ def train_on_both(place: Path, device: torch.device, words: Sequence[str]) -> tu
 
 
 def left_by(run: Path) -> dict[str, Any]:
-    """What a run wrote: figures, samples, evaluations, pictures by content, trained weights."""
+    """What a run wrote: figures, samples, evaluations, images by content, trained weights."""
     texts = {
-        # Pictures of the embedded world lie in the run's own folder.
+        # Images of the embedded world lie in the run's own folder.
         str(path.relative_to(run)): path.read_text(encoding="utf-8").replace(str(run), "run")
         for folder in ("samples", "evaluations")
         for path in (run / folder).glob("*.json")

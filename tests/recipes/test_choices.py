@@ -50,12 +50,12 @@ RUNS: dict[str, tuple[str, str, Mapping[str, Any]]] = {
     "grpo of an average": (
         "unirl-grpo",
         "shapes-janus",
-        UNIRL | {"method": "grpo", "sides.answering": 0.0, "answer.grader": "average"},
+        UNIRL | {"method": "grpo", "objectives.answering": 0.0, "answer.answerer": "average"},
     ),
     "a checker alone": (
         "unirl-grpo",
         "shapes-janus",
-        UNIRL | NOT_EVALUATED | {"rewards.all_facts": 0.0, "rewards.detector": 1.0, "sides.answering": 0.0},
+        UNIRL | NOT_EVALUATED | {"rewards.all_facts": 0.0, "rewards.detector": 1.0, "objectives.answering": 0.0},
     ),
     "end to end": ("unirl-sft", "shapes", UNIRL),
     "own drawings": ("unirl-sft", "shapes-janus", UNIRL | NOT_EVALUATED | {"end_to_end": False}),
@@ -179,20 +179,32 @@ SILENT = [
         "answer.decay is 0.5, which has no effect here: it belongs to",
     ),
     ("unirl-grpo", "--judge.detector nowhere", "belongs to the reward detector, whose weight is 0"),
-    ("unirl-grpo", "--judge.colours nowhere", "belongs to the reward detector, whose weight is 0"),
+    ("unirl-grpo", "--judge.colors nowhere", "belongs to the reward detector, whose weight is 0"),
     ("unirl-grpo", "--judge.text-model nowhere", "belongs to the reward text_judge, whose weight is 0"),
     ("unirl-grpo", "--preset shapes-janus --model.lora-rank 4", "belongs to --model.trained lora"),
-    ("unirl-grpo", "--preset shapes-janus --likelihood.number 3", "--likelihood.orders some-rounds or fresh"),
-    ("unirl-grpo", "--preset shapes-janus --answer.sees picture", "belongs to a Show-o that reads the codes"),
-    ("unirl-grpo", "--sides.answering 0 --sides.compare-every 3", "belongs to training of both sides"),
+    (
+        "unirl-grpo",
+        "--preset shapes-janus --likelihood.number 3",
+        "--likelihood.unmasking subsampled or fresh",
+    ),
+    (
+        "unirl-grpo",
+        "--preset shapes-janus --answer.input reencoded",
+        "belongs to a Show-o that reads the codes",
+    ),
+    (
+        "unirl-grpo",
+        "--objectives.answering 0 --objectives.per-turn-every 3",
+        "belongs to training of both sides",
+    ),
     ("unirl-grpo", "--clip-low 0.2", "belongs to --method grpo"),
     (
         "unirl-grpo",
         "--quiz-file quizzes.jsonl --quizzes.counting 3",
         "belongs to quizzes made by the",
     ),
-    ("unirl-grpo", "--policy somewhere --world-model janus", "belongs to the embedded world's models"),
-    ("unirl-grpo", "--both-sides.per-category 0 --both-sides.seed 3", "belongs to an evaluation"),
+    ("unirl-grpo", "--model somewhere --world-model janus", "belongs to the embedded world's models"),
+    ("unirl-grpo", "--joint.per-category 0 --joint.seed 3", "belongs to an evaluation"),
     ("unirl-sft", "--no-end-to-end --relaxation.temperature 2", "belongs to --end-to-end"),
     ("unirl-sft", "--likelihood.guided", "belongs to the likelihood of drawings"),
     ("unirl-sft", "--world-model janus --relaxation.round 3", "only 'one-round' has a use for it"),
@@ -211,7 +223,7 @@ SILENT = [
     ("vlrm", "--rewards.repeats 0 --judge.exempt-words a", "belongs to the reward repeats"),
     ("vlrm", "--data.split test", "belongs to a Karpathy JSON in data.images"),
     ("vlrm", "--data.image-root here", "belongs to a Karpathy JSON in data.images"),
-    ("vlrm", "--images photos --policy p --held-out.beams 2", "belongs to an evaluation; name its images"),
+    ("vlrm", "--images photos --model p --held-out.beams 2", "belongs to an evaluation; name its images"),
     ("vlrm", "--clip none --clip-at 2", "belongs to --clip value or norm"),
 ]
 
@@ -231,7 +243,7 @@ def test_a_preset_may_be_left_with_what_its_other_choices_had() -> None:
     """Nobody who changes the algorithm has to take back what the preset says about the critic."""
     for recipe, preset, changes in (
         ("vlrm", "shapes", {"algorithm": "scst"}),
-        ("unirl-grpo", "shapes", {"sides.answering": 0.0}),
+        ("unirl-grpo", "shapes", {"objectives.answering": 0.0}),
         ("unirl-sft", "shapes-janus", {"schedule.clip": "none"}),
     ):
         config = made(recipe, preset, changes)

@@ -26,7 +26,7 @@ TIMED = re.compile(r"[\d.e+-]+ (ms|MB|GB)\b|\d+ cores|report: .*|seconds")
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
-    """Three pictures of the embedded world's size, and captions of them."""
+    """Three images of the embedded world's size, and captions of them."""
     rng, place = np.random.default_rng(0), tmp_path / "pictures"
     place.mkdir()
     for name in "abc":
@@ -74,7 +74,7 @@ def test_captions_are_written_by_beams(same: Both, pictures: Path) -> None:
 
 
 @pytest.mark.parametrize("world_model", ["show-o", "janus"])
-def test_pictures_are_drawn_and_asked_about(same: Both, pictures: Path, world_model: str) -> None:
+def test_images_are_drawn_and_asked_about(same: Both, pictures: Path, world_model: str) -> None:
     steps = ["--steps", "4"] if world_model == "show-o" else []
     model = ["--world-model", world_model]
     drawn = same("draw", "a red circle", "--number", "2", "--output", "OUT", *steps, *model)
@@ -100,7 +100,7 @@ def test_a_language_model_judges_answers_the_same(same: Both, tmp_path: Path, te
 def test_geneval_draws_and_sees_the_same(
     same: Both, tmp_path: Path, mask2former: Path, zero_shot: Path
 ) -> None:
-    draw = ["--policy", "shapes", "--per-prompt", "1", "--steps", "2", "--prompts", "shapes"]
+    draw = ["--model", "shapes", "--per-prompt", "1", "--steps", "2", "--prompts", "shapes"]
     written = same("evaluate", "geneval", "--images", "OUT", "--detector", "shapes", *draw)
     assert len(written) > 24
     (place := tmp_path / "images" / "00000" / "samples").mkdir(parents=True)
@@ -115,16 +115,16 @@ def test_geneval_draws_and_sees_the_same(
     (tmp_path / "prompts.jsonl").write_text(json.dumps(asked) + "\n")
     files = ["--images", str(tmp_path / "images"), "--prompts", str(tmp_path / "prompts.jsonl")]
     for detector in (mask2former, zero_shot / "grounding-dino", zero_shot / "owlv2"):
-        seen = ["--detector", str(detector), "--colours", CLIP, "--threshold", "0.01"]
+        seen = ["--detector", str(detector), "--colors", CLIP, "--threshold", "0.01"]
         (tmp_path / "out-cpu").exists()
         # A matrix product of OWLv2's depends on where in memory its file put the weights.
         same("evaluate", "geneval", *files, *seen, "--output", f"OUT/{detector.name}.jsonl", digits=5)
 
 
-def test_both_sides_of_a_run_are_the_same(same: Both, tmp_path: Path) -> None:
+def test_joint_of_a_run_are_the_same(same: Both, tmp_path: Path) -> None:
     run = made_run(tmp_path / "run", STARTS["janus"])
     words = ["--per-category", "4", "--max-tokens", "6", "--output", "OUT/found.json", "--pictures", "OUT"]
-    same("evaluate", "both-sides", "--policy", str(run), "--against", "none", *words)
+    same("evaluate", "joint", "--model", str(run), "--against", "none", *words)
 
 
 @pytest.mark.parametrize("words", [[], ["--recipe", "vlrm"], ["--recipe", "unirl-grpo"]])

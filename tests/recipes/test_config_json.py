@@ -47,7 +47,7 @@ def changed(path: str, value: Any) -> dict[str, Any]:
     ("path", "value", "message"),
     [
         ("gama", 1.0, "VlrmConfig has no setting 'gama'; did you mean 'gamma'"),
-        ("judge.colour", "red", "JudgeSettings has no setting 'colour'; there are: model, "),
+        ("judge.color", "red", "JudgeSettings has no setting 'color'; there are: model, "),
         ("captioner.lora_rnk", 2, "did you mean 'lora_rank'"),
         ("algorithm", "ppo", "algorithm is 'ppo'; there are: a2c, scst, greedy-baseline, group"),
         ("batch", "64", "batch is '64'; it must be int"),
@@ -113,7 +113,7 @@ def test_a_choice_that_does_not_exist_is_refused_in_python_too(tmp_path: Path) -
         vlrm.build(replace(RECIPES["vlrm"].presets["shapes"], algorithm=wrong), tmp_path)
     preset = RECIPES["unirl-grpo"].presets["shapes"]
     likelihood = replace(preset.likelihood, orders=wrong)
-    with pytest.raises(ValueError, match="orders is 'ppo'; there are: drawn, some-rounds, fresh-masks"):
+    with pytest.raises(ValueError, match="orders is 'ppo'; there are: drawn, subsampled, remasked"):
         unirl_grpo.build(replace(preset, likelihood=likelihood), tmp_path)
     assert not list(tmp_path.iterdir())
 

@@ -25,7 +25,7 @@ ONE_IMAGE_TWICE = ["--draw.per-image", "2", "--rewards.similarity", "0", "--rewa
 
 
 @pytest.fixture(autouse=True)
-def few_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+def few_images(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vlrm, "NUM_SCENES", 4)
 
 

@@ -1,4 +1,4 @@
-"""Every recipe on a device that is not the CPU: the same figures, weights and pictures, bit for bit.
+"""Every recipe on a device that is not the CPU: the same figures, weights and images, bit for bit.
 
 Choices meet in pairs, not all with all.
 """
@@ -32,8 +32,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Folders:
 
 
 @pytest.fixture(autouse=True)
-def few_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A world of few pictures is drawn in no time."""
+def few_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A world of few images is drawn in no time."""
     monkeypatch.setattr(vlrm, "NUM_SCENES", 8)
 
 
@@ -54,7 +54,7 @@ def test_vlrm_trains_as_on_the_cpu(tmp_path: Path, emulated: torch.device, optio
 def test_captioners_of_other_families_train_as_on_the_cpu(
     tmp_path: Path, emulated: torch.device, family: Callable[[Path], Path]
 ) -> None:
-    options = ["--policy", str(family(tmp_path / "model")), "--judge", str(WEIGHTS / "judge")]
+    options = ["--model", str(family(tmp_path / "model")), "--judge", str(WEIGHTS / "judge")]
     options += ["--held-out.clip", str(WEIGHTS / "clip"), "--held-out.max-tokens", "6"]
     options += ["--draw.max-new-tokens", "6", "--draw.prompt", "describe"]
     assert_same(*train_on_both(tmp_path, emulated, [*VLRM, *options]))
@@ -63,20 +63,20 @@ def test_captioners_of_other_families_train_as_on_the_cpu(
 @pytest.mark.parametrize(
     ("family", "recipe", "options"),
     [
-        ("show-o", "unirl-grpo", "--model.trained lora --dtype float32 --sides.balance"),
+        ("show-o", "unirl-grpo", "--model.trained lora --dtype float32 --objectives.balance"),
         (
             "show-o", "unirl-grpo",
-            "--model.trained full --dtype bfloat16 --gradient-checkpointing --likelihood.orders some-rounds "
+            "--model.trained full --dtype bfloat16 --gradient-checkpointing --likelihood.unmasking subsampled "
             "--likelihood.number 2 --likelihood.guided",
         ),
         (
             "show-o", "unirl-grpo",
-            "--method dapo --updates 2 --likelihood.orders drawn --draw.batch 2 --dtype float32",
+            "--method dapo --updates 2 --likelihood.unmasking trajectory --draw.batch 2 --dtype float32",
         ),
         (
             "show-o", "unirl-grpo",
-            "--answer.grader average --sides.answering 0 --judge.less-prior --rewards.denials 1 "
-            "--answer.sees picture --model.trained lora",
+            "--answer.answerer average --objectives.answering 0 --judge.subtract-blind-baseline --rewards.negative-questions 1 "
+            "--answer.input reencoded --model.trained lora",
         ),
         ("show-o", "unirl-sft", "--end-to-end --dtype float32 --model.trained lora"),
         (
@@ -84,11 +84,11 @@ def test_captioners_of_other_families_train_as_on_the_cpu(
             "--no-end-to-end --filter best_of_group --model.trained full --dtype float32",
         ),
         ("janus", "unirl-grpo", "--model.trained lora --dtype bfloat16 --gradient-checkpointing"),
-        ("show-o", "unirl-sft", "--end-to-end --model.trained full --dtype bfloat16 --answer.sees picture"),
+        ("show-o", "unirl-sft", "--end-to-end --model.trained full --dtype bfloat16 --answer.input reencoded"),
         (
             "janus", "unirl-grpo",
             "--model.trained full --dtype bfloat16 --kl-weight 0.1 --method grpo --updates 2 "
-            "--answer.grader frozen --sides.answering 0",
+            "--answer.answerer frozen --objectives.answering 0",
         ),
         ("janus", "unirl-sft", "--end-to-end --model.trained full --dtype bfloat16 --gradient-checkpointing"),
         ("janus", "unirl-grpo", "--model.trained full --dtype float32 --method gspo --judge.scale group"),

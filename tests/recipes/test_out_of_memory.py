@@ -61,7 +61,7 @@ def test_a_drawing_run_says_it_too(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ShowO, "sample", full)
-    options = ["--run", str(tmp_path / "run"), *small("unirl-grpo", "--both-sides.per-category", "0")]
+    options = ["--run", str(tmp_path / "run"), *small("unirl-grpo", "--joint.per-category", "0")]
     line = the_line(capsys, ["train", "unirl-grpo", *options])
     assert "out of memory in step 1 while samples were drawn and judged" in line
     assert (

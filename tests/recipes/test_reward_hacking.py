@@ -58,7 +58,7 @@ def test_length_as_the_only_reward_raises_the_alarm_and_the_best_checkpoint_is_f
 
 @pytest.mark.parametrize(
     ("recipe", "watched"),
-    [("vlrm", "held_out/recall@1"), ("unirl-grpo", "both_sides/drawn"), ("unirl-sft", "both_sides/drawn")],
+    [("vlrm", "held_out/recall@1"), ("unirl-grpo", "joint/drawn"), ("unirl-sft", "joint/drawn")],
 )
 def test_every_preset_of_a_recipe_keeps_the_best_by_the_judge_that_watches(recipe: str, watched: str) -> None:
     presets = RECIPES[recipe].presets

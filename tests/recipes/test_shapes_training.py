@@ -18,8 +18,8 @@ TIMED = ("seconds/", "speed/", "memory/")
 
 
 @pytest.fixture(autouse=True)
-def few_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A world of few pictures is drawn in no time."""
+def few_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A world of few images is drawn in no time."""
     monkeypatch.setattr(vlrm, "NUM_SCENES", 32)
 
 
@@ -69,7 +69,7 @@ def test_a_resumed_run_repeats_an_uninterrupted_one(tmp_path: Path) -> None:
         ["--algorithm", "group", "--draw.per-image", "2"],
         ["--preset", "shapes-rs"],
         ["--gradient-checkpointing", "--draw-batch", "8", "--no-keep-features"],
-        ["--objective", "log_probability", "--law", "drawing", "--critic.position", "post"],
+        ["--objective", "log_probability", "--score-under", "sampling", "--critic.position", "post"],
     ],
 )
 def test_every_variant_takes_its_steps(tmp_path: Path, options: list[str]) -> None:
@@ -103,7 +103,7 @@ def test_caption_export_and_evaluation_read_a_run(tmp_path: Path, capsys: pytest
 
 
 def test_a_configuration_survives_json() -> None:
-    config = replace(SHAPES, law="drawing")
+    config = replace(SHAPES, law="sampling")
     assert config_from_json(VlrmConfig, json.loads(json.dumps(config_to_json(config)))) == config
 
 

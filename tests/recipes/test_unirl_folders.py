@@ -60,8 +60,8 @@ def test_grpo_trains_both_families_from_their_authors_folders(
 def test_a_run_is_repeated_and_resumed_bit_by_bit(
     folders: Folders, recipe: str, family: str, tmp_path: Path
 ) -> None:
-    options = ["--answer.grader", "average", "--answer.decay", "0.5"]
-    options += ["--sides.answering", "0"] if recipe == "unirl-grpo" else ["--filter", "best_of_group"]
+    options = ["--answer.answerer", "average", "--answer.decay", "0.5"]
+    options += ["--objectives.answering", "0"] if recipe == "unirl-grpo" else ["--filter", "best_of_group"]
     options += ["--model.trained", "lora", "--model.lora-rank", "2", *folders.rewards("letters", "bright")]
     whole, again, cut = (tmp_path / name for name in ("whole", "again", "cut"))
     records = run(folders, family, whole, *options, recipe=recipe)
@@ -88,8 +88,12 @@ def test_a_run_is_repeated_and_resumed_bit_by_bit(
         ("janus", "--method dr_grpo --kl-weight 0.1", {"drawing/ratio", "drawing/kl"}),
         ("show-o", "--method gspo", {"answering/ratio"}),
         ("janus", "--method rloo", {"drawing/kl"}),
-        ("show-o", "--advantages leave-one-out --sides.balance", {"gradient/norm_drawing"}),
-        ("janus", "--judge.less-prior --rewards.denials 1 --judge.scale group", {"reward/denials"}),
+        ("show-o", "--advantages leave-one-out --objectives.balance", {"gradient/norm_drawing"}),
+        (
+            "janus",
+            "--judge.subtract-blind-baseline --rewards.negative-questions 1 --judge.scale group",
+            {"reward/denials"},
+        ),
         ("show-o", "--gradient-checkpointing --model.trained lora", {"gradient/cosine"}),
         ("janus", "--gradient-checkpointing --draw.batch 2 --answer.temperature 0.7", {"gradient/cosine"}),
         ("janus", "--dtype bfloat16 --model.trained lora", {"drawing/kl"}),
@@ -108,11 +112,11 @@ def test_every_way_of_grpo_takes_its_steps(
         assert records[0]["drawing/ratio"] == pytest.approx(1, abs=1e-5)
 
 
-@pytest.mark.parametrize("orders", ["drawn", "some-rounds", "fresh-masks"])
+@pytest.mark.parametrize("unmasking", ["trajectory", "subsampled", "remasked"])
 def test_a_drawing_may_be_scored_in_any_order_and_guided(
-    folders: Folders, orders: str, tmp_path: Path
+    folders: Folders, unmasking: str, tmp_path: Path
 ) -> None:
-    options = ["--likelihood.orders", orders, "--likelihood.number", "2", *folders.rewards("bright")]
+    options = ["--likelihood.unmasking", unmasking, "--likelihood.number", "2", *folders.rewards("bright")]
     plain = run(folders, "show-o", tmp_path / "plain", *options)
     guided = run(folders, "show-o", tmp_path / "guided", *options, "--likelihood.guided")
     assert plain[0]["drawing/log_prob"] < 0
@@ -120,18 +124,18 @@ def test_a_drawing_may_be_scored_in_any_order_and_guided(
     assert guided[0]["reward/bright"] == plain[0]["reward/bright"] > 0
 
 
-@pytest.mark.parametrize(("grader", "trained"), [("frozen", "lora"), ("average", "full")])
+@pytest.mark.parametrize(("answerer", "trained"), [("frozen", "lora"), ("average", "full")])
 def test_another_grader_answers_greedily_and_the_drawings_are_trained(
-    folders: Folders, grader: str, trained: str, tmp_path: Path
+    folders: Folders, answerer: str, trained: str, tmp_path: Path
 ) -> None:
-    options = ["--answer.grader", grader, "--answer.temperature", "0", "--sides.answering", "0"]
+    options = ["--answer.answerer", answerer, "--answer.temperature", "0", "--objectives.answering", "0"]
     options += ["--model.trained", trained, *folders.rewards("letters", "bright")]
     records = run(folders, "show-o", tmp_path / "run", *options)
     assert {"drawing/loss", "reward/letters"} <= records[1].keys()
     assert "answering/loss" not in records[1] and "gradient/norm_drawing" not in records[1]
     assert moved(tmp_path / "run") > 1e-4
     kept = tmp_path / "run" / "checkpoints" / "step_000002" / "kept.safetensors"
-    assert kept.exists() == (grader == "average")
+    assert kept.exists() == (answerer == "average")
 
 
 @pytest.mark.parametrize(
@@ -148,23 +152,23 @@ def test_another_grader_answers_greedily_and_the_drawings_are_trained(
         ("show-o", "--no-end-to-end --kl-weight 0.5", {"drawing/loss", "drawing/kl"}),
         ("show-o", "--relaxation.codes one-round --relaxation.round -1", {"answering/loss"}),
         ("janus", "--relaxation.no-hard --relaxation.temperature 0.5", {"answering/loss"}),
-        ("show-o", "--sides.drawing 1 --model.trained lora", {"answering/loss", "gradient/cosine"}),
+        ("show-o", "--objectives.drawing 1 --model.trained lora", {"answering/loss", "gradient/cosine"}),
         ("janus", "--no-end-to-end", {"answering/loss", "gradient/cosine"}),
         ("show-o", "--no-end-to-end --filter best_of_group", {"drawing/loss", "filter/kept"}),
         ("show-o", "--no-end-to-end --filter answer_correct --micro-batch 2", {"filter/kept"}),
-        ("janus", "--no-end-to-end --answer.grader frozen --answer.temperature 0", {"answering/loss"}),
+        ("janus", "--no-end-to-end --answer.answerer frozen --answer.temperature 0", {"answering/loss"}),
     ],
 )
 def test_every_way_of_supervised_training_takes_its_steps(
     folders: Folders, family: str, tmp_path: Path, options: str, wanted: set[str]
 ) -> None:
-    likelihood = ("--likelihood.orders", "fresh-masks") if family == "show-o" else ()
+    likelihood = ("--likelihood.unmasking", "remasked") if family == "show-o" else ()
     given = [*folders.rewards("letters", "bright"), *likelihood, *options.split()]
     records = run(folders, family, tmp_path / "run", *given, recipe="unirl-sft")
     assert records[1]["step"] == 2 and wanted <= records[1].keys()
     assert None not in records[1].values()
     # End to end only answers are labels: their gradient reaches the drawings through the codes.
-    trains_drawings = "--no-end-to-end" in options or "--sides.drawing" in options
+    trains_drawings = "--no-end-to-end" in options or "--objectives.drawing" in options
     skipped = bool(records[1].get("update/skipped"))
     assert skipped or bool(records[1].get("drawing/loss")) == trains_drawings
     if "answer_correct" in options:

@@ -61,15 +61,15 @@ class Products(TorchDispatchMode):
 def turns_of(policy: ImageGenerator) -> tuple[Turn, Turn]:
     """A drawing and an answer about it, as the policy samples them."""
     drawing = Prompt(texts=["a red circle", "two blue squares"], wants="image", seeds=[1, 2])
-    drawn = policy.sample(drawing, policy.drawing())
-    shown = policy.shown(replace(drawn, log_probs=None))
+    drawn = policy.sample(drawing, policy.default_sampling())
+    shown = policy.understanding_input(replace(drawn, log_probs=None))
     asking = Prompt(texts=["What color is the circle?"] * 2, images=shown, seeds=[3, 4])
     return Turn(prompt=drawing, tokens=drawn), Turn(prompt=asking, tokens=policy.sample(asking, WORDS))
 
 
 def scored(policy: ImageGenerator, turns: tuple[Turn, Turn]) -> list[Tensor]:
-    """Log-probabilities of both turns under the laws that drew them."""
-    laws = (policy.drawing(), WORDS)
+    """Log-probabilities of both turns under the distributions that drew them."""
+    laws = (policy.default_sampling(), WORDS)
     return [policy.score(turn, law).log_probs for turn, law in zip(turns, laws, strict=True)]
 
 
@@ -130,7 +130,7 @@ def test_relaxed_drawings_send_their_gradient_to_all_weights(rounds: dict[str, i
     reached: list[list[str]] = []
     for dtype in ("bfloat16", "float32"):
         policy = load_policy(replace(STARTS[family], dtype=dtype), CPU)
-        law = replace(policy.drawing(), relaxation=1.0, **rounds)
+        law = replace(policy.default_sampling(), relaxation=1.0, **rounds)
         one_hot = policy.sample(Prompt(texts=["a red circle"], wants="image", seeds=[1]), law).one_hot
         assert one_hot is not None
         (one_hot * torch.randn(one_hot.shape, generator=torch.Generator().manual_seed(0))).sum().backward()

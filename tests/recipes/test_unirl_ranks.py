@@ -13,14 +13,14 @@ from recipes.unirl_runs import Folders, figures, official_folders, resumed, same
 
 HERE = Path(__file__).resolve().parent
 Records = list[dict[str, float]]
-MASKED = ["--model.trained", "lora", "--model.lora-rank", "2", "--both-sides.per-category", "0"]
+MASKED = ["--model.trained", "lora", "--model.lora-rank", "2", "--joint.per-category", "0"]
 MASKED += ["--dtype", "float32"]
 WAYS = {
-    "drawn": ("unirl-grpo", "--likelihood.orders drawn --likelihood.guided"),
-    "some rounds": ("unirl-grpo", "--likelihood.orders some-rounds --likelihood.number 2"),
-    "fresh masks": ("unirl-grpo", "--likelihood.orders fresh-masks --likelihood.number 2"),
-    "fresh masks, old policy": ("unirl-grpo", "--likelihood.orders fresh-masks --method grpo --updates 2"),
-    "supervised, fresh masks": ("unirl-sft", "--no-end-to-end --likelihood.orders fresh-masks"),
+    "trajectory": ("unirl-grpo", "--likelihood.unmasking trajectory --likelihood.guided"),
+    "some rounds": ("unirl-grpo", "--likelihood.unmasking subsampled --likelihood.number 2"),
+    "fresh masks": ("unirl-grpo", "--likelihood.unmasking remasked --likelihood.number 2"),
+    "fresh masks, old policy": ("unirl-grpo", "--likelihood.unmasking remasked --method grpo --updates 2"),
+    "supervised, fresh masks": ("unirl-sft", "--no-end-to-end --likelihood.unmasking remasked"),
     "supervised, all codes relaxed": ("unirl-sft", "--relaxation.codes all --kl-weight 0.5"),
     "supervised, some rounds relaxed": (
         "unirl-sft",

@@ -22,16 +22,16 @@ from sightloop.quizzes.vocabulary import REAL
 from sightloop.recipes.catalog import RECIPES
 from sightloop.recipes.config_json import config_from_json, config_to_json
 from sightloop.recipes.presets import preset_of
-from sightloop.recipes.unirl.build import collector_of, drawing_law, grader_of, load_policy
+from sightloop.recipes.unirl.build import answerer_of, collector_of, image_sampling, load_policy
 from sightloop.recipes.unirl.choices import asks_anyone
 from sightloop.recipes.unirl.config import (
     GRPO_SHAPES,
     SFT_SHAPES,
     SFT_SHOW_O,
+    ObjectiveSettings,
     QuizJudge,
     QuizRewards,
     QuizSettings,
-    SidesSettings,
     UniConfig,
 )
 from sightloop.recipes.unirl.grpo import algorithm_of
@@ -41,7 +41,7 @@ from sightloop.rewards.samples import PictureReward
 from sightloop.world.bundled import WEIGHTS
 from sightloop.world.quizzes import SHAPES_VOCABULARY
 
-LINE = quiz_of("colors", (Clause(noun="car", colour="red"),), REAL).metadata()
+LINE = quiz_of("colors", (Clause(noun="car", color="red"),), REAL).metadata()
 
 
 def bare(config: UniConfig) -> QuizSetup:
@@ -68,9 +68,9 @@ def refused(capsys: pytest.CaptureFixture[str], recipe: str, folder: Path, *opti
         (["--world-model", "janus"], "shapes-janus"),
         (["--world_model=janus", "--steps", "3"], "shapes-janus"),
         (["--world-model=show-o"], "shapes"),
-        (["--policy", "nowhere"], "paper"),
-        (["--policy=JANUS"], "paper-janus"),
-        (["--policy", "JANUS", "--preset", "paper"], "paper"),
+        (["--model", "nowhere"], "paper"),
+        (["--model=JANUS"], "paper-janus"),
+        (["--model", "JANUS", "--preset", "paper"], "paper"),
         (["--preset=shapes-janus"], "shapes-janus"),
     ],
 )
@@ -88,7 +88,7 @@ def test_a_folder_that_cannot_be_read_is_left_to_whoever_loads_it(tmp_path: Path
     presets = RECIPES["unirl-grpo"].presets
     for text in ("[1]", "{", '{"model_type": ["janus"]}'):
         (tmp_path / "config.json").write_text(text)
-        assert preset_of(presets, ["--policy", str(tmp_path)]) == "paper"
+        assert preset_of(presets, ["--model", str(tmp_path)]) == "paper"
     with pytest.raises(ValueError, match="preset 'none' does not exist; there are: shapes, shapes-janus"):
         preset_of(presets, ["--preset", "none"])
     # The recipe of captions has no presets of Janus.
@@ -114,45 +114,51 @@ def test_every_preset_survives_json(recipe: str) -> None:
         (["--updates", "2", "--method", "rloo"], "updates is 2, but method 'rloo' has no old policy"),
         (["--updates", "0", "--method", "grpo"], "updates is 0; use at least 1"),
         (["--clip-high", "0.2"], 'clip_high is 0.2, but old is "none"'),
-        (["--both-sides.per-category", "1"], "both_sides.per_category is 1; a prompt is drawn 4 times"),
-        (["--answer.grader", "frozen"], "answer.grader is 'frozen': its answers are not the policy's own"),
+        (["--joint.per-category", "1"], "both_sides.per_category is 1; a prompt is drawn 4 times"),
+        (
+            ["--answer.answerer", "frozen"],
+            "answer.answerer is 'frozen': its answers are not the policy's own",
+        ),
         (["--answer.max-tokens", "1"], "answer.max_tokens is 1; an answer has a word and an end"),
-        (["--sides.balance", "--sides.answering", "0"], "drawing weighs 1.0 and answering 0.0"),
-        (["--sides.drawing", "0", "--sides.answering", "0"], "every reward weight is 0|both sides have"),
-        (["--world-model", "janus", "--likelihood.orders", "fresh-masks"], "Janus draws from left to right"),
+        (["--objectives.balance", "--objectives.answering", "0"], "drawing weighs 1.0 and answering 0.0"),
+        (
+            ["--objectives.drawing", "0", "--objectives.answering", "0"],
+            "every reward weight is 0|both sides have",
+        ),
+        (["--world-model", "janus", "--likelihood.unmasking", "remasked"], "Janus draws from left to right"),
         (["--world-model", "janus", "--draw.steps", "4"], "draw.steps is 4; Janus draws code by code"),
         (
-            ["--rewards.naming", "0", "--rewards.all-facts", "0"],
+            ["--rewards.object-identification", "0", "--rewards.all-facts", "0"],
             "every reward weight is 0; give at least one a weight",
         ),
         (["--rewards.text-judge", "1"], "judge.text_model is empty; name a language model"),
         (["--judge.text-model", "some"], "judge.text_model is 'some', but rewards.text_judge is 0"),
         (
             [
-                "--judge.less-prior",
+                "--judge.subtract-blind-baseline",
                 "--rewards.share",
                 "0",
                 "--rewards.all-facts",
                 "0",
-                "--rewards.denials",
+                "--rewards.negative-questions",
                 "1",
             ],
             "less_prior takes a prior",
         ),
-        (["--judge.colours", "clip", "--rewards.detector", "1"], "colours is 'clip' without a detector"),
+        (["--judge.colors", "clip", "--rewards.detector", "1"], "colors is 'clip' without a detector"),
         (["--custom-rewards", "nowhere.py:it"], "nowhere.py"),
-        (["--policy", "no/such/folder"], "no/such/folder is not a folder"),
+        (["--model", "no/such/folder"], "no/such/folder is not a folder"),
         (["--quizzes.position", "-1"], "use numbers from 0, at least one above"),
         (
             ["--prompts", "2", "--draw.temperature", "0"],
-            "under.temperature is 0: a greedy law has no gradient",
+            "under.temperature is 0: a greedy distribution has no gradient",
         ),
     ],
 )
 def test_a_grpo_run_that_cannot_work_says_so_in_one_line(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, options: list[str], message: str
 ) -> None:
-    said = refused(capsys, "unirl-grpo", tmp_path / "run", "--both-sides.per-category", 0, *options)
+    said = refused(capsys, "unirl-grpo", tmp_path / "run", "--joint.per-category", 0, *options)
     assert any(part in said for part in message.split("|")), said
 
 
@@ -170,14 +176,14 @@ def test_a_grpo_run_that_cannot_work_says_so_in_one_line(
         ),
         (["--world-model", "janus", "--relaxation.codes", "one-round"], "Janus has no rounds; leave it out"),
         (["--kl-weight", "-1"], "kl_weight is -1.0; use 0"),
-        (["--sides.answering", "0"], "both sides have weight 0"),
-        (["--sides.balance"], "drawing weighs 0.0 and answering 1.0"),
+        (["--objectives.answering", "0"], "both sides have weight 0"),
+        (["--objectives.balance"], "drawing weighs 0.0 and answering 1.0"),
     ],
 )
 def test_supervised_training_that_cannot_work_says_so_in_one_line(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, options: list[str], message: str
 ) -> None:
-    said = refused(capsys, "unirl-sft", tmp_path / "run", "--both-sides.per-category", 0, *options)
+    said = refused(capsys, "unirl-sft", tmp_path / "run", "--joint.per-category", 0, *options)
     assert message in said
 
 
@@ -185,10 +191,10 @@ def test_a_policy_that_cannot_draw_is_named(capsys: pytest.CaptureFixture[str], 
     blip2 = tmp_path / "blip2"
     blip2.mkdir()
     (blip2 / "config.json").write_text(json.dumps({"model_type": "blip-2"}))
-    said = refused(capsys, "unirl-grpo", tmp_path / "run", "--policy", blip2)
+    said = refused(capsys, "unirl-grpo", tmp_path / "run", "--model", blip2)
     assert f"{blip2} holds a model of model_type 'blip-2'; known are Show-o, MAGVIT-v2 and Janus" in said
     write_magvit2(magvit(), tmp_path / "magvit", official=True)
-    said = refused(capsys, "unirl-sft", tmp_path / "other", "--policy", tmp_path / "magvit")
+    said = refused(capsys, "unirl-sft", tmp_path / "other", "--model", tmp_path / "magvit")
     assert (
         f"{tmp_path / 'magvit'} is MAGVIT-v2 alone, which cannot draw from prompts; give the folder of"
         in said
@@ -209,7 +215,7 @@ def test_a_broken_line_of_quizzes_is_named_with_its_number(
     wrong = {name: value for name, value in (LINE | change).items() if value is not None}
     file = tmp_path / "quizzes.jsonl"
     file.write_text(json.dumps(LINE) + "\n" + json.dumps(wrong) + "\n")
-    for option in ("--quiz-file", "--both-sides.file"):
+    for option in ("--quiz-file", "--joint.file"):
         said = refused(capsys, "unirl-grpo", tmp_path / option, option, file)
         assert f"{file}, {message}" in said
 
@@ -220,7 +226,7 @@ def test_a_file_of_excluded_prompts_alone_leaves_nothing_to_draw(
     quizzes, excluded = tmp_path / "quizzes.jsonl", tmp_path / "excluded.txt"
     quizzes.write_text(json.dumps(LINE))
     excluded.write_text("the RED CAR.\n")
-    options = ("--quiz-file", quizzes, "--quizzes.excluded", excluded, "--both-sides.per-category", 0)
+    options = ("--quiz-file", quizzes, "--quizzes.excluded", excluded, "--joint.per-category", 0)
     assert "holds only excluded prompts" in refused(capsys, "unirl-grpo", tmp_path / "run", *options)
 
 
@@ -237,7 +243,7 @@ def test_genevals_test_prompts_are_left_out_of_real_quizzes_unless_allowed(
         "include": [{"class": "toilet", "count": 1}, {"class": "computer mouse", "count": 1}],
     }
     file.write_text(json.dumps(line))
-    options = ("--quiz-file", file, "--both-sides.per-category", 0, "--quizzes.vocabulary", "real")
+    options = ("--quiz-file", file, "--joint.per-category", 0, "--quizzes.vocabulary", "real")
     said = refused(capsys, "unirl-grpo", tmp_path / "run", *options)
     assert "holds only excluded prompts" in said and "--quizzes.geneval-prompts" in said
     allowed = QuizSettings(file=str(file), vocabulary="real", geneval_prompts="allow")
@@ -262,7 +268,7 @@ def test_a_reward_that_fails_stops_the_run_and_is_no_zero(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, name: str, message: str
 ) -> None:
     (tmp_path / "mine.py").write_text(REWARDS)
-    options = ("--custom-rewards", f"{tmp_path / 'mine.py'}:{name}", "--both-sides.per-category", 0)
+    options = ("--custom-rewards", f"{tmp_path / 'mine.py'}:{name}", "--joint.per-category", 0)
     assert message in refused(capsys, "unirl-grpo", tmp_path / "run", "--world-model", "janus", *options)
 
 
@@ -272,35 +278,35 @@ def test_a_reward_that_fails_stops_the_run_and_is_no_zero(
 def test_the_drawing_side_rests_end_to_end_unless_it_is_given_a_weight() -> None:
     assert SFT_SHOW_O.end_to_end and SFT_SHOW_O.drawing_weight == 0
     assert replace(SFT_SHAPES, end_to_end=False).drawing_weight == 1
-    assert replace(SFT_SHAPES, sides=SidesSettings(drawing=0.5)).drawing_weight == 0.5
+    assert replace(SFT_SHAPES, objectives=ObjectiveSettings(drawing=0.5)).drawing_weight == 0.5
     assert GRPO_SHAPES.drawing_weight == 1
 
 
 def test_silent_groups_and_what_is_asked_about_follow_the_settings_before_the_method() -> None:
     policy = load_policy(GRPO_SHAPES, torch.device("cpu"))
-    law = drawing_law(GRPO_SHAPES, policy)
+    law = image_sampling(GRPO_SHAPES, policy)
     assert (law.guidance, law.decode_steps) == (1.0, 16)
 
     def skips(**changes: Any) -> bool:
-        return algorithm_of(replace(GRPO_SHAPES, **changes), policy, law).skip_silent
+        return algorithm_of(replace(GRPO_SHAPES, **changes), policy, law).drop_zero_variance_groups
 
-    assert not skips() and skips(skip_silent=True) and skips(method="dapo")
-    assert not skips(method="dapo", skip_silent=False)
-    judges, grader = rewards_of(GRPO_SHAPES, in_world=True), grader_of(GRPO_SHAPES, policy)[0]
-    for sees in ("picture", "drawn"):
-        config = replace(GRPO_SHAPES, answer=replace(GRPO_SHAPES.answer, sees=sees))
+    assert not skips() and skips(drop_zero_variance_groups=True) and skips(method="dapo")
+    assert not skips(method="dapo", drop_zero_variance_groups=False)
+    judges, answerer = rewards_of(GRPO_SHAPES, in_world=True), answerer_of(GRPO_SHAPES, policy)[0]
+    for input in ("reencoded", "codes"):
+        config = replace(GRPO_SHAPES, answer=replace(GRPO_SHAPES.answer, input=input))
         collect = collector_of(
-            config, judges, SHAPES_VOCABULARY, law=law, grader=grader, second_turn="answer"
+            config, judges, SHAPES_VOCABULARY, law=law, answerer=answerer, second_turn="answer"
         )
-        assert collect.encode_anew == (sees == "picture")
+        assert collect.encode_anew == (input == "reencoded")
 
 
 def test_nobody_is_asked_when_a_detector_alone_is_the_reward_of_drawings() -> None:
     alone = QuizRewards(points=0.0, detector=1.0)
-    drawing = replace(GRPO_SHAPES, rewards=alone, sides=SidesSettings(answering=0.0))
+    drawing = replace(GRPO_SHAPES, rewards=alone, objectives=ObjectiveSettings(answering=0.0))
     judges = rewards_of(drawing, in_world=True)
     assert not asks_anyone(drawing) and judges.judge is None and judges.picture is not None
-    assert asks_anyone(replace(drawing, sides=SidesSettings(answering=1.0)))
+    assert asks_anyone(replace(drawing, objectives=ObjectiveSettings(answering=1.0)))
     assert asks_anyone(replace(drawing, rewards=replace(alone, text_judge=0.5)))
 
 
@@ -318,12 +324,12 @@ def test_a_text_model_judges_answers_and_equal_ones_once(reply: str, score: floa
 
 
 def test_a_text_model_that_says_something_else_is_an_error() -> None:
-    judge = same_or_not(lambda text: "What a lovely picture", "some/model")
+    judge = same_or_not(lambda text: "What a lovely image", "some/model")
     with pytest.raises(ValueError, match="some/model replied neither 'same' nor 'not same'"):
         judge("How many?", "two cats", "2 cats")
 
 
-def test_rewards_of_pictures_judge_the_prompt_and_not_the_answer() -> None:
+def test_rewards_of_images_judge_the_prompt_and_not_the_answer() -> None:
     custom = QuizJudge(custom=(f"clip:{WEIGHTS / 'clip'}=0.5",))
     config = replace(GRPO_SHAPES, rewards=QuizRewards(points=0.0, share=1.0), judge=custom)
     judges = rewards_of(config, in_world=True)

@@ -56,12 +56,12 @@ def test_a_run_writes_everything(recipe: str, model: str, whole: Callable[[str, 
     assert {"reward/share", "reward/all_facts", "reward/total", "answering/loss"} <= records[1].keys()
     assert ("drawing/loss" in records[1]) == (recipe == "unirl-grpo")
     before = records[0]
-    assert 0 < before["both_sides/drawn"] < 1 and before["both_sides/answered_fixed"] > 0.7
-    shares = [before[f"both_sides/{name}"] for name in ("both", "only_drawn", "only_answered")]
-    assert before["both_sides/drawn"] == pytest.approx(shares[0] + shares[1])
-    assert before["both_sides/answered"] == pytest.approx(shares[0] + shares[2])
-    assert before["both_sides/imbalance"] == pytest.approx(shares[1] + shares[2])
-    found = json.loads((folder / "evaluations" / "both_sides_step_000002.json").read_text())
+    assert 0 < before["joint/drawn"] < 1 and before["joint/answered_fixed"] > 0.7
+    shares = [before[f"joint/{name}"] for name in ("both", "only_drawn", "only_answered")]
+    assert before["joint/drawn"] == pytest.approx(shares[0] + shares[1])
+    assert before["joint/answered"] == pytest.approx(shares[0] + shares[2])
+    assert before["joint/imbalance"] == pytest.approx(shares[1] + shares[2])
+    found = json.loads((folder / "evaluations" / "joint_step_000002.json").read_text())
     assert len(found["samples"]) == 24 and found["protocol"]["drawings judged by"] == "shapes-checker"
     assert (folder / "report.html").is_file() and list((folder / "samples").iterdir())
 
@@ -88,8 +88,8 @@ def test_a_resumed_run_is_the_unbroken_one(
 
 @pytest.mark.slow
 def test_two_ranks_do_what_one_does(tmp_path: Path) -> None:
-    options = ["--likelihood.orders", "drawn", "--method", "grpo", "--updates", "2"]
-    options += ["--sides.balance", "--sides.answering", "1", *TELLING, "--draw.steps", "3"]
+    options = ["--likelihood.unmasking", "trajectory", "--method", "grpo", "--updates", "2"]
+    options += ["--objectives.balance", "--objectives.answering", "1", *TELLING, "--draw.steps", "3"]
     alone = train("unirl-grpo", tmp_path / "one", *options)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     words = [
@@ -124,12 +124,12 @@ def test_two_ranks_do_what_one_does(tmp_path: Path) -> None:
         assert float((two[name] - value).abs().mean()) < 1e-5, name
 
 
-def coloured_pairs() -> list[str]:
+def colored_pairs() -> list[str]:
     """Four quizzes that the bundled Show-o often draws wrong, as lines of a file."""
     pairs = ["yellow circle orange cross", "red triangle blue circle", "yellow cross orange square"]
     lines: list[str] = []
     for first, one, second, other in map(str.split, [*pairs, "red circle green square"]):
-        clauses = (Clause(noun=one, colour=first), Clause(noun=other, colour=second))
+        clauses = (Clause(noun=one, color=first), Clause(noun=other, color=second))
         lines.append(json.dumps(quiz_of("color_attr", clauses, SHAPES_VOCABULARY).metadata()))
     return lines
 
@@ -137,17 +137,17 @@ def coloured_pairs() -> list[str]:
 @pytest.mark.slow
 def test_the_exact_checker_as_reward_raises_the_share_drawn_right(tmp_path: Path) -> None:
     file = tmp_path / "quizzes.jsonl"
-    file.write_text("\n".join(coloured_pairs()))
-    options = ["--quiz-file", str(file), "--both-sides.file", str(file), "--learning-rate", "0.003"]
+    file.write_text("\n".join(colored_pairs()))
+    options = ["--quiz-file", str(file), "--joint.file", str(file), "--learning-rate", "0.003"]
     options += ["--prompts", "4", "--group", "12", "--micro-batch", "48", "--kl-weight", "0"]
-    options += ["--rewards.naming", "0", "--rewards.points", "0", "--rewards.all-facts", "0"]
-    options += ["--rewards.detector", "1", "--sides.answering", "0", "--advantages", "standardised"]
-    options += ["--likelihood.orders", "drawn", "--likelihood.guided", "--draw.steps", "8"]
+    options += ["--rewards.object-identification", "0", "--rewards.points", "0", "--rewards.all-facts", "0"]
+    options += ["--rewards.detector", "1", "--objectives.answering", "0", "--advantages", "standardized"]
+    options += ["--likelihood.unmasking", "trajectory", "--likelihood.guided", "--draw.steps", "8"]
     rhythm = ["--steps", "8", "--save-every", "8", "--eval-every", "8", "--sample-every", "8"]
     records = train("unirl-grpo", tmp_path / "run", *options, *rhythm)
     # Nobody was asked in training.
     assert "reward/picture" in records[1] and "reward/all_facts" not in records[1]
-    before, after = (record["both_sides/drawn"] for record in records if record["kind"] == "eval")
+    before, after = (record["joint/drawn"] for record in records if record["kind"] == "eval")
     assert after > before + 0.1
     earned = [record["reward/picture"] for record in records if record["kind"] == "train"]
     assert sum(earned[-3:]) / 3 > earned[0] + 0.08

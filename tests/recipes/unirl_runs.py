@@ -48,9 +48,9 @@ class Folders:
     def policy(self, family: str) -> list[str]:
         """The options that name the policy."""
         if family == "janus":
-            return ["--policy", str(self.place / "janus")]
+            return ["--model", str(self.place / "janus")]
         parts = ["--model.magvit", str(self.place / "magvit"), "--model.tokenizer", str(self.place / "words")]
-        return ["--policy", str(self.place / "show_o"), *parts]
+        return ["--model", str(self.place / "show_o"), *parts]
 
     def rewards(self, *names: str) -> list[str]:
         """The options that name rewards of the file, which random models earn unlike facts told."""
@@ -70,10 +70,10 @@ def official_folders(place: Path) -> Folders:
 def small(recipe: str, *options: str) -> list[str]:
     """Options of a small run that is evaluated, and measures both gradients where both sides learn."""
     pairs = set(pairwise(options))
-    both = recipe == "unirl-grpo" or "--no-end-to-end" in options or "--sides.drawing" in options
-    compared = both and ("--sides.answering", "0") not in pairs
-    evaluated = () if "--both-sides.file" in options else ("--both-sides.per-category", "4")
-    return [*SMALL, *evaluated, *(("--sides.compare-every", "1") if compared else ()), *options]
+    both = recipe == "unirl-grpo" or "--no-end-to-end" in options or "--objectives.drawing" in options
+    compared = both and ("--objectives.answering", "0") not in pairs
+    evaluated = () if "--joint.file" in options else ("--joint.per-category", "4")
+    return [*SMALL, *evaluated, *(("--objectives.per-turn-every", "1") if compared else ()), *options]
 
 
 def train(recipe: str, folder: Path, *options: str) -> list[dict[str, float]]:

@@ -1,4 +1,4 @@
-"""Writes run folders of a model that draws and answers: pictures of the embedded world, ever better ones."""
+"""Writes run folders of a model that draws and answers: images of the embedded world, ever better ones."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def write_drawing_run(folder: Path, story: DrawingStory) -> Path:
     rng = np.random.default_rng(story.seed)
     for name in ("samples", "images", "evaluations", "checkpoints"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    config = {"schedule": {"steps": story.planned, "best_metric": "both_sides/drawn"}, "groups": {"size": 8}}
+    config = {"schedule": {"steps": story.planned, "best_metric": "joint/drawn"}, "groups": {"size": 8}}
     _write_json(folder / "config.json", {"recipe": "unirl-grpo", "config": config})
     quizzes = [sample_quiz(rng, CATEGORIES[index % len(CATEGORIES)]) for index in range(story.prompts)]
     records: list[dict[str, Any]] = []
@@ -147,8 +147,8 @@ def _evaluate(folder: Path, story: DrawingStory, quizzes: list[Quiz], step: int)
             "decoding": "greedy",
         },
     }
-    _write_json(folder / "evaluations" / f"both_sides_step_{step:06}.json", record)
-    return {f"both_sides/{name}": value for name, value in metrics.items()}
+    _write_json(folder / "evaluations" / f"joint_step_{step:06}.json", record)
+    return {f"joint/{name}": value for name, value in metrics.items()}
 
 
 def _gallery(folder: Path, story: DrawingStory, step: int, progress: float) -> None:

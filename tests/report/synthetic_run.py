@@ -1,4 +1,4 @@
-"""Writes run folders that look like real ones: pictures of the embedded world, ever longer captions."""
+"""Writes run folders that look like real ones: images of the embedded world, ever longer captions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from PIL import Image
 
 from sightloop.world.language import caption as short_or_full
 from sightloop.world.language import caption_tokens, count_facts
-from sightloop.world.scenes import COLOURS, Scene, render, sample_scene
+from sightloop.world.scenes import COLORS, Scene, render, sample_scene
 
 EVALUATED = 60
 PICTURED = 40
@@ -114,7 +114,7 @@ def _evaluate(
     per_sample |= {
         "mrr": [1 / rank for rank in ranks],
         "length": [float(len(caption_tokens(text))) for text in captions],
-        "colours": [float(sum(word in COLOURS for word in caption_tokens(text))) for text in captions],
+        "colors": [float(sum(word in COLORS for word in caption_tokens(text))) for text in captions],
         "repeats": [0.02 * float(rng.random() < 0.4) for _ in captions],
         "no_end": [0.0 for _ in captions],
         "told": [fact.true / fact.total for fact in facts],

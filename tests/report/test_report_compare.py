@@ -11,7 +11,7 @@ from sightloop.report.compare import compare_runs
 
 
 def run_with(folder: Path, lengths: list[float], *, image: str = "images/a.png") -> Path:
-    """A run evaluated once, on pictures in a folder of its own."""
+    """A run evaluated once, on images in a folder of its own."""
     samples = [
         {"source": f"{folder}/pictures/{index}.png", "caption": "a", "image": image}
         for index in range(len(lengths))
@@ -20,7 +20,7 @@ def run_with(folder: Path, lengths: list[float], *, image: str = "images/a.png")
     return folder
 
 
-def test_two_runs_on_the_same_pictures_are_paired(tmp_path: Path) -> None:
+def test_two_runs_on_the_same_images_are_paired(tmp_path: Path) -> None:
     first, second = run_with(tmp_path / "one", [4.0, 6.0]), run_with(tmp_path / "two", [5.0, 7.0])
     lines = compare_runs([first, second]).splitlines()
     assert lines[0].split("  ")[0] == "metric"
@@ -28,7 +28,7 @@ def test_two_runs_on_the_same_pictures_are_paired(tmp_path: Path) -> None:
     assert lines[2].split() == ["held_out/length", "5.00", "6.00", "+1.00", "[+1.00,", "+1.00]", "higher"]
 
 
-def test_two_runs_on_other_pictures_are_not_paired(tmp_path: Path) -> None:
+def test_two_runs_on_other_images_are_not_paired(tmp_path: Path) -> None:
     first = run_with(tmp_path / "one", [4.0, 6.0])
     second = run_with(tmp_path / "two", [5.0, 7.0], image="images/b.png")
     assert compare_runs([first, second]).splitlines()[2].split() == [

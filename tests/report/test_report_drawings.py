@@ -29,7 +29,7 @@ def full_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def picture(folder: Path, name: str, side: int = 32) -> str:
-    """A stored picture, as a sample names it."""
+    """A stored image, as a sample names it."""
     (folder / "images").mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.zeros((side, side, 3), dtype=np.uint8)).save(folder / "images" / f"{name}.png")
     return f"images/{name}.png"
@@ -100,7 +100,7 @@ def test_categories_take_turns_and_prompts_come_before_their_further_seeds(tmp_p
     assert shown == ["a1", "a2", "a3", "a1", "b1", "b1"]
 
 
-def test_only_drawings_whose_pictures_are_there_are_shown(tmp_path: Path) -> None:
+def test_only_drawings_whose_images_are_there_are_shown(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     samples = [drawing("gone", True, image="images/gone.png"), drawing("never", True), drawing("kept", True)]
     folder = two_evaluations(folder, samples, samples)
@@ -131,7 +131,7 @@ def test_answers_are_marked_and_verdicts_told_in_words(tmp_path: Path) -> None:
     assert f'<span class="truth">{truth}</span>' in shown
 
 
-def test_the_pictures_of_other_evaluations_are_one_click_away(full_run: Path) -> None:
+def test_the_images_of_other_evaluations_are_one_click_away(full_run: Path) -> None:
     shown = section(full_run, "drawings")
     assert "Step 20" in re.findall(r"<details>.*?</details>", shown, flags=re.DOTALL)[0]
 
@@ -140,7 +140,7 @@ def group_sample(reward: float, **more: Any) -> dict[str, Any]:
     """A drawing of a group with an answer of one word."""
     credit = [2 * reward - 1] * 2
     found = gallery_sample(["red", ""], [0.0, reward], credit)
-    found |= {"source": "a photo of a blue cross", "question": "What colour?", "truth": "blue"}
+    found |= {"source": "a photo of a blue cross", "question": "What color?", "truth": "blue"}
     found |= {"answer": "red", "group": 3, "group_size": 2, "reward": reward, "parts": {"facts": reward}}
     return found | {"drawing_credit": 2 * reward - 1, "drawing_log_prob": -2.5, "image": ""} | more
 
@@ -150,8 +150,8 @@ def test_a_group_stands_side_by_side_with_rewards_and_credit(tmp_path: Path) -> 
     show(folder, 10, [group_sample(0.0), group_sample(1.0)])
     source = section(folder, "credit")
     assert titles(source) == ["a photo of a blue cross"]
-    assert "Right answer: <b>blue</b>." in source and "What colour?" in source
-    # The best rewarded first, its drawing and its words in the colour of their credit.
+    assert "Right answer: <b>blue</b>." in source and "What color?" in source
+    # The best rewarded first, its drawing and its words in the color of their credit.
     assert re.findall(r'<p class="earned token (\w+)" style="--a:1.00">(.*?)</p>', source) == [
         ("plus", "drawing +1.00"),
         ("minus", "drawing \N{MINUS SIGN}1.00"),
@@ -197,10 +197,10 @@ def test_a_drawing_alone_has_no_words(tmp_path: Path) -> None:
     assert "Tokens per drawing" in section(folder, "curves")
 
 
-def test_large_pictures_are_shown_smoothly_and_wider(tmp_path: Path) -> None:
+def test_large_images_are_shown_smoothly_and_wider(tmp_path: Path) -> None:
     for side, kind, cards in (
         (200, "picture", "cards drawings wide"),
-        (32, "picture tiny", "cards drawings"),
+        (32, "image tiny", "cards drawings"),
     ):
         samples = [drawing("a", True, image="images/drawn.png")]
         folder = two_evaluations(tmp_path / str(side), samples, samples)

@@ -68,7 +68,7 @@ def test_smoothing_leaves_gaps_and_ignores_what_is_not_finite() -> None:
     assert math.isnan(smoothed[3])
 
 
-def test_thinning_averages_neighbours() -> None:
+def test_thinning_averages_neighbors() -> None:
     assert thin([(1, 1.0), (2, NAN), (3, 5.0), (4, 7.0)], limit=2) == [(1.5, 1.0), (3.5, 6.0)]
     assert thin([(1, 1.0), (2, 2.0)], limit=2) == [(1, 1.0), (2, 2.0)]
 

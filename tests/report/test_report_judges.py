@@ -11,7 +11,7 @@ from sightloop.report.judges import both, judges, weights
 from sightloop.report.run import EvaluationRecord, RunRecords
 
 BY_RECALL = {"best_metric": "held_out/recall@1"}
-BY_DRAWINGS = {"best_metric": "both_sides/drawn"}
+BY_DRAWINGS = {"best_metric": "joint/drawn"}
 
 
 def run_of(
@@ -55,7 +55,7 @@ def test_rewards_are_told_with_their_weights_and_the_watching_judge_by_its_figur
 
 def test_a_reward_measured_beside_the_others_is_no_reward() -> None:
     config = {"rewards": {"points": 1.0, "all_facts": 0.0, "denials": 0.0}, "schedule": BY_DRAWINGS}
-    told = judges(run_of(config, logged=("reward/all_facts",), watched="both_sides/drawn"))
+    told = judges(run_of(config, logged=("reward/all_facts",), watched="joint/drawn"))
     assert "Trained on: points (weight 1). Measured in training, not trained on: all facts." in told
     assert "Only watched, never trained on: both sides, whose figure “share of prompts drawn right”" in told
 
@@ -73,7 +73,7 @@ def test_supervised_training_learns_from_answers_and_says_what_its_filter_reads(
 ) -> None:
     config = {"rewards": {"points": 1.0, "all_facts": 0.0}, "filter": filter_, "schedule": BY_DRAWINGS}
     logged = ("reward/points", "reward/all_facts")
-    told = judges(run_of(config, logged=logged, watched="both_sides/drawn"))
+    told = judges(run_of(config, logged=logged, watched="joint/drawn"))
     assert trained in told
     assert f"Measured in training, not trained on: {measured}." in told
 
@@ -95,9 +95,9 @@ def test_a_judge_that_watches_and_is_a_reward_too_is_called_out() -> None:
 
 def test_the_checker_of_drawings_as_a_reward_is_called_out() -> None:
     checked = {"judge": {"detector": ""}, "both_sides": {"detector": ""}, "schedule": BY_DRAWINGS}
-    run = run_of({"rewards": {"detector": 1.0}, **checked}, watched="both_sides/drawn")
+    run = run_of({"rewards": {"detector": 1.0}, **checked}, watched="joint/drawn")
     assert both(run)[0].startswith("The judge of both_sides (the exact checker) is a reward")
-    assert not both(run_of({"rewards": {"detector": 0.0}, **checked}, watched="both_sides/drawn"))
+    assert not both(run_of({"rewards": {"detector": 0.0}, **checked}, watched="joint/drawn"))
 
 
 def test_a_run_that_names_no_rewards_says_nothing_of_them() -> None:

@@ -48,7 +48,7 @@ def test_every_section_is_there_and_linked(full_run: Path) -> None:
     assert "No end (step 40): 7% of the captions did not end." in page.text
 
 
-def test_pictures_charts_and_tables_can_be_read_aloud(full_run: Path) -> None:
+def test_images_charts_and_tables_can_be_read_aloud(full_run: Path) -> None:
     page = report(full_run)
     assert page.all("img") and all(len(image["alt"]) > 10 for image in page.all("img"))
     assert all(svg["role"] == "img" and svg["aria-label"] for svg in page.all("svg"))
@@ -63,7 +63,7 @@ def test_every_logged_metric_has_a_curve(full_run: Path) -> None:
     assert titles == logged
 
 
-def test_tiny_pictures_keep_their_pixels(full_run: Path) -> None:
+def test_tiny_images_keep_their_pixels(full_run: Path) -> None:
     assert all("tiny" in image["class"] for image in report(full_run).all("img"))
 
 
@@ -84,7 +84,7 @@ def test_nothing_that_was_written_can_become_markup(tmp_path: Path) -> None:
     assert "a & <b>" in page.text
 
 
-def test_changed_words_are_marked_beside_the_picture(tmp_path: Path) -> None:
+def test_changed_words_are_marked_beside_the_image(tmp_path: Path) -> None:
     folder = begin(tmp_path / "run")
     truth = "a small red cross"
     for step, caption in ((0, "a photo of a cross"), (30, "a large red cross")):
@@ -137,7 +137,7 @@ def test_a_caption_without_words_shows_its_end() -> None:
     assert [(token.text, token.reward, token.credit) for token in tokens] == [("end", 1.0, 0.5)]
 
 
-def test_one_outlier_does_not_dim_the_colours() -> None:
+def test_one_outlier_does_not_dim_the_colors() -> None:
     sample = sample_of([], [], [*([-1.0, 1.0] * 45), *([80.0] * 10)])
     assert credit_limit([sample]) == 1.0
     assert credit_limit([]) == 1.0
@@ -168,7 +168,7 @@ def test_a_run_without_any_record_has_a_page(tmp_path: Path) -> None:
         assert sentence in page.text
 
 
-def test_very_long_captions_and_missing_pictures_have_a_place(tmp_path: Path) -> None:
+def test_very_long_captions_and_missing_images_have_a_place(tmp_path: Path) -> None:
     folder = begin(tmp_path / "run")
     words = " ".join(f"word{index}" for index in range(3000))
     samples = [{"source": "0.png", "caption": words, "image": "images/gone.png"}]
@@ -176,7 +176,7 @@ def test_very_long_captions_and_missing_pictures_have_a_place(tmp_path: Path) ->
     evaluate(folder, "captions", 5, per_sample={"length": [3000.0]}, samples=samples)
     page = report(folder)
     assert words in page.text
-    assert "no picture stored" in page.text
+    assert "no image stored" in page.text
 
 
 def test_evaluations_that_were_not_made_alike_are_called_out(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from report.run_files import begin, evaluate, gallery_sample, log, samples_of, show
 
-from sightloop.report.run import read_picture, read_run
+from sightloop.report.run import read_image, read_run
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"\0\0\0\rIHDR"
 
@@ -89,17 +89,17 @@ def test_a_gallery_without_a_critic_has_no_values(tmp_path: Path) -> None:
     assert (sample.pieces, sample.credit, sample.values) == (["a"], [0.5, -0.5], [])
 
 
-def test_only_pictures_of_the_run_travel_with_the_page(tmp_path: Path) -> None:
+def test_only_images_of_the_run_travel_with_the_page(tmp_path: Path) -> None:
     folder = begin(tmp_path / "run")
     for path in (tmp_path / "outside.png", folder / "small.png"):
         path.write_bytes(PNG + (64).to_bytes(4, "big") + (48).to_bytes(4, "big"))
     (folder / "large.png").write_bytes(PNG + (65).to_bytes(4, "big") + (48).to_bytes(4, "big"))
-    (folder / "text.png").write_text("no picture")
-    assert read_picture(folder, "../outside.png") is None
-    assert read_picture(folder, str(tmp_path / "outside.png")) is None
-    assert read_picture(folder, "missing.png") is None
-    assert read_picture(folder, "text.png") is None
-    assert read_picture(folder, "") is None
-    small, large = read_picture(folder, "small.png"), read_picture(folder, "large.png")
+    (folder / "text.png").write_text("no image")
+    assert read_image(folder, "../outside.png") is None
+    assert read_image(folder, str(tmp_path / "outside.png")) is None
+    assert read_image(folder, "missing.png") is None
+    assert read_image(folder, "text.png") is None
+    assert read_image(folder, "") is None
+    small, large = read_image(folder, "small.png"), read_image(folder, "large.png")
     assert small is not None and small.is_tiny and small.uri.startswith("data:image/png;base64,iVBOR")
     assert large is not None and not large.is_tiny

@@ -23,41 +23,41 @@ def test_the_verdict_names_the_drawings_the_guard_and_the_imbalance(tmp_path: Pa
         0: {"drawn": 0.59, "answered_fixed": 0.91, "imbalance": 0.34, "answered": 0.7},
         30: {"drawn": 0.78, "answered_fixed": 0.93, "imbalance": 0.21, "answered": 0.8},
     }
-    log(folder, "eval", {s: {f"both_sides/{n}": v for n, v in f.items()} for s, f in figures.items()})
+    log(folder, "eval", {s: {f"joint/{n}": v for n, v in f.items()} for s, f in figures.items()})
     assert verdict(read_run(folder)) == (
         "Share of prompts drawn right rose from .59 to .78 (+.19) in 30 steps; right answers about fixed "
-        "pictures .91 → .93; right on one side alone .34 → .21."
+        "images .91 → .93; right on one side alone .34 → .21."
     )
     lines = before_after_table(folder).splitlines()
     assert [line.split()[0] for line in lines[2:]] == [
-        "both_sides/drawn", "both_sides/answered_fixed", "both_sides/answered", "both_sides/imbalance",
+        "joint/drawn", "joint/answered_fixed", "joint/answered", "joint/imbalance",
     ]  # fmt: skip
 
 
-def test_metrics_of_both_sides_have_names_directions_and_places() -> None:
-    assert label_of("both_sides/drawn_color_attr").text == "drawn right: colours of two"
-    assert label_of("both_sides/answered_counting").text == "answered right: counting"
-    assert (label_of("both_sides/answered_fixed").better, label_of("both_sides/imbalance").better) == (1, -1)
-    assert label_of("both_sides/answered_if_drawn").text == "answered right where drawn right"
-    assert label_of("both_sides/answered").better == 0
+def test_metrics_of_joint_have_names_directions_and_places() -> None:
+    assert label_of("joint/drawn_color_attr").text == "drawn right: colors of two"
+    assert label_of("joint/answered_counting").text == "answered right: counting"
+    assert (label_of("joint/answered_fixed").better, label_of("joint/imbalance").better) == (1, -1)
+    assert label_of("joint/answered_if_drawn").text == "answered right where drawn right"
+    assert label_of("joint/answered").better == 0
     assert label_of("drawing/kl").text == "drawing divergence"
     assert label_of("policy/clipped").text == "clipped tokens"
     names = ["drawn_counting", "gap", "imbalance", "answered", "answered_fixed", "drawn"]
-    ordered = sorted((f"both_sides/{name}" for name in names), key=rank_of)
-    assert [name.removeprefix("both_sides/") for name in ordered] == [
+    ordered = sorted((f"joint/{name}" for name in names), key=rank_of)
+    assert [name.removeprefix("joint/") for name in ordered] == [
         "drawn", "answered_fixed", "answered", "imbalance", "gap", "drawn_counting",
     ]  # fmt: skip
 
 
-def test_drawings_pair_by_prompt_and_figures_of_other_pictures_by_place(tmp_path: Path) -> None:
+def test_drawings_pair_by_prompt_and_figures_of_other_images_by_place(tmp_path: Path) -> None:
     folder = begin(tmp_path / "run")
     for step, drawn, fixed in ((0, 0.0, [0.0, 1.0, 0.0]), (30, 1.0, [1.0, 1.0, 1.0])):
-        # The picture of a prompt is another one every time.
+        # The image of a prompt is another one every time.
         samples = [drawing(prompt, bool(drawn), True, image=f"images/{step}.png") for prompt in "aabb"]
         values = {"drawn": [drawn] * 4, "answered_fixed": fixed, "only_drawn": [0.0] * 4}
         values |= {"only_answered": [1 - drawn] * 4, "imbalance": [1 - drawn] * 4}
         evaluate(folder, "both_sides", step, per_sample=values, samples=samples)
-    path = folder / "evaluations" / "both_sides_step_000030.json"
+    path = folder / "evaluations" / "joint_step_000030.json"
     content = json.loads(path.read_text())
     del content["per_sample"]["imbalance"]
     path.write_text(json.dumps(content))
@@ -66,7 +66,7 @@ def test_drawings_pair_by_prompt_and_figures_of_other_pictures_by_place(tmp_path
     assert found["answered_fixed"].num_samples == 3
     # The sum has no values of its own at one step: they follow from its terms.
     assert (found["imbalance"].low, found["imbalance"].high) == (-1.0, -1.0)
-    assert "Right answers about fixed pictures" in report(folder).text
+    assert "Right answers about fixed images" in report(folder).text
 
 
 def test_rates_of_one_side_given_the_other_have_intervals(tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_rates_of_one_side_given_the_other_have_intervals(tmp_path: Path) -> Non
         doubled = {name: [float(value) for value in row for _ in range(2)] for name, row in values.items()}
         rows = [sample for sample in samples for _ in range(2)]
         evaluate(folder, "both_sides", step, per_sample=doubled, samples=rows)
-        log(folder, "eval", {step: {"both_sides/answered_if_drawn": sum(answered) / sum(drawn)}})
+        log(folder, "eval", {step: {"joint/answered_if_drawn": sum(answered) / sum(drawn)}})
     found = {change.metric.partition("/")[2]: change for change in changes(read_run(folder))}
     change = found["answered_if_drawn"]
     assert (change.before, change.after) == (0.5, 2 / 3)
@@ -134,7 +134,7 @@ def test_categories_are_compared_side_by_side(tmp_path: Path) -> None:
         ["Counting", "12", ".00", "1.00", "▲ +1.00", "[+1.00, +1.00]", "1.00", "1.00", ".00", "[.00, .00]"],
         # One prompt: no interval, and nothing is called clear.
         [
-            "Colours",
+            "Colors",
             "1",
             "1.00",
             ".00",

@@ -53,7 +53,7 @@ def test_metrics_have_plain_names_and_directions() -> None:
     assert (label_of("recall/recall@5").text, label_of("recall/recall@5").better) == ("R@5", 1)
     assert label_of("held_out/repeats").better == -1
     assert label_of("gradient/norm_policy").text == "gradient norm, policy"
-    assert label_of("held_out/image_mrr").text == "mean reciprocal rank, picture to caption"
+    assert label_of("held_out/image_mrr").text == "mean reciprocal rank, image to caption"
     assert label_of("my_judge/odd_thing").text == "my judge odd thing"
 
 
@@ -102,7 +102,7 @@ def test_changes_pair_the_samples(tmp_path: Path) -> None:
     assert found["truth/precision"].verdict == ""
 
 
-def test_other_pictures_and_other_figures_are_not_paired(tmp_path: Path) -> None:
+def test_other_images_and_other_figures_are_not_paired(tmp_path: Path) -> None:
     folder = begin(tmp_path / "run")
     evaluate(folder, "recall", 0, per_sample={"mrr": MISSES, "odd": MISSES}, samples=PICTURES)
     evaluate(folder, "recall", 9, per_sample={"mrr": HITS, "odd": HITS}, samples=PICTURES[::-1])
@@ -204,9 +204,9 @@ def test_the_terminal_table_of_an_unfinished_run(tmp_path: Path) -> None:
     assert before_after_table(folder).splitlines()[2].split() == ["recall/recall@1", ".114"]
 
 
-def test_samples_of_one_picture_are_drawn_together(tmp_path: Path) -> None:
+def test_samples_of_one_image_are_drawn_together(tmp_path: Path) -> None:
     folder = begin(tmp_path / "run")
-    # Two pictures of each of two prompts; within a prompt the changes cancel, so every resample says 0.
+    # Two images of each of two prompts; within a prompt the changes cancel, so every resample says 0.
     samples = [{"source": f"prompt {index // 2}", "caption": "a"} for index in range(4)]
     evaluate(folder, "geneval", 0, per_sample={"overall": [0.0, 1.0, 0.0, 1.0]}, samples=samples)
     evaluate(folder, "geneval", 5, per_sample={"overall": [1.0, 0.0, 1.0, 0.0]}, samples=samples)

@@ -4,7 +4,7 @@ import pytest
 
 from sightloop.quizzes.stream import GrammarQuizzes
 from sightloop.quizzes.vocabulary import REAL
-from sightloop.rewards.answers import facts_told
+from sightloop.rewards.answers import facts_stated
 from sightloop.types import Fact
 
 Names = tuple[str, ...]
@@ -24,12 +24,12 @@ def placed(relation: str, about: Names, target: Names) -> tuple[Fact, ...]:
 
 def color(word: str, *named: str) -> tuple[Fact, ...]:
     """The color of the object, which the question does not name."""
-    return (Fact(kind="colour", words=(word,), named=named),)
+    return (Fact(kind="color", words=(word,), named=named),)
 
 
 def colors(one: Names, its: str, other: Names, others: str) -> tuple[Fact, ...]:
     """Two things with the color of each."""
-    found = [Fact(kind="colour", words=(c,), about=n) for n, c in ((one, its), (other, others))]
+    found = [Fact(kind="color", words=(c,), about=n) for n, c in ((one, its), (other, others))]
     return (thing(*one), thing(*other), *found)
 
 
@@ -39,7 +39,7 @@ THREE_DOGS = (Fact(kind="number", words=("three", "3")), thing(*DOG))
 
 def told(answer: str, facts: tuple[Fact, ...]) -> str:
     """One digit a fact."""
-    return "".join(str(int(one)) for one in facts_told(answer, facts))
+    return "".join(str(int(one)) for one in facts_stated(answer, facts))
 
 
 @pytest.mark.parametrize(
@@ -257,4 +257,4 @@ def test_every_quiz_accepts_its_own_prompt_and_answer() -> None:
     source = GrammarQuizzes(REAL, seed=5)
     for quiz in map(source.quiz, range(3000)):
         for text in (quiz.prompt.removeprefix("a photo of "), f"{quiz.answer}."):
-            assert all(facts_told(text, quiz.facts)), text
+            assert all(facts_stated(text, quiz.facts)), text

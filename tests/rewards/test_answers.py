@@ -4,13 +4,13 @@ import pytest
 import torch
 
 from sightloop.rewards.answers import (
-    Denials,
     FactReward,
     JudgedAnswer,
-    LessPrior,
+    NegativeAnswers,
+    SubtractBlindBaseline,
     all_facts,
     denies,
-    facts_told,
+    facts_stated,
     points,
     share,
 )
@@ -24,16 +24,16 @@ def noun(names: tuple[str, ...]) -> Fact:
     return Fact(kind="noun", words=names)
 
 
-def colour(word: str, about: tuple[str, ...] = ()) -> Fact:
-    return Fact(kind="colour", words=(word,), about=about)
+def color(word: str, about: tuple[str, ...] = ()) -> Fact:
+    return Fact(kind="color", words=(word,), about=about)
 
 
 FOUR_BOWLS = (Fact(kind="number", words=("four", "4")), noun(BOWL))
 RIGHT = Fact(kind="relation", words=("right of", "to the right of"), about=DOG, target=BEAR)
 DOG_RIGHT = (noun(BEAR), noun(DOG), RIGHT)
 ABOVE = Fact(kind="relation", words=("above",), about=CIRCLE, target=CROSS)
-BOUND = (noun(CIRCLE), noun(CROSS), colour("red", CIRCLE), colour("blue", CROSS))
-PINK = (colour("pink"),)
+BOUND = (noun(CIRCLE), noun(CROSS), color("red", CIRCLE), color("blue", CROSS))
+PINK = (color("pink"),)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ PINK = (colour("pink"),)
     ],
 )
 def test_a_counted_thing_earns_a_point_for_the_number_and_one_for_the_noun(answer: str, earned: int) -> None:
-    assert points(facts_told(answer, FOUR_BOWLS)) == earned
+    assert points(facts_stated(answer, FOUR_BOWLS)) == earned
 
 
 @pytest.mark.parametrize(
@@ -88,8 +88,8 @@ def test_a_counted_thing_earns_a_point_for_the_number_and_one_for_the_noun(answe
         ("red, blue", [0, 0, 0, 0]),
     ],
 )
-def test_colours_are_bound_to_their_things(answer: str, told: list[int]) -> None:
-    assert [int(one) for one in facts_told(answer, BOUND)] == told
+def test_colors_are_bound_to_their_things(answer: str, told: list[int]) -> None:
+    assert [int(one) for one in facts_stated(answer, BOUND)] == told
 
 
 @pytest.mark.parametrize(
@@ -106,8 +106,8 @@ def test_colours_are_bound_to_their_things(answer: str, told: list[int]) -> None
         ("pinkish", False),
     ],
 )
-def test_a_colour_of_nothing_named_may_be_said_of_anything_but_alone(answer: str, right: bool) -> None:
-    assert facts_told(answer, PINK) == [right]
+def test_a_color_of_nothing_named_may_be_said_of_anything_but_alone(answer: str, right: bool) -> None:
+    assert facts_stated(answer, PINK) == [right]
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_a_colour_of_nothing_named_may_be_said_of_anything_but_alone(answer: str
     ],
 )
 def test_relations_are_read_from_both_ends(answer: str, right: bool) -> None:
-    assert facts_told(answer, DOG_RIGHT)[2] is right
+    assert facts_stated(answer, DOG_RIGHT)[2] is right
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_relations_are_read_from_both_ends(answer: str, right: bool) -> None:
     ],
 )
 def test_above_and_below_have_many_names(answer: str, right: bool) -> None:
-    assert facts_told(answer, (ABOVE,)) == [right]
+    assert facts_stated(answer, (ABOVE,)) == [right]
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_above_and_below_have_many_names(answer: str, right: bool) -> None:
     ],
 )
 def test_things_are_found_by_any_of_their_names(answer: str, names: tuple[str, ...], right: bool) -> None:
-    assert facts_told(answer, (noun(names),)) == [right]
+    assert facts_stated(answer, (noun(names),)) == [right]
 
 
 @pytest.mark.parametrize(
@@ -190,8 +190,8 @@ def test_things_are_found_by_any_of_their_names(answer: str, names: tuple[str, .
         ("The dog is not right of the bear", RIGHT, True),
         ("The bear is left of the dog", RIGHT, False),
         ("There are three bowls", Fact(kind="number", words=("four",), about=BOWL), True),
-        ("a red and blue circle", colour("blue", CIRCLE), False),
-        ("Yes, it is not blue", colour("blue", CIRCLE), False),
+        ("a red and blue circle", color("blue", CIRCLE), False),
+        ("Yes, it is not blue", color("blue", CIRCLE), False),
     ],
 )
 def test_an_absent_fact_is_denied_by_no_or_by_what_is_there_instead(
@@ -202,16 +202,16 @@ def test_an_absent_fact_is_denied_by_no_or_by_what_is_there_instead(
 
 def test_facts_that_cannot_be_read_are_refused() -> None:
     with pytest.raises(ValueError, match="name no number"):
-        facts_told("many bowls", (Fact(kind="number", words=("many",)), noun(BOWL)))
+        facts_stated("many bowls", (Fact(kind="number", words=("many",)), noun(BOWL)))
     with pytest.raises(ValueError, match="unknown relation 'around'"):
-        facts_told("a dog", (Fact(kind="relation", words=("around",), about=DOG, target=BEAR),))
+        facts_stated("a dog", (Fact(kind="relation", words=("around",), about=DOG, target=BEAR),))
     with pytest.raises(ValueError, match="needs `about` and `target`"):
-        facts_told("a dog", (Fact(kind="relation", words=("above",), about=DOG),))
+        facts_stated("a dog", (Fact(kind="relation", words=("above",), about=DOG),))
 
 
-def test_colours_that_only_the_facts_know_count_too() -> None:
-    assert facts_told("an ultramarine car", (colour("ultramarine", CAR),)) == [True]
-    assert facts_told("a grey car", (colour("gray", CAR),)) == [True]
+def test_colors_that_only_the_facts_know_count_too() -> None:
+    assert facts_stated("an ultramarine car", (color("ultramarine", CAR),)) == [True]
+    assert facts_stated("a grey car", (color("gray", CAR),)) == [True]
 
 
 # Rewards.
@@ -274,16 +274,16 @@ def test_a_judge_that_fails_is_an_error_that_names_the_sample() -> None:
         JudgedAnswer(judge=broken)(outcome(["odd", "bowls"], []))
 
 
-def test_what_is_guessed_without_a_picture_is_taken_off() -> None:
+def test_what_is_guessed_without_an_image_is_taken_off() -> None:
     blank = outcome(["three bowls", "four bowls", "nothing"], [FOUR_BOWLS] * 3)
     judged = outcome(["four bowls", "three bowls", "a bowl"], [FOUR_BOWLS] * 3, others={"blank": blank})
-    assert LessPrior(reward=FactReward())(judged).sum(1).tolist() == [1, -1, 1]
-    assert LessPrior(reward=FactReward(), floor=0.0)(judged).sum(1).tolist() == [1, 0, 1]
+    assert SubtractBlindBaseline(reward=FactReward())(judged).sum(1).tolist() == [1, -1, 1]
+    assert SubtractBlindBaseline(reward=FactReward(), floor=0.0)(judged).sum(1).tolist() == [1, 0, 1]
     with pytest.raises(ValueError, match="no 'blank' answers"):
-        LessPrior(reward=FactReward())(blank)
+        SubtractBlindBaseline(reward=FactReward())(blank)
 
 
 def test_traps_must_be_denied() -> None:
-    traps = outcome(["No", "Yes", "There is no dog"], [(noun(DOG),)] * 3)
-    judged = outcome(["bowls"] * 3, [FOUR_BOWLS] * 3, others={"trap": traps})
-    assert Denials()(judged).tolist() == [[0, 1, 0], [0, 0, 0], [0, 1, 0]]
+    negatives = outcome(["No", "Yes", "There is no dog"], [(noun(DOG),)] * 3)
+    judged = outcome(["bowls"] * 3, [FOUR_BOWLS] * 3, others={"trap": negatives})
+    assert NegativeAnswers()(judged).tolist() == [[0, 1, 0], [0, 0, 0], [0, 1, 0]]

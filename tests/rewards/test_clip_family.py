@@ -26,7 +26,7 @@ def pictures(number: int = 4) -> Images:
 
 @torch.no_grad()
 def raw(folder: Path, images: Images, texts: list[str] = TEXTS) -> Any:
-    """The whole model's forward pass of transformers, pictures through its own processor."""
+    """The whole model's forward pass of transformers, images through its own processor."""
     model, words = AutoModel.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     seen = [Image.fromarray(each) for each in images.pixels.permute(0, 2, 3, 1).numpy()]
     values = AutoImageProcessor.from_pretrained(folder, use_fast=False)(seen, return_tensors="pt")
@@ -88,7 +88,7 @@ def test_rewards_and_evaluations_are_of_one_encoder(tmp_path: Path) -> None:
     assert levels.max() < 3.2 and levels.mean() < 0.2
 
 
-def test_one_picture_at_a_time_changes_nothing(tmp_path: Path) -> None:
+def test_one_image_at_a_time_changes_nothing(tmp_path: Path) -> None:
     judge, images = ClipSimilarity.from_pretrained(siglip_folder(tmp_path)), pictures()
     together = judge.scores(images, TEXTS)
     judge.batch = 1
@@ -209,7 +209,7 @@ def test_the_same_score_is_an_evaluation(tmp_path: Path) -> None:
     assert found.per_sample["clip"] == pytest.approx([float(v) for v in judge.scores(images, TEXTS)])
     assert found.metrics["clip"] == pytest.approx(sum(found.per_sample["clip"]) / 4)
     assert found.samples[1] == {"source": "b", "caption": "cat"}
-    with pytest.raises(ValueError, match="4 pictures and 3 texts"):
+    with pytest.raises(ValueError, match="4 images and 3 texts"):
         measured("clip", judge.scores, images, TEXTS[:3])
 
 
@@ -235,7 +235,7 @@ def test_heads_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     one = torch.zeros(1)
     with pytest.raises(ValueError, match=f"layer 0 of the head takes 5 numbers and is given {WIDTH}"):
         AestheticScore(clip=clip, layers=((torch.zeros(1, 5), one),))
-    with pytest.raises(ValueError, match="says 2 numbers about a picture"):
+    with pytest.raises(ValueError, match="says 2 numbers about an image"):
         AestheticScore(clip=clip, layers=((torch.zeros(2, WIDTH), torch.zeros(2)),))
     with pytest.raises(ValueError, match="there is no head"):
         read_layers(tmp_path / "nothing.safetensors")

@@ -64,7 +64,7 @@ def test_no_rewards_and_weights_that_are_not_finite_are_refused() -> None:
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_a_reward_that_is_not_finite_names_itself_the_picture_and_the_caption(value: float) -> None:
+def test_a_reward_that_is_not_finite_names_itself_the_image_and_the_caption(value: float) -> None:
     def broken(of: Outcome) -> torch.Tensor:
         return on_last_token(torch.tensor([1.0, value]), of.tokens)
 

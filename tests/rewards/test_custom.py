@@ -119,7 +119,7 @@ def test_functions_as_in_trl_get_prompts_completions_and_columns(mine: str) -> N
     assert load_reward(f"{mine}:trl_short")(outcome()).sum(1).tolist() == [1, 0, 0]
 
 
-def test_functions_of_pictures_get_pil_images_prompts_and_facts(mine: str) -> None:
+def test_functions_of_images_get_pil_images_prompts_and_facts(mine: str) -> None:
     found = load_reward(f"{mine}:red")(outcome(drawn=True)).sum(1)
     torch.testing.assert_close(found, torch.tensor([2.0, 0.0, 2.2]))
 

@@ -8,7 +8,7 @@ from sightloop.evaluation.captions import caption_measures
 from sightloop.rewards.combine import combine
 from sightloop.rewards.phrases import (
     ARTICLES,
-    COLOURS,
+    COLORS,
     EXEMPT_WORDS,
     EXTRA_PHRASES,
     PREPOSITIONS,
@@ -189,8 +189,8 @@ def test_every_piece_of_a_repeated_word_costs() -> None:
 
 
 def test_the_three_exempt_sets_are_apart_and_of_the_named_sizes() -> None:
-    assert len(EXEMPT_WORDS) == len(ARTICLES) + len(PREPOSITIONS) + len(COLOURS)
-    assert len(ARTICLES) == 3 and 55 <= len(PREPOSITIONS) <= 65 and 40 <= len(COLOURS) <= 50
+    assert len(EXEMPT_WORDS) == len(ARTICLES) + len(PREPOSITIONS) + len(COLORS)
+    assert len(ARTICLES) == 3 and 55 <= len(PREPOSITIONS) <= 65 and 40 <= len(COLORS) <= 50
     assert "and" not in EXEMPT_WORDS and {"gray", "grey", "with", "an"} <= EXEMPT_WORDS
 
 

@@ -52,7 +52,7 @@ def test_detections_go_through_a_rule_with_their_prompts() -> None:
     drawn = outcome_of_texts(images, ["yes", "no"], drawn_from=["a dog", "two cats"])
     reward = DetectorReward(detect=detect, rule=lambda prompt, found: len(prompt) + found[0])
     assert reward(drawn).sum(1).tolist() == [5 + 90, 8 + int(images.pixels[1, 0, 0, 0])]
-    with pytest.raises(ValueError, match="answered about 1 of 2 pictures"):
+    with pytest.raises(ValueError, match="answered about 1 of 2 images"):
         DetectorReward(detect=lambda pictures, prompts: [0], rule=lambda prompt, found: 0.0)(drawn)
     with pytest.raises(ValueError, match="the rule says inf about two cats, text 'no'"):
         DetectorReward(detect=detect, rule=lambda p, found: float("inf") if p == "two cats" else 0.0)(drawn)

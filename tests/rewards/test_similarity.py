@@ -71,12 +71,12 @@ def itm_model(*, image_token_index: int | None = None, reads_text: bool = True) 
     return model
 
 
-def blip_pictures(side: int = SIDE) -> BlipImageProcessorPil:
+def blip_images(side: int = SIDE) -> BlipImageProcessorPil:
     return BlipImageProcessorPil(size={"height": side, "width": side}, image_mean=MEAN, image_std=STD)
 
 
 def itm(model: Blip2ForImageTextRetrieval | None = None, **settings: int) -> ItmSimilarity:
-    return ItmSimilarity(model or itm_model(), few_words(frame=True), blip_pictures(), **settings)
+    return ItmSimilarity(model or itm_model(), few_words(frame=True), blip_images(), **settings)
 
 
 def clip(*, batch: int = 64) -> ClipSimilarity:
@@ -98,11 +98,11 @@ def clip(*, batch: int = 64) -> ClipSimilarity:
         vision_config={**sizes, "image_size": SIDE, "patch_size": 8},
         projection_dim=16,
     )
-    encoder = ClipEncoder(CLIPModel(config), few_words(frame=True), clip_pictures(), name="tiny")
+    encoder = ClipEncoder(CLIPModel(config), few_words(frame=True), clip_images(), name="tiny")
     return ClipSimilarity(encoder, batch=batch)
 
 
-def clip_pictures() -> CLIPImageProcessorPil:
+def clip_images() -> CLIPImageProcessorPil:
     return CLIPImageProcessorPil(
         size={"shortest_edge": SIDE},
         crop_size={"height": SIDE, "width": SIDE},
@@ -131,7 +131,7 @@ def outcome_of(images: Images | None, texts: list[str]) -> Outcome:
 @torch.no_grad()
 def whole_model(model: Blip2ForImageTextRetrieval, images: Images, texts: list[str]) -> Tensor:
     """Class 1 of the model's own forward pass, a pair at a time, with placeholders where it wants them."""
-    pixel_values = Preparation.of_blip(blip_pictures())(images.pixels)
+    pixel_values = Preparation.of_blip(blip_images())(images.pixels)
     found = []
     for pixels, text in zip(pixel_values, texts, strict=True):
         ids = few_words(frame=True)(text).input_ids
@@ -174,10 +174,10 @@ def test_the_reward_sits_on_the_last_token_and_reads_stripped_captions() -> None
     assert (rewards != 0).sum() == 5
 
 
-def test_features_are_computed_once_and_read_from_the_pictures() -> None:
+def test_features_are_computed_once_and_read_from_the_images() -> None:
     judge, images = itm(batch=2), images_of(5)
-    seen = judge.look(images)
-    assert judge.look(seen) is seen
+    seen = judge.encode_images(images)
+    assert judge.encode_images(seen) is seen
     black = replace(seen, pixels=torch.zeros_like(seen.pixels))
     torch.testing.assert_close(judge.logits(black, TEXTS), judge.logits(images, TEXTS))
 
@@ -185,19 +185,19 @@ def test_features_are_computed_once_and_read_from_the_pictures() -> None:
 def test_a_shared_tower_gives_the_same_logits_and_each_model_its_own_last_norm() -> None:
     judge, images = itm(), images_of(5)
     wanted = judge.logits(images, TEXTS)
-    features = judge.look(images).features[judge.tower_key]
+    features = judge.encode_images(images).features[judge.tower_key]
     tower = judge.tower
     assert not torch.allclose(
         features, tower(pixel_values=judge.preparation(images.pixels)).last_hidden_state
     )
-    judge.share_tower("captioner.vision")
+    judge.reuse_tower("captioner.vision")
     shared = Images(pixels=torch.zeros_like(images.pixels), features={"captioner.vision": features})
     torch.testing.assert_close(judge.logits(shared, TEXTS), wanted)
 
 
 def test_without_its_own_tower_the_judge_says_what_it_misses() -> None:
     judge = itm()
-    judge.share_tower("captioner.vision")
+    judge.reuse_tower("captioner.vision")
     with pytest.raises(ValueError, match=r"no features under 'captioner\.vision'"):
         judge.logits(images_of(1), ["cat"])
     with pytest.raises(ValueError, match="no tower of its own"):
@@ -211,8 +211,8 @@ def test_models_without_a_text_branch_and_impossible_lengths_are_refused() -> No
         itm(max_text_tokens=65)
 
 
-def test_outcomes_without_pictures_are_refused() -> None:
-    with pytest.raises(ValueError, match="no pictures"):
+def test_outcomes_without_images_are_refused() -> None:
+    with pytest.raises(ValueError, match="no images"):
         itm()(outcome_of(None, ["cat"]))
 
 
@@ -221,7 +221,7 @@ def test_a_half_precision_judge_stays_close_and_answers_in_float32(tmp_path) -> 
     wanted = itm(model).logits(images, TEXTS)
     model.save_pretrained(tmp_path)
     few_words(frame=True).save_pretrained(tmp_path)
-    blip_pictures().save_pretrained(tmp_path)
+    blip_images().save_pretrained(tmp_path)
     full = ItmSimilarity.from_pretrained(tmp_path)
     torch.testing.assert_close(full.logits(images, TEXTS), wanted, rtol=1e-4, atol=1e-5)
     half = ItmSimilarity.from_pretrained(tmp_path, dtype=torch.bfloat16)
@@ -231,7 +231,7 @@ def test_a_half_precision_judge_stays_close_and_answers_in_float32(tmp_path) -> 
     torch.testing.assert_close(found, wanted, rtol=0.1, atol=0.1)
 
 
-def smooth_picture(height: int, width: int) -> np.ndarray:
+def smooth_image(height: int, width: int) -> np.ndarray:
     y, x = np.mgrid[0:height, 0:width] / 12
     channels = [np.sin(x + y), np.cos(x - 0.5 * y), np.sin(0.7 * x) * np.cos(y)]
     return (127.5 + 120 * np.stack(channels, -1)).astype(np.uint8)
@@ -240,8 +240,8 @@ def smooth_picture(height: int, width: int) -> np.ndarray:
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (50, 90), (97, 61), (20, 24)])
 @pytest.mark.parametrize("family", ["blip", "clip"])
 def test_pixels_are_prepared_as_the_processors_do(height: int, width: int, family: str) -> None:
-    picture = smooth_picture(height, width)
-    blip_like, clip_like = blip_pictures(), clip_pictures()
+    picture = smooth_image(height, width)
+    blip_like, clip_like = blip_images(), clip_images()
     prepare = Preparation.of_blip(blip_like) if family == "blip" else Preparation.of_clip(clip_like)
     processor = blip_like if family == "blip" else clip_like
     with warnings.catch_warnings():
@@ -267,18 +267,18 @@ def test_the_cosine_is_between_the_models_own_embeddings() -> None:
     torch.testing.assert_close(rewards.sum(1)[:4], wanted[:4], rtol=1e-5, atol=1e-5)
 
 
-def test_picture_embeddings_are_computed_once() -> None:
+def test_image_embeddings_are_computed_once() -> None:
     judge, images = clip(), images_of(3)
-    seen = judge.look(images)
+    seen = judge.encode_images(images)
     black = replace(seen, pixels=torch.zeros_like(seen.pixels))
-    assert judge.look(black) is black
+    assert judge.encode_images(black) is black
     torch.testing.assert_close(judge.image_embeddings(black), judge.image_embeddings(images))
 
 
 def test_the_retrieval_term_of_a_matrix_by_hand() -> None:
     # Rows and columns of log 3 against 0: softmax 3/4 and 1/4 for the first pair, 1/2 and 1/2 below it.
     cosine = torch.tensor([[3.0, 1.0], [1.0, 1.0]], dtype=torch.float64).log()
-    # First pair: 3/4 * 3/4 = 9/16; second: 1/2 * 1/2 = 4/16. Two numbers standardise to +-sqrt(1/2).
+    # First pair: 3/4 * 3/4 = 9/16; second: 1/2 * 1/2 = 4/16. Two numbers standardize to +-sqrt(1/2).
     wanted = torch.tensor([1.0, -1.0], dtype=torch.float64) * 0.5**0.5
     torch.testing.assert_close(retrieval_term(cosine), wanted)
 
@@ -293,7 +293,7 @@ def test_the_retrieval_term_has_mean_0_and_deviation_1(number: int) -> None:
     assert term.mean() == pytest.approx(0, abs=1e-4) and term.std() == pytest.approx(1, abs=1e-4)
 
 
-def test_the_retrieval_reward_contrasts_neighbours_only() -> None:
+def test_the_retrieval_reward_contrasts_neighbors_only() -> None:
     judge, images = clip(), images_of(4)
     texts = TEXTS[:4]
     rewards = RetrievalReward(clip=judge, contrast=2)(outcome_of(images, texts)).sum(1)

@@ -55,9 +55,9 @@ def test_a_prompt_without_words_is_refused_and_a_caption_earns_nothing() -> None
 @pytest.mark.parametrize(
     ("said", "told"),
     [
-        (["open"], "the reader gave 1 answers about 2 pictures"),
-        ("open", "the reader said str 'open' about 2 pictures"),
-        (["open", None], "the reader said None about a picture"),
+        (["open"], "the reader gave 1 answers about 2 images"),
+        ("open", "the reader said str 'open' about 2 images"),
+        (["open", None], "the reader said None about an image"),
     ],
 )
 def test_a_reader_that_says_no_texts_is_refused(said: Any, told: str) -> None:
@@ -76,7 +76,7 @@ def test_a_reader_of_ones_own_is_named_behind_the_reward(tmp_path: Path) -> None
     with pytest.raises(ValueError, match=r"mine\.py' has no 'speak'; it holds: read, lines"):
         read_names([f"ocr:{tmp_path / 'mine.py'}:speak"])
     wrong, _ = load_rewards([f"ocr:{tmp_path / 'mine.py'}:lines"])
-    with pytest.raises(ValueError, match="give one text a picture"):
+    with pytest.raises(ValueError, match="give one text an image"):
         wrong["ocr"](outcome_of_texts(IMAGES, ['"open"', "no"]))
 
 

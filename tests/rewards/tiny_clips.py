@@ -20,7 +20,7 @@ _VISION = {"image_size": SIDE, "patch_size": 8}
 
 
 def clip_folder(folder: Path, *, side: int = SIDE, act: str = "quick_gelu") -> Path:
-    """A CLIP whose processor makes pictures of `side` pixels."""
+    """A CLIP whose processor makes images of `side` pixels."""
     sizes = {**_SIZES, "hidden_act": act}
     config = CLIPConfig(
         text_config={**sizes, **_TEXT, **_ENDS}, vision_config={**sizes, **_VISION}, projection_dim=WIDTH

@@ -1,4 +1,4 @@
-"""A tiny model that draws pictures of two codes and answers what colour it sees, one word at a time."""
+"""A tiny model that draws images of two codes and answers what color it sees, one word at a time."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from sightloop.quizzes.stream import QuizBatch
 from sightloop.quizzes.vocabulary import REAL
 from sightloop.types import Images, Prompt, Sampling, Tokens, TokenScores, Turn
 
-COLOURS = ("red", "green", "blue")
-WORDS = (*COLOURS, "no", "<end>")
+COLORS = ("red", "green", "blue")
+WORDS = (*COLORS, "no", "<end>")
 END = 4
 BLANK = 3
 """The code of a grey place."""
@@ -38,14 +38,14 @@ class Painter(nn.Module):
         self.frame = nn.Parameter(torch.tensor([1.0]), requires_grad=False)
         self.asked: list[str] = []
 
-    def drawing(self, **changes: Any) -> Sampling:
+    def default_sampling(self, **changes: Any) -> Sampling:
         """Two codes."""
         return replace(Sampling(max_tokens=WIDTH), **changes)
 
     def law(self, prompt: Prompt, under: Sampling | None) -> Tensor:
         """Log-probabilities, sample by place by symbol."""
         if prompt.wants == "image":
-            which = [next(i for i, c in enumerate(COLOURS) if c in text) for text in prompt.texts]
+            which = [next(i for i, c in enumerate(COLORS) if c in text) for text in prompt.texts]
             logits = self.draw[which][:, None].expand(-1, WIDTH, -1)
         else:
             assert isinstance(prompt.images, Tokens)
@@ -83,7 +83,7 @@ class Painter(nn.Module):
         return Tokens(ids=ids, mask=mask, log_probs=kept, one_hot=one_hot)
 
     def score(self, turn: Turn, under: Sampling | None = None) -> TokenScores:
-        """What `law` says of the turn's tokens."""
+        """What `distribution` says of the turn's tokens."""
         mask = turn.tokens.mask
         law = self.law(turn.prompt, under)[:, : mask.shape[1]]
         log_probs = law.gather(2, turn.tokens.ids[..., None])[..., 0]
@@ -111,7 +111,7 @@ class Painter(nn.Module):
         ids = torch.where((flat == 127).all(-1), BLANK, flat.int().argmax(-1)).long()
         return Tokens(ids=ids, mask=torch.ones_like(ids, dtype=torch.bool))
 
-    def shown(self, tokens: Tokens) -> Tokens:
+    def understanding_input(self, tokens: Tokens) -> Tokens:
         """It reads its codes."""
         return tokens
 
@@ -120,9 +120,9 @@ class Painter(nn.Module):
         return self
 
 
-def batch(*, colours: tuple[str, ...] = COLOURS) -> QuizBatch:
-    """A quiz about a car of each colour."""
-    quizzes = [quiz_of("colors", (Clause(noun="car", colour=colour),), REAL) for colour in colours]
+def batch(*, colors: tuple[str, ...] = COLORS) -> QuizBatch:
+    """A quiz about a car of each color."""
+    quizzes = [quiz_of("colors", (Clause(noun="car", color=color),), REAL) for color in colors]
     numbers = list(range(len(quizzes)))
     return QuizBatch(
         quizzes=quizzes, indices=[10 + n for n in numbers], seeds=[101 * (n + 1) for n in numbers]

@@ -1,4 +1,4 @@
-"""Pictures to judged captions: order, seeds, groups, parts and baselines, with a policy of letters."""
+"""Images to judged captions: order, seeds, groups, parts and baselines, with a policy of letters."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ LAW = Sampling(max_tokens=4)
 
 @dataclass
 class Speller:
-    """Writes letters that depend on picture and seed; greedy texts on the picture alone."""
+    """Writes letters that depend on image and seed; greedy texts on the image alone."""
 
     looked: list[int] = field(default_factory=list)
     asked: list[Prompt] = field(default_factory=list)
     image_size: int = 1
 
-    def look(self, images: Images) -> Images:
-        """Pictures with their number as the feature."""
+    def encode_images(self, images: Images) -> Images:
+        """Images with their number as the feature."""
         self.looked.append(len(images))
         return replace(images, features={"number": images.pixels[:, 0, 0, :1].float()})
 
@@ -82,7 +82,7 @@ def judge(outcome: Outcome) -> tuple[Tensor, dict[str, Tensor]]:
 
 
 def batch_of(numbers: list[int]) -> ImageBatch:
-    """Pictures that are their numbers."""
+    """Images that are their numbers."""
     pixels = torch.tensor(numbers, dtype=torch.uint8)[:, None, None, None].expand(-1, 3, 2, 2)
     return ImageBatch(
         images=Images(pixels=pixels),
@@ -100,7 +100,7 @@ def collect(numbers: list[int], **settings: Any) -> tuple[Rollout, Speller]:
     return collector(policy, batch_of(numbers)), policy
 
 
-def test_captions_of_a_picture_stand_side_by_side_with_seeds_of_their_own() -> None:
+def test_captions_of_an_image_stand_side_by_side_with_seeds_of_their_own() -> None:
     rollout, policy = collect([3, 1], per_image=3)
     prompt = rollout.turns[0].prompt
 
@@ -111,7 +111,7 @@ def test_captions_of_a_picture_stand_side_by_side_with_seeds_of_their_own() -> N
     assert len(set(prompt.seeds)) == 6
     assert (prompt.seeds[0], prompt.seeds[3]) == (3001, 1001)
     assert all(0 <= seed < 2**63 for seed in prompt.seeds)
-    assert policy.looked == [2], "a picture is looked at once, however many captions it gets"
+    assert policy.looked == [2], "an image is looked at once, however many captions it gets"
     assert isinstance(prompt.images, Images)
     assert prompt.images.features["number"][:, 0].tolist() == [3, 3, 3, 1, 1, 1]
 
@@ -149,7 +149,7 @@ def tensors_of(rollout: Rollout) -> list[Tensor]:
 def test_the_baseline_is_the_greedy_captions_total() -> None:
     rollout, policy = collect([0, 2, 3], per_image=2, greedy_baseline=True)
 
-    # Picture n gets 1 + n % 4 letters, and an end token where there is room for it.
+    # Image n gets 1 + n % 4 letters, and an end token where there is room for it.
     assert rollout.baseline is not None
     assert rollout.baseline.tolist() == [2, 2, 4, 4, 4, 4]
     assert [len(prompt) for prompt in policy.asked] == [6, 3]

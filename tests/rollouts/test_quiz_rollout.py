@@ -4,15 +4,15 @@ from typing import Any
 
 import pytest
 import torch
-from rollouts.painter import COLOURS, Painter, batch
+from rollouts.painter import COLORS, Painter, batch
 from torch import Tensor
 
 from sightloop.algorithms.grpo import GRPO
 from sightloop.algorithms.sft import SFT, paper
-from sightloop.algorithms.turn_objectives import Side, Sides
+from sightloop.algorithms.turn_objectives import TurnObjective, TurnObjectives
 from sightloop.quizzes.grammar import Quiz
-from sightloop.quizzes.negative_questions import Traps
-from sightloop.rewards.answers import Denials, FactReward, LessPrior, all_facts
+from sightloop.quizzes.negative_questions import NegativeQuestions
+from sightloop.rewards.answers import FactReward, NegativeAnswers, SubtractBlindBaseline, all_facts
 from sightloop.rewards.combine import combine
 from sightloop.rollouts.quiz import MovingAverage, QuizCollector
 from sightloop.types import Images, Rollout, Sampling, Tokens
@@ -25,8 +25,8 @@ COLLECT = QuizCollector(drawing=LAW, answering=TALK, judge=JUDGE, per_prompt=4)
 
 
 def seen(images: Images, quizzes: Sequence[Quiz]) -> Tensor:
-    """Share of the picture in the colour that was asked for."""
-    wanted = torch.tensor([COLOURS.index(str(quiz.include[0].colour)) for quiz in quizzes])
+    """Share of the image in the color that was asked for."""
+    wanted = torch.tensor([COLORS.index(str(quiz.include[0].color)) for quiz in quizzes])
     rows = images.pixels[torch.arange(len(quizzes)), wanted]
     return (rows == 255).float().mean((1, 2))
 
@@ -35,13 +35,13 @@ def test_every_prompt_is_drawn_asked_about_and_judged_several_times() -> None:
     painter = Painter()
     rollout = COLLECT(painter, batch())
     drawing, answer = rollout.turns
-    assert drawing.prompt.texts == [f"a photo of {'a'} {c} car" for c in COLOURS for _ in range(4)]
+    assert drawing.prompt.texts == [f"a photo of {'a'} {c} car" for c in COLORS for _ in range(4)]
     assert answer.prompt.texts == painter.asked and "color" in answer.prompt.texts[0]
     assert isinstance(answer.prompt.images, Tokens)
     assert torch.equal(answer.prompt.images.ids, drawing.tokens.ids)
     assert rollout.group.tolist() == [10] * 4 + [11] * 4 + [12] * 4
     assert rollout.sources == drawing.prompt.texts
-    assert rollout.references == [c for c in COLOURS for _ in range(4)]
+    assert rollout.references == [c for c in COLORS for _ in range(4)]
     said = ["".join(row) for row in rollout.pieces]
     assert rollout.answers == said and rollout.drawn is None
     right = [float(a == b) for a, b in zip(said, rollout.references, strict=True)]
@@ -90,22 +90,22 @@ def test_true_answers_take_the_place_of_drawn_ones() -> None:
     assert unjudged.rewards.abs().max() == 0 and unjudged.reward_parts == {} and unjudged.answers == []
 
 
-def test_an_exact_judge_of_pictures_needs_no_answers() -> None:
+def test_an_exact_judge_of_images_needs_no_answers() -> None:
     painter = Painter()
-    collect = QuizCollector(drawing=LAW, picture_judge=seen, picture_weight=2.0, per_prompt=4)
+    collect = QuizCollector(drawing=LAW, image_judge=seen, image_weight=2.0, per_prompt=4)
     rollout = collect(painter, batch())
     assert len(rollout.turns) == 1 and painter.asked == []
     ids = rollout.turns[0].tokens.ids
     wanted = (ids == torch.arange(3).repeat_interleave(4)[:, None]).float().mean(1)
     assert torch.equal(rollout.reward_parts["picture"], wanted)
     assert torch.equal(rollout.rewards[:, 1], 2 * wanted)
-    both = replace(COLLECT, picture_judge=seen)(Painter(), batch())
+    both = replace(COLLECT, image_judge=seen)(Painter(), batch())
     assert sorted(both.reward_parts) == ["all_facts", "picture", "points"]
     torch.testing.assert_close(
         both.rewards.sum(1), both.reward_parts["points"] + both.reward_parts["picture"]
     )
-    with pytest.raises(ValueError, match="picture judge says nan about 'a photo of a red car'"):
-        replace(collect, picture_judge=lambda images, quizzes: seen(images, quizzes) / 0 * 0)(
+    with pytest.raises(ValueError, match="image judge says nan about 'a photo of a red car'"):
+        replace(collect, image_judge=lambda images, quizzes: seen(images, quizzes) / 0 * 0)(
             Painter(), batch()
         )
 
@@ -113,41 +113,42 @@ def test_an_exact_judge_of_pictures_needs_no_answers() -> None:
 def test_answers_of_another_grader_cannot_be_mistaken_for_the_policys() -> None:
     blind = Painter(eyes=0.0)
     painter = Painter()
-    rollout = replace(COLLECT, grader=lambda policy: blind)(painter, batch())
+    rollout = replace(COLLECT, answerer=lambda policy: blind)(painter, batch())
     assert painter.asked == [] and len(blind.asked) == 12
     assert rollout.turns[1].tokens.log_probs is None
     with pytest.raises(ValueError, match="answering side carry no log-probabilities"):
         GRPO(kl_weight=0).credit(painter, rollout)
-    GRPO(kl_weight=0, sides=Sides(answering=Side(weight=0))).credit(painter, rollout)
+    GRPO(kl_weight=0, objectives=TurnObjectives(answering=TurnObjective(weight=0))).credit(painter, rollout)
 
 
 def test_a_moving_average_follows_the_policy_and_shares_what_is_frozen() -> None:
     painter = Painter()
-    grader = MovingAverage(painter, decay=0.75)
+    answerer = MovingAverage(painter, decay=0.75)
     with torch.no_grad():
         painter.see.add_(4.0)
-    before = grader.average.get_parameter("see").clone()
-    followed = grader(painter)
+    before = answerer.average.get_parameter("see").clone()
+    followed = answerer(painter)
     assert isinstance(followed, Painter) and isinstance(before, Tensor)
     torch.testing.assert_close(followed.see, before + 1.0)
     assert followed is not painter and followed.frame is painter.frame
-    assert not any(p.requires_grad for p in grader.parameters())
-    rollout = replace(COLLECT, grader=grader)(painter, batch())
+    assert not any(p.requires_grad for p in answerer.parameters())
+    rollout = replace(COLLECT, answerer=answerer)(painter, batch())
     assert rollout.turns[1].tokens.log_probs is None and len(followed.asked) == 12
     with pytest.raises(ValueError, match="decay is 2"):
         MovingAverage(painter, decay=2.0)
 
 
-def test_traps_and_blank_pictures_reach_the_judge() -> None:
-    traps = Traps(nouns=("cat", "dog", "car"), colours=COLOURS)
+def test_traps_and_blank_images_reach_the_judge() -> None:
+    negatives = NegativeQuestions(nouns=("cat", "dog", "car"), colors=COLORS)
     judge = combine(
-        {"denied": Denials(), "seen": LessPrior(reward=FactReward())}, {"denied": 1.0, "seen": 1.0}
+        {"denied": NegativeAnswers(), "seen": SubtractBlindBaseline(reward=FactReward())},
+        {"denied": 1.0, "seen": 1.0},
     )
     painter = Painter()
     with torch.no_grad():
-        # Of a grey picture it always says red, so that red is worth nothing.
+        # Of a grey image it always says red, so that red is worth nothing.
         painter.see[3, 0] = 5.0
-    rollout = replace(COLLECT, judge=judge, trap=traps, blank=True)(painter, batch())
+    rollout = replace(COLLECT, judge=judge, negative=negatives, blank=True)(painter, batch())
     asked = [text for text in painter.asked if text.startswith("Is the object")]
     assert len(asked) == 12 and len(painter.asked) == 36
     right = torch.tensor([float(a == b) for a, b in zip(rollout.answers, rollout.references, strict=True)])
@@ -164,13 +165,15 @@ class SecretBlue(Painter):
         return super().pixels(replace(tokens, ids=tokens.ids.where(tokens.ids != 2, 1)))
 
 
-def test_codes_that_only_the_policy_can_read_earn_nothing_where_pictures_are_read_anew() -> None:
+def test_codes_that_only_the_policy_can_read_earn_nothing_where_images_are_read_anew() -> None:
     painter, blue = SecretBlue(eyes=50.0), slice(8, 12)
     with torch.no_grad():
         painter.draw[range(3), range(3)] = 9.0
     trusting = COLLECT(painter, batch())
     assert trusting.rewards[blue].sum() == 4
-    strict = replace(COLLECT, encode_anew=True, naming=lambda quiz: (quiz.question, quiz.facts))
+    strict = replace(
+        COLLECT, encode_anew=True, object_identification=lambda quiz: (quiz.question, quiz.facts)
+    )
     rollout = strict(painter, batch())
     assert rollout.rewards[blue].sum() == 0 and rollout.rewards[:8].sum() == 8
     assert torch.equal(rollout.turns[0].tokens.ids, trusting.turns[0].tokens.ids)
@@ -188,7 +191,7 @@ def test_only_the_drawing_keeps_a_gradient_and_only_when_it_is_relaxed() -> None
     assert isinstance(codes, Tokens) and codes.one_hot is not None and codes.one_hot.requires_grad
     algorithm = paper(SFT())
     credit = algorithm.credit(painter, rollout)
-    (algorithm.loss(painter, rollout, credit).per_token * credit.shares).sum().backward()
+    (algorithm.loss(painter, rollout, credit).per_token * credit.loss_weights).sum().backward()
     assert painter.draw.grad is not None and painter.draw.grad.abs().max() > 0
     assert torch.equal(rollout.turns[0].tokens.ids, plain.turns[0].tokens.ids)
 
@@ -216,7 +219,7 @@ def learn(painter: Painter, collect: QuizCollector, algorithm: Any, *, steps: in
         rollout = collect(painter, replace(quizzes, seeds=[s + 7919 * step for s in quizzes.seeds]))
         credit = algorithm.credit(painter, rollout)
         optimizer.zero_grad()
-        (algorithm.loss(painter, rollout, credit).per_token * credit.shares).sum().backward()
+        (algorithm.loss(painter, rollout, credit).per_token * credit.loss_weights).sum().backward()
         optimizer.step()
         rollouts.append(rollout)
     return rollouts
@@ -242,9 +245,9 @@ def test_supervised_training_end_to_end_makes_the_drawings_right() -> None:
     assert painter.draw.softmax(-1)[range(3), range(3)].mean() > before + 0.3
 
 
-def test_rejection_sampling_trains_both_sides_on_what_was_right() -> None:
+def test_rejection_sampling_trains_joint_on_what_was_right() -> None:
     painter = Painter()
     collect = replace(COLLECT, per_prompt=16, second_turn="truth")
-    learn(painter, collect, SFT(sides=Sides()), steps=20)
+    learn(painter, collect, SFT(objectives=TurnObjectives()), steps=20)
     assert (painter.draw.softmax(-1)[range(3), range(3)] > 0.5).all()
     assert (painter.see.softmax(-1)[range(3), range(3)] > 0.7).all()

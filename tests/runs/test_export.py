@@ -25,7 +25,7 @@ import sys
 sys.modules["sightloop"] = None
 import torch
 from PIL import Image
-image = Image.open({picture!r})
+image = Image.open({image!r})
 {card}
 with torch.no_grad():
     torch.save(model(**inputs).logits, {logits!r})
@@ -44,7 +44,7 @@ def pictures(folder: Path) -> Path:
 
 def trained(base: Path, images: Path, run: Path) -> Path:
     """Two steps of the recipe over the model in `base`."""
-    words = ["--policy", base, "--images", images, "--judge", WEIGHTS / "judge", "--run", run]
+    words = ["--model", base, "--images", images, "--judge", WEIGHTS / "judge", "--run", run]
     words += ["--batch", 4, "--steps", 2, "--save-every", 2, "--sample-every", 2, "--learning-rate", 0.05]
     words += ["--held-out.images", images, "--held-out.clip", WEIGHTS / "clip", "--eval-every", 2]
     words += ["--held-out.max-tokens", 6, "--draw.max-new-tokens", 8, "--draw.prompt", "describe"]
@@ -117,5 +117,5 @@ def test_what_a_captioner_does_not_have_is_refused_in_one_line(
     assert "--form folder" in refused(*exporting, str(tmp_path / "x.pt"), "--form", "tensors")
     assert "is not empty" in refused(*exporting, str(images))
     assert "there are: best, last, 2" in refused(*exporting, str(tmp_path / "x"), "--step", "7")
-    again = ("--policy", str(run), "--images", str(images), "--run", str(tmp_path / "next"))
+    again = ("--model", str(run), "--images", str(images), "--run", str(tmp_path / "next"))
     assert "is a run" in refused("train", "vlrm", *again)

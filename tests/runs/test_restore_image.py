@@ -35,7 +35,7 @@ torch.manual_seed(0)
 {card}
 inputs = processor(text=prompt, return_tensors="pt")
 with torch.no_grad():
-    torch.save((inputs["input_ids"], model(**inputs).logits, picture), {output!r})
+    torch.save((inputs["input_ids"], model(**inputs).logits, image), {output!r})
 """
 
 
@@ -55,7 +55,7 @@ def run_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Pat
 
 
 def log_probs(policy: ShowO | Janus) -> list[Tensor]:
-    """Of a drawing under its prompt, and of an answer about a picture."""
+    """Of a drawing under its prompt, and of an answer about an image."""
     generator = torch.Generator().manual_seed(0)
     codes = torch.randint(512, (2, NUM_IMAGE_TOKENS), generator=generator)
     drawn = Tokens(ids=codes, mask=torch.ones_like(codes, dtype=torch.bool))
@@ -129,7 +129,7 @@ def test_half_precision_keeps_the_figures_of_the_run_in_the_card(
     (run / "evaluations").mkdir(exist_ok=True)
     for step, drawn in ((0, 0.25), (2, 0.75)):
         record = {"metrics": {"drawn": drawn, "answered": 0.5}}
-        (run / "evaluations" / f"both_sides_step_{step:06d}.json").write_text(json.dumps(record))
+        (run / "evaluations" / f"joint_step_{step:06d}.json").write_text(json.dumps(record))
     main(["export", str(run), "--output", str(tmp_path / "half")])
 
     assert "| drawn right | 0.250 | 0.750 |" in (tmp_path / "half" / "README.md").read_text(encoding="utf-8")
@@ -160,7 +160,7 @@ def test_a_run_draws_and_answers_by_command(
     capsys.readouterr()
     ours, start = ((tmp_path / name).read_bytes() for name in ("a/0001.png", "0001.png"))
     assert ours != start
-    main(["ask", str(tmp_path / "0001.png"), "what colour is the circle?", "--model", run])
+    main(["ask", str(tmp_path / "0001.png"), "what color is the circle?", "--model", run])
     assert capsys.readouterr().out.strip()
 
 
@@ -183,7 +183,7 @@ def test_what_a_run_is_not_is_said(
     Image.new("RGB", (8, 8)).save(picture)
     assert "whose model draws and answers" in refused("caption", picture, "--model", run)
     assert "which knows its parts" in refused("draw", "a", "--model", run, "--tokenizer", out)
-    assert "is a run; write its model with" in refused("train", "unirl-sft", "--policy", run, "--run", out)
+    assert "is a run; write its model with" in refused("train", "unirl-sft", "--model", run, "--run", out)
 
 
 def test_a_run_of_a_captioner_cannot_draw(tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ def test_a_step_that_breaks_on_one_rank_ends_all_with_the_same_words(results: Re
     messages = [result["broken"] for result in results]
     assert messages[0] == messages[1]
     # Its reward spoils the credit of all eight samples, but it alone is to blame.
-    assert "not finite on 1 sample: picture 6 (reward inf" in messages[0]
+    assert "not finite on 1 sample: image 6 (reward inf" in messages[0]
 
 
 def test_a_step_moves_nothing_only_if_nothing_weighs_anything_on_any_rank(results: Results) -> None:

@@ -48,7 +48,7 @@ def credit_of(rollout: Rollout) -> Credit:
     """Advantages 0, 1, 2 ... along each row; everything counts."""
     width = sum(turn.tokens.mask.shape[1] for turn in rollout.turns)
     advantages = torch.arange(float(width)).repeat(len(rollout), 1)
-    return Credit(advantages=advantages, shares=torch.ones_like(advantages))
+    return Credit(advantages=advantages, loss_weights=torch.ones_like(advantages))
 
 
 def test_a_drawing_comes_with_question_answer_truth_and_both_credits(tmp_path: Path) -> None:
@@ -85,8 +85,8 @@ def test_a_drawing_that_nobody_was_asked_about_has_no_words(tmp_path: Path) -> N
 def test_codes_that_do_not_count_have_no_part_in_the_credit(tmp_path: Path) -> None:
     rollout = drawings([4])
     credit = credit_of(rollout)
-    last = replace(credit, shares=torch.tensor([[0.0, 0.0, 1.0, 1.0, 1.0, 0.0]]))
-    none = replace(credit, shares=torch.tensor([[0.0, 0.0, 0.0, 1.0, 1.0, 0.0]]))
+    last = replace(credit, loss_weights=torch.tensor([[0.0, 0.0, 1.0, 1.0, 1.0, 0.0]]))
+    none = replace(credit, loss_weights=torch.tensor([[0.0, 0.0, 0.0, 1.0, 1.0, 0.0]]))
     assert gallery_samples(tmp_path, rollout, last)[0]["drawing_credit"] == 2.0
     assert gallery_samples(tmp_path, rollout, none)[0]["drawing_credit"] == 0.0
 

@@ -51,7 +51,9 @@ def test_the_gradient_is_that_of_the_sum_of_losses_times_shares() -> None:
     rollout, _ = valued(experiment, rollout)
     credit = experiment.algorithm.credit(experiment.policy, rollout)
     output = experiment.algorithm.loss(experiment.policy, rollout, credit)
-    (expected,) = torch.autograd.grad((output.per_token * credit.shares).sum(), [experiment.policy.table])
+    (expected,) = torch.autograd.grad(
+        (output.per_token * credit.loss_weights).sum(), [experiment.policy.table]
+    )
     torch.testing.assert_close(gradients(experiment_of(LOOSE), 4)[0], expected, rtol=1e-5, atol=1e-7)
 
 
@@ -84,13 +86,13 @@ def test_a_gradient_of_the_critic_that_is_not_finite_updates_nothing() -> None:
 
 
 def test_rows_of_like_length_share_a_micro_batch() -> None:
-    shares = torch.tensor([[0.1, 0.1, 0.1], [0.1, 0, 0], [0.1, 0.1, 0], [0.1, 0, 0]])
-    assert [rows.tolist() for rows in by_length(shares, 2)] == [[1, 3], [2, 0]]
+    loss_weights = torch.tensor([[0.1, 0.1, 0.1], [0.1, 0, 0], [0.1, 0.1, 0], [0.1, 0, 0]])
+    assert [rows.tolist() for rows in by_length(loss_weights, 2)] == [[1, 3], [2, 0]]
 
 
 def test_rows_without_a_share_cost_no_pass_but_one_stays_where_all_are_silent() -> None:
-    shares = torch.tensor([[0.1, 0.1], [0.0, 0.0], [0.1, 0.0], [0.0, 0.0]])
-    assert [rows.tolist() for rows in by_length(shares, 4)] == [[2, 0]]
+    loss_weights = torch.tensor([[0.1, 0.1], [0.0, 0.0], [0.1, 0.0], [0.0, 0.0]])
+    assert [rows.tolist() for rows in by_length(loss_weights, 4)] == [[2, 0]]
     assert [rows.tolist() for rows in by_length(torch.zeros(3, 2), 1)] == [[2]]
 
 
@@ -108,7 +110,7 @@ def judged(turns: tuple[Turn, ...]) -> tuple[Rollout, Credit]:
     rollout = Rollout(
         turns=turns, rewards=last.float(), reward_parts={}, group=torch.arange(len(last)), values=last + 0.5
     )
-    return rollout, Credit(advantages=numbers, shares=numbers + 100, returns=numbers + 200)
+    return rollout, Credit(advantages=numbers, loss_weights=numbers + 100, returns=numbers + 200)
 
 
 def test_columns_that_no_caption_uses_are_cut_from_tokens_rewards_and_credit() -> None:
@@ -128,12 +130,12 @@ def test_a_column_before_the_last_used_one_stays_even_if_nothing_counts_there() 
     assert rollout.turns[0].tokens.mask.tolist() == [[True, False, True]]
 
 
-def test_codes_of_a_picture_stay_and_the_answer_after_them_is_cut() -> None:
+def test_codes_of_an_image_stay_and_the_answer_after_them_is_cut() -> None:
     picture = turn_of(torch.tensor([[True, False, False], [False, True, False]]), wants="image")
     answer = turn_of(torch.tensor([[True, False], [True, False]]))
     rollout, credit = trimmed(*judged((picture, answer)))
     assert [turn.tokens.mask.shape[1] for turn in rollout.turns] == [3, 1]
-    assert credit.shares.tolist() == [[100, 101, 102, 103], [105, 106, 107, 108]]
+    assert credit.loss_weights.tolist() == [[100, 101, 102, 103], [105, 106, 107, 108]]
     assert rollout.rewards.tolist() == [[1], [1]]
 
 
@@ -153,7 +155,7 @@ class Breaking:
     def credit(self, policy: Policy, rollout: Rollout) -> Credit:
         """All tokens alike."""
         mask = rollout.turns[0].tokens.mask.float()
-        return Credit(advantages=self.samples[:, None] * mask, shares=mask / mask.sum())
+        return Credit(advantages=self.samples[:, None] * mask, loss_weights=mask / mask.sum())
 
     def loss(self, policy: Policy, rollout: Rollout, credit: Credit) -> LossOutput:
         """Infinite for a marked sample, or finite with an infinite slope."""
@@ -186,7 +188,7 @@ def test_a_step_that_is_not_finite_names_its_sample_and_updates_nothing(what: st
     assert torch.equal(toy.policy.table, before)
     alarms = [json.loads(line) for line in (tmp_path / "run" / "alarms.jsonl").read_text().splitlines()]
     assert [(alarm["step"], alarm["name"]) for alarm in alarms] == [(1, "not_finite")]
-    assert "picture 5" in alarms[0]["message"] and "learning rate" in alarms[0]["message"]
+    assert "image 5" in alarms[0]["message"] and "learning rate" in alarms[0]["message"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,11 +203,11 @@ class Weighing:
 
     def credit(self, policy: Policy, rollout: Rollout) -> Credit:
         """Credit of the inner algorithm, its shares all 0 in those steps."""
-        self.seen.append(self.look())
+        self.seen.append(self.encode_images())
         credit = self.inner.credit(policy, rollout)
         if len(self.seen) not in self.nothing_in:
             return credit
-        return replace(credit, shares=0 * credit.shares)
+        return replace(credit, loss_weights=0 * credit.loss_weights)
 
     def loss(self, policy: Policy, rollout: Rollout, credit: Credit) -> LossOutput:
         """The inner algorithm's."""

@@ -91,7 +91,7 @@ def test_a_frozen_part_is_refused() -> None:
         make_optimizer({"policy": nn.Linear(2, 1).requires_grad_(False)}, SCHEDULE)
 
 
-def test_only_what_requires_a_gradient_is_optimised() -> None:
+def test_only_what_requires_a_gradient_is_optimized() -> None:
     layer = nn.Linear(2, 1)
     layer.bias.requires_grad_(False)
     (group,) = make_optimizer({"policy": layer}, SCHEDULE).param_groups

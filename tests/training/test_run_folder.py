@@ -11,7 +11,7 @@ import pytest
 from sightloop.cli import main
 from sightloop.training import run_folder
 from sightloop.world.bundled import WEIGHTS
-from sightloop.world.image_folder import write_pictures
+from sightloop.world.image_folder import write_images
 
 CAPTIONER, JUDGE = str(WEIGHTS / "captioner"), str(WEIGHTS / "judge")
 START = ["train", "vlrm", "--batch", "4", "--steps", "1", "--draw.max-new-tokens", "4"]
@@ -20,7 +20,7 @@ START += ["--held-out.max-tokens", "4", "--held-out.limit", "4"]
 
 @pytest.fixture(autouse=True)
 def few_scenes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs of eight training pictures."""
+    """Runs of eight training images."""
     monkeypatch.setattr("sightloop.recipes.vlrm.build.NUM_SCENES", 8)
 
 
@@ -57,10 +57,10 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 @pytest.mark.parametrize(
     ("more", "told"),
     [
-        (["--policy", "nosuch/model", "--preset", "shapes"], "neither a folder nor a model"),
+        (["--model", "nosuch/model", "--preset", "shapes"], "neither a folder nor a model"),
         (["--judge", "/nowhere"], "neither a folder nor a model"),
         (["--custom-rewards", "mine.py:missing"], "mine.py"),
-        (["--held-out.images", "photosss/"], "no pictures found"),
+        (["--held-out.images", "photosss/"], "no images found"),
     ],
 )
 def test_a_mistake_costs_neither_the_older_run_nor_the_place_of_the_next(
@@ -84,7 +84,7 @@ def test_the_older_run_goes_when_the_first_checkpoint_is_there(run: Path) -> Non
     assert (run / "checkpoints" / "step_000001").is_dir() and not (run / "alarms.jsonl").exists()
 
 
-def test_other_held_out_pictures_replace_the_older_ones(run: Path) -> None:
+def test_other_held_out_images_replace_the_older_ones(run: Path) -> None:
     words = [*START[:-1], "3", "--run", str(run), "--overwrite"]
     main(words)
     assert len(list((run / "pictures" / "held_out").glob("*.png"))) == 3
@@ -174,11 +174,11 @@ def test_a_run_that_has_trained_stays_though_it_fails_before_its_first_checkpoin
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["vlrm", "--images", "photosss/", "--policy", CAPTIONER, "--judge", JUDGE], "'photosss/'"),
+        (["vlrm", "--images", "photosss/", "--model", CAPTIONER, "--judge", JUDGE], "'photosss/'"),
         (["vlrm", "--held-out.images", "photosss/"], "'photosss/'"),
-        (["unirl-grpo", "--policy", "nosuch/"], "nosuch is not a folder"),
+        (["unirl-grpo", "--model", "nosuch/"], "nosuch is not a folder"),
         (["unirl-grpo", "--quizzes.file", "nosuch.jsonl"], "quizzes.file is 'nosuch.jsonl', which does not"),
-        (["unirl-sft", "--both-sides.fixed", "nosuch/"], "both_sides.fixed is 'nosuch/', which does not"),
+        (["unirl-sft", "--joint.fixed", "nosuch/"], "both_sides.fixed is 'nosuch/', which does not"),
     ],
 )
 def test_what_is_missing_is_told_before_anything_is_loaded(
@@ -202,8 +202,8 @@ def test_what_is_missing_is_told_before_anything_is_loaded(
 def test_a_run_without_an_evaluation_says_what_one_takes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pictures = write_pictures(tmp_path / "pictures", number=8, seed=0)
+    pictures = write_images(tmp_path / "pictures", number=8, seed=0)
     words = ["--images", str(pictures), "--judge", JUDGE, "--run", str(tmp_path / "run")]
     main([*START[:-2], *words])
     told = capsys.readouterr()
-    assert "nothing is evaluated in this run; name pictures with --held-out.images" in told.out + told.err
+    assert "nothing is evaluated in this run; name images with --held-out.images" in told.out + told.err

@@ -28,11 +28,11 @@ def judged(pieces: list[list[str]]) -> Rollout:
 
 def credited(*, critic: bool) -> Credit:
     advantages = torch.tensor([[1.0, -1.0, 1.0], [-1.0, 0.0, 77.0]])
-    shares = torch.where(MASK, 0.2, 0.0)
+    loss_weights = torch.where(MASK, 0.2, 0.0)
     if not critic:
-        return Credit(advantages=advantages, shares=shares)
+        return Credit(advantages=advantages, loss_weights=loss_weights)
     returns = torch.tensor([[3.0, 3.0, 4.0], [4.0, 2.0, 0.0]])
-    return Credit(advantages=advantages, shares=shares, returns=returns)
+    return Credit(advantages=advantages, loss_weights=loss_weights, returns=returns)
 
 
 def test_rewards_lengths_and_ends_are_means_over_captions() -> None:
@@ -67,7 +67,7 @@ def test_distinct_words_are_counted_per_word() -> None:
     assert distinct_share(["", " "]) == 0
 
 
-def test_captions_of_one_picture_count_as_one_image() -> None:
+def test_captions_of_one_image_count_as_one_image() -> None:
     assert num_images(judged([["a"], ["b"]])) == 1
 
 

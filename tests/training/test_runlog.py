@@ -47,7 +47,7 @@ def test_the_report_reads_what_a_run_writes(tmp_path: Path) -> None:
     sample = run.galleries[5][0]
     assert len(sample.rewards) == len(sample.credit) == len(sample.values) == len(sample.pieces)
     assert (tmp_path / "run" / sample.image).is_file()
-    assert sample.source == "picture 32"
+    assert sample.source == "image 32"
 
 
 def test_a_folder_with_anything_in_it_is_refused_with_the_ways_out(tmp_path: Path) -> None:
@@ -61,7 +61,7 @@ def test_a_folder_with_anything_in_it_is_refused_with_the_ways_out(tmp_path: Pat
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
-def test_overwriting_a_run_removes_it_but_not_its_pictures(tmp_path: Path) -> None:
+def test_overwriting_a_run_removes_it_but_not_its_images(tmp_path: Path) -> None:
     train(experiment_of(SHORT), run_in(tmp_path / "run", SHORT))
     (tmp_path / "run" / "pictures").mkdir()
     (tmp_path / "run" / "pictures" / "0.png").write_bytes(b"picture")
@@ -128,9 +128,9 @@ def test_things_are_due_every_so_often_and_at_the_end(tmp_path: Path) -> None:
     assert [step for step in range(1, 6) if run.due(step, 2)] == [2, 4, 5]
 
 
-def test_evaluated_pictures_are_copied_small_and_once(tmp_path: Path) -> None:
+def test_evaluated_images_are_copied_small_and_once(tmp_path: Path) -> None:
     Image.new("RGB", (600, 300), (200, 10, 10)).save(tmp_path / "big.png")
-    (tmp_path / "broken.png").write_bytes(b"no picture")
+    (tmp_path / "broken.png").write_bytes(b"no image")
     sources = [
         str(tmp_path / "big.png"),
         str(tmp_path / "broken.png"),
@@ -165,7 +165,7 @@ def test_a_gallery_shows_the_last_turn_with_its_own_credit(tmp_path: Path) -> No
         values=torch.tensor([[12.0, 13.0, 14.0, 15.0]]),
     )
     numbers = torch.arange(6.0)[None]
-    credit = Credit(advantages=numbers, shares=numbers)
+    credit = Credit(advantages=numbers, loss_weights=numbers)
     (sample,) = gallery_samples(tmp_path, rollout, credit)
     with Image.open(tmp_path / sample.pop("image")) as kept:
         assert kept.getpixel((1, 1)) == (9, 9, 9)
@@ -180,7 +180,7 @@ def test_a_gallery_shows_the_last_turn_with_its_own_credit(tmp_path: Path) -> No
     }
 
 
-def test_a_gallery_of_bare_tokens_needs_no_text_sources_or_pictures(tmp_path: Path) -> None:
+def test_a_gallery_of_bare_tokens_needs_no_text_sources_or_images(tmp_path: Path) -> None:
     mask = torch.ones(20, 1, dtype=torch.bool)
     rollout = Rollout(
         turns=(Turn(prompt=Prompt(texts=[""] * 20), tokens=Tokens(ids=mask.long(), mask=mask)),),
@@ -188,7 +188,7 @@ def test_a_gallery_of_bare_tokens_needs_no_text_sources_or_pictures(tmp_path: Pa
         reward_parts={},
         group=torch.arange(20),
     )
-    samples = gallery_samples(tmp_path, rollout, Credit(advantages=mask.float(), shares=mask / 20))
+    samples = gallery_samples(tmp_path, rollout, Credit(advantages=mask.float(), loss_weights=mask / 20))
     assert len(samples) == 16
     assert (samples[0]["source"], samples[0]["image"], samples[0]["values"]) == ("", "", None)
 

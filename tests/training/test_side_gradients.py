@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from toy_run import SCHEDULE, Numbers, experiment_of, run_in
 
 from sightloop.algorithms.grpo import GRPO, grpo_method
-from sightloop.algorithms.turn_objectives import Side, Sides
+from sightloop.algorithms.turn_objectives import TurnObjective, TurnObjectives
 from sightloop.training.experiment import Experiment
 from sightloop.training.gradients import PlainGradients
 from sightloop.training.loop import train, update
@@ -66,8 +66,8 @@ def updated(
     """One update of the same policy on the same rollout; what it measured, and the gradients."""
     torch.manual_seed(4)
     policy = Shared()
-    drawing, answering = (Side(weight=weight) for weight in weights)
-    algorithm = GRPO(kl_weight=0, sides=Sides(drawing=drawing, answering=answering))
+    drawing, answering = (TurnObjective(weight=weight) for weight in weights)
+    algorithm = GRPO(kl_weight=0, objectives=TurnObjectives(drawing=drawing, answering=answering))
     made = experiment(policy, algorithm, schedule=replace(LOOSE, micro_batch=micro_batch))
     rollout = made.collect(policy, [])
     credit = algorithm.credit(policy, rollout)
@@ -133,7 +133,7 @@ def test_gradients_that_belong_to_no_turn_are_added_unscaled() -> None:
     assert weight.grad.tolist() == [8.5]
 
 
-def test_the_sum_of_both_sides_is_the_plain_gradient() -> None:
+def test_the_sum_of_joint_is_the_plain_gradient() -> None:
     plain, apart = updated(apart=False), updated(apart=True)
     for one, other in zip(plain[1], apart[1], strict=True):
         torch.testing.assert_close(other, one)
@@ -230,7 +230,7 @@ def test_two_updates_are_what_two_updates_by_hand_give(tmp_path: Path) -> None:
     credit, optimizer = algorithm.credit(twin, rollout), make_optimizer(made.trainable, made.schedule)
     for _ in range(2):
         optimizer.zero_grad()
-        (algorithm.loss(twin, rollout, credit).per_token * credit.shares).sum().backward()
+        (algorithm.loss(twin, rollout, credit).per_token * credit.loss_weights).sum().backward()
         optimizer.step()
     for one, other in zip(policy.parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(one, other)

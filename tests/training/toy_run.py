@@ -154,7 +154,7 @@ class Collector:
 
     @torch.no_grad()
     def __call__(self, policy: ToyPolicy, batch: list[int]) -> Rollout:
-        """Judged words, one grey pixel a sample as the picture."""
+        """Judged words, one grey pixel a sample as the image."""
         self.watch()
         pixels = torch.tensor(batch).remainder(256).byte()[:, None, None, None].repeat(1, 3, 1, 1)
         prompt = Prompt(texts=[""] * len(batch), images=Images(pixels=pixels), seeds=batch)
@@ -174,7 +174,7 @@ class Collector:
             reward_parts={"blue": blue.sum(1)},
             group=torch.tensor(batch),
             pieces=policy.decode(tokens),
-            sources=[f"picture {number}" for number in batch],
+            sources=[f"image {number}" for number in batch],
         )
 
 

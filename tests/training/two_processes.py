@@ -71,7 +71,7 @@ def stopped_by_one(folder: Path, rank: int) -> int:
 
 
 class BreaksOnOne(Collector):
-    """A reward that is not finite, for picture 6, which the second rank has."""
+    """A reward that is not finite, for image 6, which the second rank has."""
 
     def __call__(self, policy: ToyPolicy, batch: list[int]) -> Rollout:
         """Judged words."""
@@ -93,7 +93,7 @@ class Filtered:
         credit = self.inner.credit(policy, rollout)
         step = len(self.calls)
         kept = step != 2 and (step != 3 or distributed.rank() == 0)
-        return credit if kept else replace(credit, shares=0 * credit.shares)
+        return credit if kept else replace(credit, loss_weights=0 * credit.loss_weights)
 
     def loss(self, policy: Policy, rollout: Rollout, credit: Credit) -> LossOutput:
         """The inner algorithm's."""

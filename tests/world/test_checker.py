@@ -1,4 +1,4 @@
-"""The checker on pictures whose truth is known: exact where clean, robust to what picture tokenizers do."""
+"""The checker on images whose truth is known: exact where clean, robust to what image tokenizers do."""
 
 import time
 
@@ -8,8 +8,8 @@ import pytest
 from sightloop.world.checker import SURE, corner_of, detect
 from sightloop.world.quizzes import sample_drawn_scene
 from sightloop.world.scenes import (
-    COLOUR_RGB,
-    COLOURS,
+    COLOR_RGB,
+    COLORS,
     CORNERS,
     GROUNDS,
     SHAPES,
@@ -21,11 +21,11 @@ from sightloop.world.scenes import (
 
 
 def things_of(scene: Scene) -> list[tuple[str, str, str]]:
-    return sorted((thing.shape, thing.colour, thing.corner) for thing in scene.things)
+    return sorted((thing.shape, thing.color, thing.corner) for thing in scene.things)
 
 
 def things_in(picture: np.ndarray) -> list[tuple[str, str, str]]:
-    return sorted((d.name, d.colour, corner_of(d)) for d in detect(picture) if d.score > SURE)
+    return sorted((d.name, d.color, corner_of(d)) for d in detect(picture) if d.score > SURE)
 
 
 def blurred(picture: np.ndarray, sigma: float) -> np.ndarray:
@@ -51,7 +51,7 @@ def share_exact(change, *, sample=sample_drawn_scene, number: int = 120, seed: i
     return right / number
 
 
-def test_clean_pictures_are_read_without_an_error() -> None:
+def test_clean_images_are_read_without_an_error() -> None:
     assert share_exact(lambda picture, rng: picture) == 1
 
 
@@ -79,18 +79,18 @@ def test_a_tint_hardly_matters() -> None:
 
 
 @pytest.mark.parametrize("ground", GROUNDS)
-def test_every_shape_and_colour_is_told_from_all_others(ground) -> None:
+def test_every_shape_and_color_is_told_from_all_others(ground) -> None:
     rng = np.random.default_rng(1)
     for shape in SHAPES:
-        for colour in COLOURS:
-            thing = Thing(size="large", colour=colour, shape=shape, corner="bottom-left")
+        for color in COLORS:
+            thing = Thing(size="large", color=color, shape=shape, corner="bottom-left")
             picture = render(Scene(ground=ground, things=(thing,)), rng)
-            assert things_in(picture) == [(shape, colour, "bottom-left")]
+            assert things_in(picture) == [(shape, color, "bottom-left")]
 
 
 def test_boxes_lie_where_the_things_are() -> None:
     for corner, (row, column) in zip(CORNERS, ((8, 8), (8, 24), (24, 8), (24, 24)), strict=True):
-        thing = Thing(size="large", colour="blue", shape="square", corner=corner)
+        thing = Thing(size="large", color="blue", shape="square", corner=corner)
         (found,) = detect(render(Scene(ground="white", things=(thing,)), np.random.default_rng(2)))
         left, top, right, bottom = found.box
         assert abs((left + right) / 2 - column) < 1.7
@@ -99,24 +99,24 @@ def test_boxes_lie_where_the_things_are() -> None:
         assert bottom - top == pytest.approx(2 * 0.85 * 6.6, abs=1.2)
 
 
-def test_touching_things_of_one_colour_are_two() -> None:
+def test_touching_things_of_one_color_are_two() -> None:
     picture = np.full((32, 32, 3), 242, dtype=np.uint8)
     y, x = np.mgrid[0:32, 0:32] + 0.5
     for center in (8.5, 22.0):
-        picture[(y - 16) ** 2 + (x - center) ** 2 < 6.9**2] = COLOUR_RGB["red"]
-    found = [(d.name, d.colour) for d in detect(picture) if d.score > SURE]
+        picture[(y - 16) ** 2 + (x - center) ** 2 < 6.9**2] = COLOR_RGB["red"]
+    found = [(d.name, d.color) for d in detect(picture) if d.score > SURE]
     assert found == [("circle", "red")] * 2
 
 
-def test_touching_things_of_two_colours_are_two() -> None:
+def test_touching_things_of_two_colors_are_two() -> None:
     picture = np.full((32, 32, 3), 20, dtype=np.uint8)
-    picture[8:19, 4:15] = COLOUR_RGB["green"]
-    picture[8:19, 15:26] = COLOUR_RGB["yellow"]
-    found = sorted((d.name, d.colour) for d in detect(picture) if d.score > SURE)
+    picture[8:19, 4:15] = COLOR_RGB["green"]
+    picture[8:19, 15:26] = COLOR_RGB["yellow"]
+    found = sorted((d.name, d.color) for d in detect(picture) if d.score > SURE)
     assert found == [("square", "green"), ("square", "yellow")]
 
 
-def test_empty_pictures_hold_nothing() -> None:
+def test_empty_images_hold_nothing() -> None:
     for level in (0, 20, 128, 242, 255):
         assert detect(np.full((32, 32, 3), level, dtype=np.uint8)) == []
 
@@ -128,7 +128,7 @@ def test_junk_is_hardly_ever_sure() -> None:
         salad = rng.integers(0, 256, (8, 8, 3)).repeat(4, 0).repeat(4, 1).astype(np.uint8)
         white_noise = rng.integers(0, 256, (32, 32, 3)).astype(np.uint8)
         stripes = np.full((32, 32, 3), 242, dtype=np.uint8)
-        stripes[:, 4:9] = COLOUR_RGB["red"]
+        stripes[:, 4:9] = COLOR_RGB["red"]
         sure += sum(d.score > SURE for picture in (salad, white_noise, stripes) for d in detect(picture))
     assert sure / 120 < 0.2
 
@@ -138,7 +138,7 @@ def test_half_a_shape_of_another_is_not_sure() -> None:
     rng = np.random.default_rng(0)
 
     def alone(shape):
-        thing = Thing(size="large", colour="red", shape=shape, corner="top-left")
+        thing = Thing(size="large", color="red", shape=shape, corner="top-left")
         return render(Scene(ground="white", things=(thing,)), rng)
 
     clean = min(detect(alone(shape))[0].score for shape in SHAPES)
@@ -149,7 +149,7 @@ def test_half_a_shape_of_another_is_not_sure() -> None:
 
 
 @pytest.mark.slow
-def test_a_picture_takes_a_few_milliseconds() -> None:
+def test_an_image_takes_a_few_milliseconds() -> None:
     rng = np.random.default_rng(0)
     pictures = [render(sample_drawn_scene(rng), rng) for _ in range(60)]
     started = time.process_time()

@@ -21,9 +21,9 @@ from sightloop.world.language import (
 )
 from sightloop.world.scenes import Scene, Thing, mutate, sample_scene
 
-CIRCLE = Thing(size="small", colour="red", shape="circle", corner="top-left")
-OTHER = Thing(size="large", colour="red", shape="square", corner="top-right")
-CROSS = Thing(size="small", colour="blue", shape="cross", corner="bottom-right")
+CIRCLE = Thing(size="small", color="red", shape="circle", corner="top-left")
+OTHER = Thing(size="large", color="red", shape="square", corner="top-right")
+CROSS = Thing(size="small", color="blue", shape="cross", corner="bottom-right")
 SCENE = Scene(ground="white", things=(CIRCLE, OTHER, CROSS))
 TOTAL = 13
 
@@ -36,7 +36,7 @@ FACTS = [
     ("a large red circle top-left", 3, 1),
     ("a small red circle bottom-left", 3, 1),
     ("a small red triangle top-left", 3, 1),
-    # Colour and shape fit nothing together with nothing: all of it is made up.
+    # Color and shape fit nothing together with nothing: all of it is made up.
     ("a green triangle", 0, 2),
     ("a small green triangle top-left", 0, 4),
     # It agrees with the square most, and gets its size wrong.

@@ -1,4 +1,4 @@
-"""Scenes and their pictures: exact by seed, within their rules, told apart by their pixels."""
+"""Scenes and their images: exact by seed, within their rules, told apart by their pixels."""
 
 from collections import Counter
 from dataclasses import replace
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from sightloop.world.scenes import (
-    COLOURS,
+    COLORS,
     CORNERS,
     GROUNDS,
     SHAPES,
@@ -20,8 +20,8 @@ from sightloop.world.scenes import (
     sample_scene,
 )
 
-CIRCLE = Thing(size="large", colour="red", shape="circle", corner="top-left")
-CROSS = Thing(size="small", colour="blue", shape="cross", corner="bottom-right")
+CIRCLE = Thing(size="large", color="red", shape="circle", corner="top-left")
+CROSS = Thing(size="small", color="blue", shape="cross", corner="bottom-right")
 SCENE = Scene(ground="white", things=(CIRCLE, CROSS))
 
 
@@ -54,7 +54,7 @@ def test_every_word_of_the_world_is_used() -> None:
     scenes = drawn(300)
     things = [thing for scene in scenes for thing in scene.things]
     assert {scene.ground for scene in scenes} == set(GROUNDS)
-    for kind, words in (("size", SIZES), ("colour", COLOURS), ("shape", SHAPES), ("corner", CORNERS)):
+    for kind, words in (("size", SIZES), ("color", COLORS), ("shape", SHAPES), ("corner", CORNERS)):
         counts = Counter(thing.__dict__[kind] for thing in things)
         assert set(counts) == set(words)
         assert min(counts.values()) > len(things) / len(words) / 2
@@ -66,7 +66,7 @@ def test_a_scene_comes_back_from_plain_data() -> None:
         assert Scene.from_json(scene.to_json()) == scene
 
 
-def test_a_picture_shows_its_things_where_and_as_they_are() -> None:
+def test_an_image_shows_its_things_where_and_as_they_are() -> None:
     picture = render(SCENE, np.random.default_rng(0))
     assert picture.shape == (SIDE, SIDE, 3)
     assert picture.dtype == np.uint8
@@ -96,8 +96,8 @@ def test_a_mutation_changes_what_it_says_and_keeps_the_rules() -> None:
     rng = np.random.default_rng(1)
     for scene in drawn(100):
         other = mutate(scene, rng)
-        facts = [(t.size, t.colour, t.shape, t.corner) for t in scene.things]
-        other_facts = [(t.size, t.colour, t.shape, t.corner) for t in other.things]
+        facts = [(t.size, t.color, t.shape, t.corner) for t in scene.things]
+        other_facts = [(t.size, t.color, t.shape, t.corner) for t in other.things]
         # Four things leave no corner to move to.
         assert other != scene or len(scene.things) == 4
         changed = len(set(facts) - set(other_facts)) + (other.ground != scene.ground)

@@ -1,4 +1,4 @@
-"""Quizzes of the embedded world: scenes that fulfil them, quizzes about scenes, right answers, words."""
+"""Quizzes of the embedded world: scenes that fulfill them, quizzes about scenes, right answers, words."""
 
 from collections import Counter
 
@@ -34,13 +34,13 @@ def test_a_scene_holds_exactly_what_its_quiz_names(category) -> None:
         wanted = Counter({clause.noun: clause.count for clause in quiz.include})
         assert Counter(thing.shape for thing in scene.things) == wanted
         for clause in quiz.include:
-            if clause.colour is not None:
-                assert [t.colour for t in scene.things if t.shape == clause.noun] == [clause.colour]
+            if clause.color is not None:
+                assert [t.color for t in scene.things if t.shape == clause.noun] == [clause.color]
         corners = [CORNERS.index(thing.corner) for thing in scene.things]
         assert corners == sorted(set(corners))
 
 
-def test_relations_hold_between_neighbours() -> None:
+def test_relations_hold_between_neighbors() -> None:
     rng = np.random.default_rng(0)
     steps = {"left of": (0, -1), "right of": (0, 1), "above": (-1, 0), "below": (1, 0)}
     for _ in range(60):
@@ -69,18 +69,18 @@ def test_a_quiz_of_another_world_is_refused() -> None:
 
 
 def test_a_scene_is_asked_about_in_every_category_that_fits_it() -> None:
-    circle = Thing(size="large", colour="red", shape="circle", corner="top-left")
-    cross = Thing(size="small", colour="blue", shape="cross", corner="bottom-left")
+    circle = Thing(size="large", color="red", shape="circle", corner="top-left")
+    cross = Thing(size="small", color="blue", shape="cross", corner="bottom-left")
     asked = quizzes_about(Scene(ground="white", things=(circle, cross)))
     assert [quiz.answer for quiz in asked] == [
         "There is a circle and a cross",
         "The cross is below the circle",
         "The circle is red and the cross is blue",
     ]
-    far = Thing(size="large", colour="red", shape="cross", corner="bottom-right")
+    far = Thing(size="large", color="red", shape="cross", corner="bottom-right")
     asked = quizzes_about(Scene(ground="white", things=(circle, far)))
     assert [quiz.category for quiz in asked] == ["two_object"]
-    three = tuple(Thing(size="large", colour="red", shape="cross", corner=corner) for corner in CORNERS[:3])
+    three = tuple(Thing(size="large", color="red", shape="cross", corner=corner) for corner in CORNERS[:3])
     assert [quiz.answer for quiz in quizzes_about(Scene(ground="gray", things=three))] == ["three crosses"]
     assert quizzes_about(Scene(ground="gray", things=(*three[:2], circle))) == []
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from experiments.world.janus_stage import train_janus
-from experiments.world.lessons import RIGHT, Stretch
+from experiments.world.lessons import RIGHT, TrainingPhase
 from experiments.world.show_o_stage import misread, show_o_policy, train_show_o
 from experiments.world.tokenizer_stage import (
     StillGenerator,
@@ -45,7 +45,7 @@ from sightloop.world.held_out_scenes import (
 from sightloop.world.quizzes import sample_drawn_scene, sample_quiz
 from sightloop.world.scenes import Scene, Thing, render
 
-RED_SQUARE = Thing(size="large", colour="red", shape="square", corner="top-left")
+RED_SQUARE = Thing(size="large", color="red", shape="square", corner="top-left")
 ALONE = Scene(ground="white", things=(RED_SQUARE,))
 SCENES = [sample_drawn_scene(np.random.default_rng(k)) for k in range(100)]
 
@@ -53,9 +53,9 @@ SCENES = [sample_drawn_scene(np.random.default_rng(k)) for k in range(100)]
 BUNDLED = {"show_o": load_show_o, "janus": load_janus}
 
 
-def test_taught_codes_tell_ground_quarter_colour_and_shape() -> None:
+def test_taught_codes_tell_ground_quarter_color_and_shape() -> None:
     (codes,) = codes_of([ALONE]).view(1, 4, 4)
-    # White is ground 0, red colour 0, square shape 1; an empty cell has colour 6 and shape 0.
+    # White is ground 0, red color 0, square shape 1; an empty cell has color 6 and shape 0.
     assert codes[:2, :2].tolist() == [[1, 33], [65, 97]]
     assert (codes[2:] == 24).all()
     assert (codes[:2, 2:] == 24).all()
@@ -65,8 +65,8 @@ def test_taught_codes_tell_ground_quarter_colour_and_shape() -> None:
 
 def test_codes_are_read_back_as_the_things_they_stand_for() -> None:
     for scene, found in zip(SCENES, seen_in_codes(codes_of(SCENES)), strict=True):
-        truth = [(thing.shape, thing.colour, thing.corner) for thing in scene.things]
-        assert [(thing.noun, thing.colour, thing.corner) for thing in found] == truth
+        truth = [(thing.shape, thing.color, thing.corner) for thing in scene.things]
+        assert [(thing.noun, thing.color, thing.corner) for thing in found] == truth
 
 
 def test_a_thing_of_quarters_that_do_not_fit_is_none() -> None:
@@ -110,7 +110,7 @@ def test_an_untrained_show_o_draws_answers_and_comes_back_from_its_folder(tmp_pa
     torch.manual_seed(0)
     policy = show_o_policy(new_magvit2())
     prompt = Prompt(texts=["a photo of a circle", "a photo of two red squares"], wants="image", seeds=[1, 2])
-    tokens = policy.sample(prompt, policy.drawing())
+    tokens = policy.sample(prompt, policy.default_sampling())
     assert tokens.ids.shape == (2, NUM_IMAGE_TOKENS)
     assert int(tokens.ids.max()) < NUM_CODES
     assert policy.pixels(tokens).pixels.shape == (2, 3, 32, 32)
@@ -126,7 +126,7 @@ def test_an_untrained_janus_draws_answers_and_comes_back_from_its_folder(tmp_pat
     torch.manual_seed(0)
     policy = Janus(new_janus(), janus_processor(), settings=JanusSettings(trained="full"))
     prompt = Prompt(texts=["a photo of a circle", "a photo of two red squares"], wants="image", seeds=[1, 2])
-    tokens = policy.sample(prompt, policy.drawing())
+    tokens = policy.sample(prompt, policy.default_sampling())
     assert tokens.ids.shape == (2, NUM_IMAGE_TOKENS)
     pixels = policy.pixels(tokens)
     assert pixels.pixels.shape == (2, 3, 32, 32)
@@ -152,7 +152,7 @@ def test_the_bundled_models_draw_poorly_and_see_better(name) -> None:
     """Between the gates there is room for training."""
     policy = BUNDLED[name](WEIGHTS / name)
     quizzes = held_out_quizzes(40, seed=2)
-    drawn = drawing_figures(policy, quizzes, policy.drawing())
+    drawn = drawing_figures(policy, quizzes, policy.default_sampling())
     asked = answer_figures(policy, quizzes, images_of(held_out_scenes(quizzes, seed=2), seed=2))
     # 240 quizzes add noise of about .03 to what the stages reported.
     assert 0.35 < drawn.mean < 0.7
@@ -163,15 +163,15 @@ def test_the_bundled_models_draw_poorly_and_see_better(name) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", BUNDLED)
-def test_drawn_pictures_are_seen_alike_in_codes_and_in_pixels(name) -> None:
-    """The decoder may blur, but the checker finds in its pictures what their codes say."""
+def test_drawn_images_are_seen_alike_in_codes_and_in_pixels(name) -> None:
+    """The decoder may blur, but the checker finds in its images what their codes say."""
     policy = BUNDLED[name](WEIGHTS / name)
     codes = codes_of(SCENES)
     tokens = policy.image_tokens(Images(pixels=images_of(SCENES).pixels))
     assert (tokens.ids == codes).float().mean() > 0.99
     same = [
-        sorted((d.name, d.colour, corner_of(d)) for d in pixels)
-        == sorted((d.name, d.colour, corner_of(d)) for d in ids)
+        sorted((d.name, d.color, corner_of(d)) for d in pixels)
+        == sorted((d.name, d.color, corner_of(d)) for d in ids)
         for pixels, ids in zip(detect_in(policy.pixels(tokens)), seen_in_codes(tokens.ids), strict=True)
     ]
     assert sum(same) / len(same) > 0.95
@@ -189,7 +189,7 @@ def test_every_stage_learns_and_is_only_loaded_once_it_is_finished(tmp_path) -> 
     world = make_drawn_world(40, 2)
     magvit, vq = train_magvit2(world, tmp_path, steps=2), train_vq(world, tmp_path, steps=2)
     names = ("show_o_more", "janus_more")
-    more = [Stretch(name=name, steps=2, answers=1, peak_lr=1e-3, wrong=RIGHT) for name in names]
+    more = [TrainingPhase(name=name, steps=2, answers=1, peak_lr=1e-3, wrong=RIGHT) for name in names]
 
     def taught() -> tuple[ShowO, Janus]:
         show_o = train_show_o(magvit, tmp_path, steps=2, further=more[:1])

@@ -99,7 +99,7 @@ def captions_of(policy: Blip2Captioner, images: Images, temperature: float) -> l
 
 def test_the_captioner_is_right_when_it_tells_much_and_often_tells_little(fresh) -> None:
     policy = Blip2Captioner.from_pretrained(WEIGHTS / "captioner")
-    images = policy.look(fresh.images)
+    images = policy.encode_images(fresh.images)
     greedy, drawn = captions_of(policy, images, 0.0), captions_of(policy, images, 1.0)
     assert all(map(parses, greedy))
     counts = [
@@ -116,7 +116,7 @@ def test_the_captioner_is_right_when_it_tells_much_and_often_tells_little(fresh)
 
 def logits_of(judge: ItmSimilarity, fresh: Fresh) -> dict[str, Tensor]:
     rng = np.random.default_rng(5)
-    images = judge.look(fresh.images)
+    images = judge.encode_images(fresh.images)
     wrong: list[Scene] = []
     for scene in fresh.scenes:
         other = scene
@@ -148,7 +148,7 @@ def test_judges_prefer_full_captions_and_see_one_wrong_fact(name, fresh) -> None
 
 
 @pytest.mark.parametrize("name", ["clip", "clip_retrieval"])
-def test_clip_finds_pictures_by_their_full_captions(name, fresh) -> None:
+def test_clip_finds_images_by_their_full_captions(name, fresh) -> None:
     encoder = ClipEncoder.from_pretrained(WEIGHTS / name)
     images = encoder.images(fresh.images.pixels)
     cosines = encoder.texts([full_caption(scene) for scene in fresh.scenes]) @ images.T

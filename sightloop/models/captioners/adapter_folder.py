@@ -116,7 +116,7 @@ def _card_text(captioner: GenericCaptioner, base: str, card: AdapterCard) -> str
     name = f"[{base}](https://huggingface.co/{base})" if on_hub else f"`{Path(base).name}`"
     text = captioner.prompt_text(card.prompt)
     options = ", ".join(f"{option}={value}" for option, value in card.decoding.items())
-    options += f", suppress_tokens=[{captioner.picture_token}]"
+    options += f", suppress_tokens=[{captioner.image_token}]"
     endings = f"eos_token_id={list(captioner.ends)}, pad_token_id={captioner.pad}"
     lines = [
         *head,
@@ -125,7 +125,7 @@ def _card_text(captioner: GenericCaptioner, base: str, card: AdapterCard) -> str
         "",
         "# Adapters of a captioner trained by what a judge sees",
         "",
-        f"Low-rank adapters for {name} after {told.steps} steps of training with sightloop on the judgement",
+        f"Low-rank adapters for {name} after {told.steps} steps of training with sightloop on the judgment",
         "of a frozen image-text matcher and text rules, without reference captions",
         "(VLRM, [arXiv 2404.01911](https://arxiv.org/abs/2404.01911)).",
         "",
@@ -151,7 +151,7 @@ def _card_text(captioner: GenericCaptioner, base: str, card: AdapterCard) -> str
         "print(processor.batch_decode(words, skip_special_tokens=True)[0].strip())",
         "```",
         "",
-        f"`image` is a square RGB picture of {captioner.image_size} pixels, as in training. Captions may",
-        "name things that are not there; check before relying on them. The base model's licence applies too.",
+        f"`image` is a square RGB image of {captioner.image_size} pixels, as in training. Captions may",
+        "name things that are not there; check before relying on them. The base model's license applies too.",
     ]
     return "\n".join(lines) + "\n"

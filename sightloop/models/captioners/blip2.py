@@ -1,7 +1,7 @@
 """BLIP-2 (OPT) as a captioning policy: frozen tower and language model, trainable queries, Q-Former and
 projection.
 
-The tower sees a picture once (`look`); sampler, scorer, critic and judge read its features from the `Images`.
+The tower sees an image once (`look`); sampler, scorer, critic and judge read its features from the `Images`.
 Everything after it is composed from transformers' own modules, because
 `Blip2ForConditionalGeneration.generate`
 always starts from pixels and its `forward` always computes the logits of every position.
@@ -26,11 +26,17 @@ from sightloop.models.captioners.last_layer import READ_FROM, read_in_part
 from sightloop.models.captioners.opt_steps import OptSteps
 from sightloop.models.checkpointing import Recomputation, no_dropout
 from sightloop.models.decoding.beams import Rules, write_texts
-from sightloop.models.decoding.sampling import Writer, alone, draw_tokens, like_lengths, token_log_probs
+from sightloop.models.decoding.sampling import (
+    DecodingModel,
+    alone,
+    draw_tokens,
+    like_lengths,
+    token_log_probs,
+)
 from sightloop.models.decoding.static_texts import FixedDecoder, StaticTexts
 from sightloop.models.decoding.token_pieces import Pieces
 from sightloop.models.only_numbers import require_numbers
-from sightloop.models.open import ends_of, is_blip2, open_pictures, open_weights, open_words, require_kind
+from sightloop.models.open import ends_of, is_blip2, open_images, open_weights, open_words, require_kind
 from sightloop.models.protocols import Contexts, ValuePosition
 from sightloop.models.transformers_internals import Cache, cache_argument
 from sightloop.models.written_text import text_ids
@@ -80,7 +86,7 @@ class Blip2Captioner(nn.Module):
         mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (pictures.image_mean, pictures.image_std))
         self.register_buffer("pixel_mean", mean, persistent=False)
         self.register_buffer("pixel_std", std, persistent=False)
-        self.everyone_done: Callable[[bool], bool] = alone
+        self.all_ranks_finished: Callable[[bool], bool] = alone
         self._static_texts = StaticTexts()
         self._is_static: bool | None = None
         generation: Any = model.generation_config
@@ -112,7 +118,7 @@ class Blip2Captioner(nn.Module):
         model = open_weights(Blip2ForConditionalGeneration, folder, dtype=dtype, exact=exact)
         text, generation = model.config.text_config, model.generation_config
         words = open_words(folder, rows=text.vocab_size, ends=ends_of(text, generation))
-        pictures = open_pictures(BlipImageProcessorPil, folder)
+        pictures = open_images(BlipImageProcessorPil, folder)
         return Blip2Captioner(model, words, pictures).to(device)
 
     def _freeze(self) -> None:
@@ -132,8 +138,8 @@ class Blip2Captioner(nn.Module):
     # -- seeing
 
     @torch.no_grad()
-    def look(self, images: Images) -> Images:
-        """Add the tower's features under `TOWER`; pictures that have them are returned as they are."""
+    def encode_images(self, images: Images) -> Images:
+        """Add the tower's features under `TOWER`; images that have them are returned as they are."""
         if TOWER in images.features:
             return images
         return replace(images, features={**images.features, TOWER: self._tower(images.pixels)})
@@ -144,7 +150,7 @@ class Blip2Captioner(nn.Module):
         embedded = tower.embeddings(values.to(tower.post_layernorm.weight.dtype))
         return tower.encoder(inputs_embeds=embedded).last_hidden_state
 
-    def _picture_prefix(self, images: Images) -> Float[Tensor, "B Q h"]:
+    def _image_prefix(self, images: Images) -> Float[Tensor, "B Q h"]:
         features = images.features.get(TOWER)
         if features is None:
             with torch.no_grad():
@@ -169,10 +175,10 @@ class Blip2Captioner(nn.Module):
         return self._decoder.embed_tokens(ids)
 
     def _context(self, prompt: Prompt) -> tuple[Float[Tensor, "B L h"], Bool[Tensor, "B L"] | None]:
-        """Picture, begin token and prompt text of each row, left-padded; no mask if nothing is padded."""
+        """Image, begin token and prompt text of each row, left-padded; no mask if nothing is padded."""
         if not isinstance(prompt.images, Images):
-            raise ValueError("a caption needs pictures: Prompt.images is not an Images value")
-        prefix = self._picture_prefix(prompt.images)
+            raise ValueError("a caption needs images: Prompt.images is not an Images value")
+        prefix = self._image_prefix(prompt.images)
         rows = [[self.bos, *self._text_ids(text)] for text in prompt.texts]
         longest = max(map(len, rows))
         ids = torch.tensor([[self.pad] * (longest - len(row)) + row for row in rows], device=prefix.device)
@@ -185,7 +191,7 @@ class Blip2Captioner(nn.Module):
         for index, row in enumerate(rows):
             gap = longest - len(row)
             mask[index, :gap] = False
-            # The gap between picture and text moves to the left end.
+            # The gap between image and text moves to the left end.
             moved = torch.cat([order[prefix.shape[1] : prefix.shape[1] + gap], order[: prefix.shape[1]]])
             context[index, : prefix.shape[1] + gap] = context[index, moved]
         return context, mask
@@ -252,10 +258,10 @@ class Blip2Captioner(nn.Module):
 
     def _steps(self) -> OptSteps | None:
         # Sharded weights are whole only inside their layers' own calls.
-        by_steps = OptSteps.fits(self._decoder) and self.everyone_done is alone
+        by_steps = OptSteps.fits(self._decoder) and self.all_ranks_finished is alone
         return OptSteps(self._decoder) if by_steps else None
 
-    def _writer(self) -> Writer:
+    def _writer(self) -> DecodingModel:
         steps = self._steps()
 
         def decode(embeds: Tensor, mask: Tensor | None, cache: Cache) -> Tensor:
@@ -264,7 +270,7 @@ class Blip2Captioner(nn.Module):
                 return steps(steps.placed(embeds[:, 0], position), cache, mask)[:, None]
             return self._run(embeds, mask, cache, first=embeds.shape[1] - 1)
 
-        return Writer(
+        return DecodingModel(
             decoder=decode,
             embed=self._embed,
             head=lambda hidden: hidden @ self._head.T,
@@ -272,11 +278,11 @@ class Blip2Captioner(nn.Module):
             ends=self.ends,
             pad=self.pad,
             source=self.source,
-            everyone_done=self.everyone_done,
+            all_ranks_finished=self.all_ranks_finished,
         )
 
     def score(self, turn: Turn, under: Sampling | None = None) -> TokenScores:
-        """Log-probabilities under the model's own law (None), or under a temperature and top-k."""
+        """Log-probabilities under the model's own distribution (None), or under a temperature and top-k."""
         mask = turn.tokens.mask
         hidden = self._read(_without_last(turn), through_bridge=True)
         return _scattered(

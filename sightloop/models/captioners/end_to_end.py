@@ -44,8 +44,8 @@ class WholeModel:
     def hidden(self, turn: Turn) -> tuple[Float[Tensor, "B L h"], int]:
         """Last hidden states over prompt and tokens, and the position that predicts the first token."""
         inputs = self.reader.inputs(turn.prompt.texts, pictures(turn.prompt).pixels)
-        # Only the last token of a text can be a picture token, which nobody reads on from.
-        ids = turn.tokens.ids.masked_fill(turn.tokens.ids == self.reader.picture_token, self.pad)
+        # Only the last token of a text can be an image token, which nobody reads on from.
+        ids = turn.tokens.ids.masked_fill(turn.tokens.ids == self.reader.image_token, self.pad)
         shape = inputs["input_ids"].shape
         for name, value in inputs.items():
             if value.shape == shape:
@@ -123,7 +123,7 @@ class WholeModel:
         if apart > 1:
             raise ValueError(
                 f"{self.model.config.model_type!r} reads a text {apart:.1f} times as far from how it "
-                "writes it as rounding explains (does its prompt look ahead, or end with the picture?)"
+                "writes it as rounding explains (does its prompt look ahead, or end with the image?)"
             )
 
     @contextmanager
@@ -161,11 +161,11 @@ def distance(one: Tensor, other: Tensor) -> float:
 
 
 def pictures(prompt: Prompt) -> Images:
-    """The prompt's pictures.
+    """The prompt's images.
 
     Raises:
         ValueError: it has none.
     """
     if not isinstance(prompt.images, Images):
-        raise ValueError("a caption needs pictures: Prompt.images is not an Images value")
+        raise ValueError("a caption needs images: Prompt.images is not an Images value")
     return prompt.images

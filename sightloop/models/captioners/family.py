@@ -30,7 +30,7 @@ def load_blip2(
 def load_generic(
     name: str, *, dtype: torch.dtype, device: torch.device, choices: CaptionerChoices
 ) -> GenericCaptioner:
-    """Any other model of transformers that reads pictures and writes text.
+    """Any other model of transformers that reads images and writes text.
 
     Raises:
         ValueError: no such model, or none that can be driven.

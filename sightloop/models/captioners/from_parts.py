@@ -1,6 +1,6 @@
-"""An image-text-to-text model run from its parts: the frozen tower once a picture, then embedded words.
+"""An image-text-to-text model run from its parts: the frozen tower once an image, then embedded words.
 
-Not every architecture can be composed that way (pictures may enter at several layers, or change the attention
+Not every architecture can be composed that way (images may enter at several layers, or change the attention
 mask), so the first use compares with the model's own forward pass.
 """
 
@@ -19,7 +19,7 @@ from torch import Tensor
 from sightloop.models.captioners.end_to_end import distance, pictures
 from sightloop.models.captioners.prompt_reader import PromptReader
 from sightloop.models.decoding.beams import Rules, write_texts
-from sightloop.models.decoding.sampling import Decoder, Writer, alone, draw_tokens
+from sightloop.models.decoding.sampling import Decoder, DecodingModel, alone, draw_tokens
 from sightloop.models.deduplicate import distinct, image_keys
 from sightloop.models.transformers_internals import (
     Cache,
@@ -38,13 +38,13 @@ class TellsFeatures(Protocol):
     """A model whose features of images can be asked for by themselves."""
 
     def get_image_features(self, **inputs: Tensor) -> Any:
-        """What stands in the places of picture tokens."""
+        """What stands in the places of image tokens."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Context:
-    """Embedded prompts with their pictures in place, padded on the left; equal ones once."""
+    """Embedded prompts with their images in place, padded on the left; equal ones once."""
 
     embeds: Float[Tensor, "D L h"]
     mask: Bool[Tensor, "D L"] | None
@@ -54,9 +54,9 @@ class Context:
     places: Int[Tensor, " B"]
     """The prompt of each row."""
     ids: Int[Tensor, "D L"]
-    """The words, with picture tokens in the places of features."""
+    """The words, with image tokens in the places of features."""
     slots: Bool[Tensor, "D L"]
-    """Where the pictures are."""
+    """Where the images are."""
     deep: Float[Tensor, "D N w"]
     """What the first layers add there, side by side; w is 0 for most architectures."""
 
@@ -70,7 +70,7 @@ class Context:
 
 
 class ComposedModel:
-    """Draws and reads texts from features of pictures that were computed once."""
+    """Draws and reads texts from features of images that were computed once."""
 
     def __init__(self, model: Any, reader: PromptReader, *, pad: int, stops: tuple[int, ...]) -> None:
         self.model = model
@@ -78,7 +78,7 @@ class ComposedModel:
         self.pad = pad
         self.stops = stops
         self.key = f"captioner:{model.config.name_or_path}"
-        self.everyone_done: Callable[[bool], bool] = alone
+        self.all_ranks_finished: Callable[[bool], bool] = alone
         self.recomputes = False
         """Whether layers are computed anew in the backward pass."""
         self._objection: str | None = None
@@ -99,15 +99,15 @@ class ComposedModel:
     # -- seeing
 
     @torch.no_grad()
-    def look(self, images: Images) -> Images:
-        """Add the frozen tower's features; pictures that have them are returned as they are."""
+    def encode_images(self, images: Images) -> Images:
+        """Add the frozen tower's features; images that have them are returned as they are."""
         if self.key in images.features:
             return images
         return replace(images, features={**images.features, self.key: self._see(images)})
 
     def _see(self, images: Images) -> Float[Tensor, "B N w"]:
         """What enters the language model: its input, and beside it what its first layers add."""
-        inputs = self.reader.picture_inputs(images.pixels)
+        inputs = self.reader.image_inputs(images.pixels)
         seen = self.model.base_model.get_image_features(**inputs)
         entering = [seen.pooler_output]
         if reads_deep(self.model.base_model.get_decoder()):
@@ -134,14 +134,14 @@ class ComposedModel:
         positions = torch.stack([F.pad(row.positions, (gap, 0)) for row, gap in pairs], 1)[:, each]
         mask = torch.arange(ids.shape[1]) >= gaps[each, None]
         shifts = {row.shift for row in rows}
-        assert len(shifts) == 1, "pictures of one size take equally many positions"
+        assert len(shifts) == 1, "images of one size take equally many positions"
         features = images.features.get(self.key)
         features = self._see(images) if features is None else features
-        slots = (ids == self.reader.picture_token) & mask
+        slots = (ids == self.reader.image_token) & mask
         if int(slots.sum()) != features.shape[0] * features.shape[1]:
             raise ValueError(
-                f"a picture has {features.shape[1]} features and {int(slots.sum()) / len(ids):g} places in "
-                "the prompt; the template must name the picture token once"
+                f"an image has {features.shape[1]} features and {int(slots.sum()) / len(ids):g} places in "
+                "the prompt; the template must name the image token once"
             )
         # All of it was laid out on the host: the device is asked nothing.
         ids, positions, mask, slots = (
@@ -206,8 +206,8 @@ class ComposedModel:
 
         return cast("Decoder", run)
 
-    def _writer(self, context: Context) -> Writer:
-        return Writer(
+    def _writer(self, context: Context) -> DecodingModel:
+        return DecodingModel(
             decoder=self._decoder(context),
             embed=self.embed,
             head=lambda hidden: hidden @ self._head.T,
@@ -215,7 +215,7 @@ class ComposedModel:
             ends=self.stops,
             pad=self.pad,
             source=self.model.name_or_path,
-            everyone_done=self.everyone_done,
+            all_ranks_finished=self.all_ranks_finished,
         )
 
     def draw(self, prompt: Prompt, sampling: Sampling) -> Tokens:
@@ -275,7 +275,7 @@ class ComposedModel:
         return self.run(embeds, mask, positions, deep=deep), length - 1
 
     def hidden_of_text(self, ids: Int[Tensor, "B T"]) -> Float[Tensor, "B T h"]:
-        """Last hidden states of words without a picture."""
+        """Last hidden states of words without an image."""
         positions = torch.arange(ids.shape[1], device=ids.device).expand(1, *ids.shape)
         return self.run(self.embed(ids), None, positions)
 
@@ -328,6 +328,6 @@ class ComposedModel:
 
 
 def _joined(seen: Tensor | Sequence[Tensor]) -> Float[Tensor, "n w"]:
-    """Features of all pictures, one below the other; some models hand them out by picture."""
+    """Features of all images, one below the other; some models hand them out by image."""
     parts = [seen] if isinstance(seen, Tensor) else seen
     return torch.cat([part.flatten(0, -2) for part in parts])

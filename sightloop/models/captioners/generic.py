@@ -1,6 +1,6 @@
 """Any image-text-to-text model of transformers as a captioning policy that trains low-rank adapters.
 
-The model runs composed from its parts, the frozen tower once a picture (`from_parts.py`), or as a whole from
+The model runs composed from its parts, the frozen tower once an image (`from_parts.py`), or as a whole from
 pixels in every pass (`end_to_end.py`). Adapters off = the reference; a critic reads the reference and brings
 adapters of its own.
 """
@@ -43,31 +43,31 @@ from sightloop.models.written_text import text_ids
 from sightloop.types import Images, Prompt, Sampling, Tokens, TokenScores, Turn
 
 ANY_SIZE = 448
-"""Side of the pictures in pixels for models that take any size."""
+"""Side of the images in pixels for models that take any size."""
 _FOLDED_AT_MOST = 2**28
 """Adapted weights that are copied to draw faster: 1 GiB in float32."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionerSettings:
-    """How a captioner reads prompts and pictures, and what of it is trained."""
+    """How a captioner reads prompts and images, and what of it is trained."""
 
     lora_alpha: float | None = None
     """None = twice the rank."""
     lora_targets: tuple[str, ...] | None = None
     """Last names of the adapted linear layers (`q_proj`); None = all of the language model."""
     template: str | None = None
-    """The whole prompt, with `{prompt}` and the model's picture token in it; None = the model's chat
-    template, or the picture and then the prompt where it has none."""
+    """The whole prompt, with `{prompt}` and the model's image token in it; None = the model's chat
+    template, or the image and then the prompt where it has none."""
     image_size: int | None = None
-    """Side of the pictures in pixels; None = as the vision tower's configuration says."""
+    """Side of the images in pixels; None = as the vision tower's configuration says."""
     reuse_features: bool = True
-    """Run the frozen tower once a picture, where the model can be composed that way; False runs the whole
+    """Run the frozen tower once an image, where the model can be composed that way; False runs the whole
     model in every pass."""
 
 
 class GenericCaptioner(nn.Module):
-    """A `Captioner` on any transformers model that reads a picture and writes text."""
+    """A `Captioner` on any transformers model that reads an image and writes text."""
 
     def __init__(
         self,
@@ -84,7 +84,7 @@ class GenericCaptioner(nn.Module):
         self.settings = settings
         self.words = cast("Any", processor).tokenizer
         config = model.config.to_dict()
-        self.picture_token: int = config.get("image_token_id") or config.get("image_token_index") or -1
+        self.image_token: int = config.get("image_token_id") or config.get("image_token_index") or -1
         self._check(self.model)
         self.image_size: int = settings.image_size or _side(config["vision_config"].get("image_size"))
         self.hidden_size = int(model.config.get_text_config().hidden_size)
@@ -92,7 +92,7 @@ class GenericCaptioner(nn.Module):
         self.source: str = model.name_or_path or ""
         self.pieces = Pieces(self.words, end_ids=self.ends, source=self.source)
         reader = PromptReader(
-            processor, model.base_model, picture_token=self.picture_token, template=settings.template
+            processor, model.base_model, image_token=self.image_token, template=settings.template
         )
         self._whole = WholeModel(model, reader, pad=self.pad, stops=self.stops)
         self._composed = ComposedModel(model, reader, pad=self.pad, stops=self.stops)
@@ -115,7 +115,7 @@ class GenericCaptioner(nn.Module):
         """Load a folder of the hub's format (or a hub name); frozen weights in `dtype`, adapters in float32.
 
         Raises:
-            ValueError: the checkpoint is not a whole picture-to-text model, or none that can be driven.
+            ValueError: the checkpoint is not a whole image-to-text model, or none that can be driven.
         """
         config = open_config(folder)
         if not is_captioner(config):
@@ -123,7 +123,7 @@ class GenericCaptioner(nn.Module):
         processor = open_processor(folder, config)
         model = open_weights(AutoModelForImageTextToText, folder, dtype=dtype)
         if not isinstance(processor, ProcessorMixin):
-            raise ValueError(f"{folder} has no processor for pictures and text (processor_config.json)")
+            raise ValueError(f"{folder} has no processor for images and text (processor_config.json)")
         text = model.config.get_text_config()
         require_fitting(
             cast("Any", processor).tokenizer,
@@ -135,9 +135,9 @@ class GenericCaptioner(nn.Module):
 
     def _check(self, model: Any) -> None:
         kind = model.config.model_type
-        if model.base_model is model or self.picture_token < 0:
+        if model.base_model is model or self.image_token < 0:
             raise ValueError(
-                f"{kind!r} does not place its pictures among the prompt's tokens; it needs a captioner "
+                f"{kind!r} does not place its images among the prompt's tokens; it needs a captioner "
                 "of its own (BLIP-2 has models/captioners/blip2.py)"
             )
         head = model.get_output_embeddings()
@@ -159,8 +159,8 @@ class GenericCaptioner(nn.Module):
             words.pad_token = words.convert_ids_to_tokens(self.end)
         self.pad: int = words.convert_tokens_to_ids(words.pad_token)
         self.begin: int = self.end if words.bos_token_id is None else words.bos_token_id
-        # A drawn picture token has no picture behind it: a text that asks for one stops there, unfinished.
-        self.stops = (*self.ends, self.picture_token)
+        # A drawn image token has no image behind it: a text that asks for one stops there, unfinished.
+        self.stops = (*self.ends, self.image_token)
 
     def _targets(self, names: tuple[str, ...] | None) -> dict[str, nn.Linear]:
         linears = self.trunk_linears()
@@ -183,19 +183,19 @@ class GenericCaptioner(nn.Module):
         return self.model.get_output_embeddings().weight
 
     @property
-    def everyone_done(self) -> Callable[[bool], bool]:
+    def all_ranks_finished(self) -> Callable[[bool], bool]:
         """Whether all ranks are done: with sharded weights they must take the same steps."""
-        return self._composed.everyone_done
+        return self._composed.all_ranks_finished
 
-    @everyone_done.setter
-    def everyone_done(self, ask: Callable[[bool], bool]) -> None:
+    @all_ranks_finished.setter
+    def all_ranks_finished(self, ask: Callable[[bool], bool]) -> None:
         """Ask this before every drawn token."""
-        self._composed.everyone_done = ask
+        self._composed.all_ranks_finished = ask
         self._whole.sharded = True
         self._sharded = True
 
     def prompt_text(self, prompt: str) -> str:
-        """What the processor reads for a prompt, the picture's place in it."""
+        """What the processor reads for a prompt, the image's place in it."""
         return self._composed.reader.text(prompt)
 
     def begins(self, text: str) -> bool:
@@ -223,9 +223,9 @@ class GenericCaptioner(nn.Module):
         self._composed.recomputes = True
 
     @torch.no_grad()
-    def look(self, images: Images) -> Images:
-        """Add the frozen tower's features; pictures that have them are returned as they are."""
-        return self._composed.look(images) if self._chosen() is self._composed else images
+    def encode_images(self, images: Images) -> Images:
+        """Add the frozen tower's features; images that have them are returned as they are."""
+        return self._composed.encode_images(images) if self._chosen() is self._composed else images
 
     def _chosen(self, prompt: Prompt | None = None) -> ComposedModel | WholeModel:
         """The way in which this model runs, which its parts and the first prompt decide."""
@@ -287,7 +287,7 @@ class GenericCaptioner(nn.Module):
             return way.draw(prompt, sampling)
 
     def score(self, turn: Turn, under: Sampling | None = None) -> TokenScores:
-        """Log-probabilities under the model's own law (None), or under a temperature and top-k."""
+        """Log-probabilities under the model's own distribution (None), or under a temperature and top-k."""
         tokens, mask = turn.tokens, turn.tokens.mask
         shorter = replace(turn, tokens=Tokens(ids=tokens.ids[:, :-1], mask=mask[:, :-1]))
         with self.adapters.switched(True):
@@ -354,7 +354,7 @@ class GenericCaptioner(nn.Module):
             no_repeat_ngram=no_repeat_ngram,
             min_tokens=min_tokens,
             max_tokens=max_tokens,
-            never=(self.picture_token,),
+            never=(self.image_token,),
         )
         way = self._chosen(asked)
         with self._folded():
@@ -363,5 +363,5 @@ class GenericCaptioner(nn.Module):
 
 
 def _side(told: int | list[int] | tuple[int, ...] | None) -> int:
-    """The side of square pictures for a tower that tells one number, height and width, or nothing."""
+    """The side of square images for a tower that tells one number, height and width, or nothing."""
     return (max(told) if isinstance(told, list | tuple) else told) or ANY_SIZE

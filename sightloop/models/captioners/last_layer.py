@@ -1,6 +1,6 @@
 """The last layer of an OPT decoder, computed only at the positions that somebody reads.
 
-A picture and a prompt in front of a text matter to the last layer through their keys and values alone: their
+An image and a prompt in front of a text matter to the last layer through their keys and values alone: their
 queries, and all that follows attention, would be thrown away, in the forward and in the backward pass.
 """
 

@@ -1,7 +1,7 @@
-"""From prompts and pictures to what an image-text-to-text model reads, by the checkpoint's own processor.
+"""From prompts and images to what an image-text-to-text model reads, by the checkpoint's own processor.
 
-A processor takes milliseconds a picture, and a training step needs the same prompt in several passes. What a
-prompt looks like in tokens depends on its text and the size of the picture only, so it is remembered.
+A processor takes milliseconds an image, and a training step needs the same prompt in several passes. What a
+prompt looks like in tokens depends on its text and the size of the image only, so it is remembered.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _REMEMBERED_PROMPTS = 4096
 
 @runtime_checkable
 class TurnsInPlane(Protocol):
-    """A model whose picture tokens have positions in a plane (Qwen-VL)."""
+    """A model whose image tokens have positions in a plane (Qwen-VL)."""
 
     def get_rope_index(self, **inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Positions of prompts: one row each for time, height and width."""
@@ -51,30 +51,30 @@ def _begins(words: Any, text: str) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class PromptRow:
-    """A prompt in tokens, its picture as placeholders; on the host."""
+    """A prompt in tokens, its image as placeholders; on the host."""
 
     ids: Int[Tensor, " L"]
     positions: Int[Tensor, "P L"]
-    """P is 1, or 3 where pictures lie in a plane."""
+    """P is 1, or 3 where images lie in a plane."""
     shift: int
     """Position of the next token, less the number of tokens before it."""
 
 
 class PromptReader:
-    """Prepares prompts with one picture each for a model."""
+    """Prepares prompts with one image each for a model."""
 
     def __init__(
-        self, processor: ProcessorMixin, core: Any, *, picture_token: int, template: str | None
+        self, processor: ProcessorMixin, core: Any, *, image_token: int, template: str | None
     ) -> None:
         self.processor: Any = processor
         self.words = self.processor.tokenizer
-        self.picture_token = picture_token
+        self.image_token = image_token
         self.template = template
         self._core = core
         self.row = lru_cache(_REMEMBERED_PROMPTS)(self._row)
 
     def text(self, prompt: str) -> str:
-        """The prompt with a place for its picture; special tokens in the prompt are text."""
+        """The prompt with a place for its image; special tokens in the prompt are text."""
         prompt = spelled_out(self.words, prompt)
         if self.template is not None:
             return self.template.replace("{prompt}", prompt)
@@ -82,7 +82,7 @@ class PromptReader:
             content = [{"type": "image"}, {"type": "text", "text": prompt}]
             chat = [{"role": "user", "content": content[: 2 if prompt else 1]}]
             return self.processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
-        return self.words.convert_ids_to_tokens(self.picture_token) + prompt
+        return self.words.convert_ids_to_tokens(self.image_token) + prompt
 
     def begins(self, text: str) -> bool:
         """Whether a prompt's text starts with the begin token, so that the processor must not add one."""
@@ -95,15 +95,15 @@ class PromptReader:
         made = processed(self.processor, texts, images, padding_side="left")
         # Some processors make training labels of the prompt, which would have the model compute a loss.
         inputs = {name: value.to(self._core.device) for name, value in made.items() if name != "labels"}
-        places = (inputs["input_ids"] == self.picture_token).sum(1)
+        places = (inputs["input_ids"] == self.image_token).sum(1)
         if (places == 0).any():
             raise ValueError(
-                f"the prompt {texts[int(places.argmin())]!r} has no place for its picture; put "
-                f"{self.words.convert_ids_to_tokens(self.picture_token)!r} into the template"
+                f"the prompt {texts[int(places.argmin())]!r} has no place for its image; put "
+                f"{self.words.convert_ids_to_tokens(self.image_token)!r} into the template"
             )
         return inputs
 
-    def picture_inputs(self, pixels: UInt8[Tensor, "B 3 H W"]) -> dict[str, Tensor]:
+    def image_inputs(self, pixels: UInt8[Tensor, "B 3 H W"]) -> dict[str, Tensor]:
         """What the vision tower reads."""
         inputs = self.inputs([""] * len(pixels), pixels)
         shape = inputs["input_ids"].shape

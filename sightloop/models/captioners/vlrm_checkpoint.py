@@ -22,7 +22,7 @@ from transformers.models.blip.image_processing_pil_blip import BlipImageProcesso
 
 from sightloop.models.atomic_files import atomic_write
 from sightloop.models.captioners.blip2 import Blip2Captioner, Bridge
-from sightloop.models.open import open_config, open_pictures, open_tokenizer, open_with_report, read_tensors
+from sightloop.models.open import open_config, open_images, open_tokenizer, open_with_report, read_tensors
 from sightloop.models.protocols import Card
 from sightloop.models.transformers_internals import file_of
 from sightloop.models.weight_files import refuse_problems
@@ -69,19 +69,19 @@ def load_vlrm(model: Blip2ForConditionalGeneration, path: Path) -> None:
 def load_published(
     folder: Path, base: Path | str | None = None, *, dtype: torch.dtype = torch.float32
 ) -> Blip2Captioner:
-    """A full published VLRM folder; words and picture preparation are those of `base` if it is given.
+    """A full published VLRM folder; words and image preparation are those of `base` if it is given.
 
     The published configuration predates `image_token_index`, without which current transformers fails; it is
     filled in as current processors number that token.
 
     Raises:
-        ValueError: tensors are missing or of another shape, or no number is left for the picture token.
+        ValueError: tensors are missing or of another shape, or no number is left for the image token.
     """
     words = open_tokenizer(AutoTokenizer, folder if base is None else base)
-    pictures = open_pictures(BlipImageProcessorPil, folder if base is None else base)
+    pictures = open_images(BlipImageProcessorPil, folder if base is None else base)
     config: Any = open_config(folder)
     if config.image_token_index is None:
-        config.image_token_index = _picture_token(config, words)
+        config.image_token_index = _image_token(config, words)
     model, found = open_with_report(Blip2ForConditionalGeneration, folder, dtype=dtype, config=config)
     problems = [f"{name} is missing" for name in sorted(found["missing_keys"])]
     problems += [f"{name} is unknown" for name in sorted(found["unexpected_keys"])]
@@ -93,7 +93,7 @@ def load_published(
     return captioner
 
 
-def _picture_token(config: Blip2Config, words: Any) -> int:
+def _image_token(config: Blip2Config, words: Any) -> int:
     known = words.get_vocab().get("<image>")
     token = len(words) if known is None else known
     text: Any = config.text_config
@@ -197,7 +197,7 @@ def _write_config(captioner: Blip2Captioner, file: Path, dtype: torch.dtype) -> 
 
     config = corrected(json.loads(file.read_text(encoding="utf-8")))
     if config.get("image_token_index") is None:
-        config["image_token_index"] = _picture_token(captioner.model.config, captioner.words)
+        config["image_token_index"] = _image_token(captioner.model.config, captioner.words)
     _write_json(file, config)
 
 
@@ -213,7 +213,7 @@ def _write_processor(captioner: Blip2Captioner, folder: Path, base: str) -> None
     file = folder / "processor_config.json"
     settings = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     if settings.get("num_query_tokens") is None:
-        # Older folders lack it, and their processor then leaves the picture out of the prompt.
+        # Older folders lack it, and their processor then leaves the image out of the prompt.
         number = captioner.model.config.num_query_tokens
         _write_json(file, settings | {"num_query_tokens": number, "processor_class": "Blip2Processor"})
 
@@ -239,7 +239,7 @@ def card_text(card: Card) -> str:
         "# A BLIP-2 captioner trained by what a judge sees",
         "",
         f"{name} after {card.steps} steps of VLRM ([arXiv 2404.01911](https://arxiv.org/abs/2404.01911))",
-        "with sightloop: query tokens, Q-Former and language projection were trained on the judgement of a",
+        "with sightloop: query tokens, Q-Former and language projection were trained on the judgment of a",
         "frozen image-text matcher, a language model and text rules, without reference captions. Vision",
         "tower and language model are those of the base.",
         "",
@@ -257,6 +257,6 @@ def card_text(card: Card) -> str:
         "```",
         "",
         "The decoding is the paper's. Captions are longer than the base model's and may name things that are",
-        "not there; check before relying on them. The licence of the base model applies as well.",
+        "not there; check before relying on them. The license of the base model applies as well.",
     ]
     return "\n".join(lines) + "\n"

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sightloop.models.decoding.growing_texts import LEAVE_SHARE, LOOK_EVERY, are_ends
-from sightloop.models.decoding.sampling import Writer, alone, draw_tokens
+from sightloop.models.decoding.sampling import DecodingModel, alone, draw_tokens
 from sightloop.models.only_numbers import UNSOUND, require_drawn
 from sightloop.models.transformers_internals import roomy_cache
 from sightloop.types import Sampling
@@ -101,7 +101,7 @@ class _State:
 
 @torch.no_grad()
 def write_texts(
-    writer: Writer,
+    writer: DecodingModel,
     context: Float[Tensor, "B N h"],
     history: Int[Tensor, "B P"],
     rules: Rules,
@@ -122,7 +122,7 @@ def write_texts(
     written = state.best()
     rows = torch.arange(len(context), device=context.device)
     # The CPU does not wait; ranks that wait for each other ask after the same tokens.
-    watched = context.device.type == "cpu" and writer.everyone_done is alone
+    watched = context.device.type == "cpu" and writer.all_ranks_finished is alone
     for length in range(rules.max_tokens):
         last = length + 1 == rules.max_tokens
         logits = writer.head(hidden)
@@ -136,7 +136,7 @@ def write_texts(
         may_leave = (length + 1) % LOOK_EVERY == 0 and length + 1 + LOOK_EVERY <= rules.max_tokens
         if may_leave or watched:
             going = [row for row, goes in enumerate(state.open.tolist()) if goes]
-            if writer.everyone_done(not going):
+            if writer.all_ranks_finished(not going):
                 break
             if may_leave and 0 < len(going) <= (1 - LEAVE_SHARE) * len(rows):
                 written[rows] = state.best()
@@ -149,7 +149,7 @@ def write_texts(
     return _sound(written[:, prompt:], writer.source)
 
 
-def _write_greedily(writer: Writer, context: Float[Tensor, "B N h"], rules: Rules) -> list[list[int]]:
+def _write_greedily(writer: DecodingModel, context: Float[Tensor, "B N h"], rules: Rules) -> list[list[int]]:
     """Without beams and without a look at what was written before, the highest score is all that counts."""
     forbidden, lengths = _Forbidden(rules, writer.ends, context.device), count()
 

@@ -1,6 +1,6 @@
-"""Scoring the codes of pictures under a head that may be trained, without the logits of all codes in memory.
+"""Scoring the codes of images under a head that may be trained, without the logits of all codes in memory.
 
-A picture has hundreds of codes and each is one of thousands: their logits would be larger than all else that
+An image has hundreds of codes and each is one of thousands: their logits would be larger than all else that
 a pass keeps.
 """
 
@@ -29,11 +29,11 @@ def code_log_probs(
     `logits_of(*parts)` is called with the same rows of every tensor of `hidden` (guidance needs two) and may
     read trained weights. It runs `rows_at_once` rows at a time, and once more in the backward pass, so what
     it reads must not change in between. Temperature and top-k are those of `under`; guidance is up to
-    `logits_of`. None is the law of the logits as they are. A code outside the top k is scored as if it were
-    the last of them, as in `generation.token_log_probs`. Only the log-probability carries a gradient.
+    `logits_of`. None is the distribution of the logits as they are. A code outside the top k is scored as if
+    it were the last of them, as in `generation.token_log_probs`. Only the log-probability carries a gradient.
 
     Raises:
-        ValueError: the law is greedy and has no likelihood.
+        ValueError: the distribution is greedy and has no likelihood.
     """
     if under is not None and under.temperature == 0:
         raise ValueError(
@@ -77,7 +77,7 @@ def _law(
 def unit_exponentials(
     shape: tuple[int, ...], seeds: list[int] | None, *, skip: int = 0
 ) -> Float[Tensor, "B T V"]:
-    """Draws of the exponential law: one stream a seed, or the global generator.
+    """Draws of the exponential distribution: one stream a seed, or the global generator.
 
     `skip` is how many uniform numbers of each stream decided the codes themselves: those may not be used
     again.
@@ -96,13 +96,13 @@ def unit_exponentials(
 
 
 def require_relaxable(sampling: Sampling) -> None:
-    """Check that a law with a relaxation can have one.
+    """Check that a distribution with a relaxation can have one.
 
     Raises:
-        ValueError: the law is greedy.
+        ValueError: the distribution is greedy.
     """
     if sampling.relaxation is not None and sampling.temperature == 0:
-        raise ValueError("temperature 0 (greedy) has no law to relax; use a positive temperature")
+        raise ValueError("temperature 0 (greedy) has no distribution to relax; use a positive temperature")
 
 
 def relaxed_codes(
@@ -115,8 +115,8 @@ def relaxed_codes(
     """Straight-through one-hot codes of codes that were already drawn (Gumbel-softmax, arXiv 1611.01144).
 
     The Gumbel noise is drawn given that it picks `ids`, so the hard codes are the drawn ones and the soft
-    codes have the law they would have had, had noise and codes been drawn together. The gradient is that of
-    the soft codes with the noise held.
+    codes have the distribution they would have had, had noise and codes been drawn together. The gradient is
+    that of the soft codes with the noise held.
     """
     require_relaxable(sampling)
     assert sampling.relaxation is not None
@@ -139,7 +139,7 @@ def relaxed_codes(
 def gumbel_noise_given(
     law: Float[Tensor, "B T V"], ids: Int[Tensor, "B T"], exponentials: Float[Tensor, "B T V"]
 ) -> Float[Tensor, "B T V"]:
-    """Gumbel noise under which `ids` are the codes that log-probabilities `law` and noise pick.
+    """Gumbel noise under which `ids` are the codes that log-probabilities `distribution` and noise pick.
 
     The largest sum of both is Gumbel whatever wins it; the others are Gumbel below it.
     """

@@ -3,7 +3,7 @@
 While tokens are drawn one at a time, a device computes each operation faster than a program can ask for it.
 The parts here ask less often: layers that read the same input write side by side into one tensor, their
 adapters are joined, a product adds to what is there, queries and keys are turned together. Weights are read
-where they lie; only adapters, which are small, are laid together, anew for each text or picture.
+where they lie; only adapters, which are small, are laid together, anew for each text or image.
 """
 
 from __future__ import annotations

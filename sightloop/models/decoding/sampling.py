@@ -37,7 +37,7 @@ class Decoder(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Writer:
+class DecodingModel:
     """What drawing needs to know of a language model."""
 
     decoder: Decoder
@@ -48,7 +48,7 @@ class Writer:
     pad: int
     source: str = "the model"
     """What messages call it."""
-    everyone_done: Callable[[bool], bool] = alone
+    all_ranks_finished: Callable[[bool], bool] = alone
     """Whether all ranks are done: sharded weights are gathered together, so ranks must take the same
     steps.
     """
@@ -56,7 +56,7 @@ class Writer:
 
 @torch.no_grad()
 def draw_tokens(
-    writer: Writer,
+    writer: DecodingModel,
     context: Float[Tensor, "B L h"],
     *,
     mask: Bool[Tensor, "B L"] | None,
@@ -65,14 +65,14 @@ def draw_tokens(
 ) -> Tokens:
     """Draw one text a row after `context` (left-padded where `mask` is False; None = no padding).
 
-    Log-probabilities are recorded under the law that drew the tokens: temperature and top-k as in `sampling`.
-    Greedy drawing (temperature 0) has no such law, so none are recorded.
+    Log-probabilities are recorded under the distribution that drew the tokens: temperature and top-k as in
+    `sampling`. Greedy drawing (temperature 0) has no such distribution, so none are recorded.
     """
     size, longest, device = len(context), sampling.max_tokens, context.device
     # A row a step: the numbers of a step are a view.
     uniform = uniform_numbers(size, longest, seeds).T.contiguous().to(device, non_blocking=True)
     # Ranks that wait for each other ask after the same tokens.
-    may_stop = writer.everyone_done is alone
+    may_stop = writer.all_ranks_finished is alone
     texts = GrowingTexts(size, ends=writer.ends, max_tokens=longest, device=device, may_stop=may_stop)
     cache = roomy_cache(writer.num_layers, context.shape[1] + longest)
     embeds = context
@@ -82,7 +82,7 @@ def draw_tokens(
         texts.append(drawn, sure)
         if texts.is_time_to_look:
             running = texts.running()
-            if writer.everyone_done(not running) or step + 1 == longest:
+            if writer.all_ranks_finished(not running) or step + 1 == longest:
                 break
             if running and texts.may_leave(running):
                 at = texts.keep(running)
@@ -151,14 +151,14 @@ def token_log_probs(
 
     The head must be frozen: the gradient by the hidden state is settled in the forward pass, a slice of
     rows at a
-    time, so neither pass holds the logits of all tokens. `under` None is the model's own law. A token
-    outside the
+    time, so neither pass holds the logits of all tokens. `under` None is the model's own distribution. A
+    token outside the
     top k is scored as if it were the last of them: rounding alone can push a drawn token there, and -inf
     would
     spoil the step. Only the log-probability carries a gradient.
 
     Raises:
-        ValueError: the head is trainable, or the law is greedy and has no likelihood.
+        ValueError: the head is trainable, or the distribution is greedy and has no likelihood.
     """
     if head.requires_grad:
         raise ValueError("the language-model head is trainable; token_log_probs needs it frozen")

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from sightloop.models.decoding.cuda_graphs import RepeatedStep
 from sightloop.models.decoding.growing_texts import GrowingTexts
-from sightloop.models.decoding.sampling import Writer, draw, uniform_numbers
+from sightloop.models.decoding.sampling import DecodingModel, draw, uniform_numbers
 from sightloop.models.transformers_internals import Cache, refill, roomy_cache, static_cache
 from sightloop.types import Sampling, Tokens
 
@@ -44,10 +44,14 @@ class FixedDecoder:
 
 
 class _Shape:
-    """All batches of one shape under one law."""
+    """All batches of one shape under one distribution."""
 
     def __init__(
-        self, writer: Writer, decoder: FixedDecoder, context: Float[Tensor, "B L h"], sampling: Sampling
+        self,
+        writer: DecodingModel,
+        decoder: FixedDecoder,
+        context: Float[Tensor, "B L h"],
+        sampling: Sampling,
     ) -> None:
         rows, read, device = len(context), context.shape[1], context.device
         self._sampling = sampling
@@ -84,7 +88,7 @@ class _Shape:
 
     def draw(
         self,
-        writer: Writer,
+        writer: DecodingModel,
         context: Float[Tensor, "B L h"],
         mask: Bool[Tensor, "B L"] | None,
         uniform: Float[Tensor, "T B"],
@@ -131,19 +135,19 @@ class StaticTexts:
         # A copy of a policy has weights and graphs of its own.
         return StaticTexts()
 
-    def takes(self, writer: Writer, context: Float[Tensor, "B L h"], sampling: Sampling) -> bool:
+    def takes(self, writer: DecodingModel, context: Float[Tensor, "B L h"], sampling: Sampling) -> bool:
         """Whether such a batch may be drawn here; that depends on its shape alone."""
         return self._bytes(writer, context, sampling) <= KEPT_BYTES
 
     @staticmethod
-    def _bytes(writer: Writer, context: Tensor, sampling: Sampling) -> int:
+    def _bytes(writer: DecodingModel, context: Tensor, sampling: Sampling) -> int:
         states = len(context) * (context.shape[1] + sampling.max_tokens) * context.shape[2]
         return 2 * writer.num_layers * states * context.element_size()
 
     @torch.no_grad()
     def draw(
         self,
-        writer: Writer,
+        writer: DecodingModel,
         decoder: FixedDecoder,
         context: Float[Tensor, "B L h"],
         *,

@@ -1,7 +1,7 @@
-"""Janus answers: a picture is read once for all questions about it, a question once for all its answers.
+"""Janus answers: an image is read once for all questions about it, a question once for all its answers.
 
-A row is the picture with what frames it, then the question, then the answer. Shorter questions leave a gap
-after the picture that nobody looks at, so all rows of a batch have their picture in the same place.
+A row is the image with what frames it, then the question, then the answer. Shorter questions leave a gap
+after the image that nobody looks at, so all rows of a batch have their image in the same place.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sightloop.models.decoding.sampling import Decoder, Writer, alone, draw_tokens
+from sightloop.models.decoding.sampling import Decoder, DecodingModel, alone, draw_tokens
 from sightloop.models.deduplicate import distinct
 from sightloop.models.janus.body import JanusBody
 from sightloop.models.janus.images import JanusPictures
@@ -26,14 +26,14 @@ from sightloop.types import Prompt, Sampling, Tokens
 
 @dataclass(frozen=True, kw_only=True)
 class Questions:
-    """The different pictures of a batch, the different questions about each, and who asks them."""
+    """The different images of a batch, the different questions about each, and who asks them."""
 
     pictures: Float[Tensor, "D P h"]
     """Embedded, with their frame; P is 0 where there are none."""
     words: Int[Tensor, "Q S"]
     """Padded on the left."""
     mask: Bool[Tensor, "Q S"] | None
-    picture_of: Int[Tensor, " Q"]
+    image_of: Int[Tensor, " Q"]
     question_of: Int[Tensor, " B"]
 
     @property
@@ -42,7 +42,7 @@ class Questions:
         return self.pictures.shape[1] + self.words.shape[1]
 
     def whole_mask(self) -> Bool[Tensor, "Q L"] | None:
-        """Over picture and question; None where there are no gaps."""
+        """Over image and question; None where there are no gaps."""
         return None if self.mask is None else F.pad(self.mask, (self.pictures.shape[1], 0), value=True)
 
 
@@ -53,19 +53,17 @@ class JanusAnswers:
         self.body = body
         self.prompts = prompts
         self.pictures = pictures
-        self.everyone_done: Callable[[bool], bool] = alone
+        self.all_ranks_finished: Callable[[bool], bool] = alone
 
     def questions(self, prompt: Prompt, max_tokens: int) -> Questions:
         """The batch, each different part once.
 
         Raises:
-            ValueError: a question is too long, or it and the pictures do not fit.
+            ValueError: a question is too long, or it and the images do not fit.
         """
         images = prompt.images
         if images is not None and len(images) != len(prompt):
-            raise ValueError(
-                f"{len(prompt)} questions and {len(images)} pictures; give each question its own"
-            )
+            raise ValueError(f"{len(prompt)} questions and {len(images)} images; give each question its own")
         rows = [self.prompts.question_row(text, images is not None) for text in prompt.texts]
         self.body.check_length(max(map(len, rows)) + max_tokens, "the longest question with its answer")
         seen, pictures = ([], [0] * len(rows)) if images is None else self.pictures.see(images)
@@ -83,7 +81,7 @@ class JanusAnswers:
             pictures=framed,
             words=words,
             mask=mask,
-            picture_of=torch.tensor([pictures[row] for row in firsts], device=device),
+            image_of=torch.tensor([pictures[row] for row in firsts], device=device),
             question_of=torch.tensor(places, device=device),
         )
 
@@ -98,14 +96,14 @@ class JanusAnswers:
         """One answer a row."""
         questions = self.questions(prompt, sampling.max_tokens)
         mask = questions.whole_mask()
-        writer = Writer(
+        writer = DecodingModel(
             decoder=self._decoder(questions),
             embed=self.body.words,
             head=head,
             num_layers=self.body.num_layers,
             ends=ends,
             pad=self.body.pad,
-            everyone_done=self.everyone_done,
+            all_ranks_finished=self.all_ranks_finished,
         )
         # The decoder reads the questions itself: this only tells how many and how long they are.
         place = torch.zeros(1, 1, 1, device=self.body.device).expand(len(prompt), questions.length, 1)
@@ -125,7 +123,7 @@ class JanusAnswers:
             if questions.pictures.shape[1]:
                 looked = body.cache(questions.pictures.shape[1])
                 body.run(questions.pictures, None, looked)
-                body.spread(looked, questions.picture_of, asked)
+                body.spread(looked, questions.image_of, asked)
             hidden = body.run(body.words(questions.words), questions.whole_mask(), asked)[:, -1:]
             body.spread(asked, questions.question_of, cache)
             return hidden[questions.question_of]
@@ -139,9 +137,7 @@ class JanusAnswers:
         """The hidden state that predicts each word of given answers."""
         questions = self.questions(prompt, ids.shape[1])
         rows = questions.question_of
-        asked = torch.cat([questions.pictures[questions.picture_of], self.body.words(questions.words)], 1)[
-            rows
-        ]
+        asked = torch.cat([questions.pictures[questions.image_of], self.body.words(questions.words)], 1)[rows]
         mask = questions.whole_mask()
         mask = None if mask is None else F.pad(mask[rows], (0, ids.shape[1] - 1), value=True)
         embeds = torch.cat([asked, self.body.words(ids[:, :-1])], 1)

@@ -19,7 +19,7 @@ def places_of(mask: Bool[Tensor, "B L"]) -> Int[Tensor, "B L"]:
 
 
 class JanusBody:
-    """Embeds, runs and reads out; knows nothing of prompts and pictures."""
+    """Embeds, runs and reads out; knows nothing of prompts and images."""
 
     def __init__(self, model: Any, *, pad: int) -> None:
         self.model = model

@@ -78,8 +78,8 @@ class SpecialIds:
     end: int
     pad: int
     picture: int
-    """A picture's place among words."""
-    picture_start: int
+    """An image's place among words."""
+    image_start: int
 
     @classmethod
     def of_tokenizer(cls, words: PreTrainedTokenizerBase) -> SpecialIds:
@@ -255,7 +255,7 @@ def _generation(ids: SpecialIds) -> GenerationConfig:
     made: Any = GenerationConfig(bos_token_id=ids.begin, eos_token_id=ids.end, pad_token_id=ids.pad)
     made.temperature, made.guidance_scale = 1.0, _GUIDANCE
     # Drawing needs it, and without the second line saving would forget it.
-    made.generation_kwargs = {"boi_token_id": ids.picture_start}
+    made.generation_kwargs = {"boi_token_id": ids.image_start}
     return made_by_hand(made)
 
 
@@ -298,7 +298,7 @@ def processor_of(
     *,
     chat_template: str | None = None,
 ) -> JanusProcessor:
-    """Words and picture preparation of a Janus; mean and spread are one half, as in all released ones."""
+    """Words and image preparation of a Janus; mean and spread are one half, as in all released ones."""
     vision: Any = model.config.vision_config
     side = {"height": vision.image_size, "width": vision.image_size}
     pictures = JanusImageProcessorPil(size=side, image_mean=list(_MEAN), image_std=list(_STD))

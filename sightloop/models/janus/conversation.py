@@ -1,6 +1,6 @@
 """The strings that a Janus reads: those of its authors, of its folder, or chosen ones.
 
-Facts, from the authors' code and READMEs: a question has a system prompt, a prompt for a picture has none;
+Facts, from the authors' code and READMEs: a question has a system prompt, a prompt for an image has none;
 roles are handed over by the caller, "User" and "Assistant" to Janus-1.3B, "<|User|>" and "<|Assistant|>" to
 Janus-Pro.
 How a folder tells which it is, in this order:
@@ -45,21 +45,21 @@ _PROBE = "\ue000"
 
 @dataclass(frozen=True, kw_only=True)
 class JanusStrings:
-    """What stands around prompts for pictures and around questions."""
+    """What stands around prompts for images and around questions."""
 
     drawing: Frame
     asking: Frame
-    """About a picture, whose place is in it."""
+    """About an image, whose place is in it."""
     plain: Frame
-    """Without a picture."""
+    """Without an image."""
     chat_template: str
     """The same for transformers' processor."""
 
     def told(self) -> dict[str, str]:
         """As templates, for records."""
         return {
-            "drawing template": self.drawing.shown(PROMPT_PLACE),
-            "question template": self.asking.shown(QUESTION_PLACE),
+            "drawing template": self.drawing.understanding_input(PROMPT_PLACE),
+            "question template": self.asking.understanding_input(QUESTION_PLACE),
         }
 
 
@@ -89,7 +89,7 @@ class Conversation:
         )
 
     def chat_template(self) -> str:
-        """For transformers, of any number of turns: the system prompt stands before talk about pictures."""
+        """For transformers, of any number of turns: the system prompt stands before talk about images."""
         names = {"asks": self.roles[0], "answers": self.roles[1], "system": self.system, "image": IMAGE}
         return "".join(f"{{%- set {name} = {_quoted(value)} -%}}" for name, value in names.items()) + _CHAT
 
@@ -172,10 +172,10 @@ def _quoted(text: str) -> str:
 
 
 def single(drawing: Frame, asking: Frame, plain: Frame | None = None) -> JanusStrings:
-    """Strings of one prompt or one question; `plain` None = a question without picture is as a prompt."""
+    """Strings of one prompt or one question; `plain` None = a question without image is as a prompt."""
 
     def listed(frame: Frame) -> str:
-        empty = frame.shown("") if frame.empty is None else frame.empty
+        empty = frame.understanding_input("") if frame.empty is None else frame.empty
         return f"[{', '.join(map(_quoted, (frame.before, frame.after, frame.strip, empty)))}]"
 
     frames = {"drawn": drawing, "asked": asking}
@@ -363,7 +363,7 @@ def rendered(words: PreTrainedTokenizerBase, template: str, *, system: str = "",
     """The strings of a chat template; `system` comes before questions.
 
     Raises:
-        ValueError: it makes something else of a question than a string with a picture's place and the text.
+        ValueError: it makes something else of a question than a string with an image's place and the text.
     """
     before = f"{system}{_BREAK}" if system else ""
 

@@ -60,6 +60,6 @@ _USE = [
     "prompt = processor.apply_chat_template(told, add_generation_prompt=True)",
     'inputs = processor(text=prompt, generation_mode="image", return_tensors="pt")',
     'codes = model.generate(**inputs, generation_mode="image", do_sample=True)',
-    "picture = model.decode_image_tokens(codes)",
+    "image = model.decode_image_tokens(codes)",
     "```",
 ]

@@ -1,4 +1,4 @@
-"""The frozen parts of Janus that see: pictures to codes and back, pictures to what the language model reads.
+"""The frozen parts of Janus that see: images to codes and back, images to what the language model reads.
 
 All of it is exact against the official code. transformers' own `JanusVQVAE.encode` is not used: it looks for
 the nearest code without scaling latents and codebook to unit length, and finds others.
@@ -22,12 +22,12 @@ from sightloop.models.only_numbers import require_drawn, require_numbers
 from sightloop.types import Images, Tokens
 
 _PICTURES_AT_ONCE = 4
-"""The decoder's activations take over half a gigabyte for each picture of 384 pixels."""
+"""The decoder's activations take over half a gigabyte for each image of 384 pixels."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preparation:
-    """How pictures of any size are brought to a square; the values are those of every released Janus."""
+    """How images of any size are brought to a square; the values are those of every released Janus."""
 
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
@@ -57,7 +57,7 @@ class JanusPictures:
 
     @property
     def num_image_tokens(self) -> int:
-        """Codes of a picture."""
+        """Codes of an image."""
         return self.grid[0] * self.grid[1]
 
     @property
@@ -67,7 +67,7 @@ class JanusPictures:
     # -- squares
 
     def squares(self, pixels: UInt8[Tensor, "B 3 H W"], size: int) -> UInt8[Tensor, "B 3 s s"]:
-        """The whole picture in a square: longest side `size`, the rest in the mean colour."""
+        """The whole image in a square: longest side `size`, the rest in the mean color."""
         height, width = pixels.shape[2:]
         if height == width == size:
             return pixels
@@ -77,11 +77,11 @@ class JanusPictures:
         side = max(high, wide)
         if side != size:
             raise ValueError(
-                f"a picture of {size} pixels cannot hold sides of {least} or more; the checkpoint's "
+                f"an image of {size} pixels cannot hold sides of {least} or more; the checkpoint's "
                 "preprocessor_config.json is wrong"
             )
-        colour = torch.tensor([int(255 * value) for value in self.preparation.mean], dtype=torch.uint8)
-        board = colour.to(pixels.device)[None, :, None, None].repeat(len(pixels), 1, side, side)
+        color = torch.tensor([int(255 * value) for value in self.preparation.mean], dtype=torch.uint8)
+        board = color.to(pixels.device)[None, :, None, None].repeat(len(pixels), 1, side, side)
         top, left = (side - high) // 2, (side - wide) // 2
         for row, picture in enumerate(pixels.permute(0, 2, 3, 1).cpu().numpy()):
             # Pillow's own filter: other libraries' bicubic differs by a grey level here and there.
@@ -104,8 +104,8 @@ class JanusPictures:
     # -- seeing
 
     def see(self, images: Images | Tokens) -> tuple[Float[Tensor, "D N h"], list[int]]:
-        """What the language model reads of each different picture, and for every row the number of its
-        picture.
+        """What the language model reads of each different image, and for every row the number of its
+        image.
 
         Tokens with one-hot codes are each seen by themselves and carry a gradient to those codes.
         """
@@ -126,7 +126,7 @@ class JanusPictures:
         return self._core.get_image_features(values.to(self._like.dtype)).pooler_output
 
     def _shown(self, one_hot: Float[Tensor, "B T V"]) -> Float[Tensor, "B 3 s s"]:
-        """Prepared values of the pictures that codes make: rounded as pictures are, with the gradient of
+        """Prepared values of the images that codes make: rounded as images are, with the gradient of
         unrounded ones.
         """
         shares = ((self.values_of(one_hot).float() + 1) / 2).clamp(0, 1)
@@ -141,7 +141,7 @@ class JanusPictures:
 
     @in_own_precision
     def values_of(self, codes: Int[Tensor, "B T"] | Float[Tensor, "B T V"]) -> Float[Tensor, "B 3 s s"]:
-        """Decoded pictures, about -1 to 1; codes may be (soft) one-hot and then carry a gradient."""
+        """Decoded images, about -1 to 1; codes may be (soft) one-hot and then carry a gradient."""
         vq = self._core.vqmodel
         book = F.normalize(vq.quantize.embedding.weight, dim=-1)
         chosen = book[codes] if codes.ndim == 2 else codes.to(book.dtype) @ book
@@ -150,15 +150,15 @@ class JanusPictures:
 
     @torch.no_grad()
     def pixels(self, tokens: Tokens) -> Images:
-        """Pictures of codes, rounded as the official code rounds them; with keys, as the host sees the codes.
+        """Images of codes, rounded as the official code rounds them; with keys, as the host sees the codes.
 
         Raises:
-            ValueError: the tokens are not the codes of whole pictures.
+            ValueError: the tokens are not the codes of whole images.
         """
         ids, mask = torch.stack([tokens.ids, tokens.mask.long()]).cpu()
         if ids.shape[1] != self.num_image_tokens or not bool(mask.all()):
             raise ValueError(
-                f"a picture has {self.num_image_tokens} tokens that all count; these have {ids.shape[1]}, "
+                f"an image has {self.num_image_tokens} tokens that all count; these have {ids.shape[1]}, "
                 f"{int(mask.sum())} of {mask.numel()} count"
             )
         if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < self.num_codes:
@@ -173,7 +173,7 @@ class JanusPictures:
 
     @torch.no_grad()
     def codes(self, images: Images) -> Int[Tensor, "B T"]:
-        """The nearest codes of pictures, row by row."""
+        """The nearest codes of images, row by row."""
         values = self._values(self.squares(images.pixels, self.code_size))
         return torch.cat([self.nearest(part) for part in values.split(_PICTURES_AT_ONCE)])
 

@@ -69,11 +69,11 @@ class JanusSettings:
     guidance: float | None = None
     """Of drawings; None = as the checkpoint's generation_config says, 5 where it says nothing."""
     drawing_template: str | None = None
-    """The string that asks for a picture, with `{prompt}`; None = the checkpoint's."""
+    """The string that asks for an image, with `{prompt}`; None = the checkpoint's."""
     answer_template: str | None = None
-    """The string that asks about a picture, with `{image}` and `{prompt}`; None = the checkpoint's."""
+    """The string that asks about an image, with `{image}` and `{prompt}`; None = the checkpoint's."""
     frame: tuple[str, str] = ("<begin_of_image>", "<end_of_image>")
-    """Tokens before and after a picture."""
+    """Tokens before and after an image."""
 
     def __post_init__(self) -> None:
         if self.trained not in ("lora", "full"):
@@ -217,43 +217,44 @@ class Janus(nn.Module):
         self.drawings.is_static = True
 
     @property
-    def everyone_done(self) -> Callable[[bool], bool]:
+    def all_ranks_finished(self) -> Callable[[bool], bool]:
         """Whether all ranks are done: with sharded weights they must take the same steps."""
-        return self.answers.everyone_done
+        return self.answers.all_ranks_finished
 
-    @everyone_done.setter
-    def everyone_done(self, ask: Callable[[bool], bool]) -> None:
+    @all_ranks_finished.setter
+    def all_ranks_finished(self, ask: Callable[[bool], bool]) -> None:
         """Ask this before every drawn word."""
-        self.answers.everyone_done = ask
+        self.answers.all_ranks_finished = ask
 
-    # -- pictures
+    # -- images
 
     @torch.no_grad()
-    def look(self, images: Images) -> Images:
-        """Add what the frozen tower sees; pictures that have it are returned as they are."""
+    def encode_images(self, images: Images) -> Images:
+        """Add what the frozen tower sees; images that have it are returned as they are."""
         if self.pictures.key in images.features:
             return images
         images = replace(images, keys=image_keys(images))
         seen, places = self.pictures.see(images)
         return replace(images, features={**images.features, self.pictures.key: seen[places]})
 
-    def shown(self, tokens: Tokens) -> Images:
-        """Pictures of image tokens with what the tower sees: decoded once for all passes."""
-        return self.look(self.pixels(tokens))
+    def understanding_input(self, tokens: Tokens) -> Images:
+        """Images of image tokens with what the tower sees: decoded once for all passes."""
+        return self.encode_images(self.pixels(tokens))
 
     def pixels(self, tokens: Tokens) -> Images:
-        """Pictures of image tokens, rounded as the official code rounds them."""
+        """Images of image tokens, rounded as the official code rounds them."""
         return self.pictures.pixels(tokens)
 
     def image_tokens(self, images: Images) -> Tokens:
-        """The codes of pictures of any size; all count."""
+        """The codes of images of any size; all count."""
         ids = self.pictures.codes(images)
         return Tokens(ids=ids, mask=torch.ones_like(ids, dtype=torch.bool))
 
     # -- the policy
 
-    def drawing(self, **changes: Any) -> Sampling:
-        """The official law for pictures, temperature 1 over all codes, with the checkpoint's guidance."""
+    def default_sampling(self, **changes: Any) -> Sampling:
+        """The official distribution for images, temperature 1 over all codes, with the checkpoint's
+        guidance."""
         return Sampling(**{"max_tokens": self.num_image_tokens, "guidance": self._guidance(), **changes})
 
     def _guidance(self) -> float:
@@ -263,10 +264,10 @@ class Janus(nn.Module):
         return _OFFICIAL_GUIDANCE if saved is None else float(saved)
 
     def sample(self, prompt: Prompt, sampling: Sampling) -> Tokens:
-        """Draw pictures or answers; the prompt's seeds decide the draws if given.
+        """Draw images or answers; the prompt's seeds decide the draws if given.
 
         Raises:
-            ValueError: the law or the prompt does not fit what is wanted.
+            ValueError: the distribution or the prompt does not fit what is wanted.
         """
         require_relaxable(sampling)
         if sampling.decode_steps is not None:
@@ -278,7 +279,7 @@ class Janus(nn.Module):
         self._check_drawing(prompt)
         if sampling.max_tokens != self.num_image_tokens:
             raise ValueError(
-                f"max_tokens is {sampling.max_tokens}; a picture of this model has {self.num_image_tokens}"
+                f"max_tokens is {sampling.max_tokens}; an image of this model has {self.num_image_tokens}"
             )
         with self.mixed.active(self._head.device):
             tokens = self.drawings.draw(prompt.texts, sampling, prompt.seeds)
@@ -291,7 +292,8 @@ class Janus(nn.Module):
         return replace(tokens, one_hot=relaxed_codes(logits, tokens.ids, noise, sampling=sampling))
 
     def score(self, turn: Turn, under: Sampling | None = None) -> TokenScores:
-        """Log-probabilities under the model's own law (None: no guidance), or under that of `under`."""
+        """Log-probabilities under the model's own distribution (None: no guidance), or under that of
+        `under`."""
         tokens = turn.tokens
         with self._recomputation.active(), self.mixed.active(self._head.device):
             if turn.prompt.wants == "image":
@@ -322,13 +324,13 @@ class Janus(nn.Module):
     def _check_drawing(self, prompt: Prompt) -> None:
         if prompt.images is not None:
             raise ValueError(
-                "Janus draws a picture from its first token to its last and keeps none of another; leave "
+                "Janus draws an image from its first token to its last and keeps none of another; leave "
                 "the prompt's images out"
             )
 
     def _check_codes(self, tokens: Tokens) -> None:
         if tokens.ids.shape[1] > self.num_image_tokens:
-            raise ValueError(f"{tokens.ids.shape[1]} tokens; a picture has {self.num_image_tokens}")
+            raise ValueError(f"{tokens.ids.shape[1]} tokens; an image has {self.num_image_tokens}")
         outside = (tokens.ids < 0) | (tokens.ids >= self.pictures.num_codes)
         if bool((outside & tokens.mask).any()):
             counted = tokens.ids[tokens.mask]
@@ -376,9 +378,9 @@ def _check(model: Any) -> None:
 
 def _check_words(sampling: Sampling) -> None:
     if sampling.guidance:
-        raise ValueError(f"guidance is {sampling.guidance}; it guides pictures, use 0 for answers")
+        raise ValueError(f"guidance is {sampling.guidance}; it guides images, use 0 for answers")
     if sampling.relaxation is not None:
-        raise ValueError(f"relaxation is {sampling.relaxation}; it relaxes pictures, use None for answers")
+        raise ValueError(f"relaxation is {sampling.relaxation}; it relaxes images, use None for answers")
 
 
 def _preparation(processor: Any) -> Preparation:

@@ -1,4 +1,4 @@
-"""What Janus reads: conversations in its own template, with a place for a picture, and blank ones."""
+"""What Janus reads: conversations in its own template, with a place for an image, and blank ones."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class JanusPrompts:
         frame: tuple[str, str],
         strings: JanusStrings,
     ) -> None:
-        """`picture` is the id of a picture's place, `num_places` how many a picture takes, `frame` the tokens
+        """`image` is the id of an image's place, `num_places` how many an image takes, `frame` the tokens
         around them.
 
         Raises:
@@ -61,41 +61,41 @@ class JanusPrompts:
         return [int(token) for token in template_ids(self.words, text)]
 
     def _written(self, text: str) -> str:
-        """A text with its special tokens spelled out; a picture's place is left to be refused."""
+        """A text with its special tokens spelled out; an image's place is left to be refused."""
         place = str(self.words.convert_ids_to_tokens(self.picture))
         return text if place in text else spelled_out(self.words, text)
 
     def _drawing_row(self, text: str) -> tuple[int, ...]:
-        """The prompt for a picture, up to the token that begins it."""
+        """The prompt for an image, up to the token that begins it."""
         text = self._written(text)
         words = self._ids(self.strings.drawing.whole(text))
-        return (self.begin, *self._no_picture(words, text), self.start)
+        return (self.begin, *self._no_image(words, text), self.start)
 
     def blank(self, row: tuple[int, ...]) -> tuple[int, ...]:
         """The prompt without its content: as long, pads between its first and its last token."""
         return (row[0], *[self.pad] * (len(row) - 2), row[-1])
 
-    def _question_row(self, text: str, about_picture: bool) -> tuple[int, ...]:
-        """The conversation up to where the answer begins, places for its picture included."""
+    def _question_row(self, text: str, about_image: bool) -> tuple[int, ...]:
+        """The conversation up to where the answer begins, places for its image included."""
         text = self._written(text)
-        if not about_picture:
+        if not about_image:
             if not text.strip():
-                raise ValueError(f"the prompt {text!r} is empty and there is no picture; give one of them")
-            return (self.begin, *self._no_picture(self._ids(self.strings.plain.whole(text)), text))
+                raise ValueError(f"the prompt {text!r} is empty and there is no image; give one of them")
+            return (self.begin, *self._no_image(self._ids(self.strings.plain.whole(text)), text))
         # One text from end to end, because a word may be cut differently at the seam of two.
         ids = self._ids(self._asking.whole(text))
         if ids.count(self.picture) != 1:
             place = self.words.convert_ids_to_tokens(self.picture)
             raise ValueError(
-                f"the question {text!r} names {place!r}, which stands for the picture; leave it out"
+                f"the question {text!r} names {place!r}, which stands for the image; leave it out"
             )
         at = ids.index(self.picture)
         framed = (self.start, *[self.picture] * self.num_places, self.stop)
         if at + 1 == len(ids):
-            raise ValueError(f"nothing follows the picture in the question {text!r} and its template")
+            raise ValueError(f"nothing follows the image in the question {text!r} and its template")
         return (self.begin, *ids[:at], *framed, *ids[at + 1 :])
 
-    def _no_picture(self, ids: list[int], text: str) -> list[int]:
+    def _no_image(self, ids: list[int], text: str) -> list[int]:
         if self.picture in ids:
-            raise ValueError(f"the prompt {text!r} holds a picture's place; it may hold words only")
+            raise ValueError(f"the prompt {text!r} holds an image's place; it may hold words only")
         return ids

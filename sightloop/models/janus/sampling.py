@@ -1,4 +1,4 @@
-"""Janus draws: codes of pictures left to right with guidance, and the same codes read in one pass.
+"""Janus draws: codes of images left to right with guidance, and the same codes read in one pass.
 
 A prompt is read once for all samples of its group, and the blank prompt once for all prompts of its length.
 Rows of different length are padded on the left and give what they give alone.
@@ -86,12 +86,12 @@ def _read(lean: LeanLlama, body: JanusBody, branches: Branches, *, room: int) ->
 
 
 def is_guided(sampling: Sampling | None) -> bool:
-    """Whether the law needs the blank branch; at scale 1 nothing of it is left."""
+    """Whether the distribution needs the blank branch; at scale 1 nothing of it is left."""
     return sampling is not None and sampling.guidance not in (0.0, 1.0)
 
 
 class JanusDrawing:
-    """Draws and reads the codes of pictures."""
+    """Draws and reads the codes of images."""
 
     def __init__(self, body: JanusBody, prompts: JanusPrompts, *, num_tokens: int, num_codes: int) -> None:
         self.body = body
@@ -111,12 +111,12 @@ class JanusDrawing:
         all_rows = rows + [self.prompts.blank(row) for row in rows] if guided else rows
         firsts, places = distinct(all_rows)
         ids, mask = self.body.padded([all_rows[row] for row in firsts])
-        self.body.check_length(max(map(len, rows)) + self.num_tokens, "the longest prompt with its picture")
+        self.body.check_length(max(map(len, rows)) + self.num_tokens, "the longest prompt with its image")
         return Branches(ids=ids, mask=mask, rows=torch.tensor(places, device=ids.device))
 
     @torch.no_grad()
     def draw(self, texts: list[str], sampling: Sampling, seeds: list[int] | None) -> Tokens:
-        """The codes of one picture a text."""
+        """The codes of one image a text."""
         size, length = len(texts), self.num_tokens
         uniform = uniform_numbers(size, length, seeds).to(self.body.device)
         branches = self.branches(texts, guided=is_guided(sampling))
@@ -241,6 +241,7 @@ class JanusDrawing:
         return code_log_probs(logits, tuple(part[at] for part in hidden), ids[at], under=under)
 
     def logits(self, texts: list[str], ids: Int[Tensor, "B T"], sampling: Sampling) -> Float[Tensor, "B T V"]:
-        """All logits of the law's guidance at every code, in memory at once; they carry the gradient."""
+        """All logits of the distribution's guidance at every code, in memory at once; they carry the
+        gradient."""
         hidden = self.hidden(texts, ids, guided=is_guided(sampling))
         return self.body.code_logits(*hidden, guidance=sampling.guidance)

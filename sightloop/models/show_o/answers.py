@@ -1,7 +1,7 @@
-"""Answers about pictures: many at once, the picture read once for all its questions, with a cache.
+"""Answers about images: many at once, the image read once for all its questions, with a cache.
 
-A picture before a text is a closed block that never sees the text, so its keys and values serve every
-question about it. Drawn and scored are text tokens and the end token only; codes of pictures and special
+An image before a text is a closed block that never sees the text, so its keys and values serve every
+question about it. Drawn and scored are text tokens and the end token only; codes of images and special
 tokens have no place in an answer.
 """
 
@@ -15,9 +15,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sightloop.models.decoding.code_likelihood import code_log_probs
-from sightloop.models.decoding.sampling import Writer, draw_tokens
+from sightloop.models.decoding.sampling import DecodingModel, draw_tokens
 from sightloop.models.show_o.body import Body, Prefix
-from sightloop.models.show_o.layout import picture_prefix, right_padded
+from sightloop.models.show_o.layout import image_prefix, right_padded
 from sightloop.models.show_o.masks import answer_mask
 from sightloop.models.transformers_internals import Cache
 from sightloop.types import Sampling, Tokens, TokenScores
@@ -25,11 +25,11 @@ from sightloop.types import Sampling, Tokens, TokenScores
 
 @dataclass(frozen=True, kw_only=True)
 class Pictures:
-    """The distinct pictures of a batch as embeddings, everything before the question included."""
+    """The distinct images of a batch as embeddings, everything before the question included."""
 
     embeds: Float[Tensor, "D P h"]
     row_of: Int[Tensor, " B"]
-    """Which picture each row of the batch asks about."""
+    """Which image each row of the batch asks about."""
     first: int = 0
     """First position that everybody sees, also from before it."""
     last: int | None = None
@@ -50,10 +50,10 @@ class Pictures:
         )
 
 
-def code_pictures(body: Body, tokens: Tokens, *, row_of: Int[Tensor, " B"]) -> Pictures:
-    """Pictures given by their codes; a gradient passes to one-hot codes."""
+def code_images(body: Body, tokens: Tokens, *, row_of: Int[Tensor, " B"]) -> Pictures:
+    """Images given by their codes; a gradient passes to one-hot codes."""
     words = body.vocabulary
-    embeds = body.embed(picture_prefix(tokens.ids + words.first_code, words))
+    embeds = body.embed(image_prefix(tokens.ids + words.first_code, words))
     if tokens.one_hot is not None:
         embeds = torch.cat([embeds[:, :2], body.mix_codes(tokens.one_hot), embeds[:, -1:]], 1)
     return Pictures(embeds=embeds, row_of=row_of)
@@ -72,7 +72,7 @@ def draw_answers(
     """One answer to each question, given as ids. `head` None draws text alone; `end` None is the text's end.
 
     Raises:
-        ValueError: picture, question and answer are longer than the model reads.
+        ValueError: image, question and answer are longer than the model reads.
     """
     width = pictures.embeds.shape[1]
     longest = max(map(len, questions))
@@ -86,7 +86,7 @@ def draw_answers(
         real = torch.arange(longest) >= gaps[:, None]
         mask = torch.nn.functional.pad(real, (width, 0), value=True).to(body.device)
     words = body.vocabulary
-    writer = Writer(
+    writer = DecodingModel(
         decoder=_Decoder(body=body, pictures=pictures),
         embed=body.embed,
         head=body.text_logits if head is None else head,
@@ -100,7 +100,7 @@ def draw_answers(
 
 @dataclass(frozen=True, kw_only=True)
 class _Decoder:
-    """Runs new positions; at first the pictures, each distinct one once, and all questions."""
+    """Runs new positions; at first the images, each distinct one once, and all questions."""
 
     body: Body
     pictures: Pictures
@@ -178,6 +178,6 @@ def _check_length(body: Body, length: int) -> None:
     limit = body.phi.config.max_position_embeddings
     if length > limit:
         raise ValueError(
-            f"picture, question and answer take {length} positions; the model reads {limit}. Shorten the "
+            f"image, question and answer take {length} positions; the model reads {limit}. Shorten the "
             "question or lower max_tokens"
         )

@@ -1,8 +1,8 @@
 """Running the parts of a transformers Phi model that Show-o needs: a prefix once, then what follows it.
 
-A prefix (a prompt, or a picture that is asked about) never sees what comes behind it, so its keys and values
+A prefix (a prompt, or an image that is asked about) never sees what comes behind it, so its keys and values
 are computed once for each distinct prefix of a batch and joined to those of every row that continues it. They
-carry a gradient where one is wanted. Of a picture in the making, the first layer's projections are computed
+carry a gradient where one is wanted. Of an image in the making, the first layer's projections are computed
 once for each kind of token and shared by all prefixes. The last layer runs only where its output is read.
 The head runs on a slice of the vocabulary.
 """
@@ -87,7 +87,7 @@ class _Joined(StandInCache):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Opening:
+class FirstLayerProjections:
     """What the first layer computes from ids and positions alone, whatever is before them."""
 
     residual: Float[Tensor, "B L h"]
@@ -215,9 +215,9 @@ class Body:
         """The layers as they are now in few operations; None where they need their own way."""
         return LeanPhi(self.phi) if LeanPhi.fits(self.phi) else None
 
-    # -- pictures in the making
+    # -- images in the making
 
-    def opening(self, ids: Int[Tensor, "B L"], positions: Int[Tensor, "1 L"]) -> Opening:
+    def opening(self, ids: Int[Tensor, "B L"], positions: Int[Tensor, "1 L"]) -> FirstLayerProjections:
         """The first layer's part that needs no attention: once for each kind of token, most are the mask."""
         # No wait where the ids are the host's.
         kinds, which = (part.to(self.device) for part in ids.unique(return_inverse=True))
@@ -229,7 +229,7 @@ class Body:
         def spread(states: Tensor) -> Tensor:
             return states[0].transpose(0, 1)[which].transpose(1, 2)
 
-        return Opening(
+        return FirstLayerProjections(
             residual=embeds[which],
             feed=layer.mlp(normed)[which],
             query=_turned(spread(query), rotary),
@@ -239,7 +239,7 @@ class Body:
 
     def continued(
         self,
-        opening: Opening,
+        opening: FirstLayerProjections,
         positions: Int[Tensor, "1 L"],
         wanted: Wanted,
         *,

@@ -248,7 +248,7 @@ def chosen_strings(
     """
     prompts = PromptOptions() if prompts is None else prompts
     if prompts.drawing is not None:
-        raise ValueError("Show-o reads prompts for pictures as they are; leave --prompts.drawing out")
+        raise ValueError("Show-o reads prompts for images as they are; leave --prompts.drawing out")
     if prompts.system is not None and not has_tower:
         raise ValueError(
             "only the Show-o that reads a vision tower (w-clip-vit) has a system prompt; leave "
@@ -259,7 +259,7 @@ def chosen_strings(
         Frame.of_template(template, name="--prompts.template")
     if prompts.roles is not None:
         frame = question_frame(roles=prompts.roles, behind_features=has_tower)
-        template = frame.shown(QUESTION_PLACE)
+        template = frame.understanding_input(QUESTION_PLACE)
     chosen = {"question_template": template, "system_prompt": prompts.text("system")}
     told = {name: config.get(name) if value is None else value for name, value in chosen.items()}
     return {name: str(value) for name, value in told.items() if value is not None}
@@ -268,7 +268,7 @@ def chosen_strings(
 def _vision(folder: Path, weights: ShowOWeights, tower: Path | str | None, system: str) -> ShowOVision | None:
     if (tower is None) != (weights.projector is None):
         fix = "name its CLIP's folder with --tower" if tower is None else "leave --tower out"
-        reads = "features of a vision tower (w-clip-vit)" if tower is None else "its own codes of pictures"
+        reads = "features of a vision tower (w-clip-vit)" if tower is None else "its own codes of images"
         raise ValueError(f"{folder} reads {reads}; {fix}")
     if tower is None or weights.projector is None:
         return None
@@ -363,7 +363,7 @@ def write_magvit2(magvit: Magvit2, output: Path, *, official: bool) -> None:
 
 
 def check_magvit(magvit: Magvit2, sizes: ShowOSizes) -> None:
-    """Refuse a picture tokenizer with another number of codes.
+    """Refuse an image tokenizer with another number of codes.
 
     Raises:
         ValueError: the numbers differ.

@@ -63,7 +63,7 @@ def _own_strings(policy: ShowO) -> dict[str, str]:
     own = (
         {}
         if policy.settings.question_template is None
-        else {"question_template": policy.asking.shown(QUESTION_PLACE)}
+        else {"question_template": policy.asking.understanding_input(QUESTION_PLACE)}
     )
     if policy.vision is not None and policy.vision.system_prompt != SYSTEM_PROMPT:
         own["system_prompt"] = policy.vision.system_prompt
@@ -85,7 +85,7 @@ def _sizes(policy: ShowO, start: Path) -> ShowOSizes:
 _USE = [
     "```sh",
     'sightloop draw "a photo of a dog" --model FOLDER',
-    'sightloop ask drawings/0001.png "What is in the picture?" --model FOLDER',
+    'sightloop ask drawings/0001.png "What is in the image?" --model FOLDER',
     "```",
     "",
     "`sightloop convert show-o FOLDER OUTPUT --to official` writes the form that the authors' code reads.",

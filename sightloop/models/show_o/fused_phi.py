@@ -1,6 +1,6 @@
 """A Phi decoder run without gradient in few operations, from its weights as they are now.
 
-It reads texts left to right, and pictures behind such texts whose positions all see each other.
+It reads texts left to right, and images behind such texts whose positions all see each other.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Before:
     row_of: Int[Tensor, " R"]
     """Which text each row continues."""
     mask: Float[Tensor, "R 1 1 K"] | None
-    """Added to the scores of texts and pictures; None where no text is padded."""
+    """Added to the scores of texts and images; None where no text is padded."""
     joined: Float[Tensor, "2 R heads K d"]
     """Room for those of one layer: each writes its own here."""
 

@@ -24,7 +24,7 @@ from sightloop.types import Sampling, Tokens, numbers_of
 
 
 class Easel:
-    """Pictures in the making behind their prompts: each different prompt and "no condition" is read once."""
+    """Images in the making behind their prompts: each different prompt and "no condition" is read once."""
 
     def __init__(
         self, body: Body, lean: LeanPhi, texts: list[list[int]], *, max_text: int, sampling: Sampling
@@ -48,7 +48,7 @@ class Easel:
         self.once = lean.before(states, each.to(device), seen, length)
         """Before the first round all rows with one prompt are one row, and without condition all are."""
 
-    def look(self, row: Int[Tensor, "B L"], columns: Int[Tensor, "B U"]) -> Float[Tensor, "N h"]:
+    def encode_images(self, row: Int[Tensor, "B L"], columns: Int[Tensor, "B U"]) -> Float[Tensor, "N h"]:
         """Hidden states at columns of each row, of the conditioned rows first."""
         where = columns.repeat(len(self.rows) // len(columns), 1)
         return self._seen(row, self.before, where.clamp(max=row.shape[1] - 1))
@@ -194,7 +194,7 @@ def draw_rounds(easel: Easel, known: Tokens, noise: Iterable[Noise]) -> Tokens:
         if step == 0 and plan.is_blank:
             hidden = easel.look_at_nothing(page.read()[:1], columns[:1])
         else:
-            hidden = easel.look(page.read(), columns)
+            hidden = easel.encode_images(page.read(), columns)
         scores = draw_round(easel, page, columns, hidden, numbers)
         page.fixed_in.scatter_(1, columns, step)
         if step + 1 < len(plan.noise):
@@ -205,7 +205,7 @@ def draw_rounds(easel: Easel, known: Tokens, noise: Iterable[Noise]) -> Tokens:
 
 
 def finished(page: Page, known: Tokens, words: Vocabulary, sampling: Sampling) -> Tokens:
-    """The picture of a page after its last round."""
+    """The image of a page after its last round."""
     codes, sure = page.ids[:, 1:-2] - words.first_code, page.log_probs[:, 1:-2].contiguous()
     return Tokens(
         ids=marked(codes, sure),

@@ -1,6 +1,6 @@
 """The sequences that Show-o reads (arXiv 2408.12528): its special tokens, and where text and codes stand.
 
-Text comes as token ids without begin and end; the codes of a picture as ids of the joint vocabulary. One
+Text comes as token ids without begin and end; the codes of an image as ids of the joint vocabulary. One
 number, `max_text`, rules all layouts: the text positions of an answer, and one less than those of a drawing's
 prefix, so that rows of all kinds have one length and train in one batch.
 """
@@ -44,7 +44,7 @@ IGNORED = -100
 
 @dataclass(frozen=True, kw_only=True)
 class Vocabulary:
-    """Ids of the joint vocabulary: text, ten special tokens, codes of pictures, the mask token."""
+    """Ids of the joint vocabulary: text, ten special tokens, codes of images, the mask token."""
 
     num_text: int
     num_codes: int
@@ -60,12 +60,12 @@ class Vocabulary:
 
     @property
     def soi(self) -> int:
-        """Start of a picture."""
+        """Start of an image."""
         return self.num_text + SPECIAL_TOKENS.index("<|soi|>")
 
     @property
     def eoi(self) -> int:
-        """End of a picture."""
+        """End of an image."""
         return self.num_text + SPECIAL_TOKENS.index("<|eoi|>")
 
     @property
@@ -75,7 +75,7 @@ class Vocabulary:
 
     @property
     def mmu(self) -> int:
-        """Task: answer about a picture."""
+        """Task: answer about an image."""
         return self.num_text + SPECIAL_TOKENS.index("<|mmu|>")
 
     @property
@@ -142,7 +142,7 @@ def vocabulary_of(tokenizer: PreTrainedTokenizerBase, *, num_codes: int, size: i
 
 
 def plain_text(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
-    """User text in which every special or added token is a space: it could end a prompt or open a picture."""
+    """User text in which every special or added token is a space: it could end a prompt or open an image."""
     marks = {*SPECIAL_TOKENS, *tokenizer.all_special_tokens}
     pattern = "|".join(re.escape(mark) for mark in sorted(marks, key=len, reverse=True))
     return re.sub(pattern, " ", text)
@@ -165,14 +165,14 @@ def drawing_prompt(text: Sequence[int], vocabulary: Vocabulary, *, max_text: int
 def drawing_rows(
     prompts: Sequence[Sequence[int]], codes: Int[Tensor, "B N"], vocabulary: Vocabulary, *, max_text: int
 ) -> Int[Tensor, "B L"]:
-    """Prompts with pads on their left, then the picture between its marks."""
+    """Prompts with pads on their left, then the image between its marks."""
     rows = [[vocabulary.pad] * (max_text + 1 - len(ids)) + list(ids) for ids in prompts]
     prefix = torch.tensor(rows, device=codes.device)
     return torch.cat([prefix, framed(codes, vocabulary)], 1)
 
 
 def require_codes(ids: Int[Tensor, "B N"], vocabulary: Vocabulary, source: str = "") -> None:
-    """Check that ids are codes of pictures; ids of the host, or it waits for them. `source` is the model.
+    """Check that ids are codes of images; ids of the host, or it waits for them. `source` is the model.
 
     Raises:
         ValueError: one is none, or was drawn from values that are not numbers.
@@ -180,19 +180,19 @@ def require_codes(ids: Int[Tensor, "B N"], vocabulary: Vocabulary, source: str =
     if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < vocabulary.num_codes:
         require_drawn(int(ids.min()), source, "images")
         raise ValueError(
-            f"codes from {int(ids.min())} to {int(ids.max())}; pictures have codes from 0 to "
+            f"codes from {int(ids.min())} to {int(ids.max())}; images have codes from 0 to "
             f"{vocabulary.num_codes - 1}"
         )
 
 
 def framed(codes: Int[Tensor, "B N"], vocabulary: Vocabulary) -> Int[Tensor, "B F"]:
-    """The picture between its marks."""
+    """The image between its marks."""
     mark = codes.new_ones(len(codes), 1)
     return torch.cat([mark * vocabulary.soi, codes, mark * vocabulary.eoi], 1)
 
 
-def picture_prefix(codes: Int[Tensor, "B N"], vocabulary: Vocabulary) -> Int[Tensor, "B P"]:
-    """What precedes a text about a picture: the task, and the picture between its marks."""
+def image_prefix(codes: Int[Tensor, "B N"], vocabulary: Vocabulary) -> Int[Tensor, "B P"]:
+    """What precedes a text about an image: the task, and the image between its marks."""
     task = codes.new_full((len(codes), 1), vocabulary.mmu)
     return torch.cat([task, framed(codes, vocabulary)], 1)
 
@@ -200,12 +200,12 @@ def picture_prefix(codes: Int[Tensor, "B N"], vocabulary: Vocabulary) -> Int[Ten
 def caption_rows(
     codes: Int[Tensor, "B N"], texts: Sequence[Sequence[int]], vocabulary: Vocabulary, *, max_text: int
 ) -> tuple[Int[Tensor, "B L"], Int[Tensor, "B L"]]:
-    """Pictures and their captions for training, and the labels: the whole text, its begin token too."""
+    """Images and their captions for training, and the labels: the whole text, its begin token too."""
     rows: list[list[int]] = []
     for text in texts:
         ids = begun(text, vocabulary)
         rows.append([*ids[: max_text - 1], vocabulary.end])
-    return _with_picture(codes, rows, rows, vocabulary, max_text=max_text)
+    return _with_image(codes, rows, rows, vocabulary, max_text=max_text)
 
 
 def conversation_rows(
@@ -215,7 +215,7 @@ def conversation_rows(
     *,
     max_text: int,
 ) -> tuple[Int[Tensor, "B L"], Int[Tensor, "B L"]]:
-    """Pictures and conversations for instruction tuning; only what the assistant says is a target.
+    """Images and conversations for instruction tuning; only what the assistant says is a target.
 
     A conversation is a list of stretches of ids, each with whether the assistant says it (its end token
     included). There is no begin token; too long conversations are cut.
@@ -224,13 +224,13 @@ def conversation_rows(
     labels = [
         [token if said else IGNORED for ids, said in turn for token in ids][:max_text] for turn in turns
     ]
-    return _with_picture(codes, rows, labels, vocabulary, max_text=max_text)
+    return _with_image(codes, rows, labels, vocabulary, max_text=max_text)
 
 
-def _with_picture(
+def _with_image(
     codes: Tensor, rows: list[list[int]], labels: list[list[int]], vocabulary: Vocabulary, *, max_text: int
 ) -> tuple[Tensor, Tensor]:
-    prefix = picture_prefix(codes, vocabulary)
+    prefix = image_prefix(codes, vocabulary)
     text = right_padded(rows, vocabulary.pad, length=max_text).to(codes.device)
     targets = right_padded(labels, IGNORED, length=max_text).to(codes.device)
     return torch.cat([prefix, text], 1), torch.cat([torch.full_like(prefix, IGNORED), targets], 1)

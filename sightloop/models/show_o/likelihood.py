@@ -1,7 +1,7 @@
-"""Pictures in the making behind their prompts: what sampling and scoring of codes look at.
+"""Images in the making behind their prompts: what sampling and scoring of codes look at.
 
 A canvas holds the prompts' keys and values, each distinct prompt once and "no condition" once for all.
-Looking at it recomputes only the picture between its marks.
+Looking at it recomputes only the image between its marks.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ _POSITIONS_AT_ONCE = 8192
 
 
 @dataclass(frozen=True, kw_only=True)
-class Canvas:
-    """The prompts of a batch, ready to be followed by pictures."""
+class DecodingState:
+    """The prompts of a batch, ready to be followed by images."""
 
     body: Body
     start: int
-    """Position of the mark before the picture."""
+    """Position of the mark before the image."""
     conditions: tuple[Prefix, ...]
     """The prompts, and no condition if there is guidance."""
     guidance: float
 
-    def rows(self, index: Int[Tensor, " R"]) -> Canvas:
+    def rows(self, index: Int[Tensor, " R"]) -> DecodingState:
         """For the samples at `index`."""
         return replace(self, conditions=tuple(prefix.rows(index) for prefix in self.conditions))
 
-    def look(
+    def encode_images(
         self,
         codes: Int[Tensor, "B N"],
         unknown: Bool[Tensor, "B N"],
@@ -107,20 +107,20 @@ def prompts_of(
     return different, branches
 
 
-def canvas_of(body: Body, texts: list[list[int]], *, max_text: int, guidance: float) -> Canvas:
+def canvas_of(body: Body, texts: list[list[int]], *, max_text: int, guidance: float) -> DecodingState:
     """A canvas for prompts given as text ids; equal prompts are read once."""
     prompts, branches = prompts_of(texts, body.vocabulary, max_text=max_text, guidance=guidance)
     start, count = max_text + 1, 1 + max(branches[0])
     parts = [(prompts[:count], branches[0]), (prompts[count:], [0] * len(texts))][: len(branches)]
     conditions = tuple(body.text_prefix(rows, torch.tensor(row_of), ends_at=start) for rows, row_of in parts)
-    return Canvas(body=body, start=start, conditions=conditions, guidance=guidance)
+    return DecodingState(body=body, start=start, conditions=conditions, guidance=guidance)
 
 
-def score_codes(canvas: Canvas, tokens: Tokens, under: Sampling | None) -> TokenScores:
+def score_codes(canvas: DecodingState, tokens: Tokens, under: Sampling | None) -> TokenScores:
     """Log-probabilities of codes, each from those that earlier rounds fixed.
 
-    All rounds that the mask touches are evaluated, each in its own pass over the picture.
-    `decode_step` None means one round from a picture of which nothing is known.
+    All rounds that the mask touches are evaluated, each in its own pass over the image.
+    `decode_step` None means one round from an image of which nothing is known.
     """
     codes = tokens.ids
     blank = torch.zeros(codes.numel(), device=codes.device)
@@ -134,13 +134,13 @@ def score_codes(canvas: Canvas, tokens: Tokens, under: Sampling | None) -> Token
     )
 
 
-def relaxed_picture(
-    canvas: Canvas, tokens: Tokens, sampling: Sampling, *, seeds: list[int] | None
+def relaxed_image(
+    canvas: DecodingState, tokens: Tokens, sampling: Sampling, *, seeds: list[int] | None
 ) -> Float[Tensor, "B N K"]:
-    """One-hot codes of a finished picture that carry a gradient to the logits that drew them.
+    """One-hot codes of a finished image that carry a gradient to the logits that drew them.
 
-    Each code is relaxed under the law of its round, given the codes that were fixed before it. The codes of
-    rounds that were not chosen (`Sampling.relaxed_rounds`) are plain.
+    Each code is relaxed under the distribution of its round, given the codes that were fixed before it. The
+    codes of rounds that were not chosen (`Sampling.relaxed_rounds`) are plain.
     """
     relaxed = tokens
     if sampling.relaxed_rounds is not None:
@@ -162,7 +162,9 @@ def relaxed_picture(
     return plain.flatten(0, 1).index_put((index,), soft).view_as(plain)
 
 
-def _looked_at(canvas: Canvas, tokens: Tokens) -> tuple[tuple[Float[Tensor, "n h"], ...], Int[Tensor, " n"]]:
+def _looked_at(
+    canvas: DecodingState, tokens: Tokens
+) -> tuple[tuple[Float[Tensor, "n h"], ...], Int[Tensor, " n"]]:
     """Hidden states that predict the codes that count, one tensor for each condition, and where these are."""
     device = tokens.ids.device
     steps = torch.zeros_like(tokens.ids) if tokens.decode_step is None else tokens.decode_step
@@ -178,7 +180,7 @@ def _looked_at(canvas: Canvas, tokens: Tokens) -> tuple[tuple[Float[Tensor, "n h
         row, step = part.unbind(1)
         unknown = steps[row] >= step[:, None]
         wanted = mask[row] & (steps[row] == step[:, None])
-        hidden.append(canvas.rows(row).look(codes[row], unknown, wanted))
+        hidden.append(canvas.rows(row).encode_images(codes[row], unknown, wanted))
         at, place = wanted.nonzero(as_tuple=True)
         flat.append(row[at] * codes.shape[1] + place)
     if not hidden:

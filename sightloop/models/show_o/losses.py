@@ -1,8 +1,8 @@
-"""Show-o's training losses: masked codes of drawings, plain text, and text about pictures.
+"""Show-o's training losses: masked codes of drawings, plain text, and text about images.
 
-Each is a mean over its labelled positions under the whole vocabulary, and their weighted sum is minimised. A
-picture's two marks are targets of a drawing too. Rows are as in the official code; what cannot change a loss
-(pads, the head where nothing is labelled) is left out of the passes.
+Each is a mean over its labeled positions under the whole vocabulary, and their weighted sum is minimized. A
+image's two marks are targets of a drawing too. Rows are as in the official code; what cannot change a loss
+(pads, the head where nothing is labeled) is left out of the passes.
 """
 
 from __future__ import annotations
@@ -56,10 +56,10 @@ class Losses:
 
 @dataclass(frozen=True, kw_only=True)
 class Masking:
-    """Random numbers in [0, 1) that decide which codes of a batch of pictures are hidden."""
+    """Random numbers in [0, 1) that decide which codes of a batch of images are hidden."""
 
     progress: Float[Tensor, " B"]
-    """How far each picture has come; with the same number everywhere all hide the same share."""
+    """How far each image has come; with the same number everywhere all hide the same share."""
     keys: Float[Tensor, "B N"]
     """The codes with the smallest keys are hidden."""
 
@@ -71,7 +71,7 @@ class Masking:
         )
 
     def share(self, *, min_share: float = 0.0) -> Float[Tensor, " B"]:
-        """How many of a picture's codes are hidden: cos(pi t / 2) of them, at least `min_share`."""
+        """How many of an image's codes are hidden: cos(pi t / 2) of them, at least `min_share`."""
         return torch.cos(self.progress * math.pi * 0.5).clamp(min=min_share)
 
     def hidden(self, *, min_share: float = 0.0) -> Bool[Tensor, "B N"]:
@@ -97,7 +97,7 @@ def drawing_lesson(
     *,
     max_text: int,
 ) -> Rows:
-    """Prompts and pictures with hidden codes; the prompt has labels that the loss does not read."""
+    """Prompts and images with hidden codes; the prompt has labels that the loss does not read."""
     prompts = [drawing_prompt(text, vocabulary, max_text=max_text) for text in texts]
     own = codes + vocabulary.first_code
     ids = drawing_rows(prompts, own.masked_fill(hidden, vocabulary.mask), vocabulary, max_text=max_text)
@@ -112,7 +112,7 @@ def drawing_lesson(
 def caption_lesson(
     codes: Int[Tensor, "B N"], texts: list[list[int]], vocabulary: Vocabulary, *, max_text: int
 ) -> Rows:
-    """Pictures and texts about them."""
+    """Images and texts about them."""
     ids, labels = caption_rows(codes + vocabulary.first_code, texts, vocabulary, max_text=max_text)
     return Rows(ids=ids, labels=labels)
 
@@ -166,8 +166,8 @@ def _text_loss(body: Body, rows: Rows, *, prefix: int) -> Tensor:
 
 
 def _mean_loss(body: Body, hidden: Float[Tensor, "B L h"], labels: Int[Tensor, "B L"]) -> Tensor:
-    labelled = labels != IGNORED
+    labeled = labels != IGNORED
     log_probs, _ = code_log_probs(
-        body.logits, (hidden[labelled],), labels[labelled], rows_at_once=_ROWS_AT_ONCE
+        body.logits, (hidden[labeled],), labels[labeled], rows_at_once=_ROWS_AT_ONCE
     )
     return -log_probs.mean()

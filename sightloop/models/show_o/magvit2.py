@@ -1,6 +1,6 @@
-"""MAGVIT-v2 pictures to codes and back, as Show-o uses it (`showlab/magvitv2`; Yu et al., arXiv 2310.05737).
+"""MAGVIT-v2 images to codes and back, as Show-o uses it (`showlab/magvitv2`; Yu et al., arXiv 2310.05737).
 
-Convolutions bring a picture to one cell for every 16 x 16 pixels; the signs of a cell's channels are its code
+Convolutions bring an image to one cell for every 16 x 16 pixels; the signs of a cell's channels are its code
 (lookup-free quantisation). Names of parameters are those of the published checkpoint.
 """
 
@@ -24,7 +24,7 @@ _MAX_SIDE_RATIO = 64
 
 
 class Magvit2(nn.Module):
-    """Pictures to codes and back."""
+    """Images to codes and back."""
 
     def __init__(self, config: Magvit2Config | None = None) -> None:
         super().__init__()
@@ -79,24 +79,24 @@ class Magvit2(nn.Module):
         height, width = pixel_values.shape[-2:]
         if height % self.factor or width % self.factor or not height or not width:
             raise ValueError(
-                f"pictures of {height} x {width} pixels; both sides must be multiples of {self.factor}"
+                f"images of {height} x {width} pixels; both sides must be multiples of {self.factor}"
             )
         return self.encoder(pixel_values)
 
     @torch.no_grad()
     def encode(self, pixel_values: Float[Tensor, "B 3 H W"]) -> Int[Tensor, "B N"]:
-        """Codes of pictures in [-1, 1], row by row."""
+        """Codes of images in [-1, 1], row by row."""
         return self.quantize.ids_of(require_numbers(self.latents(pixel_values), self.source, "codes"))
 
     @in_own_precision
     def decode_latents(self, quantized: Float[Tensor, "B D h w"]) -> Float[Tensor, "B 3 H W"]:
-        """Pictures of signs, about [-1, 1], not clamped; the gradient flows to both."""
+        """Images of signs, about [-1, 1], not clamped; the gradient flows to both."""
         return self.decoder(quantized)
 
     def decode(
         self, ids: Int[Tensor, "B N"], shape: tuple[int, int] | None = None
     ) -> Float[Tensor, "B 3 H W"]:
-        """Pictures of codes, about [-1, 1], not clamped; `shape` is cells in height and width, None = square.
+        """Images of codes, about [-1, 1], not clamped; `shape` is cells in height and width, None = square.
 
         Raises:
             ValueError: codes beyond the codebook, or their number does not fit the shape.
@@ -113,7 +113,7 @@ class Magvit2(nn.Module):
     def decode_soft(
         self, one_hot: Float[Tensor, "B N C"], shape: tuple[int, int] | None = None
     ) -> Float[Tensor, "B 3 H W"]:
-        """Pictures of weighted codes, with a gradient to the weights; one-hot rows decode as their codes."""
+        """Images of weighted codes, with a gradient to the weights; one-hot rows decode as their codes."""
         height, width = _grid(one_hot.shape[1], shape)
         signs = one_hot @ self.quantize.embedding.to(one_hot.dtype)
         cells = signs.unflatten(1, (height, width)).permute(0, 3, 1, 2)
@@ -132,10 +132,10 @@ def _grid(count: int, shape: tuple[int, int] | None) -> tuple[int, int]:
 
 
 def pixel_values_of(pixels: UInt8[Tensor, "B 3 H W"], size: int) -> Float[Tensor, "B 3 size size"]:
-    """Pictures as the tokenizer reads them: shorter side to `size`, centre cut out, from -1 to 1.
+    """Images as the tokenizer reads them: shorter side to `size`, center cut out, from -1 to 1.
 
     Raises:
-        ValueError: a picture too elongated to be resized.
+        ValueError: an image too elongated to be resized.
     """
     if tuple(pixels.shape[-2:]) != (size, size):
         device = pixels.device
@@ -148,7 +148,7 @@ def _square(picture: UInt8[np.ndarray, "H W 3"], size: int) -> UInt8[np.ndarray,
     height, width = picture.shape[:2]
     short, long = sorted((height, width))
     if long > short * _MAX_SIDE_RATIO:
-        raise ValueError(f"a picture of {width} x {height} pixels is too elongated; cut it first")
+        raise ValueError(f"an image of {width} x {height} pixels is too elongated; cut it first")
     long = int(size * long / short)
     width, height = (size, long) if width <= height else (long, size)
     image = Image.fromarray(picture).resize((width, height), Image.Resampling.BICUBIC)
@@ -158,5 +158,5 @@ def _square(picture: UInt8[np.ndarray, "H W 3"], size: int) -> UInt8[np.ndarray,
 
 
 def pixels_from(values: Float[Tensor, "B 3 H W"]) -> UInt8[Tensor, "B 3 H W"]:
-    """Decoded pictures as bytes, cut off and not rounded, as the official code does."""
+    """Decoded images as bytes, cut off and not rounded, as the official code does."""
     return (((values.detach().float() + 1) / 2).clamp(0, 1) * 255).to(torch.uint8)

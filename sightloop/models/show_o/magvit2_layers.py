@@ -17,7 +17,7 @@ _GROUPS, _EPSILON = 32, 1e-6
 
 @dataclass(frozen=True, kw_only=True)
 class Magvit2Config:
-    """Sizes; the defaults are the published model's. Lists go by level: level 0 has the pictures' size.
+    """Sizes; the defaults are the published model's. Lists go by level: level 0 has the images' size.
 
     The lists of the decoder are its own, not those of the encoder backwards.
     """
@@ -223,7 +223,7 @@ class _Level(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Pictures to cells."""
+    """Images to cells."""
 
     def __init__(self, config: Magvit2Config) -> None:
         super().__init__()
@@ -240,7 +240,7 @@ class Encoder(nn.Module):
         self.quant_conv = nn.Conv2d(bits, bits, 1)
 
     def forward(self, x: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D h w"]:
-        """Cells of pictures."""
+        """Cells of images."""
         x = self.conv_in(x)
         for level in self.down:
             x = level(x)
@@ -248,7 +248,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Cells to pictures, from the last level to level 0."""
+    """Cells to images, from the last level to level 0."""
 
     def __init__(self, config: Magvit2Config) -> None:
         super().__init__()
@@ -265,7 +265,7 @@ class Decoder(nn.Module):
         self.norm_out, self.conv_out = _norm(widths[0]), _conv(widths[0], 3)
 
     def forward(self, x: Float[Tensor, "B D h w"]) -> Float[Tensor, "B 3 H W"]:
-        """Pictures of cells."""
+        """Images of cells."""
         x = self.mid(self.conv_in(self.post_quant_conv(x)))
         for level in reversed(self.up):
             x = level(x)

@@ -1,7 +1,7 @@
-"""Show-o (arXiv 2408.12528) as a policy: one transformer that draws pictures and answers about them.
+"""Show-o (arXiv 2408.12528) as a policy: one transformer that draws images and answers about them.
 
-It reads its own codes of a picture, or (w-clip-vit variant) features of a frozen vision tower. Trained are
-low-rank adapters, or the whole language model; the tokenizer of pictures is always frozen.
+It reads its own codes of an image, or (w-clip-vit variant) features of a frozen vision tower. Trained are
+low-rank adapters, or the whole language model; the tokenizer of images is always frozen.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from sightloop.models.deduplicate import distinct, image_keys, row_keys
 from sightloop.models.lora import Adapters
 from sightloop.models.mixed_precision import MixedPrecision, forget_casts, keep_frozen_in
 from sightloop.models.prompt_strings import PROMPT_PLACE, QUESTION_PLACE, answer_ids
-from sightloop.models.show_o.answers import Pictures, code_pictures, draw_answers, score_answers
+from sightloop.models.show_o.answers import Pictures, code_images, draw_answers, score_answers
 from sightloop.models.show_o.body import Body, no_contexts
 from sightloop.models.show_o.fused_rounds import Easel, draw_rounds
 from sightloop.models.show_o.layout import (
@@ -35,7 +35,7 @@ from sightloop.models.show_o.layout import (
     right_padded,
     vocabulary_of,
 )
-from sightloop.models.show_o.likelihood import Canvas, canvas_of, relaxed_picture, score_codes
+from sightloop.models.show_o.likelihood import DecodingState, canvas_of, relaxed_image, score_codes
 from sightloop.models.show_o.losses import (
     Losses,
     Masking,
@@ -59,7 +59,7 @@ CONDITION_DROPOUT = 0.1
 
 
 class ShowO(nn.Module):
-    """An `ImageGenerator`: draws pictures from prompts, answers questions about pictures, scores both."""
+    """An `ImageGenerator`: draws images from prompts, answers questions about images, scores both."""
 
     def __init__(
         self,
@@ -158,10 +158,10 @@ class ShowO(nn.Module):
         """
         self._is_static = True
 
-    # -- pictures
+    # -- images
 
-    def drawing(self, **changes: Any) -> Sampling:
-        """The official law: guidance 1.75 and 18 rounds up to 256 pixels, 5 and 50 at 512."""
+    def default_sampling(self, **changes: Any) -> Sampling:
+        """The official distribution: guidance 1.75 and 18 rounds up to 256 pixels, 5 and 50 at 512."""
         large = self.num_image_tokens >= 1024
         official: dict[str, Any] = {
             "max_tokens": self.num_image_tokens,
@@ -172,25 +172,25 @@ class ShowO(nn.Module):
 
     @property
     def image_size(self) -> int:
-        """Side of a picture in pixels."""
+        """Side of an image in pixels."""
         return math.isqrt(self.num_image_tokens) * self.magvit.factor
 
     @torch.no_grad()
     def pixels(self, tokens: Tokens) -> Images:
-        """Pictures of image tokens; every id is part of the picture, whatever the mask says."""
+        """Images of image tokens; every id is part of the image, whatever the mask says."""
         whole = self._whole(tokens)
         return Images(pixels=pixels_from(self.magvit.decode(whole.ids)), keys=whole.keys)
 
     @torch.no_grad()
     def image_tokens(self, images: Images) -> Tokens:
-        """Image tokens of pictures, which are brought to the policy's size as the official code does."""
+        """Image tokens of images, which are brought to the policy's size as the official code does."""
         ids = self.magvit.encode(pixel_values_of(images.pixels, self.image_size).to(self.body.device))
         return self._whole(Tokens(ids=ids, mask=torch.ones_like(ids, dtype=torch.bool)))
 
     def _sized(self, tokens: Tokens) -> Tokens:
         if tokens.ids.shape[1] != self.num_image_tokens:
             raise ValueError(
-                f"{tokens.ids.shape[1]} tokens a picture; this policy's pictures have {self.num_image_tokens}"
+                f"{tokens.ids.shape[1]} tokens an image; this policy's images have {self.num_image_tokens}"
             )
         return tokens
 
@@ -206,10 +206,10 @@ class ShowO(nn.Module):
 
     @torch.no_grad()
     def sample(self, prompt: Prompt, sampling: Sampling) -> Tokens:
-        """Draw pictures or answers; the prompt's seeds decide the draws if given.
+        """Draw images or answers; the prompt's seeds decide the draws if given.
 
         A prompt is cut to the text positions as in the official code; an empty one is no condition.
-        Pictures keep the codes where the mask of `prompt.images` is True. Their tokens' mask is True where a
+        Images keep the codes where the mask of `prompt.images` is True. Their tokens' mask is True where a
         code was drawn. With `sampling.relaxation` they carry codes with a gradient to the weights.
         """
         with self._active():
@@ -221,7 +221,7 @@ class ShowO(nn.Module):
     def _draw(self, prompt: Prompt, sampling: Sampling) -> Tokens:
         if sampling.max_tokens != self.num_image_tokens:
             raise ValueError(
-                f"max_tokens is {sampling.max_tokens}; a picture has {self.num_image_tokens} tokens"
+                f"max_tokens is {sampling.max_tokens}; an image has {self.num_image_tokens} tokens"
             )
         require_relaxable(sampling)
         known = self._known(prompt)
@@ -243,7 +243,7 @@ class ShowO(nn.Module):
         forget_casts()
         with torch.enable_grad():
             canvas = self._canvas(ids, sampling) if canvas is None else canvas
-            one_hot = relaxed_picture(canvas, self._whole(tokens), sampling, seeds=prompt.seeds)
+            one_hot = relaxed_image(canvas, self._whole(tokens), sampling, seeds=prompt.seeds)
         return replace(tokens, one_hot=one_hot)
 
     def _known(self, prompt: Prompt) -> Tokens:
@@ -268,7 +268,7 @@ class ShowO(nn.Module):
             )
         return ids
 
-    def _canvas(self, ids: list[list[int]], sampling: Sampling | None) -> Canvas:
+    def _canvas(self, ids: list[list[int]], sampling: Sampling | None) -> DecodingState:
         return canvas_of(
             self.body,
             ids,
@@ -282,10 +282,11 @@ class ShowO(nn.Module):
         return [text_ids(self.tokenizer, text) for text in plain]
 
     def score(self, turn: Turn, under: Sampling | None = None) -> TokenScores:
-        """Log-probabilities under the model's own law (None: no guidance, temperature 1) or a drawing law.
+        """Log-probabilities under the model's own distribution (None: no guidance, temperature 1) or a
+        drawing distribution.
 
-        Codes of a picture are scored from those that earlier rounds (`decode_step`) fixed; without rounds,
-        all at once from a picture of which nothing is known.
+        Codes of an image are scored from those that earlier rounds (`decode_step`) fixed; without rounds,
+        all at once from an image of which nothing is known.
         """
         with self._active():
             if turn.prompt.wants == "image":
@@ -296,7 +297,7 @@ class ShowO(nn.Module):
 
     def _asked(self, prompt: Prompt) -> tuple[Pictures, list[list[int]]]:
         if prompt.images is None:
-            raise ValueError("a question needs pictures; give one of each")
+            raise ValueError("a question needs images; give one of each")
         return self._pictures(prompt.images), self.questions(prompt.texts)
 
     def questions(self, texts: list[str]) -> list[list[int]]:
@@ -309,16 +310,19 @@ class ShowO(nn.Module):
     @property
     def templates(self) -> dict[str, str]:
         """The strings around prompts and questions, for records."""
-        told = {"drawing template": PROMPT_PLACE, "question template": self.asking.shown(QUESTION_PLACE)}
+        told = {
+            "drawing template": PROMPT_PLACE,
+            "question template": self.asking.understanding_input(QUESTION_PLACE),
+        }
         return told if self.vision is None else told | {"system prompt": self.vision.system_prompt}
 
-    def look(self, images: Images) -> Images:
-        """The same pictures with what the frozen tower sees, where there is one."""
-        return images if self.vision is None else self.vision.look(images)
+    def encode_images(self, images: Images) -> Images:
+        """The same images with what the frozen tower sees, where there is one."""
+        return images if self.vision is None else self.vision.encode_images(images)
 
-    def shown(self, tokens: Tokens) -> Images | Tokens:
-        """The codes themselves, or their pictures with what the frozen tower sees."""
-        return self._whole(tokens) if self.vision is None else self.look(self.pixels(tokens))
+    def understanding_input(self, tokens: Tokens) -> Images | Tokens:
+        """The codes themselves, or their images with what the frozen tower sees."""
+        return self._whole(tokens) if self.vision is None else self.encode_images(self.pixels(tokens))
 
     def _pictures(self, images: Images | Tokens) -> Pictures:
         if isinstance(images, Tokens) and images.one_hot is not None:
@@ -333,13 +337,13 @@ class ShowO(nn.Module):
             system = self.text_ids([self.vision.system_prompt])[0]
             return self.vision.pictures(self.body, features, system, row_of=index)
         tokens = self.image_tokens(few) if isinstance(few, Images) else self._whole(few)
-        return code_pictures(self.body, tokens, row_of=index)
+        return code_images(self.body, tokens, row_of=index)
 
     def _features(self, vision: ShowOVision, images: Images | Tokens) -> Float[Tensor, "D P c"]:
         if isinstance(images, Tokens) and images.one_hot is not None:
             return vision.features(self.magvit.decode_soft(images.one_hot))
         seen = images if isinstance(images, Images) else self.pixels(images)
-        return vision.look(seen).features[FEATURES].to(self.body.device)
+        return vision.encode_images(seen).features[FEATURES].to(self.body.device)
 
     # -- supervised training
 
@@ -352,7 +356,7 @@ class ShowO(nn.Module):
         masking: Masking | None = None,
         dropped: Float[Tensor, " B"] | None = None,
     ) -> Losses:
-        """The official training losses of prompts with pictures, pictures with captions, and plain texts.
+        """The official training losses of prompts with images, images with captions, and plain texts.
 
         `masking` None hides codes at random. A prompt whose number in `dropped` is below 0.1 counts as no
         condition, which guidance needs; None draws these numbers too.

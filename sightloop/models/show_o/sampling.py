@@ -1,4 +1,4 @@
-"""Drawing the codes of a picture in parallel rounds (MaskGIT, arXiv 2202.04200, as Show-o does it).
+"""Drawing the codes of an image in parallel rounds (MaskGIT, arXiv 2202.04200, as Show-o does it).
 
 Every round draws a code for each unknown position, keeps those it is surest of and forgets the rest. The
 number that stays unknown follows a schedule that must be computed in float32: in exact arithmetic some rounds
@@ -22,7 +22,7 @@ from sightloop.types import MaskSchedule, Sampling, Tokens
 
 _SMALLEST = 1e-20
 _ROWS_AT_ONCE = 512
-"""Positions whose laws are in memory together."""
+"""Positions whose distributions are in memory together."""
 RELAXED_STREAM = 0x5DEECE66D
 """Sets the seeds of relaxed codes' noise apart from those of the draws."""
 _CHOICE_STREAM = 0x2545F4914F6CDD1D
@@ -50,12 +50,12 @@ class Noise:
         assert self.uniform is not None
         sums = law.cumsum(-1)
         point = self.uniform.flatten()[at, None] * sums[:, -1:]
-        # Rounding may put the point past the last sum, or on a code that the law excludes.
+        # Rounding may put the point past the last sum, or on a code that the distribution excludes.
         found = torch.searchsorted(sums, point, right=True)[:, 0].clamp(max=law.shape[1] - 1)
         return torch.where(law.gather(1, found[:, None])[:, 0] > 0, found, law.argmax(-1))
 
     def gumbel(self, at: Int[Tensor, " n"]) -> Float[Tensor, "n K"]:
-        """Gumbel noise whose largest sum with the log-law is the code that `pick` draws."""
+        """Gumbel noise whose largest sum with the log-distribution is the code that `pick` draws."""
         assert self.exponential is not None
         return -self.exponential.flatten(0, 1)[at].clamp(min=_SMALLEST).log()
 
@@ -99,7 +99,9 @@ def rounds_of(sampling: Sampling) -> int:
         ValueError: it is not given.
     """
     if sampling.decode_steps is None:
-        raise ValueError("decode_steps is None; give the number of rounds, or take the law from drawing()")
+        raise ValueError(
+            "decode_steps is None; give the number of rounds, or take the distribution from drawing()"
+        )
     relaxed = relaxed_round(sampling)
     return sampling.decode_steps if relaxed is None else relaxed + 1
 
@@ -160,7 +162,7 @@ def _sigmoid_share(ratio: Tensor, start: float = -3.0, end: float = 3.0) -> Tens
 
 
 def law_of(logits: Float[Tensor, "n K"], sampling: Sampling) -> Float[Tensor, "n K"]:
-    """Log-probabilities that codes are drawn with; the natural law if drawing is greedy."""
+    """Log-probabilities that codes are drawn with; the natural distribution if drawing is greedy."""
     if sampling.temperature > 0:
         logits = logits / sampling.temperature
     if sampling.top_k is not None and sampling.top_k < logits.shape[1]:
@@ -180,7 +182,7 @@ def draw_codes(
     """Draw the codes that `known` does not hold (its mask is False there), round by round.
 
     The result's mask is True at the drawn codes and `decode_step` is -1 at those that were known. Greedy
-    drawing (temperature 0) has no law, so it records no log-probabilities.
+    drawing (temperature 0) has no distribution, so it records no log-probabilities.
     """
     codes, unknown = known.ids.clone(), ~known.mask
     drawn_here, device = unknown.clone(), known.ids.device
@@ -276,7 +278,7 @@ def forgotten(
     """The codes that stay unknown: the least sure of them, as many as the schedule says, at least one.
 
     Deviation: codes that are known can never be forgotten; in the official code they have the largest float
-    as their probability, which strong noise can outweigh, and of a picture that is known whole one is lost.
+    as their probability, which strong noise can outweigh, and of an image that is known whole one is lost.
     """
     num_unknown = unknown.sum(1, keepdim=True)
     wanted = (unknown.shape[1] * share).floor().long().to(scores.device)

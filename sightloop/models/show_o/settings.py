@@ -16,7 +16,7 @@ class ShowOSettings:
     """Sizes of a checkpoint's sequences, how questions are asked, and what is trained."""
 
     num_image_tokens: int = 256
-    """Codes of a picture: 256 at 256 pixels, 1024 at 512."""
+    """Codes of an image: 256 at 256 pixels, 1024 at 512."""
     max_text_tokens: int = 128
     """Text positions; longer prompts are cut. UniRL's 512-pixel configuration has 64."""
     trained: Literal["lora", "full"] = "lora"
@@ -31,7 +31,7 @@ class ShowOSettings:
 
     def __post_init__(self) -> None:
         if math.isqrt(self.num_image_tokens) ** 2 != self.num_image_tokens:
-            raise ValueError(f"num_image_tokens is {self.num_image_tokens}; pictures are squares of codes")
+            raise ValueError(f"num_image_tokens is {self.num_image_tokens}; images are squares of codes")
         if self.max_text_tokens < 2:
             raise ValueError(f"max_text_tokens is {self.max_text_tokens}; a prompt has a begin and an end")
         if self.trained not in ("lora", "full"):

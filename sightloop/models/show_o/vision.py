@@ -1,4 +1,4 @@
-"""What Show-o's w-clip-vit variant reads of a picture: features of a frozen CLIP tower, projected.
+"""What Show-o's w-clip-vit variant reads of an image: features of a frozen CLIP tower, projected.
 
 It draws with codes as the plain variant does, and answers about features. They stand behind a system prompt,
 and are all that is seen in both directions.
@@ -23,7 +23,7 @@ from sightloop.models.show_o.magvit2 import pixel_values_of
 from sightloop.types import Images
 
 FEATURES = "show_o"
-"""The key of a picture's features."""
+"""The key of an image's features."""
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 SPREAD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -46,8 +46,8 @@ class ShowOVision(nn.Module):
         self.image_size: int = self.tower.config.image_size
 
     @torch.no_grad()
-    def look(self, images: Images) -> Images:
-        """The same pictures with the tower's features; those that have them are returned as they are."""
+    def encode_images(self, images: Images) -> Images:
+        """The same images with the tower's features; those that have them are returned as they are."""
         if FEATURES in images.features:
             return images
         values = pixel_values_of(images.pixels, self.image_size).to(self.tower.device)
@@ -55,7 +55,7 @@ class ShowOVision(nn.Module):
 
     @in_own_precision
     def features(self, values: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B P c"]:
-        """Patch features of pictures in [-1, 1], of any size, with a gradient to them."""
+        """Patch features of images in [-1, 1], of any size, with a gradient to them."""
         if values.shape[-1] != self.image_size:
             size = (self.image_size, self.image_size)
             values = F.interpolate(values, size=size, mode="bicubic", antialias=True, align_corners=False)

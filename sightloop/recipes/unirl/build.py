@@ -10,7 +10,7 @@ from typing import Any, assert_never, cast
 import torch
 from torch import Tensor
 
-from sightloop.algorithms.turn_objectives import Orders, Side, Sides
+from sightloop.algorithms.turn_objectives import TurnObjective, TurnObjectives, Unmasking
 from sightloop.algorithms.unmasking import FreshMasks, SomeRounds
 from sightloop.late import late
 from sightloop.models.families import Learning, Parts
@@ -28,8 +28,8 @@ from sightloop.models.protocols import (
 from sightloop.models.reference import Reference, frozen_copy
 from sightloop.models.weight_files import write_json
 from sightloop.quizzes.asks import QuizSetup
-from sightloop.quizzes.grammar import naming_question
-from sightloop.quizzes.negative_questions import Traps
+from sightloop.quizzes.grammar import identification_question
+from sightloop.quizzes.negative_questions import NegativeQuestions
 from sightloop.quizzes.vocabulary import Vocabulary
 from sightloop.recipes.image_policies import load_image_policy
 from sightloop.recipes.unirl.choices import asks_anyone
@@ -41,8 +41,8 @@ from sightloop.recipes.unirl.config import (
 )
 from sightloop.recipes.unirl.quizzes import quiz_stream
 from sightloop.recipes.unirl.rewards import Judges
-from sightloop.rewards.combine import standardised_in_group
-from sightloop.rollouts.quiz import Grader, MovingAverage, QuizCollector, SecondTurn, always, itself
+from sightloop.rewards.combine import standardized_in_group
+from sightloop.rollouts.quiz import Answerer, MovingAverage, QuizCollector, SecondTurn, always, itself
 from sightloop.training import distributed
 from sightloop.training.experiment import Experiment
 from sightloop.training.gradients import PlainGradients
@@ -62,7 +62,7 @@ def require_inputs(config: UniConfig) -> None:
     """
     if config.policy:
         generator_family(Path(config.policy))
-    quizzes, evaluation = config.quizzes, config.both_sides
+    quizzes, evaluation = config.quizzes, config.joint
     named = {"quizzes.file": quizzes.file, "quizzes.excluded": quizzes.excluded}
     named |= {"both_sides.file": evaluation.file, "both_sides.fixed": evaluation.fixed}
     for setting, name in named.items():
@@ -119,20 +119,20 @@ def reference_of(policy: ImageGenerator) -> Policy:
     return before
 
 
-def drawing_law(
+def image_sampling(
     config: UniConfig, policy: ImageGenerator, relaxed: RelaxationSettings | None = None
 ) -> Sampling:
-    """The law that draws in training.
+    """The distribution that draws in training.
 
     Raises:
         ValueError: a setting out of its range.
     """
     chosen = {"guidance": config.draw.guidance, "decode_steps": config.draw.steps}
-    if config.draw.steps is not None and policy.drawing().decode_steps is None:
+    if config.draw.steps is not None and policy.default_sampling().decode_steps is None:
         raise ValueError(
             f"draw.steps is {config.draw.steps}; {type(policy).__name__} draws code by code, leave it out"
         )
-    law = policy.drawing(
+    law = policy.default_sampling(
         **{name: value for name, value in chosen.items() if value is not None},
         temperature=config.draw.temperature,
     )
@@ -151,9 +151,9 @@ def drawing_law(
     return replace(law, relaxed_rounds=relaxed.number)
 
 
-def grader_of(config: UniConfig, policy: ImageGenerator) -> tuple[Grader, dict[str, Tensor]]:
+def answerer_of(config: UniConfig, policy: ImageGenerator) -> tuple[Answerer, dict[str, Tensor]]:
     """Who answers, and the tensors of it that a checkpoint must hold."""
-    match config.answer.grader:
+    match config.answer.answerer:
         case "self":
             return itself, {}
         case "frozen":
@@ -163,7 +163,7 @@ def grader_of(config: UniConfig, policy: ImageGenerator) -> tuple[Grader, dict[s
             average = MovingAverage(moving, decay=config.answer.decay)
             return average, average.moving(moving)  # pyright: ignore[reportReturnType]
         case _:
-            assert_never(config.answer.grader)
+            assert_never(config.answer.answerer)
 
 
 def collector_of(
@@ -172,69 +172,71 @@ def collector_of(
     vocabulary: Vocabulary,
     *,
     law: Sampling,
-    grader: Grader,
+    answerer: Answerer,
     second_turn: SecondTurn,
 ) -> QuizCollector:
     """Draws, asks and judges."""
     asked = asks_anyone(config)
-    traps = Traps(nouns=[noun.name for noun in vocabulary.nouns], colours=vocabulary.colours)
+    negatives = NegativeQuestions(nouns=[noun.name for noun in vocabulary.nouns], colors=vocabulary.colors)
     return QuizCollector(
         drawing=law,
-        answering=answering_law(config) if asked else None,
+        answering=answer_sampling(config) if asked else None,
         judge=judges.judge if asked else None,
-        picture_judge=judges.picture,
-        picture_weight=config.rewards.detector,
-        picture_scale=standardised_in_group if config.judge.scale == "group" else None,
+        image_judge=judges.picture,
+        image_weight=config.rewards.detector,
+        image_scale=standardized_in_group if config.judge.scale == "group" else None,
         per_prompt=config.group,
-        grader=grader,
+        answerer=answerer,
         second_turn=second_turn,
-        trap=traps if config.rewards.denials else None,
-        naming=partial(naming_question, vocabulary=vocabulary) if config.rewards.naming else None,
-        blank=config.judge.less_prior,
-        encode_anew=config.answer.sees == "picture",
+        negative=negatives if config.rewards.negative_questions else None,
+        object_identification=partial(identification_question, vocabulary=vocabulary)
+        if config.rewards.object_identification
+        else None,
+        blank=config.judge.subtract_blind_baseline,
+        encode_anew=config.answer.input == "reencoded",
         show=True,
         chunk=config.draw.batch,
     )
 
 
-def answering_law(config: UniConfig) -> Sampling:
-    """The law that answers in training."""
+def answer_sampling(config: UniConfig) -> Sampling:
+    """The distribution that answers in training."""
     return Sampling(max_tokens=config.answer.max_tokens, temperature=config.answer.temperature)
 
 
-def sides_of(
+def objectives_of(
     config: UniConfig, likelihood: LikelihoodSettings, *, law: Sampling, policy: ImageGenerator
-) -> Sides:
-    """Weights of drawing and answering, the law of drawings, and orders of unmasking.
+) -> TurnObjectives:
+    """Weights of drawing and answering, the distribution of drawings, and orders of unmasking.
 
     Raises:
         ValueError: orders of unmasking for a model that draws from left to right.
     """
     weight = config.drawing_weight
-    orders = _orders_of(likelihood, policy) if weight > 0 else None
+    unmasking = _orders_of(likelihood, policy) if weight > 0 else None
     guided = likelihood.guided and weight > 0
-    return Sides(
-        drawing=Side(weight=weight, under=replace(law, relaxation=None) if guided else None),
-        answering=Side(weight=config.sides.answering),
-        orders=orders,
+    return TurnObjectives(
+        drawing=TurnObjective(weight=weight, under=replace(law, relaxation=None) if guided else None),
+        answering=TurnObjective(weight=config.objectives.answering),
+        unmasking=unmasking,
     )
 
 
-def _orders_of(likelihood: LikelihoodSettings, policy: ImageGenerator) -> Orders | None:
-    if likelihood.orders == "drawn":
+def _orders_of(likelihood: LikelihoodSettings, policy: ImageGenerator) -> Unmasking | None:
+    if likelihood.unmasking == "trajectory":
         return None
-    if policy.drawing().decode_steps is None:
+    if policy.default_sampling().decode_steps is None:
         raise ValueError(
-            f"likelihood.orders is {likelihood.orders!r}, but {type(policy).__name__} draws from left to "
+            f"likelihood.unmasking is {likelihood.unmasking!r}, but {type(policy).__name__} draws from left to "
             "right; use 'drawn'"
         )
-    match likelihood.orders:
+    match likelihood.unmasking:
         case "some-rounds":
             return SomeRounds(number=likelihood.number)
         case "fresh-masks":
             return FreshMasks(number=likelihood.number, gather=distributed.gather)
         case _:
-            assert_never(likelihood.orders)
+            assert_never(likelihood.unmasking)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,10 +255,10 @@ def experiment_of(config: UniConfig, setup: QuizSetup, folder: Path, parts: Wire
     if folder.is_dir() and distributed.rank() == 0:
         write_json(folder / TEMPLATES, dict(parts.policy.templates))
     evaluator = _joint_evaluator(
-        config.both_sides, setup, max_answer=config.answer.max_tokens, device=config.device, folder=folder
+        config.joint, setup, max_answer=config.answer.max_tokens, device=config.device, folder=folder
     )
-    both = config.drawing_weight > 0 and config.sides.answering > 0
-    compared = Comparison(balance=config.sides.balance, every=config.sides.compare_every)
+    both = config.drawing_weight > 0 and config.objectives.answering > 0
+    compared = Comparison(balance=config.objectives.balance, every=config.objectives.per_turn_every)
     return Experiment(
         policy=parts.policy,
         trainable={"policy": parts.policy.trainable_module()},

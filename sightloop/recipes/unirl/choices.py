@@ -15,12 +15,19 @@ _CATEGORIES = ("single_object", "two_object", "counting", "colors", "position", 
 def asks_anyone(config: Any) -> bool:
     """Whether questions are asked: answers are judged or learned."""
     given = config.rewards
-    judged = (given.points, given.share, given.all_facts, given.denials, given.naming, given.text_judge)
-    return any((*judged, *config.custom_rewards)) or config.sides.answering > 0
+    judged = (
+        given.points,
+        given.share,
+        given.all_facts,
+        given.negative_questions,
+        given.object_identification,
+        given.text_judge,
+    )
+    return any((*judged, *config.custom_rewards)) or config.objectives.answering > 0
 
 
 def _in_world(config: Any) -> bool:
-    """Whether pictures are those of the embedded world, whose checker is exact."""
+    """Whether images are those of the embedded world, whose checker is exact."""
     chosen = config.quizzes.vocabulary
     return not config.policy if chosen == "auto" else chosen == "shapes"
 
@@ -32,7 +39,7 @@ def _draws_code_by_code(config: Any) -> bool:
 
 def _is_evaluated(config: Any) -> bool:
     """Whether drawings are evaluated: there are some, and something judges them."""
-    return config.both_sides.per_category > 0 and (_in_world(config) or bool(config.both_sides.detector))
+    return config.joint.per_category > 0 and (_in_world(config) or bool(config.joint.detector))
 
 
 def _reads_codes(config: Any) -> bool:
@@ -61,14 +68,14 @@ SHARED = (
         name="quizzes of real words (--quizzes.vocabulary real)",
     ),
     Choice(
-        settings=("answer.grader", "answer.temperature", "answer.sees"),
+        settings=("answer.answerer", "answer.temperature", "answer.input"),
         made=asks_anyone,
         name="questions about the drawings, and no answer is judged or learned",
     ),
     Choice(
-        settings=("answer.sees",),
+        settings=("answer.input",),
         made=_reads_codes,
-        name="a Show-o that reads the codes it drew; others see the picture anyway",
+        name="a Show-o that reads the codes it drew; others see the image anyway",
     ),
     Choice(
         settings=("answer.max_tokens",),
@@ -77,11 +84,11 @@ SHARED = (
     ),
     Choice(
         settings=("answer.decay",),
-        made=lambda c: c.answer.grader == "average" and asks_anyone(c),
-        name="--answer.grader average",
+        made=lambda c: c.answer.answerer == "average" and asks_anyone(c),
+        name="--answer.answerer average",
     ),
     Choice(
-        settings=("judge.detector", "judge.colours"),
+        settings=("judge.detector", "judge.colors"),
         made=lambda c: c.rewards.detector,
         name="the reward detector, whose weight is 0",
     ),
@@ -91,23 +98,23 @@ SHARED = (
         name="the reward text_judge, whose weight is 0",
     ),
     Choice(
-        settings=("judge.less_prior",),
+        settings=("judge.subtract_blind_baseline",),
         made=lambda c: c.rewards.points or c.rewards.share or c.rewards.all_facts,
         name="the rewards points, share and all_facts, whose weights are 0",
     ),
     Choice(
-        settings=tuple(f"both_sides.{name}" for name in ("file", "detector", "colours", "fixed", "seed")),
-        made=lambda c: c.both_sides.per_category > 0,
+        settings=tuple(f"both_sides.{name}" for name in ("file", "detector", "colors", "fixed", "seed")),
+        made=lambda c: c.joint.per_category > 0,
         name="an evaluation, and both_sides.per_category is 0",
     ),
     Choice(
         settings=("both_sides.per_category",),
-        made=lambda c: not c.both_sides.file or c.both_sides.per_category == 0,
+        made=lambda c: not c.joint.file or c.joint.per_category == 0,
         name="quizzes made by the grammar, and both_sides.file names others",
     ),
     Choice(
-        settings=("sides.compare_every",),
-        made=lambda c: c.drawing_weight > 0 and c.sides.answering > 0,
+        settings=("objectives.per_turn_every",),
+        made=lambda c: c.drawing_weight > 0 and c.objectives.answering > 0,
         name="training of both sides, and one of them weighs 0",
     ),
     Choice(
@@ -119,14 +126,14 @@ SHARED = (
 def _likelihood(is_scored: Any) -> tuple[Choice, ...]:
     return (
         Choice(
-            settings=("likelihood.orders", "likelihood.guided"),
+            settings=("likelihood.unmasking", "likelihood.guided"),
             made=is_scored,
-            name="the likelihood of drawings, which is not trained here (sides.drawing)",
+            name="the likelihood of drawings, which is not trained here (objectives.drawing)",
         ),
         Choice(
             settings=("likelihood.number",),
-            made=lambda c: is_scored(c) and c.likelihood.orders != "drawn",
-            name="--likelihood.orders some-rounds or fresh-masks",
+            made=lambda c: is_scored(c) and c.likelihood.unmasking != "trajectory",
+            name="--likelihood.unmasking subsampled or remasked",
         ),
     )
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 import tyro
 
 from sightloop.algorithms.methods import METHODS
-from sightloop.evaluators.settings import PER_PROMPT, BothSidesSettings
+from sightloop.evaluators.settings import PER_PROMPT, JointSettings
 from sightloop.models.families import WorldModel
 from sightloop.models.prompt_strings import PromptOptions
 from sightloop.recipes.choices import Choice
@@ -66,29 +66,29 @@ class QuizSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class DrawSettings:
-    """How pictures are drawn in training; None = as the model's authors draw."""
+    """How images are drawn in training; None = as the model's authors draw."""
 
     guidance: float | None = None
     steps: int | None = None
     """Rounds of a masked decoder."""
     temperature: float = 1.0
     batch: int | None = None
-    """Pictures drawn and asked about at once on a rank; None = all."""
+    """Images drawn and asked about at once on a rank; None = all."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AnswerSettings:
     """How questions about the drawings are answered, and by whom."""
 
-    grader: Literal["self", "frozen", "average"] = "self"
+    answerer: Literal["self", "frozen", "average"] = "self"
     """The policy itself (the paper), the policy before training, or a moving average of it."""
     decay: float = 0.99
     """Of the moving average."""
     temperature: float = 1.0
     max_tokens: int = 32
-    sees: Literal["drawn", "picture"] = "drawn"
-    """What questions about a drawing read: the codes that were drawn, or the picture encoded anew, as others
-    see it. A policy with a vision tower sees the picture anyway; relaxed codes keep their gradient.
+    input: Literal["codes", "reencoded"] = "codes"
+    """What questions about a drawing read: the codes that were drawn, or the image encoded anew, as others
+    see it. A policy with a vision tower sees the image anyway; relaxed codes keep their gradient.
     """
 
 
@@ -102,10 +102,10 @@ class QuizRewards:
     """Share of the facts told: every category has the same range."""
     all_facts: float = 0.0
     """1 for an answer that tells every fact."""
-    denials: float = 0.0
+    negative_questions: float = 0.0
     """1 if the question about something absent is denied; asks one more question a drawing."""
-    naming: float = 0.0
-    """1 if the thing whose colour was asked for is named too; asks one more question about such drawings."""
+    object_identification: float = 0.0
+    """1 if the thing whose color was asked for is named too; asks one more question about such drawings."""
     text_judge: float = 0.0
     """A language model's opinion of the answer (`judge.text_model`)."""
     detector: float = 0.0
@@ -116,20 +116,20 @@ class QuizRewards:
 class QuizJudge:
     """What judges answers and drawings besides the facts."""
 
-    less_prior: bool = False
-    """Take off what the answer about a blank picture would earn."""
+    subtract_blind_baseline: bool = False
+    """Take off what the answer about a blank image would earn."""
     scale: Literal["raw", "group"] = "raw"
-    """Standardise each reward within its group before weighting."""
+    """Standardize each reward within its group before weighting."""
     text_model: str = ""
     """Language model (folder or hub name) that is asked whether an answer fits the true one."""
     detector: str = ""
     """Mask2Former (folder or hub name) or module:function; empty in the embedded world = its checker."""
-    colours: str = ""
-    """CLIP that names the colours of what the detector found."""
+    colors: str = ""
+    """CLIP that names the colors of what the detector found."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class SidesSettings:
+class ObjectiveSettings:
     """What drawing and answering weigh, and how their gradients meet."""
 
     drawing: float | None = None
@@ -137,7 +137,7 @@ class SidesSettings:
     answering: float = 1.0
     balance: bool = False
     """Scale the two gradients to the same norm before they are added, whatever the sides weigh."""
-    compare_every: int = 10
+    per_turn_every: int = 10
     """Steps between measurements of both gradient norms and their cosine; costs one more backward pass."""
 
 
@@ -172,8 +172,8 @@ class UniConfig:
     (clip:FOLDER=1).
     """
     judge: QuizJudge = field(default_factory=QuizJudge)
-    sides: SidesSettings = field(default_factory=SidesSettings)
-    both_sides: BothSidesSettings = field(default_factory=BothSidesSettings)
+    objectives: ObjectiveSettings = field(default_factory=ObjectiveSettings)
+    joint: JointSettings = field(default_factory=JointSettings)
     schedule: Annotated[Schedule, tyro.conf.arg(name="")] = field(
         default_factory=lambda: Schedule(
             steps=3000,
@@ -182,7 +182,7 @@ class UniConfig:
             save_every=100,
             eval_every=100,
             sample_every=100,
-            best_metric="both_sides/drawn",
+            best_metric="joint/drawn",
         )
     )
 
@@ -193,22 +193,22 @@ class UniConfig:
             raise ValueError(
                 f"answer.max_tokens is {self.answer.max_tokens}; an answer has a word and an end"
             )
-        number = self.both_sides.per_category
+        number = self.joint.per_category
         if number and number < PER_PROMPT:
             raise ValueError(
                 f"both_sides.per_category is {number}; a prompt is drawn {PER_PROMPT} times: use at least "
                 f"{PER_PROMPT}, or 0 for no evaluation"
             )
-        if self.sides.balance and not self.drawing_weight == self.sides.answering > 0:
+        if self.objectives.balance and not self.drawing_weight == self.objectives.answering > 0:
             raise ValueError(
-                f"sides.balance gives both sides the same norm, but drawing weighs {self.drawing_weight} and "
-                f"answering {self.sides.answering}; use equal weights above 0, or no balance"
+                f"objectives.balance gives both sides the same norm, but drawing weighs {self.drawing_weight} and "
+                f"answering {self.objectives.answering}; use equal weights above 0, or no balance"
             )
 
     @property
     def drawing_weight(self) -> float:
         """The weight of the drawing side."""
-        return 1.0 if self.sides.drawing is None else self.sides.drawing
+        return 1.0 if self.objectives.drawing is None else self.objectives.drawing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,9 +217,9 @@ class GrpoConfig(UniConfig):
 
     method: MethodName = "unirl"
     """UniRL's objective, or a relative by name; `updates`, `kl_weight` and clips below stay yours."""
-    advantages: Literal["standardised", "centred", "leave-one-out"] | None = None
+    advantages: Literal["standardized", "centered", "leave-one-out"] | None = None
     """Rewards minus the group's mean and divided by its deviation, not divided, or minus the mean of the
-    others; None = the method's (UniRL: standardised).
+    others; None = the method's (UniRL: standardized).
     """
     kl_weight: float | None = None
     """Of the divergence from the policy before training; None = the method's (UniRL: 0.2)."""
@@ -228,7 +228,7 @@ class GrpoConfig(UniConfig):
     """Bounds of the ratio around 1; None = the method's (UniRL: none, its ratio is 1)."""
     updates: int = 1
     """Updates from one rollout; more than 1 needs a method with an old policy."""
-    skip_silent: bool | None = None
+    drop_zero_variance_groups: bool | None = None
     """Leave out prompts whose drawings all earned the same; None = the method's (UniRL: no, DAPO: yes)."""
     likelihood: LikelihoodSettings = field(default_factory=LikelihoodSettings)
     choices: ClassVar[tuple[Choice, ...]] = GRPO_CHOICES
@@ -247,10 +247,10 @@ class GrpoConfig(UniConfig):
                 f"updates is {self.updates}, but method {self.method!r} has no old policy; use 1, or one of "
                 f"{others}"
             )
-        if self.answer.grader != "self" and self.sides.answering > 0:
+        if self.answer.answerer != "self" and self.objectives.answering > 0:
             raise ValueError(
-                f"answer.grader is {self.answer.grader!r}: its answers are not the policy's own, so they "
-                "cannot be reinforced; use --sides.answering 0"
+                f"answer.answerer is {self.answer.answerer!r}: its answers are not the policy's own, so they "
+                "cannot be reinforced; use --objectives.answering 0"
             )
 
 
@@ -279,9 +279,9 @@ class SftConfig(UniConfig):
     @property
     def drawing_weight(self) -> float:
         """The weight of the drawing side: of the likelihood of the model's own drawings."""
-        if self.sides.drawing is None:
+        if self.objectives.drawing is None:
             return 0.0 if self.end_to_end else 1.0
-        return self.sides.drawing
+        return self.objectives.drawing
 
 
 _BASE = UniConfig().schedule
@@ -290,7 +290,7 @@ GRPO_SHOW_O = GrpoConfig(schedule=replace(_BASE, micro_batch=3))
 GRPO_JANUS = GrpoConfig(
     world_model="janus",
     group=8,
-    likelihood=LikelihoodSettings(orders="drawn"),
+    likelihood=LikelihoodSettings(unmasking="trajectory"),
     kl_weight=0.04,
     schedule=replace(_BASE, micro_batch=8),
 )
@@ -299,7 +299,7 @@ SFT_SHOW_O = SftConfig(schedule=replace(_BASE, micro_batch=24))
 SFT_JANUS = SftConfig(
     world_model="janus",
     group=8,
-    likelihood=LikelihoodSettings(orders="drawn"),
+    likelihood=LikelihoodSettings(unmasking="trajectory"),
     schedule=replace(_BASE, micro_batch=64),
 )
 _SHAPES_SCHEDULE = Schedule(
@@ -311,7 +311,7 @@ _SHAPES_SCHEDULE = Schedule(
     save_every=25,
     eval_every=50,
     sample_every=25,
-    best_metric="both_sides/drawn",
+    best_metric="joint/drawn",
 )
 _SHAPES_ANSWERS = AnswerSettings(max_tokens=12, temperature=0.5)
 _SHAPES_REWARDS = QuizRewards(points=0.0, all_facts=1.0)
@@ -323,9 +323,9 @@ GRPO_SHAPES_JANUS = GrpoConfig(
     answer=_SHAPES_ANSWERS,
     rewards=_SHAPES_REWARDS,
     # A deviation would blow up groups in which one answer alone was a slip.
-    advantages="centred",
-    sides=SidesSettings(answering=0.3),
-    likelihood=LikelihoodSettings(orders="drawn", guided=True),
+    advantages="centered",
+    objectives=ObjectiveSettings(answering=0.3),
+    likelihood=LikelihoodSettings(unmasking="trajectory", guided=True),
     kl_weight=0.0,
     schedule=_SHAPES_SCHEDULE,
 )
@@ -338,9 +338,9 @@ GRPO_SHAPES = replace(
     # The usual guidance hides from a group what else could have been drawn.
     draw=DrawSettings(guidance=1.0),
     # Otherwise it learns codes that only it can read.
-    answer=replace(_SHAPES_ANSWERS, sees="picture"),
-    rewards=replace(_SHAPES_REWARDS, naming=0.5),
-    likelihood=LikelihoodSettings(orders="some-rounds", number=4, guided=True),
+    answer=replace(_SHAPES_ANSWERS, input="reencoded"),
+    rewards=replace(_SHAPES_REWARDS, object_identification=0.5),
+    likelihood=LikelihoodSettings(unmasking="subsampled", number=4, guided=True),
     kl_weight=0.05,
     model=PolicySettings(trained="lora"),
     schedule=replace(_SHAPES_SCHEDULE, micro_batch=96, learning_rate=2e-3, decay="linear"),
@@ -353,7 +353,7 @@ SFT_SHAPES_JANUS = SftConfig(
     dtype="float32",
     answer=_SHAPES_ANSWERS,
     rewards=_SHAPES_REWARDS,
-    likelihood=LikelihoodSettings(orders="drawn"),
+    likelihood=LikelihoodSettings(unmasking="trajectory"),
     schedule=_SHAPES_SCHEDULE,
 )
 SFT_SHAPES = replace(

@@ -13,18 +13,18 @@ Differences from the paper, and readings where it leaves a choice (option, prese
 4. No old policy (`method` "unirl"): the ratio is 1, one update a rollout, nothing to clip. Relatives with
    real ratios and clipping are named methods.
 5. Advantages are divided by the group's standard deviation (`advantages`); drawing and answering weigh the
-   same (`sides`), each a mean over its own tokens. The paper's weights are not known.
-6. The divergence is k3 a token of both turns under the law that is trained, from the policy before training,
-   which is never replaced. Its weight 0.2 is the figure in the name of the published Show-o run
+   same (`objectives`), each a mean over its own tokens. The paper's weights are not known.
+6. The divergence is k3 a token of both turns under the distribution that is trained, from the policy before
+   training, which is never replaced. Its weight 0.2 is the figure in the name of the published Show-o run
    (`kl_weight`); for Janus it is not known, and 0.04 is ours.
 7. A Show-o drawing is scored with its codes hidden anew at one ratio shared by the group, as a changed line
-   of the published code suggests (`likelihood.orders` "fresh-masks", `likelihood.number` 1), without guidance
+   of the published code suggests (`likelihood.unmasking` "remasked", `likelihood.number` 1), without guidance
    (`likelihood.guided`). What that costs is measured in docs/likelihoods.md; the exact rounds are an option.
 8. Not end to end: the reward reaches a drawing through the likelihood of its codes alone. Whether the
    published run also sent the answer's gradient through relaxed codes is not known; that is `unirl-sft`.
 9. Rollouts are drawn as the model's authors draw (`draw`), and answers at temperature 1 (`answer`); guidance,
-   rounds and temperatures in training are not known. The policy as it is answers (`answer.grader`) and, if
-   it is a Show-o that reads codes, sees those it drew (`answer.sees`); whether the paper encoded the picture
+   rounds and temperatures in training are not known. The policy as it is answers (`answer.answerer`) and, if
+   it is a Show-o that reads codes, sees those it drew (`answer.input`); whether the paper encoded the image
    anew is not known. What that means for flattery is measured in docs/papers/unirl.md.
 10. Adam at a constant rate without warm-up and weight decay, the gradient's norm clipped at 1; the paper's
     evaluation code has AdamW with 0.01, its schedule and clipping are not known.
@@ -33,7 +33,7 @@ Differences from the paper, and readings where it leaves a choice (option, prese
     holds "bs6", "drpo" and "journey", which we cannot explain.
 12. All weights of the language model learn (`model.trained`); adapters are an option.
 13. The imbalance of both sides has no published formula; ours is the share of prompts with exactly one side
-    right, with the rates of each side given the other (`both_sides`).
+    right, with the rates of each side given the other (`joint`).
 """
 
 from __future__ import annotations
@@ -49,15 +49,15 @@ from sightloop.models.protocols import ImageGenerator
 from sightloop.recipes.config_json import checked
 from sightloop.recipes.unirl.build import (
     Wired,
-    answering_law,
+    answer_sampling,
+    answerer_of,
     collector_of,
-    drawing_law,
     experiment_of,
-    grader_of,
+    image_sampling,
     load_policy,
+    objectives_of,
     reference_of,
     require_inputs,
-    sides_of,
 )
 from sightloop.recipes.unirl.config import GRPO_PRESETS, GrpoConfig
 from sightloop.recipes.unirl.quizzes import setup_of
@@ -81,11 +81,13 @@ def build(config: GrpoConfig, run_folder: Path) -> Experiment:
     judges = rewards_of(config, in_world=setup.in_world)
     torch.manual_seed(config.schedule.seed)
     policy = load_policy(config, distributed.device(config.device))
-    law = drawing_law(config, policy)
-    grader, kept = grader_of(config, policy)
+    law = image_sampling(config, policy)
+    answerer, kept = answerer_of(config, policy)
     wired = Wired(
         policy=policy,
-        collect=collector_of(config, judges, setup.vocabulary, law=law, grader=grader, second_turn="answer"),
+        collect=collector_of(
+            config, judges, setup.vocabulary, law=law, answerer=answerer, second_turn="answer"
+        ),
         algorithm=algorithm_of(config, policy, law),
         kept=kept,
         updates=config.updates,
@@ -99,20 +101,25 @@ def algorithm_of(config: GrpoConfig, policy: ImageGenerator, law: Sampling) -> G
     Raises:
         ValueError: orders of unmasking for a model that draws from left to right, or clips without a ratio.
     """
-    sides = sides_of(config, config.likelihood, law=law, policy=policy)
-    answers = answering_law(config)
-    if answers.temperature != 1.0 and sides.answering.weight > 0:
-        sides = replace(sides, answering=replace(sides.answering, under=answers))
+    objectives = objectives_of(config, config.likelihood, law=law, policy=policy)
+    answers = answer_sampling(config)
+    if answers.temperature != 1.0 and objectives.answering.weight > 0:
+        objectives = replace(objectives, answering=replace(objectives.answering, under=answers))
     method = METHODS[config.method]
     if method.share == "length":
-        drawing = replace(sides.drawing, max_length=policy.num_image_tokens if sides.drawing.weight else None)
-        words = answers.max_tokens if sides.answering.weight else None
-        sides = replace(
-            sides, share="length", drawing=drawing, answering=replace(sides.answering, max_length=words)
+        drawing = replace(
+            objectives.drawing, max_length=policy.num_image_tokens if objectives.drawing.weight else None
+        )
+        words = answers.max_tokens if objectives.answering.weight else None
+        objectives = replace(
+            objectives,
+            share="length",
+            drawing=drawing,
+            answering=replace(objectives.answering, max_length=words),
         )
     plain = GRPO(
         kl_weight=0.0,
-        sides=sides,
+        objectives=objectives,
         score_batch=config.schedule.micro_batch,
         reduce=distributed.sum_over_ranks,
         gather=distributed.gather,
@@ -125,10 +132,10 @@ def algorithm_of(config: GrpoConfig, policy: ImageGenerator, law: Sampling) -> G
     if config.advantages is not None:
         found = replace(
             found,
-            divide_by_std=config.advantages == "standardised",
+            divide_by_std=config.advantages == "standardized",
             leave_one_out=config.advantages == "leave-one-out",
         )
-    if config.skip_silent is not None:
-        found = replace(found, skip_silent=config.skip_silent)
+    if config.drop_zero_variance_groups is not None:
+        found = replace(found, drop_zero_variance_groups=config.drop_zero_variance_groups)
     clips = {"clip_low": config.clip_low, "clip_high": config.clip_high}
     return replace(found, **{name: value for name, value in clips.items() if value is not None})

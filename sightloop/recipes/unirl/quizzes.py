@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
-from sightloop.evaluators.settings import PER_PROMPT, BothSidesSettings
+from sightloop.evaluators.settings import PER_PROMPT, JointSettings
 from sightloop.quizzes.asks import Ask, QuizSetup, fixed_asks, kept_out
 from sightloop.quizzes.grammar import (
     CATEGORIES,
@@ -27,7 +27,7 @@ _SEEN = 8
 
 
 def quiz_setup(
-    evaluation: BothSidesSettings,
+    evaluation: JointSettings,
     *,
     policy: str,
     world_model: WorldModel,
@@ -60,7 +60,7 @@ def quiz_setup(
 def setup_of(config: UniConfig) -> QuizSetup:
     """What the configuration says about quizzes."""
     return quiz_setup(
-        config.both_sides,
+        config.joint,
         policy=config.policy,
         world_model=config.world_model,
         vocabulary=config.quizzes.vocabulary,
@@ -109,4 +109,4 @@ def _guard(held: list[str], vocabulary: Vocabulary, *, geneval: bool) -> Callabl
 def _require_known(setup: QuizSetup, quizzes: Sequence[Quiz]) -> None:
     if setup.world_model is not None:
         texts = (text for quiz in quizzes for text in (quiz.prompt, quiz.question))
-        require_world_words(texts, setup.world_model, option="--policy")
+        require_world_words(texts, setup.world_model, option="--model")

@@ -13,11 +13,11 @@ from sightloop.quizzes.grammar import Quiz
 from sightloop.recipes.unirl.choices import asks_anyone
 from sightloop.recipes.unirl.config import UniConfig
 from sightloop.rewards.answers import (
-    Denials,
     FactReward,
     JudgedAnswer,
-    LessPrior,
-    Naming,
+    NegativeAnswers,
+    ObjectIdentification,
+    SubtractBlindBaseline,
     all_facts,
     points,
     share,
@@ -54,7 +54,7 @@ def rewards_of(config: UniConfig, *, in_world: bool) -> Judges:
     picture = None
     if config.rewards.detector:
         check = _open_check(
-            config.judge.detector, config.judge.colours, in_world=in_world, device=config.device
+            config.judge.detector, config.judge.colors, in_world=in_world, device=config.device
         )
         if check is None:
             raise ValueError("rewards.detector has a weight and judge.detector is empty; name a Mask2Former")
@@ -74,11 +74,13 @@ def answer_rewards(config: UniConfig) -> tuple[dict[str, Reward], dict[str, floa
     for name, grade in grades.items():
         if getattr(given, name):
             reward: Reward = FactReward(grade=grade)
-            rewards[name] = LessPrior(reward=reward) if config.judge.less_prior else reward
-    if given.denials:
-        rewards["denials"] = Denials()
-    if given.naming:
-        rewards["naming"] = Naming()
+            rewards[name] = (
+                SubtractBlindBaseline(reward=reward) if config.judge.subtract_blind_baseline else reward
+            )
+    if given.negative_questions:
+        rewards["denials"] = NegativeAnswers()
+    if given.object_identification:
+        rewards["naming"] = ObjectIdentification()
     if given.text_judge:
         judge = _text_judge(config.judge.text_model, dtype=how.dtype, device=how.device)
         rewards["text_judge"] = JudgedAnswer(judge=judge)

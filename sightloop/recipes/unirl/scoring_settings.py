@@ -13,12 +13,13 @@ from typing import Literal
 class LikelihoodSettings:
     """Which log-probabilities of a drawing are pushed (docs/likelihoods.md)."""
 
-    orders: Literal["drawn", "some-rounds", "fresh-masks"] = "fresh-masks"
+    unmasking: Literal["trajectory", "subsampled", "remasked"] = "remasked"
     """Masked decoders: all rounds as drawn, some of them, or codes hidden anew (UniRL's training code)."""
     number: int = 1
     """Rounds kept, or ratios of hidden codes."""
     guided: bool = False
-    """The law that drew the codes, guidance included; False = the model's own law, at half the cost."""
+    """The distribution that drew the codes, guidance included; False = the model's own distribution, at half
+    the cost."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,12 +9,12 @@ Differences from the paper, and readings where it leaves a choice (option, prese
    the last round holds hardly any code (`relaxation.codes`, with what was measured in docs/papers/unirl.md).
    Janus' codes are relaxed in one pass over the finished drawing, decoded to pixels and read by its tower;
    how the paper relaxed them is not known.
-2. The relaxed drawing is made under the law that draws, guidance included, and the gradient passes through
-   it; whether the paper's does is not known.
+2. The relaxed drawing is made under the distribution that draws, guidance included, and the gradient passes
+   through it; whether the paper's does is not known.
 3. End to end, answers alone are labels. Not end to end, the likelihood of the model's own drawings is trained
-   beside them with equal weight (`sides.drawing`), scored with codes hidden anew (`likelihood`); the paper's
-   formula and weight for this case are not known.
-4. Every drawing is labelled with the prompt's answer, right or wrong (`filter` "none", the paper's figure).
+   beside them with equal weight (`objectives.drawing`), scored with codes hidden anew (`likelihood`); the
+   paper's formula and weight for this case are not known.
+4. Every drawing is labeled with the prompt's answer, right or wrong (`filter` "none", the paper's figure).
    That teaches the seeing side to tell what was asked for instead of what it sees; "answer_correct" and
    "best_of_group" keep such drawings out.
 5. Only the answer's tokens are labels, not the question's; the published code labels both.
@@ -37,14 +37,14 @@ from sightloop.algorithms.sft import SFT
 from sightloop.recipes.config_json import checked
 from sightloop.recipes.unirl.build import (
     Wired,
+    answerer_of,
     collector_of,
-    drawing_law,
     experiment_of,
-    grader_of,
+    image_sampling,
     load_policy,
+    objectives_of,
     reference_of,
     require_inputs,
-    sides_of,
 )
 from sightloop.recipes.unirl.config import SFT_PRESETS, SftConfig
 from sightloop.recipes.unirl.quizzes import setup_of
@@ -71,14 +71,14 @@ def build(config: SftConfig, run_folder: Path) -> Experiment:
     judges = rewards_of(config, in_world=setup.in_world)
     torch.manual_seed(config.schedule.seed)
     policy = load_policy(config, distributed.device(config.device))
-    law = drawing_law(config, policy, config.relaxation if config.end_to_end else None)
-    grader, kept = grader_of(config, policy)
+    law = image_sampling(config, policy, config.relaxation if config.end_to_end else None)
+    answerer, kept = answerer_of(config, policy)
     learns_drawings = config.drawing_weight > 0
     if config.kl_weight > 0 and not learns_drawings:
         # The penalty holds drawings, too; both sides then weigh the same.
-        config = replace(config, sides=replace(config.sides, drawing=config.sides.answering))
+        config = replace(config, objectives=replace(config.objectives, drawing=config.objectives.answering))
     algorithm = SFT(
-        sides=sides_of(config, config.likelihood, law=law, policy=policy),
+        objectives=objectives_of(config, config.likelihood, law=law, policy=policy),
         learns_drawings=learns_drawings,
         kl_weight=config.kl_weight,
         reference=reference_of(policy) if config.kl_weight > 0 else None,
@@ -88,7 +88,9 @@ def build(config: SftConfig, run_folder: Path) -> Experiment:
     )
     wired = Wired(
         policy=policy,
-        collect=collector_of(config, judges, setup.vocabulary, law=law, grader=grader, second_turn="truth"),
+        collect=collector_of(
+            config, judges, setup.vocabulary, law=law, answerer=answerer, second_turn="truth"
+        ),
         algorithm=algorithm,
         kept=kept,
     )

@@ -3,18 +3,19 @@
 Differences from the paper, and readings where it leaves a choice (option, preset):
 
 1. Eq. 4 has the probability p_k, not its logarithm (`objective`, "probability").
-2. p_k is the model's own law at temperature 1, as at inference; eq. 4 names none (`law`, "own").
+2. p_k is the model's own distribution at temperature 1, as at inference; eq. 4 names none (`score_under`,
+   "own").
 3. The reference term is the mean log-probability of the text, added; its formula, not its name. It does not
-   see the picture and leaves the end token out (`judge.reference_includes_end`).
+   see the image and leaves the end token out (`judge.reference_includes_end`).
 4. Similarity is the logit of class 1 averaged over the queries, not a softmax. Checkpoint and text length are
    not stated (`judge.model`, `judge.max_text_tokens` 64).
-5. Advantages are standardised over the real tokens of the whole batch on all ranks, never over padding.
-6. The loss is a mean over captions of the mean over a caption's tokens (`share`, "caption").
+5. Advantages are standardized over the real tokens of the whole batch on all ranks, never over padding.
+6. The loss is a mean over captions of the mean over a caption's tokens (`average_over`, "caption").
 7. The value of a token is read before it is drawn (`critic.position`, "pre").
 8. The critic's loss does not reach the Q-Former side; its adapters are off everywhere else.
 9. Bad phrases are matched on text by whole words and mapped to tokens; a year is four digits standing alone.
    Phrases of the prose that the table lacks are off (`judge.extra_phrases`).
-10. Repeats exempt articles, prepositions and colours by lists of ours (`judge.exempt_words` adds to them).
+10. Repeats exempt articles, prepositions and colors by lists of ours (`judge.exempt_words` adds to them).
 11. One caption an image (`draw.per_image`).
 12. "Clamp the gradient with threshold 1" is element-wise (`clip`, "value"; "norm" is the other usual
     reading).
@@ -23,7 +24,7 @@ Differences from the paper, and readings where it leaves a choice (option, prese
 14. The value head's figure is not public: a perceptron of 2h, 4h, 8h has the paper's 275 M parameters
     (`critic.widths`); rank 4 on all six linear layers has its 6 M (`critic.lora_rank`).
 15. Critic and policy share one Adam step; their parameters are disjoint, so the order does not matter.
-16. Length of training captions, prompt and picture crop are not stated (`draw.max_new_tokens` 60,
+16. Length of training captions, prompt and image crop are not stated (`draw.max_new_tokens` 60,
     `draw.prompt` empty, `data.fit` "squash").
 """
 
@@ -38,7 +39,7 @@ from torch import nn
 
 from sightloop.data.batches import Batching, ImageStream
 from sightloop.data.decode import Decoding
-from sightloop.data.sources import Source, open_named_pictures
+from sightloop.data.sources import Source, open_named_images
 from sightloop.late import late
 from sightloop.models.captioners.critic import TrunkCritic
 from sightloop.models.captioners.vision_towers import same_tower
@@ -75,18 +76,18 @@ from sightloop.types import Reward, Sampling
 from sightloop.world.bundled import WEIGHTS, is_bundled, is_world_folder
 
 NUM_SCENES, NUM_HELD_OUT = 4096, 500
-"""Pictures that the embedded world draws for a run."""
+"""Images that the embedded world draws for a run."""
 # Loaded where a configuration asks for them.
 _finished_checkpoints = late("sightloop.training.checkpoint:finished_checkpoints")
 _held_out_of = late("sightloop.evaluators.held_out_captions:held_out_of")
 _load_rewards = late("sightloop.rewards.custom:load_rewards")
 _read_names = late("sightloop.rewards.custom:read_names")
 _retrieval = late("sightloop.rewards.retrieval_term:open_retrieval")
-_write_pictures = late("sightloop.world.image_folder:write_pictures")
+_write_images = late("sightloop.world.image_folder:write_pictures")
 
 
 def build(config: VlrmConfig, run_folder: Path) -> Experiment:
-    """Load the networks and the pictures of a run and wire them up.
+    """Load the networks and the images of a run and wire them up.
 
     Raises:
         ValueError: a setting that cannot work, with the value and the fix.
@@ -96,9 +97,9 @@ def build(config: VlrmConfig, run_folder: Path) -> Experiment:
     world = shapes_world(config, run_folder) if not config.data.images else None
     config = config if world is None else world
     require_models(config)
-    source = open_named_pictures(config.data)
+    source = open_named_images(config.data)
     if config.held_out.images:
-        open_named_pictures(config.held_out)
+        open_named_images(config.held_out)
     torch.manual_seed(config.schedule.seed)
     device = distributed.device(config.device)
     policy = load_trained_captioner(config, device)
@@ -128,7 +129,7 @@ def build(config: VlrmConfig, run_folder: Path) -> Experiment:
             policy, SupportsSharding, what="shard", instead="leave it out"
         )
         distributed.shard(whole.shard_units(), policy.trainable_module().parameters())
-        whole.everyone_done = distributed.all_ranks
+        whole.all_ranks_finished = distributed.all_ranks
     return Experiment(
         policy=policy,
         trainable=trainable,
@@ -142,16 +143,16 @@ def build(config: VlrmConfig, run_folder: Path) -> Experiment:
 
 
 def shapes_world(config: VlrmConfig, run_folder: Path) -> VlrmConfig:
-    """The configuration with the embedded world's models and freshly drawn pictures where none are named."""
+    """The configuration with the embedded world's models and freshly drawn images where none are named."""
     require_images(config)
     seed = config.schedule.seed
     train, held_out = run_folder / "pictures" / "train", run_folder / "pictures" / "held_out"
     if distributed.rank() == 0:
-        # Nothing has been learned from the pictures of a run that this one replaces.
+        # Nothing has been learned from the images of a run that this one replaces.
         replace_others = not _finished_checkpoints(run_folder / "checkpoints")
-        _write_pictures(train, number=NUM_SCENES, seed=seed, replace=replace_others)
+        _write_images(train, number=NUM_SCENES, seed=seed, replace=replace_others)
         number = config.held_out.limit or NUM_HELD_OUT
-        _write_pictures(held_out, number=number, seed=seed, replace=replace_others)
+        _write_images(held_out, number=number, seed=seed, replace=replace_others)
     distributed.barrier()
     return replace(
         config,
@@ -201,13 +202,13 @@ def require_models(config: VlrmConfig) -> None:
     ]
     for setting, name, wanted in needed:
         if wanted and not name:
-            raise ValueError(f"{setting} is empty; with pictures of your own, name a folder or a hub model")
+            raise ValueError(f"{setting} is empty; with images of your own, name a folder or a hub model")
         if wanted:
             (captioner_family if setting == "policy" else model_config)(name)
     if not config.policy and not is_world_folder(config.data.images):
         raise ValueError(
             "policy is empty, and the bundled tiny captioner knows only the embedded world's images; with "
-            "images of your own, name a captioner with --policy"
+            "images of your own, name a captioner with --model"
         )
 
 
@@ -244,7 +245,7 @@ def _critic(config: VlrmConfig, policy: Captioner) -> TrunkCritic:
 
 
 def drawing(config: VlrmConfig) -> Sampling:
-    """The law that draws captions in training."""
+    """The distribution that draws captions in training."""
     draw = config.draw
     return Sampling(max_tokens=draw.max_new_tokens, temperature=draw.temperature, top_k=draw.top_k)
 
@@ -255,7 +256,7 @@ def _algorithm(config: VlrmConfig, critic: TrunkCritic | None) -> Any:
     chosen = {
         "gamma": config.gamma,
         "objective": config.objective or "probability",  # Paper: eq. 4
-        "share": config.share or "caption",
+        "share": config.average_over or "caption",
     }
     settings: dict[str, Any] = {name: chosen[name] for name in row.takes}
     if critic is not None:
@@ -264,7 +265,7 @@ def _algorithm(config: VlrmConfig, critic: TrunkCritic | None) -> Any:
             "critic_batch": config.schedule.micro_batch,
             "value_weight": config.critic.value_weight,
         }
-    under = drawing(config) if config.law == "drawing" else None
+    under = drawing(config) if config.score_under == "sampling" else None
     return row.made_by(**settings, under=under, reduce=distributed.sum_over_ranks)
 
 
@@ -277,7 +278,7 @@ def _batches(config: VlrmConfig, source: Source, policy: Captioner) -> ImageStre
         rank=distributed.rank(),
         num_ranks=distributed.num_ranks(),
         workers=data.workers,
-        max_broken_share=data.max_broken_share,
+        max_broken_fraction=data.max_broken_fraction,
     )
     return ImageStream(source, decoding, batching)
 
@@ -349,9 +350,9 @@ def similarity_judge(config: VlrmConfig, policy: Captioner, device: torch.device
         device=device,
         max_text_tokens=config.judge.max_text_tokens,
     )
-    if config.judge.share_tower == "auto" and not missing_members(policy, SharesTower):
+    if config.judge.reuse_tower == "auto" and not missing_members(policy, SharesTower):
         shared: SharesTower = cast("Any", policy)
         how = judge.preparation
         if same_tower(shared.tower, judge.tower) and shared.prepares_like(how.mean, how.std, how.height):
-            judge.share_tower(shared.tower_key)
+            judge.reuse_tower(shared.tower_key)
     return judge

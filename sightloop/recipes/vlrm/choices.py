@@ -25,7 +25,7 @@ CHOICES = (
         name=f"--algorithm {' or '.join(name for name, row in ALGORITHMS.items() if row.has_critic)}",
     ),
     Choice(
-        settings=("judge.model", "judge.max_text_tokens", "judge.share_tower"),
+        settings=("judge.model", "judge.max_text_tokens", "judge.reuse_tower"),
         made=lambda c: c.rewards.similarity,
         name="the reward similarity, whose weight is 0",
     ),

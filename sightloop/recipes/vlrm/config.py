@@ -49,7 +49,7 @@ class JudgeSettings:
     """
     max_text_tokens: int = 64
     """Judge's text length; LAVIS cuts at 32, which hides the tail of long captions."""
-    share_tower: Literal["auto", "never"] = "auto"
+    reuse_tower: Literal["auto", "never"] = "auto"
     """Use the captioner's vision tower when all its tensors are equal."""
     retrieval_clip: str = "laion/CLIP-ViT-bigG-14-laion2B-39B-b160k"
     """CLIP of the retrieval term; loaded only if the term has a weight."""
@@ -65,7 +65,7 @@ class JudgeSettings:
     extra_phrases: bool = False
     """Add the phrases that the paper's text names and its table lacks."""
     exempt_words: tuple[str, ...] = ()
-    """Words that may repeat, besides articles, prepositions and colours."""
+    """Words that may repeat, besides articles, prepositions and colors."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,13 +106,13 @@ class VlrmConfig:
     """
     objective: Literal["probability", "log_probability"] | None = None
     """What is pushed: p (Paper: eq. 4 as printed) or log p; None = p, and log p for scst."""
-    law: Literal["own", "drawing"] = "own"
-    """Whose probability: the model's at temperature 1, or the law that drew the captions."""
+    score_under: Literal["model", "sampling"] = "model"
+    """Whose probability: the model's at temperature 1, or the distribution that drew the captions."""
     gamma: float = 1.0
-    share: Literal["caption", "token"] | None = None
+    average_over: Literal["caption", "token"] | None = None
     """Every caption or every token weighs the same in the loss; None = captions, and tokens for scst."""
     batch: int = 4096
-    """Pictures a step, over all ranks."""
+    """Images a step, over all ranks."""
     draw_batch: int | None = 256
     """Captions drawn and judged at once on a rank; None = all."""
     keep_features: bool = True
@@ -143,16 +143,16 @@ class VlrmConfig:
     def __post_init__(self) -> None:
         if self.batch < 2:
             raise ValueError(
-                f"batch is {self.batch}; the advantages are standardised over it, use at least 2"
+                f"batch is {self.batch}; the advantages are standardized over it, use at least 2"
             )
         if self.algorithm not in ALGORITHMS:
             raise ValueError(f"algorithm is {self.algorithm!r}; there are: {', '.join(ALGORITHMS)}")
         row = ALGORITHMS[self.algorithm]
-        if "objective" not in row.takes and (self.objective, self.share) != (None, None):
+        if "objective" not in row.takes and (self.objective, self.average_over) != (None, None):
             others = " or ".join(name for name, other in ALGORITHMS.items() if "objective" in other.takes)
             raise ValueError(
                 f"algorithm {self.algorithm!r} has its own objective and share; objective is "
-                f"{self.objective!r}, share is {self.share!r}: leave both out, or use {others}"
+                f"{self.objective!r}, share is {self.average_over!r}: leave both out, or use {others}"
             )
         if row.compares_captions and self.draw.per_image < 2:
             raise ValueError(

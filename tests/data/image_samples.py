@@ -1,4 +1,4 @@
-"""Files of pictures that the tests of this folder read: pictures whose content tells their number."""
+"""Files of images that the tests of this folder read: images whose content tells their number."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sightloop.data.images import ImageBatch
 
 
 def photo_like(width: int, height: int, seed: int = 0) -> Image.Image:
-    """Smooth colours with sharp edges and grain, as a photograph has."""
+    """Smooth colors with sharp edges and grain, as a photograph has."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[0:height, 0:width]
     layers = [128 + 90 * np.sin(x / 17 + k) * np.cos(y / 23 - k) for k in range(3)]
@@ -27,19 +27,19 @@ def photo_like(width: int, height: int, seed: int = 0) -> Image.Image:
 
 
 def encoded(image: Image.Image, form: str = "PNG", **options: object) -> bytes:
-    """The picture as the bytes of a file."""
+    """The image as the bytes of a file."""
     buffer = io.BytesIO()
     image.save(buffer, form, **options)  # pyright: ignore[reportArgumentType]
     return buffer.getvalue()
 
 
 def numbered(number: int) -> bytes:
-    """A PNG of one colour, `number` in its red and green."""
+    """A PNG of one color, `number` in its red and green."""
     return encoded(Image.new("RGB", (4, 4), (number % 256, number // 256, 77)))
 
 
 def numbers(batch: ImageBatch) -> list[int]:
-    """The numbers of the pictures of a batch, read off their pixels."""
+    """The numbers of the images of a batch, read off their pixels."""
     red, green = batch.images.pixels[:, 0, 0, 0].int(), batch.images.pixels[:, 1, 0, 0].int()
     return (red + 256 * green).tolist()
 
@@ -64,7 +64,7 @@ def write_tar(path: Path, members: dict[str, bytes]) -> str:
 
 
 def write_tars(folder: Path, sizes: list[int], broken: tuple[int, ...] = ()) -> str:
-    """Shards 000.tar and on with a caption beside each picture; the pattern that names them all."""
+    """Shards 000.tar and on with a caption beside each image; the pattern that names them all."""
     folder.mkdir(parents=True, exist_ok=True)
     number = 0
     for shard, size in enumerate(sizes):
@@ -79,7 +79,7 @@ def write_tars(folder: Path, sizes: list[int], broken: tuple[int, ...] = ()) -> 
 
 
 def write_parquet(path: Path, values: list[dict[str, object] | None], rows_a_group: int = 3) -> str:
-    """A table with the pictures as `datasets` stores them, and a label."""
+    """A table with the images as `datasets` stores them, and a label."""
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     table = pa.table({"label": list(range(len(values))), "image": pa.array(values, kind)})
     pq.write_table(table, path, row_group_size=rows_a_group)
@@ -96,7 +96,7 @@ def write_video(path: Path, frames: list[NDArray[np.uint8]], keyframe_every: int
         stream.pix_fmt = "yuv420p"
         stream.bit_rate = 4_000_000
         stream.codec_context.gop_size = keyframe_every
-        # The encoder would add keyframes of its own where the picture changes much.
+        # The encoder would add keyframes of its own where the image changes much.
         stream.options = {"sc_threshold": "1000000000"}
         for place, pixels in enumerate(frames):
             frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")

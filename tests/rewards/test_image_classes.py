@@ -9,9 +9,9 @@ from transformers import ConvNextConfig, ConvNextForImageClassification
 from transformers.models.convnext.image_processing_pil_convnext import ConvNextImageProcessorPil
 
 from sightloop.rewards.custom import load_rewards, read_names
+from sightloop.rewards.image_classes import NamedClasses, named_in, phrases_of
 from sightloop.rewards.loading import Loading
-from sightloop.rewards.picture_classes import NamedClasses, named_in, phrases_of
-from sightloop.rewards.samples import outcome_of_texts, pil_pictures
+from sightloop.rewards.samples import outcome_of_texts, pil_images
 from sightloop.types import Images
 
 LABELS = ("tabby, tabby cat", "tiger cat", "crane", "espresso", "cup", "hot dog", "dog")
@@ -54,7 +54,7 @@ def test_what_is_no_probability_is_refused() -> None:
     images = Images(pixels=torch.zeros(1, 3, 8, 8, dtype=torch.uint8))
     with pytest.raises(ValueError, match=r"gives 'cup' the probability 7\.5"):
         NamedClasses(classify=lambda pictures: [{"cup": 7.5}]).scores(images, ["a cup"])
-    with pytest.raises(ValueError, match="the classifier gave 0 answers about 1 pictures"):
+    with pytest.raises(ValueError, match="the classifier gave 0 answers about 1 images"):
         NamedClasses(classify=lambda pictures: []).scores(images, ["a cup"])
 
 
@@ -77,7 +77,7 @@ def test_a_folder_of_the_hub_gives_the_probabilities_of_transformers(folder: Pat
     pixels = torch.randint(256, (40, 3, 48, 40), dtype=torch.uint8)
     images = Images(pixels=pixels)
     model: Any = ConvNextForImageClassification.from_pretrained(folder).eval()
-    prepared = ConvNextImageProcessorPil.from_pretrained(folder)(pil_pictures(images), return_tensors="pt")
+    prepared = ConvNextImageProcessorPil.from_pretrained(folder)(pil_images(images), return_tensors="pt")
     with torch.no_grad():
         wanted = model(**prepared).logits.softmax(1)
     rewards, _ = load_rewards([f"class:{folder}"], how=Loading(text="prompt"))

@@ -1,4 +1,4 @@
-"""Whether a classifier sees in a picture what its text names: the probability of the classes in the text.
+"""Whether a classifier sees in an image what its text names: the probability of the classes in the text.
 
 A class is named by its label or by one of the words that the label lists ("tabby, tabby cat"), also in the
 plural; the longest phrase counts. The score is the mean over the classes that are named: naming all of them
@@ -23,12 +23,12 @@ from transformers import AutoModelForImageClassification
 
 from sightloop.models.only_numbers import require_numbers
 from sightloop.models.open import open_config, open_processor, open_weights
-from sightloop.rewards.samples import chunks, pil_pictures
+from sightloop.rewards.samples import chunks, pil_images
 from sightloop.rewards.user_functions import one_each
 from sightloop.types import Images
 
 Classify = Callable[[Sequence[Image.Image]], Sequence[Mapping[str, float]]]
-"""The probability of each label in each picture."""
+"""The probability of each label in each image."""
 _ROUNDING = 1e-4
 Phrase = tuple[str, ...]
 _WORD = re.compile(r"[^\W_]+(?:['-][^\W_]+)*")
@@ -43,12 +43,12 @@ class NamedClasses:
     """True if a text that names no class is refused, as for prompts; False if it earns 0, as for captions."""
 
     def scores(self, images: Images, texts: list[str]) -> Float[Tensor, " B"]:
-        """The score of each picture and its text.
+        """The score of each image and its text.
 
         Raises:
             ValueError: a text names no class, or the classifier answers in another form.
         """
-        pictures = pil_pictures(images)
+        pictures = pil_images(images)
         said = one_each(self.classify(pictures), len(pictures), "classifier")
         return torch.tensor([self._score(*pair) for pair in zip(said, texts, strict=True)])
 
@@ -93,7 +93,7 @@ class ImageClassifier:
 
     @torch.no_grad()
     def __call__(self, pictures: Sequence[Image.Image]) -> list[dict[str, float]]:
-        """The probability of each label in each picture; classes that share a label are added up."""
+        """The probability of each label in each image; classes that share a label are added up."""
         rows: list[list[float]] = []
         for some in chunks(range(len(pictures)), self.batch):
             pixels = self.prepare(images=[pictures[row] for row in some], return_tensors="pt").pixel_values

@@ -1,4 +1,4 @@
-"""The colours of objects as GenEval names them: CLIP's choice among ten, for each object on a grey ground.
+"""The colors of objects as GenEval names them: CLIP's choice among ten, for each object on a grey ground.
 
 Differences from the official code: none in texts, crops and preparation; embeddings are float32, where the
 official run computes them in half precision, so near ties may differ.
@@ -16,72 +16,70 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from sightloop.geneval.prompts import COLOURS
+from sightloop.geneval.prompts import COLORS
 from sightloop.geneval.rules import Box, Detection
 from sightloop.models.clip import ClipEncoder
 
 TEMPLATES = (
-    "a photo of a {colour} {name}",
-    "a photo of a {colour}-colored {name}",
-    "a photo of a {colour} object",
+    "a photo of a {color} {name}",
+    "a photo of a {color}-colored {name}",
+    "a photo of a {color} object",
 )
 GROUND = "#999"
 
 
-class ColourClassifier(Protocol):
-    """Names the colours of objects."""
+class ColorClassifier(Protocol):
+    """Names the colors of objects."""
 
     protocol: dict[str, str]
     """What its answers depend on, for the record."""
 
-    def colours(self, image: Image.Image, detections: Sequence[Detection]) -> list[str]:
-        """One colour an object of the picture."""
+    def colors(self, image: Image.Image, detections: Sequence[Detection]) -> list[str]:
+        """One color an object of the image."""
         ...
 
 
-class ClipColours:
+class ClipColors:
     """CLIP of transformers; GenEval's is openai/clip-vit-large-patch14."""
 
     def __init__(self, encoder: ClipEncoder) -> None:
         self.encoder = encoder
-        self.protocol = {
-            f"colour_{name}": value for name, value in encoder.protocol.items() if name != "crop"
-        }
-        self.protocol |= {"colour_ground": GROUND}
+        self.protocol = {f"color_{name}": value for name, value in encoder.protocol.items() if name != "crop"}
+        self.protocol |= {"color_ground": GROUND}
         self._classifiers: dict[str, Float[Tensor, "C d"]] = {}
 
     @torch.no_grad()
-    def colours(self, image: Image.Image, detections: Sequence[Detection]) -> list[str]:
-        """One of the ten colours an object.
+    def colors(self, image: Image.Image, detections: Sequence[Detection]) -> list[str]:
+        """One of the ten colors an object.
 
         Raises:
-            ValueError: an object's box holds no pixel of the picture.
+            ValueError: an object's box holds no pixel of the image.
         """
         if not detections:
             return []
         crops = [crop_of(image, seen.box, mask=seen.mask) for seen in detections]
         seen = self.encoder.images_of(torch.stack([self._prepared(crop) for crop in crops]))
         return [
-            COLOURS[int((self._classifier(detection.name) @ row).argmax())]
+            COLORS[int((self._classifier(detection.name) @ row).argmax())]
             for detection, row in zip(detections, seen, strict=True)
         ]
 
     def _classifier(self, name: str) -> Float[Tensor, "C d"]:
-        """One unit vector a colour, for objects of this class."""
+        """One unit vector a color, for objects of this class."""
         if name not in self._classifiers:
-            texts = [text.format(colour=colour, name=name) for colour in COLOURS for text in TEMPLATES]
+            texts = [text.format(color=color, name=name) for color in COLORS for text in TEMPLATES]
             embedded = self.encoder.texts(texts, max_characters=None)
             self._classifiers[name] = F.normalize(
-                embedded.view(len(COLOURS), len(TEMPLATES), -1).mean(1), dim=1
+                embedded.view(len(COLORS), len(TEMPLATES), -1).mean(1), dim=1
             )
         return self._classifiers[name]
 
     def _prepared(self, crop: Image.Image) -> Float[Tensor, "3 H W"]:
-        """The shorter side to the model's size, and the centre of that; the ends of long objects are lost."""
+        """The shorter side to the model's size, and the center of that; the ends of long objects are lost."""
         size, short = self.encoder.size, min(crop.size)
         if not short:
             raise ValueError(
-                f"a crop of {crop.width} x {crop.height} pixels has no colour; its box is too thin"
+                f"a crop of {crop.width} x {crop.height} pixels has no color; its box is too thin"
             )
         width, height = (size if side == short else int(size * side / short) for side in crop.size)
         resized = crop.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
@@ -96,16 +94,16 @@ class ClipColours:
 def crop_of(
     image: Image.Image, box: Box | None, *, mask: np.ndarray | None = None, ground: str | None = GROUND
 ) -> Image.Image:
-    """An object cut out of a picture; what its mask leaves out becomes `ground` (None: stays as it is).
+    """An object cut out of an image; what its mask leaves out becomes `ground` (None: stays as it is).
 
-    Corners are rounded to whole pixels, halves to the even one. Without a box, the whole picture.
+    Corners are rounded to whole pixels, halves to the even one. Without a box, the whole image.
 
     Raises:
-        ValueError: the mask has another size than the picture.
+        ValueError: the mask has another size than the image.
     """
     if mask is not None and mask.shape != (image.height, image.width):
         raise ValueError(
-            f"a mask of {mask.shape[1]} x {mask.shape[0]} pixels for a picture of "
+            f"a mask of {mask.shape[1]} x {mask.shape[0]} pixels for an image of "
             f"{image.width} x {image.height}"
         )
     if mask is not None and ground is not None:

@@ -25,7 +25,7 @@ SMALL = ["--per-category", "4", "--max-tokens", "8"]
 def said(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     """What a command that fails says."""
     with pytest.raises(SystemExit) as stopped:
-        main(["evaluate", "both-sides", *words])
+        main(["evaluate", "joint", *words])
     assert stopped.value.code == 2
     return capsys.readouterr().err
 
@@ -36,7 +36,7 @@ def test_a_run_is_compared_with_the_model_it_started_from(
 ) -> None:
     run = made_run(tmp_path / "run", STARTS["show-o"])
     output, pictures = tmp_path / "found" / "all.json", tmp_path / "pictures"
-    words = ["evaluate", "both-sides", "--policy", str(run), *SMALL]
+    words = ["evaluate", "joint", "--model", str(run), *SMALL]
     main([*words, "--output", str(output), "--pictures", str(pictures)])
     printed = capsys.readouterr().out
 
@@ -69,7 +69,7 @@ def test_a_run_that_changed_nothing_differs_in_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = made_run(tmp_path / "run", STARTS["janus"], spread=0.0)
-    words = ["evaluate", "both-sides", "--policy", "", "--world-model", "janus", "--against", str(run)]
+    words = ["evaluate", "joint", "--model", "", "--world-model", "janus", "--against", str(run)]
     main([*words, *SMALL, "--output", str(tmp_path / "a.json")])
     found = json.loads((tmp_path / "a.json").read_text(encoding="utf-8"))
     assert all(change == {"value": 0, "low": 0, "high": 0} for change in found["changes"].values())
@@ -99,12 +99,12 @@ def test_models_are_named_by_folder_run_or_nothing(tmp_path: Path) -> None:
 
 def test_wrong_options_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "per_category is 0; use" in said(["--per-category", "0"], capsys)
-    assert "colours is 'x' without a detector" in said([*SMALL, "--colours", "x"], capsys)
-    assert "nosuch is not a folder" in said([*SMALL, "--policy", "nosuch"], capsys)
+    assert "colors is 'x' without a detector" in said([*SMALL, "--colors", "x"], capsys)
+    assert "nosuch is not a folder" in said([*SMALL, "--model", "nosuch"], capsys)
     told = said([*SMALL, "--vocabulary", "real"], capsys)
     assert "nothing judges the drawings; name a Mask2Former with --detector" in told
     assert "is not a folder" in said(
-        [*SMALL, "--policy", str(tmp_path / "a"), "--vocabulary", "shapes"], capsys
+        [*SMALL, "--model", str(tmp_path / "a"), "--vocabulary", "shapes"], capsys
     )
 
 
@@ -175,17 +175,17 @@ def test_a_sheet_frames_right_drawings_in_green_and_the_same_rows_of_both_sides(
         ]
 
     sheet = sheet_of({"before": drawn(False), "after": drawn(True)})
-    counted = {colour: number for number, colour in sheet.getcolors(10_000) or []}
+    counted = {color: number for number, color in sheet.getcolors(10_000) or []}
     frame = 120 * 120 - 112 * 112
     assert counted[46, 160, 67] == counted[205, 60, 50] == 4 * frame
     assert counted[0, 0, 255] == 8 * 112 * 112
 
 
-def test_a_run_without_pictures_of_a_step_says_so(tmp_path: Path) -> None:
+def test_a_run_without_images_of_a_step_says_so(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="was not evaluated at step 3"):
         drawn_by_run(tmp_path, 3)
     (tmp_path / "evaluations").mkdir()
-    file = tmp_path / "evaluations" / "both_sides_step_000003.json"
+    file = tmp_path / "evaluations" / "joint_step_000003.json"
     file.write_text('{"samples": []}', encoding="utf-8")
-    with pytest.raises(ValueError, match="kept no pictures of step 3"):
+    with pytest.raises(ValueError, match="kept no images of step 3"):
         drawn_by_run(tmp_path, 3)
