@@ -135,7 +135,7 @@ def require_choices(*, objective: str, average_over: str, gamma: float, under: S
         raise ValueError(f"gamma is {gamma}; use a discount from 0 to 1 (the paper: 1)")
     if under is not None and under.temperature == 0:
         raise ValueError(
-            "under.temperature is 0: a greedy distribution has no gradient; use None or a positive temperature"
+            "under.temperature is 0: greedy tokens have no gradient; use None or a positive temperature"
         )
 
 

@@ -112,8 +112,8 @@ class GRPO:
             ]
             if any(objective.under is None for objective in trained):
                 raise ValueError(
-                    'old is "recorded": samplers record the distribution they draw with; name it in each trained '
-                    'side\'s `under`, or use "rescored"'
+                    'old is "recorded": samplers record the distribution they draw with; name it in `under` '
+                    'of each trained side, or use "rescored"'
                 )
             if self.objectives.unmasking is not None:
                 raise ValueError('old is "recorded", but other orders were never recorded; use "rescored"')
@@ -238,8 +238,9 @@ def _require_drawn(rollout: Rollout, scored_turns: list[ScoredTurn]) -> None:
         tokens = turn.tokens
         if scored_turn.weight > 0 and tokens.log_probs is None and tokens.one_hot is None:
             raise ValueError(
-                f"the tokens of the {scored_turn.name} side carry no log-probabilities: they were given, drawn "
-                "greedily or by another model; a policy gradient is wrong for them, give the side weight 0"
+                f"the tokens of the {scored_turn.name} side carry no log-probabilities: they were given, "
+                "drawn greedily or by another model; a policy "
+                "gradient is wrong for them, give the side weight 0"
             )
 
 

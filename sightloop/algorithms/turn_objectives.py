@@ -46,7 +46,7 @@ class TurnObjective:
             )
         if self.under is not None and self.under.temperature == 0:
             raise ValueError(
-                "under.temperature is 0: a greedy distribution has no gradient; use None or a positive temperature"
+                "under.temperature is 0: greedy tokens have no gradient; use None or a positive temperature"
             )
         if self.max_length is not None and self.max_length < 1:
             raise ValueError(f"max_length is {self.max_length}; use at least 1")
@@ -128,8 +128,8 @@ class TurnObjectives:
         for name, objective in (("drawing", self.drawing), ("answering", self.answering)):
             if (objective.max_length is None) == (self.average_over == "length" and objective.weight > 0):
                 raise ValueError(
-                    f'share is {self.average_over!r} and {name}.max_length is {objective.max_length}; share "length" '
-                    "needs it on each trained side, others have no use for it"
+                    f"average_over is {self.average_over!r} and {name}.max_length is {objective.max_length}; "
+                    '"length" needs it on each trained side, others have no use for it'
                 )
         if self.unmasking is not None and self.drawing.weight == 0:
             raise ValueError("orders are for drawings, which have weight 0; leave orders out")

@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Callable
 from difflib import get_close_matches
+from inspect import cleandoc
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,9 +21,9 @@ from sightloop.cli.caption_options import CaptionOptions
 from sightloop.cli.demo import DEMOS, run_demo
 from sightloop.cli.doctor import doctor
 from sightloop.cli.evaluate import EVALUATIONS
-from sightloop.cli.former_options import current_options
 from sightloop.cli.help import with_help
 from sightloop.cli.images import ask_command, convert_command, draw_command
+from sightloop.former_names import current_options
 from sightloop.recipes.catalog import RECIPES
 from sightloop.recipes.choices import refuse_idle
 from sightloop.recipes.config_json import config_of_run
@@ -54,7 +55,7 @@ def train(words: list[str]) -> None:
         return replay(words)
     if not words or words[0] not in RECIPES:
         _fail_or_help("train", words, {name: RECIPES[name].does for name in RECIPES}, _TRAIN_NOTE)
-    name, *rest = current_options(words)
+    name, *rest = words
     recipe = RECIPES[name]
     preset = preset_of(recipe.presets, rest)
     config_type = Annotated[recipe.config, tyro.conf.arg(name="")]
@@ -141,8 +142,9 @@ def _read_config(path: Path) -> dict[str, Any]:
 def evaluate(words: list[str]) -> None:
     """Measure captions, answers or drawn images."""
     if not words or words[0] not in EVALUATIONS:
-        told = {name: str(kind.__doc__) for name, (kind, _) in EVALUATIONS.items()}
-        _fail_or_help("evaluate", words, told, "")
+        _fail_or_help(
+            "evaluate", words, {name: _sentence(kind) for name, (kind, _) in EVALUATIONS.items()}, ""
+        )
     kind, run = EVALUATIONS[words[0]]
     run(tyro.cli(kind, args=words[1:], prog=f"sightloop evaluate {words[0]}"))
 
@@ -186,6 +188,7 @@ class ExportOptions:
     output: Path
     """Folder (form "folder"), or file (.pt or .safetensors) to write."""
     form: Literal["folder", "tensors"] = "folder"
+    """A folder of transformers, or VLRM's 257 tensors in one file."""
     step: str = "best"
     """Checkpoint: "best", "last" or a step number."""
     dtype: Literal["float16", "bfloat16", "float32"] = "float16"
@@ -213,7 +216,7 @@ def export(words: list[str]) -> None:
 def demo(words: list[str]) -> None:
     """Train something small and show what changed."""
     if not words or words[0] not in DEMOS:
-        _fail_or_help("demo", words, {name: str(kind.__doc__) for name, kind in DEMOS.items()}, "")
+        _fail_or_help("demo", words, {name: _sentence(kind) for name, kind in DEMOS.items()}, "")
     run_demo(words, _show_report)
 
 
@@ -244,12 +247,18 @@ def main(words: list[str] | None = None) -> None:
     if not words or words[0] not in COMMANDS:
         _fail_or_help("", words, {name: does for name, (_, does) in COMMANDS.items()}, "")
     try:
-        with_help(COMMANDS[words[0]][0], words[1:], name=words[0])
+        with_help(COMMANDS[words[0]][0], current_options(words[0], words[1:]), name=words[0])
     except (ValueError, OSError) as error:
         if os.environ.get("SIGHTLOOP_TRACEBACK"):
             raise
         print(f"sightloop: {str(error).strip() or type(error).__name__}", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+def _sentence(options: type) -> str:
+    """The first sentence of a class of options, in one line."""
+    first, *_ = cleandoc(str(options.__doc__)).split("\n\n")
+    return " ".join(first.split())
 
 
 def _fail_or_help(group: str, words: list[str], choices: dict[str, str], note: str) -> None:

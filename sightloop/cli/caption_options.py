@@ -40,9 +40,11 @@ class CaptionOptions:
     """
     decode: Annotated[DecodeOptions, tyro.conf.arg(name="")] = DecodeOptions()
     fit: Literal["crop", "squash"] = "crop"
+    """How images become squares: their middle is cropped out, or they are squashed."""
     on_broken: BrokenImages = "leave-out"
     """Images that cannot be read are left out and named at the end, or the first one stops the command."""
     device: str = "auto"
+    """auto (an accelerator if there is one, else the CPU), cpu, cuda, cuda:1, xpu or mps."""
     output: Path | None = None
     """Write .jsonl with "image" and "caption" there instead."""
 
@@ -62,8 +64,11 @@ class RecallOptions:
     from.
     """
     image_root: str = ""
+    """Folder that the names of the images start from."""
     split: str = "test"
+    """Split of a Karpathy JSON."""
     limit: int | None = None
+    """At most so many images, from the first."""
     clip: str = ""
     """CLIP model: folder or hub name; default the run's own (held_out.clip). The bundled one measures the
     embedded world's images only.
@@ -78,6 +83,7 @@ class RecallOptions:
     dtype: Literal["float32", "bfloat16"] | None = None
     """Precision of the captioner's frozen weights; default that of the run, else float32."""
     device: str = "auto"
+    """auto (an accelerator if there is one, else the CPU), cpu, cuda, cuda:1, xpu or mps."""
     output: Path | None = None
     """Write figures, ranks and captions there as JSON."""
 
@@ -109,7 +115,9 @@ class CaptionMeasureOptions:
     allow_empty: bool = False
     """Captions may be empty: the captioner said nothing."""
     device: str = "auto"
+    """auto (an accelerator if there is one, else the CPU), cpu, cuda, cuda:1, xpu or mps."""
     output: Path | None = None
+    """Write the metrics and the values behind them there as JSON."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,5 +139,6 @@ class AnswerMeasureOptions:
     literal: bool = False
     """Language model: only the reply `same` counts, to the letter, as in UniRL's code."""
     device: str = "auto"
+    """auto (an accelerator if there is one, else the CPU), cpu, cuda, cuda:1, xpu or mps."""
     output: Path | None = None
     """Write figures and every verdict there as JSON."""

@@ -22,6 +22,7 @@ class UnirlDemo:
     run: Path = Path("runs/demo-unirl")
     """Run folder; an older run there is replaced."""
     device: str = "auto"
+    """auto (an accelerator if there is one, else the CPU), cpu, cuda, cuda:1, xpu or mps."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,6 +32,7 @@ class VlrmDemo:
     run: Path = Path("runs/demo-vlrm")
     """Run folder; an older run there is replaced."""
     device: str = "auto"
+    """auto (an accelerator if there is one, else the CPU), cpu, cuda, cuda:1, xpu or mps."""
 
 
 DEMOS: dict[str, type[Any]] = {"unirl": UnirlDemo, "vlrm": VlrmDemo}

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from sightloop.cli.former_options import current_options
+from sightloop.former_names import current_options
 from sightloop.recipes.catalog import RECIPES
 from sightloop.recipes.choices import refuse_idle
 from sightloop.recipes.presets import preset_of
@@ -35,6 +35,7 @@ class _WithoutRecipe(DoctorOptions):
     __doc__ = DoctorOptions.__doc__
 
     device: str = "auto"
+    """auto (an accelerator if there is one, else the CPU), cpu, cuda, cuda:1, xpu or mps."""
 
 
 def doctor(words: list[str]) -> None:
@@ -58,7 +59,7 @@ def _chosen(words: list[str]) -> tuple[DoctorOptions, Any]:
     name = words[at].partition("=")[2] or "".join(words[at + 1 : at + 2])
     if name not in RECIPES:
         raise ValueError(f"recipe {name!r} does not exist; there are: {', '.join(RECIPES)}")
-    recipe, words = RECIPES[name], current_options(words)
+    recipe, words = RECIPES[name], current_options("doctor", words)
     preset = preset_of(recipe.presets, words)
     flat = tyro.conf.arg(name="")
     fields: list[Any] = [

@@ -61,7 +61,7 @@ SHORT: dict[str, Short] = {
         example="sightloop evaluate joint --model RUN --against BASE",
         options=(
             *("--model", "--against", "--file", "--per-category", "--detector", "--colors"),
-            *("--output", "--pictures", "--dtype", "--device"),
+            *("--output", "--image-dir", "--dtype", "--device"),
         ),
     ),
 }

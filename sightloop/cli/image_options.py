@@ -28,6 +28,7 @@ class ConvertOptions:
     output: Positional[Path]
     """Folder to write; it must not exist yet, or be empty."""
     to: Literal["sightloop", "official"] = "sightloop"
+    """Into sightloop's folder, or into that of the authors."""
     magvit: Path | None = None
     """MAGVIT-v2 (folder, hub name or weight file), which Show-o draws with."""
     tokenizer: Path | None = None
@@ -49,7 +50,9 @@ class ModelOptions:
     """Which of the embedded world's models, if none is named."""
     parts: Annotated[Parts, tyro.conf.arg(name="")] = field(default_factory=Parts)
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Precision of the weights."""
     device: str = "auto"
+    """auto (an accelerator if there is one, else the CPU), cpu, cuda, cuda:1, xpu or mps."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,16 +60,19 @@ class DrawOptions:
     """Draw images of a prompt; the defaults are the distribution of the model's authors."""
 
     prompt: Positional[str]
+    """What the images shall show."""
     number: int = 4
-    """Images."""
+    """How many images to draw."""
     output: Path = Path("drawings")
     """Folder; its images are kept and their numbers continued."""
-    steps: int | None = None
+    steps: Annotated[int | None, tyro.conf.arg(name="rounds")] = None
     """Rounds of a masked decoder (Show-o): more are slower and truer."""
     guidance: float | None = None
     """How far the prompt counts; 0 = no guidance. Scales differ between families."""
     temperature: float | None = None
+    """Temperature of sampling; 1 = the model's own distribution."""
     seed: int = 0
+    """Everything random follows from it."""
     source: Annotated[ModelOptions, tyro.conf.arg(name="")] = ModelOptions()
 
 

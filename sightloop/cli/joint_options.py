@@ -22,7 +22,7 @@ class JointOptions:
     differences have paired intervals.
     """
 
-    policy: str = ""
+    policy: Annotated[str, tyro.conf.arg(name="model")] = ""
     """Folder or hub name of a Show-o or Janus, or a run (its best step); empty = the embedded world's."""
     against: str | None = None
     """What it is compared with, named in the same way. Left out, a run is compared with the model that it
@@ -41,7 +41,8 @@ class JointOptions:
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Precision of frozen weights."""
     device: str = "auto"
+    """auto (an accelerator if there is one, else the CPU), cpu, cuda, cuda:1, xpu or mps."""
     output: Path | None = None
     """Write everything there as JSON: figures, intervals, every drawing's verdict and answer."""
-    pictures: Path | None = None
+    pictures: Annotated[Path | None, tyro.conf.arg(name="image-dir")] = None
     """Folder for sheet.png: the drawings of both models side by side, right ones framed in green."""

@@ -25,6 +25,7 @@ class DataSettings:
     fit: Literal["crop", "squash"] = "squash"
     """Square images by cropping, or as BLIP-2's own processor does."""
     workers: int = 2
+    """Threads that read images ahead."""
     max_broken_fraction: float = 0.05
     """Share of the images that may be broken before the run stops."""
     max_pixels: int = 89_478_485

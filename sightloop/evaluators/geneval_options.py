@@ -15,17 +15,19 @@ from sightloop.models.families import Parts
 class DrawerOptions:
     """A policy that draws the images first."""
 
-    policy: str = ""
+    policy: Annotated[str, tyro.conf.arg(name="model")] = ""
     """Model that draws the images first, into --images: folder or hub name of a Show-o or Janus, a run, or
     "shapes" for the embedded world's. Without it the images have to be there.
     """
     per_prompt: int = 4
     """Images of each prompt; officially 4."""
-    steps: int | None = None
+    steps: Annotated[int | None, tyro.conf.arg(name="rounds")] = None
     """Rounds of a masked decoder (Show-o); default the distribution of the model's authors, as the next
     two."""
     guidance: float | None = None
+    """Classifier-free guidance; 0 = none. Scales differ between families."""
     temperature: float | None = None
+    """Temperature of sampling; 1 = the model's own distribution."""
     seed: int = 0
     """The seed of an image is made from this, its prompt and its number."""
     draw_batch: int = 8
@@ -57,6 +59,7 @@ class DetectorOptions:
     max_overlap: float = 1.0
     """Objects of a class that overlap this much count once; 1 = officially never."""
     device: str = "auto"
+    """auto (an accelerator if there is one, else the CPU), cpu, cuda, cuda:1, xpu or mps."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,17 +13,25 @@ class HeldOutSettings:
     images: str = ""
     """As `data.images`; empty = no evaluation (the embedded world brings its own)."""
     image_root: str = ""
+    """Folder that the names of the images start from."""
     split: str = "test"
+    """Split of a Karpathy JSON."""
     column: str = ""
     """As `data.column`."""
     limit: int | None = None
+    """At most so many images, from the first."""
     clip: str = "laion/CLIP-ViT-g-14-laion2B-s12B-b42K"
+    """CLIP that measures recall: folder or hub name; never one that rewards."""
     fit: Literal["crop", "squash"] = "crop"
     """The paper crops both for captioning and for retrieval."""
     beams: int = 5
+    """Beams of the evaluated captions; 1 = greedy."""
     no_repeat_ngram: int = 2
+    """Word sequences of this length never repeat; 0 = they may."""
     min_tokens: int = 4
+    """Shortest caption in tokens."""
     max_tokens: int = 60
+    """Longest text in tokens."""
 
 
 PER_PROMPT = 4
@@ -47,3 +55,4 @@ class JointSettings:
     embedded world, or none.
     """
     seed: int = 1
+    """Everything random follows from it."""

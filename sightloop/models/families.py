@@ -28,6 +28,7 @@ class CaptionerChoices:
     """How captioners other than BLIP-2 read prompts and images, and what of them is trained."""
 
     lora_rank: int = 16
+    """Rank of the low-rank adapters."""
     lora_alpha: float | None = None
     """None = twice the rank."""
     lora_targets: tuple[str, ...] = ()
@@ -63,6 +64,7 @@ class Learning:
     trained: Literal["lora", "full"] = "lora"
     """Adapters over the language model, or its weights."""
     lora_rank: int = 16
+    """Rank of the low-rank adapters."""
     lora_alpha: float | None = None
     """None = twice the rank."""
 

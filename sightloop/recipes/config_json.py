@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any, TypeVar
 
+from sightloop.former_names import current_settings
 from sightloop.models.families import FAMILIES
 from sightloop.recipes.choices import refuse_idle, without_idle
 from sightloop.recipes.presets import family_named
@@ -62,6 +63,7 @@ def config_of_run(kind: type[Config], saved: Mapping[str, Any]) -> Config:
         config = _from_format_1(config)
     if form > 2:
         return config_from_json(kind, config)
+    config = current_settings(config)
     known: Any = kind
     return without_idle(config_from_json(kind, _from_format_2(config)), known.choices)
 

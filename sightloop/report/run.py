@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sightloop.former_names import current_metric
+
 _STEP = re.compile(r"step_(\d+)")
 _EVALUATION = re.compile(r"^(?P<name>.+)_step_(?P<step>\d+)$")
 TINY_SIDE = 64
@@ -191,7 +193,7 @@ def _number(value: Any) -> float:
 
 
 def _numbers(values: dict[str, Any]) -> dict[str, float]:
-    return {name: _number(value) for name, value in values.items()}
+    return {current_metric(name): _number(value) for name, value in values.items()}
 
 
 def _object(path: Path) -> dict[str, Any]:
@@ -254,13 +256,13 @@ def _evaluations(folder: Path) -> dict[str, dict[int, EvaluationRecord]]:
         if match is None:
             raise ValueError(f"{path} is not named EVALUATOR_step_NUMBER.json; move it elsewhere")
         content = _object(path)
-        name = str(content.get("name", match["name"]))
+        name = current_metric(str(content.get("name", match["name"])))
         record = EvaluationRecord(
             name=name,
             step=int(content.get("step", match["step"])),
             metrics=_numbers(content.get("metrics") or {}),
             per_sample={
-                metric: [_number(value) for value in values]
+                current_metric(metric): [_number(value) for value in values]
                 for metric, values in (content.get("per_sample") or {}).items()
             },
             samples=[

@@ -116,16 +116,16 @@ def lost_ends(history: History) -> str | None:
 
 def fewer_words(history: History) -> str | None:
     """The captions of a batch use ever fewer distinct words."""
-    loss_weights = _first_and_last(history.train, "tokens/distinct")
+    shares = _first_and_last(history.train, "tokens/distinct")
     lengths = _first_and_last(history.train, "tokens/length")
-    if loss_weights is None or lengths is None:
+    if shares is None or lengths is None:
         return None
     # Longer captions repeat more of a small vocabulary without anything being wrong.
     growth = max(1.0, lengths[1] / max(lengths[0], 1e-9))
-    if loss_weights[1] * growth >= 0.5 * loss_weights[0]:
+    if shares[1] * growth >= 0.5 * shares[0]:
         return None
     return (
-        f"distinct words fell from {loss_weights[0]:.3f} to {loss_weights[1]:.3f} of all words: captions are becoming "
+        f"distinct words fell from {shares[0]:.3f} to {shares[1]:.3f} of all words: captions are becoming "
         "alike; look at the latest samples, and lower the learning rate"
     )
 

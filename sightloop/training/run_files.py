@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from sightloop import accelerator
+from sightloop.former_names import current_metric
 from sightloop.training import checkpoint, distributed, run_folder
 from sightloop.training.alarms import Alarm, History, Record, Watch
 from sightloop.training.gallery import copy_image, gallery_samples
@@ -324,7 +325,10 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     # A killed process can leave half a last line.
     lines = path.read_text(encoding="utf-8").split("\n")[:-1]
     records = [json.loads(line) for line in lines]
-    return [{name: math.nan if value is None else value for name, value in one.items()} for one in records]
+    return [
+        {current_metric(name): math.nan if value is None else value for name, value in one.items()}
+        for one in records
+    ]
 
 
 def is_run(name: str | Path) -> bool:

@@ -23,12 +23,17 @@ class Schedule:
     clip: Literal["value", "norm", "none"] = "value"
     """Clamp every gradient element, or scale the gradient of each trainable part (Paper: "clamp")."""
     clip_at: float = 1.0
+    """Where the gradient is clamped, or the norm it is scaled to."""
     save_every: int = 50
+    """Steps between checkpoints."""
     eval_every: int = 50
+    """Steps between evaluations; the first is before training."""
     sample_every: int = 50
     """Steps between galleries of samples in the run folder."""
     seed: int = 0
+    """Everything random follows from it."""
     keep_checkpoints: int = 2
+    """Newest checkpoints that stay, beside the best one."""
     best_metric: str | None = "held_out/recall@1"
     """The checkpoint that is best by this figure is kept besides the newest ones."""
 

@@ -58,7 +58,12 @@ class Scene:
     @staticmethod
     def from_json(data: dict[str, Any]) -> Scene:
         """The scene written by `to_json`."""
-        return Scene(ground=data["ground"], things=tuple(Thing(**thing) for thing in data["things"]))
+        return Scene(ground=data["ground"], things=tuple(map(_thing, data["things"])))
+
+
+def _thing(data: dict[str, str]) -> Thing:
+    # Scenes of the last release spelled the word in British English.
+    return Thing(**{name.replace("colour", "color"): value for name, value in data.items()})  # words:skip
 
 
 def sample_scene(rng: np.random.Generator) -> Scene:

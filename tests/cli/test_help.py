@@ -38,6 +38,16 @@ def test_help_fits_two_screens(command: str, capsys: pytest.CaptureFixture[str])
 
 
 @pytest.mark.parametrize("command", COMMANDS)
+def test_every_option_has_a_sentence(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    bare: list[str] = []
+    for option, lines in blocks_of(printed(command, ALL, capsys).splitlines()).items():
+        text = re.sub(r"\(default:.*?\)|\(required\)", "", " ".join(line.strip("│ ") for line in lines))
+        text = re.sub(r"--[\w.-]+,?|\{[^}]*\}|\b(?:STR|INT|FLOAT|PATH|None)\b|[\[\]|.]", "", text)
+        bare += [option] * (len(text.split()) < 2)
+    assert not bare
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_examples_name_options_that_the_command_has(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     if command not in SHORT:
         pytest.skip("no example of its own")

@@ -55,7 +55,9 @@ RUNS: dict[str, tuple[str, str, Mapping[str, Any]]] = {
     "a checker alone": (
         "unirl-grpo",
         "shapes-janus",
-        UNIRL | NOT_EVALUATED | {"rewards.all_facts": 0.0, "rewards.detector": 1.0, "objectives.answering": 0.0},
+        UNIRL
+        | NOT_EVALUATED
+        | {"rewards.all_facts": 0.0, "rewards.detector": 1.0, "objectives.answering": 0.0},
     ),
     "end to end": ("unirl-sft", "shapes", UNIRL),
     "own drawings": ("unirl-sft", "shapes-janus", UNIRL | NOT_EVALUATED | {"end_to_end": False}),

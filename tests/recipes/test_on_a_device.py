@@ -66,8 +66,8 @@ def test_captioners_of_other_families_train_as_on_the_cpu(
         ("show-o", "unirl-grpo", "--model.trained lora --dtype float32 --objectives.balance"),
         (
             "show-o", "unirl-grpo",
-            "--model.trained full --dtype bfloat16 --gradient-checkpointing --likelihood.unmasking subsampled "
-            "--likelihood.number 2 --likelihood.guided",
+            "--model.trained full --dtype bfloat16 --gradient-checkpointing "
+            "--likelihood.unmasking subsampled --likelihood.number 2 --likelihood.guided",
         ),
         (
             "show-o", "unirl-grpo",
@@ -75,7 +75,8 @@ def test_captioners_of_other_families_train_as_on_the_cpu(
         ),
         (
             "show-o", "unirl-grpo",
-            "--answer.answerer average --objectives.answering 0 --judge.subtract-blind-baseline --rewards.negative-questions 1 "
+            "--answer.answerer average --objectives.answering 0 --judge.subtract-blind-baseline "
+            "--rewards.negative-questions 1 "
             "--answer.input reencoded --model.trained lora",
         ),
         ("show-o", "unirl-sft", "--end-to-end --dtype float32 --model.trained lora"),
@@ -84,7 +85,10 @@ def test_captioners_of_other_families_train_as_on_the_cpu(
             "--no-end-to-end --filter best_of_group --model.trained full --dtype float32",
         ),
         ("janus", "unirl-grpo", "--model.trained lora --dtype bfloat16 --gradient-checkpointing"),
-        ("show-o", "unirl-sft", "--end-to-end --model.trained full --dtype bfloat16 --answer.input reencoded"),
+        (
+            "show-o", "unirl-sft",
+            "--end-to-end --model.trained full --dtype bfloat16 --answer.input reencoded",
+        ),
         (
             "janus", "unirl-grpo",
             "--model.trained full --dtype bfloat16 --kl-weight 0.1 --method grpo --updates 2 "

@@ -10,7 +10,7 @@ import pytest
 import torch
 from toy_run import Collector, experiment_of
 
-from sightloop.recipes.catalog import SHAPES
+from sightloop.recipes.vlrm.config import SHAPES
 from sightloop.runs.launch import launch
 from sightloop.training import heap
 from sightloop.training.heap import give_back, giving_back

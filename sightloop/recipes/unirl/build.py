@@ -227,8 +227,8 @@ def _orders_of(likelihood: LikelihoodSettings, policy: ImageGenerator) -> Unmask
         return None
     if policy.default_sampling().decode_steps is None:
         raise ValueError(
-            f"likelihood.unmasking is {likelihood.unmasking!r}, but {type(policy).__name__} draws from left to "
-            "right; use 'drawn'"
+            f"likelihood.unmasking is {likelihood.unmasking!r}, but {type(policy).__name__} draws from left "
+            "to right; use 'trajectory'"
         )
     match likelihood.unmasking:
         case "some-rounds":

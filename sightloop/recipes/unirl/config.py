@@ -1,7 +1,4 @@
-"""Settings of the UniRL recipes; the defaults are the paper's where it states them.
-
-Light to import: the command line reads it before any network is loaded.
-"""
+"""Settings of the UniRL recipes, light to import; the defaults are the paper's where it states them."""
 
 from __future__ import annotations
 
@@ -40,6 +37,7 @@ class PolicySettings:
     trained: Literal["lora", "full"] = "full"
     """Adapters over the language model, or its weights."""
     lora_rank: int = 16
+    """Rank of the low-rank adapters."""
     lora_alpha: float | None = None
     """None = twice the rank."""
 
@@ -57,11 +55,17 @@ class QuizSettings:
     geneval_prompts: Literal["leave-out", "allow"] = "leave-out"
     """GenEval's 553 test prompts among quizzes with real words; leave-out = in no wording do they come."""
     single_object: float = 1.0
+    """Share of quizzes about one object, relative to the others."""
     two_object: float = 1.0
+    """Share of quizzes about two objects."""
     counting: float = 1.0
+    """Share of quizzes about a number of objects."""
     colors: float = 1.0
+    """Share of quizzes about a color."""
     position: float = 1.0
+    """Share of quizzes about where two objects are."""
     color_attr: float = 1.0
+    """Share of quizzes about the colors of two objects."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,9 +73,11 @@ class DrawSettings:
     """How images are drawn in training; None = as the model's authors draw."""
 
     guidance: float | None = None
-    steps: int | None = None
+    """Classifier-free guidance; 0 = none. Scales differ between families."""
+    steps: Annotated[int | None, tyro.conf.arg(name="rounds")] = None
     """Rounds of a masked decoder."""
     temperature: float = 1.0
+    """Temperature of sampling; 1 = the model's own distribution."""
     batch: int | None = None
     """Images drawn and asked about at once on a rank; None = all."""
 
@@ -85,11 +91,12 @@ class AnswerSettings:
     decay: float = 0.99
     """Of the moving average."""
     temperature: float = 1.0
+    """Temperature of sampling; 1 = the model's own distribution."""
     max_tokens: int = 32
+    """Longest text in tokens."""
     input: Literal["codes", "reencoded"] = "codes"
     """What questions about a drawing read: the codes that were drawn, or the image encoded anew, as others
-    see it. A policy with a vision tower sees the image anyway; relaxed codes keep their gradient.
-    """
+    see it. A policy with a vision tower sees the image anyway; relaxed codes keep their gradient."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,6 +142,7 @@ class ObjectiveSettings:
     drawing: float | None = None
     """None = 1; but 0 in supervised training end to end, where the answer's loss trains the drawings."""
     answering: float = 1.0
+    """Weight of the answers' loss."""
     balance: bool = False
     """Scale the two gradients to the same norm before they are added, whatever the sides weigh."""
     per_turn_every: int = 10
@@ -145,7 +153,7 @@ class ObjectiveSettings:
 class UniConfig:
     """What both UniRL recipes share."""
 
-    policy: str = ""
+    policy: Annotated[str, tyro.conf.arg(name="model")] = ""
     """Folder or hub name of a Show-o or Janus; empty = the embedded world's."""
     world_model: WorldModel = "show-o"
     """Which of the embedded world's models, if no policy is named."""
@@ -155,13 +163,15 @@ class UniConfig:
     """Drawings a prompt."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """Frozen weights, and products of a language model that is trained as a whole; trained weights are always
-    float32.
-    """
+    float32."""
     tf32: bool = True
     """Products of float32 matrices in TF32 on a CUDA device: about three digits, several times as fast."""
     device: str = "auto"
+    """auto (an accelerator if there is one, else the CPU), cpu, cuda, cuda:1, xpu or mps."""
     gradient_checkpointing: bool = False
+    """Compute layers again in the backward pass: less memory, about a third more time."""
     track: tuple[Literal["wandb", "tensorboard", "trackio"], ...] = ()
+    """Trackers that receive the metrics beside the run folder."""
     model: PolicySettings = field(default_factory=PolicySettings)
     quizzes: QuizSettings = field(default_factory=QuizSettings)
     draw: DrawSettings = field(default_factory=DrawSettings)
@@ -169,8 +179,7 @@ class UniConfig:
     rewards: QuizRewards = field(default_factory=QuizRewards)
     custom_rewards: tuple[str, ...] = ()
     """More rewards with their weights: module:function=0.5, file.py:function=2, or a name of docs/rewards.md
-    (clip:FOLDER=1).
-    """
+    (clip:FOLDER=1)."""
     judge: QuizJudge = field(default_factory=QuizJudge)
     objectives: ObjectiveSettings = field(default_factory=ObjectiveSettings)
     joint: JointSettings = field(default_factory=JointSettings)
@@ -201,8 +210,8 @@ class UniConfig:
             )
         if self.objectives.balance and not self.drawing_weight == self.objectives.answering > 0:
             raise ValueError(
-                f"objectives.balance gives both sides the same norm, but drawing weighs {self.drawing_weight} and "
-                f"answering {self.objectives.answering}; use equal weights above 0, or no balance"
+                f"objectives.balance gives both sides the same norm, but drawing weighs {self.drawing_weight}"
+                f" and answering {self.objectives.answering}; use equal weights above 0, or none"
             )
 
     @property
@@ -219,11 +228,11 @@ class GrpoConfig(UniConfig):
     """UniRL's objective, or a relative by name; `updates`, `kl_weight` and clips below stay yours."""
     advantages: Literal["standardized", "centered", "leave-one-out"] | None = None
     """Rewards minus the group's mean and divided by its deviation, not divided, or minus the mean of the
-    others; None = the method's (UniRL: standardized).
-    """
+    others; None = the method's (UniRL: standardized)."""
     kl_weight: float | None = None
     """Of the divergence from the policy before training; None = the method's (UniRL: 0.2)."""
     clip_low: float | None = None
+    """How far below 1 the ratio to the old policy may fall before it is clipped."""
     clip_high: float | None = None
     """Bounds of the ratio around 1; None = the method's (UniRL: none, its ratio is 1)."""
     updates: int = 1

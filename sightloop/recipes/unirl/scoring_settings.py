@@ -27,6 +27,7 @@ class RelaxationSettings:
     """Straight-through codes that let the answer's loss reach the drawing side."""
 
     temperature: float = 1.0
+    """Temperature of the relaxed codes; lower = nearer to single codes."""
     hard: bool = True
     """One-hot codes with a soft gradient; False = the soft codes themselves."""
     codes: Literal["one-round", "some-rounds", "all"] | None = None

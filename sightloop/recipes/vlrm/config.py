@@ -35,8 +35,11 @@ class RewardWeights:
     retrieval: float = 0.0
     """In-batch retrieval term of a second CLIP (Paper: eq. 5, 0.3 in VLRM-RS)."""
     missing_end: float = 1.0
+    """Weight of the penalty for a caption that was cut off before its end."""
     bad_phrases: float = 1.0
+    """Weight of the penalty for the paper's bad phrases (its table 6)."""
     repeats: float = 1.0
+    """Weight of the penalty for words that come again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +63,7 @@ class JudgeSettings:
     reference_model: str = ""
     """Another language model for the reference term; empty = the captioner's own frozen one."""
     reference_includes_end: bool = False
+    """Whether the reference's likelihood counts the end token, too."""
     phrases: str = ""
     """File of bad phrases, one a line; empty = the paper's 212."""
     extra_phrases: bool = False
@@ -75,11 +79,13 @@ class CriticSettings:
     widths: tuple[float, ...] = (2, 4, 8)
     """Hidden widths in hidden sizes; none = the linear head that the paper reports to collapse."""
     lora_rank: int = 4
+    """Rank of the low-rank adapters."""
     lora_alpha: float | None = None
     """None = twice the rank."""
     position: Literal["pre", "post"] = "pre"
     """Read the state that predicts a token (unbiased baseline) or the one that has read it."""
     value_weight: float = 1.0
+    """Weight of the critic's loss."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,9 +93,13 @@ class CaptionSampling:
     """How captions are drawn in training (Paper: section 3.6)."""
 
     temperature: float = 2.0
+    """Temperature of sampling; 1 = the model's own distribution."""
     top_k: int = 6
+    """Tokens are drawn among the k likeliest; none = among all."""
     max_new_tokens: int = 60
+    """Longest caption in tokens, its end included."""
     prompt: str = ""
+    """Text that captions continue; empty = the model's own."""
     per_image: int = 1
     """Captions an image; more than 1 suits `--algorithm group`."""
 
@@ -98,7 +108,7 @@ class CaptionSampling:
 class VlrmConfig:
     """Train a captioner on what a judge sees (VLRM, arXiv 2404.01911)."""
 
-    policy: str = "Salesforce/blip2-opt-2.7b"
+    policy: Annotated[str, tyro.conf.arg(name="model")] = "Salesforce/blip2-opt-2.7b"
     """BLIP-2 (OPT) or any image-text-to-text model: folder or hub name; empty = the embedded world's."""
     algorithm: AlgorithmName = "a2c"
     """Learned critic (the paper); self-critical training as published (arXiv 1612.00563); the greedy caption
@@ -109,6 +119,7 @@ class VlrmConfig:
     score_under: Literal["model", "sampling"] = "model"
     """Whose probability: the model's at temperature 1, or the distribution that drew the captions."""
     gamma: float = 1.0
+    """Discount of later rewards in a token's return; 1 = none (Paper: 1)."""
     average_over: Literal["caption", "token"] | None = None
     """Every caption or every token weighs the same in the loss; None = captions, and tokens for scst."""
     batch: int = 4096
@@ -122,10 +133,13 @@ class VlrmConfig:
     tf32: bool = True
     """Products of float32 matrices in TF32 on a CUDA device: about three digits, several times as fast."""
     device: str = "auto"
+    """auto (an accelerator if there is one, else the CPU), cpu, cuda, cuda:1, xpu or mps."""
     gradient_checkpointing: bool = False
+    """Compute layers again in the backward pass: less memory, about a third more time."""
     shard: bool = False
     """Spread the frozen weights over the ranks (fully_shard) instead of a copy on each."""
     track: tuple[Literal["wandb", "tensorboard", "trackio"], ...] = ()
+    """Trackers that receive the metrics beside the run folder."""
     rewards: RewardWeights = field(default_factory=RewardWeights)
     custom_rewards: tuple[str, ...] = ()
     """More rewards with their weights: module:function=0.5, file.py:function=2, or a name of docs/rewards.md
