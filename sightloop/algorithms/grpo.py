@@ -262,5 +262,5 @@ def grpo_method(name: str, given: GRPO) -> GRPO:
     if not method.penalty:
         changes |= {"reference": None, "kl_weight": 0.0}
     if method.average_over is not None:
-        changes["sides"] = replace(given.objectives, average_over=method.average_over)
+        changes["objectives"] = replace(given.objectives, average_over=method.average_over)
     return replace(given, **changes)

@@ -79,7 +79,7 @@ def test_the_value_error_is_squared() -> None:
 
 
 @pytest.mark.parametrize("objective", ["probability", "log_probability"])
-@pytest.mark.parametrize("share", ["caption", "token"])
+@pytest.mark.parametrize("average_over", ["caption", "token"])
 def test_the_size_of_the_pieces_leaves_the_gradient_unchanged(objective, average_over) -> None:
     actor, critic = policy(), TableCritic(torch.randn(2, 3))
     algorithm = A2C(critic=critic, objective=objective, average_over=average_over)
@@ -159,7 +159,7 @@ def test_credit_asks_no_critic_and_needs_one_to_have_been_asked() -> None:
         ({"gamma": 1.5}, "gamma is 1.5"),
         ({"value_weight": 0.0}, "use a positive weight, or SCST"),
         ({"critic_batch": 0}, "critic_batch is 0"),
-        ({"under": Sampling(max_tokens=1, temperature=0.0)}, "greedy distribution has no gradient"),
+        ({"under": Sampling(max_tokens=1, temperature=0.0)}, "greedy tokens have no gradient"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(changes: dict, message: str) -> None:

@@ -48,7 +48,7 @@ def test_orders_weigh_the_same_however_many_tokens_they_score() -> None:
     )
 
 
-@pytest.mark.parametrize("share", ["sample", "token"])
+@pytest.mark.parametrize("average_over", ["sample", "token"])
 def test_overlapping_orders_are_averaged_loss_by_loss_for_policy_and_reference(average_over) -> None:
     policy, reference = tables(), tables()
 
@@ -125,7 +125,7 @@ def test_orders_without_a_drawing_are_refused() -> None:
         (lambda: TurnObjective(weight=math.nan), "weight of a side is nan"),
         (
             lambda: TurnObjective(under=Sampling(max_tokens=1, temperature=0.0)),
-            "greedy distribution has no gradient",
+            "greedy tokens have no gradient",
         ),
         (lambda: TurnObjective(max_length=0), "max_length is 0"),
         (

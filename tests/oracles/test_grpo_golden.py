@@ -77,7 +77,7 @@ def test_the_pure_functions_of_every_batch(cases, dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=["float32", "float64"])
-@pytest.mark.parametrize(("share", "wanted"), [("sample", "sequence"), ("token", "token")])
+@pytest.mark.parametrize(("average_over", "wanted"), [("sample", "sequence"), ("token", "token")])
 @pytest.mark.parametrize("size", [100, 2])
 def test_the_loss_of_every_batch_in_pieces_of_any_size(cases, dtype, average_over, wanted, size) -> None:
     for case in cases:
