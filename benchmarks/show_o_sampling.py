@@ -40,7 +40,7 @@ from benchmarks.measure import (
 )
 from sightloop.models.show_o.body import Body
 from sightloop.models.show_o.fused_rounds import Easel, draw_rounds
-from sightloop.models.show_o.layout import Vocabulary
+from sightloop.models.show_o.layout import TokenLayout
 from sightloop.models.show_o.sampling import Noise, gumbel_of
 from sightloop.types import Sampling, Tokens
 
@@ -62,10 +62,10 @@ class Sizes:
     max_text: int = 128
 
     @property
-    def vocabulary(self) -> Vocabulary:
+    def vocabulary(self) -> TokenLayout:
         """Show-o's ids at these sizes."""
         end = self.num_text - 39 if self.num_text > 39 else 0
-        return Vocabulary(num_text=self.num_text, num_codes=self.num_codes, begin=end, end=end)
+        return TokenLayout(num_text=self.num_text, num_codes=self.num_codes, begin=end, end=end)
 
 
 TOY = Sizes(layers=2, width=64, heads=4, num_text=200, num_codes=32, num_tokens=16)

@@ -13,7 +13,7 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
-from sources import ROOT, Import, Source, functions, imports, read
+from sources import ROOT, FunctionNode, Import, Source, functions, imports, read
 from style_rules import badly_named, careless, undocumented
 from transformers_rules import changing_imports, private_names
 
@@ -237,6 +237,36 @@ def test_tests_mirror_the_package_under_unique_names() -> None:
 
 def test_every_folder_of_the_package_has_its_rule() -> None:
     assert {unit_of(source.module) for source in PACKAGE} - {""} == set(ALLOWED)
+
+
+def test_no_public_name_stands_in_two_files() -> None:
+    places: dict[str, list[str]] = {}
+    for source in PACKAGE:
+        for node in source.tree.body:
+            if isinstance(node, ast.ClassDef | FunctionNode) and not node.name.startswith("_"):
+                places.setdefault(node.name, []).append(source.path)
+    # What each recipe has under one name: its `build`, and what the doctor asks of it.
+    shared = {"build", "judges_of", "opened", "policy_of"}
+    assert {name: paths for name, paths in places.items() if len(paths) > 1 and name not in shared} == {}
+
+
+# Words that stand for others of the field's; `docs/concepts.md` says which.
+FORMER_WORDS = re.compile(
+    r"(?<![a-z])(?:pictures?|colours?|coloured|told|law|grader|sides|silent|eyes)(?![a-z])"
+)
+
+
+def test_public_names_are_words_of_the_field() -> None:
+    spelled = {
+        re.sub(r"(?<=[a-z])(?=[A-Z])", "_", node.name).lower(): source.path
+        for source in PACKAGE
+        for node in source.tree.body
+        if isinstance(node, ast.ClassDef | FunctionNode) and not node.name.startswith("_")
+    }
+    found = {
+        f"{path} {name}" for name, path in spelled.items() if FORMER_WORDS.search(name.replace("_", " "))
+    }
+    assert found == set()
 
 
 def test_no_folder_holds_more_than_twenty_files() -> None:

@@ -19,7 +19,7 @@ import tyro
 
 from sightloop.cli.caption_options import CaptionOptions
 from sightloop.cli.demo import DEMOS, run_demo
-from sightloop.cli.doctor import doctor
+from sightloop.cli.doctor import doctor_command
 from sightloop.cli.evaluate import EVALUATIONS
 from sightloop.cli.help import with_help
 from sightloop.cli.images import ask_command, convert_command, draw_command
@@ -47,7 +47,7 @@ class TrainOptions:
     """Print parameters, memory and FLOPs of a step and stop; loads no weights."""
 
 
-def train(words: list[str]) -> None:
+def train_command(words: list[str]) -> None:
     """Train a recipe, resume a run, or replay a configuration."""
     if "--resume" in words:
         return resume(words)
@@ -139,7 +139,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def evaluate(words: list[str]) -> None:
+def evaluate_command(words: list[str]) -> None:
     """Measure captions, answers or drawn images."""
     if not words or words[0] not in EVALUATIONS:
         _fail_or_help(
@@ -149,7 +149,7 @@ def evaluate(words: list[str]) -> None:
     run(tyro.cli(kind, args=words[1:], prog=f"sightloop evaluate {words[0]}"))
 
 
-def caption(words: list[str]) -> None:
+def caption_command(words: list[str]) -> None:
     """Write captions of images."""
     options = tyro.cli(CaptionOptions, args=words, prog="sightloop caption")
     from sightloop.cli.captions import write_captions
@@ -226,13 +226,13 @@ _TRAIN_NOTE = (
 )
 COMMANDS: dict[str, tuple[Callable[[list[str]], None], str]] = {
     "demo": (demo, "minutes of training without a download (unirl, vlrm), with images before and after"),
-    "train": (train, "train a model on what a judge sees (vlrm, unirl-grpo, unirl-sft)"),
-    "evaluate": (evaluate, "measure captions, answers, drawings (clip-recall, geneval, joint, others)"),
-    "caption": (caption, "write captions of images"),
+    "train": (train_command, "train a model on what a judge sees (vlrm, unirl-grpo, unirl-sft)"),
+    "evaluate": (evaluate_command, "measure captions, answers, drawings (clip-recall, geneval, joint ...)"),
+    "caption": (caption_command, "write captions of images"),
     "draw": (draw_command, "draw images of a prompt (Show-o, Janus)"),
     "ask": (ask_command, "ask a question about an image (Show-o, Janus)"),
     "report": (report, "one page and one table about a run"),
-    "doctor": (doctor, "is everything well that a run depends on: computer, judges, rewards"),
+    "doctor": (doctor_command, "is everything well that a run depends on: computer, judges, rewards"),
     "export": (export, "a run's model as a folder of its own, without adapters or sightloop"),
     "convert": (
         convert_command,

@@ -38,10 +38,10 @@ class _WithoutRecipe(DoctorOptions):
     """auto (an accelerator if there is one, else the CPU), cpu, cuda, cuda:1, xpu or mps."""
 
 
-def doctor(words: list[str]) -> None:
+def doctor_command(words: list[str]) -> None:
     """Look at everything; exit code 1 if something is wrong."""
     options, config = _chosen(words)
-    from sightloop.doctor.run import doctor as run
+    from sightloop.doctor.run import doctor_command as run
 
     device = options.device if isinstance(options, _WithoutRecipe) else config.device
     healthy = run(

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sightloop.data.decode import Decoding
 from sightloop.data.order import sample_seeds
-from sightloop.data.pictures import Broken, Picture, load
+from sightloop.data.pictures import Broken, EncodedImage, load
 from sightloop.data.sources import Source
 from sightloop.types import Images
 
@@ -106,7 +106,7 @@ class ImageSet:
         with ThreadPoolExecutor(self._workers) as pool:
             while chunk := list(itertools.islice(numbered, self._batch_size)):
                 loaded = load_many([picture for _, picture in chunk], self._decoding, pool=pool)
-                used: list[tuple[int, Picture, Pixels]] = []
+                used: list[tuple[int, EncodedImage, Pixels]] = []
                 for (index, picture), pixels in zip(chunk, loaded, strict=True):
                     if isinstance(pixels, Broken):
                         self._leave_out(pixels)
@@ -126,13 +126,13 @@ class ImageSet:
         self.left_out.append(broken)
 
 
-def _batch(used: Sequence[tuple[int, Picture, Pixels]], seed: int) -> ImageBatch:
+def _batch(used: Sequence[tuple[int, EncodedImage, Pixels]], seed: int) -> ImageBatch:
     indices, pictures, pixels = zip(*used, strict=True)
     return make_batch(pictures, pixels, indices=list(indices), seed=seed)
 
 
 def make_batch(
-    pictures: Sequence[Picture], pixels: Sequence[Pixels], *, indices: list[int], seed: int
+    pictures: Sequence[EncodedImage], pixels: Sequence[Pixels], *, indices: list[int], seed: int
 ) -> ImageBatch:
     """A batch of decoded images."""
     stacked = np.ascontiguousarray(np.stack(pixels).transpose(0, 3, 1, 2))
@@ -146,7 +146,7 @@ def make_batch(
 
 
 def load_many(
-    pictures: Sequence[Picture], decoding: Decoding, *, pool: Executor | None
+    pictures: Sequence[EncodedImage], decoding: Decoding, *, pool: Executor | None
 ) -> list[Pixels | Broken]:
     """The pixels of each image, or why there are none; in parallel if there is a pool."""
     return list((map if pool is None else pool.map)(lambda picture: load(picture, decoding), pictures))

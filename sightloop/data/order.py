@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from jaxtyping import Int, UInt64
 
-from sightloop.data.pictures import Picture
+from sightloop.data.pictures import EncodedImage
 from sightloop.data.sources import FileSource, ShardSource, Source
 
 _SEEDS, _FILES, _SHARDS, _DRAWS = range(4)
@@ -51,11 +51,11 @@ def permutation(key: int, size: int) -> Int[np.ndarray, " N"]:
 class Order(Protocol):
     """An endless order of images."""
 
-    def take(self, count: int) -> list[Picture]:
+    def take(self, count: int) -> list[EncodedImage]:
         """The next images."""
         ...
 
-    def ahead(self, distance: int) -> Picture:
+    def ahead(self, distance: int) -> EncodedImage:
         """The image that `take` returns after `distance` others, left where it is."""
         ...
 
@@ -85,13 +85,13 @@ class FileOrder:
         self._position = 0
         self._epochs: dict[int, Int[np.ndarray, " N"]] = {}
 
-    def take(self, count: int) -> list[Picture]:
+    def take(self, count: int) -> list[EncodedImage]:
         """The next images."""
         taken = [self.ahead(distance) for distance in range(count)]
         self._position += count
         return taken
 
-    def ahead(self, distance: int) -> Picture:
+    def ahead(self, distance: int) -> EncodedImage:
         """The image that `take` returns after `distance` others, left where it is."""
         epoch, place = divmod(self._position + distance, len(self._source))
         return self._source.picture(int(self._epoch(epoch)[place]) if self._shuffle else place)
@@ -126,8 +126,8 @@ class ShardOrder:
         self._source = source
         self._seed = seed
         self._buffer_size = buffer_size
-        self._buffer: list[tuple[Place, Picture]] = []
-        self._ahead: deque[tuple[Place, Picture]] = deque()
+        self._buffer: list[tuple[Place, EncodedImage]] = []
+        self._ahead: deque[tuple[Place, EncodedImage]] = deque()
         self._start_epoch(0)
 
     def _start_epoch(self, epoch: int, *, num_shards: int = 0, number: int = 0, num_draws: int = 0) -> None:
@@ -141,19 +141,19 @@ class ShardOrder:
         self._num_shards = num_shards
         self._number = number
         self._num_draws = num_draws
-        self._walk: Iterator[Picture] | None = None
+        self._walk: Iterator[EncodedImage] | None = None
 
-    def take(self, count: int) -> list[Picture]:
+    def take(self, count: int) -> list[EncodedImage]:
         """The next images."""
         return [self._ahead.popleft()[1] if self._ahead else self._draw()[1] for _ in range(count)]
 
-    def ahead(self, distance: int) -> Picture:
+    def ahead(self, distance: int) -> EncodedImage:
         """The image that `take` returns after `distance` others, left where it is."""
         while len(self._ahead) <= distance:
             self._ahead.append(self._draw())
         return self._ahead[distance][1]
 
-    def _draw(self) -> tuple[Place, Picture]:
+    def _draw(self) -> tuple[Place, EncodedImage]:
         for _ in range(2):
             while len(self._buffer) < (self._buffer_size or 1) and (met := self._next_met()):
                 self._buffer.append(met)
@@ -165,7 +165,7 @@ class ShardOrder:
             self._start_epoch(self._epoch + 1)
         raise ValueError(f"{self._source.spec!r} holds no image any more; a whole pass found none")
 
-    def _next_met(self) -> tuple[Place, Picture] | None:
+    def _next_met(self) -> tuple[Place, EncodedImage] | None:
         """The next image of this shard, or the first later one that has any; None: end of epoch."""
         while self._num_shards < len(self._shards):
             shard = int(self._shards[self._num_shards])
@@ -208,11 +208,11 @@ class ShardOrder:
         self._buffer = [(place, found[place]) for place in buffer]
         self._ahead = deque((place, found[place]) for place in ahead)
 
-    def _look_up(self, places: Iterable[Place]) -> dict[Place, Picture]:
+    def _look_up(self, places: Iterable[Place]) -> dict[Place, EncodedImage]:
         numbers_of: dict[int, set[int]] = {}
         for shard, number in places:
             numbers_of.setdefault(shard, set()).add(number)
-        found: dict[Place, Picture] = {}
+        found: dict[Place, EncodedImage] = {}
         for shard, numbers in numbers_of.items():
             path, first = self._source.shards[shard], min(numbers)
             for number, picture in zip(

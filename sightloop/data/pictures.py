@@ -14,7 +14,7 @@ from sightloop.image_files import read_regular
 
 
 @dataclass(frozen=True, kw_only=True)
-class Picture:
+class EncodedImage:
     """Where an image is, and how its bytes (or, for a video, its frame) are fetched when it is wanted."""
 
     source: str
@@ -31,7 +31,7 @@ class Broken:
     reason: str
 
 
-def load(picture: Picture, decoding: Decoding) -> UInt8[np.ndarray, "H W 3"] | Broken:
+def load(picture: EncodedImage, decoding: Decoding) -> UInt8[np.ndarray, "H W 3"] | Broken:
     """The pixels, or why there are none."""
     try:
         return decode(picture.read(), decoding)
@@ -60,10 +60,10 @@ def read_range(path: str, *, offset: int, size: int) -> bytes:
     return data
 
 
-def damaged(source: str, reason: str) -> Picture:
+def damaged(source: str, reason: str) -> EncodedImage:
     """Stands for what cannot be read, so that damage is counted and reported like a broken image."""
 
     def read() -> bytes:
         raise BrokenImageError(reason)
 
-    return Picture(source=source, read=read)
+    return EncodedImage(source=source, read=read)

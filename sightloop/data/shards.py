@@ -15,7 +15,7 @@ from typing import Any
 from PIL import Image
 
 from sightloop.data.decode import BrokenImageError
-from sightloop.data.pictures import Picture, damaged, read_file, read_range
+from sightloop.data.pictures import EncodedImage, damaged, read_file, read_range
 
 IMAGE_SUFFIXES = (
     ".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm",
@@ -26,7 +26,7 @@ _ROWS_AT_ONCE = 32
 _READ_AHEAD_BYTES = 1 << 20
 
 
-def tar_images(path: str, start: int) -> Iterator[Picture]:
+def tar_images(path: str, start: int) -> Iterator[EncodedImage]:
     """The images of an uncompressed tar from number `start` on; only headers are read."""
     number, end = 0, 0
     try:
@@ -42,7 +42,7 @@ def tar_images(path: str, start: int) -> Iterator[Picture]:
                     continue
                 if number >= start:
                     read = partial(read_range, path, offset=member.offset_data, size=member.size)
-                    yield Picture(source=f"{path}!{member.name}", read=read)
+                    yield EncodedImage(source=f"{path}!{member.name}", read=read)
                 number += 1
         trouble = _trouble_after(path, end)
     except (tarfile.TarError, OSError) as error:
@@ -97,7 +97,7 @@ def _holds_images(kind: Any) -> bool:
     return kinds.is_binary(kind) or kinds.is_large_binary(kind)
 
 
-def parquet_images(path: str, start: int, *, column: str) -> Iterator[Picture]:
+def parquet_images(path: str, start: int, *, column: str) -> Iterator[EncodedImage]:
     """The images of a parquet file from row `start` on; their encoded bytes are read as the walk goes."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -122,18 +122,18 @@ def parquet_images(path: str, start: int, *, column: str) -> Iterator[Picture]:
             yield damaged(path, f"the shard cannot be read beyond row {row}: {error}")
 
 
-def _row_image(path: str, row: int, value: dict[str, Any] | bytes | None) -> Picture:
+def _row_image(path: str, row: int, value: dict[str, Any] | bytes | None) -> EncodedImage:
     source = f"{path}!{row}"
     data = value.get("bytes") if isinstance(value, dict) else value
     if data is not None:
-        return Picture(source=source, read=lambda: data)
+        return EncodedImage(source=source, read=lambda: data)
     elsewhere = value.get("path") if isinstance(value, dict) else None
     if elsewhere is None:
         return damaged(source, "the row holds no image")
-    return Picture(source=source, read=partial(read_file, str(Path(path).parent / elsewhere)))
+    return EncodedImage(source=source, read=partial(read_file, str(Path(path).parent / elsewhere)))
 
 
-def video_images(path: str, start: int) -> Iterator[Picture]:
+def video_images(path: str, start: int) -> Iterator[EncodedImage]:
     """The keyframes of a video from number `start` on; frames are decoded when wanted."""
     import av
     from av.error import FFmpegError
@@ -149,7 +149,9 @@ def video_images(path: str, start: int) -> Iterator[Picture]:
                     continue
                 if number >= start:
                     seconds = float(packet.pts * packet.time_base)
-                    yield Picture(source=f"{path}!{seconds:.3f}s", read=partial(_keyframe, path, packet.pts))
+                    yield EncodedImage(
+                        source=f"{path}!{seconds:.3f}s", read=partial(_keyframe, path, packet.pts)
+                    )
                 number += 1
     except (FFmpegError, BrokenImageError, OSError) as error:
         if number >= start:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Protocol
 
 from sightloop.data.karpathy import read_karpathy
-from sightloop.data.pictures import Picture, read_file
+from sightloop.data.pictures import EncodedImage, read_file
 from sightloop.data.shards import IMAGE_SUFFIXES, image_column, parquet_images, tar_images, video_images
 
 SUPPORTED = (
@@ -51,13 +51,15 @@ class FileSource:
     def __len__(self) -> int:
         return len(self.paths)
 
-    def picture(self, number: int) -> Picture:
+    def picture(self, number: int) -> EncodedImage:
         """The image at a place of the order."""
         path = self.paths[number]
         written = self.all_references[number] if self.all_references else ()
-        return Picture(source=path, read=partial(read_file, path), reference=written[0] if written else "")
+        return EncodedImage(
+            source=path, read=partial(read_file, path), reference=written[0] if written else ""
+        )
 
-    def pictures(self) -> Iterator[Picture]:
+    def pictures(self) -> Iterator[EncodedImage]:
         """Every image once, in order."""
         return map(self.picture, range(len(self)))
 
@@ -72,9 +74,9 @@ class ShardSource:
 
     spec: str
     shards: tuple[str, ...]
-    walk: Callable[[str, int], Iterator[Picture]]
+    walk: Callable[[str, int], Iterator[EncodedImage]]
 
-    def pictures(self) -> Iterator[Picture]:
+    def pictures(self) -> Iterator[EncodedImage]:
         """Every image once, in order."""
         return itertools.chain.from_iterable(self.walk(shard, 0) for shard in self.shards)
 
@@ -86,7 +88,7 @@ class ShardSource:
 Source = FileSource | ShardSource
 
 
-class NamedPictures(Protocol):
+class NamedImages(Protocol):
     """Settings that name images: those of training, or those of an evaluation."""
 
     @property
@@ -102,7 +104,7 @@ class NamedPictures(Protocol):
     def column(self) -> str: ...
 
 
-def open_named_images(settings: NamedPictures, *, files_only: bool = False) -> Source:
+def open_named_images(settings: NamedImages, *, files_only: bool = False) -> Source:
     """The images that the settings name; split and root belong to a Karpathy JSON."""
     column = settings.column or None
     if settings.images.endswith(".json"):
@@ -156,7 +158,7 @@ def open_source(
 
 def _walk_of(
     kind: str, paths: tuple[str, ...], column: str | None
-) -> Callable[[str, int], Iterator[Picture]]:
+) -> Callable[[str, int], Iterator[EncodedImage]]:
     if kind == "tar shards":
         return tar_images
     if kind == "videos":

@@ -22,7 +22,7 @@ _MANY_WITHOUT = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured:
+class MeasuredReward:
     """What one reward said and took."""
 
     values: Tensor
@@ -37,7 +37,7 @@ class MeasuringJudge:
     """In the place of a recipe's judge: runs each reward alone and keeps what it said and took."""
 
     rewards: Mapping[str, Reward]
-    seen: dict[str, list[Measured]] = field(default_factory=dict[str, list[Measured]])
+    seen: dict[str, list[MeasuredReward]] = field(default_factory=dict[str, list[MeasuredReward]])
 
     def __call__(self, outcome: Outcome) -> tuple[Tensor, dict[str, Tensor]]:
         """No reward at all, and the parts."""
@@ -50,12 +50,14 @@ class MeasuringJudge:
         return torch.zeros(mask.shape, device=mask.device), parts
 
 
-def measure(reward: Reward, outcome: Outcome) -> Measured:
+def measure(reward: Reward, outcome: Outcome) -> MeasuredReward:
     """Run a reward once."""
     before, start = _peak_megabytes(), time.perf_counter()
     values = reward(outcome).float().sum(1).cpu()
     accelerator.synchronize()
-    return Measured(values=values, seconds=time.perf_counter() - start, megabytes=_peak_megabytes() - before)
+    return MeasuredReward(
+        values=values, seconds=time.perf_counter() - start, megabytes=_peak_megabytes() - before
+    )
 
 
 def _peak_megabytes() -> float:
@@ -63,7 +65,7 @@ def _peak_megabytes() -> float:
 
 
 def calibration(
-    measured: Mapping[str, Measured], group: Tensor, weights: Mapping[str, float]
+    measured: Mapping[str, MeasuredReward], group: Tensor, weights: Mapping[str, float]
 ) -> list[Finding]:
     """One finding a reward, one about every pair that is nearly the same, one about the weighted sum."""
     spreads = {name: within_groups(one.values, group) for name, one in measured.items()}
@@ -125,7 +127,7 @@ def _group_means(values: Tensor, group: Tensor) -> Tensor:
 
 
 def _of_reward(
-    name: str, one: Measured, group: Tensor, spread: float, weight: tuple[float, float | None]
+    name: str, one: MeasuredReward, group: Tensor, spread: float, weight: tuple[float, float | None]
 ) -> Finding:
     silent, samples = without_signal(one.values, group), len(one.values)
     now, better = weight
@@ -164,7 +166,7 @@ def _of_pair(one: str, other: str, agreement: float) -> Finding:
     )
 
 
-def _of_sum(measured: Mapping[str, Measured], group: Tensor, weights: Mapping[str, float]) -> Finding:
+def _of_sum(measured: Mapping[str, MeasuredReward], group: Tensor, weights: Mapping[str, float]) -> Finding:
     total = torch.stack([weights.get(name, 1.0) * one.values for name, one in measured.items()]).sum(0)
     silent, spread = without_signal(total, group), within_groups(total, group)
     dead = silent == 1

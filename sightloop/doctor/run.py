@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sightloop.doctor.calibration import Measured, MeasuringJudge, calibration
+from sightloop.doctor.calibration import MeasuredReward, MeasuringJudge, calibration
 from sightloop.doctor.environment import environment
 from sightloop.doctor.findings import Finding, as_text, is_healthy, save_findings
 from sightloop.doctor.models import ModelToExamine, examine
@@ -131,8 +131,8 @@ def _recipe(recipe: str, config: Any) -> list[Finding]:
     return [*findings, *calibration(measured, group, opened.weights)]
 
 
-def _joined(parts: list[Measured]) -> Measured:
-    return Measured(
+def _joined(parts: list[MeasuredReward]) -> MeasuredReward:
+    return MeasuredReward(
         values=torch.cat([part.values for part in parts]),
         seconds=sum(part.seconds for part in parts),
         megabytes=sum(part.megabytes for part in parts),

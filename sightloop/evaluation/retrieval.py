@@ -22,7 +22,7 @@ from torch import Tensor
 from sightloop.evaluation.pairs import CaptionSet
 from sightloop.evaluation.protocol import protocol_hash
 from sightloop.evaluation.ranking import Ties, rank_images, rank_texts, recall_metrics, recall_values
-from sightloop.models.clip import MAX_CHARACTERS, ClipEncoder, Pictures, SeenPictures
+from sightloop.models.clip import MAX_CHARACTERS, ClipEncoder, Pictures, SeenImages
 from sightloop.types import Evaluation
 
 TOLERATED_TIES = 0.001
@@ -31,7 +31,7 @@ TOLERATED_TIES = 0.001
 
 def clip_recall(
     encoder: ClipEncoder,
-    images: SeenPictures | Pictures,
+    images: SeenImages | Pictures,
     captions: Sequence[str],
     *,
     target: Int[Tensor, " M"] | None = None,
@@ -50,7 +50,7 @@ def clip_recall(
     if sources and len(sources) != len(captions):
         raise ValueError(f"{len(sources)} sources for {len(captions)} captions; give one a caption")
     texts = encoder.texts(captions)
-    seen = images if isinstance(images, SeenPictures) else encoder.see(images)
+    seen = images if isinstance(images, SeenImages) else encoder.see(images)
     embedded = seen.embeddings
     texts = texts.to(embedded.device)
     by_text, by_image = rank_texts(embedded, texts, target), rank_images(embedded, texts, target)

@@ -16,7 +16,7 @@ from sightloop.evaluation.captions import caption_measures, truth_measures
 from sightloop.evaluation.protocol import protocol_hash
 from sightloop.evaluation.retrieval import clip_recall
 from sightloop.evaluators.settings import HeldOutSettings
-from sightloop.models.clip import ClipEncoder, SeenPictures
+from sightloop.models.clip import ClipEncoder, SeenImages
 from sightloop.models.protocols import Captioner, SupportsBeams, require_members
 from sightloop.rewards.phrases import contains_bad_phrase
 from sightloop.training import distributed
@@ -113,7 +113,7 @@ class HeldOut:
     prompt: str
     pictures: HeldOutImages
     encoder: ClipEncoder
-    seen: SeenPictures
+    seen: SeenImages
     shared_work: bool = True
     """The ranks caption a part of the images each; sharded weights need every rank to caption all."""
 

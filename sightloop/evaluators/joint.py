@@ -36,7 +36,7 @@ NUM_SHOWN = 96
 
 
 @dataclass(frozen=True, kw_only=True)
-class FixedPictures:
+class FixedImages:
     """Images of someone else, and the quizzes whose answers hold for them."""
 
     images: Images
@@ -65,7 +65,7 @@ class JointEvaluator:
 
     asks: Sequence[Ask]
     check: PictureCheck
-    fixed: FixedPictures | None
+    fixed: FixedImages | None
     folder: Path | None = None
     """A run folder that keeps some of the drawings; None keeps none."""
     max_answer: int = 32

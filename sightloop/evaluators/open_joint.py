@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sightloop.data.decode import BrokenImageError, Decoding, decode
 from sightloop.evaluators.image_checks import open_check
-from sightloop.evaluators.joint import FixedPictures, JointEvaluator
+from sightloop.evaluators.joint import FixedImages, JointEvaluator
 from sightloop.evaluators.settings import JointSettings
 from sightloop.geneval.folder import sample_files
 from sightloop.image_files import read_regular
@@ -25,7 +25,7 @@ _FIXED_SIDE = 384
 """Pixels along the side of fixed images; policies bring them to their own size."""
 
 
-def read_fixed(folder: Path, vocabulary: Vocabulary, size: int = _FIXED_SIDE) -> FixedPictures:
+def read_fixed(folder: Path, vocabulary: Vocabulary, size: int = _FIXED_SIDE) -> FixedImages:
     """Images in GenEval's folder that show what their metadata says; each is asked about.
 
     Raises:
@@ -50,7 +50,7 @@ def read_fixed(folder: Path, vocabulary: Vocabulary, size: int = _FIXED_SIDE) ->
             quizzes.append(quiz)
     if not pixels:
         raise ValueError(f"{folder} holds metadata and no samples/0000.png; put the images beside it")
-    return FixedPictures(images=Images(pixels=torch.stack(pixels)), quizzes=quizzes)
+    return FixedImages(images=Images(pixels=torch.stack(pixels)), quizzes=quizzes)
 
 
 def joint_evaluator(
@@ -85,7 +85,7 @@ def joint_evaluator(
     )
 
 
-def _fixed_images(settings: JointSettings, setup: QuizSetup) -> FixedPictures | None:
+def _fixed_images(settings: JointSettings, setup: QuizSetup) -> FixedImages | None:
     """Images that are not the policy's own, with questions whose answers are known."""
     if settings.fixed:
         if setup.world_model is not None:
@@ -97,4 +97,4 @@ def _fixed_images(settings: JointSettings, setup: QuizSetup) -> FixedPictures | 
         return None
     quizzes = [ask.quiz for ask in setup.asks]
     scenes = held_out_scenes(quizzes, seed=settings.seed)
-    return FixedPictures(images=images_of(scenes, seed=settings.seed), quizzes=quizzes)
+    return FixedImages(images=images_of(scenes, seed=settings.seed), quizzes=quizzes)

@@ -44,7 +44,7 @@ class Likelihood:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AnswerSettings:
+class AnswererSettings:
     """How answers are drawn."""
 
     max_tokens: int = 64
@@ -53,7 +53,7 @@ class AnswerSettings:
     """Texts before which an answer ends."""
 
 
-def settings_from(given: Mapping[str, Any], *, max_tokens: int = 64) -> AnswerSettings:
+def settings_from(given: Mapping[str, Any], *, max_tokens: int = 64) -> AnswererSettings:
     """Settings from those of lmms-eval's tasks: `until`, `max_new_tokens`, `temperature`.
 
     >>> settings_from({"until": "\\n", "max_new_tokens": 8, "temperature": 0, "num_beams": 1}).stops
@@ -72,7 +72,7 @@ def settings_from(given: Mapping[str, Any], *, max_tokens: int = 64) -> AnswerSe
     until = given.get("until") or ()
     # A temperature without sampling is greedy, as in transformers.
     temperature = 0.0 if given.get("do_sample") is False else float(given.get("temperature") or 0.0)
-    return AnswerSettings(
+    return AnswererSettings(
         max_tokens=int(given.get("max_new_tokens") or max_tokens),
         temperature=temperature,
         stops=(until,) if isinstance(until, str) else tuple(until),
@@ -103,7 +103,7 @@ class Respondent:
         return Respondent(open_policy(name, world_model=world_model, device=where), fit=fit)
 
     @torch.no_grad()
-    def answers(self, asked: Sequence[Asked], settings: AnswerSettings) -> list[str]:
+    def answers(self, asked: Sequence[Asked], settings: AnswererSettings) -> list[str]:
         """One answer a question, cut before the first of the stops; images of one size go together."""
         told: dict[int, str] = {}
         sampling = Sampling(max_tokens=settings.max_tokens, temperature=settings.temperature)

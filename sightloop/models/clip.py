@@ -46,7 +46,7 @@ _CLASSES: dict[str, Any] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class SeenPictures:
+class SeenImages:
     """Embeddings of images, and which images these were."""
 
     embeddings: Float[Tensor, "N d"]
@@ -129,7 +129,7 @@ class ClipEncoder:
         return self.see(pictures, batch=batch).embeddings
 
     @torch.no_grad()
-    def see(self, pictures: Pictures, *, batch: int = 64) -> SeenPictures:
+    def see(self, pictures: Pictures, *, batch: int = 64) -> SeenImages:
         """The same with the digest of the images.
 
         Raises:
@@ -144,7 +144,7 @@ class ClipEncoder:
             digests += [hashlib.sha256(each.numpy().tobytes()).digest() for each in values]
             rows.append(self._see(values))
         digest = hashlib.sha256(b"".join(sorted(digests))).hexdigest()[:12]
-        return SeenPictures(embeddings=unit_rows(torch.cat(rows), self.name), digest=digest)
+        return SeenImages(embeddings=unit_rows(torch.cat(rows), self.name), digest=digest)
 
     @torch.no_grad()
     def prepared_images(

@@ -29,9 +29,9 @@ _BLIP2 = {
 
 def is_matcher(config: Any) -> bool:
     """Whether a BLIP-2 judges pairs instead of writing captions."""
-    named = config.to_dict().get("architectures") or []
+    kind_named = config.to_dict().get("architectures") or []
     reads_text = config.to_dict().get("qformer_config", {}).get("use_qformer_text_input", False)
-    return bool(reads_text) or any("ImageTextRetrieval" in name for name in named)
+    return bool(reads_text) or any("ImageTextRetrieval" in name for name in kind_named)
 
 
 def is_blip2(config: Any) -> bool:
@@ -49,7 +49,7 @@ def is_captioner(config: Any) -> bool:
     return "vision_config" in config.to_dict() or not is_language_model(config)
 
 
-def named(config: Any) -> tuple[str, str]:
+def kind_named(config: Any) -> tuple[str, str]:
     """What it is, and which options take it."""
     kind = config.model_type
     if kind == "blip-2":
@@ -69,5 +69,5 @@ def refuse_as(config: Any, wanted: str, source: str) -> None:
     Raises:
         ValueError: always, with what it is and which options take it.
     """
-    what, takes = named(config)
+    what, takes = kind_named(config)
     raise ValueError(f"{source!r} is {what}, not {wanted}; {takes}")

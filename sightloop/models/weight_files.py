@@ -17,7 +17,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 
 from sightloop.models.atomic_files import read_json
 from sightloop.models.open import local_folder, read_tensors
-from sightloop.models.open import open_tokenizer as open_class
+from sightloop.models.open import tokenizer_file as open_class
 
 WEIGHT_FILES = (
     "model.safetensors",
@@ -78,7 +78,7 @@ def read_weights(source: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def open_tokenizer(
+def tokenizer_file(
     folder: Path, *, hint: str = "a folder with one", **options: Any
 ) -> PreTrainedTokenizerBase:
     """The tokenizer of a folder; `options` go to transformers.

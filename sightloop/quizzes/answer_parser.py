@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sightloop.quizzes.answer_words import items_of, plural_of, words_of
+from sightloop.quizzes.answer_words import items_of, plural_word, words_of
 from sightloop.quizzes.lexicon import COLORS, FRUITS, Item, Kind
 
 BARE, UNKNOWN, SCENERY = "", "?", "~"
@@ -72,7 +72,7 @@ def read(text: str, nouns: Mapping[str, Sequence[str]], *, colors: Sequence[str]
     singular: set[tuple[str, ...]] = set()
     for name, forms in nouns.items():
         for form in forms:
-            for spelling in (form, plural_of(form)):
+            for spelling in (form, plural_word(form)):
                 spelled[tuple(words_of(spelling))] = ("noun", name)
             singular.add(tuple(words_of(form)))
             if form in FRUITS:

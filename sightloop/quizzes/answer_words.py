@@ -22,7 +22,7 @@ def words_of(text: str) -> list[str]:
     return _WORD.findall(plain.replace("can't", "can not").replace("n't", " not"))
 
 
-def plural_of(name: str) -> str:
+def plural_word(name: str) -> str:
     """The regular plural of a name's last word.
 
     >>> plural_of("bench"), plural_of("wine glass"), plural_of("cherry"), plural_of("toy")

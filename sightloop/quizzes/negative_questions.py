@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from sightloop.quizzes.answer_words import plural_of
+from sightloop.quizzes.answer_words import plural_word
 from sightloop.quizzes.lexicon import NUMBERS, OPPOSITES
 from sightloop.types import Fact
 
@@ -62,6 +62,6 @@ def _other_number(fact: Fact, facts: Sequence[Fact], pick: int) -> tuple[str, Fa
     free = [word for word in _COUNTS if NUMBERS[word] not in true]
     word = free[pick % len(free)]
     nouns = [other.words for other in facts if other.kind == "noun"]
-    thing = plural_of(nouns[0][0]) if len(nouns) == 1 else "objects"
+    thing = plural_word(nouns[0][0]) if len(nouns) == 1 else "objects"
     about = nouns[0] if len(nouns) == 1 else fact.about
     return f"Are there {word} {thing}?", Fact(kind="number", words=(word,), about=about)

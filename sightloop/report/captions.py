@@ -20,7 +20,7 @@ from sightloop.report.labels import (
 from sightloop.report.markup import Markup, element, together
 from sightloop.report.run import EvaluationRecord, RunRecords
 from sightloop.report.tables import evaluated_steps
-from sightloop.report.words import compare, marked
+from sightloop.report.words import compare, marked_words
 
 MAX_PAIRS = 12
 MAX_LOSSES = 4
@@ -104,11 +104,13 @@ def _card(run: RunRecords, records: dict[int, EvaluationRecord], row: int, later
     parts: list[str] = []
     if later is not None and later in same:
         old, new = compare(before, same[later].samples[row].get("caption", ""), truth)
-        parts += _told("Before", marked(old, "del")) + _told(f"After {later:,} steps", marked(new, "ins"))
+        parts += _told("Before", marked_words(old, "del")) + _told(
+            f"After {later:,} steps", marked_words(new, "ins")
+        )
     else:
         parts += _told(
             "Before" if first.step == 0 else f"Step {first.step:,}",
-            marked(compare(before, before, truth)[0], "del"),
+            marked_words(compare(before, before, truth)[0], "del"),
         )
     if truth:
         parts += _told("Truth", element("span", truth, class_="truth"))

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from sightloop.report.markup import Markup, element
-from sightloop.report.run import RunRecords, read_image
+from sightloop.report.run import RunRecords, embed_image
 
 
 def spread(items: Sequence[int], limit: int) -> list[int]:
@@ -29,7 +29,7 @@ def value_at(values: Sequence[float], index: int) -> float:
 
 def image_of(run: RunRecords, image: str, alt: str) -> Markup:
     """The image at `image` in the run folder, or a place that says there is none."""
-    picture = read_image(run.path, image)
+    picture = embed_image(run.path, image)
     if picture is None:
         return element("div", "no image stored", class_="missing")
     return element("img", class_="image tiny" if picture.is_tiny else "picture", src=picture.uri, alt=alt)

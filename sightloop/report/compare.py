@@ -9,7 +9,7 @@ from sightloop.report.labels import decimals_for, is_share, number, rank_of
 from sightloop.report.run import read_run
 from sightloop.report.tables import (
     CHANGE_COLUMNS,
-    Measured,
+    MetricValues,
     aligned,
     cells_of,
     change_between,
@@ -37,15 +37,15 @@ def compare_runs(run_folders: Sequence[Path]) -> str:
     return aligned([header, *(_row(metric, places) for metric in metrics)])
 
 
-def _measured(folder: Path) -> Measured:
+def _measured(folder: Path) -> MetricValues:
     run = read_run(folder)
     steps = evaluated_steps(run)
     if steps is None:
         raise ValueError(f"{folder} holds no evaluation yet; leave it out")
-    return Measured(run=run, step=steps[1])
+    return MetricValues(run=run, step=steps[1])
 
 
-def _row(metric: str, places: Sequence[Measured]) -> list[str]:
+def _row(metric: str, places: Sequence[MetricValues]) -> list[str]:
     values = [place.run.evals[place.step].get(metric, float("nan")) for place in places]
     share = is_share(*values)
     return [metric, *(number(v, share=share, decimals=3 if share else decimals_for(*values)) for v in values)]

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from sightloop.report.cards import image_of, spread
 from sightloop.report.labels import category_name
 from sightloop.report.markup import Markup, element, together
-from sightloop.report.run import EvaluationRecord, RunRecords, read_image
+from sightloop.report.run import EvaluationRecord, RunRecords, embed_image
 from sightloop.report.tables import evaluated_steps, same_samples
-from sightloop.report.words import compare, marked
+from sightloop.report.words import compare, marked_words
 
 MAX_PER_KIND = 6
 MAX_BETWEEN = 6
@@ -114,7 +114,7 @@ def _has_image(run: RunRecords, record: EvaluationRecord, row: int) -> bool:
 
 
 def _has_large_image(run: RunRecords, record: EvaluationRecord, rows: Sequence[int]) -> bool:
-    pictures = (read_image(run.path, _image(record, row)) for row in rows)
+    pictures = (embed_image(run.path, _image(record, row)) for row in rows)
     return any(picture is not None and not picture.is_tiny for picture in pictures)
 
 
@@ -192,7 +192,7 @@ def _answers(drawings: Drawings, row: int) -> Markup:
         verdict = [" ", _verdict(right)] if "answered" in sample else []
         parts += [
             element("dt", _when(record)),
-            element("dd", marked(words, "ins" if place else "del"), *verdict),
+            element("dd", marked_words(words, "ins" if place else "del"), *verdict),
         ]
     if truth:
         parts += [element("dt", "Truth"), element("dd", element("span", truth, class_="truth"))]
@@ -205,7 +205,7 @@ def _between(run: RunRecords, drawings: Drawings, row: int) -> Markup:
         return Markup("")
     shown = [record.step for record in drawings.both]
     steps = spread([step for step in drawings.records if step not in shown], MAX_BETWEEN)
-    found = [(step, read_image(run.path, _image(drawings.records[step], row))) for step in steps]
+    found = [(step, embed_image(run.path, _image(drawings.records[step], row))) for step in steps]
     if not found or not all(picture is not None and picture.is_tiny for _, picture in found):
         return Markup("")
     pictures = [_picture(run, drawings.records[step], row, f"Step {step:,}") for step in steps]

@@ -43,7 +43,7 @@ class Axis:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Frame:
+class PlotFrame:
     """Both axes of a chart and the values marked on the upright one."""
 
     across: Axis
@@ -189,13 +189,13 @@ def sparkline(points: Sequence[Point], description: str) -> Markup:
     )
 
 
-def _frame(curve: Curve, values: Sequence[float], last_step: int) -> Frame:
+def _frame(curve: Curve, values: Sequence[float], last_step: int) -> PlotFrame:
     finite = [value for value in values if math.isfinite(value)] or [0.0]
     ticks = nice_ticks(min(finite), max(finite))
     # A rate cannot leave [0, 1], even where all its values agree and the range is made up.
     if curve.bands is not None and is_share(*finite):
         ticks = [tick for tick in ticks if 0 <= tick <= 1]
-    return Frame(
+    return PlotFrame(
         across=Axis(low=0, high=max(1, last_step), start=LEFT, end=WIDTH - RIGHT),
         up=Axis(low=ticks[0], high=ticks[-1], start=HEIGHT - BOTTOM, end=TOP),
         ticks=ticks,
@@ -203,7 +203,7 @@ def _frame(curve: Curve, values: Sequence[float], last_step: int) -> Frame:
     )
 
 
-def _chart(curve: Curve, drawing: Sequence[str], frame: Frame, alarm_steps: Sequence[int]) -> Markup:
+def _chart(curve: Curve, drawing: Sequence[str], frame: PlotFrame, alarm_steps: Sequence[int]) -> Markup:
     finite = [point for point in curve.points if math.isfinite(point[1])]
     share = curve.bands is not None and is_share(*(value for _, value in finite))
     latest = number(finite[-1][1], share=share) if finite else "n/a"
@@ -234,7 +234,7 @@ def _chart(curve: Curve, drawing: Sequence[str], frame: Frame, alarm_steps: Sequ
     return element("figure", *parts, class_="chart")
 
 
-def _grid(frame: Frame) -> Markup:
+def _grid(frame: PlotFrame) -> Markup:
     across, up = frame.across, frame.up
     parts: list[str] = []
     for tick in frame.ticks:

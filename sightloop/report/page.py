@@ -18,7 +18,7 @@ from sightloop.report.gallery import gallery
 from sightloop.report.judges import judges
 from sightloop.report.labels import capital, is_further, label_of, number, plain
 from sightloop.report.markup import Markup, element, together
-from sightloop.report.run import Alarm, EvaluationRecord, RunRecords, read_run
+from sightloop.report.run import EvaluationRecord, RunAlarm, RunRecords, read_run
 from sightloop.report.sides import joint
 from sightloop.report.tables import Change, changes, evaluated_steps, interval_text, verdict
 
@@ -139,7 +139,7 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-def _alarms(alarms: Sequence[Alarm]) -> Markup:
+def _alarms(alarms: Sequence[RunAlarm]) -> Markup:
     if not alarms:
         return element("p", "No alarm.", class_="calm")
     lines: list[str] = []

@@ -25,7 +25,7 @@ _SIGNATURES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Alarm:
+class RunAlarm:
     """One sentence the run raised about itself."""
 
     step: int
@@ -65,7 +65,7 @@ class GallerySample:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Picture:
+class RunImage:
     """An image that travels inside the page."""
 
     uri: str
@@ -100,7 +100,7 @@ class RunRecords:
     environment: dict[str, Any]
     train: dict[int, dict[str, float]] = field(default_factory=dict)
     evals: dict[int, dict[str, float]] = field(default_factory=dict)
-    alarms: list[Alarm] = field(default_factory=list)
+    alarms: list[RunAlarm] = field(default_factory=list)
     galleries: dict[int, list[GallerySample]] = field(default_factory=dict)
     evaluations: dict[str, dict[int, EvaluationRecord]] = field(default_factory=dict)
     """By evaluator, then by step."""
@@ -164,7 +164,7 @@ def read_run(run_folder: Path) -> RunRecords:
         train=_by_step(records, "train"),
         evals=_with_files(_by_step(records, "eval"), evaluations),
         alarms=[
-            Alarm(step=int(line["step"]), name=str(line["name"]), message=str(line["message"]))
+            RunAlarm(step=int(line["step"]), name=str(line["name"]), message=str(line["message"]))
             for line in _lines(folder / "alarms.jsonl")
         ],
         galleries=_galleries(folder),
@@ -173,7 +173,7 @@ def read_run(run_folder: Path) -> RunRecords:
     )
 
 
-def read_image(folder: Path, image: str) -> Picture | None:
+def embed_image(folder: Path, image: str) -> RunImage | None:
     """The image at `image` below `folder`; None if it is missing, no image, or lies elsewhere."""
     path = (folder / image).resolve()
     if not image or not path.is_relative_to(folder.resolve()) or not path.is_file():
@@ -184,7 +184,7 @@ def read_image(folder: Path, image: str) -> Picture | None:
             # A PNG tells its width and height, four bytes each, from byte 16 on.
             sides = (int.from_bytes(content[16:20], "big"), int.from_bytes(content[20:24], "big"))
             uri = f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
-            return Picture(uri=uri, is_tiny=kind == "image/png" and max(sides) <= TINY_SIDE)
+            return RunImage(uri=uri, is_tiny=kind == "image/png" and max(sides) <= TINY_SIDE)
     return None
 
 

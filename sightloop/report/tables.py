@@ -115,7 +115,7 @@ class Change:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured:
+class MetricValues:
     """A run at an evaluated step."""
 
     run: RunRecords
@@ -144,7 +144,7 @@ def changes(run: RunRecords) -> list[Change]:
     if steps is None:
         return []
     first, later = steps
-    start, place = Measured(run=run, step=first), Measured(run=run, step=later)
+    start, place = MetricValues(run=run, step=first), MetricValues(run=run, step=later)
     if later == first:
         found = [
             Change(metric=name, before=value, after=math.nan) for name, value in run.evals[first].items()
@@ -222,7 +222,7 @@ def interval_text(change: Change, *, brief: bool = False) -> str:
     return f"[{change.moved(change.low, brief=brief)}, {change.moved(change.high, brief=brief)}]"
 
 
-def change_between(metric: str, before: Measured, after: Measured) -> Change:
+def change_between(metric: str, before: MetricValues, after: MetricValues) -> Change:
     """One metric at two places, with the interval of the change if both saw the same samples."""
     figures = [place.run.evals.get(place.step, {}).get(metric, math.nan) for place in (before, after)]
     plain = Change(metric=metric, before=figures[0], after=figures[1])

@@ -57,7 +57,7 @@ def compare(before: str, after: str, truth: str = "") -> tuple[list[Word], list[
     )
 
 
-def marked(words: Sequence[Word], mark: str) -> Markup:
+def marked_words(words: Sequence[Word], mark: str) -> Markup:
     """The words with their spaces; changed neighbors share one element `mark` (`del`, `ins`)."""
     if not words:
         return element("span", "(nothing)", class_="nothing")

@@ -22,7 +22,7 @@ from sightloop.models.clip import ClipEncoder
 from sightloop.models.only_numbers import require_numbers
 from sightloop.models.open import open_config, read_tensors
 from sightloop.rewards.pixels import Preparation
-from sightloop.rewards.samples import images_of
+from sightloop.rewards.samples import outcome_images
 from sightloop.types import Images, Outcome, on_last_token
 
 _LAION_LINEAR, _LAION_RELU = (0, 2, 4, 6, 7), (0, 3, 6, 9, 11)
@@ -116,7 +116,7 @@ class ClipSimilarity:
 
     def __call__(self, outcome: Outcome) -> Float[Tensor, "B T"]:
         """The score of the caption on the last token."""
-        return on_last_token(self.scores(images_of(outcome), outcome.texts()), outcome.tokens)
+        return on_last_token(self.scores(outcome_images(outcome), outcome.texts()), outcome.tokens)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from sightloop.rewards.samples import images_of, pil_images, sample_name, texts_of
+from sightloop.rewards.samples import outcome_images, pil_images, sample_name, texts_of
 from sightloop.types import Images, Outcome, on_last_token
 
 Detect = Callable[[Sequence[Image.Image], Sequence[str]], Sequence[Any]]
@@ -72,7 +72,7 @@ class DetectorReward:
             ValueError: no images, no prompts, or the detector answers about another number of images.
         """
         prompts = texts_of(outcome, "prompt")
-        found = self.detect(pil_images(images_of(outcome)), prompts)
+        found = self.detect(pil_images(outcome_images(outcome)), prompts)
         if len(found) != len(prompts):
             raise ValueError(f"the detector answered about {len(found)} of {len(prompts)} images")
         values = [float(self.rule(*pair)) for pair in zip(prompts, found, strict=True)]

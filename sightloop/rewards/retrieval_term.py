@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sightloop.rewards.clip_family import ClipSimilarity
-from sightloop.rewards.samples import images_of
+from sightloop.rewards.samples import outcome_images
 from sightloop.types import Outcome, on_last_token
 
 
@@ -68,7 +68,7 @@ class RetrievalReward:
             raise ValueError(
                 f"{rows} captions cannot be cut into groups of {size}; change contrast or the batch"
             )
-        pictures = self.clip.image_embeddings(images_of(outcome))
+        pictures = self.clip.image_embeddings(outcome_images(outcome))
         captions = self.clip.text_embeddings(outcome.texts())
         groups = [slice(first, first + size) for first in range(0, rows, size)]
         terms = [retrieval_term(self.logit_scale * pictures[g] @ captions[g].T) for g in groups]

@@ -41,7 +41,9 @@ class PictureReward:
         Raises:
             ValueError: the outcome has no images, or not the text that is judged.
         """
-        return on_last_token(self.scores(images_of(outcome), texts_of(outcome, self.text)), outcome.tokens)
+        return on_last_token(
+            self.scores(outcome_images(outcome), texts_of(outcome, self.text)), outcome.tokens
+        )
 
 
 def measured(
@@ -63,7 +65,7 @@ def measured(
     )
 
 
-def images_of(outcome: Outcome) -> Images:
+def outcome_images(outcome: Outcome) -> Images:
     """The images.
 
     Raises:

@@ -34,7 +34,7 @@ from sightloop.models.open import (
 )
 from sightloop.models.written_text import read_texts
 from sightloop.rewards.pixels import Preparation
-from sightloop.rewards.samples import chunks, images_of
+from sightloop.rewards.samples import chunks, outcome_images
 from sightloop.types import Images, Outcome, on_last_token
 
 
@@ -144,7 +144,7 @@ class ItmSimilarity:
 
     def __call__(self, outcome: Outcome) -> Float[Tensor, "B T"]:
         """The logit on the last token."""
-        return on_last_token(self.logits(images_of(outcome), outcome.texts()), outcome.tokens)
+        return on_last_token(self.logits(outcome_images(outcome), outcome.texts()), outcome.tokens)
 
     def _see(self, images: Images) -> Float[Tensor, "B N v"]:
         device = self.model.device

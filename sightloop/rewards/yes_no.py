@@ -30,7 +30,7 @@ from sightloop.models.open import (
     require_fitting,
 )
 from sightloop.models.written_text import spelled_out, text_ids
-from sightloop.rewards.samples import images_of, pil_images, sample_name
+from sightloop.rewards.samples import outcome_images, pil_images, sample_name
 from sightloop.types import Fact, Images, Outcome, on_last_token
 
 FITS = 'Does this figure show "{text}"? Please answer yes or no.'
@@ -201,7 +201,7 @@ class AskedFacts:
             if not questions:
                 raise ValueError(f"there is no question about {sample_name(outcome, row)}")
         owner = torch.tensor([row for row, questions in enumerate(asked) for _ in questions])
-        images = images_of(outcome).rows(owner)
+        images = outcome_images(outcome).rows(owner)
         said = self.judge.log_yes(images, [question for questions in asked for question in questions])
         return on_last_token(mean_of(said, owner.to(said.device), self.mean), outcome.tokens)
 

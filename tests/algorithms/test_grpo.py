@@ -248,7 +248,7 @@ def test_old_log_probs_may_be_the_recorded_ones_of_the_law_that_is_named() -> No
     for one, other in zip(recorded, rescored, strict=True):
         assert one.shape[1] == 1
         torch.testing.assert_close(one, other)
-    with pytest.raises(ValueError, match="name it in .under. of each trained"):
+    with pytest.raises(ValueError, match="of each trained side"):
         replace(PLAIN, old="recorded")
 
 

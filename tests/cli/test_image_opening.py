@@ -16,7 +16,7 @@ from PIL import Image
 import sightloop.image_files
 from sightloop.cli import main
 from sightloop.evaluators.image_sheets import drawn_by_run
-from sightloop.integrations.answerer import AnswerSettings, Asked, Respondent
+from sightloop.integrations.answerer import AnswererSettings, Asked, Respondent
 from sightloop.training.gallery import copy_image
 from sightloop.world.bundled import WEIGHTS
 
@@ -132,7 +132,7 @@ def test_an_image_that_another_program_opened_is_not_decoded_by_ghostscript(
         asked = Asked(picture=opened, question="what is it?")
         for name in ("", CAPTIONER):
             with pytest.raises(ValueError, match="EPS is not a format that is read"):
-                Respondent.from_name(name, device="cpu").answers([asked], AnswerSettings())
+                Respondent.from_name(name, device="cpu").answers([asked], AnswererSettings())
     assert not ghostscript.exists()
 
 

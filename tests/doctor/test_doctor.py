@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sightloop.cli import main
-from sightloop.doctor.calibration import Measured, MeasuringJudge, calibration
+from sightloop.doctor.calibration import MeasuredReward, MeasuringJudge, calibration
 from sightloop.doctor.environment import environment
 from sightloop.doctor.findings import Finding, as_text, is_healthy
 from sightloop.doctor.probes import drawn_probe, world_probe
@@ -160,8 +160,8 @@ def test_a_checker_that_says_yes_to_everything_fails() -> None:
     assert checked_finding(Kind()).mark == "fail"
 
 
-def measured(*values: float) -> Measured:
-    return Measured(values=torch.tensor(values).float(), seconds=0.004, megabytes=8.0)
+def measured(*values: float) -> MeasuredReward:
+    return MeasuredReward(values=torch.tensor(values).float(), seconds=0.004, megabytes=8.0)
 
 
 def test_figures_of_a_calibration_by_hand() -> None:

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from sightloop.evaluators.image_checks import WorldCheck, open_check
-from sightloop.evaluators.joint import FixedPictures, JointEvaluator, imbalance_of
+from sightloop.evaluators.joint import FixedImages, JointEvaluator, imbalance_of
 from sightloop.evaluators.open_joint import joint_evaluator, read_fixed
 from sightloop.evaluators.settings import JointSettings
 from sightloop.models.show_o.policy import ShowO
@@ -45,7 +45,7 @@ def evaluator() -> JointEvaluator:
     """Two drawings of each category, and images of scenes."""
     asks = [ask for ask in ASKS if ask.number < 2]
     quizzes = [ask.quiz for ask in asks]
-    fixed = FixedPictures(images=images_of(held_out_scenes(quizzes)), quizzes=quizzes)
+    fixed = FixedImages(images=images_of(held_out_scenes(quizzes)), quizzes=quizzes)
     return JointEvaluator(asks=asks, check=WorldCheck(), fixed=fixed, max_answer=12)
 
 
@@ -77,7 +77,7 @@ def test_other_seeds_draw_other_images_and_another_protocol(policy: ShowO, evalu
 def test_the_protocol_tells_other_images_of_the_same_quizzes_apart(evaluator: JointEvaluator) -> None:
     assert evaluator.fixed is not None
     quizzes = evaluator.fixed.quizzes
-    other = FixedPictures(images=images_of(held_out_scenes(quizzes), seed=9), quizzes=quizzes)
+    other = FixedImages(images=images_of(held_out_scenes(quizzes), seed=9), quizzes=quizzes)
     assert evaluator.fixed.told() != other.told() and other.told().startswith("12, ")
 
 

@@ -11,7 +11,7 @@ from models.tiny_captioners import EOS, SPECIALS, llava, noise
 from sightloop.evaluators.held_out_captions import HeldOut, HeldOutImages
 from sightloop.evaluators.settings import HeldOutSettings
 from sightloop.models.captioners.generic import GenericCaptioner
-from sightloop.models.clip import ClipEncoder, SeenPictures
+from sightloop.models.clip import ClipEncoder, SeenImages
 from sightloop.world.bundled import WEIGHTS
 
 
@@ -25,7 +25,7 @@ def captions(policy: GenericCaptioner, **settings: Any) -> list[str]:
         prompt="",
         pictures=pictures,
         encoder=clip,
-        seen=SeenPictures(embeddings=torch.zeros(3, 2), digest=""),
+        seen=SeenImages(embeddings=torch.zeros(3, 2), digest=""),
     )
     return evaluator.captions(policy)
 

@@ -12,7 +12,7 @@ from image_runs import STARTS, made_run
 from PIL import Image
 
 import sightloop.integrations.lmms_eval as adapter
-from sightloop.integrations.answerer import AnswerSettings, Asked, Respondent, settings_from
+from sightloop.integrations.answerer import AnswererSettings, Asked, Respondent, settings_from
 from sightloop.integrations.lmms_eval import asked_of, flat_images, generated
 from sightloop.recipes.image_policies import WORLD_MODELS
 from sightloop.runs.restore import restore
@@ -39,7 +39,7 @@ def respondent() -> Respondent:
 def test_answers_are_those_of_the_policy_for_each_image_alone(respondent: Respondent) -> None:
     pictures = scenes()
     asked = [Asked(picture=picture, question=QUESTION) for picture in pictures]
-    told = respondent.answers(asked, AnswerSettings(max_tokens=8))
+    told = respondent.answers(asked, AnswererSettings(max_tokens=8))
     for picture, answer in zip(pictures, told, strict=True):
         pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None]
         prompt = Prompt(texts=[QUESTION], images=Images(pixels=pixels))
@@ -47,12 +47,12 @@ def test_answers_are_those_of_the_policy_for_each_image_alone(respondent: Respon
         assert answer == "".join(respondent.policy.decode(tokens)[0]).strip()
     assert all(told)
     word = told[0].split()[1]
-    assert word not in respondent.answers(asked[:1], AnswerSettings(max_tokens=8, stops=(word,)))[0]
+    assert word not in respondent.answers(asked[:1], AnswererSettings(max_tokens=8, stops=(word,)))[0]
 
 
 def test_the_likelihood_is_that_of_the_texts_own_tokens(respondent: Respondent) -> None:
     asked = Asked(picture=scenes()[0], question=QUESTION)
-    (said,) = respondent.answers([asked], AnswerSettings(max_tokens=8))
+    (said,) = respondent.answers([asked], AnswererSettings(max_tokens=8))
     likely = respondent.likelihood(asked, said)
     assert likely.is_greedy and likely.log_prob < 0
     pixels = torch.from_numpy(np.array(asked.picture)).permute(2, 0, 1)[None]
@@ -72,7 +72,7 @@ def test_the_likelihood_is_that_of_the_texts_own_tokens(respondent: Respondent) 
 def test_every_family_answers(name: str) -> None:
     respondent = Respondent.from_name(name, device="cpu")
     asked = [Asked(picture=picture, question="") for picture in scenes(2)]
-    told = respondent.answers(asked, AnswerSettings(max_tokens=6))
+    told = respondent.answers(asked, AnswererSettings(max_tokens=6))
     assert len(told) == 2 and told[0]
     assert respondent.likelihood(asked[0], told[0]).log_prob < 0
 
@@ -103,9 +103,9 @@ def test_requests_are_answered_in_their_order_whatever_the_batch(respondent: Res
     assert generated(respondent, requests, batch=3) == one
     assert (
         one[0]
-        == respondent.answers([Asked(picture=pictures[0], question=QUESTION)], AnswerSettings(max_tokens=8))[
-            0
-        ]
+        == respondent.answers(
+            [Asked(picture=pictures[0], question=QUESTION)], AnswererSettings(max_tokens=8)
+        )[0]
     )
 
 
@@ -113,8 +113,8 @@ def test_settings_of_tasks_are_kept_or_refused() -> None:
     settings = settings_from(
         {"until": ["\n", "."], "max_new_tokens": 16, "temperature": 0.5, "do_sample": True}
     )
-    assert settings == AnswerSettings(max_tokens=16, temperature=0.5, stops=("\n", "."))
-    assert settings_from({}, max_tokens=9) == AnswerSettings(max_tokens=9)
+    assert settings == AnswererSettings(max_tokens=16, temperature=0.5, stops=("\n", "."))
+    assert settings_from({}, max_tokens=9) == AnswererSettings(max_tokens=9)
     assert settings_from({"temperature": 0.7, "do_sample": False, "top_p": None}).temperature == 0
     for given in ({"num_beams": 5}, {"top_p": 0.9}, {"repetition_penalty": 1.2}):
         with pytest.raises(ValueError, match=f"{next(iter(given))}=.* is not known to our policies"):
@@ -154,7 +154,7 @@ def test_the_model_is_one_of_lmms_evals() -> None:
     told = model.generate_until([instance("generate_until", i, {"until": ["\n"]}) for i in range(3)])
     plain = Respondent.from_name("", device="cpu")
     asked = [Asked(picture=doc["picture"], question=QUESTION) for doc in docs]
-    assert told == plain.answers(asked, AnswerSettings(max_tokens=8))
+    assert told == plain.answers(asked, AnswererSettings(max_tokens=8))
     likely = model.loglikelihood(
         [instance("loglikelihood", 0, told[0]), instance("loglikelihood", 1, lambda doc: doc["answer"])]
     )

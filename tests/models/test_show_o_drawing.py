@@ -16,9 +16,9 @@ from sightloop.models.show_o.sampling import (
     RELAXED_STREAM,
     Noise,
     chosen_rounds,
+    distribution_of,
     draw_codes,
     gumbel_of,
-    law_of,
     official_noise,
     relaxed_round,
     rounds_of,
@@ -125,7 +125,7 @@ def test_codes_follow_their_law() -> None:
 
 
 def test_a_code_that_the_law_excludes_is_never_drawn() -> None:
-    law = law_of(torch.tensor([[3.0, 2.0, -torch.inf, 1.0]]), replace(LAW, top_k=2)).exp()
+    law = distribution_of(torch.tensor([[3.0, 2.0, -torch.inf, 1.0]]), replace(LAW, top_k=2)).exp()
     for uniform in (0.0, 0.3, 0.99999994):
         noise = Noise(order=torch.zeros(1, 1), uniform=torch.tensor([[uniform]]))
         assert int(noise.pick(law, torch.tensor([0]))) in (0, 1)

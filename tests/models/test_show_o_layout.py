@@ -9,7 +9,7 @@ from tiny_show_o import END, NUM_BITS, tokenizer
 from sightloop.models.show_o.layout import (
     IGNORED,
     SPECIAL_TOKENS,
-    Vocabulary,
+    TokenLayout,
     caption_rows,
     conversation_rows,
     drawing_prompt,
@@ -21,7 +21,7 @@ from sightloop.models.show_o.layout import (
 from sightloop.models.show_o.masks import answer_mask, causal, drawing_mask
 
 # 5 words (4 is begin and end), ten special tokens from 5 on, codes 15 to 18, the mask token 19.
-WORDS = Vocabulary(num_text=5, num_codes=4, begin=4, end=4)
+WORDS = TokenLayout(num_text=5, num_codes=4, begin=4, end=4)
 PAD, SOI, EOI, T2I, MMU = 5, 6, 7, 10, 11
 
 
@@ -31,7 +31,7 @@ def test_ids_follow_from_the_sizes() -> None:
 
 
 def test_the_published_sizes_give_the_published_ids() -> None:
-    words = Vocabulary(num_text=50295, num_codes=8192, begin=50256, end=50256)
+    words = TokenLayout(num_text=50295, num_codes=8192, begin=50256, end=50256)
     assert (words.soi, words.eoi, words.t2i, words.mmu) == (50296, 50297, 50300, 50301)
     assert (words.first_code, words.mask, words.size) == (50305, 58497, 58498)
 

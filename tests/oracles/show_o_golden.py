@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PhiConfig, PhiForCausalLM
 
 from sightloop.models.show_o.body import Body
-from sightloop.models.show_o.layout import SPECIAL_TOKENS, Vocabulary
+from sightloop.models.show_o.layout import SPECIAL_TOKENS, TokenLayout
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +23,7 @@ class Golden:
 
     folder: Path
     facts: dict[str, Any]
-    vocabulary: Vocabulary
+    vocabulary: TokenLayout
     model: PhiForCausalLM
 
     @property
@@ -51,7 +51,7 @@ def load_golden(folder: Path) -> Golden:
     """The model and the facts of a folder; every size comes from its files."""
     facts = json.loads((folder / "golden.json").read_text())
     sizes = facts["vocab"]
-    vocabulary = Vocabulary(
+    vocabulary = TokenLayout(
         num_text=sizes["llm_vocab_size"],
         num_codes=sizes["codebook_size"],
         begin=sizes["bos_eos"],

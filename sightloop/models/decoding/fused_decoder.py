@@ -132,7 +132,7 @@ def turn(states: Float[Tensor, "B L heads w"], turns: Turns) -> None:
     torch.addcmul(states * cos, states.roll(states.shape[-1] // 2, -1), sin, out=states)
 
 
-class Memory:
+class KeyValues:
     """Keys and values of all layers, with room for what is to come."""
 
     def __init__(self, states: list[Tensor]) -> None:
@@ -142,11 +142,11 @@ class Memory:
     @staticmethod
     def blank(
         layers: int, shape: tuple[int, int, int, int], dtype: torch.dtype, device: torch.device
-    ) -> Memory:
+    ) -> KeyValues:
         """For so many rows, heads and positions; zeros, because a mask cannot hide what is not a number."""
-        return Memory([torch.zeros(2, *shape, dtype=dtype, device=device) for _ in range(layers)])
+        return KeyValues([torch.zeros(2, *shape, dtype=dtype, device=device) for _ in range(layers)])
 
-    def spread(self, rows: Int[Tensor, " R"], length: int, room: int) -> Memory:
+    def spread(self, rows: Int[Tensor, " R"], length: int, room: int) -> KeyValues:
         """Rows of the first positions in a memory of their own, with room; this one is emptied."""
         spread: list[Tensor] = []
         while self.states:
@@ -154,7 +154,7 @@ class Memory:
             wide = held.new_zeros(2, len(rows), held.shape[2], room, held.shape[4])
             wide[:, :, :, :length] = held[:, rows]
             spread.append(wide)
-        return Memory(spread)
+        return KeyValues(spread)
 
 
 def attend(

@@ -18,7 +18,7 @@ from torch import Tensor
 from sightloop.models.decoding.sampling import Decoder, DecodingModel, alone, draw_tokens
 from sightloop.models.deduplicate import distinct
 from sightloop.models.janus.body import JanusBody
-from sightloop.models.janus.images import JanusPictures
+from sightloop.models.janus.images import JanusImages
 from sightloop.models.janus.prompts import JanusPrompts
 from sightloop.models.transformers_internals import Cache
 from sightloop.types import Prompt, Sampling, Tokens
@@ -49,7 +49,7 @@ class Questions:
 class JanusAnswers:
     """Draws and reads the words of answers."""
 
-    def __init__(self, body: JanusBody, prompts: JanusPrompts, pictures: JanusPictures) -> None:
+    def __init__(self, body: JanusBody, prompts: JanusPrompts, pictures: JanusImages) -> None:
         self.body = body
         self.prompts = prompts
         self.pictures = pictures

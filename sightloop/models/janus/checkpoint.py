@@ -43,10 +43,10 @@ from sightloop.models.prompt_strings import PromptOptions
 from sightloop.models.transformers_internals import made_by_hand
 from sightloop.models.weight_files import (
     misfits,
-    open_tokenizer,
     read_weights,
     refuse_filled,
     refuse_problems,
+    tokenizer_file,
     write_json,
     write_weights,
 )
@@ -130,7 +130,7 @@ def read_janus_tokenizer(folder: Path | str) -> PreTrainedTokenizerBase:
     Raises:
         ValueError: there is none.
     """
-    words = open_tokenizer(Path(folder), extra_special_tokens=SPECIAL_TOKENS)
+    words = tokenizer_file(Path(folder), extra_special_tokens=SPECIAL_TOKENS)
     if _PAD in words.get_vocab():
         words.pad_token = _PAD
     return words

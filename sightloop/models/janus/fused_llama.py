@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import LlamaModel
 
 from sightloop.models.decoding.fused_decoder import (
-    Memory,
+    KeyValues,
     Scratch,
     SideBySide,
     Turns,
@@ -81,11 +81,11 @@ class LeanLlama:
         """Whether a decoder is a Llama whose parts do nothing else."""
         return type(decoder) is LlamaModel and is_plain(decoder)
 
-    def memory(self, rows: int, room: int) -> Memory:
+    def memory(self, rows: int, room: int) -> KeyValues:
         """Of no positions yet."""
         first = self.layers[0]
         shape = (rows, first.kept, room, first.width)
-        return Memory.blank(len(self.layers), shape, self.dtype, self.norm.weight.device)
+        return KeyValues.blank(len(self.layers), shape, self.dtype, self.norm.weight.device)
 
     def turns(self, positions: Int[Tensor, "_ L"]) -> Turns:
         """The turns of positions."""
@@ -95,7 +95,7 @@ class LeanLlama:
     def __call__(
         self,
         embeds: Float[Tensor, "B L h"],
-        memory: Memory,
+        memory: KeyValues,
         *,
         turns: Turns,
         at: slice | Int[Tensor, 1],

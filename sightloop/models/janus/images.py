@@ -26,7 +26,7 @@ _PICTURES_AT_ONCE = 4
 
 
 @dataclass(frozen=True, kw_only=True)
-class Preparation:
+class ImagePreparation:
     """How images of any size are brought to a square; the values are those of every released Janus."""
 
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
@@ -40,10 +40,10 @@ def rounded(values: Float[Tensor, "B 3 s s"]) -> UInt8[Tensor, "B 3 s s"]:
     return ((values + 1) / 2 * 255).clamp(0, 255).to(torch.uint8)
 
 
-class JanusPictures:
+class JanusImages:
     """Vision tower, aligner and VQ model of a `JanusForConditionalGeneration`."""
 
-    def __init__(self, model: Any, preparation: Preparation) -> None:
+    def __init__(self, model: Any, preparation: ImagePreparation) -> None:
         self._core: Any = model.model
         self.preparation = preparation
         vision, vq = model.config.vision_config, model.config.vq_config

@@ -36,7 +36,7 @@ from sightloop.models.deduplicate import image_keys
 from sightloop.models.janus.answers import JanusAnswers
 from sightloop.models.janus.body import JanusBody
 from sightloop.models.janus.conversation import JanusStrings, changed, strings_of_processor
-from sightloop.models.janus.images import JanusPictures, Preparation
+from sightloop.models.janus.images import ImagePreparation, JanusImages
 from sightloop.models.janus.prompts import JanusPrompts
 from sightloop.models.janus.sampling import JanusDrawing
 from sightloop.models.lora import Adapters
@@ -123,7 +123,7 @@ class Janus(nn.Module):
         self.words = cast(
             "PreTrainedTokenizerBase", given.tokenizer if isinstance(given, ProcessorMixin) else given
         )
-        self.pictures = JanusPictures(model, _preparation(processor))
+        self.pictures = JanusImages(model, _preparation(processor))
         self.num_image_tokens = self.pictures.num_image_tokens
         self.prompts = JanusPrompts(
             self.words,
@@ -383,10 +383,10 @@ def _check_words(sampling: Sampling) -> None:
         raise ValueError(f"relaxation is {sampling.relaxation}; it relaxes images, use None for answers")
 
 
-def _preparation(processor: Any) -> Preparation:
+def _preparation(processor: Any) -> ImagePreparation:
     if not isinstance(processor, ProcessorMixin):
-        return Preparation()
+        return ImagePreparation()
     pictures: Any = cast("Any", processor).image_processor
-    return Preparation(
+    return ImagePreparation(
         mean=tuple(pictures.image_mean), std=tuple(pictures.image_std), min_size=int(pictures.min_size)
     )

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sightloop.models.decoding.code_likelihood import code_log_probs
 from sightloop.models.decoding.cuda_graphs import repeat_step
-from sightloop.models.decoding.fused_decoder import Memory, Turns, hidden_where, left_to_right
+from sightloop.models.decoding.fused_decoder import KeyValues, Turns, hidden_where, left_to_right
 from sightloop.models.decoding.sampling import draw, uniform_numbers
 from sightloop.models.deduplicate import distinct
 from sightloop.models.janus.body import JanusBody, places_of
@@ -37,7 +37,7 @@ class Branches:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading:
+class CodeReading:
     """The prompts once they are read: what every step of a drawing needs."""
 
     lean: LeanLlama
@@ -45,7 +45,7 @@ class Reading:
     """Positions of the prompts, pads included."""
     hidden: Float[Tensor, "R h"]
     """The states that predict the first code."""
-    memory: Memory
+    memory: KeyValues
     turns: Turns
     """Of all positions in the room."""
     mask: Float[Tensor, "R 1 1 K"] | None
@@ -59,7 +59,7 @@ class Reading:
         return cos.index_select(1, place), sin.index_select(1, place)
 
 
-def _read(lean: LeanLlama, body: JanusBody, branches: Branches, *, room: int) -> Reading:
+def _read(lean: LeanLlama, body: JanusBody, branches: Branches, *, room: int) -> CodeReading:
     """Read each different prompt once, and let every row have what it reads."""
     ids, mask, rows = branches.ids, branches.mask, branches.rows
     count, length = ids.shape
@@ -75,7 +75,7 @@ def _read(lean: LeanLlama, body: JanusBody, branches: Branches, *, room: int) ->
         mask=None if mask is None else left_to_right(mask, lean.dtype),
         is_causal=mask is None,
     )
-    return Reading(
+    return CodeReading(
         lean=lean,
         read=length,
         hidden=hidden[:, -1][rows],
@@ -144,7 +144,7 @@ class JanusDrawing:
         return self.body.codes(ids).repeat(rows // len(ids), 1)[:, None]
 
     def _leanly(
-        self, reading: Reading, sampling: Sampling, uniform: Float[Tensor, "B T"]
+        self, reading: CodeReading, sampling: Sampling, uniform: Float[Tensor, "B T"]
     ) -> tuple[Tensor, Tensor]:
         picks = [self._pick(reading.hidden, sampling, uniform[:, 0])]
         rows = len(reading.hidden)
@@ -162,7 +162,7 @@ class JanusDrawing:
         return ids, log_probs
 
     def _statically(
-        self, reading: Reading, sampling: Sampling, uniform: Float[Tensor, "B T"]
+        self, reading: CodeReading, sampling: Sampling, uniform: Float[Tensor, "B T"]
     ) -> tuple[Tensor, Tensor]:
         """The same in steps of fixed shapes: what is not written yet is masked."""
         rows, device = len(reading.hidden), uniform.device

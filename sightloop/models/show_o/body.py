@@ -23,7 +23,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PhiForCausalLM
 
 from sightloop.models.show_o.fused_phi import LeanPhi
-from sightloop.models.show_o.layout import Vocabulary, right_padded
+from sightloop.models.show_o.layout import TokenLayout, right_padded
 from sightloop.models.transformers_internals import Cache, StandInCache, attention_of, cache_argument
 
 Contexts = Callable[[], tuple[AbstractContextManager[None], AbstractContextManager[None]]]
@@ -128,7 +128,7 @@ class Body:
         ValueError: the model does not fit the vocabulary, or its attention would misread boolean masks.
     """
 
-    def __init__(self, model: PhiForCausalLM, vocabulary: Vocabulary) -> None:
+    def __init__(self, model: PhiForCausalLM, vocabulary: TokenLayout) -> None:
         if model.config.vocab_size != vocabulary.size:
             raise ValueError(
                 f"the model has {model.config.vocab_size} ids and the vocabulary {vocabulary.size}; "

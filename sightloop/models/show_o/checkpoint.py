@@ -26,10 +26,10 @@ from sightloop.models.show_o.vision import ShowOVision, new_projector
 from sightloop.models.weight_files import (
     load_exactly,
     misfits,
-    open_tokenizer,
     read_weights,
     refuse_filled,
     refuse_problems,
+    tokenizer_file,
     write_json,
     write_weights,
 )
@@ -193,7 +193,7 @@ def read_tokenizer(folder: Path | str, sizes: ShowOSizes) -> PreTrainedTokenizer
     Raises:
         ValueError: there is none, or it has not as many tokens as the checkpoint's text part.
     """
-    tokenizer = open_tokenizer(Path(folder), hint=f"the folder of {sizes.language_model}'s")
+    tokenizer = tokenizer_file(Path(folder), hint=f"the folder of {sizes.language_model}'s")
     vocabulary_of(tokenizer, num_codes=sizes.num_codes, size=sizes.vocabulary)
     return tokenizer
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from sightloop.models.only_numbers import marked
 from sightloop.models.show_o.body import Body
 from sightloop.models.show_o.fused_phi import Before, LeanPhi
-from sightloop.models.show_o.layout import Vocabulary, right_padded
+from sightloop.models.show_o.layout import TokenLayout, right_padded
 from sightloop.models.show_o.likelihood import guided_logits, prompts_of
 from sightloop.models.show_o.sampling import Noise, pick_codes, rounds_of, unknown_share
 from sightloop.types import Sampling, Tokens, numbers_of
@@ -91,7 +91,7 @@ class Page:
         return (columns.clamp(max=self.unread - 2) + self.flat).flatten()
 
 
-def blank_page(known: Tokens, words: Vocabulary) -> Page:
+def blank_page(known: Tokens, words: TokenLayout) -> Page:
     """The page before the first round."""
     size, length = known.ids.shape
     ids = known.ids.new_full((size, length + 3), words.eoi)
@@ -204,7 +204,7 @@ def draw_rounds(easel: Easel, known: Tokens, noise: Iterable[Noise]) -> Tokens:
     return finished(page, known, words, easel.sampling)
 
 
-def finished(page: Page, known: Tokens, words: Vocabulary, sampling: Sampling) -> Tokens:
+def finished(page: Page, known: Tokens, words: TokenLayout, sampling: Sampling) -> Tokens:
     """The image of a page after its last round."""
     codes, sure = page.ids[:, 1:-2] - words.first_code, page.log_probs[:, 1:-2].contiguous()
     return Tokens(

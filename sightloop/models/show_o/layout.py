@@ -43,7 +43,7 @@ IGNORED = -100
 
 
 @dataclass(frozen=True, kw_only=True)
-class Vocabulary:
+class TokenLayout:
     """Ids of the joint vocabulary: text, ten special tokens, codes of images, the mask token."""
 
     num_text: int
@@ -109,7 +109,7 @@ def question_frame(
     return Frame(before=f"{asks}: \n", after=f" {answers}:")
 
 
-def vocabulary_of(tokenizer: PreTrainedTokenizerBase, *, num_codes: int, size: int) -> Vocabulary:
+def vocabulary_of(tokenizer: PreTrainedTokenizerBase, *, num_codes: int, size: int) -> TokenLayout:
     """The joint vocabulary over a tokenizer, to which the special tokens are added where it lacks them.
 
     Raises:
@@ -136,7 +136,7 @@ def vocabulary_of(tokenizer: PreTrainedTokenizerBase, *, num_codes: int, size: i
     if not isinstance(end, int):
         raise ValueError("the tokenizer has no end token (eos_token); set one")
     begin = tokenizer.bos_token_id
-    return Vocabulary(
+    return TokenLayout(
         num_text=num_text, num_codes=num_codes, begin=begin if isinstance(begin, int) else end, end=end
     )
 
@@ -148,12 +148,12 @@ def plain_text(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
     return re.sub(pattern, " ", text)
 
 
-def begun(text: Sequence[int], vocabulary: Vocabulary) -> list[int]:
+def begun(text: Sequence[int], vocabulary: TokenLayout) -> list[int]:
     """A text with its begin token, which it may already have."""
     return list(text) if text and text[0] == vocabulary.begin else [vocabulary.begin, *text]
 
 
-def drawing_prompt(text: Sequence[int], vocabulary: Vocabulary, *, max_text: int) -> list[int]:
+def drawing_prompt(text: Sequence[int], vocabulary: TokenLayout, *, max_text: int) -> list[int]:
     """Task, begin, text, end: at most `max_text` + 1 ids, cut before the end token as in the official code.
 
     An empty text gives the three ids that also stand for "no condition".
@@ -163,7 +163,7 @@ def drawing_prompt(text: Sequence[int], vocabulary: Vocabulary, *, max_text: int
 
 
 def drawing_rows(
-    prompts: Sequence[Sequence[int]], codes: Int[Tensor, "B N"], vocabulary: Vocabulary, *, max_text: int
+    prompts: Sequence[Sequence[int]], codes: Int[Tensor, "B N"], vocabulary: TokenLayout, *, max_text: int
 ) -> Int[Tensor, "B L"]:
     """Prompts with pads on their left, then the image between its marks."""
     rows = [[vocabulary.pad] * (max_text + 1 - len(ids)) + list(ids) for ids in prompts]
@@ -171,7 +171,7 @@ def drawing_rows(
     return torch.cat([prefix, framed(codes, vocabulary)], 1)
 
 
-def require_codes(ids: Int[Tensor, "B N"], vocabulary: Vocabulary, source: str = "") -> None:
+def require_codes(ids: Int[Tensor, "B N"], vocabulary: TokenLayout, source: str = "") -> None:
     """Check that ids are codes of images; ids of the host, or it waits for them. `source` is the model.
 
     Raises:
@@ -185,20 +185,20 @@ def require_codes(ids: Int[Tensor, "B N"], vocabulary: Vocabulary, source: str =
         )
 
 
-def framed(codes: Int[Tensor, "B N"], vocabulary: Vocabulary) -> Int[Tensor, "B F"]:
+def framed(codes: Int[Tensor, "B N"], vocabulary: TokenLayout) -> Int[Tensor, "B F"]:
     """The image between its marks."""
     mark = codes.new_ones(len(codes), 1)
     return torch.cat([mark * vocabulary.soi, codes, mark * vocabulary.eoi], 1)
 
 
-def image_prefix(codes: Int[Tensor, "B N"], vocabulary: Vocabulary) -> Int[Tensor, "B P"]:
+def image_prefix(codes: Int[Tensor, "B N"], vocabulary: TokenLayout) -> Int[Tensor, "B P"]:
     """What precedes a text about an image: the task, and the image between its marks."""
     task = codes.new_full((len(codes), 1), vocabulary.mmu)
     return torch.cat([task, framed(codes, vocabulary)], 1)
 
 
 def caption_rows(
-    codes: Int[Tensor, "B N"], texts: Sequence[Sequence[int]], vocabulary: Vocabulary, *, max_text: int
+    codes: Int[Tensor, "B N"], texts: Sequence[Sequence[int]], vocabulary: TokenLayout, *, max_text: int
 ) -> tuple[Int[Tensor, "B L"], Int[Tensor, "B L"]]:
     """Images and their captions for training, and the labels: the whole text, its begin token too."""
     rows: list[list[int]] = []
@@ -211,7 +211,7 @@ def caption_rows(
 def conversation_rows(
     codes: Int[Tensor, "B N"],
     turns: Sequence[Sequence[tuple[Sequence[int], bool]]],
-    vocabulary: Vocabulary,
+    vocabulary: TokenLayout,
     *,
     max_text: int,
 ) -> tuple[Int[Tensor, "B L"], Int[Tensor, "B L"]]:
@@ -228,7 +228,7 @@ def conversation_rows(
 
 
 def _with_image(
-    codes: Tensor, rows: list[list[int]], labels: list[list[int]], vocabulary: Vocabulary, *, max_text: int
+    codes: Tensor, rows: list[list[int]], labels: list[list[int]], vocabulary: TokenLayout, *, max_text: int
 ) -> tuple[Tensor, Tensor]:
     prefix = image_prefix(codes, vocabulary)
     text = right_padded(rows, vocabulary.pad, length=max_text).to(codes.device)
@@ -237,7 +237,7 @@ def _with_image(
 
 
 def text_rows(
-    texts: Sequence[Sequence[int]], vocabulary: Vocabulary, *, length: int
+    texts: Sequence[Sequence[int]], vocabulary: TokenLayout, *, length: int
 ) -> tuple[Int[Tensor, "B L"], Int[Tensor, "B L"]]:
     """Plain text for training, and its labels; a text that is too long loses its end token."""
     rows = [[*begun(text, vocabulary), vocabulary.end][:length] for text in texts]
@@ -252,6 +252,6 @@ def right_padded(
     return torch.tensor([[*row, *[filler] * (length - len(row))] for row in rows], dtype=torch.int64)
 
 
-def pads(ids: Int[Tensor, "B L"], vocabulary: Vocabulary) -> Bool[Tensor, "B L"]:
+def pads(ids: Int[Tensor, "B L"], vocabulary: TokenLayout) -> Bool[Tensor, "B L"]:
     """True where a row is filled up."""
     return ids == vocabulary.pad

@@ -16,7 +16,7 @@ from torch import Tensor
 from sightloop.models.decoding.code_likelihood import code_log_probs, relaxed_codes, unit_exponentials
 from sightloop.models.deduplicate import distinct
 from sightloop.models.show_o.body import Body, Prefix, Wanted
-from sightloop.models.show_o.layout import Vocabulary, drawing_prompt, framed, require_codes
+from sightloop.models.show_o.layout import TokenLayout, drawing_prompt, framed, require_codes
 from sightloop.models.show_o.sampling import RELAXED_STREAM, chosen_rounds
 from sightloop.types import Sampling, Tokens, TokenScores
 
@@ -95,7 +95,7 @@ def guided_logits(
 
 
 def prompts_of(
-    texts: list[list[int]], vocabulary: Vocabulary, *, max_text: int, guidance: float
+    texts: list[list[int]], vocabulary: TokenLayout, *, max_text: int, guidance: float
 ) -> tuple[list[list[int]], list[list[int]]]:
     """Different prompts, and which of them each row reads, with its condition and, if guided, without."""
     prompts = [drawing_prompt(text, vocabulary, max_text=max_text) for text in texts]

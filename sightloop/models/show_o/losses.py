@@ -18,7 +18,7 @@ from sightloop.models.decoding.code_likelihood import code_log_probs
 from sightloop.models.show_o.body import Body
 from sightloop.models.show_o.layout import (
     IGNORED,
-    Vocabulary,
+    TokenLayout,
     caption_rows,
     drawing_prompt,
     drawing_rows,
@@ -93,7 +93,7 @@ def drawing_lesson(
     texts: list[list[int]],
     codes: Int[Tensor, "B N"],
     hidden: Bool[Tensor, "B N"],
-    vocabulary: Vocabulary,
+    vocabulary: TokenLayout,
     *,
     max_text: int,
 ) -> Rows:
@@ -110,14 +110,14 @@ def drawing_lesson(
 
 
 def caption_lesson(
-    codes: Int[Tensor, "B N"], texts: list[list[int]], vocabulary: Vocabulary, *, max_text: int
+    codes: Int[Tensor, "B N"], texts: list[list[int]], vocabulary: TokenLayout, *, max_text: int
 ) -> Rows:
     """Images and texts about them."""
     ids, labels = caption_rows(codes + vocabulary.first_code, texts, vocabulary, max_text=max_text)
     return Rows(ids=ids, labels=labels)
 
 
-def text_lesson(texts: list[list[int]], vocabulary: Vocabulary, *, max_text: int, num_image: int) -> Rows:
+def text_lesson(texts: list[list[int]], vocabulary: TokenLayout, *, max_text: int, num_image: int) -> Rows:
     """Plain texts, as long as the rows of drawings."""
     ids, labels = text_rows(texts, vocabulary, length=max_text + num_image + 3)
     return Rows(ids=ids, labels=labels)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from sightloop.models.mixed_precision import in_own_precision
 from sightloop.models.only_numbers import require_numbers
-from sightloop.models.show_o.magvit2_layers import Codebook, Decoder, Encoder, Magvit2Config
+from sightloop.models.show_o.magvit2_layers import Codebook, Encoder, ImageDecoder, Magvit2Config
 from sightloop.models.weight_files import load_exactly, read_weights
 
 _MAX_SIDE_RATIO = 64
@@ -30,7 +30,7 @@ class Magvit2(nn.Module):
         super().__init__()
         self.config = Magvit2Config() if config is None else config
         self.encoder = Encoder(self.config)
-        self.decoder = Decoder(self.config)
+        self.decoder = ImageDecoder(self.config)
         self.quantize = Codebook(self.config.num_bits)
         self.source = "MAGVIT-v2"
         """What messages call it."""

@@ -247,7 +247,7 @@ class Encoder(nn.Module):
         return self.quant_conv(self.conv_out(F.silu(self.norm_out(self.mid(x)))))
 
 
-class Decoder(nn.Module):
+class ImageDecoder(nn.Module):
     """Cells to images, from the last level to level 0."""
 
     def __init__(self, config: Magvit2Config) -> None:

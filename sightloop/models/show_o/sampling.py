@@ -161,7 +161,7 @@ def _sigmoid_share(ratio: Tensor, start: float = -3.0, end: float = 3.0) -> Tens
     return (high - (ratio * (end - start) + start).sigmoid()) / (high - low)
 
 
-def law_of(logits: Float[Tensor, "n K"], sampling: Sampling) -> Float[Tensor, "n K"]:
+def distribution_of(logits: Float[Tensor, "n K"], sampling: Sampling) -> Float[Tensor, "n K"]:
     """Log-probabilities that codes are drawn with; the natural distribution if drawing is greedy."""
     if sampling.temperature > 0:
         logits = logits / sampling.temperature
@@ -236,7 +236,7 @@ def pick_codes(
     numbers = _on(numbers, device)
     for start in range(0, num_rows, _ROWS_AT_ONCE):
         part = slice(start, start + _ROWS_AT_ONCE)
-        law = law_of(logits_of(*(branch[part] for branch in hidden)), sampling)
+        law = distribution_of(logits_of(*(branch[part] for branch in hidden)), sampling)
         picked[part] = law.argmax(-1) if sampling.temperature == 0 else numbers.pick(law.exp(), at[part])
         sure[part] = law.gather(1, picked[part, None])[:, 0]
     return picked, sure
@@ -255,7 +255,7 @@ def _draw_relaxed(
     logits: Float[Tensor, "n K"], at: Int[Tensor, " n"], numbers: Noise, sampling: Sampling
 ) -> tuple[Int[Tensor, " n"], Float[Tensor, " n"], Float[Tensor, "n K"]]:
     assert sampling.relaxation is not None
-    law = law_of(logits, sampling)
+    law = distribution_of(logits, sampling)
     perturbed = law + numbers.gumbel(at).to(law.device)
     picked = perturbed.detach().argmax(-1)
     soft = (perturbed / sampling.relaxation).softmax(-1)
