@@ -30,8 +30,10 @@ RECIPES = {"recipes", "recipes.vlrm", "recipes.unirl"}
 BELOW = {
     *FLOOR, *MODELS, *JUDGED, *MEASURED, "algorithms", "data", "rollouts", "training",
 }  # fmt: skip
+EVERYONES = {"accelerator", "former_names", "late"}
 ALLOWED: dict[str, set[str]] = {
     "accelerator": set(),
+    "former_names": set(),
     "late": set(),
     "types": set(),
     "image_files": set(),
@@ -102,8 +104,8 @@ def own_target(found: Import, modules: set[str]) -> str | None:
 
 
 def edge_is_allowed(unit: str, target: str, name: str) -> bool:
-    """True if `unit` may take `name` from the package's module `target`; device and `late` are everyone's."""
-    if unit_of(target) in {unit, "accelerator", "late"}:
+    """True if `unit` may take `name` from the package's module `target`; some are everyone's."""
+    if unit_of(target) in {unit, *EVERYONES}:
         return True
     allowed = ALLOWED.get(unit, set())
     return bool(allowed & {unit_of(target), target, f"{target}:{name}"})

@@ -20,7 +20,7 @@ from sightloop.cli.caption_options import (
     RecallOptions,
 )
 from sightloop.data.decode import Decoding
-from sightloop.data.images import BrokenPictureError, ImageSet, OnBroken
+from sightloop.data.images import ImageSet, OnBroken, UnreadableImageError
 from sightloop.data.sources import FileSource, open_named_images, open_source
 from sightloop.evaluation.captions import caption_measures, truth_measures
 from sightloop.evaluation.chair import chair
@@ -69,7 +69,7 @@ def caption_images(policy: Captioner, pictures: ImageSet, writing: Writing) -> I
         for batch in pictures:
             captions = writing(policy, policy.encode_images(batch.images), instead=_GREEDY)
             yield from zip(batch.sources, captions, strict=True)
-    except BrokenPictureError as error:
+    except UnreadableImageError as error:
         raise ValueError(f"{error}, or leave such images out with --on-broken leave-out") from error
 
 

@@ -53,7 +53,7 @@ class ImageBatch:
         )
 
 
-class BrokenPictureError(ValueError):
+class UnreadableImageError(ValueError):
     """An image of a set cannot be read, and none is to be left out."""
 
 
@@ -121,7 +121,7 @@ class ImageSet:
 
     def _leave_out(self, broken: Broken) -> None:
         if self._on_broken == "raise":
-            raise BrokenPictureError(f"broken image {broken.source}: {broken.reason}. Repair or remove it")
+            raise UnreadableImageError(f"broken image {broken.source}: {broken.reason}. Repair or remove it")
         logger.warning("broken image left out: %s: %s", broken.source, broken.reason)
         self.left_out.append(broken)
 

@@ -13,7 +13,7 @@ from sightloop.doctor.calibration import MeasuringJudge
 from sightloop.doctor.findings import Finding, loaded
 from sightloop.doctor.models import ModelToExamine
 from sightloop.doctor.run import Opened, as_model
-from sightloop.evaluators.image_checks import PictureCheck, open_check
+from sightloop.evaluators.image_checks import ImageCheck, open_check
 from sightloop.quizzes.grammar import Quiz
 from sightloop.recipes.unirl.build import answerer_of, collector_of, image_sampling, load_policy
 from sightloop.recipes.unirl.config import SftConfig, UniConfig
@@ -81,7 +81,7 @@ def _checkers(config: UniConfig, *, in_world: bool) -> list[Finding]:
     return [checked_finding(check)]
 
 
-def checked_finding(check: PictureCheck) -> Finding:
+def checked_finding(check: ImageCheck) -> Finding:
     """Whether it tells scenes that show what their quiz asks for from blank images."""
     rng = np.random.default_rng(0)
     quizzes: list[Quiz] = [sample_quiz(rng) for _ in range(_SCENES)]

@@ -22,7 +22,7 @@ from sightloop.world.checker import CHECKER_RULES
 from sightloop.world.held_out_scenes import detect_in
 
 
-class PictureCheck(Protocol):
+class ImageCheck(Protocol):
     """Judges drawings by what is in them."""
 
     @property
@@ -108,7 +108,7 @@ class GenEvalCheck:
         ]
 
 
-def open_check(detector: str, colors: str, *, in_world: bool, device: str) -> PictureCheck | None:
+def open_check(detector: str, colors: str, *, in_world: bool, device: str) -> ImageCheck | None:
     """The check that the settings name; None if they name none.
 
     Raises:

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from sightloop.evaluators.image_checks import PictureCheck
+from sightloop.evaluators.image_checks import ImageCheck
 from sightloop.image_files import open_image
 from sightloop.models.atomic_files import atomic_write
 from sightloop.quizzes.grammar import CATEGORIES, Quiz
@@ -39,7 +39,7 @@ class SheetImage:
 class RecordingCheck:
     """A `PictureCheck` that keeps small copies of what it judges, in order."""
 
-    def __init__(self, check: PictureCheck) -> None:
+    def __init__(self, check: ImageCheck) -> None:
         self._check = check
         self.pictures: list[Image.Image] = []
 

@@ -21,7 +21,7 @@ from sightloop.evaluation.imbalance import Imbalance, imbalance
 from sightloop.evaluation.intervals import Interval
 from sightloop.evaluation.protocol import protocol_hash
 from sightloop.evaluators.geneval_images import templates_of
-from sightloop.evaluators.image_checks import PictureCheck
+from sightloop.evaluators.image_checks import ImageCheck
 from sightloop.models.protocols import ImageGenerator
 from sightloop.quizzes.asks import Ask
 from sightloop.quizzes.grammar import CATEGORIES, Quiz
@@ -64,7 +64,7 @@ class JointEvaluator:
     """Draws and asks with the current weights. All ranks share the work."""
 
     asks: Sequence[Ask]
-    check: PictureCheck
+    check: ImageCheck
     fixed: FixedImages | None
     folder: Path | None = None
     """A run folder that keeps some of the drawings; None keeps none."""

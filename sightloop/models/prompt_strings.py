@@ -83,7 +83,7 @@ class Frame:
         """The string that is tokenized."""
         return "".join(self.parts(text))
 
-    def understanding_input(self, place: str) -> str:
+    def around(self, place: str) -> str:
         """The frame as a template."""
         return f"{self.before}{place}{self.after}"
 

@@ -17,7 +17,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 
 from sightloop.models.atomic_files import read_json
 from sightloop.models.open import local_folder, read_tensors
-from sightloop.models.open import tokenizer_file as open_class
+from sightloop.models.open import open_tokenizer as open_class
 
 WEIGHT_FILES = (
     "model.safetensors",

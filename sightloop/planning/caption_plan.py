@@ -11,7 +11,7 @@ from transformers import AutoModel, AutoModelForCausalLM, Blip2ForImageTextRetri
 
 from sightloop.models.precision import DTYPES
 from sightloop.models.transformers_internals import is_language_model
-from sightloop.planning.captioner_networks import networks_of
+from sightloop.planning.captioner_networks import captioner_networks_of
 from sightloop.planning.counting import Pass, count, language_of, on_meta, passing
 from sightloop.planning.published import config_of
 from sightloop.planning.resources import LEARNED, Part, Phase, Plan, Work
@@ -35,7 +35,7 @@ class CaptionPlan:
     def __init__(self, config: VlrmConfig) -> None:
         """Raises ValueError if a model does not exist."""
         self.config = config
-        self.networks = networks_of(config, config.policy or str(WEIGHTS / "captioner"))
+        self.networks = captioner_networks_of(config, config.policy or str(WEIGHTS / "captioner"))
         self.half = DTYPES[config.dtype].itemsize
         self.judge = self.clip = self.reference = None
         self.words = CAPTION_SHARE * config.draw.max_new_tokens

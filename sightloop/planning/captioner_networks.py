@@ -60,7 +60,7 @@ class CaptionerNetworks:
         return isinstance(self.trained, Bridge)
 
 
-def networks_of(config: VlrmConfig, source: str) -> CaptionerNetworks:
+def captioner_networks_of(config: VlrmConfig, source: str) -> CaptionerNetworks:
     """The networks of a policy by its folder or hub name.
 
     Raises:

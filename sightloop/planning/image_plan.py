@@ -39,7 +39,7 @@ class ImagePlan:
         self.config, self.networks = config, networks_of(config, is_paper=is_paper)
         nets = self.networks
         likelihood = config.likelihood if isinstance(config, GrpoConfig | SftConfig) else None
-        self.judges = judges_of(config)
+        self.judges = judges_needed(config)
         self.asks = asks_anyone(config)
         self.answer = ANSWER_SHARE * config.answer.max_tokens
         guidance = nets.guidance if config.draw.guidance is None else config.draw.guidance
@@ -264,7 +264,7 @@ def has_reference(config: UniConfig) -> bool:
     return METHODS[config.method].penalty if config.kl_weight is None else config.kl_weight > 0
 
 
-def judges_of(config: UniConfig) -> dict[str, nn.Module]:
+def judges_needed(config: UniConfig) -> dict[str, nn.Module]:
     """Detectors, color judges and language models that rewards and the evaluation name, on the meta device.
 
     What a function of the user's needs, nobody knows.

@@ -25,7 +25,7 @@ _PICTURE_FILES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class PictureReward:
+class ImageReward:
     """A score of images and texts as a reward, on the last token."""
 
     scores: Scores

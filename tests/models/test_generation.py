@@ -10,7 +10,7 @@ from torch import Tensor
 from sightloop.models.decoding import growing_texts
 from sightloop.models.decoding import sampling as generation
 from sightloop.models.decoding.sampling import (
-    DecodingModel,
+    TextDecoder,
     alone,
     draw,
     draw_tokens,
@@ -222,7 +222,7 @@ class PlannedText:
 
     def draw(self, all_ranks_finished: Callable[[bool], bool] = alone) -> Tokens:
         """The texts as `draw_tokens` gets them."""
-        writer = DecodingModel(
+        writer = TextDecoder(
             decoder=self.decoder,
             embed=lambda ids: torch.stack([ids // 10, ids % 10 + 1], -1).float(),
             head=self.head,

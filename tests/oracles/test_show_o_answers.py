@@ -11,7 +11,7 @@ from show_o_golden import Golden, load_golden, runs_of, same
 from torch import Tensor
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
-from sightloop.models.show_o.answers import Pictures, draw_answers
+from sightloop.models.show_o.answers import AnsweredImages, draw_answers
 from sightloop.models.show_o.masks import answer_mask
 from sightloop.models.show_o.vision import ShowOVision, new_projector
 from sightloop.types import Sampling, Tokens
@@ -49,7 +49,7 @@ def answers(golden: Golden, runs: list[str]) -> tuple[Tokens, list[Tensor]]:
     facts = golden.facts["mmu_generate"][runs[0]]
     tokens = draw_answers(
         body,
-        Pictures(embeds=body.embed(prefixes[0]), row_of=prefixes[1]),
+        AnsweredImages(embeds=body.embed(prefixes[0]), row_of=prefixes[1]),
         [row[width:].tolist() for row in ids],
         sampling=Sampling(max_tokens=facts["max_new_tokens"], temperature=0.0),
         seeds=None,

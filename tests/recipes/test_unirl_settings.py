@@ -36,7 +36,7 @@ from sightloop.recipes.unirl.config import (
 from sightloop.recipes.unirl.grpo import algorithm_of
 from sightloop.recipes.unirl.quizzes import quiz_stream, setup_of
 from sightloop.recipes.unirl.rewards import rewards_of
-from sightloop.rewards.samples import PictureReward
+from sightloop.rewards.samples import ImageReward
 from sightloop.world.bundled import WEIGHTS
 from sightloop.world.quizzes import SHAPES_VOCABULARY
 
@@ -145,7 +145,7 @@ def test_every_preset_survives_json(recipe: str) -> None:
                 "--rewards.negative-questions",
                 "1",
             ],
-            "judge.subtract_blind_baseline is True, which has no effect here: it belongs to the rewards points",
+            "subtract_blind_baseline is True, which has no effect here: it belongs to the rewards points",
         ),
         (["--judge.colors", "clip", "--rewards.detector", "1"], "colors is 'clip' without a detector"),
         (["--custom-rewards", "nowhere.py:it"], "nowhere.py"),
@@ -336,5 +336,5 @@ def test_rewards_of_images_judge_the_prompt_and_not_the_answer() -> None:
     config = replace(GRPO_SHAPES, rewards=QuizRewards(points=0.0, share=1.0), custom_rewards=custom)
     judges = rewards_of(config, in_world=True)
     reward = judges.answers["clip"]
-    assert isinstance(reward, PictureReward) and reward.text == "prompt"
+    assert isinstance(reward, ImageReward) and reward.text == "prompt"
     assert judges.weights == {"share": 1.0, "clip": 0.5, "all_facts": 0.0}

@@ -14,7 +14,7 @@ from transformers import AutoImageProcessor, AutoModel, AutoTokenizer, Siglip2Co
 
 from sightloop.rewards.clip_family import AestheticScore, ClipSimilarity, read_layers
 from sightloop.rewards.custom import load_rewards
-from sightloop.rewards.samples import PictureReward, measured, outcome_of_texts
+from sightloop.rewards.samples import ImageReward, measured, outcome_of_texts
 from sightloop.types import Images
 
 TEXTS = ["a red dog on the left", "cat", "a big blue cat", "the red street"]
@@ -192,15 +192,15 @@ def test_names_of_the_command_line_load_the_family(tmp_path: Path) -> None:
 def test_a_reward_judges_the_caption_or_the_prompt(tmp_path: Path) -> None:
     judge, images = ClipSimilarity.from_pretrained(clip_folder(tmp_path)), pictures()
     drawn = outcome_of_texts(images, ["yes"] * 4, drawn_from=TEXTS)
-    prompt = PictureReward(scores=judge.scores, text="prompt")(drawn).sum(1)
+    prompt = ImageReward(scores=judge.scores, text="prompt")(drawn).sum(1)
     torch.testing.assert_close(prompt, judge.scores(images, TEXTS))
     torch.testing.assert_close(judge(drawn).sum(1), judge.scores(images, ["yes"] * 4))
     photo = outcome_of_texts(images, TEXTS)
     photo.sources[0] = "photos/one.JPG"
     with pytest.raises(ValueError, match=r"'photos/one\.JPG' is a picture, not the prompt"):
-        PictureReward(scores=judge.scores, text="prompt")(photo)
+        ImageReward(scores=judge.scores, text="prompt")(photo)
     with pytest.raises(ValueError, match="text is 'title'"):
-        PictureReward(scores=judge.scores, text="title")  # pyright: ignore[reportArgumentType]
+        ImageReward(scores=judge.scores, text="title")  # pyright: ignore[reportArgumentType]
 
 
 def test_the_same_score_is_an_evaluation(tmp_path: Path) -> None:

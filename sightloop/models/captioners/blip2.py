@@ -26,13 +26,7 @@ from sightloop.models.captioners.last_layer import READ_FROM, read_in_part
 from sightloop.models.captioners.opt_steps import OptSteps
 from sightloop.models.checkpointing import Recomputation, no_dropout
 from sightloop.models.decoding.beams import Rules, write_texts
-from sightloop.models.decoding.sampling import (
-    DecodingModel,
-    alone,
-    draw_tokens,
-    like_lengths,
-    token_log_probs,
-)
+from sightloop.models.decoding.sampling import TextDecoder, alone, draw_tokens, like_lengths, token_log_probs
 from sightloop.models.decoding.static_texts import FixedDecoder, StaticTexts
 from sightloop.models.decoding.token_pieces import Pieces
 from sightloop.models.only_numbers import require_numbers
@@ -261,7 +255,7 @@ class Blip2Captioner(nn.Module):
         by_steps = OptSteps.fits(self._decoder) and self.all_ranks_finished is alone
         return OptSteps(self._decoder) if by_steps else None
 
-    def _writer(self) -> DecodingModel:
+    def _writer(self) -> TextDecoder:
         steps = self._steps()
 
         def decode(embeds: Tensor, mask: Tensor | None, cache: Cache) -> Tensor:
@@ -270,7 +264,7 @@ class Blip2Captioner(nn.Module):
                 return steps(steps.placed(embeds[:, 0], position), cache, mask)[:, None]
             return self._run(embeds, mask, cache, first=embeds.shape[1] - 1)
 
-        return DecodingModel(
+        return TextDecoder(
             decoder=decode,
             embed=self._embed,
             head=lambda hidden: hidden @ self._head.T,

@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sightloop.models.captioners.end_to_end import distance, pictures
+from sightloop.models.captioners.end_to_end import distance, images_in
 from sightloop.models.captioners.prompt_reader import PromptReader
 from sightloop.models.decoding.beams import Rules, write_texts
-from sightloop.models.decoding.sampling import Decoder, DecodingModel, alone, draw_tokens
+from sightloop.models.decoding.sampling import Decoder, TextDecoder, alone, draw_tokens
 from sightloop.models.deduplicate import distinct, image_keys
 from sightloop.models.transformers_internals import (
     Cache,
@@ -118,12 +118,12 @@ class ComposedModel:
     @torch.no_grad()
     def context(self, prompt: Prompt) -> Context:
         """The prompts, ready for the language model."""
-        keys = zip(prompt.texts, image_keys(pictures(prompt)), strict=True)
+        keys = zip(prompt.texts, image_keys(images_in(prompt)), strict=True)
         firsts, places = distinct(list(keys))
         device = self._head.device
         if len(firsts) < len(places):
             prompt = replace(prompt, seeds=None).rows(torch.tensor(firsts))
-        images = pictures(prompt)
+        images = images_in(prompt)
         # Most batches ask one question, so each is padded once and then picked.
         texts = {text: place for place, text in enumerate(dict.fromkeys(prompt.texts))}
         each = torch.tensor([texts[text] for text in prompt.texts])
@@ -206,8 +206,8 @@ class ComposedModel:
 
         return cast("Decoder", run)
 
-    def _writer(self, context: Context) -> DecodingModel:
-        return DecodingModel(
+    def _writer(self, context: Context) -> TextDecoder:
+        return TextDecoder(
             decoder=self._decoder(context),
             embed=self.embed,
             head=lambda hidden: hidden @ self._head.T,
@@ -302,7 +302,7 @@ class ComposedModel:
         return self._objection
 
     def _compare(self, prompt: Prompt) -> str | None:
-        shape, generator = pictures(prompt).pixels.shape[1:], torch.Generator().manual_seed(0)
+        shape, generator = images_in(prompt).pixels.shape[1:], torch.Generator().manual_seed(0)
         noise = torch.randint(256, (1, *shape), generator=generator, dtype=torch.uint8)
         one = Prompt(texts=prompt.texts[:1], images=Images(pixels=noise))
         own = self.model(**self.reader.inputs(one.texts, noise), logits_to_keep=1).logits[:, -1]

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sightloop.models.decoding.growing_texts import LEAVE_SHARE, LOOK_EVERY, are_ends
-from sightloop.models.decoding.sampling import DecodingModel, alone, draw_tokens
+from sightloop.models.decoding.sampling import TextDecoder, alone, draw_tokens
 from sightloop.models.only_numbers import UNSOUND, require_drawn
 from sightloop.models.transformers_internals import roomy_cache
 from sightloop.types import Sampling
@@ -101,7 +101,7 @@ class _State:
 
 @torch.no_grad()
 def write_texts(
-    writer: DecodingModel,
+    writer: TextDecoder,
     context: Float[Tensor, "B N h"],
     history: Int[Tensor, "B P"],
     rules: Rules,
@@ -149,7 +149,7 @@ def write_texts(
     return _sound(written[:, prompt:], writer.source)
 
 
-def _write_greedily(writer: DecodingModel, context: Float[Tensor, "B N h"], rules: Rules) -> list[list[int]]:
+def _write_greedily(writer: TextDecoder, context: Float[Tensor, "B N h"], rules: Rules) -> list[list[int]]:
     """Without beams and without a look at what was written before, the highest score is all that counts."""
     forbidden, lengths = _Forbidden(rules, writer.ends, context.device), count()
 

@@ -37,7 +37,7 @@ class Decoder(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DecodingModel:
+class TextDecoder:
     """What drawing needs to know of a language model."""
 
     decoder: Decoder
@@ -56,7 +56,7 @@ class DecodingModel:
 
 @torch.no_grad()
 def draw_tokens(
-    writer: DecodingModel,
+    writer: TextDecoder,
     context: Float[Tensor, "B L h"],
     *,
     mask: Bool[Tensor, "B L"] | None,

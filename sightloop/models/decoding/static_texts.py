@@ -18,7 +18,7 @@ from torch import Tensor
 
 from sightloop.models.decoding.cuda_graphs import RepeatedStep
 from sightloop.models.decoding.growing_texts import GrowingTexts
-from sightloop.models.decoding.sampling import DecodingModel, draw, uniform_numbers
+from sightloop.models.decoding.sampling import TextDecoder, draw, uniform_numbers
 from sightloop.models.transformers_internals import Cache, refill, roomy_cache, static_cache
 from sightloop.types import Sampling, Tokens
 
@@ -48,7 +48,7 @@ class _Shape:
 
     def __init__(
         self,
-        writer: DecodingModel,
+        writer: TextDecoder,
         decoder: FixedDecoder,
         context: Float[Tensor, "B L h"],
         sampling: Sampling,
@@ -88,7 +88,7 @@ class _Shape:
 
     def draw(
         self,
-        writer: DecodingModel,
+        writer: TextDecoder,
         context: Float[Tensor, "B L h"],
         mask: Bool[Tensor, "B L"] | None,
         uniform: Float[Tensor, "T B"],
@@ -135,19 +135,19 @@ class StaticTexts:
         # A copy of a policy has weights and graphs of its own.
         return StaticTexts()
 
-    def takes(self, writer: DecodingModel, context: Float[Tensor, "B L h"], sampling: Sampling) -> bool:
+    def takes(self, writer: TextDecoder, context: Float[Tensor, "B L h"], sampling: Sampling) -> bool:
         """Whether such a batch may be drawn here; that depends on its shape alone."""
         return self._bytes(writer, context, sampling) <= KEPT_BYTES
 
     @staticmethod
-    def _bytes(writer: DecodingModel, context: Tensor, sampling: Sampling) -> int:
+    def _bytes(writer: TextDecoder, context: Tensor, sampling: Sampling) -> int:
         states = len(context) * (context.shape[1] + sampling.max_tokens) * context.shape[2]
         return 2 * writer.num_layers * states * context.element_size()
 
     @torch.no_grad()
     def draw(
         self,
-        writer: DecodingModel,
+        writer: TextDecoder,
         decoder: FixedDecoder,
         context: Float[Tensor, "B L h"],
         *,

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sightloop.models.decoding.sampling import Decoder, DecodingModel, alone, draw_tokens
+from sightloop.models.decoding.sampling import Decoder, TextDecoder, alone, draw_tokens
 from sightloop.models.deduplicate import distinct
 from sightloop.models.janus.body import JanusBody
 from sightloop.models.janus.images import JanusImages
@@ -96,7 +96,7 @@ class JanusAnswers:
         """One answer a row."""
         questions = self.questions(prompt, sampling.max_tokens)
         mask = questions.whole_mask()
-        writer = DecodingModel(
+        writer = TextDecoder(
             decoder=self._decoder(questions),
             embed=self.body.words,
             head=head,

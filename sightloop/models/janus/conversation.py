@@ -58,8 +58,8 @@ class JanusStrings:
     def told(self) -> dict[str, str]:
         """As templates, for records."""
         return {
-            "drawing template": self.drawing.understanding_input(PROMPT_PLACE),
-            "question template": self.asking.understanding_input(QUESTION_PLACE),
+            "drawing template": self.drawing.around(PROMPT_PLACE),
+            "question template": self.asking.around(QUESTION_PLACE),
         }
 
 
@@ -175,7 +175,7 @@ def single(drawing: Frame, asking: Frame, plain: Frame | None = None) -> JanusSt
     """Strings of one prompt or one question; `plain` None = a question without image is as a prompt."""
 
     def listed(frame: Frame) -> str:
-        empty = frame.understanding_input("") if frame.empty is None else frame.empty
+        empty = frame.around("") if frame.empty is None else frame.empty
         return f"[{', '.join(map(_quoted, (frame.before, frame.after, frame.strip, empty)))}]"
 
     frames = {"drawn": drawing, "asked": asking}

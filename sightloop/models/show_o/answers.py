@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sightloop.models.decoding.code_likelihood import code_log_probs
-from sightloop.models.decoding.sampling import DecodingModel, draw_tokens
+from sightloop.models.decoding.sampling import TextDecoder, draw_tokens
 from sightloop.models.show_o.body import Body, Prefix
 from sightloop.models.show_o.layout import image_prefix, right_padded
 from sightloop.models.show_o.masks import answer_mask
@@ -24,7 +24,7 @@ from sightloop.types import Sampling, Tokens, TokenScores
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pictures:
+class AnsweredImages:
     """The distinct images of a batch as embeddings, everything before the question included."""
 
     embeds: Float[Tensor, "D P h"]
@@ -50,18 +50,18 @@ class Pictures:
         )
 
 
-def code_images(body: Body, tokens: Tokens, *, row_of: Int[Tensor, " B"]) -> Pictures:
+def code_images(body: Body, tokens: Tokens, *, row_of: Int[Tensor, " B"]) -> AnsweredImages:
     """Images given by their codes; a gradient passes to one-hot codes."""
     words = body.vocabulary
     embeds = body.embed(image_prefix(tokens.ids + words.first_code, words))
     if tokens.one_hot is not None:
         embeds = torch.cat([embeds[:, :2], body.mix_codes(tokens.one_hot), embeds[:, -1:]], 1)
-    return Pictures(embeds=embeds, row_of=row_of)
+    return AnsweredImages(embeds=embeds, row_of=row_of)
 
 
 def draw_answers(
     body: Body,
-    pictures: Pictures,
+    pictures: AnsweredImages,
     questions: Sequence[Sequence[int]],
     *,
     sampling: Sampling,
@@ -86,7 +86,7 @@ def draw_answers(
         real = torch.arange(longest) >= gaps[:, None]
         mask = torch.nn.functional.pad(real, (width, 0), value=True).to(body.device)
     words = body.vocabulary
-    writer = DecodingModel(
+    writer = TextDecoder(
         decoder=_Decoder(body=body, pictures=pictures),
         embed=body.embed,
         head=body.text_logits if head is None else head,
@@ -103,7 +103,7 @@ class _Decoder:
     """Runs new positions; at first the images, each distinct one once, and all questions."""
 
     body: Body
-    pictures: Pictures
+    pictures: AnsweredImages
 
     def __call__(
         self, embeds: Float[Tensor, "B Q h"], mask: Bool[Tensor, "B K"] | None, cache: Cache
@@ -130,7 +130,7 @@ class _Decoder:
 
 def score_answers(
     body: Body,
-    pictures: Pictures,
+    pictures: AnsweredImages,
     questions: Sequence[Sequence[int]],
     tokens: Tokens,
     under: Sampling | None,

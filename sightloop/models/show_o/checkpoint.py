@@ -259,7 +259,7 @@ def chosen_strings(
         Frame.of_template(template, name="--prompts.template")
     if prompts.roles is not None:
         frame = question_frame(roles=prompts.roles, behind_features=has_tower)
-        template = frame.understanding_input(QUESTION_PLACE)
+        template = frame.around(QUESTION_PLACE)
     chosen = {"question_template": template, "system_prompt": prompts.text("system")}
     told = {name: config.get(name) if value is None else value for name, value in chosen.items()}
     return {name: str(value) for name, value in told.items() if value is not None}

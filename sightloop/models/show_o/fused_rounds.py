@@ -142,7 +142,7 @@ def draw_round(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class RoundsPlan:
     """What is known of all rounds before the first one."""
 
     noise: list[Noise]
@@ -155,7 +155,7 @@ class Plan:
     """How many can be unknown in a row before each round; at least 2, because one has no order."""
 
 
-def plan_of(known: Tokens, sampling: Sampling, noise: Iterable[Noise]) -> Plan:
+def plan_of(known: Tokens, sampling: Sampling, noise: Iterable[Noise]) -> RoundsPlan:
     """The plan of a drawing; asks the device once how many codes of each row are known."""
     steps, (_, length), device = rounds_of(sampling), known.ids.shape, known.ids.device
     numbers = [one for _, one in zip(range(steps), noise, strict=False)]
@@ -172,7 +172,7 @@ def plan_of(known: Tokens, sampling: Sampling, noise: Iterable[Noise]) -> Plan:
     orders = torch.stack(order).to(device)
     uniforms = [one.uniform for one in numbers if one.uniform is not None]
     uniform = torch.stack(uniforms).to(device) if uniforms else [None] * steps
-    return Plan(
+    return RoundsPlan(
         noise=[
             Noise(order=orders[step], uniform=uniform[step], exponential=one.exponential)
             for step, one in enumerate(numbers)

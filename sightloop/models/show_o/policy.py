@@ -24,7 +24,7 @@ from sightloop.models.deduplicate import distinct, image_keys, row_keys
 from sightloop.models.lora import Adapters
 from sightloop.models.mixed_precision import MixedPrecision, forget_casts, keep_frozen_in
 from sightloop.models.prompt_strings import PROMPT_PLACE, QUESTION_PLACE, answer_ids
-from sightloop.models.show_o.answers import Pictures, code_images, draw_answers, score_answers
+from sightloop.models.show_o.answers import AnsweredImages, code_images, draw_answers, score_answers
 from sightloop.models.show_o.body import Body, no_contexts
 from sightloop.models.show_o.fused_rounds import Easel, draw_rounds
 from sightloop.models.show_o.layout import (
@@ -282,8 +282,7 @@ class ShowO(nn.Module):
         return [text_ids(self.tokenizer, text) for text in plain]
 
     def score(self, turn: Turn, under: Sampling | None = None) -> TokenScores:
-        """Log-probabilities under the model's own distribution (None: no guidance, temperature 1) or a
-        drawing distribution.
+        """Log-probabilities under the model's own distribution (None: no guidance, temperature 1) or another.
 
         Codes of an image are scored from those that earlier rounds (`decode_step`) fixed; without rounds,
         all at once from an image of which nothing is known.
@@ -295,7 +294,7 @@ class ShowO(nn.Module):
             pictures, questions = self._asked(turn.prompt)
             return score_answers(self.body, pictures, questions, turn.tokens, under)
 
-    def _asked(self, prompt: Prompt) -> tuple[Pictures, list[list[int]]]:
+    def _asked(self, prompt: Prompt) -> tuple[AnsweredImages, list[list[int]]]:
         if prompt.images is None:
             raise ValueError("a question needs images; give one of each")
         return self._pictures(prompt.images), self.questions(prompt.texts)
@@ -310,10 +309,7 @@ class ShowO(nn.Module):
     @property
     def templates(self) -> dict[str, str]:
         """The strings around prompts and questions, for records."""
-        told = {
-            "drawing template": PROMPT_PLACE,
-            "question template": self.asking.understanding_input(QUESTION_PLACE),
-        }
+        told = {"drawing template": PROMPT_PLACE, "question template": self.asking.around(QUESTION_PLACE)}
         return told if self.vision is None else told | {"system prompt": self.vision.system_prompt}
 
     def encode_images(self, images: Images) -> Images:
@@ -324,7 +320,7 @@ class ShowO(nn.Module):
         """The codes themselves, or their images with what the frozen tower sees."""
         return self._whole(tokens) if self.vision is None else self.encode_images(self.pixels(tokens))
 
-    def _pictures(self, images: Images | Tokens) -> Pictures:
+    def _pictures(self, images: Images | Tokens) -> AnsweredImages:
         if isinstance(images, Tokens) and images.one_hot is not None:
             # Rows that carry a gradient keep their own.
             rows = row_of = list(range(len(images)))

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import CLIPVisionModel
 
 from sightloop.models.mixed_precision import in_own_precision
-from sightloop.models.show_o.answers import Pictures
+from sightloop.models.show_o.answers import AnsweredImages
 from sightloop.models.show_o.body import Body
 from sightloop.models.show_o.layout import SYSTEM_PROMPT
 from sightloop.models.show_o.magvit2 import pixel_values_of
@@ -72,7 +72,7 @@ class ShowOVision(nn.Module):
         system: list[int],
         *,
         row_of: Int[Tensor, " B"],
-    ) -> Pictures:
+    ) -> AnsweredImages:
         """What precedes questions about them; only the features are seen from before them."""
         words, count = body.vocabulary, len(features)
         projected = self.projector(features.to(body.head.weight.dtype))
@@ -85,4 +85,4 @@ class ShowOVision(nn.Module):
         ]
         first = opening.shape[1]
         last = first + projected.shape[1] - 1
-        return Pictures(embeds=torch.cat(parts, 1), row_of=row_of, first=first, last=last)
+        return AnsweredImages(embeds=torch.cat(parts, 1), row_of=row_of, first=first, last=last)
