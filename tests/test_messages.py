@@ -40,6 +40,8 @@ COMMANDS = {
     "evaluators.open_detector": ("evaluate geneval", "evaluate joint", *TRAIN_UNIRL),
     "evaluators.open_detector.check_detector": ("evaluate geneval",),
     "evaluators.open_detector.open_detector": ("evaluate geneval",),
+    "evaluators.open_detector.require_fit": ("evaluate geneval",),
+    "planning.networks": TRAIN_UNIRL,
     "cli.captions": ("evaluate clip-recall",),
     "cli.captions.caption_images": ("caption", "evaluate clip-recall"),
     "cli.answers": ("evaluate answers",),

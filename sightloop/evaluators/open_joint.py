@@ -68,8 +68,8 @@ def joint_evaluator(
         for name in ("file", "fixed"):
             if given := getattr(settings, name):
                 raise ValueError(
-                    f"both_sides.{name} is {given!r}, but nothing judges drawings; name a detector with "
-                    "--joint.detector"
+                    f"{name} is {given!r}, but nothing judges drawings; name a detector with --detector "
+                    "(in training --joint.detector)"
                 )
         return None
     if setup.world_model is not None:

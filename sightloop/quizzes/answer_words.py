@@ -25,7 +25,7 @@ def words_of(text: str) -> list[str]:
 def plural_word(name: str) -> str:
     """The regular plural of a name's last word.
 
-    >>> plural_of("bench"), plural_of("wine glass"), plural_of("cherry"), plural_of("toy")
+    >>> plural_word("bench"), plural_word("wine glass"), plural_word("cherry"), plural_word("toy")
     ('benches', 'wine glasses', 'cherries', 'toys')
     """
     if name.endswith("y") and name[-2:-1] not in "aeiou":
