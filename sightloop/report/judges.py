@@ -42,7 +42,7 @@ def both(run: RunRecords) -> list[str]:
     """Sentences about judges that watch and are a reward too, whose figures therefore prove little."""
     chosen = {name for name, weight in weights(run).items() if weight}
     models = {name.partition(":")[2] for name in chosen} - {""}
-    judge, sides = _settings(run.config, "judge"), _settings(run.config, "both_sides")
+    judge, sides = _settings(run.config, "judge"), _settings(run.config, "joint")
     if "retrieval" in chosen:
         models.add(str(judge.get("retrieval_clip")))
     found = [
@@ -52,7 +52,7 @@ def both(run: RunRecords) -> list[str]:
         if record.protocol.get("encoder") in models
     ]
     if "detector" in chosen and sides and judge.get("detector") == sides.get("detector"):
-        found.append(("both_sides", str(judge.get("detector")) or "the exact checker"))
+        found.append(("joint", str(judge.get("detector")) or "the exact checker"))
     return [
         f"The judge of {evaluator} ({model}) is a reward of this run too: its figures rise with the reward "
         "whether the policy got better or games it. Watch another judge."

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sightloop.former_names import current_metric
+from sightloop.former_names import current_metric, current_settings
 
 _STEP = re.compile(r"step_(\d+)")
 _EVALUATION = re.compile(r"^(?P<name>.+)_step_(?P<step>\d+)$")
@@ -159,7 +159,7 @@ def read_run(run_folder: Path) -> RunRecords:
     return RunRecords(
         path=folder,
         recipe=str(config.get("recipe", "")),
-        config=config.get("config") or {},
+        config=current_settings(config.get("config") or {}),
         environment=_object(folder / "environment.json"),
         train=_by_step(records, "train"),
         evals=_with_files(_by_step(records, "eval"), evaluations),

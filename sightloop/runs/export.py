@@ -75,7 +75,7 @@ def _export_generator(
         raise ValueError(_cannot(run, row.title, "write"))
     refuse_filled(output)
     restored = restore(run, step, device=torch.device("cpu"), dtype="float32")
-    card = _card(run, restored, "both_sides", _BOTH_SIDES, license_name)
+    card = _card(run, restored, "joint", _BOTH_SIDES, license_name)
     method = "GRPO" if isinstance(restored.config, GrpoConfig) else "supervised training"
     with atomic_write(output) as partial:
         usage = row.write(restored.policy, partial, dtype=dtype, start=start_folder(restored.config))

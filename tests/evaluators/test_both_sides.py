@@ -161,7 +161,7 @@ def test_folders_without_sound_images_are_refused(tmp_path: Path) -> None:
 )
 def test_images_and_files_that_nothing_would_judge_are_refused(name: str, settings: JointSettings) -> None:
     setup = replace(setup_of(replace(GRPO_SHOW_O, policy="somewhere")), asks=ASKS)
-    with pytest.raises(ValueError, match=f"both_sides.{name} is 'given', but nothing judges drawings"):
+    with pytest.raises(ValueError, match=f"{name} is 'given', but nothing judges drawings"):
         joint_evaluator(settings, setup, max_answer=32, device="cpu")
     assert joint_evaluator(JointSettings(), setup, max_answer=32, device="cpu") is None
     assert open_check("", "", in_world=True, device="cpu") == WorldCheck()

@@ -28,8 +28,8 @@ ONE_STEP = {
     "schedule.sample_every": 1, "schedule.warmup_steps": 0,
 }  # fmt: skip
 VLRM = ONE_STEP | {"batch": 4, "held_out.limit": 4}
-UNIRL = ONE_STEP | {"prompts": 2, "group": 2, "both_sides.per_category": 4}
-NOT_EVALUATED = {"both_sides.per_category": 0}
+UNIRL = ONE_STEP | {"prompts": 2, "group": 2, "joint.per_category": 4}
+NOT_EVALUATED = {"joint.per_category": 0}
 # Recipe, preset, and the choices made: together they make every choice, and leave every one out.
 RUNS: dict[str, tuple[str, str, Mapping[str, Any]]] = {
     "a2c": ("vlrm", "shapes", VLRM),

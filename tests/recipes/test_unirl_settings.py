@@ -113,7 +113,7 @@ def test_every_preset_survives_json(recipe: str) -> None:
         (["--updates", "2", "--method", "rloo"], "updates is 2, but method 'rloo' has no old policy"),
         (["--updates", "0", "--method", "grpo"], "updates is 0; use at least 1"),
         (["--clip-high", "0.2"], "clip_high is 0.2, which has no effect here: it belongs to --method"),
-        (["--joint.per-category", "1"], "both_sides.per_category is 1; a prompt is drawn 4 times"),
+        (["--joint.per-category", "1"], "joint.per_category is 1; a prompt is drawn 4 times"),
         (
             ["--answer.answerer", "frozen"],
             "answer.answerer is 'frozen': its answers are not the policy's own",

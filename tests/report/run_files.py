@@ -83,5 +83,5 @@ def two_evaluations(folder: Path, before: Sequence[dict[str, str]], after: Seque
     for step, samples in ((0, before), (30, after)):
         sides = [side for side in ("drawn", "answered") if side in samples[0]]
         values = {side: [float(sample[side] == "right") for sample in samples] for side in sides}
-        evaluate(folder, "both_sides", step, per_sample=values, samples=samples)
+        evaluate(folder, "joint", step, per_sample=values, samples=samples)
     return folder

@@ -136,7 +136,7 @@ def _evaluate(folder: Path, story: DrawingStory, quizzes: list[Quiz], step: int)
         metrics[f"drawn_{category}"] = float(drawn[of_category].mean())
         metrics[f"answered_{category}"] = float(answered[of_category].mean())
     record = {
-        "name": "both_sides",
+        "name": "joint",
         "step": step,
         "metrics": metrics,
         "per_sample": {name: values.astype(float).tolist() for name, values in per_sample.items()},

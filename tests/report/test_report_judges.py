@@ -94,9 +94,9 @@ def test_a_judge_that_watches_and_is_a_reward_too_is_called_out() -> None:
 
 
 def test_the_checker_of_drawings_as_a_reward_is_called_out() -> None:
-    checked = {"judge": {"detector": ""}, "both_sides": {"detector": ""}, "schedule": BY_DRAWINGS}
+    checked = {"judge": {"detector": ""}, "joint": {"detector": ""}, "schedule": BY_DRAWINGS}
     run = run_of({"rewards": {"detector": 1.0}, **checked}, watched="joint/drawn")
-    assert both(run)[0].startswith("The judge of both_sides (the exact checker) is a reward")
+    assert both(run)[0].startswith("The judge of joint (the exact checker) is a reward")
     assert not both(run_of({"rewards": {"detector": 0.0}, **checked}, watched="joint/drawn"))
 
 

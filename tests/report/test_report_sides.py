@@ -56,7 +56,7 @@ def test_drawings_pair_by_prompt_and_figures_of_other_images_by_place(tmp_path: 
         samples = [drawing(prompt, bool(drawn), True, image=f"images/{step}.png") for prompt in "aabb"]
         values = {"drawn": [drawn] * 4, "answered_fixed": fixed, "only_drawn": [0.0] * 4}
         values |= {"only_answered": [1 - drawn] * 4, "imbalance": [1 - drawn] * 4}
-        evaluate(folder, "both_sides", step, per_sample=values, samples=samples)
+        evaluate(folder, "joint", step, per_sample=values, samples=samples)
     path = folder / "evaluations" / "joint_step_000030.json"
     content = json.loads(path.read_text())
     del content["per_sample"]["imbalance"]
@@ -80,7 +80,7 @@ def test_rates_of_one_side_given_the_other_have_intervals(tmp_path: Path) -> Non
         values = {"drawn": drawn, "answered": answered, "both": answered}
         doubled = {name: [float(value) for value in row for _ in range(2)] for name, row in values.items()}
         rows = [sample for sample in samples for _ in range(2)]
-        evaluate(folder, "both_sides", step, per_sample=doubled, samples=rows)
+        evaluate(folder, "joint", step, per_sample=doubled, samples=rows)
         log(folder, "eval", {step: {"joint/answered_if_drawn": sum(answered) / sum(drawn)}})
     found = {change.metric.partition("/")[2]: change for change in changes(read_run(folder))}
     change = found["answered_if_drawn"]
@@ -103,7 +103,7 @@ def test_the_four_outcomes_are_counted(tmp_path: Path) -> None:
     before = [drawing("a", True, True), drawing("b", True, False), drawing("c", False, True)]
     after = [drawing("a", True, True), drawing("b", True, True), drawing("c", False, False)]
     folder = two_evaluations(tmp_path / "run", before, after)
-    (old, new) = read_run(folder).evaluations["both_sides"].values()
+    (old, new) = read_run(folder).evaluations["joint"].values()
     assert list(outcome_counts(old).values()) == [1, 1, 1, 0]
     assert list(outcome_counts(new).values()) == [2, 0, 0, 1]
     tables = re.findall(r'<table class="outcome">(.*?)</table>', section(folder, "sides"))

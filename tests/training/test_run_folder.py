@@ -178,7 +178,7 @@ def test_a_run_that_has_trained_stays_though_it_fails_before_its_first_checkpoin
         (["vlrm", "--held-out.images", "photosss/"], "'photosss/'"),
         (["unirl-grpo", "--model", "nosuch/"], "nosuch is not a folder"),
         (["unirl-grpo", "--quizzes.file", "nosuch.jsonl"], "quizzes.file is 'nosuch.jsonl', which does not"),
-        (["unirl-sft", "--joint.fixed", "nosuch/"], "both_sides.fixed is 'nosuch/', which does not"),
+        (["unirl-sft", "--joint.fixed", "nosuch/"], "joint.fixed is 'nosuch/', which does not"),
     ],
 )
 def test_what_is_missing_is_told_before_anything_is_loaded(

@@ -64,7 +64,7 @@ def require_inputs(config: UniConfig) -> None:
         generator_family(Path(config.policy))
     quizzes, evaluation = config.quizzes, config.joint
     named = {"quizzes.file": quizzes.file, "quizzes.excluded": quizzes.excluded}
-    named |= {"both_sides.file": evaluation.file, "both_sides.fixed": evaluation.fixed}
+    named |= {"joint.file": evaluation.file, "joint.fixed": evaluation.fixed}
     for setting, name in named.items():
         if name and not Path(name).exists():
             raise ValueError(f"{setting} is {name!r}, which does not exist")
@@ -265,7 +265,7 @@ def experiment_of(config: UniConfig, setup: QuizSetup, folder: Path, parts: Wire
         batches=quiz_stream(config, setup),
         collect=parts.collect,
         algorithm=parts.algorithm,
-        evaluators={} if evaluator is None else {"both_sides": evaluator},
+        evaluators={} if evaluator is None else {"joint": evaluator},
         schedule=config.schedule,
         updates=parts.updates,
         kept=parts.kept,

@@ -103,14 +103,14 @@ SHARED = (
         name="the rewards points, share and all_facts, whose weights are 0",
     ),
     Choice(
-        settings=tuple(f"both_sides.{name}" for name in ("file", "detector", "colors", "fixed", "seed")),
+        settings=tuple(f"joint.{name}" for name in ("file", "detector", "colors", "fixed", "seed")),
         made=lambda c: c.joint.per_category > 0,
-        name="an evaluation, and both_sides.per_category is 0",
+        name="an evaluation, and joint.per_category is 0",
     ),
     Choice(
-        settings=("both_sides.per_category",),
+        settings=("joint.per_category",),
         made=lambda c: not c.joint.file or c.joint.per_category == 0,
-        name="quizzes made by the grammar, and both_sides.file names others",
+        name="quizzes made by the grammar, and joint.file names others",
     ),
     Choice(
         settings=("objectives.per_turn_every",),

@@ -205,7 +205,7 @@ class UniConfig:
         number = self.joint.per_category
         if number and number < PER_PROMPT:
             raise ValueError(
-                f"both_sides.per_category is {number}; a prompt is drawn {PER_PROMPT} times: use at least "
+                f"joint.per_category is {number}; a prompt is drawn {PER_PROMPT} times: use at least "
                 f"{PER_PROMPT}, or 0 for no evaluation"
             )
         if self.objectives.balance and not self.drawing_weight == self.objectives.answering > 0:
