@@ -88,7 +88,7 @@ class OurVlrm:
         }
         self.policy: Any = policy
         no_batches: Any = ()  # The benchmark hands its images over itself.
-        self.policy.look = clock.timed("sample", policy.look)
+        self.policy.encode_images = clock.timed("sample", policy.encode_images)
         self.policy.sample = clock.timed("sample", policy.sample)
         self.policy.score = clock.timed("policy", policy.score)
         self.critic.forward = clock.timed("critic", self.critic.forward)

@@ -48,7 +48,7 @@ class Painter(nn.Module):
         self.patience = patience
         self.drawn: list[str] = []
 
-    def drawing(self, **changes: Any) -> Sampling:
+    def default_sampling(self, **changes: Any) -> Sampling:
         """Its usual distribution."""
         return Sampling(max_tokens=self.num_image_tokens, **changes)
 
@@ -73,7 +73,7 @@ class Painter(nn.Module):
         """Nothing here reads images."""
         raise NotImplementedError
 
-    def shown(self, tokens: Tokens) -> Images | Tokens:
+    def understanding_input(self, tokens: Tokens) -> Images | Tokens:
         """Nothing here is asked about images."""
         raise NotImplementedError
 

@@ -55,7 +55,7 @@ class Batching:
         if self.workers < 1:
             raise ValueError(f"workers is {self.workers}; use at least 1 thread")
         if not 0 <= self.max_broken_fraction < 1:
-            raise ValueError(f"max_broken_share is {self.max_broken_fraction}; use a share in [0, 1)")
+            raise ValueError(f"max_broken_fraction is {self.max_broken_fraction}; use a share in [0, 1)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,7 +177,7 @@ class ImageStream:
         named = "; ".join(f"{picture.source}: {picture.reason}" for picture in broken[:_NUM_NAMED])
         raise ValueError(
             f"{num_broken} of {num_seen} images of {self._source.spec!r} are broken, more than "
-            f"max_broken_share {self._batching.max_broken_fraction}; the latest are "
+            f"max_broken_fraction {self._batching.max_broken_fraction}; the latest are "
             f"{named}. Repair the data, or accept more of them with --data.max-broken-fraction"
         )
 

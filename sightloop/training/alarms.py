@@ -221,4 +221,4 @@ class Watch:
         for record in records:
             figures = {name: float(value) for name, value in record.items() if not isinstance(value, str)}
             (train if record["kind"] == "train" else evals).append(figures)
-            self.encode_images(int(figures["step"]), History(train=train, evals=evals, watched=watched))
+            self.look(int(figures["step"]), History(train=train, evals=evals, watched=watched))

@@ -51,7 +51,7 @@ def _caption(folder: Path, rollout: Rollout, credit: Credit, row: int) -> dict[s
 def _drawing(folder: Path, rollout: Rollout, credit: Credit, row: int) -> dict[str, Any]:
     drawing, *asking = rollout.turns
     codes, columns = drawing.tokens, rollout.turn_columns()[0]
-    counted = codes.mask[row] & (credit.shares[row, columns] > 0)
+    counted = codes.mask[row] & (credit.loss_weights[row, columns] > 0)
     advantages = credit.advantages[row, columns][counted]
     drawn = codes.mask[row]
     words = _words(rollout, credit, row) if asking else {"pieces": [], "rewards": [], "credit": []}

@@ -130,7 +130,7 @@ class Run:
             tracker.write(dict(metrics), step)
         if kind == "train":
             self._bar.step(dict(metrics))
-        for alarm in self._watch.encode_images(step, self._history()):
+        for alarm in self._watch.look(step, self._history()):
             self.alarm(alarm)
 
     def alarm(self, alarm: Alarm) -> None:

@@ -100,7 +100,7 @@ def test_a_resumed_stream_goes_on_as_if_it_had_never_stopped(
     make: Callable[[Path], str], workers: int, tmp_path: Path
 ) -> None:
     # Batches of 3 over epochs of 11 or 13 end in the middle of shards, of epochs and of a batch.
-    settings = {"batch_size": 3, "shuffle_buffer": 4, "max_broken_share": 0.5, "workers": workers}
+    settings = {"batch_size": 3, "shuffle_buffer": 4, "max_broken_fraction": 0.5, "workers": workers}
     spec = make(tmp_path)
     whole = stream(spec, **settings)
     states: list[str] = []
@@ -121,7 +121,7 @@ def test_a_resumed_stream_goes_on_as_if_it_had_never_stopped(
 
 @KINDS
 def test_two_ranks_together_see_what_one_rank_sees(make: Callable[[Path], str], tmp_path: Path) -> None:
-    settings = {"batch_size": 6, "shuffle_buffer": 4, "max_broken_share": 0.5}
+    settings = {"batch_size": 6, "shuffle_buffer": 4, "max_broken_fraction": 0.5}
     spec = make(tmp_path)
     alone = stream(spec, **settings)
     left, right = (stream(spec, rank=rank, num_ranks=2, **settings) for rank in range(2))
@@ -136,7 +136,7 @@ def test_two_ranks_together_see_what_one_rank_sees(make: Callable[[Path], str], 
 
 @KINDS
 def test_a_state_of_one_rank_serves_two(make: Callable[[Path], str], tmp_path: Path) -> None:
-    settings = {"batch_size": 6, "shuffle_buffer": 4, "max_broken_share": 0.5}
+    settings = {"batch_size": 6, "shuffle_buffer": 4, "max_broken_fraction": 0.5}
     spec = make(tmp_path)
     alone = stream(spec, **settings)
     for _ in range(3):
@@ -205,7 +205,7 @@ def test_a_resumed_stream_does_not_report_again(tmp_path: Path, caplog: pytest.L
 
 def test_too_many_broken_images_stop_the_stream_with_their_names(tmp_path: Path) -> None:
     spec = write_folder(tmp_path, 120, broken=tuple(range(0, 120, 8)))
-    with pytest.raises(ValueError, match=r"max_broken_share 0\.05.*0\d+\.png"):
+    with pytest.raises(ValueError, match=r"max_broken_fraction 0\.05.*0\d+\.png"):
         next(stream(spec, batch_size=120))
 
 
@@ -277,7 +277,7 @@ def test_a_shard_that_shrank_since_the_state_is_named(tmp_path: Path) -> None:
         ({"rank": 2, "num_ranks": 2}, "rank is 2"),
         ({"workers": 0}, "workers is 0"),
         ({"shuffle_buffer": 0}, "shuffle_buffer is 0"),
-        ({"max_broken_share": 1.0}, "max_broken_share is 1.0"),
+        ({"max_broken_fraction": 1.0}, "max_broken_fraction is 1.0"),
     ],
 )
 def test_a_wrong_setting_of_a_stream_is_named(wrong: dict[str, float], message: str) -> None:

@@ -145,7 +145,7 @@ def test_too_many_broken_images_stop_the_run(tmp_path: Path) -> None:
     # 6 of 100 are more than 5 %; 5 are not.
     spec = write_folder(tmp_path / "six", 100, broken=tuple(range(10, 70, 10)))
     with pytest.raises(
-        ValueError, match=r"6 of \d+ pictures of .*six' are broken, more than max_broken_share 0\.05"
+        ValueError, match=r"6 of \d+ pictures of .*six' are broken, more than max_broken_fraction 0\.05"
     ):
         shown(stream(spec, shuffle=False), 25)
     spec = write_folder(tmp_path / "five", 100, broken=tuple(range(10, 60, 10)))
@@ -176,7 +176,7 @@ def test_closing_ends_the_threads(tmp_path: Path) -> None:
         ({"rank": 2, "num_ranks": 2}, "rank is 2; ranks count from 0 to 1"),
         ({"workers": 0}, "workers is 0"),
         ({"shuffle_buffer": 0}, "shuffle_buffer is 0"),
-        ({"max_broken_share": 1.0}, "max_broken_share is 1.0; use a share"),
+        ({"max_broken_fraction": 1.0}, "max_broken_fraction is 1.0; use a share"),
     ],
 )
 def test_a_setting_that_cannot_work_is_named(settings: dict[str, Any], message: str) -> None:

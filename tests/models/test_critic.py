@@ -45,7 +45,7 @@ def rollout_and_credit(turn: Turn) -> tuple[Rollout, Credit]:
         group=torch.arange(len(mask)),
         values=torch.zeros_like(numbers),
     )
-    return rollout, Credit(advantages=numbers, shares=mask / mask.sum(), returns=numbers * 2)
+    return rollout, Credit(advantages=numbers, loss_weights=mask / mask.sum(), returns=numbers * 2)
 
 
 # -- adapters
@@ -204,14 +204,17 @@ def test_policy_and_critic_losses_reach_disjoint_parameters() -> None:
         return {p for p in everything if p.grad is not None and p.grad.abs().max() > 0}
 
     scores = policy.score(turn).log_probs
-    from_policy = reached((scores.exp() * credit.advantages * credit.shares).sum())
+    from_policy = reached((scores.exp() * credit.advantages * credit.loss_weights).sum())
     from_critic = reached((critic(turn) - rollout.rewards).square().sum())
     assert from_policy
     assert from_policy <= bridge
     assert {id(p) for p in own} == {id(p) for p in from_critic}
     algorithm = A2C(critic=critic)
     assert algorithm.critic_pass(rollout).gradients.keys() == from_critic
-    assert reached((algorithm.loss(policy, rollout, credit).per_token * credit.shares).sum()) == from_policy
+    assert (
+        reached((algorithm.loss(policy, rollout, credit).per_token * credit.loss_weights).sum())
+        == from_policy
+    )
 
 
 def gradients_of(*, checkpointing: bool, texts: list[str]) -> tuple[dict[str, Tensor], list[int]]:
@@ -235,7 +238,7 @@ def gradients_of(*, checkpointing: bool, texts: list[str]) -> tuple[dict[str, Te
     rollout, credit = rollout_and_credit(turn)
     of_critic = A2C(critic=critic).critic_pass(rollout).gradients
     loss = A2C(critic=critic).loss(policy, rollout, credit)
-    (loss.per_token * credit.shares).sum().backward()
+    (loss.per_token * credit.loss_weights).sum().backward()
     assert not any(part.training for part in policy.model.modules())
     named = policy.trainable_module().named_parameters()
     found = {name: parameter.grad for name, parameter in named if parameter.grad is not None}

@@ -87,10 +87,10 @@ class Watch:
         words = self.run.golden.vocabulary
         self.inputs.append(torch.where(unknown, words.mask, codes + words.first_code))
         self.unknown.append(unknown)
-        everywhere = self.run.canvas.encode_images(codes, unknown, torch.ones_like(unknown))
+        everywhere = self.run.canvas.hidden_states(codes, unknown, torch.ones_like(unknown))
         law = self.run.canvas.logits_of(*everywhere).softmax(-1)
         self.probs.append(law.view(self.run.shape))
-        return self.run.canvas.encode_images(codes, unknown)
+        return self.run.canvas.hidden_states(codes, unknown)
 
 
 def injected(run: Run) -> Iterator[Noise]:
@@ -154,7 +154,7 @@ def _same_draws(run: Run, step: int, watch: Watch) -> None:
 @torch.no_grad()
 def test_recorded_log_probs_are_the_golden_laws_and_those_that_score_finds(run: Run) -> None:
     drawn = draw_codes(
-        run.canvas.look, run.canvas.logits_of, run.known, sampling=run.sampling, noise=injected(run)
+        run.canvas.hidden_states, run.canvas.logits_of, run.known, sampling=run.sampling, noise=injected(run)
     )
     assert drawn.decode_step is not None
     golden = torch.zeros(drawn.ids.shape)

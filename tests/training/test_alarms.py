@@ -129,7 +129,7 @@ def told(values: Sequence[float]) -> list[int]:
     """Steps at which the alarm about ends is raised."""
     watch, train, steps = Watch(), trained("tokens/ended", values), []
     for k in range(1, len(train) + 1):
-        steps += [alarm.step for alarm in watch.encode_images(k, history(train[:k]))]
+        steps += [alarm.step for alarm in watch.look(k, history(train[:k]))]
     return steps
 
 
@@ -150,6 +150,6 @@ def test_a_resumed_run_does_not_tell_an_episode_twice() -> None:
     records = [{**record, "kind": "train"} for record in train]
     late, early = Watch(), Watch()
     late.relive(records[:50], JUDGE)
-    assert [late.encode_images(k, history(train[:k])) for k in (51, 52, 53)] == [[], [], []]
+    assert [late.look(k, history(train[:k])) for k in (51, 52, 53)] == [[], [], []]
     early.relive(records[:46], JUDGE)
-    assert [len(early.encode_images(k, history(train[:k]))) for k in (47, 48, 49)] == [0, 1, 0]
+    assert [len(early.look(k, history(train[:k]))) for k in (47, 48, 49)] == [0, 1, 0]

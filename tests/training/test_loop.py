@@ -203,7 +203,7 @@ class Weighing:
 
     def credit(self, policy: Policy, rollout: Rollout) -> Credit:
         """Credit of the inner algorithm, its shares all 0 in those steps."""
-        self.seen.append(self.encode_images())
+        self.seen.append(self.look())
         credit = self.inner.credit(policy, rollout)
         if len(self.seen) not in self.nothing_in:
             return credit

@@ -77,7 +77,7 @@ class SpecialIds:
     begin: int
     end: int
     pad: int
-    picture: int
+    image: int
     """An image's place among words."""
     image_start: int
 
@@ -94,8 +94,8 @@ class SpecialIds:
             "begin": words.bos_token,
             "end": words.eos_token,
             "pad": pad,
-            "picture": SPECIAL_TOKENS["image_token"],
-            "picture_start": SPECIAL_TOKENS["boi_token"],
+            "image": SPECIAL_TOKENS["image_token"],
+            "image_start": SPECIAL_TOKENS["boi_token"],
         }
         missing = [f"{name} ({token})" for name, token in written.items() if token not in known]
         refuse_problems("the tokenizer lacks special tokens of Janus", missing)
@@ -180,7 +180,7 @@ def official_config(
         text_config=LlamaConfig(**text, tie_word_embeddings=False),
         vision_config=_vision_config(official, tensors),
         vq_config=_vq_config(tensors),
-        image_token_id=ids.picture,
+        image_token_id=ids.image,
         tie_word_embeddings=False,
     )
 

@@ -48,7 +48,7 @@ class Easel:
         self.once = lean.before(states, each.to(device), seen, length)
         """Before the first round all rows with one prompt are one row, and without condition all are."""
 
-    def encode_images(self, row: Int[Tensor, "B L"], columns: Int[Tensor, "B U"]) -> Float[Tensor, "N h"]:
+    def hidden_states(self, row: Int[Tensor, "B L"], columns: Int[Tensor, "B U"]) -> Float[Tensor, "N h"]:
         """Hidden states at columns of each row, of the conditioned rows first."""
         where = columns.repeat(len(self.rows) // len(columns), 1)
         return self._seen(row, self.before, where.clamp(max=row.shape[1] - 1))
@@ -194,7 +194,7 @@ def draw_rounds(easel: Easel, known: Tokens, noise: Iterable[Noise]) -> Tokens:
         if step == 0 and plan.is_blank:
             hidden = easel.look_at_nothing(page.read()[:1], columns[:1])
         else:
-            hidden = easel.encode_images(page.read(), columns)
+            hidden = easel.hidden_states(page.read(), columns)
         scores = draw_round(easel, page, columns, hidden, numbers)
         page.fixed_in.scatter_(1, columns, step)
         if step + 1 < len(plan.noise):

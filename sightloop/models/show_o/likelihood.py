@@ -39,7 +39,7 @@ class DecodingState:
         """For the samples at `index`."""
         return replace(self, conditions=tuple(prefix.rows(index) for prefix in self.conditions))
 
-    def encode_images(
+    def hidden_states(
         self,
         codes: Int[Tensor, "B N"],
         unknown: Bool[Tensor, "B N"],
@@ -180,7 +180,7 @@ def _looked_at(
         row, step = part.unbind(1)
         unknown = steps[row] >= step[:, None]
         wanted = mask[row] & (steps[row] == step[:, None])
-        hidden.append(canvas.rows(row).encode_images(codes[row], unknown, wanted))
+        hidden.append(canvas.rows(row).hidden_states(codes[row], unknown, wanted))
         at, place = wanted.nonzero(as_tuple=True)
         flat.append(row[at] * codes.shape[1] + place)
     if not hidden:

@@ -233,7 +233,7 @@ class ShowO(nn.Module):
         if lean is None:
             with torch.set_grad_enabled(sampling.relaxation is not None):
                 canvas = self._canvas(ids, sampling)
-            tokens = draw_codes(canvas.look, canvas.logits_of, known, sampling=sampling, noise=noise)
+            tokens = draw_codes(canvas.hidden_states, canvas.logits_of, known, sampling=sampling, noise=noise)
         else:
             max_text = self.settings.max_text_tokens
             easel = Easel(self.body, lean, ids, max_text=max_text, sampling=sampling)

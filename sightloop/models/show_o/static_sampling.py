@@ -37,7 +37,7 @@ def draw_rounds_static(easel: Easel, known: Tokens, noise: Iterable[Noise]) -> T
 
     def round_() -> None:
         page.ids.scatter_(1, columns, words.mask)
-        hidden = easel.encode_images(page.read(), columns)
+        hidden = easel.hidden_states(page.read(), columns)
         this = Noise(order=order.index_select(0, now)[0], uniform=uniform.index_select(0, now)[0])
         scores = draw_round(easel, page, columns, hidden, this)
         page.fixed_in.scatter_(1, columns, now.expand(columns.shape))

@@ -231,9 +231,9 @@ def _orders_of(likelihood: LikelihoodSettings, policy: ImageGenerator) -> Unmask
             "to right; use 'trajectory'"
         )
     match likelihood.unmasking:
-        case "some-rounds":
+        case "subsampled":
             return SomeRounds(number=likelihood.number)
-        case "fresh-masks":
+        case "remasked":
             return FreshMasks(number=likelihood.number, gather=distributed.gather)
         case _:
             assert_never(likelihood.unmasking)

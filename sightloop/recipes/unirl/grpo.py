@@ -106,14 +106,14 @@ def algorithm_of(config: GrpoConfig, policy: ImageGenerator, law: Sampling) -> G
     if answers.temperature != 1.0 and objectives.answering.weight > 0:
         objectives = replace(objectives, answering=replace(objectives.answering, under=answers))
     method = METHODS[config.method]
-    if method.share == "length":
+    if method.average_over == "length":
         drawing = replace(
             objectives.drawing, max_length=policy.num_image_tokens if objectives.drawing.weight else None
         )
         words = answers.max_tokens if objectives.answering.weight else None
         objectives = replace(
             objectives,
-            share="length",
+            average_over="length",
             drawing=drawing,
             answering=replace(objectives.answering, max_length=words),
         )

@@ -83,7 +83,7 @@ _held_out_of = late("sightloop.evaluators.held_out_captions:held_out_of")
 _load_rewards = late("sightloop.rewards.custom:load_rewards")
 _read_names = late("sightloop.rewards.custom:read_names")
 _retrieval = late("sightloop.rewards.retrieval_term:open_retrieval")
-_write_images = late("sightloop.world.image_folder:write_pictures")
+_write_images = late("sightloop.world.image_folder:write_images")
 
 
 def build(config: VlrmConfig, run_folder: Path) -> Experiment:
