@@ -52,8 +52,8 @@ COMMANDS = {"both-sides": "joint"}
 _METRICS = (
     (re.compile(r"^both_sides\b"), "joint"),
     (re.compile(r"^groups/silent$"), "groups/zero_variance"),
-    (re.compile(r"\btold\b"), "fact_recall"),
-    (re.compile(r"\btold_pooled\b"), "fact_recall_pooled"),
+    (re.compile(r"^reward/denials$"), "reward/negative_questions"),
+    (re.compile(r"^reward/naming$"), "reward/object_identification"),
     (re.compile(r"colour"), "color"),
 )
 

@@ -156,5 +156,5 @@ PAIRS: dict[str, Callable[[Probe, Captioner | None], Pair]] = {
     "points": _answers,
     "share": _answers,
     "all_facts": _answers,
-    "denials": _answers,
+    "negative_questions": _answers,
 }

@@ -24,7 +24,9 @@ _TRAINING = {
     "reward/points": Label(text="points", meaning="facts told in an answer"),
     "reward/share": Label(text="share of facts", meaning="told in an answer"),
     "reward/all_facts": Label(text="all facts", meaning="share of answers that tell every fact"),
-    "reward/denials": Label(text="denials", meaning="share of traps that were seen through"),
+    "reward/negative_questions": Label(
+        text="negative questions", meaning="share of traps that were seen through"
+    ),
     "reward/picture": Label(text="picture", meaning="what the check says about the drawing alone"),
     "tokens/length": Label(text="tokens per caption"),
     "tokens/ended": Label(

@@ -22,8 +22,8 @@ def image_seed(text: str, number: int, seed: int = 0) -> int:
 def repeated_seeds(seeds: Sequence[int], number: int, *, first: int = 0) -> list[int]:
     """Seeds of `number` samples of each prompt, from the one of the prompt; samples are counted from `first`.
 
-    >>> one, other = sample_seeds([7], 2)
-    >>> one == 7, sample_seeds([7], 1, first=1) == [other]
+    >>> one, other = repeated_seeds([7], 2)
+    >>> one == 7, repeated_seeds([7], 1, first=1) == [other]
     (True, True)
     """
     return [(seed + (first + k) * _STRIDE) % 2**63 for seed in seeds for k in range(number)]

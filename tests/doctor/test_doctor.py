@@ -112,7 +112,7 @@ def test_sound_rewards_of_texts_pass() -> None:
         "repeats": Repeats(),
         "share": SubtractBlindBaseline(reward=FactReward(grade=share)),
         "all_facts": FactReward(grade=all_facts),
-        "denials": NegativeAnswers(),
+        "negative_questions": NegativeAnswers(),
     }
     findings = examine_rewards(rewards, drawn_probe())
     assert [finding.mark for finding in findings] == ["pass"] * 6 and set(rewards) <= PAIRS.keys()

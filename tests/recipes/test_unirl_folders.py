@@ -92,7 +92,7 @@ def test_a_run_is_repeated_and_resumed_bit_by_bit(
         (
             "janus",
             "--judge.subtract-blind-baseline --rewards.negative-questions 1 --judge.scale group",
-            {"reward/denials"},
+            {"reward/negative_questions"},
         ),
         ("show-o", "--gradient-checkpointing --model.trained lora", {"gradient/cosine"}),
         ("janus", "--gradient-checkpointing --draw.batch 2 --answer.temperature 0.7", {"gradient/cosine"}),

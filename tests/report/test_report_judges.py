@@ -54,7 +54,10 @@ def test_rewards_are_told_with_their_weights_and_the_watching_judge_by_its_figur
 
 
 def test_a_reward_measured_beside_the_others_is_no_reward() -> None:
-    config = {"rewards": {"points": 1.0, "all_facts": 0.0, "denials": 0.0}, "schedule": BY_DRAWINGS}
+    config = {
+        "rewards": {"points": 1.0, "all_facts": 0.0, "negative_questions": 0.0},
+        "schedule": BY_DRAWINGS,
+    }
     told = judges(run_of(config, logged=("reward/all_facts",), watched="joint/drawn"))
     assert "Trained on: points (weight 1). Measured in training, not trained on: all facts." in told
     assert "Only watched, never trained on: both sides, whose figure “share of prompts drawn right”" in told

@@ -127,7 +127,7 @@ class Janus(nn.Module):
         self.num_image_tokens = self.pictures.num_image_tokens
         self.prompts = JanusPrompts(
             self.words,
-            image=self.model.config.image_token_id,
+            picture=self.model.config.image_token_id,
             num_places=self.pictures.num_places,
             frame=settings.frame,
             strings=changed(

@@ -78,14 +78,14 @@ def answer_rewards(config: UniConfig) -> tuple[dict[str, Reward], dict[str, floa
                 SubtractBlindBaseline(reward=reward) if config.judge.subtract_blind_baseline else reward
             )
     if given.negative_questions:
-        rewards["denials"] = NegativeAnswers()
+        rewards["negative_questions"] = NegativeAnswers()
     if given.object_identification:
-        rewards["naming"] = ObjectIdentification()
+        rewards["object_identification"] = ObjectIdentification()
     if given.text_judge:
         judge = _text_judge(config.judge.text_model, dtype=how.dtype, device=how.device)
         rewards["text_judge"] = JudgedAnswer(judge=judge)
     weights = {name: float(getattr(given, name)) for name in rewards}
-    taken = (*grades, "denials", "naming", "text_judge", "picture")
+    taken = (*grades, "negative_questions", "object_identification", "text_judge", "picture")
     own, own_weights = _load_rewards(config.custom_rewards, taken=taken, how=how)
     rewards, weights = rewards | own, weights | own_weights
     if asks_anyone(config):
