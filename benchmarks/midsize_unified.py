@@ -7,7 +7,7 @@ words favor the words of quizzes and the end token, so that answers have all len
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
@@ -41,7 +41,7 @@ def whole_policy(family: Family, *, tiny: bool, image: int = 384) -> ShowO | Jan
     """
     if tiny:
         cpu = torch.device("cpu")
-        policy = load_image_policy("", device=cpu, world_model=family, learning=Learning(trained="full"))
+        policy: Any = load_image_policy("", device=cpu, world_model=family, learning=Learning(trained="full"))
     else:
         policy = _midsize_show_o() if family == "show-o" else _midsize_janus(image)
     return policy.requires_grad_(False)

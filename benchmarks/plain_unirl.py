@@ -320,7 +320,7 @@ class PlainJanus(PlainUnirl):
 
     def ask(self, codes: Tensor, questions: list[str]) -> list[list[int]]:
         """By `generate`, one question at a time."""
-        self.values = self.understanding_input(codes)
+        self.values = self.shown(codes)
         answers: list[list[int]] = []
         for question, values in zip(questions, self.values, strict=True):
             row = torch.tensor([self.policy.prompts.question_row(question, True)])
@@ -343,7 +343,7 @@ class PlainJanus(PlainUnirl):
         """Images are decoded once, also where they were given."""
         if not len(self.values):
             with torch.no_grad():
-                self.values = self.understanding_input(samples.codes)
+                self.values = self.shown(samples.codes)
         self.image_of = {row.numpy().tobytes(): k for k, row in enumerate(samples.codes)}
         super().gradients(samples, clock)
         self.values = torch.empty(0)

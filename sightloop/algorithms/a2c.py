@@ -130,7 +130,7 @@ def require_choices(*, objective: str, average_over: str, gamma: float, under: S
     if objective not in OBJECTIVES:
         raise ValueError(f"objective is {objective!r}; use one of {', '.join(OBJECTIVES)}")
     if average_over not in SHARES:
-        raise ValueError(f"share is {average_over!r}; use one of {', '.join(SHARES)}")
+        raise ValueError(f"average_over is {average_over!r}; use one of {', '.join(SHARES)}")
     if not 0 <= gamma <= 1:
         raise ValueError(f"gamma is {gamma}; use a discount from 0 to 1 (the paper: 1)")
     if under is not None and under.temperature == 0:

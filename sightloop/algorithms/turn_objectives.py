@@ -122,7 +122,7 @@ class TurnObjectives:
 
     def __post_init__(self) -> None:
         if self.average_over not in SHARES:
-            raise ValueError(f"share is {self.average_over!r}; use one of {', '.join(SHARES)}")
+            raise ValueError(f"average_over is {self.average_over!r}; use one of {', '.join(SHARES)}")
         if self.drawing.weight + self.answering.weight <= 0:
             raise ValueError("both sides have weight 0; give at least one a positive weight")
         for name, objective in (("drawing", self.drawing), ("answering", self.answering)):

@@ -41,7 +41,7 @@ class _WithoutRecipe(DoctorOptions):
 def doctor_command(words: list[str]) -> None:
     """Look at everything; exit code 1 if something is wrong."""
     options, config = _chosen(words)
-    from sightloop.doctor.run import doctor_command as run
+    from sightloop.doctor.run import doctor as run
 
     device = options.device if isinstance(options, _WithoutRecipe) else config.device
     healthy = run(

@@ -76,7 +76,7 @@ def opened(config: VlrmConfig, folder: Path) -> Opened:
         batches = ImageStream(open_named_images(config.data), decoding, batching)
         collect = CaptionCollector(
             judge=judge,
-            sampling=vlrm.default_sampling(config),
+            sampling=vlrm.drawing(config),
             prompt=config.draw.prompt,
             per_image=_PER_PICTURE,
         )

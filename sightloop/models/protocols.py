@@ -129,8 +129,11 @@ class ImageGenerator(Policy, Protocol):
 
     num_image_tokens: int
     """Tokens of an image."""
-    adapters: nn.Module | None
-    """What learns, where that is adapters; it then has `adapters_off` too. None = weights of its own."""
+
+    @property
+    def adapters(self) -> nn.Module | None:
+        """What learns, where that is adapters; it then has `adapters_off` too. None = weights of its own."""
+        ...
 
     @property
     def templates(self) -> Mapping[str, str]:

@@ -170,7 +170,7 @@ def test_the_same_policy_comes_from_both_forms(official: Path, tmp_path: Path) -
 
 def test_a_tokenizer_without_the_special_tokens_is_refused(tmp_path: Path) -> None:
     plain = tokenizer()
-    assert SpecialIds.of_tokenizer(plain).picture == PICTURE
+    assert SpecialIds.of_tokenizer(plain).image == PICTURE
     plain.bos_token = None
     with pytest.raises(ValueError, match=r"lacks special tokens of Janus: begin \(None\)"):
         SpecialIds.of_tokenizer(plain)

@@ -213,7 +213,7 @@ def test_two_images_in_one_conversation(golden: Golden, janus: Janus) -> None:
 
 
 def test_the_prompt_and_its_blank_twin(golden: Golden, janus: Janus) -> None:
-    row = janus.prompts.drawing_row(golden.default_sampling().texts[0])
+    row = janus.prompts.drawing_row(golden.drawing().texts[0])
     assert list(row) == golden["t2i.prompt_ids"].tolist()
     rows = golden["t2i.rows"].tolist()
     assert rows[0::2] == [list(row)] * len(rows[0::2])
@@ -221,7 +221,7 @@ def test_the_prompt_and_its_blank_twin(golden: Golden, janus: Janus) -> None:
 
 
 def test_logits_of_both_branches_at_every_code(golden: Golden, janus: Janus) -> None:
-    texts, ids = golden.default_sampling().texts, golden["t2i.tokens"]
+    texts, ids = golden.drawing().texts, golden["t2i.tokens"]
     torch.testing.assert_close(janus.drawings.body.codes(ids), golden["t2i.token_embeds"], **CLOSE)
     read = janus.drawings.hidden(texts, ids, guided=True)
     for hidden, name in zip(read, ("t2i.cond_logits", "t2i.uncond_logits"), strict=True):
@@ -231,7 +231,7 @@ def test_logits_of_both_branches_at_every_code(golden: Golden, janus: Janus) -> 
 
 
 def test_log_probabilities_with_and_without_guidance(golden: Golden, janus: Janus) -> None:
-    turn = Turn(prompt=golden.default_sampling(), tokens=given(golden["t2i.tokens"]))
+    turn = Turn(prompt=golden.drawing(), tokens=given(golden["t2i.tokens"]))
     guided = janus.score(turn, golden.law()).log_probs
     torch.testing.assert_close(guided, golden["t2i.guided_logps"], **CLOSE)
     plain = Sampling(max_tokens=1, temperature=golden.meta["temperature"])
@@ -239,7 +239,7 @@ def test_log_probabilities_with_and_without_guidance(golden: Golden, janus: Janu
 
 
 def test_the_greedy_image(golden: Golden, janus: Janus) -> None:
-    prompt, greedy = golden.default_sampling(), golden["t2i.greedy_tokens"]
+    prompt, greedy = golden.drawing(), golden["t2i.greedy_tokens"]
     tokens = janus.sample(prompt, golden.law(temperature=0))
     assert tokens.ids.tolist() == greedy.repeat(len(prompt), 1).tolist()
     logits = janus.drawings.logits(prompt.texts[:1], greedy, golden.law())
@@ -249,7 +249,7 @@ def test_the_greedy_image(golden: Golden, janus: Janus) -> None:
 @pytest.mark.parametrize("branch", ["cond", "guided"])
 def test_gradients_of_every_parameter(golden: Golden, branch: str) -> None:
     janus = golden.policy(trained="full", embeddings=True)
-    turn = Turn(prompt=golden.default_sampling(), tokens=given(golden["t2i.tokens"]))
+    turn = Turn(prompt=golden.drawing(), tokens=given(golden["t2i.tokens"]))
     law = golden.law() if branch == "guided" else golden.law(guidance=0.0)
     weights = torch.tensor(golden.meta["pg_weights"])
     log_probs = janus.score(turn, law).log_probs

@@ -48,7 +48,7 @@ class Opened:
             self.policies[name] = self._opened(case, self.place / str(len(self.policies)))
         return self.policies[name][1]
 
-    def _opened(self, case: Case, place: Path) -> tuple[Path, ShowO | Janus]:
+    def _opened(self, case: Case, place: Path) -> tuple[Path, Any]:
         cpu = torch.device("cpu")
         if case["family"].startswith("show-o"):
             folders = show_o_folders(place, has_tower=case["family"].endswith("w-clip-vit"))

@@ -15,7 +15,12 @@ from sightloop.models.lora import Adapters
 from sightloop.planning.captioner_networks import tower_pass
 from sightloop.planning.counting import count, language_of, on_meta, passing
 
-SIZES = {"hidden_size": 64, "num_hidden_layers": 6, "num_attention_heads": 4, "vocab_size": 100}
+SIZES: dict[str, Any] = {
+    "hidden_size": 64,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 4,
+    "vocab_size": 100,
+}
 OPT = OPTConfig(**SIZES, ffn_dim=128, word_embed_proj_dim=64)
 LLAMA = LlamaConfig(**SIZES, intermediate_size=128, num_key_value_heads=2)
 

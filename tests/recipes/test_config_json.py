@@ -88,7 +88,11 @@ def test_scst_of_the_first_release_is_still_what_it_was() -> None:
     saved = first_release(VlrmConfig())
     saved["config"]["algorithm"] = "scst"
     config = config_of_run(VlrmConfig, saved)
-    assert (config.algorithm, config.objective, config.share) == ("greedy-baseline", "probability", "caption")
+    assert (config.algorithm, config.objective, config.average_over) == (
+        "greedy-baseline",
+        "probability",
+        "caption",
+    )
     assert (
         config_of_run(VlrmConfig, {**saved, "format": 2, "config": {"algorithm": "scst"}}).algorithm == "scst"
     )

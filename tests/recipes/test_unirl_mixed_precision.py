@@ -142,7 +142,7 @@ def test_relaxed_drawings_send_their_gradient_to_all_weights(rounds: dict[str, i
 
 def test_frozen_eyes_see_the_same_inside_an_autocast() -> None:
     for family, config in STARTS.items():
-        policy = load_policy(config, CPU)
+        policy: Any = load_policy(config, CPU)
         turns = turns_of(policy)
         pixels = policy.pixels(turns[0].tokens)
         codes = policy.image_tokens(pixels).ids
@@ -213,9 +213,9 @@ def test_a_run_is_resumed_bit_by_bit_and_leaves_float32(
 
 
 def test_masters_are_read_as_the_file_has_them_and_not_rounded_first(folders: Folders) -> None:
-    words = {"policy": str(folders.place / "janus"), "dtype": "bfloat16", "model": FULL}
+    words: dict[str, Any] = {"policy": str(folders.place / "janus"), "dtype": "bfloat16", "model": FULL}
     policy = load_policy(GrpoConfig(**words), CPU)
-    exact = load_policy(GrpoConfig(**(words | {"dtype": "float32"})), CPU)
+    exact = load_policy(replace(GrpoConfig(**words), dtype="float32"), CPU)
     pairs = zip(policy.trainable_module().parameters(), exact.trainable_module().parameters(), strict=True)
     assert all(torch.equal(mine, theirs) for mine, theirs in pairs)
 

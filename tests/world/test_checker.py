@@ -20,11 +20,11 @@ from sightloop.world.scenes import (
 )
 
 
-def things_of(scene: Scene) -> list[tuple[str, str, str]]:
+def things_of(scene: Scene) -> list[tuple[str, str | None, str]]:
     return sorted((thing.shape, thing.color, thing.corner) for thing in scene.things)
 
 
-def things_in(picture: np.ndarray) -> list[tuple[str, str, str]]:
+def things_in(picture: np.ndarray) -> list[tuple[str, str | None, str]]:
     return sorted((d.name, d.color, corner_of(d)) for d in detect(picture) if d.score > SURE)
 
 

@@ -66,7 +66,7 @@ def test_taught_codes_tell_ground_quarter_color_and_shape() -> None:
 def test_codes_are_read_back_as_the_things_they_stand_for() -> None:
     for scene, found in zip(SCENES, seen_in_codes(codes_of(SCENES)), strict=True):
         truth = [(thing.shape, thing.color, thing.corner) for thing in scene.things]
-        assert [(thing.noun, thing.color, thing.corner) for thing in found] == truth
+        assert [(thing.name, thing.color, corner_of(thing)) for thing in found] == truth
 
 
 def test_a_thing_of_quarters_that_do_not_fit_is_none() -> None:

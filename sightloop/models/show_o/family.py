@@ -63,7 +63,7 @@ def _own_strings(policy: ShowO) -> dict[str, str]:
     own = (
         {}
         if policy.settings.question_template is None
-        else {"question_template": policy.asking.understanding_input(QUESTION_PLACE)}
+        else {"question_template": policy.asking.around(QUESTION_PLACE)}
     )
     if policy.vision is not None and policy.vision.system_prompt != SYSTEM_PROMPT:
         own["system_prompt"] = policy.vision.system_prompt

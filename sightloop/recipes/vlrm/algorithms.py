@@ -18,7 +18,7 @@ class AlgorithmRow:
 
     made_by: Callable[..., Any]
     """Its class; called with `under`, `reduce` and the settings that it takes."""
-    takes: tuple[Literal["gamma", "objective", "share"], ...] = ()
+    takes: tuple[Literal["gamma", "objective", "average_over"], ...] = ()
     """Settings of the recipe that it has a use for; the others are refused."""
     has_critic: bool = False
     """Also called with `critic`, `critic_batch` and `value_weight`; its `critic_pass` comes before credit."""
@@ -30,17 +30,19 @@ class AlgorithmRow:
 
 ALGORITHMS: dict[str, AlgorithmRow] = {
     "a2c": AlgorithmRow(
-        made_by=late("sightloop.algorithms.a2c:A2C"), takes=("gamma", "objective", "share"), has_critic=True
+        made_by=late("sightloop.algorithms.a2c:A2C"),
+        takes=("gamma", "objective", "average_over"),
+        has_critic=True,
     ),
     "scst": AlgorithmRow(made_by=late("sightloop.algorithms.baselines:SCST"), greedy_baseline=True),
     "greedy-baseline": AlgorithmRow(
         made_by=late("sightloop.algorithms.baselines:GreedyBaseline"),
-        takes=("objective", "share"),
+        takes=("objective", "average_over"),
         greedy_baseline=True,
     ),
     "group": AlgorithmRow(
         made_by=late("sightloop.algorithms.baselines:GroupBaseline"),
-        takes=("gamma", "objective", "share"),
+        takes=("gamma", "objective", "average_over"),
         compares_captions=True,
     ),
 }

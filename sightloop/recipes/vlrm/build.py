@@ -256,7 +256,7 @@ def _algorithm(config: VlrmConfig, critic: TrunkCritic | None) -> Any:
     chosen = {
         "gamma": config.gamma,
         "objective": config.objective or "probability",  # Paper: eq. 4
-        "share": config.average_over or "caption",
+        "average_over": config.average_over or "caption",
     }
     settings: dict[str, Any] = {name: chosen[name] for name in row.takes}
     if critic is not None:

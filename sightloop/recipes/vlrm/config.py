@@ -165,8 +165,8 @@ class VlrmConfig:
         if "objective" not in row.takes and (self.objective, self.average_over) != (None, None):
             others = " or ".join(name for name, other in ALGORITHMS.items() if "objective" in other.takes)
             raise ValueError(
-                f"algorithm {self.algorithm!r} has its own objective and share; objective is "
-                f"{self.objective!r}, share is {self.average_over!r}: leave both out, or use {others}"
+                f"algorithm {self.algorithm!r} has its own objective and average_over; objective is "
+                f"{self.objective!r}, average_over is {self.average_over!r}: leave both out, or use {others}"
             )
         if row.compares_captions and self.draw.per_image < 2:
             raise ValueError(
