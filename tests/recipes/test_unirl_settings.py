@@ -28,7 +28,6 @@ from sightloop.recipes.unirl.config import (
     GRPO_SHAPES,
     SFT_SHAPES,
     SFT_SHOW_O,
-    QuizJudge,
     QuizRewards,
     QuizSettings,
     SidesSettings,
@@ -113,7 +112,7 @@ def test_every_preset_survives_json(recipe: str) -> None:
         (["--updates", "2"], "updates is 2, but method 'unirl' has no old policy"),
         (["--updates", "2", "--method", "rloo"], "updates is 2, but method 'rloo' has no old policy"),
         (["--updates", "0", "--method", "grpo"], "updates is 0; use at least 1"),
-        (["--clip-high", "0.2"], 'clip_high is 0.2, but old is "none"'),
+        (["--clip-high", "0.2"], "clip_high is 0.2, which has no effect here: it belongs to --method"),
         (["--both-sides.per-category", "1"], "both_sides.per_category is 1; a prompt is drawn 4 times"),
         (["--answer.grader", "frozen"], "answer.grader is 'frozen': its answers are not the policy's own"),
         (["--answer.max-tokens", "1"], "answer.max_tokens is 1; an answer has a word and an end"),
@@ -126,7 +125,10 @@ def test_every_preset_survives_json(recipe: str) -> None:
             "every reward weight is 0; give at least one a weight",
         ),
         (["--rewards.text-judge", "1"], "judge.text_model is empty; name a language model"),
-        (["--judge.text-model", "some"], "judge.text_model is 'some', but rewards.text_judge is 0"),
+        (
+            ["--judge.text-model", "some"],
+            "judge.text_model is 'some', which has no effect here: it belongs to the reward text_judge",
+        ),
         (
             [
                 "--judge.less-prior",
@@ -137,7 +139,7 @@ def test_every_preset_survives_json(recipe: str) -> None:
                 "--rewards.denials",
                 "1",
             ],
-            "less_prior takes a prior",
+            "judge.less_prior is True, which has no effect here: it belongs to the rewards points",
         ),
         (["--judge.colours", "clip", "--rewards.detector", "1"], "colours is 'clip' without a detector"),
         (["--custom-rewards", "nowhere.py:it"], "nowhere.py"),
@@ -324,8 +326,8 @@ def test_a_text_model_that_says_something_else_is_an_error() -> None:
 
 
 def test_rewards_of_pictures_judge_the_prompt_and_not_the_answer() -> None:
-    custom = QuizJudge(custom=(f"clip:{WEIGHTS / 'clip'}=0.5",))
-    config = replace(GRPO_SHAPES, rewards=QuizRewards(points=0.0, share=1.0), judge=custom)
+    custom = (f"clip:{WEIGHTS / 'clip'}=0.5",)
+    config = replace(GRPO_SHAPES, rewards=QuizRewards(points=0.0, share=1.0), custom_rewards=custom)
     judges = rewards_of(config, in_world=True)
     reward = judges.answers["clip"]
     assert isinstance(reward, PictureReward) and reward.text == "prompt"
