@@ -22,15 +22,19 @@ from benchmarks.measure import GIB, Clock, peak_resident, reset_peak, resident, 
 from benchmarks.midsize import BOS, END, PAD, Sizes, random_pictures
 from benchmarks.vlrm_step import OurVlrm
 from sightloop.models.captioners.blip2 import Bridge
-from sightloop.planning.vlrm_plan import config_of, memory_plan
+from sightloop.planning.caption_plan import CaptionPlan
+from sightloop.planning.published import config_of
+from sightloop.planning.resources import Plan
 from sightloop.recipes.vlrm.config import CaptionSampling, VlrmConfig
 from sightloop.training.loop import update
 
-WEIGHTS_OF_CAPTIONER = ("frozen tower and language model", "trainable bridge")
+WEIGHTS_OF_CAPTIONER = ("frozen tower and language model", "trained: bridge")
 WEIGHTS_OF_JUDGE = ("judge behind its tower",)
 WEIGHTS_OF_CRITIC = ("value head", "critic's adapters")
-LEARNING = ("gradients and Adam's moments",)
-PASSING = ("tower features of a step", "cache while drawing", "activations of a micro-batch")
+LEARNING = ("Adam's moments", "gradients of the critic", "gradients of the policy")
+WRITING = ("tower features of a step", "captions written")
+VALUING = ("gradients of the critic", "values, forward and backward")
+SCORING = "captions scored, forward and backward"
 
 
 def filled(module: nn.Module) -> Any:
@@ -74,8 +78,10 @@ def new_judge(config: VlrmConfig, tower: nn.Module) -> Any:
 class Ledger:
     """Rows of measured GiB, each beside the plan's parts that it covers."""
 
-    def __init__(self, plan: dict[str, float]) -> None:
-        self.plan = plan
+    def __init__(self, plan: Plan) -> None:
+        self.peak = plan.peak
+        self.plan = {part.name: part.size / GIB for part in plan.parts}
+        self.plan |= {work.name: work.live / GIB for work in plan.works}
         self.rows: list[tuple[str, float, float | None]] = []
 
     def add(self, name: str, size: float, covers: tuple[str, ...] = ()) -> None:
@@ -90,16 +96,16 @@ def step_of(ours: OurVlrm, pixels: Tensor, ledger: Ledger) -> int:
     weights = reset_peak()
     rollout = ours.collect(pixels)
     highest = [peak_resident()]
-    ledger.add("on top while drawing and judging", highest[0] - weights, PASSING[:2])
+    ledger.add("on top while drawing and judging", highest[0] - weights, WRITING)
     before = reset_peak()
     credit = ours.experiment.algorithm.credit(ours.policy, rollout)
     highest.append(peak_resident())
-    ledger.add("on top while settling credit", highest[1] - before)
+    ledger.add("on top while settling credit", highest[1] - before, VALUING)
     reset_peak()
     with ours.clock.phase("update"):
         update(ours.experiment, ours.optimizer, rollout, credit)
     highest.append(peak_resident())
-    ledger.add("on top while learning, at most", highest[2] - before, (*LEARNING, PASSING[2]))
+    ledger.add("on top while learning, at most", highest[2] - before, (*LEARNING, SCORING))
     ledger.add("  of it gradients and Adam's moments", reset_peak() - before, LEARNING)
     assert all(bool(torch.isfinite(parameter).all()) for parameter in ours.parameters())
     return max(highest)
@@ -118,7 +124,7 @@ def main() -> None:
         batch=options.batch, draw_batch=None, draw=CaptionSampling(max_new_tokens=options.tokens)
     )
     config = replace(config, schedule=replace(config.schedule, micro_batch=options.batch))
-    ledger = Ledger(memory_plan(config))
+    ledger = Ledger(CaptionPlan(config).plan(1))
     sizes, clock = Sizes(), Clock()
     imports = reset_peak()
     captioner = new_captioner(config)
@@ -133,7 +139,8 @@ def main() -> None:
     ledger.add("critic: value head and adapters", resident() - before, WEIGHTS_OF_CRITIC)
     with clock.phase("rest"):
         highest = step_of(ours, random_pictures(sizes, options.batch), ledger)
-    ledger.add("peak over the imports", highest - imports, tuple(ledger.plan))
+    ledger.add("peak over the imports", highest - imports)
+    ledger.rows[-1] = (*ledger.rows[-1][:2], ledger.peak)
     wall, cpu = clock.read()
     rows = [[name, f"{size:.2f}", "" if plan is None else f"{plan:.2f}"] for name, size, plan in ledger.rows]
     print(table(["GiB", "measured", "planned"], rows))

@@ -27,7 +27,6 @@ from sightloop.recipes.catalog import RECIPES
 from sightloop.recipes.choices import refuse_idle
 from sightloop.recipes.config_json import config_of_run
 from sightloop.recipes.presets import preset_of
-from sightloop.recipes.unirl.config import UniConfig
 
 Positional = tyro.conf.Positional
 
@@ -79,13 +78,9 @@ def train(words: list[str]) -> None:
 
 
 def _print_plan(preset: str, settings: Any) -> None:
-    if isinstance(settings, UniConfig):
-        from sightloop.planning.unirl_plan import print_plan as print_unirl_plan
+    from sightloop.planning.summary import print_plan
 
-        return print_unirl_plan(settings, is_paper=preset.startswith("paper"))
-    from sightloop.planning.vlrm_plan import print_plan
-
-    print_plan(settings)
+    print_plan(settings, is_paper=preset.startswith("paper"))
 
 
 def resume(words: list[str]) -> None:

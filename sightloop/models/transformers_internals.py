@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from jaxtyping import Int
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, GenerationConfig, ProcessorMixin
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedConfig, ProcessorMixin
 from transformers.activations import GELUActivation, QuickGELUActivation
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 from transformers.masking_utils import create_causal_mask
@@ -190,6 +190,14 @@ def recompute_by(layer: Any, function: Callable[..., Any]) -> None:
 def attention_of(config: Any) -> str:
     """The name of the attention that a model was loaded with."""
     return str(config._attn_implementation)
+
+
+def attend_by(model: nn.Module, attention: str) -> None:
+    """Let every part of a model attend by a function of this name, whatever the part supports by itself."""
+    for part in model.modules():
+        config: Any = getattr(part, "config", None)
+        if isinstance(config, PreTrainedConfig):
+            config._attn_implementation = attention
 
 
 # -- classes, configurations, files

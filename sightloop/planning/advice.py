@@ -7,16 +7,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sightloop import accelerator
-from sightloop.models.decoding.static_texts import KEPT_BYTES
-from sightloop.planning import unirl_plan
-from sightloop.planning import vlrm_plan as plan
-from sightloop.planning.flops import is_relaxed
-from sightloop.planning.networks import networks_of
+from sightloop.planning.networks import is_relaxed
+from sightloop.planning.resources import PHASES, Phase
+from sightloop.planning.summary import plans_of
 from sightloop.recipes.unirl.config import UniConfig
 from sightloop.recipes.vlrm.config import VlrmConfig
 from sightloop.training.checkpoint import finished_checkpoints
 from sightloop.training.memory import DRAWING, UPDATING, OutOfMemoryError
+
+_MEANT: dict[str, tuple[Phase, ...]] = {
+    DRAWING: ("generate", "judge", "reference"),
+    UPDATING: ("policy",),
+    "models were loaded": ("load",),
+    "credit was computed": ("reference", "critic"),
+    "the policy was evaluated": ("evaluate",),
+}
 
 
 def out_of_memory_message(error: OutOfMemoryError, config: Any, folder: Path, *, num_ranks: int) -> str:
@@ -39,21 +44,10 @@ def out_of_memory_message(error: OutOfMemoryError, config: Any, folder: Path, *,
 
 
 def _planned(config: Any, num_ranks: int, phase: str) -> float:
-    """GiB on each rank in a phase: drawing keeps no activations, and the cache is gone afterwards unless a
-    recorded graph holds it.
-    """
-    if isinstance(config, VlrmConfig):
-        parts = plan.memory_plan(config, num_ranks=num_ranks)
-        is_held = accelerator.can_record(accelerator.current()) and parts[plan.CACHE] * plan.GIB <= KEPT_BYTES
-        absent = plan.ACTIVATIONS if phase == DRAWING else plan.CACHE
-        return sum(size for name, size in parts.items() if name != absent or (is_held and phase != DRAWING))
-    memory = unirl_plan.memory_plan(config, networks_of(config), num_ranks=num_ranks)
-    passing = {
-        name: size
-        for name, size in memory.passing.items()
-        if phase not in (DRAWING, UPDATING) or (name == unirl_plan.ACTIVATIONS) == (phase == UPDATING)
-    }
-    return sum(memory.held.values()) + max(passing.values())
+    """GiB on each rank in a phase, as the training loop names it."""
+    plan = plans_of(config, ranks=(num_ranks,))[num_ranks]
+    meant = _MEANT.get(phase, PHASES)
+    return max((plan.total(one) for one in plan.phases if one in meant), default=plan.peak)
 
 
 def _smaller(config: Any, num_ranks: int) -> Iterator[tuple[str, Any]]:

@@ -11,7 +11,7 @@ from geneval_painter import paint, some_quizzes
 from sightloop.cli import main
 from sightloop.evaluators.geneval_options import DetectorOptions
 from sightloop.evaluators.open_detector import model_kind, open_judge
-from sightloop.planning.unirl_plan import judges_of
+from sightloop.planning.image_plan import judges_of
 from sightloop.recipes.unirl.config import QuizJudge, QuizRewards, UniConfig
 
 FILE = """

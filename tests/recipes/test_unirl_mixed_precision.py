@@ -17,8 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from sightloop.cli import main
 from sightloop.models.protocols import ImageGenerator
-from sightloop.planning.networks import networks_of
-from sightloop.planning.unirl_plan import memory_plan
+from sightloop.planning.image_plan import ImagePlan
 from sightloop.recipes.unirl.build import load_policy, reference_of
 from sightloop.recipes.unirl.config import GRPO_SHAPES, GRPO_SHAPES_JANUS, GrpoConfig, PolicySettings
 from sightloop.types import Prompt, Sampling, Turn
@@ -118,8 +117,10 @@ def test_a_frozen_reference_keeps_matrices_in_bfloat16_and_scores_bit_by_bit_the
     assert torch.equal(reference.sample(turns[1].prompt, WORDS).ids, turns[1].tokens.ids)
     kept = {id(p): p for p in reference.trainable_module().parameters()}.values()
     config = replace(STARTS[family], kl_weight=0.1)
-    planned = memory_plan(config, networks_of(config)).held["reference: a copy of what is trained"]
-    assert planned * 2**30 == pytest.approx(sum(p.numel() * p.element_size() for p in kept))
+    sizes = {part.name: part.size for part in ImagePlan(config).plan(1).parts}
+    assert sizes["reference: a copy of what is trained"] == pytest.approx(
+        sum(p.numel() * p.element_size() for p in kept)
+    )
     assert {p.dtype for p in policy.trainable_module().parameters() if p.requires_grad} == {torch.float32}
 
 

@@ -14,10 +14,10 @@ from tiny_show_o_folders import CONFIG, official_folder, phi
 
 from sightloop.cli import main
 from sightloop.models.janus.checkpoint import write_official_janus
-from sightloop.planning.flops import step_flops
+from sightloop.planning.counting import count
+from sightloop.planning.image_plan import ImagePlan
 from sightloop.planning.networks import networks_of, shapes_in
-from sightloop.planning.unirl_plan import memory_plan, parameter_counts
-from sightloop.planning.vlrm_plan import GIB, count
+from sightloop.planning.resources import GIB, Plan
 from sightloop.recipes.unirl.build import load_policy
 from sightloop.recipes.unirl.config import (
     GRPO_JANUS,
@@ -30,10 +30,23 @@ from sightloop.recipes.unirl.config import (
     GrpoConfig,
     PolicySettings,
     SidesSettings,
+    UniConfig,
 )
 
 FULL = PolicySettings(trained="full")
 STARTS: dict[str, GrpoConfig] = {"show-o": GRPO_SHAPES, "janus": GRPO_SHAPES_JANUS}
+
+
+def sizes(plan: Plan) -> dict[str, float]:
+    return {part.name: part.size for part in plan.parts}
+
+
+def flops(plan: Plan) -> dict[str, float]:
+    return {work.name: work.flops for work in plan.works}
+
+
+def planned(config: UniConfig, num_ranks: int = 1) -> Plan:
+    return ImagePlan(config).plan(num_ranks)
 
 
 @pytest.mark.parametrize("family", STARTS)
@@ -41,16 +54,14 @@ STARTS: dict[str, GrpoConfig] = {"show-o": GRPO_SHAPES, "janus": GRPO_SHAPES_JAN
 def test_counts_are_those_of_the_loaded_policy(family: str, trained: str) -> None:
     # Without a penalty there is no frozen copy of what full training changes.
     config = replace(STARTS[family], model=replace(FULL, trained=trained), kl_weight=0.0)
-    networks = networks_of(config)
+    plan = planned(config)
     policy = load_policy(config, torch.device("cpu"))
-
-    assert all(parameter.is_meta for parameter in networks.language.parameters())
-    assert count(networks.language) == count(policy.model)
+    number = sum(p.numel() for p in policy.model.parameters())
+    assert next(iter(plan.parameters.values())) == number
     learned = sum(p.numel() for p in policy.trainable_module().parameters() if p.requires_grad)
-    assert count(networks.trained) == learned
-    held = sum(memory_plan(config, networks).held.values()) * GIB
-    moments = 12 * learned
-    assert held - moments == pytest.approx(4 * sum(p.numel() for p in policy.parameters()))
+    size = sizes(plan)
+    assert size["gradients"] == learned * 4 and size["Adam's moments"] == learned * 8
+    assert plan.total("load") * GIB == pytest.approx(4 * sum(p.numel() for p in policy.parameters()))
 
 
 def test_the_papers_sizes_are_known(capsys: pytest.CaptureFixture[str]) -> None:
@@ -58,27 +69,33 @@ def test_the_papers_sizes_are_known(capsys: pytest.CaptureFixture[str]) -> None:
     show_o = capsys.readouterr().out
     main(["train", "unirl-sft", "--preset", "paper-janus", "--plan"])
     janus = capsys.readouterr().out
-    main(["train", "unirl-grpo", "--policy", "not/here/Janus-1.3B", "--model.trained", "lora", "--plan"])
-    missing = capsys.readouterr().out
 
     # Counted from the tensors of the published checkpoints; Janus' file has 4.2 GB in half precision.
     assert "1,448,176,770" in show_o and f"{55_439_171 + 39_947_833:,}" in show_o
     assert "Janus 1.3B, the paper's sizes" in janus and "2,076,636,811" in janus
-    assert "Janus 1.3B, the paper's sizes" in missing and "adapters off: no memory" in missing
+
+
+@pytest.mark.parametrize("name", ["not/here/Janus-1.3B", "NOT_THERE"])
+def test_a_folder_that_is_not_there_has_no_plan(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for preset in ("paper", "paper-janus", "shapes"):
+        with pytest.raises(SystemExit):
+            main(["train", "unirl-grpo", "--preset", preset, "--policy", name, "--plan"])
+        said = capsys.readouterr()
+        assert f"{name} does not exist; name the folder of a Show-o or Janus" in said.err
+        assert "parameters" not in said.out
 
 
 def test_published_costs_of_pictures_are_found() -> None:
-    networks = networks_of(GRPO_SHOW_O, is_paper=True)
-    flops = step_flops(GRPO_SHOW_O, networks)
-    assert flops["codes to pictures"] / 24 == pytest.approx(1.205e12, rel=1e-3)
+    found = flops(ImagePlan(GRPO_SHOW_O, is_paper=True).plan(1))
+    assert found["pixels of codes"] / 24 == pytest.approx(1.205e12, rel=1e-3)
     # 50 guided rounds of 1026 positions through 1.2 billion weights, and attention.
-    assert flops["drawing"] / 24 == pytest.approx(50 * 2 * 1026 * 2 * 1.2085e9, rel=0.2)
+    assert found["codes drawn"] / 24 == pytest.approx(50 * 2 * 1026 * 2 * 1.2085e9, rel=0.2)
 
 
 def test_an_official_folder_tells_its_sizes_without_its_weights_being_loaded(tmp_path: Path) -> None:
     folder = official_folder(tmp_path / "theirs")
     networks = networks_of(replace(GRPO_SHAPES, policy=str(folder)))
-    assert count(networks.language) == count(phi())
+    assert networks.parameters["Show-o's language model"] == count(phi())
     assert {name: tuple(shape.shape) for name, shape in shapes_in(folder).items()} == {
         f"showo.{name}": tuple(value.shape) for name, value in phi().state_dict().items()
     }
@@ -87,70 +104,68 @@ def test_an_official_folder_tells_its_sizes_without_its_weights_being_loaded(tmp
     bare.mkdir()
     (bare / "config.json").write_text(json.dumps({**CONFIG, "llm_vocab_size": 50295, "codebook_size": 8192}))
     networks = networks_of(replace(GRPO_SHAPES, policy=str(bare)))
-    assert count(networks.language) == 1_448_176_770
+    assert networks.parameters["Show-o's language model"] == 1_448_176_770
 
     model = tiny_janus_model()
     write_official_janus(model, tmp_path / "janus", tokenizer=janus_tokenizer())
     networks = networks_of(replace(GRPO_SHAPES_JANUS, policy=str(tmp_path / "janus")))
-    assert count(networks.language) == count(model)
+    assert networks.parameters["Janus"] == count(model)
 
 
 def test_a_copy_to_compare_with_costs_memory_only_where_all_weights_learn() -> None:
-    config = replace(GRPO_SHAPES, kl_weight=0.2)
-    networks = networks_of(config)
-    assert not [name for name in memory_plan(config, networks).held if name.startswith("reference")]
+    copy, config = "reference: a copy of what is trained", replace(GRPO_SHAPES, kl_weight=0.2)
+    plan = planned(config)
+    assert copy not in sizes(plan) and "adapters off: no memory" in " ".join(plan.notes)
 
     full = replace(config, model=FULL)
-    networks = networks_of(full)
-    trained = 4 * count(networks.trained) / GIB
-    copy = "reference: a copy of what is trained"
-    assert memory_plan(full, networks).held[copy] == pytest.approx(trained)
+    trained = sizes(planned(full))["trained: language model"]
+    assert sizes(planned(full))[copy] == trained
     full = replace(full, sides=SidesSettings(answering=0.0))
     frozen = replace(full, answer=AnswerSettings(grader="frozen"))
-    assert memory_plan(frozen, networks).held[copy] == pytest.approx(2 * trained)
+    assert sizes(planned(frozen))[copy] == 2 * trained
     average = replace(full, answer=AnswerSettings(grader="average"))
-    grader = "grader: a moving average of what is trained"
-    assert memory_plan(average, networks).held[grader] == pytest.approx(trained)
+    assert sizes(planned(average))["grader: a moving average of what is trained"] == trained
 
 
 def test_settings_move_the_figures_they_concern() -> None:
-    networks = networks_of(GRPO_SHAPES)
-    flops, memory = step_flops(GRPO_SHAPES, networks), memory_plan(GRPO_SHAPES, networks)
+    plan = planned(GRPO_SHAPES)
+    one_side = planned(replace(GRPO_SHAPES, sides=SidesSettings(answering=0.0)))
+    assert flops(plan).keys() - flops(one_side).keys() == {"answers, forward and backward"}
+    # Both gradients stand side by side where they are compared.
+    apart = "gradients of each side, where compared"
+    assert sizes(plan)[apart] == 2 * sizes(plan)["gradients"] and apart not in sizes(one_side)
+    more = planned(replace(GRPO_SHAPES, prompts=2 * GRPO_SHAPES.prompts))
+    assert more.step_flops == pytest.approx(2 * plan.step_flops)
+    twice = planned(replace(GRPO_SHAPES, method="grpo", updates=2))
+    drawings = "drawings, forward and backward"
+    assert flops(twice)[drawings] == 2 * flops(plan)[drawings]
+    assert "reference" not in planned(replace(GRPO_SHAPES, kl_weight=0.0)).phases
 
-    one_side = step_flops(replace(GRPO_SHAPES, sides=SidesSettings(answering=0.0)), networks)
-    assert flops.keys() - one_side.keys() == {"answering, forward and backward"}
-    assert sum(
-        step_flops(replace(GRPO_SHAPES, prompts=2 * GRPO_SHAPES.prompts), networks).values()
-    ) == pytest.approx(2 * sum(flops.values()))
-    twice = step_flops(replace(GRPO_SHAPES, method="grpo", updates=2), networks)
-    assert twice["drawing, forward and backward"] == 2 * flops["drawing, forward and backward"]
-    assert step_flops(replace(GRPO_SHAPES, kl_weight=0.1), networks)["reference"] > 0
-
-    spared = memory_plan(replace(GRPO_SHAPES, gradient_checkpointing=True), networks).passing
-    activations = "activations of a micro-batch, both turns"
-    assert spared[activations] < memory.passing[activations]
-    quarter = memory_plan(GRPO_SHAPES, networks, num_ranks=4)
-    assert quarter.held == memory.held
-    assert quarter.passing[activations] == pytest.approx(memory.passing[activations] / 4)
-    assert memory.peak == pytest.approx(sum(memory.held.values()) + max(memory.passing.values()))
+    spared = planned(replace(GRPO_SHAPES, gradient_checkpointing=True))
+    assert spared.total("policy") < plan.total("policy") and spared.step_flops > plan.step_flops
+    live = {work.name: work.live for work in plan.works}
+    quarter = planned(GRPO_SHAPES, 4)
+    assert sizes(quarter) == sizes(plan)
+    shared = {work.name: work.live for work in quarter.works}
+    assert shared[drawings] == pytest.approx(live[drawings] / 4)
+    assert plan.peak == max(plan.total(phase) for phase in plan.phases)
 
 
 def test_relaxed_training_goes_through_the_pictures_of_janus_alone() -> None:
-    through = "through the drawings, forward and backward"
-    assert through in step_flops(SFT_SHAPES_JANUS, networks_of(SFT_SHAPES_JANUS))
-    assert through not in step_flops(SFT_SHAPES, networks_of(SFT_SHAPES))
+    through = "through pixels, forward and backward"
+    assert flops(planned(SFT_SHAPES_JANUS))[through] > 0
+    assert not flops(planned(SFT_SHAPES))[through]
 
 
 def test_judges_are_counted_and_a_missing_one_is_named() -> None:
     sides = replace(GRPO_JANUS.both_sides, detector="", colours="openai/clip-vit-large-patch14")
     config = replace(GRPO_JANUS, both_sides=sides)
-    networks = networks_of(config, is_paper=True)
-    found = parameter_counts(config, networks)
+    found = ImagePlan(config, is_paper=True).plan(1).parameters
     # Published: 428 million.
     assert found["evaluation: CLIP of colours"] == 427_616_513
     named = replace(sides, detector="no/such/detector", colours="")
     with pytest.raises(ValueError, match="'no/such/detector' is neither a folder nor"):
-        memory_plan(replace(config, both_sides=named), networks)
+        ImagePlan(replace(config, both_sides=named), is_paper=True)
 
 
 def test_what_cannot_be_planned_is_named(tmp_path: Path) -> None:
@@ -161,4 +176,3 @@ def test_what_cannot_be_planned_is_named(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"family": "magvit2"}), encoding="utf-8")
     with pytest.raises(ValueError, match="is magvit2, which cannot draw"):
         networks_of(replace(GRPO_SHAPES, policy=str(tmp_path)))
-    assert parameter_counts(GRPO_SHAPES, networks_of(GRPO_SHAPES))["adapters, which learn"] > 0

@@ -1,0 +1,185 @@
+"""A captioner's networks without weights, and what a pass through each takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForImageTextToText, Blip2ForConditionalGeneration
+
+from sightloop.models.captioners.blip2 import Blip2Captioner, Bridge
+from sightloop.models.captioners.critic import ValueHead
+from sightloop.models.captioners.prompt_reader import PromptReader
+from sightloop.models.kinds import is_captioner
+from sightloop.models.lora import Adapters
+from sightloop.models.open import open_processor, refuse_as
+from sightloop.models.precision import DTYPES
+from sightloop.planning.counting import Language, Pass, count, language_of, on_meta, passing
+from sightloop.planning.published import config_of
+from sightloop.recipes.vlrm.algorithms import ALGORITHMS
+from sightloop.recipes.vlrm.config import VlrmConfig
+
+_WORDS = 64
+"""Words by which a value head is measured."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionerNetworks:
+    """What trains captions, on the meta device."""
+
+    name: str
+    model: Any
+    trained: nn.Module
+    """The bridge of a BLIP-2, or adapters."""
+    head: nn.Module | None
+    """The critic's, with its adapters."""
+    adapters: nn.Module | None
+    sharded: int
+    """Parameters of the layers that `shard` spreads."""
+    places: int
+    """Positions of the prompt and its picture."""
+    features: int
+    """Numbers that the tower leaves of a picture."""
+    vocabulary: int
+    tower: Pass
+    """A picture through the frozen tower."""
+    bridge: Pass
+    """A picture from there to the language model; nothing but in BLIP-2."""
+    policy: Language
+    critic: Language | None
+    value: Pass
+    """A word through the critic's head."""
+
+    @property
+    def is_blip2(self) -> bool:
+        """Whether a judge of the same family may read this one's tower."""
+        return isinstance(self.trained, Bridge)
+
+
+def networks_of(config: VlrmConfig, source: str) -> CaptionerNetworks:
+    """The networks of a policy by its folder or hub name.
+
+    Raises:
+        ValueError: there is no such model, or it is no captioner.
+    """
+    given = config_of(source)
+    if not is_captioner(given):
+        refuse_as(given, "a captioner that reads images and writes text", source)
+    return (_blip2 if given.model_type == "blip-2" else _generic)(config, source, given)
+
+
+def _blip2(config: VlrmConfig, source: str, given: Any) -> CaptionerNetworks:
+    dtype = DTYPES[config.dtype]
+    model = on_meta(lambda: Blip2ForConditionalGeneration(given), dtype)
+    trained = Bridge(model).float().requires_grad_(True)
+    decoder, vision = model.language_model.model.decoder, given.vision_config
+    hidden = given.text_config.hidden_size
+    side, width = vision.image_size, vision.hidden_size
+    patches = (side // vision.patch_size) ** 2 + 1
+
+    def see() -> Tensor:
+        return model.vision_model(torch.empty(1, 3, side, side, dtype=dtype, device="meta")).last_hidden_state
+
+    def bridge() -> Tensor:
+        features = torch.empty(1, patches, width, device="meta")
+        seen = trained.qformer(query_embeds=trained.query_tokens, encoder_hidden_states=features)
+        return trained.language_projection(seen.last_hidden_state)
+
+    layers = [*model.vision_model.encoder.layers, *decoder.layers]
+    return CaptionerNetworks(
+        name=source,
+        model=model,
+        trained=trained,
+        sharded=count(*layers),
+        places=given.num_query_tokens + 1 + len(config.draw.prompt.split()),
+        features=patches * width,
+        vocabulary=given.text_config.vocab_size,
+        tower=passing(see, model.vision_model),
+        bridge=passing(bridge, trained, learns=True),
+        policy=language_of(decoder, width=hidden, dtype=dtype, gradient_from_below=True),
+        **_critic(config, decoder, Blip2Captioner.linears_of(model), hidden),
+    )
+
+
+def _generic(config: VlrmConfig, source: str, given: Any) -> CaptionerNetworks:
+    dtype, chosen = DTYPES[config.dtype], config.captioner
+    model = on_meta(lambda: AutoModelForImageTextToText.from_config(given, trust_remote_code=False), dtype)
+    decoder, head = model.base_model.get_decoder(), model.get_output_embeddings()
+    inputs = _inputs(config, source, given)
+    linears = {
+        name: part
+        for name, part in decoder.named_modules()
+        if isinstance(part, nn.Linear) and part is not head
+    }
+    wanted = chosen.lora_targets
+    with torch.device("meta"):
+        adapted = {n: part for n, part in linears.items() if not wanted or n.rsplit(".", 1)[-1] in wanted}
+        trained = Adapters(adapted, rank=chosen.lora_rank, alpha=1.0)
+    tower = count(model.base_model) - count(decoder)
+    width = int(given.get_text_config().hidden_size)
+    with trained.switched(True):
+        policy = language_of(decoder, width=width, dtype=dtype, gradient_from_below=False)
+    return CaptionerNetworks(
+        name=source,
+        model=model,
+        trained=trained,
+        sharded=count(*decoder.layers),
+        places=inputs["input_ids"].shape[1],
+        features=int((inputs["input_ids"] == _picture_token(given)).sum()) * width,
+        vocabulary=head.weight.shape[0],
+        tower=tower_pass(tower, given.to_dict()["vision_config"], inputs["pixel_values"].numel(), dtype),
+        bridge=Pass(),
+        policy=policy,
+        **_critic(config, decoder, linears, width),
+    )
+
+
+def _inputs(config: VlrmConfig, source: str, given: Any) -> dict[str, Tensor]:
+    """A prompt with an empty picture, by the checkpoint's own processor."""
+    side = config.captioner.image_size or given.to_dict()["vision_config"].get("image_size") or 448
+    side = max(side) if isinstance(side, list | tuple) else side
+    reader = PromptReader(
+        open_processor(source, given),
+        SimpleNamespace(device="cpu"),
+        picture_token=_picture_token(given),
+        template=config.captioner.template or None,
+    )
+    return reader.inputs([config.draw.prompt], torch.zeros(1, 3, side, side, dtype=torch.uint8))
+
+
+def _picture_token(given: Any) -> int:
+    told = given.to_dict()
+    return told.get("image_token_id") or told["image_token_index"]
+
+
+def tower_pass(tower: int, vision: Mapping[str, Any], pixels: int, dtype: torch.dtype) -> Pass:
+    """Pixels through a tower of so many parameters: most cannot run without values, so this is estimated."""
+    side = vision["patch_size"]
+    side = side if isinstance(side, int) else side[0]
+    patches = pixels / (3 * vision.get("temporal_patch_size", 1) * side**2)
+    width = vision.get("embed_dim") or vision["hidden_size"]
+    attention = 4 * width * patches**2 * (vision.get("depth") or vision["num_hidden_layers"])
+    # A layer keeps its input, and its widest part twice.
+    live = patches * 9 * width * dtype.itemsize
+    return Pass(forward=2 * tower * patches + attention, attention=attention, live=live)
+
+
+def _critic(
+    config: VlrmConfig, decoder: nn.Module, linears: dict[str, nn.Linear], width: int
+) -> dict[str, Any]:
+    """Nothing without a critic."""
+    if not ALGORITHMS[config.algorithm].has_critic:
+        return {"head": None, "adapters": None, "critic": None, "value": Pass()}
+    settings = config.critic
+    with torch.device("meta"):
+        head = ValueHead(width, settings.widths, torch.device("meta"))
+        adapters = Adapters(linears, rank=settings.lora_rank, alpha=1.0)
+    value = passing(lambda: head(torch.empty(_WORDS, width, device="meta")), head, learns=True)
+    with adapters.switched(True):
+        language = language_of(decoder, width=width, dtype=DTYPES[config.dtype], gradient_from_below=False)
+    each = Pass(forward=value.forward / _WORDS, backward=value.backward / _WORDS, live=value.live / _WORDS)
+    return {"head": head, "adapters": adapters, "critic": language, "value": each}

@@ -1,0 +1,36 @@
+"""The plan of any recipe, by its configuration."""
+
+from __future__ import annotations
+
+from sightloop.planning.caption_plan import CaptionPlan
+from sightloop.planning.image_plan import ImagePlan
+from sightloop.planning.precision import precision_lines
+from sightloop.planning.resources import Plan, table
+from sightloop.recipes.unirl.config import UniConfig
+from sightloop.recipes.vlrm.config import VlrmConfig
+
+_RANKS = (1, 8)
+"""Numbers of ranks that are shown side by side."""
+
+
+def plans_of(
+    config: VlrmConfig | UniConfig, *, ranks: tuple[int, ...] = _RANKS, is_paper: bool = False
+) -> dict[int, Plan]:
+    """The resources of one rank, by the number of all; no weight is loaded.
+
+    Raises:
+        ValueError: a model does not exist, or its folder does not tell its sizes.
+    """
+    if isinstance(config, VlrmConfig):
+        found: CaptionPlan | ImagePlan = CaptionPlan(config)
+    else:
+        found = ImagePlan(config, is_paper=is_paper)
+    return {number: found.plan(number) for number in ranks}
+
+
+def print_plan(config: VlrmConfig | UniConfig, *, is_paper: bool = False) -> None:
+    """Parameters, precision, memory by part and phase, FLOPs; `is_paper` = in the paper's sizes."""
+    plans = plans_of(config, is_paper=is_paper)
+    print(
+        table({"1 rank" if n == 1 else f"of {n}": plan for n, plan in plans.items()}, precision_lines(config))
+    )
