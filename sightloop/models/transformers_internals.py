@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedConfig, ProcessorMixin
@@ -192,10 +193,15 @@ def attention_of(config: Any) -> str:
     return str(config._attn_implementation)
 
 
+def flash_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Attention that keeps no probabilities, on torch's meta device too."""
+    return torch.ops.aten._scaled_dot_product_flash_attention(query, key, value)[0]
+
+
 def attend_by(model: nn.Module, attention: str) -> None:
     """Let every part of a model attend by a function of this name, whatever the part supports by itself."""
     for part in model.modules():
-        config: Any = getattr(part, "config", None)
+        config: Any = vars(part).get("config")
         if isinstance(config, PreTrainedConfig):
             config._attn_implementation = attention
 

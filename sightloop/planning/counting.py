@@ -24,6 +24,7 @@ from sightloop.models.mixed_precision import keep_products_in
 from sightloop.models.transformers_internals import (
     attend_by,
     cache_argument,
+    flash_attention,
     growing_cache,
     recomputable_layers,
 )
@@ -39,7 +40,7 @@ def _fused(_: nn.Module, query: Tensor, key: Tensor, value: Tensor, *args: Any, 
     query, key = query.to(value.dtype), key.to(value.dtype)
     if groups > 1:
         key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
-    seen = torch.ops.aten._scaled_dot_product_flash_attention(query, key, value)[0]
+    seen = flash_attention(query, key, value)
     return seen.transpose(1, 2).contiguous(), None
 
 
@@ -92,16 +93,16 @@ class _Tally(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        if func._overloadpacket in flop_registry:
-            flops = flop_registry[func._overloadpacket](*args, **(kwargs or {}), out_val=out)
+        if func.overloadpacket in flop_registry:
+            flops = flop_registry[func.overloadpacket](*args, **(kwargs or {}), out_val=out)
             self.flops += flops
             self.attention += flops if "scaled_dot_product" in str(func) else 0
         for tensor in tree_leaves(out):
-            if isinstance(tensor, Tensor) and tensor.untyped_storage()._cdata not in self._known:
+            if isinstance(tensor, Tensor) and id(tensor.untyped_storage()) not in self._known:
                 storage = tensor.untyped_storage()
-                self._known.add(storage._cdata)
+                self._known.add(id(storage))
                 self.now += storage.nbytes()
-                weakref.finalize(storage, self._gone, storage._cdata, storage.nbytes())
+                weakref.finalize(storage, self._gone, id(storage), storage.nbytes())
         self.most = max(self.most, self.now)
         return out
 
@@ -152,7 +153,7 @@ def _stacks_of_equals(module: nn.Module) -> list[tuple[nn.Module, str, nn.Module
 
 
 def _passing(run: Callable[[], Tensor], *modules: nn.Module, learns: bool) -> Pass:
-    weights = {t.untyped_storage()._cdata for m in modules for t in (*m.parameters(), *m.buffers())}
+    weights = {id(t.untyped_storage()) for m in modules for t in (*m.parameters(), *m.buffers())}
     try:
         with torch.set_grad_enabled(learns), _Tally(weights) as forward:
             out = run()

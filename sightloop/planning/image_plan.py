@@ -37,7 +37,8 @@ class ImagePlan:
     def __init__(self, config: UniConfig, *, is_paper: bool = False) -> None:
         """Raises ValueError if a model does not exist."""
         self.config, self.networks = config, networks_of(config, is_paper=is_paper)
-        nets, likelihood = self.networks, getattr(config, "likelihood", None)
+        nets = self.networks
+        likelihood = config.likelihood if isinstance(config, GrpoConfig | SftConfig) else None
         self.judges = judges_of(config)
         self.asks = asks_anyone(config)
         self.answer = ANSWER_SHARE * config.answer.max_tokens
