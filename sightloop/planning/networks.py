@@ -25,7 +25,7 @@ from sightloop.models.janus.checkpoint import SpecialIds, official_config, read_
 from sightloop.models.janus.policy import FullPart, JanusSettings
 from sightloop.models.janus.tensor_names import from_official
 from sightloop.models.lora import Adapters
-from sightloop.models.open import open_config, read_shapes
+from sightloop.models.open import local_folder, open_config, read_shapes
 from sightloop.models.precision import DTYPES
 from sightloop.models.show_o.checkpoint import ShowOSizes
 from sightloop.models.show_o.magvit2 import Magvit2
@@ -100,21 +100,22 @@ def is_relaxed(config: UniConfig) -> bool:
 
 
 def networks_of(config: UniConfig, *, is_paper: bool = False) -> Networks:
-    """The networks of a configuration; those of the paper if `is_paper` and no policy is named.
+    """The networks of a configuration; those of the paper if `is_paper` and no policy is named. A policy is
+    fetched by its hub name, as for the run.
 
     Raises:
         ValueError: no such folder, a run instead of a model, another family, or files that do not tell the
             sizes.
     """
-    folder = Path(config.policy) if config.policy else world_folder(config.world_model)
+    folder = local_folder(config.policy) if config.policy else world_folder(config.world_model)
     if config.policy and is_run(folder):
         raise ValueError(f"{folder} is a run; write its model with `sightloop export` and name that folder")
     if is_paper and not config.policy:
         return _PAPERS[config.world_model](config)
     if config.policy and not folder.exists():
         raise ValueError(
-            f"{folder} does not exist; name the folder of a Show-o or Janus, or leave --policy out and take "
-            "--preset paper or paper-janus for the plan of the paper's model"
+            f"{folder} does not exist; name a Show-o or Janus (folder or hub name), or leave --policy out "
+            "and take --preset paper or paper-janus for the plan of the paper's model"
         )
     found = found_in(folder)
     if found.name not in _FOLDERS:
@@ -142,12 +143,12 @@ def _show_o_in(config: UniConfig, folder: Path, is_official: bool) -> Networks:
             num_text=told["llm_vocab_size"],
             num_codes=told.get("codebook_size", ShowOSizes.num_codes),
         )
-        magvit = Path(config.model.magvit) if config.model.magvit else None
+        magvit = local_folder(config.model.magvit) if config.model.magvit else None
         phi, reads_tower = _official_phi(folder, sizes), bool(told.get("w_clip_vit"))
     else:
         names = ("num_image_tokens", "num_text", "num_codes", "max_text_tokens")
         sizes = ShowOSizes(**{name: told[name] for name in names if name in told})
-        magvit = Path(config.model.magvit) if config.model.magvit else folder / "magvit2"
+        magvit = local_folder(config.model.magvit) if config.model.magvit else folder / "magvit2"
         phi = open_config(folder / "language_model")
         reads_tower = (folder / "projector").is_dir()
     coder = Magvit2Config() if magvit is None else Magvit2Config.of_tensors(shapes_in(magvit))

@@ -81,7 +81,7 @@ def test_a_folder_that_is_not_there_has_no_plan(name: str, capsys: pytest.Captur
         with pytest.raises(SystemExit):
             main(["train", "unirl-grpo", "--preset", preset, "--policy", name, "--plan"])
         said = capsys.readouterr()
-        assert f"{name} does not exist; name the folder of a Show-o or Janus" in said.err
+        assert f"{name} does not exist; name a Show-o or Janus" in said.err
         assert "parameters" not in said.out
 
 
