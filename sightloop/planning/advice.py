@@ -16,7 +16,7 @@ from sightloop.training.checkpoint import finished_checkpoints
 from sightloop.training.memory import DRAWING, UPDATING, OutOfMemoryError
 
 _MEANT: dict[str, tuple[Phase, ...]] = {
-    DRAWING: ("generate", "judge", "reference"),
+    DRAWING: ("generate", "judge"),
     UPDATING: ("policy",),
     "models were loaded": ("load",),
     "credit was computed": ("reference", "critic"),
@@ -46,7 +46,9 @@ def out_of_memory_message(error: OutOfMemoryError, config: Any, folder: Path, *,
 def _planned(config: Any, num_ranks: int, phase: str) -> float:
     """GiB on each rank in a phase, as the training loop names it."""
     plan = plans_of(config, ranks=(num_ranks,))[num_ranks]
-    meant = _MEANT.get(phase, PHASES)
+    # A drawing run scores its reference with the update, a caption run has it among its judges.
+    is_reward = phase == DRAWING and isinstance(config, VlrmConfig)
+    meant = (*_MEANT.get(phase, PHASES), *(("reference",) if is_reward else ()))
     return max((plan.total(one) for one in plan.phases if one in meant), default=plan.peak)
 
 

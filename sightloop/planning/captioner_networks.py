@@ -163,8 +163,8 @@ def tower_pass(tower: int, vision: Mapping[str, Any], pixels: int, dtype: torch.
     patches = pixels / (3 * vision.get("temporal_patch_size", 1) * side**2)
     width = vision.get("embed_dim") or vision["hidden_size"]
     attention = 4 * width * patches**2 * (vision.get("depth") or vision["num_hidden_layers"])
-    # A layer keeps its input, and its widest part twice.
-    live = patches * 9 * width * dtype.itemsize
+    # A layer has its input, and its widest part, four times as wide, in three versions.
+    live = patches * 16 * width * dtype.itemsize
     return Pass(forward=2 * tower * patches + attention, attention=attention, live=live)
 
 
