@@ -194,7 +194,7 @@ class ClipEncoder:
             "cut_by_tokens": sum(length > self.max_tokens for length in lengths) / len(captions),
         }
 
-    def _processed(self, pictures: Pictures) -> Float[Tensor, "B 3 H W"]:
+    def _processed(self, pictures: Pictures) -> Float[Tensor, "B 3 h w"]:
         opened = list(pictures.cpu()) if isinstance(pictures, Tensor) else [_rgb(each) for each in pictures]
         form = {"input_data_format": "channels_first"} if isinstance(pictures, Tensor) else {}
         return self.pictures(opened, return_tensors="pt", **form)["pixel_values"]

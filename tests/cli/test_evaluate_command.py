@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from models import tiny_captioners
+from models.damaged_folders import change_tensors
 from PIL import Image
 
 from sightloop.cli import main
@@ -115,6 +117,25 @@ def test_empty_captions_are_refused_unless_they_are_meant(
     assert recall["protocol"]["captions"] == "2"
     nothing = lines(folder / "nothing.jsonl", {"image": "a.png", "caption": ""})
     assert "all 1 captions are empty" in mistake(capsys, "captions", str(nothing), "--allow-empty")
+
+
+def test_empty_captions_that_a_model_writes_are_refused_too(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # All logits are equal: the likeliest token is the first one, which spells nothing.
+    model = tiny_captioners.llava(tmp_path / "silent")
+
+    def silenced(tensors: dict[str, Any]) -> None:
+        (norm,) = [value for name, value in tensors.items() if name.endswith(".norm.weight")]
+        norm.zero_()
+
+    change_tensors(model, silenced)
+    words = ["clip-recall", "--model", str(model), "--images", str(folder), "--clip", str(WEIGHTS / "clip")]
+    words += ["--beams", "1", "--no-repeat-ngram", "0", "--min-tokens", "1", "--max-tokens", "4"]
+    capsys.readouterr()
+    told = mistake(capsys, *words)
+    assert "captions are empty; there is nothing to measure" in told
+    assert "captions are empty" in mistake(capsys, *words, "--allow-empty")
 
 
 def test_captions_that_do_not_fit_the_pictures_are_refused_by_name(

@@ -140,7 +140,7 @@ def test_a_recording_sees_weights_that_change_and_ends_with_those_that_go(record
     before = compared(plain, static, LONG)
     for policy in (plain, static):
         policy.model.language_model.model.decoder.layers[0].fc1.weight.data.mul_(-1)
-        policy.bridge().language_projection.weight.data.mul_(-1)
+        policy.trainable_module().language_projection.weight.data.mul_(-1)
     assert not torch.equal(before.ids, compared(plain, static, LONG).ids)
     assert len(recordings) == 1
     for policy in (plain, static):

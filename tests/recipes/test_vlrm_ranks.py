@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 from models.damaged_folders import refusal
 
-from sightloop.recipes.catalog import SHAPES_RS
-from sightloop.recipes.vlrm.config import PAPER_RS
+from sightloop.recipes.vlrm.config import PAPER_RS, SHAPES_RS
 
 
 @pytest.mark.parametrize(
