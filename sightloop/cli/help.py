@@ -9,7 +9,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Callable
-from contextlib import redirect_stdout, suppress
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -76,12 +76,18 @@ def with_help(command: Callable[[list[str]], None], words: list[str], *, name: s
     os.environ["COLUMNS"] = str(min(shutil.get_terminal_size().columns, _WIDTH))
     printed = io.BytesIO()
     with io.TextIOWrapper(printed, encoding="utf-8", write_through=True) as stream:
-        with redirect_stdout(stream), suppress(SystemExit):
-            command([*asked, "--help"])
+        try:
+            with redirect_stdout(stream):
+                command([*asked, "--help"])
+        except SystemExit as ended:
+            # A mistyped name is no help: it ends as it does without one.
+            if ended.code:
+                raise
         text = printed.getvalue().decode()
-    chosen = SHORT.get(" ".join([name, *asked[:1]]))
+    full_name = " ".join([name, *asked[:1]])
+    chosen = SHORT.get(full_name)
     if chosen and ALL not in words and text.count("\n") > TWO_SCREENS:
-        text = shortened(text, chosen, command=" ".join([name, *asked[:1]]))
+        text = shortened(text, chosen, command=full_name)
     encoding = sys.stdout.encoding or "utf-8"
     print(reflowed(text).encode(encoding, "replace").decode(encoding), end="")
     raise SystemExit(0)

@@ -67,7 +67,7 @@ def test_leave_one_out_of_a_single_sample_is_refused_by_its_group() -> None:
 
 def test_group_means_are_exact_where_reduced_precision_products_are_allowed() -> None:
     totals = 1000 + torch.arange(6.0) / 64
-    products = torch.backends.mkldnn.matmul
+    products = torch.backends.mkldnn.matmul  # pyright: ignore[reportAttributeAccessIssue]
     before = products.fp32_precision
     products.fp32_precision = "bf16"
     try:

@@ -44,3 +44,10 @@ def test_examples_name_options_that_the_command_has(command: str, capsys: pytest
     everything = printed(command, ALL, capsys)
     named = set(re.findall(r"--[\w.-]+", SHORT[command].example))
     assert named <= set(re.findall(r"--[a-z][\w.-]*", everything))
+
+
+def test_a_mistyped_name_is_an_error_with_help_too(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "vlmr", "--help"])
+    assert ended.value.code == 2
+    assert "did you mean 'vlrm'?" in capsys.readouterr().err
