@@ -12,6 +12,8 @@ import stat
 import struct
 import threading
 import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from PIL import Image, ImageOps
@@ -20,6 +22,8 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF
 """What is read."""
 PIL_MAX_PIXELS = 89_478_485
 """Where Pillow starts to warn of decompression bombs: a quarter of a gigabyte as RGB."""
+MAX_JPEG_2000_PIXELS = 1 << 26
+"""Its decoder takes twenty bytes a pixel, more than any other."""
 MAX_BYTES = 1 << 29
 """The largest file that is read: an uncompressed image of that many pixels has half as many bytes."""
 DAMAGE = (
@@ -37,8 +41,13 @@ DAMAGE = (
     zlib.error,
 )
 """What Pillow's decoders raise on damaged files; they promise nothing narrower."""
+LARGE_PIXELS = 1 << 24
+"""Above this many pixels images are decoded one at a time, in a reduced size where their format can be."""
 _OPENING = threading.Lock()
+_LARGE = threading.Lock()
 _STRIP_PIXELS = 1 << 20
+_EXACT = 4
+"""A side reduced while it is decoded stays this many times as long as what is wanted."""
 
 
 class BrokenImageError(ValueError):
@@ -103,6 +112,17 @@ def texts_in(path: str | Path) -> dict[str, str]:
     return {name: value for name, value in told.items() if isinstance(name, str) and isinstance(value, str)}
 
 
+def inside(folder: str | Path, name: str) -> Path:
+    """The path of a file that a data file names by its place below a folder.
+
+    Raises:
+        BrokenImageError: the name leads out of that folder.
+    """
+    if os.path.isabs(name) or ".." in Path(name).parts or "\0" in name:
+        raise BrokenImageError(f"{name!r} leads out of the folder {str(folder)!r}; name a file below it")
+    return Path(folder) / name
+
+
 def open_image(path: str | Path) -> Image.Image:
     """An image file as upright 8-bit RGB, transparency over white.
 
@@ -110,7 +130,9 @@ def open_image(path: str | Path) -> Image.Image:
         ValueError: it is missing, damaged, no image, too large, or has more than 8 bits a channel.
     """
     try:
-        return upright_rgb(open_encoded(read_regular(path)))
+        image = open_encoded(read_regular(path))
+        with one_if_large(image.size):
+            return upright_rgb(image)
     except DeepImageError as error:
         raise ValueError(f"{path} has {error}") from error
     except DAMAGE as error:
@@ -125,25 +147,71 @@ def upright_rgb(image: Image.Image) -> Image.Image:
         DeepImageError: more than 8 bits a channel.
     """
     require_format(image)
-    width, height = image.size
-    if width * height > PIL_MAX_PIXELS:
-        raise BrokenImageError(f"{width} x {height} pixels, more than {PIL_MAX_PIXELS}; scale it down")
+    require_pixels(image, PIL_MAX_PIXELS)
     upright = ImageOps.exif_transpose(image)
     if upright.mode in ("I", "F") or upright.mode.startswith("I;"):
         raise DeepImageError(f"more than 8 bits a channel (mode {upright.mode}); save it with 8 bits")
-    return over_white(upright) if upright.has_transparency_data else upright.convert("RGB")
+    return over_white(upright) if upright.has_transparency_data else as_rgb(upright)
+
+
+def as_rgb(image: Image.Image) -> Image.Image:
+    """RGB of an image without transparency; itself if it is that."""
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def over_white(image: Image.Image) -> Image.Image:
-    """RGB of an image with transparency, in strips: three copies of a large one would be a gigabyte."""
+    """RGB of an image with transparency."""
+
+    def covered(strip: Image.Image) -> Image.Image:
+        strip = strip.convert("RGBA")
+        ground = Image.new("RGBA", strip.size, (255, 255, 255, 255))
+        return Image.alpha_composite(ground, strip).convert("RGB")
+
+    return in_strips(image, covered)
+
+
+def in_strips(image: Image.Image, change: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """RGB of an image, changed in strips: several copies of a large one would be gigabytes."""
     width, height = image.size
-    told = Image.new("RGB", image.size)
+    changed = Image.new("RGB", image.size)
     rows = max(1, _STRIP_PIXELS // max(1, width))
     for top in range(0, height, rows):
-        strip = image.crop((0, top, width, min(top + rows, height))).convert("RGBA")
-        ground = Image.new("RGBA", strip.size, (255, 255, 255, 255))
-        told.paste(Image.alpha_composite(ground, strip).convert("RGB"), (0, top))
-    return told
+        changed.paste(change(image.crop((0, top, width, min(top + rows, height)))), (0, top))
+    return changed
+
+
+def reduce_while_decoding(image: Image.Image, shortest: int) -> None:
+    """Let a large JPEG be decoded in a smaller size, whose sides stay well above `shortest`.
+
+    What is not large is decoded as ever, so that no figure depends on it; other formats cannot be reduced.
+    """
+    width, height = image.size
+    if image.format == "JPEG" and width * height > LARGE_PIXELS:
+        image.draft(None, (_EXACT * shortest, _EXACT * shortest))
+
+
+@contextmanager
+def one_if_large(size: tuple[int, int]) -> Iterator[None]:
+    """Only one large image at a time is decoded in a process: decoders take many bytes a pixel."""
+    if size[0] * size[1] <= LARGE_PIXELS:
+        yield
+        return
+    with _LARGE:
+        yield
+
+
+def require_pixels(image: Image.Image, most: int) -> None:
+    """Refuse an image of more pixels than `most`, or than the decoder of its format has memory for.
+
+    Raises:
+        BrokenImageError: it has more.
+    """
+    width, height = image.size
+    limit = min(most, MAX_JPEG_2000_PIXELS) if image.format == "JPEG2000" else most
+    if width * height > limit:
+        raise BrokenImageError(
+            f"{width} x {height} pixels, more than the {limit} that are accepted; scale it down"
+        )
 
 
 def require_format(image: Image.Image) -> None:

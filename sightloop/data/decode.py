@@ -5,7 +5,6 @@ First frame of an animation; color profiles are not applied, as in those process
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,9 +17,14 @@ from sightloop.image_files import (
     DAMAGE,
     PIL_MAX_PIXELS,
     BrokenImageError,
+    as_rgb,
+    in_strips,
+    one_if_large,
     open_encoded,
     over_white,
+    reduce_while_decoding,
     require_format,
+    require_pixels,
 )
 
 Fit = Literal["crop", "squash"]
@@ -54,8 +58,16 @@ def decode(picture: bytes | Image.Image, decoding: Decoding) -> UInt8[np.ndarray
     Raises:
         BrokenImageError: it is no image of a known format, is damaged, or is larger than `max_pixels`.
     """
-    image = _upright(picture, lambda size: _check_pixels(size, decoding))
-    return np.asarray(_square(image, decoding))
+    try:
+        image = _opened(picture, decoding.max_pixels)
+        _check_shape(image.size, decoding)
+        with one_if_large(image.size):
+            reduce_while_decoding(image, decoding.size)
+            return np.asarray(_square(_upright(image), decoding))
+    except BrokenImageError:
+        raise
+    except DAMAGE as error:
+        raise BrokenImageError(f"{type(error).__name__}: {error}") from error
 
 
 def upright(picture: bytes, *, max_pixels: int = PIL_MAX_PIXELS) -> UInt8[np.ndarray, "H W 3"]:
@@ -64,32 +76,29 @@ def upright(picture: bytes, *, max_pixels: int = PIL_MAX_PIXELS) -> UInt8[np.nda
     Raises:
         BrokenImageError: it is no image of a known format, is damaged, or is larger than `max_pixels`.
     """
-    return np.array(_upright(picture, lambda size: _check_number(size, max_pixels)))
-
-
-def _upright(picture: bytes | Image.Image, check: Callable[[tuple[int, int]], None]) -> Image.Image:
     try:
-        image = open_encoded(picture) if isinstance(picture, bytes) else picture
-        require_format(image)
-        check(image.size)
-        ImageOps.exif_transpose(image, in_place=True)
-        return _rgb(image)
+        image = _opened(picture, max_pixels)
+        with one_if_large(image.size):
+            return np.array(_upright(image))
     except BrokenImageError:
         raise
     except DAMAGE as error:
         raise BrokenImageError(f"{type(error).__name__}: {error}") from error
 
 
-def _check_number(size: tuple[int, int], max_pixels: int) -> None:
-    width, height = size
-    if width * height > max_pixels:
-        raise BrokenImageError(
-            f"{width} x {height} pixels, more than the {max_pixels} that are accepted; scale it down"
-        )
+def _opened(picture: bytes | Image.Image, max_pixels: int) -> Image.Image:
+    image = open_encoded(picture) if isinstance(picture, bytes) else picture
+    require_format(image)
+    require_pixels(image, max_pixels)
+    return image
 
 
-def _check_pixels(size: tuple[int, int], decoding: Decoding) -> None:
-    _check_number(size, decoding.max_pixels)
+def _upright(image: Image.Image) -> Image.Image:
+    ImageOps.exif_transpose(image, in_place=True)
+    return _rgb(image)
+
+
+def _check_shape(size: tuple[int, int], decoding: Decoding) -> None:
     width, height = size
     # The crop is cut from a resized whole, which for a very long image can be far larger than the image.
     long = decoding.size * max(size) // min(size)
@@ -106,21 +115,30 @@ def _rgb(image: Image.Image) -> Image.Image:
         return _deep_grey_to_rgb(image)
     if "transparency" in image.info or any(band in ("A", "a") for band in image.getbands()):
         return over_white(image)
-    return image.convert("RGB")
+    return as_rgb(image)
 
 
 def _deep_grey_to_rgb(image: Image.Image) -> Image.Image:
-    values = np.asarray(image)
     white = 1.0 if image.mode == "F" else _WHITE_16_BIT
+    clear = image.info.get("transparency")
+    if clear is not None and not isinstance(clear, int):
+        raise BrokenImageError(f"its transparency is {clear!r}, which is no level of grey")
+    values = np.asarray(image)
     low, high = values.min(), values.max()
     if not (low >= 0 and high <= white):
         raise BrokenImageError(
             f"grey values from {low} to {high}, of which the white is unknown; save it as 16 bit"
         )
-    levels: NDArray[np.float64] = values.astype(np.float64) * (255 / white)
-    if "transparency" in image.info:
-        levels[values == image.info["transparency"]] = 255
-    return Image.fromarray(np.rint(levels).astype(np.uint8)).convert("RGB")
+    del values
+
+    def to_8_bits(strip: Image.Image) -> Image.Image:
+        values = np.asarray(strip)
+        levels: NDArray[np.float64] = values.astype(np.float64) * (255 / white)
+        if clear is not None:
+            levels[values == clear] = 255
+        return Image.fromarray(np.rint(levels).astype(np.uint8)).convert("RGB")
+
+    return in_strips(image, to_8_bits)
 
 
 def _square(image: Image.Image, decoding: Decoding) -> Image.Image:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
+
+from sightloop.image_files import inside
 
 _WHERE = "https://cs.stanford.edu/people/karpathy/deepimagesent/caption_datasets.zip"
 
@@ -43,9 +46,14 @@ def _entries(spec: str) -> list[dict[str, Any]]:
     try:
         entries = json.loads(path.read_bytes())["images"]
         complete = bool(entries) and all(
-            isinstance(entry["sentences"], list) and entry["split"] and entry["filename"] for entry in entries
+            isinstance(entry["sentences"], list)
+            and isinstance(entry["split"], str)
+            and all(isinstance(entry.get(name, ""), str) for name in ("filepath", "filename"))
+            and entry["filename"]
+            and all(isinstance(sentence, dict) and "raw" in sentence for sentence in entry["sentences"])
+            for entry in entries
         )
-    except (ValueError, LookupError, TypeError):
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         complete = False
     if not complete:
         raise ValueError(
@@ -57,8 +65,10 @@ def _entries(spec: str) -> list[dict[str, Any]]:
 
 def _paths(entries: list[dict[str, Any]], root: Path) -> tuple[str, ...]:
     """With the folder that each entry names (COCO), or all in one (Flickr, or COCO put together)."""
-    foldered = tuple(str(root / entry.get("filepath", "") / entry["filename"]) for entry in entries)
-    flat = tuple(str(root / entry["filename"]) for entry in entries)
+    foldered = tuple(
+        str(inside(root, os.path.join(entry.get("filepath", ""), entry["filename"]))) for entry in entries
+    )
+    flat = tuple(str(inside(root, entry["filename"])) for entry in entries)
     for paths in (foldered, flat):
         if Path(paths[0]).is_file():
             return paths

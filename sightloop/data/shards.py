@@ -6,6 +6,7 @@ starts. Damage to a shard appears as one broken image in its order.
 
 from __future__ import annotations
 
+import io
 import tarfile
 from collections.abc import Iterator
 from functools import partial
@@ -16,22 +17,48 @@ from PIL import Image
 
 from sightloop.data.decode import BrokenImageError
 from sightloop.data.pictures import EncodedImage, damaged, read_file, read_range
+from sightloop.image_files import DAMAGE, MAX_BYTES, inside
 
 IMAGE_SUFFIXES = (
     ".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm",
     ".jp2", ".avif",
 )  # fmt: skip
 _BLOCK = 512
+_HEADERS_BYTES = 1 << 20
+"""Of one member of an archive; long names take some thousands."""
 _ROWS_AT_ONCE = 32
+_BATCH_BYTES = 1 << 26
 _READ_AHEAD_BYTES = 1 << 20
+_HELD_BYTES = 1 << 20
+"""A larger row is read again when it is wanted: many of them wait among those to be shuffled."""
+_MAX_INFLATION = 20
+"""Images are compressed already: a column that grows so much as it is unpacked holds none."""
+
+
+class _Headers(io.FileIO):
+    """An archive of which only headers are read. `tarfile` would read as much as one of them asks for."""
+
+    left = _HEADERS_BYTES
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Bytes of headers.
+
+        Raises:
+            tarfile.ReadError: one member has more of them than any image's name needs.
+        """
+        self.left -= self.left + 1 if size is None or size < 0 else size
+        if self.left < 0:
+            raise tarfile.ReadError(f"a header has more than {_HEADERS_BYTES} bytes")
+        return super().read(size)
 
 
 def tar_images(path: str, start: int) -> Iterator[EncodedImage]:
     """The images of an uncompressed tar from number `start` on; only headers are read."""
     number, end = 0, 0
     try:
-        with tarfile.open(path, "r:") as tar:
+        with _Headers(path) as headers, tarfile.open(fileobj=headers, mode="r:") as tar:
             while (member := tar.next()) is not None:
+                headers.left = _HEADERS_BYTES
                 end = member.offset_data + (-(-member.size // _BLOCK) * _BLOCK if member.isreg() else 0)
                 name = PurePosixPath(member.name)
                 if (
@@ -45,8 +72,8 @@ def tar_images(path: str, start: int) -> Iterator[EncodedImage]:
                     yield EncodedImage(source=f"{path}!{member.name}", read=read)
                 number += 1
         trouble = _trouble_after(path, end)
-    except (tarfile.TarError, OSError) as error:
-        trouble = str(error)
+    except (tarfile.TarError, *DAMAGE) as error:
+        trouble = f"{error}" or type(error).__name__
     if trouble and number >= start:
         yield damaged(path, f"the shard cannot be read beyond {number} images: {trouble}")
 
@@ -100,37 +127,96 @@ def _holds_images(kind: Any) -> bool:
 def parquet_images(path: str, start: int, *, column: str) -> Iterator[EncodedImage]:
     """The images of a parquet file from row `start` on; their encoded bytes are read as the walk goes."""
     import pyarrow as pa
+
+    row = start
+    try:
+        for row, value in _rows(path, start, column):
+            yield _row_image(path, column, row, value)
+            row += 1
+    except (pa.ArrowException, OSError, KeyError, BrokenImageError) as error:
+        yield damaged(path, f"the shard cannot be read beyond row {row}: {error}")
+
+
+def _rows(path: str, start: int, column: str) -> Iterator[tuple[int, Any]]:
+    """Numbers and values of rows; a value that stands in many of them is in memory once."""
     import pyarrow.parquet as pq
 
     row = 0
-    try:
-        with pq.ParquetFile(path, pre_buffer=False, buffer_size=_READ_AHEAD_BYTES) as file:
-            for group in range(file.num_row_groups):
-                num_rows = file.metadata.row_group(group).num_rows
-                if row + num_rows <= start:
-                    row += num_rows
-                    continue
-                # One group at a time: batches then start at the same rows wherever the walk starts.
-                for batch in file.iter_batches(_ROWS_AT_ONCE, row_groups=[group], columns=[column]):
-                    skipped = min(max(start - row, 0), batch.num_rows)
-                    row += skipped
-                    for value in batch.column(column).slice(skipped).to_pylist():
-                        yield _row_image(path, row, value)
-                        row += 1
-    except (pa.ArrowException, OSError, KeyError) as error:
-        if row >= start:
-            yield damaged(path, f"the shard cannot be read beyond row {row}: {error}")
+    told = pq.read_metadata(path)
+    names = {told.schema.column(number).path for number in range(told.num_columns)}
+    leaves = sorted(names & {column, f"{column}.bytes"})
+    with pq.ParquetFile(
+        path, metadata=told, read_dictionary=leaves, pre_buffer=False, buffer_size=_READ_AHEAD_BYTES
+    ) as file:
+        for group in range(file.num_row_groups):
+            num_rows = told.row_group(group).num_rows
+            if row + num_rows <= start:
+                row += num_rows
+                continue
+            at_once = _rows_at_once(told.row_group(group), column)
+            # One group at a time: batches then start at the same rows wherever the walk starts.
+            for batch in file.iter_batches(at_once, row_groups=[group], columns=[column]):
+                skipped = min(max(start - row, 0), batch.num_rows)
+                row += skipped
+                for value in batch.column(column).slice(skipped):
+                    yield row, value
+                    row += 1
 
 
-def _row_image(path: str, row: int, value: dict[str, Any] | bytes | None) -> EncodedImage:
+def _rows_at_once(group: Any, column: str) -> int:
+    parts = [group.column(number) for number in range(group.num_columns)]
+    parts = [part for part in parts if part.path_in_schema.split(".")[0] == column.split(".")[0]]
+    size = sum(part.total_uncompressed_size for part in parts)
+    packed = sum(part.total_compressed_size for part in parts)
+    if size > max(_BATCH_BYTES, _MAX_INFLATION * packed):
+        raise BrokenImageError(f"{packed} bytes would be unpacked to {size}; images are not so")
+    return max(1, min(_ROWS_AT_ONCE, _BATCH_BYTES * group.num_rows // max(1, size)))
+
+
+def _row_image(path: str, column: str, row: int, value: Any) -> EncodedImage:
     source = f"{path}!{row}"
-    data = value.get("bytes") if isinstance(value, dict) else value
-    if data is not None:
+    encoded = _encoded(value)
+    if encoded is not None and encoded.size > MAX_BYTES:
+        return damaged(source, f"it has {encoded.size} bytes, more than the {MAX_BYTES} that are read")
+    if encoded is not None and encoded.size > _HELD_BYTES:
+        return EncodedImage(source=source, read=partial(_read_row, path, column, row))
+    if encoded is not None:
+        data = encoded.to_pybytes()
         return EncodedImage(source=source, read=lambda: data)
-    elsewhere = value.get("path") if isinstance(value, dict) else None
-    if elsewhere is None:
+    elsewhere = value.as_py().get("path") if _is_struct(value) and value.is_valid else None
+    if not isinstance(elsewhere, str):
         return damaged(source, "the row holds no image")
-    return EncodedImage(source=source, read=partial(read_file, str(Path(path).parent / elsewhere)))
+    try:
+        return EncodedImage(source=source, read=partial(read_file, str(inside(Path(path).parent, elsewhere))))
+    except BrokenImageError as error:
+        return damaged(source, str(error))
+
+
+def _is_struct(value: Any) -> bool:
+    import pyarrow as pa
+
+    return isinstance(value, pa.StructScalar)
+
+
+def _encoded(value: Any) -> Any:
+    """The bytes of a row where they are, or None."""
+    import pyarrow as pa
+
+    if isinstance(value, pa.StructScalar):
+        value = value["bytes"] if value.is_valid else value
+    if isinstance(value, pa.DictionaryScalar):
+        value = value.value
+    return value.as_buffer() if value.is_valid and isinstance(value, pa.BinaryScalar) else None
+
+
+def _read_row(path: str, column: str, row: int) -> bytes:
+    import pyarrow as pa
+
+    try:
+        _, value = next(_rows(path, row, column))
+        return _encoded(value).to_pybytes()
+    except (pa.ArrowException, StopIteration, AttributeError) as error:
+        raise BrokenImageError(f"it cannot be read again: {type(error).__name__}: {error}") from error
 
 
 def video_images(path: str, start: int) -> Iterator[EncodedImage]:

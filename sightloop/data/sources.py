@@ -28,7 +28,7 @@ SUPPORTED = (
     "all on local disks"
 )
 _KINDS = {
-    **dict.fromkeys(IMAGE_SUFFIXES, "pictures"),
+    **dict.fromkeys(IMAGE_SUFFIXES, "images"),
     ".tar": "tar shards",
     ".parquet": "parquet files",
     **dict.fromkeys((".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts"), "videos"),
@@ -139,7 +139,7 @@ def open_source(
     kind = _one_kind(spec, paths)
     if kind != "parquet files":
         _refuse(spec, "column", column, "parquet files")
-    if kind == "pictures":
+    if kind == "images":
         return FileSource(spec=spec, paths=paths)
     if files_only:
         raise ValueError(
@@ -256,5 +256,5 @@ def expand_braces(pattern: str) -> list[str]:
 def _digest(paths: Iterable[str]) -> str:
     digest = hashlib.blake2b(digest_size=8)
     for path in paths:
-        digest.update(os.path.basename(path).encode() + b"\0")
+        digest.update(os.fsencode(os.path.basename(path)) + b"\0")
     return digest.hexdigest()
