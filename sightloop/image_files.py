@@ -112,7 +112,7 @@ def texts_in(path: str | Path) -> dict[str, str]:
     return {name: value for name, value in told.items() if isinstance(name, str) and isinstance(value, str)}
 
 
-def inside(folder: str | Path, name: str) -> Path:
+def path_inside(folder: str | Path, name: str) -> Path:
     """The path of a file that a data file names by its place below a folder.
 
     Raises:

@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from sightloop.image_files import inside
+from sightloop.image_files import path_inside
 
 _WHERE = "https://cs.stanford.edu/people/karpathy/deepimagesent/caption_datasets.zip"
 
@@ -66,9 +66,10 @@ def _entries(spec: str) -> list[dict[str, Any]]:
 def _paths(entries: list[dict[str, Any]], root: Path) -> tuple[str, ...]:
     """With the folder that each entry names (COCO), or all in one (Flickr, or COCO put together)."""
     foldered = tuple(
-        str(inside(root, os.path.join(entry.get("filepath", ""), entry["filename"]))) for entry in entries
+        str(path_inside(root, os.path.join(entry.get("filepath", ""), entry["filename"])))
+        for entry in entries
     )
-    flat = tuple(str(inside(root, entry["filename"])) for entry in entries)
+    flat = tuple(str(path_inside(root, entry["filename"])) for entry in entries)
     for paths in (foldered, flat):
         if Path(paths[0]).is_file():
             return paths

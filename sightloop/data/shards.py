@@ -17,7 +17,7 @@ from PIL import Image
 
 from sightloop.data.decode import BrokenImageError
 from sightloop.data.pictures import EncodedImage, damaged, read_file, read_range
-from sightloop.image_files import DAMAGE, MAX_BYTES, inside
+from sightloop.image_files import DAMAGE, MAX_BYTES, path_inside
 
 IMAGE_SUFFIXES = (
     ".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm",
@@ -187,7 +187,9 @@ def _row_image(path: str, column: str, row: int, value: Any) -> EncodedImage:
     if not isinstance(elsewhere, str):
         return damaged(source, "the row holds no image")
     try:
-        return EncodedImage(source=source, read=partial(read_file, str(inside(Path(path).parent, elsewhere))))
+        return EncodedImage(
+            source=source, read=partial(read_file, str(path_inside(Path(path).parent, elsewhere)))
+        )
     except BrokenImageError as error:
         return damaged(source, str(error))
 
