@@ -30,11 +30,12 @@ RECIPES = {"recipes", "recipes.vlrm", "recipes.unirl"}
 BELOW = {
     *FLOOR, *MODELS, *JUDGED, *MEASURED, "algorithms", "data", "rollouts", "training",
 }  # fmt: skip
-EVERYONES = {"accelerator", "former_names", "late"}
+EVERYONES = {"accelerator", "former_names", "late", "text_files"}
 ALLOWED: dict[str, set[str]] = {
     "accelerator": set(),
     "former_names": set(),
     "late": set(),
+    "text_files": set(),
     "types": set(),
     "image_files": set(),
     "algorithms": {"types"},

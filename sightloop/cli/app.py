@@ -6,7 +6,6 @@ Networks are imported when a command needs them, so that help comes at once.
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import sys
 from collections.abc import Callable
@@ -24,9 +23,8 @@ from sightloop.cli.evaluate import EVALUATIONS
 from sightloop.cli.help import with_help
 from sightloop.cli.images import ask_command, convert_command, draw_command
 from sightloop.former_names import current_options
-from sightloop.recipes.catalog import RECIPES
+from sightloop.recipes.catalog import RECIPES, read_run_config
 from sightloop.recipes.choices import refuse_idle
-from sightloop.recipes.config_json import config_of_run
 from sightloop.recipes.presets import preset_of
 
 Positional = tyro.conf.Positional
@@ -94,13 +92,8 @@ def resume(words: list[str]) -> None:
         resume: Path
 
     folder = tyro.cli(Resume, args=words, prog="sightloop train").resume
-    saved = _read_config(folder / "config.json")
-    _start(
-        saved["recipe"],
-        config_of_run(RECIPES[saved["recipe"]].config, saved),
-        folder,
-        resume=True,
-    )
+    recipe, config = read_run_config(folder / "config.json")
+    _start(recipe, config, folder, resume=True)
 
 
 def replay(words: list[str]) -> None:
@@ -115,9 +108,8 @@ def replay(words: list[str]) -> None:
         overwrite: bool = False
 
     chosen = tyro.cli(Replay, args=words, prog="sightloop train")
-    saved = _read_config(chosen.config)
-    config = config_of_run(RECIPES[saved["recipe"]].config, saved)
-    _start(saved["recipe"], config, chosen.run, overwrite=chosen.overwrite)
+    recipe, config = read_run_config(chosen.config)
+    _start(recipe, config, chosen.run, overwrite=chosen.overwrite)
 
 
 def _start(name: str, config: Any, folder: Path, *, overwrite: bool = False, resume: bool = False) -> None:
@@ -126,12 +118,6 @@ def _start(name: str, config: Any, folder: Path, *, overwrite: bool = False, res
     launch(name, config, folder, overwrite=overwrite, resume=resume)
     if os.environ.get("RANK", "0") == "0":
         _show_report(folder)
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise ValueError(f"{path} does not exist; a run folder holds its config.json")
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def evaluate_command(words: list[str]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 from sightloop.cli.image_options import ConvertOptions
-from sightloop.models.atomic_files import read_json
 from sightloop.models.families import require
 from sightloop.models.janus.checkpoint import (
     read_janus,
@@ -26,6 +25,7 @@ from sightloop.models.show_o.checkpoint import (
 )
 from sightloop.models.show_o.magvit2 import Magvit2
 from sightloop.models.weight_files import refuse_problems
+from sightloop.text_files import read_json
 
 
 def convert_checkpoint(options: ConvertOptions) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from sightloop.image_files import path_inside
+from sightloop.text_files import read_json
 
 _WHERE = "https://cs.stanford.edu/people/karpathy/deepimagesent/caption_datasets.zip"
 
@@ -44,7 +44,7 @@ def _entries(spec: str) -> list[dict[str, Any]]:
     if not path.is_file():
         raise ValueError(f"{spec!r} does not exist; Karpathy's splits are at {_WHERE}")
     try:
-        entries = json.loads(path.read_bytes())["images"]
+        entries = read_json(path)["images"]
         complete = bool(entries) and all(
             isinstance(entry["sentences"], list)
             and isinstance(entry["split"], str)
@@ -53,7 +53,7 @@ def _entries(spec: str) -> list[dict[str, Any]]:
             and all(isinstance(sentence, dict) and "raw" in sentence for sentence in entry["sentences"])
             for entry in entries
         )
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+    except (LookupError, TypeError, AttributeError):
         complete = False
     if not complete:
         raise ValueError(

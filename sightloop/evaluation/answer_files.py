@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sightloop.evaluation.answer_matching import Answered
+from sightloop.text_files import read_json_lines
 
 _QUESTION, _TRUTH, _ANSWER = ("question", "text"), ("truth", "label"), ("answer", "response", "text")
 _SAMPLES = {"question": "input", "truth": "target", "answer": "filtered_resps"}
@@ -61,24 +61,9 @@ Rows = list[tuple[str, dict[str, Any]]]
 
 
 def _records(file: str | Path) -> Rows:
-    path = Path(file)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
-    rows: Rows = []
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path} line {number} is no JSON object: {error}") from error
-        if not isinstance(record, dict):
-            raise ValueError(f"{path} line {number} is {record!r}; write one JSON object a line")
-        rows.append((f"{path} line {number}", record))
+    rows = read_json_lines(file)
     if not rows:
-        raise ValueError(f"{path} holds no lines")
+        raise ValueError(f"{file} holds no lines")
     return rows
 
 

@@ -20,6 +20,7 @@ from statistics import fmean
 from sightloop.evaluation.protocol import protocol_hash
 from sightloop.evaluation.shares import ratio_of_sums
 from sightloop.evaluation.words import caption_words
+from sightloop.text_files import read_text_file
 from sightloop.types import Evaluation
 
 WORDS = Path(__file__).parent / "coco_objects.txt"
@@ -92,10 +93,7 @@ def read_object_words(path: str | Path) -> ObjectWords:
     Raises:
         ValueError: the file is missing, a line has another form, or a word names two classes.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
+    text = read_text_file(path)
     phrases: dict[tuple[str, ...], str] = {}
     classes: list[str] = []
     for number, line in enumerate(text.split("\n"), 1):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from sightloop.text_files import form_of, read_json, read_json_lines
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,15 +46,11 @@ def read_objects(file: str | Path, *, image_root: str | Path | None = None) -> O
         ValueError: the file is missing or of another form, or an image comes up twice.
     """
     path = Path(file)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        document = None if path.suffix == ".jsonl" else json.loads(text)
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
+    document = None if path.suffix == ".jsonl" else read_json(path, None)
     if isinstance(document, dict) and "annotations" in document:
         return ObjectTruth(file=str(path), by_path=_of_coco(document, str(path)), by_name=True)
     if document is None:
-        pairs = _lines(text, str(path))
+        pairs = _lines(path)
     elif isinstance(document, dict):
         pairs = list(document.items())
     else:
@@ -63,6 +60,8 @@ def read_objects(file: str | Path, *, image_root: str | Path | None = None) -> O
     for image, names in pairs:
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise ValueError(f"{path}: the objects of {image} are {names!r}; give a list of names")
+        if not isinstance(image, str):
+            raise ValueError(f"{path} names the image {image!r}; give a path")
         key = os.path.realpath(root / image)
         if key in found:
             raise ValueError(f"{path} names {image} a second time")
@@ -71,26 +70,17 @@ def read_objects(file: str | Path, *, image_root: str | Path | None = None) -> O
 
 
 def _of_coco(document: Mapping[str, Any], file: str) -> dict[str, frozenset[str]]:
-    try:
+    with form_of(file, "COCO's instances_*.json is needed"):
         names = {each["id"]: each["name"] for each in document["categories"]}
         found: dict[Any, set[str]] = {each["id"]: set() for each in document["images"]}
         for each in document["annotations"]:
             found[each["image_id"]].add(names[each["category_id"]])
         return {Path(each["file_name"]).name: frozenset(found[each["id"]]) for each in document["images"]}
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{file} is not of the form of COCO's instances_*.json: {error!r}") from error
 
 
-def _lines(text: str, file: str) -> list[tuple[str, Any]]:
-    pairs: list[tuple[str, Any]] = []
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
+def _lines(file: Path) -> list[tuple[Any, Any]]:
+    pairs: list[tuple[Any, Any]] = []
+    for place, record in read_json_lines(file):
+        with form_of(place, 'write {"image": path, "objects": [names]}'):
             pairs.append((record["image"], record["objects"]))
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise ValueError(
-                f'{file} line {number} is no {{"image": path, "objects": [names]}}: {error}'
-            ) from error
     return pairs

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 from typing import Any
+
+from sightloop.text_files import form_of, parse_json, read_json, read_lines, read_text_file
 
 _SHOWN = 3
 
@@ -74,16 +75,10 @@ def read_captions(
     path = Path(file)
     if path.suffix not in _READERS:
         raise ValueError(f"{path} ends in {path.suffix!r}; use one of {', '.join(_READERS)}")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
     root = path.parent if image_root is None else Path(image_root)
-    try:
-        pairs = [(root / image, caption) for image, caption in _READERS[path.suffix](text)]
-    except (ValueError, csv.Error) as error:
-        raise ValueError(f"{path}: {error}") from error
-    return caption_set(pairs, several=several)
+    pairs = [(root / image, caption) for image, caption in _READERS[path.suffix](path)]
+    with form_of(str(path)):
+        return caption_set(pairs, several=several)
 
 
 def refuse_empty(given: CaptionSet, *, allowed: bool = False) -> None:
@@ -102,32 +97,31 @@ def refuse_empty(given: CaptionSet, *, allowed: bool = False) -> None:
         )
 
 
-def _lines(text: str) -> Iterator[tuple[str, str]]:
-    # Not `splitlines`, which also splits at separators that JSON allows inside a text.
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"line {number} is no JSON object: {error}") from error
-            yield _pair(record, f"line {number}")
+def _lines(file: Path) -> Iterator[tuple[str, str]]:
+    for line in read_lines(file):
+        yield _pair(parse_json(line.text, line.place, None), line.place)
 
 
-def _document(text: str) -> Iterator[tuple[str, str]]:
-    document = json.loads(text)
-    if isinstance(document, dict) and isinstance(document.get("samples"), list):
-        document = [{**sample, "image": sample.get("source")} for sample in document["samples"]]
+def _document(file: Path) -> Iterator[tuple[str, str]]:
+    document = read_json(file, None)
+    with form_of(str(file)):
+        if isinstance(document, dict) and isinstance(document.get("samples"), list):
+            document = [{**sample, "image": sample.get("source")} for sample in document["samples"]]
     if isinstance(document, dict):
         document = [{"image": image, "caption": caption} for image, caption in document.items()]
     if not isinstance(document, list):
-        raise ValueError("neither a list of objects nor a mapping from path to caption")
+        raise ValueError(f"{file}: neither a list of objects nor a mapping from path to caption")
     for number, record in enumerate(document, 1):
-        yield _pair(record, f"entry {number}")
+        yield _pair(record, f"{file} entry {number}")
 
 
-def _table(text: str) -> Iterator[tuple[str, str]]:
-    for number, record in enumerate(csv.DictReader(StringIO(text, newline="")), 2):
-        yield _pair(record, f"row {number}")
+def _table(file: Path) -> Iterator[tuple[str, str]]:
+    rows = csv.DictReader(StringIO(read_text_file(file), newline=""))
+    try:
+        for number, record in enumerate(rows, 2):
+            yield _pair(record, f"{file} row {number}")
+    except csv.Error as error:
+        raise ValueError(f"{file} line {rows.line_num} is no CSV: {error}") from error
 
 
 _READERS = {".jsonl": _lines, ".json": _document, ".csv": _table}

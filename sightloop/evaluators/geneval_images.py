@@ -20,6 +20,7 @@ from sightloop.geneval.prompts import GenEvalPrompt
 from sightloop.image_files import open_image
 from sightloop.models.protocols import ImageGenerator
 from sightloop.rollouts.seeds import image_seed
+from sightloop.text_files import form_of, read_json
 from sightloop.types import Prompt, Sampling
 from sightloop.world.boundary import MODEL_KEY
 
@@ -91,7 +92,7 @@ def draw_prompts(
 def drawing_record(folder: Path) -> dict[str, Any] | None:
     """How the images of a folder were drawn; None if sightloop did not draw them."""
     file = folder / _RECORD
-    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+    return read_json(file) if file.exists() else None
 
 
 def contact_sheet(prompts: Sequence[GenEvalPrompt], folder: Path) -> Image.Image:
@@ -133,7 +134,9 @@ def _check_record(folder: Path, told: dict[str, str], sampling: Sampling, drawin
         return
     # More images of each prompt may be drawn later: those that are there stay as they are.
     changed = [key for key in settings if key != "per_prompt" and before.get(key) != settings[key]]
-    if changed or before["per_prompt"] > drawing.per_prompt:
+    with form_of(str(folder / _RECORD)):
+        fewer = before["per_prompt"] > drawing.per_prompt
+    if changed or fewer:
         key = changed[0] if changed else "per_prompt"
         raise ValueError(
             f"{folder} was drawn with {key} {before.get(key)!r}, now it is {settings[key]!r}; go on with the "
@@ -146,7 +149,7 @@ def _write_metadata(path: Path, prompt: GenEvalPrompt) -> None:
     file = path / "metadata.jsonl"
     line = json.dumps(prompt.metadata)
     if file.exists():
-        if json.loads(file.read_text(encoding="utf-8")) != prompt.metadata:
+        if read_json(file) != prompt.metadata:
             raise ValueError(f"{file} is another prompt than {prompt.text!r}; name another folder")
         return
     (path / "samples").mkdir(parents=True, exist_ok=True)

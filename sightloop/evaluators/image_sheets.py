@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from sightloop.evaluators.image_checks import ImageCheck
 from sightloop.image_files import open_image
 from sightloop.models.atomic_files import atomic_write
 from sightloop.quizzes.grammar import CATEGORIES, Quiz
+from sightloop.text_files import form_of, read_json
 from sightloop.types import Images
 
 _KEPT_SIDE, _SIDE, _FRAME, _GAP = 256, 112, 4, 8
@@ -78,11 +78,11 @@ def drawn_by_run(run: Path, step: int) -> list[SheetImage]:
     file = run / "evaluations" / f"joint_step_{step:06d}.json"
     if not file.is_file():
         raise ValueError(f"{run} was not evaluated at step {step}: there is no {file.name}")
-    samples = json.loads(file.read_text(encoding="utf-8"))["samples"]
     found: list[SheetImage] = []
-    for row, sample in enumerate(samples):
-        if sample.get("image"):
-            found.append(_drawn(row, sample, open_image(run / sample["image"])))
+    with form_of(str(file)):
+        for row, sample in enumerate(read_json(file)["samples"]):
+            if sample.get("image"):
+                found.append(_drawn(row, sample, open_image(run / sample["image"])))
     if not found:
         raise ValueError(f"{run} kept no images of step {step}")
     return found

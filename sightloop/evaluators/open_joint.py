@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
@@ -17,6 +16,7 @@ from sightloop.image_files import read_regular
 from sightloop.quizzes.asks import QuizSetup
 from sightloop.quizzes.grammar import Quiz, quiz_of_metadata
 from sightloop.quizzes.vocabulary import Vocabulary
+from sightloop.text_files import form_of, read_json
 from sightloop.types import Images
 from sightloop.world.boundary import require_world_images, require_world_words
 from sightloop.world.held_out_scenes import held_out_scenes, images_of
@@ -37,10 +37,8 @@ def read_fixed(folder: Path, vocabulary: Vocabulary, size: int = _FIXED_SIDE) ->
     pixels: list[Tensor] = []
     quizzes: list[Quiz] = []
     for file in files:
-        try:
-            quiz = quiz_of_metadata(json.loads(file.read_text(encoding="utf-8")), vocabulary)
-        except ValueError as error:
-            raise ValueError(f"{file}: {error}") from error
+        with form_of(str(file)):
+            quiz = quiz_of_metadata(read_json(file), vocabulary)
         for picture in sample_files(file.parent / "samples"):
             try:
                 found = decode(read_regular(picture), Decoding(size=size, fit="squash"))

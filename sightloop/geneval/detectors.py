@@ -23,7 +23,9 @@ from jaxtyping import Bool
 from PIL import Image
 
 from sightloop.geneval.rules import Detection
+from sightloop.image_files import PIL_MAX_PIXELS
 from sightloop.image_files import open_image as open_image
+from sightloop.text_files import form_of, read_json_lines
 
 _SHOWN = 150
 _RENAMED = {"mouse": "computer mouse", "remote": "tv remote", "keyboard": "computer keyboard"}
@@ -109,25 +111,21 @@ def read_detections(path: str | Path) -> tuple[dict[str, str], dict[str, dict[st
     Raises:
         ValueError: the file is missing, a line has another form, or an image comes up twice.
     """
-    if not Path(path).is_file():
-        raise ValueError(f"{path} does not exist; it should hold detections, one image a line")
     header: dict[str, str] = {}
     records: dict[str, dict[str, Any]] = {}
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").split("\n"), 1):
-        if not line.strip():
+    for place, record in read_json_lines(path, fix="it should hold detections, one image a line"):
+        if not records and not header and "protocol" in record:
+            with form_of(place):
+                header = {str(name): str(value) for name, value in record["protocol"].items()}
             continue
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path} line {number} is no JSON object: {error}") from error
-        if isinstance(record, dict) and number == 1 and "protocol" in record:
-            header = {str(name): str(value) for name, value in record["protocol"].items()}
-            continue
-        file = record.get("file") if isinstance(record, dict) else None
+        file = record.get("file")
         if not isinstance(file, str) or not isinstance(record.get("detections"), list):
-            raise ValueError(f'{path} line {number} needs "file" and a list of "detections"')
+            raise ValueError(f'{place} needs "file" and a list of "detections"')
+        size = record.get("size")
+        if size is not None and not (isinstance(size, list) and [type(side) for side in size] == [int, int]):
+            raise ValueError(f'{place} has "size" {size!r}; write [width, height]')
         if file in records:
-            raise ValueError(f"{path} line {number} names {file} a second time")
+            raise ValueError(f"{place} names {file} a second time")
         records[file] = record
     return header, records
 
@@ -156,6 +154,8 @@ def mask_of_runs(runs: Mapping[str, Any]) -> Bool[np.ndarray, "H W"]:
     """
     height, width = runs["size"]
     counts = runs["counts"]
+    if not 0 < height * width <= PIL_MAX_PIXELS:
+        raise ValueError(f"a mask of {height} x {width}, of at most {PIL_MAX_PIXELS} pixels")
     lengths = _unpacked(counts) if isinstance(counts, str) else [int(length) for length in counts]
     if sum(lengths) != height * width or min(lengths, default=0) < 0:
         raise ValueError(f"runs of {sum(lengths)} pixels in a mask of {height} x {width}")
@@ -189,8 +189,10 @@ def detection_of(entry: Any, place: str) -> Detection:
     try:
         name, score = entry["class"], float(entry["score"])
         left, top, right, bottom = (float(value) for value in entry["box"])
-        mask = _mask(entry.get("mask"))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        mask, color = _mask(entry.get("mask")), entry.get("color")
+        if not isinstance(name, str) or not isinstance(color, str | None):
+            raise TypeError("class and color are texts")
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ValueError(
             f'{place}: {_shown(entry)} is no detection with "class", "box", "score": {error}'
         ) from error
@@ -198,9 +200,7 @@ def detection_of(entry: Any, place: str) -> Detection:
         raise ValueError(
             f"{place}: {_shown(entry)} has a score outside of 0 to 1, or a box that is not finite"
         )
-    return Detection(
-        name=str(name), box=(left, top, right, bottom), score=score, color=entry.get("color"), mask=mask
-    )
+    return Detection(name=name, box=(left, top, right, bottom), score=score, color=color, mask=mask)
 
 
 def in_geneval_words(name: str, names: Sequence[str]) -> str:

@@ -5,7 +5,6 @@ Images may also be JPEG files.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from sightloop.geneval.prompts import GenEvalPrompt, parse_prompt
 from sightloop.geneval.scores import check_complete
+from sightloop.text_files import form_of, read_json
 
 _PICTURE = re.compile(r"\d+\.(png|jpe?g)", re.IGNORECASE)
 _LEFT_BY_SYSTEMS = {"thumbs.db", "desktop.ini"}
@@ -66,10 +66,8 @@ def _prompt_of(path: Path) -> GenEvalPrompt:
     file = path / "metadata.jsonl"
     if not file.is_file():
         raise ValueError(f"{file} does not exist; it holds the prompt's line of the prompts file")
-    try:
-        return parse_prompt(json.loads(file.read_text(encoding="utf-8-sig")))
-    except (ValueError, AttributeError) as error:
-        raise ValueError(f"{file} is not one line of the prompts file: {error}") from error
+    with form_of(str(file), "it holds the prompt's line of the prompts file"):
+        return parse_prompt(read_json(file))
 
 
 def _images_of(path: Path) -> tuple[str, ...]:

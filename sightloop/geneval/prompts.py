@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from sightloop.quizzes.grammar import Clause, Quiz, clauses_of
 from sightloop.quizzes.vocabulary import OPPOSITES
+from sightloop.text_files import form_of, read_json_lines
 
 COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white")
 """The colors that are told apart, in the order of the official texts."""
@@ -32,6 +32,8 @@ CLASSES = tuple(
 )
 """COCO's 80 classes in COCO's order; GenEval calls three of them by a longer name (computer mouse, tv remote,
 computer keyboard)."""
+
+_WHERE = "GenEval's prompts are the file prompts/evaluation_metadata.jsonl of djghosh13/geneval on GitHub"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,20 +100,10 @@ def read_geneval_prompts(path: str | Path) -> list[GenEvalPrompt]:
     Raises:
         ValueError: the file is missing or a line is no prompt.
     """
-    file = Path(path)
-    if not file.is_file():
-        raise ValueError(
-            f"{file} does not exist; GenEval's prompts are the file prompts/evaluation_metadata.jsonl of the "
-            "repository djghosh13/geneval on GitHub"
-        )
     prompts: list[GenEvalPrompt] = []
-    for number, line in enumerate(file.read_text(encoding="utf-8-sig").split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            prompts.append(parse_prompt(json.loads(line)))
-        except (ValueError, AttributeError) as error:
-            raise ValueError(f"{file} line {number}: {error}") from error
+    for place, record in read_json_lines(path, fix=_WHERE):
+        with form_of(place):
+            prompts.append(parse_prompt(record))
     if not prompts:
-        raise ValueError(f"{file} holds no prompts")
+        raise ValueError(f"{path} holds no prompts")
     return prompts

@@ -16,6 +16,7 @@ from sightloop.evaluation.intervals import Interval, bootstrap_interval, interva
 from sightloop.evaluation.protocol import protocol_hash
 from sightloop.geneval.prompts import GenEvalPrompt, parse_prompt
 from sightloop.geneval.rules import Verdict
+from sightloop.text_files import form_of, parse_json, read_json, read_json_lines
 
 TASKS = {
     "single_object": 80,
@@ -27,6 +28,7 @@ TASKS = {
 }
 """Prompts of each task of the official file."""
 _SHOWN = 3
+_RESULTS = "a results file of GenEval is needed"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,16 +119,10 @@ def read_results(path: str | Path) -> list[Result]:
     Raises:
         ValueError: the file is missing, empty, or a line is no result.
     """
-    if not Path(path).is_file():
-        raise ValueError(f"{path} does not exist; it should be a results file of GenEval")
     results: list[Result] = []
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            results.append(_result(json.loads(line)))
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{path} line {number} is no result of GenEval: {error!r}") from error
+    for place, record in read_json_lines(path, fix=_RESULTS):
+        with form_of(place, _RESULTS):
+            results.append(_result(record))
     if not results:
         raise ValueError(f"{path} holds no results")
     return results
@@ -286,7 +282,8 @@ def read_protocol(path: str | Path) -> dict[str, str] | None:
     """The protocol of a record; None if there is no record."""
     if not Path(path).is_file():
         return None
-    return json.loads(Path(path).read_text(encoding="utf-8"))["protocol"]
+    with form_of(str(path)):
+        return read_json(path)["protocol"]
 
 
 def protocol_warning(before: Mapping[str, str] | None, after: Mapping[str, str] | None) -> str:
@@ -308,7 +305,7 @@ def protocol_warning(before: Mapping[str, str] | None, after: Mapping[str, str] 
 def _result(record: Mapping[str, Any]) -> Result:
     if not isinstance(record["correct"], bool):
         raise ValueError(f"correct is {record['correct']!r}")
-    parse_prompt(json.loads(record["metadata"]))
+    parse_prompt(parse_json(record["metadata"], "metadata"))
     details = record.get("details", "{}")
     return Result(
         file=record["filename"],
@@ -317,7 +314,7 @@ def _result(record: Mapping[str, Any]) -> Result:
         correct=record["correct"],
         reason=record["reason"],
         metadata=record["metadata"],
-        details=json.loads(details),
+        details=parse_json(details, "details"),
     )
 
 

@@ -17,6 +17,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from sightloop.text_files import read_json
+
 _INDEX = ".index.json"
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 """What transformers looks for, in this order; beside each, an index of shards."""
@@ -86,7 +88,7 @@ def require_folder(folder: Path) -> None:
     """
     for file in sorted(folder.glob("*.json")):
         require_file(file)
-        _read_object(file)
+        read_json(file, fix=_AGAIN)
     for name in _WEIGHTS:
         index = folder / f"{name}{_INDEX}"
         if (folder / name).is_file():
@@ -116,7 +118,7 @@ def shards_of(index: Path) -> list[Path]:
     Raises:
         ValueError: it names none, or some that are missing.
     """
-    mapped = _read_object(index).get("weight_map")
+    mapped = read_json(index, fix=_AGAIN).get("weight_map")
     if not isinstance(mapped, dict) or not mapped or not all(isinstance(n, str) for n in mapped.values()):
         raise ValueError(f"{index} has no weight_map; {_AGAIN}")
     files = [index.parent / name for name in sorted(set(mapped.values()))]
@@ -158,16 +160,6 @@ def _require_length(file: Path) -> None:
         raise ValueError(f"{file} cannot be read: it is cut, or no .safetensors file; {_AGAIN}") from error
     if size < whole:
         raise ValueError(f"{file} cannot be read: it has {size} bytes of {whole}; {_AGAIN}")
-
-
-def _read_object(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file} is not JSON ({_first_line(error)}); {_AGAIN}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{file} holds {type(content).__name__}, not an object; {_AGAIN}")
-    return content
 
 
 def _first_line(error: BaseException) -> str:

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sightloop.late import late
-from sightloop.models.atomic_files import read_json
 from sightloop.models.prompt_strings import PromptOptions
+from sightloop.text_files import read_json
 
 Form = Literal["sightloop", "official", "transformers"]
 WorldModel = Literal["show-o", "janus"]

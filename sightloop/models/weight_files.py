@@ -15,9 +15,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from sightloop.models.atomic_files import read_json
 from sightloop.models.open import local_folder, read_tensors
 from sightloop.models.open import open_tokenizer as open_class
+from sightloop.text_files import read_json
 
 WEIGHT_FILES = (
     "model.safetensors",

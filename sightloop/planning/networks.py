@@ -19,7 +19,6 @@ from transformers import (
     PhiForCausalLM,
 )
 
-from sightloop.models.atomic_files import read_json
 from sightloop.models.families import detect_family
 from sightloop.models.janus.checkpoint import SpecialIds, official_config, read_janus_tokenizer
 from sightloop.models.janus.policy import FullPart, JanusSettings
@@ -46,6 +45,7 @@ from sightloop.planning.precision import is_mixed
 from sightloop.planning.published import PHI, SHOW_O, SHOW_O_TOWER, config_of, janus
 from sightloop.recipes.image_policies import world_folder
 from sightloop.recipes.unirl.config import SftConfig, UniConfig
+from sightloop.text_files import read_json
 from sightloop.training.run_files import is_run
 
 _SYSTEM = 28

@@ -6,7 +6,6 @@ facts, so that an answer can be judged fact by fact, and GenEval's clauses, so t
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any, Literal, cast, get_args
 from zlib import crc32
 
 from sightloop.quizzes.vocabulary import NUMBER_WORDS, OPPOSITES, REAL, Vocabulary, with_article
+from sightloop.text_files import form_of, read_json_lines
 from sightloop.types import Fact
 
 Category = Literal["single_object", "two_object", "counting", "colors", "position", "color_attr"]
@@ -232,13 +232,9 @@ def user_quizzes(path: Path, vocabulary: Vocabulary = REAL) -> list[Quiz]:
         ValueError: a line is no such record, with its number; or the file holds none.
     """
     quizzes: list[Quiz] = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            quizzes.append(_quiz_of_record(json.loads(line), vocabulary))
-        except ValueError as error:
-            raise ValueError(f"{path}, line {number}: {error}") from error
+    for place, record in read_json_lines(path):
+        with form_of(place):
+            quizzes.append(_quiz_of_record(record, vocabulary))
     if not quizzes:
         raise ValueError(f"{path} holds no quiz; write one JSON object a line")
     return quizzes
@@ -263,7 +259,7 @@ def _quiz_of_record(record: Any, vocabulary: Vocabulary) -> Quiz:
     if not isinstance(record, dict):
         raise ValueError(f"{record!r} is no JSON object")
     fields = cast("dict[str, Any]", record)
-    if "tag" in fields and fields["tag"] not in CATEGORIES:
+    if "tag" in fields and not (isinstance(fields["tag"], str) and fields["tag"] in CATEGORIES):
         raise ValueError(f"unknown category {fields['tag']!r}; use one of {', '.join(CATEGORIES)}")
     for key in ("tag", "prompt", "question", "answer", "include"):
         if key not in fields:
@@ -311,9 +307,9 @@ def _clause(record: Any, place: int, field: str, default_count: int | None) -> C
     if not isinstance(position, list | tuple) or len(cast("Sequence[Any]", position)) != 2:
         raise ValueError(f"{field} clause {place} has 'position' {position!r}; use [relation, place]")
     relation, target = cast("list[Any]", position)
-    if relation not in OPPOSITES:
+    if not isinstance(relation, str) or relation not in OPPOSITES:
         raise ValueError(f"{field} clause {place}: unknown relation {relation!r}; use {', '.join(OPPOSITES)}")
-    if not isinstance(target, int) or not 0 <= target < place:
+    if type(target) is not int or not 0 <= target < place:
         raise ValueError(f"{field} clause {place} points at clause {target!r}; use an earlier one")
     return Clause(noun=noun, count=count, color=color, position=(relation, target))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from sightloop.quizzes.grammar import Quiz
 from sightloop.quizzes.vocabulary import NUMBER_WORDS, OPPOSITES, REAL, Vocabulary
+from sightloop.text_files import parse_json, read_lines
 
 _ARTICLES = {"a", "an", "the"}
 _START = re.compile(r"^(?:an?|the)? ?(?:photo|image|picture)s? of ")
@@ -81,16 +81,11 @@ def read_prompts(path: Path) -> list[str]:
         ValueError: a JSON line has no text in `prompt`, with its number.
     """
     prompts: list[str] = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        if not line.strip():
-            continue
-        prompt = line.strip()
+    for line in read_lines(path):
+        prompt = line.text.strip()
         if prompt.startswith("{"):
-            try:
-                prompt = json.loads(line).get("prompt")
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{path}, line {number}: {error}") from error
+            prompt = parse_json(prompt, line.place).get("prompt")
             if not isinstance(prompt, str):
-                raise ValueError(f"{path}, line {number}: field 'prompt' is missing")
+                raise ValueError(f"{line.place}: field 'prompt' is missing")
         prompts.append(prompt)
     return prompts

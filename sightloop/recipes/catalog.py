@@ -6,10 +6,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from sightloop.recipes.config_json import config_of_run
 from sightloop.recipes.unirl.config import GRPO_PRESETS, SFT_PRESETS, GrpoConfig, SftConfig
 from sightloop.recipes.vlrm.config import VLRM_PRESETS, VlrmConfig
+from sightloop.text_files import form_of, read_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,3 +57,19 @@ RECIPES = {
         to_evaluate=_TO_EVALUATE_DRAWINGS,
     ),
 }
+
+
+def read_run_config(file: Path) -> tuple[str, Any]:
+    """The recipe and the settings in a run's config.json.
+
+    Raises:
+        ValueError: the file is missing or damaged, or names a recipe or a setting that is not known here.
+    """
+    saved = read_json(file, fix="a run folder holds its config.json")
+    recipe, settings = saved.get("recipe"), saved.get("config")
+    if not isinstance(recipe, str) or recipe not in RECIPES:
+        raise ValueError(f"{file} is no run's: it names none of the recipes {', '.join(RECIPES)}")
+    if not isinstance(settings, dict):
+        raise ValueError(f"{file} is no run's: its config is {settings!r}, not an object of settings")
+    with form_of(str(file)):
+        return recipe, config_of_run(RECIPES[recipe].config, saved)

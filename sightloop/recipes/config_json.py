@@ -28,6 +28,8 @@ def config_from_json(kind: type[Config], data: dict[str, Any]) -> Config:
     Raises:
         ValueError: a name the configuration does not have, or a value of another type.
     """
+    if not isinstance(data, dict):
+        raise ValueError(f"the settings are {data!r}; they must be an object of names and values")
     hints = typing.get_type_hints(kind)
     names = [field.name for field in dataclasses.fields(typing.cast("type[Any]", kind))]
     for name in data:
@@ -106,6 +108,8 @@ def _value(kind: Any, value: Any, name: str) -> Any:
             return None
         return _value(next(option for option in options if option is not type(None)), value, name)
     if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise ValueError(f"{name} is {value!r}; it must be a list")
         return tuple(_value(options[0], item, name) for item in value)
     if origin is typing.Literal:
         if value not in options:

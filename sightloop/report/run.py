@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import math
 import re
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sightloop.former_names import current_metric, current_settings
+from sightloop.text_files import form_of, parse_json, read_json, read_lines, read_text_file
 
 _STEP = re.compile(r"step_(\d+)")
 _EVALUATION = re.compile(r"^(?P<name>.+)_step_(?P<step>\d+)$")
@@ -154,19 +154,18 @@ def read_run(run_folder: Path) -> RunRecords:
             "as in runs/NAME"
         )
     config = _object(folder / "config.json")
+    with form_of(str(folder / "config.json")):
+        settings = current_settings(config.get("config") or {})
     records = _lines(folder / "metrics.jsonl")
     evaluations = _evaluations(folder)
     return RunRecords(
         path=folder,
         recipe=str(config.get("recipe", "")),
-        config=current_settings(config.get("config") or {}),
+        config=settings,
         environment=_object(folder / "environment.json"),
         train=_by_step(records, "train"),
         evals=_with_files(_by_step(records, "eval"), evaluations),
-        alarms=[
-            RunAlarm(step=int(line["step"]), name=str(line["name"]), message=str(line["message"]))
-            for line in _lines(folder / "alarms.jsonl")
-        ],
+        alarms=[_alarm(place, line) for place, line in _lines(folder / "alarms.jsonl")],
         galleries=_galleries(folder),
         evaluations=evaluations,
         best_step=_best_step(folder / "checkpoints" / "best"),
@@ -199,40 +198,30 @@ def _numbers(values: dict[str, Any]) -> dict[str, float]:
 def _object(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON ({error}); delete it or write it again") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a {type(content).__name__}; a JSON object is needed")
-    return content
+    return read_json(path, fix="delete it or write it again")
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
+def _lines(path: Path) -> list[tuple[str, dict[str, Any]]]:
     if not path.is_file():
         return []
-    lines = path.read_text(encoding="utf-8").splitlines()
-    records: list[dict[str, Any]] = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            # A run that is still writing may have got halfway through its last line.
-            if number == len(lines):
-                break
-            raise ValueError(f"line {number} of {path} is not JSON ({error}); delete that line") from error
-    return records
+    # A run that is still writing may have got halfway through its last line.
+    whole = [line for line in read_lines(path) if line.is_ended or not line.is_last]
+    return [(line.place, parse_json(line.text, line.place, fix="delete that line")) for line in whole]
 
 
-def _by_step(records: list[dict[str, Any]], kind: str) -> dict[int, dict[str, float]]:
+def _alarm(place: str, line: dict[str, Any]) -> RunAlarm:
+    with form_of(place):
+        return RunAlarm(step=int(line["step"]), name=str(line["name"]), message=str(line["message"]))
+
+
+def _by_step(records: list[tuple[str, dict[str, Any]]], kind: str) -> dict[int, dict[str, float]]:
     merged: dict[int, dict[str, float]] = {}
-    for record in records:
+    for place, record in records:
         if record.get("kind") == kind:
             values = {name: value for name, value in record.items() if name not in ("step", "kind")}
-            # A resumed run repeats steps; what it wrote later is what the weights have seen.
-            merged.setdefault(int(record["step"]), {}).update(_numbers(values))
+            with form_of(place):
+                # A resumed run repeats steps; what it wrote later is what the weights have seen.
+                merged.setdefault(int(record["step"]), {}).update(_numbers(values))
     return dict(sorted(merged.items()))
 
 
@@ -255,24 +244,27 @@ def _evaluations(folder: Path) -> dict[str, dict[int, EvaluationRecord]]:
         match = _EVALUATION.match(path.stem)
         if match is None:
             raise ValueError(f"{path} is not named EVALUATOR_step_NUMBER.json; move it elsewhere")
-        content = _object(path)
-        name = current_metric(str(content.get("name", match["name"])))
-        record = EvaluationRecord(
-            name=name,
-            step=int(content.get("step", match["step"])),
-            metrics=_numbers(content.get("metrics") or {}),
-            per_sample={
-                current_metric(metric): [_number(value) for value in values]
-                for metric, values in (content.get("per_sample") or {}).items()
-            },
-            samples=[
-                {key: str(value) for key, value in sample.items() if value is not None}
-                for sample in content.get("samples") or []
-            ],
-            protocol={key: str(value) for key, value in (content.get("protocol") or {}).items()},
-        )
-        found.setdefault(name, {})[record.step] = record
+        with form_of(str(path)):
+            record = _evaluation(_object(path), match)
+        found.setdefault(record.name, {})[record.step] = record
     return {name: dict(sorted(by_step.items())) for name, by_step in sorted(found.items())}
+
+
+def _evaluation(content: dict[str, Any], match: re.Match[str]) -> EvaluationRecord:
+    return EvaluationRecord(
+        name=current_metric(str(content.get("name", match["name"]))),
+        step=int(content.get("step", match["step"])),
+        metrics=_numbers(content.get("metrics") or {}),
+        per_sample={
+            current_metric(metric): [_number(value) for value in values]
+            for metric, values in (content.get("per_sample") or {}).items()
+        },
+        samples=[
+            {key: str(value) for key, value in sample.items() if value is not None}
+            for sample in content.get("samples") or []
+        ],
+        protocol={key: str(value) for key, value in (content.get("protocol") or {}).items()},
+    )
 
 
 def _galleries(folder: Path) -> dict[int, list[GallerySample]]:
@@ -280,8 +272,9 @@ def _galleries(folder: Path) -> dict[int, list[GallerySample]]:
     for path in sorted((folder / "samples").glob("step_*.json")):
         content = _object(path)
         match = _STEP.search(path.stem)
-        step = int(content["step"]) if "step" in content else int(match[1]) if match else 0
-        found[step] = [_gallery_sample(sample) for sample in content.get("samples") or []]
+        with form_of(str(path)):
+            step = int(content["step"]) if "step" in content else int(match[1]) if match else 0
+            found[step] = [_gallery_sample(sample) for sample in content.get("samples") or []]
     return dict(sorted(found.items()))
 
 
@@ -311,7 +304,7 @@ def _best_step(path: Path) -> int | None:
     if path.is_symlink() or path.is_dir():
         text = path.resolve().name
     elif path.is_file():
-        text = path.read_text(encoding="utf-8")
+        text = read_text_file(path)
     else:
         return None
     match = re.search(r"\d+", text)

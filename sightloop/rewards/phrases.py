@@ -24,6 +24,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sightloop.text_files import read_text_file
 from sightloop.types import Outcome, on_last_token
 
 Span = tuple[int, int]
@@ -65,7 +66,7 @@ def load_phrases(path: str | Path | None = None) -> tuple[str, ...]:
         ValueError: the file holds no phrase.
     """
     source = files("sightloop.rewards") / "bad_phrases.txt" if path is None else Path(path)
-    lines = [line.strip() for line in source.read_text(encoding="utf-8").splitlines()]
+    lines = [line.strip() for line in read_text_file(str(source)).splitlines()]
     phrases = tuple(line for line in lines if line and not line.startswith("#"))
     if not phrases:
         raise ValueError(f"{path} holds no phrase; write one a line")

@@ -3,7 +3,8 @@ it."""
 
 from __future__ import annotations
 
-import json
+from sightloop.text_files import form_of, read_json
+
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -118,7 +119,10 @@ def _card(
 
 def _metrics(run: Path, evaluation: str, step: int) -> Mapping[str, float]:
     path = run / "evaluations" / f"{evaluation}_step_{step:06d}.json"
-    return json.loads(path.read_text(encoding="utf-8"))["metrics"] if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    with form_of(str(path)):
+        return read_json(path)["metrics"]
 
 
 def _card_text(card: Card, *, family: str, method: str, usage: Usage) -> str:

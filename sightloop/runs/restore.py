@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,8 +14,7 @@ from sightloop.models.named_models import captioner_family, generator_family
 from sightloop.models.precision import DTYPES
 from sightloop.models.open import local_folder
 from sightloop.models.protocols import Captioner, ImageGenerator
-from sightloop.recipes.catalog import RECIPES
-from sightloop.recipes.config_json import config_of_run
+from sightloop.recipes.catalog import read_run_config
 from sightloop.recipes.image_policies import load_image_policy, world_folder
 from sightloop.recipes.unirl import build as unirl
 from sightloop.recipes.unirl.config import UniConfig
@@ -168,11 +166,7 @@ def recipe_and_config(run: Path) -> tuple[str, Any]:
     path = run / "config.json"
     if not path.is_file():
         raise ValueError(f"{run} is not a run folder: it has no config.json")
-    saved = json.loads(path.read_text(encoding="utf-8"))
-    recipe = saved.get("recipe")
-    if recipe not in RECIPES:
-        raise ValueError(f"{run} is not a run folder: its config.json names none of {', '.join(RECIPES)}")
-    return recipe, config_of_run(RECIPES[recipe].config, saved)
+    return read_run_config(path)
 
 
 def saved_step(run: Path, step: str) -> checkpoint.Saved:

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from sightloop.text_files import form_of, read_json_lines, read_lines
 from sightloop.world.bundled import MANIFEST
 from sightloop.world.language import FactCount, count_facts, parses
 from sightloop.world.scenes import Scene, render, sample_scene
@@ -35,7 +36,7 @@ def write_images(folder: Path, *, number: int, seed: int, replace: bool = False)
             (folder / Path(name).name).unlink(missing_ok=True)
         manifest.unlink()
     if manifest.exists():
-        held = len(manifest.read_text(encoding="utf-8").splitlines())
+        held = len(read_lines(manifest))
         if held != number:
             raise ValueError(
                 f"{folder} holds {held} scenes, not {number}; choose another folder or remove it"
@@ -71,9 +72,11 @@ def _draw(rng: np.random.Generator) -> tuple[Scene, UInt8[np.ndarray, "H W 3"]]:
 
 def read_scenes(folder: Path) -> dict[str, Scene]:
     """The scene of each image by file name."""
-    lines = (folder / MANIFEST).read_text(encoding="utf-8").splitlines()
-    records = [json.loads(line) for line in lines]
-    return {record["file"]: Scene.from_json(record) for record in records}
+    scenes: dict[str, Scene] = {}
+    for place, record in read_json_lines(folder / MANIFEST):
+        with form_of(place):
+            scenes[record["file"]] = Scene.from_json(record)
+    return scenes
 
 
 def truth_of(folder: Path) -> Callable[[str, str], FactCount]:

@@ -182,8 +182,8 @@ def test_files_that_do_not_fit_are_refused_by_line(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=told):
             read_answers(written(answers, *rows), questions=asked)
     for text, told in (
-        ("{", "line 1 is no JSON object"),
-        ("[1]\n", r"line 1 is \[1\]; write one JSON object"),
+        ("{", "line 1 is not JSON"),
+        ("[1]\n", "line 1 holds a list, not an object; write one JSON object"),
         ('{"question": "q", "truth": "yes"}\n', "line 1 has no 'answer' or 'response' or 'filtered_resps'"),
         ('{"question": "q", "answer": "yes"}\n', "line 1 has no 'truth' or 'label' or 'target'"),
         ("\n", "holds no lines"),

@@ -92,14 +92,14 @@ def test_missing_images_are_named(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("x.jsonl", '{"image": "a.png", "caption": "a"}\n{oops}\n', "x.jsonl: line 2 is no JSON object"),
+        ("x.jsonl", '{"image": "a.png", "caption": "a"}\n{oops}\n', "x.jsonl line 2 is not JSON"),
         ("x.jsonl", '{"image": "a.png"}', "line 1 has no caption"),
         ("x.jsonl", '{"image": "a.png", "caption": null}', "line 1 has no caption"),
         ("x.jsonl", '{"caption": "a"}', "line 1 has no image"),
         ("x.jsonl", '["a.png", "a"]', "line 1 is"),
         ("x.jsonl", "", "no captions"),
         ("x.json", '"a.png"', "neither a list"),
-        ("x.json", "[", "x.json: "),
+        ("x.json", "[", "x.json is not JSON"),
         ("x.csv", "a.png,a cat\n", "no captions"),
         ("x.csv", "file,caption\na.png,a cat\n", "row 2 has no image"),
         ("x.txt", "a.png a cat", "ends in '.txt'; use one of .jsonl, .json, .csv"),

@@ -44,11 +44,11 @@ def test_lists_of_ones_own_are_found_by_path(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "told"),
     [
-        ("o.jsonl", '{"image": "a.png"}\n', "line 1 is no"),
+        ("o.jsonl", '{"image": "a.png"}\n', "line 1 has no .objects."),
         ("o.jsonl", '{"image": "a.png", "objects": "dog"}\n', "the objects of a.png are 'dog'; give a list"),
         ("o.jsonl", '{"image": "a.png", "objects": []}\n' * 2, "names a.png a second time"),
         ("o.json", "[1]", "neither COCO's annotations nor a mapping"),
-        ("o.json", "{", "cannot be read"),
+        ("o.json", "{", "is not JSON"),
     ],
 )
 def test_another_form_is_refused(name: str, text: str, told: str, tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ def test_lines_of_another_form_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match='line 1 needs "file" and a list of "detections"'):
         read_detections(written(tmp_path, {"file": NAME}))
     (tmp_path / "detections.jsonl").write_text("{")
-    with pytest.raises(ValueError, match="line 1 is no JSON object"):
+    with pytest.raises(ValueError, match="line 1 is not JSON"):
         read_detections(tmp_path / "detections.jsonl")
     with pytest.raises(ValueError, match="does not exist"):
         read_detections(tmp_path / "none.jsonl")

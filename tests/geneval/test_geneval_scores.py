@@ -144,9 +144,9 @@ def test_an_official_file_is_read_and_a_broken_one_refused(tmp_path: Path) -> No
     file.write_text(json.dumps(line, separators=(",", ":")))
     assert read_results(file) == results[:1]
     for text, told in (
-        ('{"tag": 1}', "line 1 is no result"),
+        ('{"tag": 1}', "line 1 has no 'correct'"),
         ("", "holds no results"),
-        ("[", "line 1 is no result"),
+        ("[", "line 1 has no 'correct'"),
     ):
         file.write_text(text)
         with pytest.raises(ValueError, match=told):
@@ -203,7 +203,7 @@ def test_prompts_and_images_come_in_the_order_of_their_numbers(tmp_path: Path) -
         (lambda root: (root / "00001" / "metadata.jsonl").unlink(), "00001/metadata.jsonl does not exist"),
         (
             lambda root: (root / "00001" / "metadata.jsonl").write_text("{"),
-            "is not one line of the prompts file",
+            "is not JSON",
         ),
         (lambda root: (root / "00001" / "samples" / "00000.png").unlink(), "samples holds no images"),
         (lambda root: (root / "00001" / "samples" / "x.png").touch(), "x.png is not named as an image"),

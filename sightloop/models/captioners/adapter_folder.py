@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from sightloop.models.atomic_files import atomic_write
 from sightloop.models.captioners.generic import GenericCaptioner
+from sightloop.models.downloads import read_tensors
 from sightloop.models.protocols import Card
 from sightloop.models.weight_files import refuse_problems
+from sightloop.text_files import form_of, read_json
 
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
@@ -71,8 +73,8 @@ def load_adapter(captioner: GenericCaptioner, folder: Path) -> None:
     """
     if not (folder / _CONFIG).is_file() or not (folder / _WEIGHTS).is_file():
         raise ValueError(f"{folder} is not an adapter folder; it needs {_CONFIG} and {_WEIGHTS}")
-    config: dict[str, Any] = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
-    wanted, given = _named(captioner), load_file(folder / _WEIGHTS)
+    config: dict[str, Any] = read_json(folder / _CONFIG)
+    wanted, given = _named(captioner), read_tensors(folder / _WEIGHTS)
     problems = [f"{name} is missing" for name in wanted if name not in given]
     problems += [f"{name} is unknown" for name in given if name not in wanted]
     problems += [
@@ -80,7 +82,8 @@ def load_adapter(captioner: GenericCaptioner, folder: Path) -> None:
         for name, tensor in wanted.items()
         if name in given and given[name].shape != tensor.shape
     ]
-    scale = config["lora_alpha"] / config["r"]
+    with form_of(str(folder / _CONFIG)):
+        scale = float(config["lora_alpha"]) / int(config["r"])
     if scale != captioner.adapters.scale:
         problems.append(f"alpha / rank is {scale:g}, the captioner has {captioner.adapters.scale:g}")
     # They change the numbers without changing a name.

@@ -26,6 +26,7 @@ from sightloop.models.open import open_config, open_images, open_tokenizer, open
 from sightloop.models.protocols import Card
 from sightloop.models.transformers_internals import file_of
 from sightloop.models.weight_files import refuse_problems
+from sightloop.text_files import read_json
 
 BRIDGE_PREFIXES = ("query_tokens", "qformer.", "language_projection.")
 _SHARD = "2GB"
@@ -195,7 +196,7 @@ def _write_config(captioner: Blip2Captioner, file: Path, dtype: torch.dtype) -> 
         # transformers states the precision of the first weight in memory, which is a trained one.
         return {k: str(dtype).split(".")[1] if k == "dtype" else corrected(v) for k, v in value.items()}
 
-    config = corrected(json.loads(file.read_text(encoding="utf-8")))
+    config = corrected(read_json(file))
     if config.get("image_token_index") is None:
         config["image_token_index"] = _image_token(captioner.model.config, captioner.words)
     _write_json(file, config)
@@ -211,7 +212,7 @@ def _write_processor(captioner: Blip2Captioner, folder: Path, base: str) -> None
     if all(found[name] is None for name in _PICTURES_FILES):
         captioner.pictures.save_pretrained(folder)
     file = folder / "processor_config.json"
-    settings = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    settings = read_json(file) if file.exists() else {}
     if settings.get("num_query_tokens") is None:
         # Older folders lack it, and their processor then leaves the image out of the prompt.
         number = captioner.model.config.num_query_tokens

@@ -25,7 +25,7 @@ from transformers import (
 from transformers.models.janus.image_processing_pil_janus import JanusImageProcessorPil
 from transformers.models.janus.processing_janus import JanusProcessor
 
-from sightloop.models.atomic_files import atomic_write, read_json
+from sightloop.models.atomic_files import atomic_write
 from sightloop.models.families import require
 from sightloop.models.janus.conversation import (
     IMAGE,
@@ -50,6 +50,7 @@ from sightloop.models.weight_files import (
     write_json,
     write_weights,
 )
+from sightloop.text_files import read_json
 
 SPECIAL_TOKENS = {
     "image_token": IMAGE,

@@ -26,8 +26,8 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 from transformers.models.janus.processing_janus import JanusProcessor
 
-from sightloop.models.atomic_files import read_json
 from sightloop.models.prompt_strings import PROMPT_PLACE, QUESTION_PLACE, Frame, PromptOptions
+from sightloop.text_files import read_json, read_text_file
 
 SYSTEM_PROMPT = (
     "You are a helpful language and vision assistant. You are able to understand the visual content that the "
@@ -348,7 +348,7 @@ def _chat_template(folder: Path, told: Mapping[str, Any], words: PreTrainedToken
     """From the first of the places that transformers looks in."""
     file = folder / "chat_template.jinja"
     if file.is_file():
-        return file.read_text(encoding="utf-8")
+        return read_text_file(file)
     older = _optional_json(folder / "chat_template.json").get("chat_template")
     given = older or told.get("chat_template") or words.chat_template
     if isinstance(given, Mapping):

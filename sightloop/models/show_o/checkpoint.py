@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPVisionModel, PhiConfig, PhiForCausalLM, PreTrainedTokenizerBase
 
-from sightloop.models.atomic_files import atomic_write, read_json
+from sightloop.models.atomic_files import atomic_write
 from sightloop.models.families import require
 from sightloop.models.open import filled, local_folder, open_config, open_weights
 from sightloop.models.prompt_strings import QUESTION_PLACE, Frame, PromptOptions
@@ -33,6 +33,7 @@ from sightloop.models.weight_files import (
     write_json,
     write_weights,
 )
+from sightloop.text_files import read_json
 
 OFFICIAL_WEIGHTS = "pytorch_model.bin"
 """The only name that the official code looks for."""

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 
-from sightloop.models.atomic_files import read_json
 from sightloop.models.families import Learning, Parts
 from sightloop.models.merging import merge_adapters
 from sightloop.models.prompt_strings import QUESTION_PLACE
@@ -17,6 +16,7 @@ from sightloop.models.show_o.layout import SPECIAL_TOKENS, SYSTEM_PROMPT
 from sightloop.models.show_o.policy import ShowO
 from sightloop.models.show_o.settings import ShowOSettings
 from sightloop.models.weight_files import refuse_not_finite
+from sightloop.text_files import read_json
 
 
 def load_show_o_for(
