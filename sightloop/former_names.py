@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from sightloop.terminal import say
 
 SETTINGS = {
     "answer.grader": "answer.answerer",
@@ -121,13 +122,13 @@ def current_options(command: str, words: Sequence[str]) -> list[str]:
     setting = ""
     for place, word in enumerate(words):
         if command == "evaluate" and place == 0 and word in COMMANDS:
-            print(f"sightloop: {word} is called {COMMANDS[word]} now", file=sys.stderr)
+            say(f"sightloop: {word} is called {COMMANDS[word]} now", is_error=True)
             renamed.append(COMMANDS[word])
             continue
         option, equal, value = word.partition("=")
         now = _option(command, option) if option.startswith("--") else option
         if now != option:
-            print(f"sightloop: {option} is called {now} now", file=sys.stderr)
+            say(f"sightloop: {option} is called {now} now", is_error=True)
         if option.startswith("--"):
             setting = now[2:].replace("-", "_")
             value = VALUES.get((setting, value), value)

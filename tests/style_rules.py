@@ -10,6 +10,8 @@ from sources import FunctionNode, Source
 
 # Makes one sentence of whatever the libraries below raise for a damaged model, which may be `Exception`.
 BOUNDARY = "models.open"
+# Spells what others wrote so that a terminal obeys none of it.
+PRINTER = "terminal"
 BANNED_WORDS = {
     "utils",
     "util",
@@ -49,7 +51,7 @@ def undocumented(source: Source) -> list[str]:
 
 
 def careless(source: Source) -> list[str]:
-    """Probing for attributes, catching everything, thawed dataclasses, TODOs nobody tracks."""
+    """Probing for attributes, catching everything, printing, thawed dataclasses, TODOs nobody tracks."""
     wrong: list[str] = []
     for node in ast.walk(source.tree):
         place = f"{source.path}:{getattr(node, 'lineno', 0)}"
@@ -57,6 +59,10 @@ def careless(source: Source) -> list[str]:
             name, count = node.func.id, len(node.args)
             if name == "hasattr" or (name == "getattr" and (count > 2 or source.unit == "models")):
                 wrong.append(f"{place} probes with {name}")
+        if isinstance(node, ast.Call) and source.module != PRINTER:
+            called = ast.unparse(node.func)
+            if called == "print" or re.fullmatch(r"sys\.std(out|err)\.write", called):
+                wrong.append(f"{place} prints with {called}")
         if isinstance(node, ast.ExceptHandler):
             caught = ast.unparse(node.type) if node.type else "everything"
             if caught in {"everything", "Exception", "BaseException"} and source.module != BOUNDARY:

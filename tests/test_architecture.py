@@ -30,11 +30,12 @@ RECIPES = {"recipes", "recipes.vlrm", "recipes.unirl"}
 BELOW = {
     *FLOOR, *MODELS, *JUDGED, *MEASURED, "algorithms", "data", "rollouts", "training",
 }  # fmt: skip
-EVERYONES = {"accelerator", "former_names", "late", "text_files"}
+EVERYONES = {"accelerator", "former_names", "late", "terminal", "text_files"}
 ALLOWED: dict[str, set[str]] = {
     "accelerator": set(),
     "former_names": set(),
     "late": set(),
+    "terminal": set(),
     "text_files": set(),
     "types": set(),
     "image_files": set(),
@@ -339,6 +340,8 @@ def test_what_must_start_fast_does_not_load_torch(module: str) -> None:
         ("nothing_public_undocumented", '"""File."""\nclass A:\n    """A."""\n    def f(self): return 1'),
         ("nothing_public_undocumented", "x = 1"),
         ("nothing_careless", "hasattr(x, 'y')"),
+        ("nothing_careless", "print(x)"),
+        ("nothing_careless", "sys.stderr.write(x)"),
         ("nothing_careless", "getattr(x, 'y', None)"),
         ("nothing_careless", "try: x\nexcept Exception: y"),
         ("nothing_careless", "@dataclass(frozen=True)\nclass A: ..."),

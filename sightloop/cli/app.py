@@ -26,6 +26,7 @@ from sightloop.former_names import current_options
 from sightloop.recipes.catalog import RECIPES, read_run_config
 from sightloop.recipes.choices import refuse_idle
 from sightloop.recipes.presets import preset_of
+from sightloop.terminal import one_line, say
 
 Positional = tyro.conf.Positional
 
@@ -155,8 +156,8 @@ def _show_report(folder: Path) -> None:
     from sightloop.report.tables import before_after_table
 
     page = write_report(folder)
-    print(before_after_table(folder))
-    print(f"report: {page}")
+    say(before_after_table(folder))
+    say(f"report: {page}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -191,7 +192,7 @@ def export(words: list[str]) -> None:
         dtype=options.dtype,
         license_name=options.license,
     )
-    print(f"wrote {options.output}")
+    say(f"wrote {options.output}")
 
 
 def demo(words: list[str]) -> None:
@@ -232,7 +233,7 @@ def main(words: list[str] | None = None) -> None:
     except (ValueError, OSError) as error:
         if os.environ.get("SIGHTLOOP_TRACEBACK"):
             raise
-        print(f"sightloop: {str(error).strip() or type(error).__name__}", file=sys.stderr)
+        say(f"sightloop: {one_line(str(error).strip() or type(error).__name__)}", is_error=True)
         raise SystemExit(2) from None
 
 
@@ -251,11 +252,11 @@ def _fail_or_help(group: str, words: list[str], choices: dict[str, str], note: s
         lines.insert(0, f"Vision-language models learn from what they see ({papers}).")
     text = "\n".join([*lines, *(["", note] if note else [])])
     if not words or words[0] in {"-h", "--help", "help"}:
-        print(text)
+        say(text)
         raise SystemExit(0 if words else 2)
     close = get_close_matches(words[0], choices, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
-    print(f"{prog}: unknown command {words[0]!r}{hint}\n\n{text}", file=sys.stderr)
+    say(f"{prog}: unknown command {words[0]!r}{hint}\n\n{text}", is_error=True)
     raise SystemExit(2)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -38,6 +37,7 @@ from sightloop.models.protocols import Captioner
 from sightloop.recipes.vlrm.config import PAPER, SHAPES
 from sightloop.rewards.phrases import contains_bad_phrase, load_phrases
 from sightloop.runs.restore import open_captioner, read_config
+from sightloop.terminal import one_line, say
 from sightloop.training import distributed
 from sightloop.training.run_files import is_run
 from sightloop.types import Evaluation
@@ -97,9 +97,9 @@ def write_captions(options: CaptionOptions) -> None:
     pairs = caption_images(policy, pictures, writing_of(options.decode, options.model))
     if options.output is None:
         for path, caption in pairs:
-            print(f"{path}\t{caption}", flush=True)
+            say(f"{one_line(path)}\t{one_line(caption)}")
     else:
-        print(f"wrote {_written(pairs, options.output)} captions to {options.output}", file=sys.stderr)
+        say(f"wrote {_written(pairs, options.output)} captions to {options.output}", is_error=True)
     _tell_left_out(pictures)
 
 
@@ -131,11 +131,11 @@ def _written(pairs: Iterator[tuple[str, str]], output: Path) -> int:
 def _tell_left_out(pictures: ImageSet) -> None:
     if not pictures.left_out:
         return
-    print(f"left out {len(pictures.left_out)} broken images:", file=sys.stderr)
+    say(f"left out {len(pictures.left_out)} broken images:", is_error=True)
     for one in pictures.left_out[:_NUM_NAMED]:
-        print(f"  {one.source}: {one.reason}", file=sys.stderr)
+        say(f"  {one_line(one.source)}: {one_line(one.reason)}", is_error=True)
     if len(pictures.left_out) > _NUM_NAMED:
-        print(f"  and {len(pictures.left_out) - _NUM_NAMED} others", file=sys.stderr)
+        say(f"  and {len(pictures.left_out) - _NUM_NAMED} others", is_error=True)
 
 
 def _paths(spec: str) -> list[str]:

@@ -12,6 +12,8 @@ from typing import Any, Literal
 
 import tyro
 
+from sightloop.terminal import say
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class UnirlDemo:
@@ -49,4 +51,4 @@ def run_demo(words: list[str], show_report: Callable[[Path], None]) -> None:
     recipe.train_demo("unirl" if is_unirl else "vlrm", config, options.run)
     show_report(options.run)
     if is_unirl:
-        print(f"images before and after: {recipe.before_after_sheet(options.run)}")
+        say(f"images before and after: {recipe.before_after_sheet(options.run)}")

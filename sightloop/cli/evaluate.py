@@ -12,6 +12,7 @@ from typing import Any
 from sightloop.cli.caption_options import AnswerMeasureOptions, CaptionMeasureOptions, RecallOptions
 from sightloop.cli.joint_options import JointOptions
 from sightloop.evaluators.geneval_options import GenEvalOptions
+from sightloop.terminal import say
 
 
 def evaluate_recall(options: RecallOptions) -> None:
@@ -39,23 +40,23 @@ def evaluate_images(options: GenEvalOptions) -> None:
     """Print GenEval's table."""
     from sightloop.cli.geneval import evaluate_geneval
 
-    print(evaluate_geneval(options))
+    say(evaluate_geneval(options))
 
 
 def evaluate_both(options: JointOptions) -> None:
     """Print how well one model or two generate and answer."""
     from sightloop.cli.joint import evaluate_joint
 
-    print(evaluate_joint(options))
+    say(evaluate_joint(options))
 
 
 def _report(found: Any, output: Path | None) -> None:
     from sightloop.cli.captions import evaluation_table, save_evaluation
 
-    print(evaluation_table(found))
+    say(evaluation_table(found))
     if output is not None:
         save_evaluation(found, output)
-        print(f"wrote {output}")
+        say(f"wrote {output}")
 
 
 EVALUATIONS: dict[str, tuple[type[Any], Callable[[Any], None]]] = {

@@ -13,6 +13,8 @@ from contextlib import redirect_stdout
 from dataclasses import dataclass
 from itertools import groupby
 
+from sightloop.terminal import say
+
 TWO_SCREENS = 60
 """Lines. Help that is longer is shortened where the table below says to what."""
 ALL = "--help-all"
@@ -89,7 +91,7 @@ def with_help(command: Callable[[list[str]], None], words: list[str], *, name: s
     if chosen and ALL not in words and text.count("\n") > TWO_SCREENS:
         text = shortened(text, chosen, command=full_name)
     encoding = sys.stdout.encoding or "utf-8"
-    print(reflowed(text).encode(encoding, "replace").decode(encoding), end="")
+    say(reflowed(text).removesuffix("\n").encode(encoding, "replace").decode(encoding))
     raise SystemExit(0)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import tyro
 
 from sightloop.cli.image_options import AskOptions, ConvertOptions, DrawOptions
+from sightloop.terminal import one_line, say
 
 
 def convert_command(words: list[str]) -> None:
@@ -16,7 +17,7 @@ def convert_command(words: list[str]) -> None:
     from sightloop.cli.convert import convert_checkpoint
 
     convert_checkpoint(options)
-    print(f"wrote {options.output}")
+    say(f"wrote {options.output}")
 
 
 def draw_command(words: list[str]) -> None:
@@ -25,7 +26,7 @@ def draw_command(words: list[str]) -> None:
     from sightloop.cli.draw import generate_images
 
     for path in generate_images(options):
-        print(path)
+        say(one_line(path))
 
 
 def ask_command(words: list[str]) -> None:
@@ -33,4 +34,4 @@ def ask_command(words: list[str]) -> None:
     options = tyro.cli(AskOptions, args=words, prog="sightloop ask")
     from sightloop.cli.draw import answer_question
 
-    print(answer_question(options))
+    say(answer_question(options))

@@ -20,6 +20,7 @@ from sightloop.data.images import ImageBatch, Pixels, load_many, make_batch
 from sightloop.data.order import order_of
 from sightloop.data.pictures import Broken, load
 from sightloop.data.sources import Source
+from sightloop.terminal import one_line
 
 logger = logging.getLogger(__name__)
 _MIN_SEEN = 100
@@ -136,7 +137,9 @@ class ImageStream:
         for broken in made.broken:
             if broken.source not in self._broken:
                 self._broken[broken.source] = broken
-                logger.warning("broken image replaced: %s: %s", broken.source, broken.reason)
+                logger.warning(
+                    "broken image replaced: %s: %s", one_line(broken.source), one_line(broken.reason)
+                )
         return made.batch
 
     def _make(self, before: _Progress) -> _Made:

@@ -18,6 +18,7 @@ from sightloop.data.decode import Decoding
 from sightloop.data.order import sample_seeds
 from sightloop.data.pictures import Broken, EncodedImage, load
 from sightloop.data.sources import Source
+from sightloop.terminal import one_line
 from sightloop.types import Images
 
 logger = logging.getLogger(__name__)
@@ -122,7 +123,7 @@ class ImageSet:
     def _leave_out(self, broken: Broken) -> None:
         if self._on_broken == "raise":
             raise UnreadableImageError(f"broken image {broken.source}: {broken.reason}. Repair or remove it")
-        logger.warning("broken image left out: %s: %s", broken.source, broken.reason)
+        logger.warning("broken image left out: %s", one_line(f"{broken.source}: {broken.reason}"))
         self.left_out.append(broken)
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
+
+from sightloop.terminal import one_line
 
 Mark = Literal["pass", "warn", "fail", "info"]
 _SIGNS: dict[str, str] = {"pass": "ok  ", "warn": "note", "fail": "FAIL", "info": "    "}
@@ -40,6 +42,7 @@ def is_healthy(findings: Sequence[Finding]) -> bool:
 def as_text(findings: Sequence[Finding]) -> str:
     """Everything that was found, under headings, with a last line that sums it up."""
     lines: list[str] = []
+    findings = [replace(each, name=one_line(each.name), says=one_line(each.says)) for each in findings]
     width = max((len(finding.name) for finding in findings), default=0)
     for part in dict.fromkeys(finding.part for finding in findings):
         lines += ["", part]

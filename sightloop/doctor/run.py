@@ -23,6 +23,7 @@ from sightloop.doctor.rewards import examine_rewards
 from sightloop.models.protocols import Captioner
 from sightloop.rewards.custom import Named, read_names
 from sightloop.rewards.loading import Loading
+from sightloop.terminal import say
 from sightloop.training import distributed
 from sightloop.types import Reward
 
@@ -66,10 +67,10 @@ def doctor(*, recipe: str, config: Any, rewards: Sequence[str], device: str, jso
     elif config is not None:
         says = "not measured: something above failed"
         findings.append(Finding(part="calibration", name=recipe, mark="info", says=says))
-    print(as_text(findings))
+    say(as_text(findings))
     if json is not None:
         save_findings(findings, json)
-        print(f"wrote {json}")
+        say(f"wrote {json}")
     return is_healthy(findings)
 
 

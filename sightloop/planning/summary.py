@@ -8,6 +8,7 @@ from sightloop.planning.precision import precision_lines
 from sightloop.planning.resources import Plan, table
 from sightloop.recipes.unirl.config import UniConfig
 from sightloop.recipes.vlrm.config import VlrmConfig
+from sightloop.terminal import say
 
 _RANKS = (1, 8)
 """Numbers of ranks that are shown side by side."""
@@ -31,6 +32,6 @@ def plans_of(
 def print_plan(config: VlrmConfig | UniConfig, *, is_paper: bool = False) -> None:
     """Parameters, precision, memory by part and phase, FLOPs; `is_paper` = in the paper's sizes."""
     plans = plans_of(config, is_paper=is_paper)
-    print(
+    say(
         table({"1 rank" if n == 1 else f"of {n}": plan for n, plan in plans.items()}, precision_lines(config))
     )

@@ -21,6 +21,7 @@ from sightloop.report.markup import Markup, element, together
 from sightloop.report.run import EvaluationRecord, RunAlarm, RunRecords, read_run
 from sightloop.report.sides import joint
 from sightloop.report.tables import Change, changes, evaluated_steps, interval_text, verdict
+from sightloop.terminal import printable
 
 _FOLDER = Path(__file__).parent
 _READINGS = {"better": "▲ better", "worse": "▼ worse"}
@@ -39,7 +40,7 @@ def write_report(run_folder: Path) -> Path:
     path = run.path / "report.html"
     # A reader who reloads while the page is written sees the old page, not half of the new one.
     temporary = path.with_suffix(".html.tmp")
-    temporary.write_text(page(run), encoding="utf-8")
+    temporary.write_text(printable(page(run)), encoding="utf-8")
     os.replace(temporary, path)
     return path
 

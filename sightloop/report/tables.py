@@ -27,6 +27,7 @@ from sightloop.report.labels import (
     signed,
 )
 from sightloop.report.run import EvaluationRecord, RunRecords, read_run
+from sightloop.terminal import one_line
 
 # An interval belongs to a figure only if the per-sample values average to it.
 _TOLERANCE = 1e-3
@@ -193,7 +194,7 @@ def before_after_table(run_folder: Path) -> str:
     run = read_run(run_folder)
     steps = evaluated_steps(run)
     if steps is None:
-        return f"{run.name}: no evaluation yet"
+        return f"{one_line(run.name)}: no evaluation yet"
     first, later = steps
     header = ["metric", _step_name(first)]
     if later == first:
@@ -310,7 +311,7 @@ def _step_name(step: int) -> str:
 
 def aligned(rows: list[list[str]]) -> str:
     """Rows as a plain table, the first one above a rule; the first and a sixth column are text."""
-    rows = [[cell.replace(MINUS, "-") for cell in row] for row in rows]
+    rows = [[one_line(cell.replace(MINUS, "-")) for cell in row] for row in rows]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [
         "  ".join(

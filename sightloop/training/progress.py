@@ -7,6 +7,8 @@ import time
 
 from tqdm import tqdm
 
+from sightloop.terminal import one_line
+
 _SHOWN = {"recall@1": "R@1", "drawn": "drawn", "answered_fixed": "answered"}
 """Held-out figures that the bar shows."""
 
@@ -46,7 +48,7 @@ class Progress:
     def say(self, message: str) -> None:
         """A line above the bar, or a plain line."""
         if self._visible:
-            tqdm.write(message, file=sys.stderr)
+            tqdm.write(one_line(message), file=sys.stderr)
 
     def close(self) -> None:
         """Leave the bar as it stands."""

@@ -7,13 +7,13 @@ import math
 import os
 import re
 import shutil
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from sightloop.terminal import say
 from sightloop.training import distributed
 from sightloop.training.checkpoint import finished_checkpoints
 
@@ -105,7 +105,7 @@ def _give_back(place: Path, aside: Path | None) -> None:
         if aside is not None:
             os.replace(aside, place)
     elif aside is not None:
-        print(f"the older run is kept as {aside}", file=sys.stderr)
+        say(f"the older run is kept as {aside}", is_error=True)
 
 
 def _replaced(place: Path) -> Path | None:

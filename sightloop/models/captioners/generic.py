@@ -7,7 +7,6 @@ adapters of its own.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -40,6 +39,7 @@ from sightloop.models.open import (
 )
 from sightloop.models.protocols import Contexts, ValuePosition
 from sightloop.models.written_text import text_ids
+from sightloop.terminal import say
 from sightloop.types import Images, Prompt, Sampling, Tokens, TokenScores, Turn
 
 ANY_SIZE = 448
@@ -235,9 +235,9 @@ class GenericCaptioner(nn.Module):
             if objection is None and prompt is not None:
                 objection = self._composed.objection(prompt)
         if objection is not None:
-            print(
+            say(
                 f"{objection}: it runs whole in every pass, its vision tower too, which takes longer",
-                file=sys.stderr,
+                is_error=True,
             )
             self._way = self._whole
         return self._way

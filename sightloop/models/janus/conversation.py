@@ -16,7 +16,6 @@ What contradicts itself is refused, with the option that settles it.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +26,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.models.janus.processing_janus import JanusProcessor
 
 from sightloop.models.prompt_strings import PROMPT_PLACE, QUESTION_PLACE, Frame, PromptOptions
+from sightloop.terminal import say
 from sightloop.text_files import read_json, read_text_file
 
 SYSTEM_PROMPT = (
@@ -229,10 +229,10 @@ def strings_of_folder(
     found = _found(folder, words, is_official=is_official, roles=chosen.roles)
     system = chosen.text("system")
     if not is_official and system is None and template is None and not _tells_system(folder, words):
-        print(
+        say(
             f"{folder} has no chat template (an older `convert` wrote none), so questions have no system "
             'prompt. Convert the authors\' folder again, or name it: --prompts.system "..."',
-            file=sys.stderr,
+            is_error=True,
         )
     if chosen.roles is not None or system is not None:
         known = Conversation.of(found)
