@@ -9,7 +9,7 @@ from pathlib import Path
 from sources import FunctionNode, Source
 
 # Makes one sentence of whatever the libraries below raise for a damaged model, which may be `Exception`.
-BOUNDARY = "models.open"
+BOUNDARY = "models.downloads"
 # Spells what others wrote so that a terminal obeys none of it.
 PRINTER = "terminal"
 BANNED_WORDS = {

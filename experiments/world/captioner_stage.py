@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from transformers import Blip2ForConditionalGeneration
 
 from experiments.world.fitting import CornerHeads, Stage, World, fit, held_out, queries_of, see, text_ids
-from sightloop.models.open import open_weights
+from sightloop.models.captioners.blip2 import BLIP2
+from sightloop.models.open import open_model
 from sightloop.world.language import PREFIXES, STYLES, Style, caption, count_facts, natural_caption
 from sightloop.world.models import BOS, EOS, NUM_QUERIES, PAD, WIDTH, new_captioner, tokenizer
 from sightloop.world.scenes import GROUNDS
@@ -77,7 +78,7 @@ def train_talkative(world: World, start: Path, work: Path, steps: int = 600) -> 
     Where prefixes come at random, nothing in the image's features stands for them and no reward can turn
     them up.
     """
-    model = open_weights(Blip2ForConditionalGeneration, start, dtype=torch.float32).requires_grad_(True)
+    model = open_model(start, BLIP2, dtype=torch.float32).model.requires_grad_(True)
     model.vision_model.requires_grad_(False)
     world = see(world, model.vision_model)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sightloop.models.only_numbers import NumbersOnly
-from sightloop.models.open import ends_of, is_language_model, open_config, open_weights, open_words, refuse_as
+from sightloop.models.open import LANGUAGE_MODEL, open_model
 from sightloop.models.written_text import read_texts, spelled_out
 
 
@@ -50,15 +50,8 @@ class TextModel:
         Raises:
             ValueError: weights or tokenizer are missing.
         """
-        config = open_config(folder)
-        if not is_language_model(config):
-            refuse_as(config, "a language model", str(folder))
-        model: Any = open_weights(AutoModelForCausalLM, folder, dtype=dtype, device=device)
-        name = Path(folder).name if Path(folder).is_dir() else str(folder)
-        text = model.config.get_text_config()
-        ends = ends_of(text, model.generation_config)
-        words = open_words(folder, rows=text.vocab_size, ends=ends)
-        return TextModel(model, words, name=name, max_tokens=max_tokens)
+        found = open_model(folder, LANGUAGE_MODEL, dtype=dtype, device=device)
+        return TextModel(found.model, found.words, name=found.name, max_tokens=max_tokens)
 
     @torch.no_grad()
     def __call__(self, text: str) -> str:

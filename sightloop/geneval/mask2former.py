@@ -34,7 +34,7 @@ from sightloop.geneval.detectors import DetectorImage
 from sightloop.geneval.prompts import CLASSES
 from sightloop.geneval.rules import OFFICIAL, Detection
 from sightloop.models.only_numbers import require_numbers
-from sightloop.models.open import open_config, open_weights, refuse_as
+from sightloop.models.open import ModelRole, open_model
 from sightloop.models.transformers_internals import without_tensors
 
 MAX_INSTANCES = 100
@@ -137,12 +137,11 @@ class Mask2FormerDetector:
         Raises:
             ValueError: weights are missing, or it knows other classes.
         """
-        config = open_config(folder)
-        if config.model_type != "mask2former":
-            refuse_as(config, "a Mask2Former", str(folder))
-        model = open_weights(Segmenter, folder, dtype=dtype, device=device)
-        name = Path(folder).name if Path(folder).is_dir() else str(folder)
-        return Mask2FormerDetector(model, name=name, floor=floor, resizing=resizing)
+        wanted = ModelRole(
+            what="a Mask2Former", fits=lambda config: config.model_type == "mask2former", model=Segmenter
+        )
+        found = open_model(folder, wanted, dtype=dtype, device=device)
+        return Mask2FormerDetector(found.model, name=found.name, floor=floor, resizing=resizing)
 
     @torch.no_grad()
     def detect(self, pictures: Sequence[DetectorImage]) -> list[list[Detection]]:

@@ -19,7 +19,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -33,13 +33,23 @@ from sightloop.geneval.detectors import DetectorImage
 from sightloop.geneval.mask2former import Resizing, prepared
 from sightloop.geneval.rules import Detection
 from sightloop.models.only_numbers import require_numbers
-from sightloop.models.open import open_config, open_weights, open_words
+from sightloop.models.open import ModelRole, open_model
 from sightloop.models.written_text import read_texts
 
 Family = Literal["grounding-dino", "owlv2"]
-FAMILIES: dict[str, Any] = {
-    "grounding-dino": GroundingDinoForObjectDetection,
-    "owlv2": Owlv2ForObjectDetection,
+FAMILIES = {
+    "grounding-dino": ModelRole(
+        what="a Grounding DINO",
+        fits=lambda config: config.model_type == "grounding-dino",
+        model=GroundingDinoForObjectDetection,
+        text=lambda config: config.text_config,
+    ),
+    "owlv2": ModelRole(
+        what="an OWLv2",
+        fits=lambda config: config.model_type == "owlv2",
+        model=Owlv2ForObjectDetection,
+        text=lambda config: config.text_config,
+    ),
 }
 """By transformers' names of the model types."""
 USUAL_THRESHOLD = 0.3
@@ -108,13 +118,15 @@ class ZeroShotDetector:
         Raises:
             ValueError: it is neither Grounding DINO nor OWLv2, or weights are missing.
         """
-        kind: Any = open_config(folder).model_type
-        if kind not in FAMILIES:
-            raise ValueError(f"{folder} is a {kind} model; use one of {', '.join(FAMILIES)}")
-        model = open_weights(FAMILIES[kind], folder, dtype=dtype, device=device)
-        name = Path(folder).name if Path(folder).is_dir() else str(folder)
-        words = open_words(folder, rows=model.config.text_config.vocab_size)
-        return ZeroShotDetector(model, words, family=kind, name=name, floor=floor, resizing=resizing)
+        found = open_model(folder, *FAMILIES.values(), dtype=dtype, device=device)
+        return ZeroShotDetector(
+            found.model,
+            found.words,
+            family=cast("Family", found.kind),
+            name=found.name,
+            floor=floor,
+            resizing=resizing,
+        )
 
     @torch.no_grad()
     def detect(self, pictures: Sequence[DetectorImage]) -> list[list[Detection]]:

@@ -25,7 +25,7 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 
 from sightloop.image_files import BrokenImageError, open_image, upright_rgb
 from sightloop.models.only_numbers import unit_rows
-from sightloop.models.open import ends_of, open_config, open_images, open_weights, open_words, refuse_as
+from sightloop.models.open import ModelRole, open_model
 from sightloop.models.written_text import read_texts
 
 Picture = Image.Image | Path | str
@@ -34,14 +34,24 @@ MAX_CHARACTERS = 300
 
 
 Prepare = Callable[[UInt8[Tensor, "B 3 H W"]], Float[Tensor, "B 3 h w"]]
-_EXACT = {
-    "clip": ("visual_projection", "text_projection", "logit_scale"),
-    "siglip": ("head", "logit_scale", "logit_bias"),
-}
-"""Parts that are read and computed in float32: three digits, which bfloat16 has, make ties."""
-_CLASSES: dict[str, Any] = {
-    "clip": (CLIPModel, CLIPImageProcessorPil),
-    "siglip": (SiglipModel, SiglipImageProcessorPil),
+_WANTED = {
+    # Last projections are read and computed in float32: three digits, which bfloat16 has, make ties.
+    "clip": ModelRole(
+        what="a CLIP",
+        fits=lambda config: config.model_type == "clip",
+        model=CLIPModel,
+        exact=("visual_projection", "text_projection", "logit_scale"),
+        text=lambda config: config.text_config,
+        images=CLIPImageProcessorPil,
+    ),
+    "siglip": ModelRole(
+        what="a SigLIP",
+        fits=lambda config: config.model_type == "siglip",
+        model=SiglipModel,
+        exact=("head", "logit_scale", "logit_bias"),
+        text=lambda config: config.text_config,
+        images=SiglipImageProcessorPil,
+    ),
 }
 
 
@@ -90,18 +100,9 @@ class ClipEncoder:
         Raises:
             ValueError: weights or tokenizer are missing, or it is a model of none of the `families`.
         """
-        config = open_config(folder)
-        kind = config.model_type
-        if kind not in families:
-            refuse_as(config, "a CLIP", str(folder))
-        model_class, images_class = _CLASSES[kind]
-        model: Any = open_weights(model_class, folder, dtype=dtype, device=device, exact=_EXACT[kind])
-        text = model.config.text_config
-        words = open_words(processor or folder, rows=text.vocab_size, ends=ends_of(text))
-        pictures = open_images(images_class, processor or folder)
-        # A path on this computer means nothing to others, a name on the hub does.
-        name = Path(folder).name if Path(folder).is_dir() else str(folder)
-        return ClipEncoder(model, words, pictures, name=name)
+        wanted = [_WANTED[kind] for kind in families]
+        found = open_model(folder, *wanted, dtype=dtype, device=device, beside=processor)
+        return ClipEncoder(found.model, found.words, found.images, name=found.name)
 
     @property
     def size(self) -> int:

@@ -1,19 +1,23 @@
 """Files of checkpoints as a download left them: read, or named with what is wrong.
 
 A pointer that stands for a file, a page that says "not found", half a file: each is one sentence, without the
-advice of the library below, which for a foreign pickle is to run it.
+advice of the library below, which for a foreign pickle is to run it. What a hub hands out is fetched here.
 """
 
 from __future__ import annotations
 
 import json
 import pickle
+import re
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -25,6 +29,11 @@ _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _POINTER = b"version https://git-lfs"
 _READING = (SafetensorError, RuntimeError, EOFError, OSError, UnicodeDecodeError)
 _AGAIN = "download it again"
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_TEXT_FILES = ("*.json", "*.txt", "*.jinja", "*.model")
+_TENSOR_FILES = ("*.safetensors", "*.bin")
+_FOR_PROCESSORS = ("torchvision", "num2words")
+"""The extra `processors` of pyproject.toml."""
 
 
 def read_saved(file: Path, *, mapped: bool = False, device: str = "cpu", fix: str = _AGAIN) -> Any:
@@ -47,23 +56,24 @@ def read_saved(file: Path, *, mapped: bool = False, device: str = "cpu", fix: st
         raise ValueError(f"{file} cannot be read ({_first_line(error)}); {fix}") from error
 
 
-def read_tensors(file: Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors file or of one that torch wrote, on the CPU.
+def read_tensors(file: Path, *, prefixes: tuple[str, ...] = ("",), fix: str = _AGAIN) -> dict[str, Tensor]:
+    """The tensors of a .safetensors file or of one that torch wrote, on the CPU, whose names start so.
 
     Raises:
         ValueError: the file cannot be read, or holds something else.
     """
     if file.suffix == ".safetensors":
-        require_file(file)
+        require_file(file, fix)
         try:
             with safe_open(file, framework="pt") as tensors:
-                return {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
+                names = [name for name in tensors.keys() if name.startswith(prefixes)]  # noqa: SIM118
+                return {name: tensors.get_tensor(name) for name in names}
         except _READING as error:
-            raise ValueError(f"{file} cannot be read ({_first_line(error)}); {_AGAIN}") from error
-    loaded = read_saved(file, mapped=True)
+            raise ValueError(f"{file} cannot be read ({_first_line(error)}); {fix}") from error
+    loaded = read_saved(file, mapped=True, fix=fix)
     if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
         raise ValueError(f"{file} does not hold a dictionary of tensors")
-    return loaded
+    return {name: value for name, value in loaded.items() if name.startswith(prefixes)}
 
 
 def read_shapes(file: Path) -> dict[str, Tensor]:
@@ -164,3 +174,77 @@ def _require_length(file: Path) -> None:
 
 def _first_line(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+class OwnCodeError(ValueError):
+    """A model folder wants to run code of its own."""
+
+
+def local_folder(name: str | Path, *, weights: bool = True) -> Path:
+    """The folder of a model whose files are read one by one: itself, or a hub name's, fetched if it must.
+
+    What is neither comes back as it is, for whoever says what is wanted there. Without `weights` only what
+    tokenizers and configurations need is fetched.
+
+    Raises:
+        ValueError: the hub does not hand the model out.
+    """
+    text = str(name)
+    if Path(text).exists() or not _HUB_NAME.fullmatch(text):
+        return Path(text)
+    return _fetched(text, weights)
+
+
+@cache
+def _fetched(name: str, weights: bool) -> Path:
+    wanted = [*_TEXT_FILES, *(_TENSOR_FILES if weights else ())]
+    with in_one_sentence(name, "the model"):
+        return Path(cast("str", snapshot_download(name, allow_patterns=wanted)))
+
+
+class SentenceError(ValueError):
+    """A sentence already."""
+
+
+@contextmanager
+def in_one_sentence(folder: str | Path, part: str) -> Iterator[None]:
+    """The boundary: what goes wrong in the libraries below names the model and the part.
+
+    They raise whatever they like for a damaged folder (`Exception` itself, IndexError, TypeError, errors of
+    their own), so all of it is caught, here and nowhere else.
+    """
+    try:
+        yield
+    except (SentenceError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        raise _sentence(error, str(folder), part) from error
+
+
+def _sentence(error: Exception, source: str, part: str) -> ValueError:
+    text = str(error).strip() or type(error).__name__
+    line = f"{type(error).__name__}: {' '.join(text.split())[:300]}"
+    if "trust_remote_code" in text:
+        return OwnCodeError(
+            f"{source!r} wants to run code of its own, which is never done; name a checkpoint of a "
+            "model that transformers itself has"
+        )
+    if isinstance(error, ImportError):
+        known = any(name in text.lower() for name in _FOR_PROCESSORS)
+        way = 'install it with `pip install "sightloop[processors]"`' if known else "install it"
+        return ValueError(f"{part} of {source!r} needs a library that is missing here ({line}); {way}")
+    if "gated repo" in text:
+        return ValueError(
+            f"{source!r} is handed out to whom its authors let in: accept its terms on its page, then log in "
+            "with `hf auth login`"
+        )
+    if not Path(source).is_dir():
+        return ValueError(
+            f"{source!r} is neither a folder nor a model that the hub hands out just now; check the "
+            f"spelling, or fetch it where there is a connection (`hf download {source}`) and set "
+            "HF_HUB_OFFLINE=1"
+        )
+    return ValueError(
+        f"{part} of {source!r} cannot be opened ({line}); compare its files with those of the model's page, "
+        "or download it again"
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NoReturn
 
 from sightloop.models.transformers_internals import is_language_model
 
@@ -13,17 +13,18 @@ _KNOWN = {
         "--clip, --held-out.clip, --judge.retrieval-clip and --custom-rewards clip:NAME take it",
     ),
     "siglip": ("a SigLIP", "--custom-rewards siglip:NAME takes it"),
+    "siglip2": ("a SigLIP 2 of any resolution, which no option takes", "use one of a fixed resolution"),
     "blip": ("a BLIP, which no option takes", "the options take BLIP-2"),
     "instructblip": ("an InstructBLIP, which no option takes", "the options take BLIP-2"),
     "janus": ("a Janus", "`draw`, `ask` and `train unirl-grpo --model` take it"),
     "multi_modality": ("a Janus", "`draw`, `ask` and `train unirl-grpo --model` take it"),
-    "mask2former": ("a detector", "`evaluate geneval --detector` takes it"),
-    "grounding-dino": ("a detector", "`evaluate geneval --detector` takes it"),
-    "owlv2": ("a detector", "`evaluate geneval --detector` takes it"),
+    "mask2former": ("a Mask2Former", "`evaluate geneval --detector` takes it"),
+    "grounding-dino": ("a Grounding DINO", "`evaluate geneval --detector` takes it"),
+    "owlv2": ("an OWLv2", "`evaluate geneval --detector` takes it"),
 }
 _BLIP2 = {
     True: (MATCHER, "--judge.model and --custom-rewards itm:NAME take it"),
-    False: ("a BLIP-2 captioner", "--model and --model take it"),
+    False: ("a BLIP-2 captioner", "--model takes it"),
 }
 
 
@@ -39,11 +40,16 @@ def is_blip2(config: Any) -> bool:
     return config.model_type == "blip-2" and not is_matcher(config)
 
 
+def is_classifier(config: Any) -> bool:
+    """Whether it gives an image probabilities of classes."""
+    return any("ForImageClassification" in name for name in config.to_dict().get("architectures") or [])
+
+
 def is_captioner(config: Any) -> bool:
     """Whether it reads images and writes text, as far as a configuration tells."""
     if config.model_type == "blip-2":
         return not is_matcher(config)
-    if config.model_type in _KNOWN:
+    if config.model_type in _KNOWN or is_classifier(config):
         # In the form of transformers, Janus reads images like any other.
         return config.model_type == "janus"
     return "vision_config" in config.to_dict() or not is_language_model(config)
@@ -56,14 +62,16 @@ def kind_named(config: Any) -> tuple[str, str]:
         return _BLIP2[is_matcher(config)]
     if kind in _KNOWN:
         return _KNOWN[kind]
+    if is_classifier(config):
+        return f"an image classifier ({kind})", "--custom-rewards class:NAME takes it"
     if is_language_model(config):
         return f"a language model ({kind})", "--judge.reference-model takes it"
     if "vision_config" in config.to_dict():
-        return f"a captioner ({kind})", "--model, --model and --custom-rewards vqa:NAME take it"
+        return f"a captioner ({kind})", "--model and --custom-rewards vqa:NAME take it"
     return f"of the kind {kind!r}", "no option takes it"
 
 
-def refuse_as(config: Any, wanted: str, source: str) -> None:
+def refuse_as(config: Any, wanted: str, source: str) -> NoReturn:
     """Refuse a model that is not what is wanted.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The one place where models, their tokenizers and processors are opened, from folders or hub names.
+"""The one function that opens models, with their tokenizers and processors, from folders or hub names.
 
 transformers fills what a checkpoint lacks with random numbers, makes a tokenizer of two words where there are
 no files of one, leaves layers out that a configuration does not count, and offers to run code that lies in a
@@ -8,32 +8,41 @@ model's folder. Here each of them is refused, and what goes wrong in the librari
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from functools import cache
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from huggingface_hub import snapshot_download
 from torch import Tensor
 from transformers import (
     CONFIG_MAPPING,
     AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     AutoProcessor,
     AutoTokenizer,
     GenerationConfig,
     PreTrainedConfig,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
+    ProcessorMixin,
 )
 
-from sightloop.models.downloads import read_saved, read_shapes, read_tensors, require_folder
-from sightloop.models.kinds import MATCHER, is_blip2, is_captioner, is_matcher, refuse_as
+from sightloop.models.downloads import (
+    SentenceError,
+    in_one_sentence,
+    local_folder,
+    read_saved,
+    read_shapes,
+    read_tensors,
+    require_folder,
+)
+from sightloop.models.kinds import MATCHER, is_blip2, is_captioner, is_classifier, is_matcher, refuse_as
 from sightloop.models.transformers_internals import exact_in, is_language_model, videos_left_out
 
-__all__ = ["MATCHER", "is_blip2", "is_captioner", "is_language_model", "is_matcher"]
-__all__ += ["read_saved", "read_shapes", "read_tensors", "refuse_as"]
+__all__ = ["MATCHER", "is_blip2", "is_captioner", "is_classifier", "is_language_model", "is_matcher"]
+__all__ += ["local_folder", "read_saved", "read_shapes", "read_tensors", "refuse_as"]
 
 _NAMED = 3
 _VOCABULARY_FILES = (
@@ -46,41 +55,98 @@ _VOCABULARY_FILES = (
     "source.spm",
     "tekken.json",
 )
-_FOR_PROCESSORS = ("torchvision", "num2words")
-"""The extra `processors` of pyproject.toml."""
 _FULL = 0.9
 """Embeddings are padded by some rows, never by a tenth."""
 
 
-_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-_TEXT_FILES = ("*.json", "*.txt", "*.jinja", "*.model")
-_TENSOR_FILES = ("*.safetensors", "*.bin")
+@dataclass(frozen=True, kw_only=True)
+class ModelRole:
+    """What a model is opened as."""
+
+    what: str
+    """What messages call it."""
+    fits: Callable[[Any], bool]
+    """Whether a configuration is of one."""
+    model: Any
+    """Its class, of transformers or over one."""
+    exact: tuple[str, ...] = ()
+    """Parts that are read in float32, whatever the rest is read in."""
+    text: Callable[[Any], Any] | None = None
+    """The part of its configuration that a tokenizer must fit; None = it reads no text."""
+    images: Any = None
+    """The class of its image processor, where one is opened by itself."""
+    has_processor: bool = False
+    """Whether the folder says itself what prepares images, and texts if it reads any."""
 
 
-class OwnCodeError(ValueError):
-    """A model folder wants to run code of its own."""
+LANGUAGE_MODEL = ModelRole(
+    what="a language model",
+    fits=is_language_model,
+    model=AutoModelForCausalLM,
+    text=lambda config: config.get_text_config(),
+)
 
 
-def local_folder(name: str | Path, *, weights: bool = True) -> Path:
-    """The folder of a model whose files are read one by one: itself, or a hub name's, fetched if it must.
+IMAGE_TO_TEXT = ModelRole(
+    what="a captioner that reads images and writes text",
+    fits=is_captioner,
+    model=AutoModelForImageTextToText,
+    text=lambda config: config.get_text_config(),
+    has_processor=True,
+)
 
-    What is neither comes back as it is, for whoever says what is wanted there. Without `weights` only what
-    tokenizers and configurations need is fetched.
+
+@dataclass(frozen=True, kw_only=True)
+class OpenedModel:
+    """A whole model, frozen, with what prepares its inputs."""
+
+    kind: str
+    """transformers' name of its architecture."""
+    name: str
+    """The folder's or hub's; a path on this computer means nothing to others."""
+    model: Any
+    words: Any = None
+    images: Any = None
+    processor: Any = None
+
+
+def open_model(
+    folder: str | Path,
+    *wanted: ModelRole,
+    dtype: torch.dtype,
+    device: torch.device | str = "cpu",
+    beside: str | Path = "",
+) -> OpenedModel:
+    """The model in a folder or of a hub name, as the first of `wanted` that fits it; frozen.
+
+    `beside` is another folder for words and images.
 
     Raises:
-        ValueError: the hub does not hand the model out.
+        ValueError: it is something else, which is named with the options that take it; weights are missing,
+            not finite, of other shapes or of more layers than the configuration wants; the tokenizer is
+            another model's; files are damaged; the model has code of its own.
     """
-    text = str(name)
-    if Path(text).exists() or not _HUB_NAME.fullmatch(text):
-        return Path(text)
-    return _fetched(text, weights)
-
-
-@cache
-def _fetched(name: str, weights: bool) -> Path:
-    wanted = [*_TEXT_FILES, *(_TENSOR_FILES if weights else ())]
-    with _in_one_sentence(name, "the model"):
-        return Path(cast("str", snapshot_download(name, allow_patterns=wanted)))
+    config, source = open_config(folder), beside or folder
+    row = next((each for each in wanted if each.fits(config)), None)
+    if row is None:
+        refuse_as(config, " or ".join(each.what for each in wanted), str(folder))
+    processor = open_processor(source, config) if row.has_processor else None
+    if processor is not None and row.text is not None and not isinstance(processor, ProcessorMixin):
+        raise ValueError(f"{str(folder)!r} has no processor for images and text (processor_config.json)")
+    model = _open_weights(row, folder, dtype, device)
+    words = None if processor is None or row.text is None else cast("Any", processor).tokenizer
+    if row.text is not None:
+        text, generation = row.text(model.config), model.generation_config if model.can_generate() else None
+        words = _open_words(source) if words is None else words
+        require_fitting(words, [text, generation], rows=text.vocab_size, source=str(source))
+    return OpenedModel(
+        kind=config.model_type,
+        name=Path(folder).name if Path(folder).is_dir() else str(folder),
+        model=model,
+        words=words,
+        images=None if row.images is None else _open_images(row.images, source),
+        processor=processor,
+    )
 
 
 def open_config(folder: str | Path) -> Any:
@@ -95,47 +161,30 @@ def open_config(folder: str | Path) -> Any:
         raise ValueError(f"{str(folder)!r} is not a model folder: it has no config.json")
     if place.is_dir():
         require_folder(place)
-    with _in_one_sentence(folder, "the config.json"):
+    with in_one_sentence(folder, "the config.json"):
         told, _ = PreTrainedConfig.get_config_dict(folder)
         kind = told.get("model_type")
         if "auto_map" not in told and (not isinstance(kind, str) or kind not in CONFIG_MAPPING):
-            raise _Told(
+            raise SentenceError(
                 f"{str(folder)!r} has a config.json without a model_type that transformers knows; name a "
                 "model's folder"
             )
         return AutoConfig.from_pretrained(folder, trust_remote_code=False)
 
 
-def require_kind(folder: str | Path, wanted: str, fits: Callable[[Any], bool]) -> None:
-    """Look at the configuration of a model before its weights.
-
-    Raises:
-        ValueError: it is something else, which is named, with the options that take it.
-    """
-    config = open_config(folder)
-    if not fits(config):
-        refuse_as(config, wanted, str(folder))
-
-
-def open_weights(
-    kind: Any,
-    folder: str | Path,
-    *,
-    dtype: torch.dtype,
-    device: torch.device | str = "cpu",
-    exact: tuple[str, ...] = (),
-) -> Any:
-    """A model of the class `kind`, of which every tensor came from the checkpoint; frozen.
-
-    The parts `exact` are read in float32, whatever `dtype` is.
-
-    Raises:
-        ValueError: weights are missing, not finite, of other shapes or more layers than the configuration
-            wants; the files are damaged; the model has code of its own.
-    """
-    reader = exact_in(exact)(type(kind.__name__, (kind,), {})) if exact else kind
-    model, info = open_with_report(reader, folder, dtype=dtype)
-    if exact:
+def _open_weights(row: ModelRole, folder: str | Path, dtype: torch.dtype, device: torch.device | str) -> Any:
+    kind = row.model
+    reader = exact_in(row.exact)(type(kind.__name__, (kind,), {})) if row.exact else kind
+    with in_one_sentence(folder, "the model"):
+        # Sizes that differ are told below, in one line.
+        model, info = reader.from_pretrained(
+            folder,
+            dtype=dtype,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            trust_remote_code=False,
+        )
+    if row.exact:
         # The name of the reader would end up in the configuration of an export.
         model.__class__ = kind
     for name, held, wanted in sorted(info["mismatched_keys"], key=str):
@@ -149,35 +198,13 @@ def open_weights(
     return model
 
 
-def open_with_report(
-    kind: Any, folder: str | Path, *, dtype: torch.dtype, **options: Any
-) -> tuple[Any, dict[str, Any]]:
-    """A model and what transformers tells about its loading; whoever calls this looks at what is missing.
-
-    Raises:
-        ValueError: the files are damaged, or the model has code of its own.
-    """
-    if Path(folder).is_dir():
-        require_folder(Path(folder))
-    with _in_one_sentence(folder, "the model"):
-        # Mismatches are told by the caller, in one line.
-        return kind.from_pretrained(
-            folder,
-            dtype=dtype,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
-            trust_remote_code=False,
-            **options,
-        )
-
-
 def open_generation(folder: str | Path) -> GenerationConfig:
     """How a model of this folder is made to write.
 
     Raises:
         ValueError: generation_config.json is damaged.
     """
-    with _in_one_sentence(folder, "the generation_config.json"):
+    with in_one_sentence(folder, "the generation_config.json"):
         return GenerationConfig.from_pretrained(folder)
 
 
@@ -245,23 +272,14 @@ def _first(names: list[str]) -> str:
     return ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
 
 
-def open_words(
-    folder: str | Path, *, rows: int, ends: Iterable[int | list[int] | None] = ()
-) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model whose embedding has so many rows and whose configuration names these end ids.
-
-    Raises:
-        ValueError: there is none, it is another model's, or it has code of its own.
-    """
+def _open_words(folder: str | Path) -> PreTrainedTokenizerBase:
     place = Path(folder)
     if place.is_dir() and not any((place / name).is_file() for name in _VOCABULARY_FILES):
         raise ValueError(
             f"{str(folder)!r} holds no tokenizer; copy the files of its model's page there "
             f"({', '.join(_VOCABULARY_FILES[:3])} or another)"
         )
-    words = open_tokenizer(AutoTokenizer, folder)
-    require_fitting(words, rows=rows, ends=ends, source=str(folder))
-    return words
+    return open_tokenizer(AutoTokenizer, folder)
 
 
 def open_tokenizer(kind: Any, folder: str | Path, **options: Any) -> PreTrainedTokenizerBase:
@@ -274,17 +292,17 @@ def open_tokenizer(kind: Any, folder: str | Path, **options: Any) -> PreTrainedT
         require_folder(Path(folder))
     # The class itself reads tokenizer.json and takes no such option.
     own = {} if kind is PreTrainedTokenizerFast else {"trust_remote_code": False}
-    with _in_one_sentence(folder, "the tokenizer"):
+    with in_one_sentence(folder, "the tokenizer"):
         return cast("PreTrainedTokenizerBase", kind.from_pretrained(folder, **own, **options))
 
 
-def open_images(kind: Any, folder: str | Path) -> Any:
+def _open_images(kind: Any, folder: str | Path) -> Any:
     """The image processor of a folder, of this class.
 
     Raises:
         ValueError: there is none, or it is damaged.
     """
-    with _in_one_sentence(folder, "the image processor"):
+    with in_one_sentence(folder, "the image processor"):
         return kind.from_pretrained(folder)
 
 
@@ -296,7 +314,7 @@ def open_processor(folder: str | Path, config: Any) -> Any:
     Raises:
         ValueError: there is none, it is damaged, needs a library that is missing, or has code of its own.
     """
-    with _in_one_sentence(folder, "the processor"):
+    with in_one_sentence(folder, "the processor"):
         processor = _processor(folder)
     held = vars(processor)
     if "patch_size" in held and held["patch_size"] is None and "vision_config" in config.to_dict():
@@ -317,8 +335,8 @@ def _processor(folder: str | Path) -> Any:
             return AutoProcessor.from_pretrained(folder, trust_remote_code=False)
 
 
-def require_fitting(words: Any, *, rows: int, ends: Iterable[int | list[int] | None], source: str) -> None:
-    """Refuse a tokenizer that is not the model's.
+def require_fitting(words: Any, configs: Iterable[Any], *, rows: int, source: str) -> None:
+    """Refuse a tokenizer that is not the model's; `configs` name the model's end tokens, None names none.
 
     Raises:
         ValueError: it makes ids that the embedding has no row for, or it is much smaller than the embedding
@@ -332,6 +350,7 @@ def require_fitting(words: Any, *, rows: int, ends: Iterable[int | list[int] | N
             f"the tokenizer of {source!r} has the token {token!r} with the number {beyond[token]}, the "
             f"model's embedding has {rows} rows; the two are not of one model"
         )
+    ends = [config.to_dict().get("eos_token_id") for config in configs if config is not None]
     wanted = {id for given in ends for id in (given if isinstance(given, list) else [given])} - {None}
     if wanted and len(known) < _FULL * rows and not wanted & {words.eos_token_id, words.sep_token_id}:
         raise ValueError(
@@ -340,59 +359,6 @@ def require_fitting(words: Any, *, rows: int, ends: Iterable[int | list[int] | N
         )
 
 
-def ends_of(*configs: Any) -> list[int | list[int] | None]:
-    """End ids that configurations name."""
-    return [config.to_dict().get("eos_token_id") for config in configs]
-
-
 def _class_name(kind: Any) -> str:
     # Some are ours, over one of transformers.
     return next(each.__name__ for each in kind.__mro__ if each.__module__.startswith("transformers."))
-
-
-class _Told(ValueError):  # noqa: N818
-    """A sentence already."""
-
-
-@contextmanager
-def _in_one_sentence(folder: str | Path, part: str) -> Iterator[None]:
-    """The boundary: what goes wrong in the libraries below names the model and the part.
-
-    They raise whatever they like for a damaged folder (`Exception` itself, IndexError, TypeError, errors of
-    their own), so all of it is caught, here and nowhere else.
-    """
-    try:
-        yield
-    except (_Told, MemoryError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:
-        raise _sentence(error, str(folder), part) from error
-
-
-def _sentence(error: Exception, source: str, part: str) -> ValueError:
-    text = str(error).strip() or type(error).__name__
-    line = f"{type(error).__name__}: {' '.join(text.split())[:300]}"
-    if "trust_remote_code" in text:
-        return OwnCodeError(
-            f"{source!r} wants to run code of its own, which is never done; name a checkpoint of a "
-            "model that transformers itself has"
-        )
-    if isinstance(error, ImportError):
-        known = any(name in text.lower() for name in _FOR_PROCESSORS)
-        way = 'install it with `pip install "sightloop[processors]"`' if known else "install it"
-        return ValueError(f"{part} of {source!r} needs a library that is missing here ({line}); {way}")
-    if "gated repo" in text:
-        return ValueError(
-            f"{source!r} is handed out to whom its authors let in: accept its terms on its page, then log in "
-            "with `hf auth login`"
-        )
-    if not Path(source).is_dir():
-        return ValueError(
-            f"{source!r} is neither a folder nor a model that the hub hands out just now; check the "
-            f"spelling, or fetch it where there is a connection (`hf download {source}`) and set "
-            "HF_HUB_OFFLINE=1"
-        )
-    return ValueError(
-        f"{part} of {source!r} cannot be opened ({line}); compare its files with those of the model's page, "
-        "or download it again"
-    )

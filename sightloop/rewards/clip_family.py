@@ -20,7 +20,7 @@ from torch import Tensor
 
 from sightloop.models.clip import ClipEncoder
 from sightloop.models.only_numbers import require_numbers
-from sightloop.models.open import open_config, read_tensors
+from sightloop.models.open import read_tensors
 from sightloop.rewards.pixels import Preparation
 from sightloop.rewards.samples import outcome_images
 from sightloop.types import Images, Outcome, on_last_token
@@ -73,12 +73,8 @@ class ClipSimilarity:
         Raises:
             ValueError: a model of another family, or without some of its weights.
         """
-        kind = open_config(folder).model_type
-        if kind not in ("clip", "siglip"):
-            hint = "; of SigLIP 2 use a checkpoint of fixed resolution" if kind == "siglip2" else ""
-            raise ValueError(f"{str(folder)!r} is a {kind!r}, not a CLIP or SigLIP{hint}")
         encoder = ClipEncoder.from_pretrained(
-            folder, processor=processor, families=(kind,), dtype=dtype, device=device
+            folder, processor=processor, families=("clip", "siglip"), dtype=dtype, device=device
         )
         return ClipSimilarity(encoder, key=key or f"clip:{folder}", scale=scale)
 

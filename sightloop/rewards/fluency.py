@@ -15,10 +15,10 @@ from typing import Any, cast
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sightloop.models.only_numbers import require_numbers
-from sightloop.models.open import ends_of, is_language_model, open_config, open_weights, open_words, refuse_as
+from sightloop.models.open import LANGUAGE_MODEL, open_model
 from sightloop.models.written_text import text_ids
 from sightloop.types import Outcome, Tokens, on_last_token
 
@@ -93,14 +93,8 @@ class LanguageModelFluency:
         Raises:
             ValueError: weights or tokenizer are missing.
         """
-        config = open_config(folder)
-        if not is_language_model(config):
-            refuse_as(config, "a language model", str(folder))
-        model = open_weights(AutoModelForCausalLM, folder, dtype=dtype, device=device)
-        text = model.config.get_text_config()
-        ends = ends_of(text, model.generation_config)
-        words = open_words(folder, rows=text.vocab_size, ends=ends)
-        return LanguageModelFluency(model, words, include_end=include_end)
+        found = open_model(folder, LANGUAGE_MODEL, dtype=dtype, device=device)
+        return LanguageModelFluency(found.model, found.words, include_end=include_end)
 
     @torch.no_grad()
     def __call__(self, outcome: Outcome) -> Float[Tensor, "B T"]:

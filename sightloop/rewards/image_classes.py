@@ -22,7 +22,7 @@ from torch import Tensor
 from transformers import AutoModelForImageClassification
 
 from sightloop.models.only_numbers import require_numbers
-from sightloop.models.open import open_config, open_processor, open_weights
+from sightloop.models.open import ModelRole, is_classifier, open_model
 from sightloop.rewards.samples import chunks, pil_images
 from sightloop.rewards.user_functions import one_each
 from sightloop.types import Images
@@ -30,6 +30,12 @@ from sightloop.types import Images
 Classify = Callable[[Sequence[Image.Image]], Sequence[Mapping[str, float]]]
 """The probability of each label in each image."""
 _ROUNDING = 1e-4
+_CLASSIFIER = ModelRole(
+    what="an image classifier",
+    fits=is_classifier,
+    model=AutoModelForImageClassification,
+    has_processor=True,
+)
 Phrase = tuple[str, ...]
 _WORD = re.compile(r"[^\W_]+(?:['-][^\W_]+)*")
 
@@ -88,8 +94,8 @@ class ImageClassifier:
         Raises:
             ValueError: it is no classifier, or not whole.
         """
-        model = open_weights(AutoModelForImageClassification, folder, dtype=dtype, device=device)
-        return ImageClassifier(model, open_processor(folder, open_config(folder)))
+        found = open_model(folder, _CLASSIFIER, dtype=dtype, device=device)
+        return ImageClassifier(found.model, found.processor)
 
     @torch.no_grad()
     def __call__(self, pictures: Sequence[Image.Image]) -> list[dict[str, float]]:

@@ -23,19 +23,21 @@ from transformers import (
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
 from sightloop.models.only_numbers import require_numbers
-from sightloop.models.open import (
-    MATCHER,
-    is_matcher,
-    open_config,
-    open_images,
-    open_weights,
-    open_words,
-    refuse_as,
-)
+from sightloop.models.open import MATCHER, ModelRole, is_matcher, open_model
 from sightloop.models.written_text import read_texts
 from sightloop.rewards.pixels import Preparation
 from sightloop.rewards.samples import chunks, outcome_images
 from sightloop.types import Images, Outcome, on_last_token
+
+_MATCHER = ModelRole(
+    what=MATCHER,
+    fits=lambda config: config.model_type == "blip-2" and is_matcher(config),
+    model=Blip2ForImageTextRetrieval,
+    # Logits in half precision are too coarse for a reward, and the parts behind the tower are small.
+    exact=("query_tokens", "qformer", "word_embeddings", "position_embeddings", "itm_head"),
+    text=lambda config: config.qformer_config,
+    images=BlipImageProcessorPil,
+)
 
 
 class ItmSimilarity:
@@ -89,15 +91,8 @@ class ItmSimilarity:
         max_text_tokens: int = 64,
     ) -> ItmSimilarity:
         """Load a folder of the hub's format (or a hub name); the tower in `dtype`, the rest in float32."""
-        config = open_config(folder)
-        if config.model_type != "blip-2" or not is_matcher(config):
-            refuse_as(config, MATCHER, str(folder))
-        # Logits in half precision are too coarse for a reward, and the parts behind the tower are small.
-        exact = ("query_tokens", "qformer", "word_embeddings", "position_embeddings", "itm_head")
-        model = open_weights(Blip2ForImageTextRetrieval, folder, dtype=dtype, device=device, exact=exact)
-        words = open_words(folder, rows=model.config.qformer_config.vocab_size)
-        pictures = open_images(BlipImageProcessorPil, folder)
-        return ItmSimilarity(model, words, pictures, max_text_tokens=max_text_tokens)
+        found = open_model(folder, _MATCHER, dtype=dtype, device=device)
+        return ItmSimilarity(found.model, found.words, found.images, max_text_tokens=max_text_tokens)
 
     @property
     def tower(self) -> nn.Module:

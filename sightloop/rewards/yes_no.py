@@ -9,26 +9,18 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformers import AutoModelForImageTextToText, PreTrainedModel, ProcessorMixin
+from transformers import PreTrainedModel, ProcessorMixin
 
 from sightloop.models.captioners.prompt_reader import processed
 from sightloop.models.only_numbers import require_numbers
-from sightloop.models.open import (
-    ends_of,
-    is_captioner,
-    open_config,
-    open_processor,
-    open_weights,
-    refuse_as,
-    require_fitting,
-)
+from sightloop.models.open import IMAGE_TO_TEXT, open_model
 from sightloop.models.written_text import spelled_out, text_ids
 from sightloop.rewards.samples import outcome_images, pil_images, sample_name
 from sightloop.types import Fact, Images, Outcome, on_last_token
@@ -97,19 +89,9 @@ class YesNoJudge:
         Raises:
             ValueError: weights are missing, or the tokenizer is another model's.
         """
-        config = open_config(folder)
-        if not is_captioner(config):
-            refuse_as(config, "a model that answers questions about images", str(folder))
-        processor = open_processor(folder, config)
-        model = open_weights(AutoModelForImageTextToText, folder, dtype=dtype, device=device)
-        text = model.config.get_text_config()
-        require_fitting(
-            processor.tokenizer,
-            rows=text.vocab_size,
-            ends=ends_of(text, model.generation_config),
-            source=str(folder),
-        )
-        return YesNoJudge(model, processor, template=template, question=question)
+        wanted = replace(IMAGE_TO_TEXT, what="a model that answers questions about images")
+        found = open_model(folder, wanted, dtype=dtype, device=device)
+        return YesNoJudge(found.model, found.processor, template=template, question=question)
 
     @torch.no_grad()
     def log_yes(self, images: Images, questions: Sequence[str]) -> Float[Tensor, " B"]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sightloop.models.atomic_files import atomic_write
 from sightloop.models.captioners.generic import GenericCaptioner
-from sightloop.models.downloads import read_tensors
+from sightloop.models.open import read_tensors
 from sightloop.models.protocols import Card
 from sightloop.models.weight_files import refuse_problems
 from sightloop.text_files import form_of, read_json
@@ -77,6 +77,7 @@ def load_adapter(captioner: GenericCaptioner, folder: Path) -> None:
     wanted, given = _named(captioner), read_tensors(folder / _WEIGHTS)
     problems = [f"{name} is missing" for name in wanted if name not in given]
     problems += [f"{name} is unknown" for name in given if name not in wanted]
+    problems += [f"{name} is not finite" for name, value in given.items() if not value.isfinite().all()]
     problems += [
         f"{name} is {tuple(given[name].shape)}, the captioner wants {tuple(tensor.shape)}"
         for name, tensor in wanted.items()

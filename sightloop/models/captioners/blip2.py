@@ -30,16 +30,23 @@ from sightloop.models.decoding.sampling import TextDecoder, alone, draw_tokens, 
 from sightloop.models.decoding.static_texts import FixedDecoder, StaticTexts
 from sightloop.models.decoding.token_pieces import Pieces
 from sightloop.models.only_numbers import require_numbers
-from sightloop.models.open import ends_of, is_blip2, open_images, open_weights, open_words, require_kind
+from sightloop.models.open import ModelRole, is_blip2, open_model
 from sightloop.models.protocols import Contexts, ValuePosition
 from sightloop.models.transformers_internals import Cache, cache_argument
 from sightloop.models.written_text import text_ids
 from sightloop.types import Images, Prompt, Sampling, Tokens, TokenScores, Turn
 
+BLIP2 = ModelRole(
+    what="a BLIP-2 captioner",
+    fits=is_blip2,
+    model=Blip2ForConditionalGeneration,
+    # Half precision would round the weights that are trained, before the first step.
+    exact=("query_tokens", "qformer", "language_projection"),
+    text=lambda config: config.text_config,
+    images=BlipImageProcessorPil,
+)
 TOWER = "blip2.vision"
-"""Key of the tower's features, taken before its last LayerNorm: each model that shares them applies its
-own.
-"""
+"""Key of the tower's features, before its last LayerNorm: models that share them apply their own."""
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
 
 
@@ -100,20 +107,13 @@ class Blip2Captioner(nn.Module):
     def from_pretrained(
         folder: str | Path, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
     ) -> Blip2Captioner:
-        """Load a folder of the hub's format (or a hub name); frozen parts in `dtype`, trainable ones in
-        float32.
+        """Load a folder of the hub's format (or a hub name); frozen parts in `dtype`, the rest in float32.
 
         Raises:
             ValueError: the folder does not hold a whole BLIP-2 model with an OPT language model.
         """
-        require_kind(folder, "a BLIP-2 captioner", is_blip2)
-        # Half precision would round the weights that are trained, before the first step.
-        exact = ("query_tokens", "qformer", "language_projection")
-        model = open_weights(Blip2ForConditionalGeneration, folder, dtype=dtype, exact=exact)
-        text, generation = model.config.text_config, model.generation_config
-        words = open_words(folder, rows=text.vocab_size, ends=ends_of(text, generation))
-        pictures = open_images(BlipImageProcessorPil, folder)
-        return Blip2Captioner(model, words, pictures).to(device)
+        found = open_model(folder, BLIP2, dtype=dtype)
+        return Blip2Captioner(found.model, found.words, found.images).to(device)
 
     def _freeze(self) -> None:
         self.model.requires_grad_(False)

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from transformers import AutoModelForImageTextToText, PreTrainedModel, ProcessorMixin
+from transformers import PreTrainedModel, ProcessorMixin
 
 from sightloop.models.captioners.end_to_end import WholeModel
 from sightloop.models.captioners.from_parts import ComposedModel
@@ -28,15 +28,7 @@ from sightloop.models.decoding.sampling import token_log_probs
 from sightloop.models.decoding.token_pieces import Pieces
 from sightloop.models.lora import Adapters
 from sightloop.models.only_numbers import require_numbers
-from sightloop.models.open import (
-    ends_of,
-    is_captioner,
-    open_config,
-    open_processor,
-    open_weights,
-    refuse_as,
-    require_fitting,
-)
+from sightloop.models.open import IMAGE_TO_TEXT, open_model
 from sightloop.models.protocols import Contexts, ValuePosition
 from sightloop.models.written_text import text_ids
 from sightloop.terminal import say
@@ -117,21 +109,9 @@ class GenericCaptioner(nn.Module):
         Raises:
             ValueError: the checkpoint is not a whole image-to-text model, or none that can be driven.
         """
-        config = open_config(folder)
-        if not is_captioner(config):
-            refuse_as(config, "a captioner that reads images and writes text", str(folder))
-        processor = open_processor(folder, config)
-        model = open_weights(AutoModelForImageTextToText, folder, dtype=dtype)
-        if not isinstance(processor, ProcessorMixin):
-            raise ValueError(f"{folder} has no processor for images and text (processor_config.json)")
-        text = model.config.get_text_config()
-        require_fitting(
-            cast("Any", processor).tokenizer,
-            rows=text.vocab_size,
-            ends=ends_of(text, model.generation_config),
-            source=str(folder),
-        )
-        return GenericCaptioner(model, processor, lora_rank=lora_rank, settings=settings).to(device)
+        found = open_model(folder, IMAGE_TO_TEXT, dtype=dtype)
+        captioner = GenericCaptioner(found.model, found.processor, lora_rank=lora_rank, settings=settings)
+        return captioner.to(device)
 
     def _check(self, model: Any) -> None:
         kind = model.config.model_type

@@ -14,15 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import AutoTokenizer, Blip2Config, Blip2ForConditionalGeneration
-from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
+from transformers import Blip2Config, Blip2ForConditionalGeneration
 
 from sightloop.models.atomic_files import atomic_write
-from sightloop.models.captioners.blip2 import Blip2Captioner, Bridge
-from sightloop.models.open import open_config, open_images, open_tokenizer, open_with_report, read_tensors
+from sightloop.models.captioners.blip2 import BLIP2, Blip2Captioner, Bridge
+from sightloop.models.open import open_model, read_tensors
 from sightloop.models.protocols import Card
 from sightloop.models.transformers_internals import file_of
 from sightloop.models.weight_files import refuse_problems
@@ -68,7 +66,7 @@ def load_vlrm(model: Blip2ForConditionalGeneration, path: Path) -> None:
 
 
 def load_published(
-    folder: Path, base: Path | str | None = None, *, dtype: torch.dtype = torch.float32
+    folder: Path, base: Path | str = "", *, dtype: torch.dtype = torch.float32
 ) -> Blip2Captioner:
     """A full published VLRM folder; words and image preparation are those of `base` if it is given.
 
@@ -76,22 +74,12 @@ def load_published(
     filled in as current processors number that token.
 
     Raises:
-        ValueError: tensors are missing or of another shape, or no number is left for the image token.
+        ValueError: it is not a whole BLIP-2 captioner, or no number is left for the image token.
     """
-    words = open_tokenizer(AutoTokenizer, folder if base is None else base)
-    pictures = open_images(BlipImageProcessorPil, folder if base is None else base)
-    config: Any = open_config(folder)
-    if config.image_token_index is None:
-        config.image_token_index = _image_token(config, words)
-    model, found = open_with_report(Blip2ForConditionalGeneration, folder, dtype=dtype, config=config)
-    problems = [f"{name} is missing" for name in sorted(found["missing_keys"])]
-    problems += [f"{name} is unknown" for name in sorted(found["unexpected_keys"])]
-    problems += [f"{name} is {given}, not {wanted}" for name, given, wanted in found["mismatched_keys"]]
-    refuse_problems(f"{folder} is not a whole BLIP-2 model", problems)
-    captioner = Blip2Captioner(model, words, pictures)
-    # Through `dtype`, the trained tensors may have been rounded.
-    load_vlrm(captioner.model, folder)
-    return captioner
+    found = open_model(folder, BLIP2, dtype=dtype, beside=base)
+    if found.model.config.image_token_index is None:
+        found.model.config.image_token_index = _image_token(found.model.config, found.words)
+    return Blip2Captioner(found.model, found.words, found.images)
 
 
 def _image_token(config: Blip2Config, words: Any) -> int:
@@ -117,14 +105,7 @@ def _read(file: Path, prefixes: tuple[str, ...] = ("",)) -> dict[str, Tensor]:
     """The tensors of a file whose names start with one of the prefixes."""
     if not file.is_file():
         raise ValueError(f"{file} does not exist; give the published .pt file or the folder of its shards")
-    try:
-        if file.suffix == ".safetensors":
-            with safe_open(file, framework="pt") as tensors:
-                names = [name for name in tensors.keys() if name.startswith(prefixes)]  # noqa: SIM118
-                return {name: tensors.get_tensor(name) for name in names}
-    except SafetensorError as error:
-        raise ValueError(f"{file} cannot be read ({error}); download it again") from error
-    return {name: tensor for name, tensor in read_tensors(file).items() if name.startswith(prefixes)}
+    return read_tensors(file, prefixes=prefixes)
 
 
 # -- out

@@ -38,7 +38,7 @@ from sightloop.models.janus.conversation import (
 from sightloop.models.janus.official_config import TOWER_HEADS, config_for_authors, processor_for_authors
 from sightloop.models.janus.policy import Janus, JanusSettings
 from sightloop.models.janus.tensor_names import from_official, to_official
-from sightloop.models.open import filled, local_folder, open_config, open_generation
+from sightloop.models.open import filled, local_folder, open_config, open_generation, require_fitting
 from sightloop.models.prompt_strings import PromptOptions
 from sightloop.models.transformers_internals import made_by_hand
 from sightloop.models.weight_files import (
@@ -277,6 +277,9 @@ def load_janus(
     words = read_janus_tokenizer(folder if tokenizer is None else tokenizer)
     strings = read_janus_strings(folder, words, prompts)
     model = read_janus(folder, tokenizer=tokenizer, dtype=dtype)
+    text: Any = model.config.text_config
+    source = str(folder if tokenizer is None else tokenizer)
+    require_fitting(words, [text, model.generation_config], rows=text.vocab_size, source=source)
     return Janus(model, processor_of(model, words), settings=settings, strings=strings).to(device)
 
 

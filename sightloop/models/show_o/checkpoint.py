@@ -17,7 +17,7 @@ from transformers import CLIPVisionModel, PhiConfig, PhiForCausalLM, PreTrainedT
 
 from sightloop.models.atomic_files import atomic_write
 from sightloop.models.families import require
-from sightloop.models.open import filled, local_folder, open_config, open_weights
+from sightloop.models.open import ModelRole, filled, local_folder, open_config, open_model
 from sightloop.models.prompt_strings import QUESTION_PLACE, Frame, PromptOptions
 from sightloop.models.show_o.layout import SPECIAL_TOKENS, SYSTEM_PROMPT, question_frame, vocabulary_of
 from sightloop.models.show_o.magvit2 import Magvit2
@@ -38,6 +38,11 @@ from sightloop.text_files import read_json
 OFFICIAL_WEIGHTS = "pytorch_model.bin"
 """The only name that the official code looks for."""
 _PREFIX, _PROJECTOR = "showo.", "mm_projector."
+_TOWER = ModelRole(
+    what="a CLIP with a vision tower",
+    fits=lambda config: config.model_type in {"clip", "clip_vision_model"},
+    model=CLIPVisionModel,
+)
 _UNUSED = "rotary_emb.inv_freq"
 
 
@@ -273,7 +278,7 @@ def _vision(folder: Path, weights: ShowOWeights, tower: Path | str | None, syste
         raise ValueError(f"{folder} reads {reads}; {fix}")
     if tower is None or weights.projector is None:
         return None
-    loaded = open_weights(CLIPVisionModel, tower, dtype=weights.model.dtype)
+    loaded = open_model(tower, _TOWER, dtype=weights.model.dtype).model
     wide, narrow = weights.projector.get_parameter("0.weight").shape[1], loaded.config.hidden_size
     if wide != narrow:
         raise ValueError(f"{tower} has features of {narrow} numbers, the projector of {folder} reads {wide}")
