@@ -30,12 +30,13 @@ RECIPES = {"recipes", "recipes.vlrm", "recipes.unirl"}
 BELOW = {
     *FLOOR, *MODELS, *JUDGED, *MEASURED, "algorithms", "data", "rollouts", "training",
 }  # fmt: skip
-EVERYONES = {"accelerator", "former_names", "late", "terminal", "text_files"}
+EVERYONES = {"accelerator", "former_names", "late", "process", "terminal", "text_files"}
 ALLOWED: dict[str, set[str]] = {
     "accelerator": set(),
     "former_names": set(),
     "late": set(),
     "terminal": set(),
+    "process": {"terminal"},
     "text_files": set(),
     "types": set(),
     "image_files": set(),

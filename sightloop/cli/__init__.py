@@ -1,5 +1,14 @@
 """The command line; its entry point is `main`."""
 
-from sightloop.cli.app import main
+import sys
 
-__all__ = ["main"]
+from sightloop.cli.boundary import ended_in_one_sentence
+
+
+def main(words: list[str] | None = None) -> None:
+    """Run one command; what goes wrong is one line on stderr, with exit code 2 if the user can mend it."""
+    given = sys.argv[1:] if words is None else words
+    with ended_in_one_sentence(given):
+        from sightloop.cli.app import run_command
+
+        run_command(given)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import sys
 from collections.abc import Callable
 from difflib import get_close_matches
 from inspect import cleandoc
@@ -26,7 +25,7 @@ from sightloop.former_names import current_options
 from sightloop.recipes.catalog import RECIPES, read_run_config
 from sightloop.recipes.choices import refuse_idle
 from sightloop.recipes.presets import preset_of
-from sightloop.terminal import one_line, say
+from sightloop.terminal import say
 
 Positional = tyro.conf.Positional
 
@@ -223,18 +222,11 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], None], str]] = {
 }
 
 
-def main(words: list[str] | None = None) -> None:
-    """Run one command; a user's mistake is one line on stderr and exit code 2."""
-    words = sys.argv[1:] if words is None else words
+def run_command(words: list[str]) -> None:
+    """Run one command."""
     if not words or words[0] not in COMMANDS:
         _fail_or_help("", words, {name: does for name, (_, does) in COMMANDS.items()}, "")
-    try:
-        with_help(COMMANDS[words[0]][0], current_options(words[0], words[1:]), name=words[0])
-    except (ValueError, OSError) as error:
-        if os.environ.get("SIGHTLOOP_TRACEBACK"):
-            raise
-        say(f"sightloop: {one_line(str(error).strip() or type(error).__name__)}", is_error=True)
-        raise SystemExit(2) from None
+    with_help(COMMANDS[words[0]][0], current_options(words[0], words[1:]), name=words[0])
 
 
 def _sentence(options: type) -> str:
@@ -258,7 +250,3 @@ def _fail_or_help(group: str, words: list[str], choices: dict[str, str], note: s
     hint = f"; did you mean {close[0]!r}?" if close else ""
     say(f"{prog}: unknown command {words[0]!r}{hint}\n\n{text}", is_error=True)
     raise SystemExit(2)
-
-
-if __name__ == "__main__":
-    main()

@@ -24,6 +24,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sightloop.accelerator import in_float64
+from sightloop.process.faults import told_of_user_code
 from sightloop.rewards.samples import pil_images, rows_of, sample_name
 from sightloop.rewards.user_functions import load_function, shortly
 from sightloop.types import Outcome, numbers_of, on_last_token
@@ -131,9 +132,10 @@ class _Blame(AbstractContextManager[None]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if not isinstance(error, Exception):
+        # A function that calls `sys.exit` would end the run without a word.
+        if not isinstance(error, Exception | SystemExit):
             return
-        why = f"{type(error).__name__}: {error}"
+        why = told_of_user_code(error)
         raise ValueError(f"reward {self.reward.name!r} failed on {self._where()}: {why}") from error
 
     def _where(self) -> str:
@@ -154,7 +156,7 @@ class _Probe(AbstractContextManager["_Probe"]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
-        self.failed = isinstance(error, Exception)
+        self.failed = isinstance(error, Exception | SystemExit)
         return self.failed
 
 

@@ -14,6 +14,8 @@ from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any, cast
 
+from sightloop.process.faults import told_of_user_code
+
 _FORM = "use module:function, or the path of a file: rewards/mine.py:function"
 
 
@@ -68,8 +70,8 @@ class _Blame(AbstractContextManager["_Blame"]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if isinstance(error, Exception):
-            told = f"{self.blamed.what} {self.blamed.name!r} failed: {type(error).__name__}: {error}"
+        if isinstance(error, Exception | SystemExit):
+            told = f"{self.blamed.what} {self.blamed.name!r} failed: {told_of_user_code(error)}"
             raise ValueError(told) from error
 
 
@@ -126,6 +128,8 @@ def _module(place: str, name: str, what: str) -> ModuleType:
         if error.name is None or not f"{place}.".startswith(f"{error.name}."):
             raise ValueError(f"{place!r} cannot be imported: {error}") from error
         raise ValueError(f"there is no module {place!r} for the {what} {name!r}; {_FORM}") from error
+    except (Exception, SystemExit) as error:
+        raise ValueError(f"{place!r} cannot be imported: {told_of_user_code(error)}") from error
 
 
 def _module_of_file(path: Path, what: str) -> ModuleType:
@@ -144,6 +148,9 @@ def _module_of_file(path: Path, what: str) -> ModuleType:
         # Dataclasses look their module up; one that fails is not there for a second try.
         undo.callback(sys.modules.pop, called)
         sys.modules[called] = module
-        spec.loader.exec_module(module)
+        try:
+            spec.loader.exec_module(module)
+        except (Exception, SystemExit) as error:
+            raise ValueError(f"{path} cannot be imported: {told_of_user_code(error)}") from error
         undo.pop_all()
     return module

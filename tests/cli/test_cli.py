@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from sightloop.cli.app import COMMANDS, main
+from sightloop.cli import main
+from sightloop.cli.app import COMMANDS
 from sightloop.recipes.catalog import RECIPES
 
 HELPS = [

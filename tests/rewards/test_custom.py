@@ -149,7 +149,7 @@ def test_modules_are_found_in_the_folder_where_the_command_was_given(
 def test_a_file_that_fails_is_read_anew(tmp_path: Path) -> None:
     file = tmp_path / "half_written.py"
     file.write_text("def long(outcome):\n    return [1.0] * len(outcome.pieces)\n\n1 / 0\n")
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(ValueError, match=r"cannot be imported: Zero.*half_written\.py, line 4"):
         load_reward(f"{file}:long")
     file.write_text(file.read_text().replace("1 / 0", ""))
     assert load_reward(f"{file}:long")(outcome()).sum() == 3
@@ -222,3 +222,15 @@ def test_weights_that_are_no_numbers_are_refused(mine: str, weight: str, message
 def test_one_reward_named_twice_is_refused(mine: str) -> None:
     with pytest.raises(ValueError, match="named twice"):
         load_rewards([f"{mine}:long", f"{mine}:long=2"])
+
+
+def test_a_reward_that_fails_shows_its_own_file_and_line(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "import json\n\n\ndef judge(completions):\n    return ask(completions)\n\n\n"
+        "def ask(texts):\n    return json.loads('{')\n\n\ndef leave(completions):\n    raise SystemExit(3)\n"
+    )
+    with pytest.raises(ValueError, match=r"JSONDecodeError: .*mine\.py, line 9, in ask: return json\.loads"):
+        load_reward(f"{file}:judge")(outcome())
+    with pytest.raises(ValueError, match=r"SystemExit: 3 \(.*mine\.py, line 13, in leave"):
+        load_reward(f"{file}:leave")(outcome())
