@@ -165,7 +165,7 @@ def hidden_imports(source: Source) -> list[str]:
         f"{source.path}:{found.line} imports {found.target} inside a function"
         for found in imports(source)
         if found.inside_function
-        and not source.module.startswith("cli.")
+        and not f"{source.module}.".startswith("cli.")
         and not LAZY & set(found.target.split("."))
     ]
 
