@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from sightloop.process.faults import TRACEBACK, told
+from sightloop.process.faults import TRACEBACK, ending_of
 from sightloop.process.signals import Ended, ending_the_command
 from sightloop.terminal import one_line, say
 
@@ -47,7 +47,7 @@ def ended_in_one_sentence(words: list[str]) -> Iterator[None]:
     except Exception as error:
         if os.environ.get(TRACEBACK):
             raise
-        last = told(error, words)
+        last = ending_of(error, words)
         _say(last.sentence)
         raise SystemExit(last.code) from None
 

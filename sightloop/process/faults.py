@@ -48,32 +48,32 @@ _NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Told:
+class Ending:
     """The last words of a command."""
 
     sentence: str
     code: int
 
 
-def told(error: BaseException, words: list[str]) -> Told:
+def ending_of(error: BaseException, words: list[str]) -> Ending:
     """What is said about an error, which is written to a file if it is a fault of sightloop's."""
     text = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, OSError) and error.errno is not None:
-        return Told(sentence=_of_system(error), code=USER)
+        return Ending(sentence=_of_system(error), code=USER)
     if isinstance(error, ValueError | OSError) and raised_on_purpose(error):
-        return Told(sentence=text, code=USER)
+        return Ending(sentence=text, code=USER)
     if isinstance(error, MemoryError) or any(part in text for part in _NO_MEMORY):
         first = text.partition(" Of the allocated")[0]
         sentence = f"out of memory ({first}); use smaller batches or images, or a computer with more of it"
-        return Told(sentence=sentence, code=USER)
+        return Ending(sentence=sentence, code=USER)
     if any(part in text for part in _FULL):
-        return Told(sentence=f"a file could not be written ({text}); {_NEXT[errno.ENOSPC]}", code=USER)
+        return Ending(sentence=f"a file could not be written ({text}); {_NEXT[errno.ENOSPC]}", code=USER)
     if isinstance(error, ImportError) and not (error.name or "").startswith("sightloop"):
         name = (error.name or "").partition(".")[0]
-        return Told(sentence=f"{text}; install it with `pip install {name or 'NAME'}`", code=USER)
+        return Ending(sentence=f"{text}; install it with `pip install {name or 'NAME'}`", code=USER)
     where = _own_place(error.__traceback__)
     file = _written(error, words)
-    return Told(
+    return Ending(
         sentence=f"this is a fault of sightloop, not of yours: {type(error).__name__}: {text} ({where}); "
         f"{file or 'the traceback could not be written to a file'}; please report it with that file",
         code=FAULT,
@@ -93,7 +93,7 @@ def raised_on_purpose(error: BaseException) -> bool:
     return code.co_filename.startswith(_PACKAGE) and code.co_code[last.tb_lasti] in _RAISES
 
 
-def told_of_user_code(error: BaseException) -> str:
+def user_code_message(error: BaseException) -> str:
     """What a user's own code raised, with the place in the user's own files."""
     text = " ".join(str(error).split())
     what = f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -24,7 +24,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sightloop.accelerator import in_float64
-from sightloop.process.faults import told_of_user_code
+from sightloop.process.faults import user_code_message
 from sightloop.rewards.samples import pil_images, rows_of, sample_name
 from sightloop.rewards.user_functions import load_function, shortly
 from sightloop.types import Outcome, numbers_of, on_last_token
@@ -135,7 +135,7 @@ class _Blame(AbstractContextManager[None]):
         # A function that calls `sys.exit` would end the run without a word.
         if not isinstance(error, Exception | SystemExit):
             return
-        why = told_of_user_code(error)
+        why = user_code_message(error)
         raise ValueError(f"reward {self.reward.name!r} failed on {self._where()}: {why}") from error
 
     def _where(self) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any, cast
 
-from sightloop.process.faults import told_of_user_code
+from sightloop.process.faults import user_code_message
 
 _FORM = "use module:function, or the path of a file: rewards/mine.py:function"
 
@@ -71,7 +71,7 @@ class _Blame(AbstractContextManager["_Blame"]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if isinstance(error, Exception | SystemExit):
-            told = f"{self.blamed.what} {self.blamed.name!r} failed: {told_of_user_code(error)}"
+            told = f"{self.blamed.what} {self.blamed.name!r} failed: {user_code_message(error)}"
             raise ValueError(told) from error
 
 
@@ -129,7 +129,7 @@ def _module(place: str, name: str, what: str) -> ModuleType:
             raise ValueError(f"{place!r} cannot be imported: {error}") from error
         raise ValueError(f"there is no module {place!r} for the {what} {name!r}; {_FORM}") from error
     except (Exception, SystemExit) as error:
-        raise ValueError(f"{place!r} cannot be imported: {told_of_user_code(error)}") from error
+        raise ValueError(f"{place!r} cannot be imported: {user_code_message(error)}") from error
 
 
 def _module_of_file(path: Path, what: str) -> ModuleType:
@@ -151,6 +151,6 @@ def _module_of_file(path: Path, what: str) -> ModuleType:
         try:
             spec.loader.exec_module(module)
         except (Exception, SystemExit) as error:
-            raise ValueError(f"{path} cannot be imported: {told_of_user_code(error)}") from error
+            raise ValueError(f"{path} cannot be imported: {user_code_message(error)}") from error
         undo.pop_all()
     return module
