@@ -30,11 +30,12 @@ RECIPES = {"recipes", "recipes.vlrm", "recipes.unirl"}
 BELOW = {
     *FLOOR, *MODELS, *JUDGED, *MEASURED, "algorithms", "data", "rollouts", "training",
 }  # fmt: skip
-EVERYONES = {"accelerator", "former_names", "late", "process", "terminal", "text_files"}
+EVERYONES = {"accelerator", "former_names", "late", "process", "ranges", "terminal", "text_files"}
 ALLOWED: dict[str, set[str]] = {
     "accelerator": set(),
     "former_names": set(),
     "late": set(),
+    "ranges": set(),
     "terminal": set(),
     "process": {"terminal"},
     "text_files": set(),

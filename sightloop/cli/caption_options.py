@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+from sightloop.ranges import Count, CountOrNone, require_ranges
+
 Positional = tyro.conf.Positional
 BrokenImages = Literal["leave-out", "stop"]
 
@@ -18,13 +20,13 @@ class DecodeOptions:
 
     prompt: str = ""
     """Text that captions go on from; default as the run was evaluated."""
-    beams: int | None = None
+    beams: Count | None = None
     """Beams; default as the run was evaluated, else the paper's 5."""
-    no_repeat_ngram: int | None = None
+    no_repeat_ngram: CountOrNone | None = None
     """Word sequences of this length never repeat, 0 = they may; default as the run was evaluated, else 2."""
-    min_tokens: int | None = None
+    min_tokens: CountOrNone | None = None
     """Default as the run was evaluated, else 4."""
-    max_tokens: int | None = None
+    max_tokens: Count | None = None
     """Default as the run was evaluated, else 60."""
 
 
@@ -48,6 +50,9 @@ class CaptionOptions:
     output: Path | None = None
     """Write .jsonl with "image" and "caption" there instead."""
 
+    def __post_init__(self) -> None:
+        require_ranges(self)
+
 
 @dataclass(frozen=True, kw_only=True)
 class RecallOptions:
@@ -67,7 +72,7 @@ class RecallOptions:
     """Folder that the names of the images start from."""
     split: str = "test"
     """Split of a Karpathy JSON."""
-    limit: int | None = None
+    limit: Count | None = None
     """At most so many images, from the first."""
     clip: str = ""
     """CLIP model: folder or hub name; default the run's own (held_out.clip). The bundled one measures the
@@ -86,6 +91,9 @@ class RecallOptions:
     """auto (an accelerator if there is one, else the CPU), cpu, cuda, cuda:1, xpu or mps."""
     output: Path | None = None
     """Write figures, ranks and captions there as JSON."""
+
+    def __post_init__(self) -> None:
+        require_ranges(self)
 
 
 @dataclass(frozen=True, kw_only=True)

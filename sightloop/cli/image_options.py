@@ -10,6 +10,7 @@ import tyro
 
 from sightloop.models.families import Parts
 from sightloop.models.prompt_strings import PromptOptions
+from sightloop.ranges import Count, NotNegative, Seed, require_ranges
 
 Positional = tyro.conf.Positional
 
@@ -33,9 +34,12 @@ class ConvertOptions:
     """MAGVIT-v2 (folder, hub name or weight file), which Show-o draws with."""
     tokenizer: Path | None = None
     """Folder or hub name of the tokenizer (Show-o: Phi-1.5's), where the source has none."""
-    max_text_tokens: int | None = None
+    max_text_tokens: Count | None = None
     """Text positions that a Show-o was trained with; default 128."""
     prompts: PromptOptions = field(default_factory=PromptOptions)
+
+    def __post_init__(self) -> None:
+        require_ranges(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,19 +65,22 @@ class DrawOptions:
 
     prompt: Positional[str]
     """What the images shall show."""
-    number: int = 4
+    number: Count = 4
     """How many images to draw."""
     output: Path = Path("drawings")
     """Folder; its images are kept and their numbers continued."""
-    steps: Annotated[int | None, tyro.conf.arg(name="rounds")] = None
+    steps: Annotated[Count | None, tyro.conf.arg(name="rounds")] = None
     """Rounds of a masked decoder (Show-o): more are slower and truer."""
-    guidance: float | None = None
+    guidance: NotNegative | None = None
     """How far the prompt counts; 0 = no guidance. Scales differ between families."""
-    temperature: float | None = None
+    temperature: NotNegative | None = None
     """Temperature of sampling; 1 = the model's own distribution."""
-    seed: int = 0
+    seed: Seed = 0
     """Everything random follows from it."""
     source: Annotated[ModelOptions, tyro.conf.arg(name="")] = ModelOptions()
+
+    def __post_init__(self) -> None:
+        require_ranges(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +89,9 @@ class AskOptions:
 
     image: Positional[Path]
     question: Positional[str]
-    max_tokens: int = 64
+    max_tokens: Count = 64
     """Longest answer."""
     source: Annotated[ModelOptions, tyro.conf.arg(name="")] = ModelOptions()
+
+    def __post_init__(self) -> None:
+        require_ranges(self)

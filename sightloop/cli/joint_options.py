@@ -10,6 +10,7 @@ import tyro
 
 from sightloop.evaluators.settings import JointSettings
 from sightloop.models.families import Parts
+from sightloop.ranges import Count, require_ranges
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +37,7 @@ class JointOptions:
     """Words of the quizzes; auto = as the run was trained, the embedded world's for its own models, else
     "real".
     """
-    max_tokens: int | None = None
+    max_tokens: Count | None = None
     """Longest answer; default as the run was trained, else 32."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Precision of frozen weights."""
@@ -46,3 +47,6 @@ class JointOptions:
     """Write everything there as JSON: figures, intervals, every drawing's verdict and answer."""
     pictures: Annotated[Path | None, tyro.conf.arg(name="image-dir")] = None
     """Folder for sheet.png: the drawings of both models side by side, right ones framed in green."""
+
+    def __post_init__(self) -> None:
+        require_ranges(self)

@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+from sightloop.ranges import Count, Fraction
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataSettings:
@@ -24,9 +26,9 @@ class DataSettings:
     """Column of the images in parquet files that have several; empty = the only one, or "image"."""
     fit: Literal["crop", "squash"] = "squash"
     """Square images by cropping, or as BLIP-2's own processor does."""
-    workers: int = 2
+    workers: Count = 2
     """Threads that read images ahead."""
-    max_broken_fraction: float = 0.05
+    max_broken_fraction: Fraction = 0.05
     """Share of the images that may be broken before the run stops."""
-    max_pixels: int = 89_478_485
+    max_pixels: Count = 89_478_485
     """An image of more pixels counts as broken."""

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from sightloop.models.families import Parts
+from sightloop.ranges import Count, Fraction, NotNegative, Seed, require_ranges
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,18 +20,18 @@ class DrawerOptions:
     """Model that draws the images first, into --images: folder or hub name of a Show-o or Janus, a run, or
     "shapes" for the embedded world's. Without it the images have to be there.
     """
-    per_prompt: int = 4
+    per_prompt: Count = 4
     """Images of each prompt; officially 4."""
-    steps: Annotated[int | None, tyro.conf.arg(name="rounds")] = None
+    steps: Annotated[Count | None, tyro.conf.arg(name="rounds")] = None
     """Rounds of a masked decoder (Show-o); default the distribution of the model's authors, as the next
     two."""
-    guidance: float | None = None
+    guidance: NotNegative | None = None
     """Classifier-free guidance; 0 = none. Scales differ between families."""
-    temperature: float | None = None
+    temperature: NotNegative | None = None
     """Temperature of sampling; 1 = the model's own distribution."""
-    seed: int = 0
+    seed: Seed = 0
     """The seed of an image is made from this, its prompt and its number."""
-    draw_batch: int = 8
+    draw_batch: Count = 8
     """Images drawn together; they do not depend on it."""
     world_model: Literal["show-o", "janus"] = "show-o"
     """Which of the embedded world's models draws for "shapes"."""
@@ -52,11 +53,11 @@ class DetectorOptions:
     """File of detections instead, one image a line, such as mmdetection's or an earlier evaluation's."""
     colors: str = ""
     """CLIP that names colors: folder or hub name; officially openai/clip-vit-large-patch14."""
-    threshold: float | None = None
+    threshold: Fraction | None = None
     """An object counts above this score; default 0.3, or the checker's own for "shapes"."""
-    counting_threshold: float | None = None
+    counting_threshold: Fraction | None = None
     """The same for the counting task; default 0.9, or 0.3 for zero-shot detectors, or the checker's own."""
-    max_overlap: float = 1.0
+    max_overlap: Fraction = 1.0
     """Objects of a class that overlap this much count once; 1 = officially never."""
     device: str = "auto"
     """auto (an accelerator if there is one, else the CPU), cpu, cuda, cuda:1, xpu or mps."""
@@ -77,7 +78,7 @@ class GenEvalOptions:
     """File of the prompts that the folder has to hold; default the numbers of the 553 official ones;
     "shapes" = 24 of the embedded world.
     """
-    batch: int = 1
+    batch: Count = 1
     """Images that go through the detector together."""
     output: Path | None = None
     """The results file; default results.jsonl in the folder of images."""
@@ -86,6 +87,9 @@ class GenEvalOptions:
     compare: Path | None = None
     """An earlier results file: prints what changed since, paired by prompt."""
     drawer: Annotated[DrawerOptions, tyro.conf.arg(name="")] = DrawerOptions()
+
+    def __post_init__(self) -> None:
+        require_ranges(self)
 
     @property
     def results_file(self) -> Path:

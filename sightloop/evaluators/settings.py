@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from sightloop.ranges import Count, CountOrNone, Seed
+
 
 @dataclass(frozen=True, kw_only=True)
 class HeldOutSettings:
@@ -18,19 +20,19 @@ class HeldOutSettings:
     """Split of a Karpathy JSON."""
     column: str = ""
     """As `data.column`."""
-    limit: int | None = None
+    limit: Count | None = None
     """At most so many images, from the first."""
     clip: str = "laion/CLIP-ViT-g-14-laion2B-s12B-b42K"
     """CLIP that measures recall: folder or hub name; never one that rewards."""
     fit: Literal["crop", "squash"] = "crop"
     """The paper crops both for captioning and for retrieval."""
-    beams: int = 5
+    beams: Count = 5
     """Beams of the evaluated captions; 1 = greedy."""
-    no_repeat_ngram: int = 2
+    no_repeat_ngram: CountOrNone = 2
     """Word sequences of this length never repeat; 0 = they may."""
-    min_tokens: int = 4
+    min_tokens: CountOrNone = 4
     """Shortest caption in tokens."""
-    max_tokens: int = 60
+    max_tokens: Count = 60
     """Longest text in tokens."""
 
 
@@ -44,7 +46,7 @@ class JointSettings:
 
     file: str = ""
     """Quizzes as in `quizzes.file`; empty = a fixed set made by the grammar, kept out of training."""
-    per_category: int = 48
+    per_category: CountOrNone = 48
     """Drawings a category, at least 4 a prompt; 0 = no evaluation. With a file: 4 a prompt."""
     detector: str = ""
     """Mask2Former (folder or hub name) or module:function; empty in the embedded world = its checker."""
@@ -54,5 +56,5 @@ class JointSettings:
     """Images that are not the policy's own, in GenEval's folder, to be asked about; empty = scenes of the
     embedded world, or none.
     """
-    seed: int = 1
+    seed: Seed = 1
     """Everything random follows from it."""

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from sightloop.late import late
 from sightloop.models.prompt_strings import PromptOptions
+from sightloop.ranges import Count, Positive, Rank
 from sightloop.text_files import read_json
 
 Form = Literal["sightloop", "official", "transformers"]
@@ -27,9 +28,9 @@ _KEYS = ("family", "_class_name", "model_type")
 class CaptionerChoices:
     """How captioners other than BLIP-2 read prompts and images, and what of them is trained."""
 
-    lora_rank: int = 16
+    lora_rank: Rank = 16
     """Rank of the low-rank adapters."""
-    lora_alpha: float | None = None
+    lora_alpha: Positive | None = None
     """None = twice the rank."""
     lora_targets: tuple[str, ...] = ()
     """Last names of the adapted linear layers (q_proj v_proj); none = all of the language model."""
@@ -37,7 +38,7 @@ class CaptionerChoices:
     """The whole prompt, with {prompt} and the model's image token in it; empty = the model's chat template,
     or the image and then the prompt where it has none.
     """
-    image_size: int | None = None
+    image_size: Count | None = None
     """Side of the images in pixels; None = as the vision tower's configuration says."""
     reuse_features: bool = True
     """Run the frozen tower once an image; False runs the whole model in every pass."""

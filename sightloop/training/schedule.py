@@ -5,47 +5,42 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from sightloop.ranges import Count, CountOrNone, Positive, Rate, Seed, require_ranges
+
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
     """Steps, learning rates and the rhythm of saving and evaluating."""
 
-    steps: int = 700
+    steps: Count = 700
     """Optimizer steps (Paper: about 700, on 3 million images)."""
-    micro_batch: int = 64
+    micro_batch: Count = 64
     """Samples a backward pass; any size gives the same gradient."""
-    learning_rate: float = 1e-5
+    learning_rate: Rate = 1e-5
     """Paper: section 3.6."""
-    warmup_steps: int = 20
+    warmup_steps: CountOrNone = 20
     """Linear from 0 (Paper: section 3.6)."""
     decay: Literal["none", "linear", "cosine"] = "none"
     """How the rates fall to 0 after the warm-up (Paper: none)."""
     clip: Literal["value", "norm", "none"] = "value"
     """Clamp every gradient element, or scale the gradient of each trainable part (Paper: "clamp")."""
-    clip_at: float = 1.0
+    clip_at: Positive = 1.0
     """Where the gradient is clamped, or the norm it is scaled to."""
-    save_every: int = 50
+    save_every: Count = 50
     """Steps between checkpoints."""
-    eval_every: int = 50
+    eval_every: Count = 50
     """Steps between evaluations; the first is before training."""
-    sample_every: int = 50
+    sample_every: Count = 50
     """Steps between galleries of samples in the run folder."""
-    seed: int = 0
+    seed: Seed = 0
     """Everything random follows from it."""
-    keep_checkpoints: int = 2
+    keep_checkpoints: Count = 2
     """Newest checkpoints that stay, beside the best one."""
     best_metric: str | None = "held_out/recall@1"
     """The checkpoint that is best by this figure is kept besides the newest ones."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "micro_batch", "save_every", "eval_every", "sample_every", "keep_checkpoints"):
-            if (value := getattr(self, name)) < 1:
-                raise ValueError(f"{name} is {value}; use at least 1")
-        if self.warmup_steps < 0:
-            raise ValueError(f"warmup_steps is {self.warmup_steps}; use 0 for none")
-        for name in ("learning_rate", "clip_at"):
-            if (value := getattr(self, name)) <= 0:
-                raise ValueError(f"{name} is {value}; use a positive number")
+        require_ranges(self)
 
     def learning_rate_of(self, part: str) -> float:
         """The highest rate of a trainable part."""
@@ -57,14 +52,8 @@ class Schedule:
 class CriticSchedule(Schedule):
     """The same beside a critic, which may learn at a rate of its own."""
 
-    critic_learning_rate: float | None = None
+    critic_learning_rate: Rate | None = None
     """None = as the policy's."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        rate = self.critic_learning_rate
-        if rate is not None and rate <= 0:
-            raise ValueError(f"critic_learning_rate is {rate}; use a positive number")
 
     def learning_rate_of(self, part: str) -> float:
         """The highest rate of a trainable part."""

@@ -108,7 +108,7 @@ def test_every_preset_survives_json(recipe: str) -> None:
     ("options", "message"),
     [
         (["--group", "1"], "group is 1; GRPO compares the drawings of a prompt, use at least 2"),
-        (["--prompts", "0"], "prompts is 0, group is 2; use at least 1"),
+        (["--prompts", "0"], "prompts is 0; use at least 1"),
         (["--updates", "2"], "updates is 2, but method 'unirl' has no old policy"),
         (["--updates", "2", "--method", "rloo"], "updates is 2, but method 'rloo' has no old policy"),
         (["--updates", "0", "--method", "grpo"], "updates is 0; use at least 1"),
@@ -150,7 +150,7 @@ def test_every_preset_survives_json(recipe: str) -> None:
         (["--judge.colors", "clip", "--rewards.detector", "1"], "colors is 'clip' without a detector"),
         (["--custom-rewards", "nowhere.py:it"], "nowhere.py"),
         (["--model", "no/such/folder"], "no/such/folder is not a folder"),
-        (["--quizzes.position", "-1"], "use numbers from 0, at least one above"),
+        (["--quizzes.position", "-1"], "quizzes.position is -1.0; use 0 or more"),
         (
             ["--prompts", "2", "--draw.temperature", "0"],
             "under.temperature is 0: greedy tokens have no gradient",
@@ -169,7 +169,7 @@ def test_a_grpo_run_that_cannot_work_says_so_in_one_line(
     [
         (["--micro-batch", "3"], "micro_batch is 3, a rank draws 4 (prompts x group); raise micro_batch"),
         (["--filter", "best_of_group", "--group", "1"], "filter is 'best_of_group' and group is 1"),
-        (["--relaxation.temperature", "0"], "relaxation is 0.0; use None or a positive temperature"),
+        (["--relaxation.temperature", "0"], "relaxation.temperature is 0.0; use more than 0"),
         (["--relaxation.round", "3"], "only 'one-round' has a use for it"),
         (["--relaxation.codes", "some-rounds"], "relaxation.number is None; 'some-rounds' needs it"),
         (

@@ -12,6 +12,7 @@ from sightloop.algorithms.methods import METHODS
 from sightloop.evaluators.settings import PER_PROMPT, JointSettings
 from sightloop.models.families import WorldModel
 from sightloop.models.prompt_strings import PromptOptions
+from sightloop.ranges import Count, Fraction, NotNegative, Positive, Rank, Rate, Weight, require_ranges
 from sightloop.recipes.choices import Choice
 from sightloop.recipes.unirl.choices import GRPO_CHOICES, SFT_CHOICES
 from sightloop.recipes.unirl.scoring_settings import LikelihoodSettings, RelaxationSettings
@@ -36,9 +37,9 @@ class PolicySettings:
     prompts: Annotated[PromptOptions, tyro.conf.arg(prefix_name=False)] = field(default_factory=PromptOptions)
     trained: Literal["lora", "full"] = "full"
     """Adapters over the language model, or its weights."""
-    lora_rank: int = 16
+    lora_rank: Rank = 16
     """Rank of the low-rank adapters."""
-    lora_alpha: float | None = None
+    lora_alpha: Positive | None = None
     """None = twice the rank."""
 
 
@@ -54,17 +55,17 @@ class QuizSettings:
     """File of further prompts that never come, also if put in other words."""
     geneval_prompts: Literal["leave-out", "allow"] = "leave-out"
     """GenEval's 553 test prompts among quizzes with real words; leave-out = in no wording do they come."""
-    single_object: float = 1.0
+    single_object: NotNegative = 1.0
     """Share of quizzes about one object, relative to the others."""
-    two_object: float = 1.0
+    two_object: NotNegative = 1.0
     """Share of quizzes about two objects."""
-    counting: float = 1.0
+    counting: NotNegative = 1.0
     """Share of quizzes about a number of objects."""
-    colors: float = 1.0
+    colors: NotNegative = 1.0
     """Share of quizzes about a color."""
-    position: float = 1.0
+    position: NotNegative = 1.0
     """Share of quizzes about where two objects are."""
-    color_attr: float = 1.0
+    color_attr: NotNegative = 1.0
     """Share of quizzes about the colors of two objects."""
 
 
@@ -72,13 +73,13 @@ class QuizSettings:
 class DrawSettings:
     """How images are drawn in training; None = as the model's authors draw."""
 
-    guidance: float | None = None
+    guidance: NotNegative | None = None
     """Classifier-free guidance; 0 = none. Scales differ between families."""
-    steps: Annotated[int | None, tyro.conf.arg(name="rounds")] = None
+    steps: Annotated[Count | None, tyro.conf.arg(name="rounds")] = None
     """Rounds of a masked decoder."""
-    temperature: float = 1.0
+    temperature: NotNegative = 1.0
     """Temperature of sampling; 1 = the model's own distribution."""
-    batch: int | None = None
+    batch: Count | None = None
     """Images drawn and asked about at once on a rank; None = all."""
 
 
@@ -88,11 +89,11 @@ class AnswerSettings:
 
     answerer: Literal["self", "frozen", "average"] = "self"
     """The policy itself (the paper), the policy before training, or a moving average of it."""
-    decay: float = 0.99
+    decay: Fraction = 0.99
     """Of the moving average."""
-    temperature: float = 1.0
+    temperature: NotNegative = 1.0
     """Temperature of sampling; 1 = the model's own distribution."""
-    max_tokens: int = 32
+    max_tokens: Count = 32
     """Longest text in tokens."""
     input: Literal["codes", "reencoded"] = "codes"
     """What questions about a drawing read: the codes that were drawn, or the image encoded anew, as others
@@ -103,19 +104,19 @@ class AnswerSettings:
 class QuizRewards:
     """Weight of each reward; 0 leaves it out."""
 
-    points: float = 1.0
+    points: Weight = 1.0
     """One point a fact that the answer tells (the paper's figure: 0, 1, 2)."""
-    share: float = 0.0
+    share: Weight = 0.0
     """Share of the facts told: every category has the same range."""
-    all_facts: float = 0.0
+    all_facts: Weight = 0.0
     """1 for an answer that tells every fact."""
-    negative_questions: float = 0.0
+    negative_questions: Weight = 0.0
     """1 if the question about something absent is denied; asks one more question a drawing."""
-    object_identification: float = 0.0
+    object_identification: Weight = 0.0
     """1 if the thing whose color was asked for is named too; asks one more question about such drawings."""
-    text_judge: float = 0.0
+    text_judge: Weight = 0.0
     """A language model's opinion of the answer (`judge.text_model`)."""
-    detector: float = 0.0
+    detector: Weight = 0.0
     """Share of the prompt that a detector finds in the drawing (`judge.detector`); asks nobody."""
 
 
@@ -139,13 +140,13 @@ class QuizJudge:
 class ObjectiveSettings:
     """What drawing and answering weigh, and how their gradients meet."""
 
-    drawing: float | None = None
+    drawing: NotNegative | None = None
     """None = 1; but 0 in supervised training end to end, where the answer's loss trains the drawings."""
-    answering: float = 1.0
+    answering: NotNegative = 1.0
     """Weight of the answers' loss."""
     balance: bool = False
     """Scale the two gradients to the same norm before they are added, whatever the sides weigh."""
-    per_turn_every: int = 10
+    per_turn_every: Count = 10
     """Steps between measurements of both gradient norms and their cosine; costs one more backward pass."""
 
 
@@ -157,9 +158,9 @@ class UniConfig:
     """Folder or hub name of a Show-o or Janus; empty = the embedded world's."""
     world_model: WorldModel = "show-o"
     """Which of the embedded world's models, if no policy is named."""
-    prompts: int = 8
+    prompts: Count = 8
     """Prompts a step, over all ranks (the paper: one a GPU on eight)."""
-    group: int = 3
+    group: Count = 3
     """Drawings a prompt."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """Frozen weights, and products of a language model that is trained as a whole; trained weights are always
@@ -196,8 +197,7 @@ class UniConfig:
     )
 
     def __post_init__(self) -> None:
-        if self.prompts < 1 or self.group < 1:
-            raise ValueError(f"prompts is {self.prompts}, group is {self.group}; use at least 1")
+        require_ranges(self)
         if self.answer.max_tokens < 2:
             raise ValueError(
                 f"answer.max_tokens is {self.answer.max_tokens}; an answer has a word and an end"
@@ -229,13 +229,13 @@ class GrpoConfig(UniConfig):
     advantages: Literal["standardized", "centered", "leave-one-out"] | None = None
     """Rewards minus the group's mean and divided by its deviation, not divided, or minus the mean of the
     others; None = the method's (UniRL: standardized)."""
-    kl_weight: float | None = None
+    kl_weight: NotNegative | None = None
     """Of the divergence from the policy before training; None = the method's (UniRL: 0.2)."""
-    clip_low: float | None = None
+    clip_low: Rate | None = None
     """How far below 1 the ratio to the old policy may fall before it is clipped."""
-    clip_high: float | None = None
+    clip_high: Positive | None = None
     """Bounds of the ratio around 1; None = the method's (UniRL: none, its ratio is 1)."""
-    updates: int = 1
+    updates: Count = 1
     """Updates from one rollout; more than 1 needs a method with an old policy."""
     drop_zero_variance_groups: bool | None = None
     """Leave out prompts whose drawings all earned the same; None = the method's (UniRL: no, DAPO: yes)."""
@@ -246,8 +246,6 @@ class GrpoConfig(UniConfig):
         super().__post_init__()
         if self.group < 2:
             raise ValueError(f"group is {self.group}; GRPO compares the drawings of a prompt, use at least 2")
-        if self.updates < 1:
-            raise ValueError(f"updates is {self.updates}; use at least 1")
         if self.method not in METHODS:
             raise ValueError(f"method is {self.method!r}; there are: {', '.join(METHODS)}")
         if self.updates > 1 and not METHODS[self.method].old_policy:
@@ -271,7 +269,7 @@ class SftConfig(UniConfig):
     """The answer's loss reaches the drawing side through relaxed codes; False trains on own drawings."""
     filter: Literal["none", "answer_correct", "best_of_group"] = "none"
     """Which drawings are learned from: all (the paper), those answered right, or the best of each group."""
-    kl_weight: float = 0.0
+    kl_weight: NotNegative = 0.0
     """Of the divergence from the policy before training, on both sides; 0 = none (the paper names none)."""
     relaxation: RelaxationSettings = field(default_factory=RelaxationSettings)
     likelihood: LikelihoodSettings = field(default_factory=LikelihoodSettings)
@@ -282,8 +280,6 @@ class SftConfig(UniConfig):
         if self.filter == "best_of_group" and self.group < 2:
             raise ValueError(f"filter is 'best_of_group' and group is {self.group}; use at least 2")
         self.relaxation.require_sense()
-        if self.kl_weight < 0:
-            raise ValueError(f"kl_weight is {self.kl_weight}; use 0 for no divergence or a positive weight")
 
     @property
     def drawing_weight(self) -> float:

@@ -6,7 +6,9 @@ Light to import: the command line reads it before any network is loaded.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+from sightloop.ranges import Count, Positive, Range
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,7 +17,7 @@ class LikelihoodSettings:
 
     unmasking: Literal["trajectory", "subsampled", "remasked"] = "remasked"
     """Masked decoders: all rounds as drawn, some of them, or codes hidden anew (UniRL's training code)."""
-    number: int = 1
+    number: Count = 1
     """Rounds kept, or ratios of hidden codes."""
     guided: bool = False
     """The distribution that drew the codes, guidance included; False = the model's own distribution, at half
@@ -26,7 +28,7 @@ class LikelihoodSettings:
 class RelaxationSettings:
     """Straight-through codes that let the answer's loss reach the drawing side."""
 
-    temperature: float = 1.0
+    temperature: Positive = 1.0
     """Temperature of the relaxed codes; lower = nearer to single codes."""
     hard: bool = True
     """One-hot codes with a soft gradient; False = the soft codes themselves."""
@@ -35,9 +37,9 @@ class RelaxationSettings:
     with which the drawing ends; `some-rounds`: of a finished drawing those of `number` of its rounds, others
     in each drawing; `all`: all of a finished drawing. None = `one-round`, or `all` without rounds (Janus).
     """
-    number: int | None = None
+    number: Count | None = None
     """Rounds of `some-rounds`."""
-    round: int | None = None
+    round: Annotated[int, Range()] | None = None
     """Round of `one-round`; negative counts from the end, None = the middle one."""
 
     def require_sense(self) -> None:
@@ -51,8 +53,6 @@ class RelaxationSettings:
                 f"relaxation.codes is {self.codes!r} and relaxation.number is {self.number}; 'some-rounds' "
                 "needs it, the others have no use for it"
             )
-        if self.number is not None and self.number < 1:
-            raise ValueError(f"relaxation.number is {self.number}; relax at least 1 round")
         if self.round is not None and self.codes != "one-round":
             raise ValueError(
                 f"relaxation.round is {self.round} and relaxation.codes is {self.codes!r}; only 'one-round' "

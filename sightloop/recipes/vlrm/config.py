@@ -13,6 +13,17 @@ import tyro
 from sightloop.data.settings import DataSettings
 from sightloop.evaluators.settings import HeldOutSettings
 from sightloop.models.families import CaptionerChoices
+from sightloop.ranges import (
+    Count,
+    CountOrNone,
+    Fraction,
+    NotNegative,
+    Positive,
+    Rank,
+    Weight,
+    Width,
+    require_ranges,
+)
 from sightloop.recipes.choices import Choice
 from sightloop.recipes.vlrm.algorithms import ALGORITHMS
 from sightloop.recipes.vlrm.choices import CHOICES
@@ -28,17 +39,17 @@ else:
 class RewardWeights:
     """Weight of each reward; 0 leaves it out (Paper: eq. 1, all 1)."""
 
-    similarity: float = 1.0
+    similarity: Weight = 1.0
     """Image-text matching logit of the judge."""
-    reference: float = 1.0
+    reference: Weight = 1.0
     """Mean log-probability of the text under a language model."""
-    retrieval: float = 0.0
+    retrieval: Weight = 0.0
     """In-batch retrieval term of a second CLIP (Paper: eq. 5, 0.3 in VLRM-RS)."""
-    missing_end: float = 1.0
+    missing_end: Weight = 1.0
     """Weight of the penalty for a caption that was cut off before its end."""
-    bad_phrases: float = 1.0
+    bad_phrases: Weight = 1.0
     """Weight of the penalty for the paper's bad phrases (its table 6)."""
-    repeats: float = 1.0
+    repeats: Weight = 1.0
     """Weight of the penalty for words that come again."""
 
 
@@ -50,15 +61,15 @@ class JudgeSettings:
     """BLIP-2 image-text matcher: folder or hub name. The paper does not name the checkpoint; this one saw
     no labels.
     """
-    max_text_tokens: int = 64
+    max_text_tokens: Count = 64
     """Judge's text length; LAVIS cuts at 32, which hides the tail of long captions."""
     reuse_tower: Literal["auto", "never"] = "auto"
     """Use the captioner's vision tower when all its tensors are equal."""
     retrieval_clip: str = "laion/CLIP-ViT-bigG-14-laion2B-39B-b160k"
     """CLIP of the retrieval term; loaded only if the term has a weight."""
-    contrast: int | None = None
+    contrast: Count | None = None
     """Captions contrasted in the retrieval term; None = those judged together."""
-    logit_scale: float = 1.0
+    logit_scale: Positive = 1.0
     """Multiplies the cosines of eq. 5, which prints none."""
     reference_model: str = ""
     """Another language model for the reference term; empty = the captioner's own frozen one."""
@@ -76,15 +87,15 @@ class JudgeSettings:
 class CriticSettings:
     """Value head and its adapters (A2C only)."""
 
-    widths: tuple[float, ...] = (2, 4, 8)
+    widths: tuple[Width, ...] = (2, 4, 8)
     """Hidden widths in hidden sizes; none = the linear head that the paper reports to collapse."""
-    lora_rank: int = 4
+    lora_rank: Rank = 4
     """Rank of the low-rank adapters."""
-    lora_alpha: float | None = None
+    lora_alpha: Positive | None = None
     """None = twice the rank."""
     position: Literal["pre", "post"] = "pre"
     """Read the state that predicts a token (unbiased baseline) or the one that has read it."""
-    value_weight: float = 1.0
+    value_weight: Positive = 1.0
     """Weight of the critic's loss."""
 
 
@@ -92,15 +103,15 @@ class CriticSettings:
 class CaptionSampling:
     """How captions are drawn in training (Paper: section 3.6)."""
 
-    temperature: float = 2.0
+    temperature: NotNegative = 2.0
     """Temperature of sampling; 1 = the model's own distribution."""
-    top_k: int = 6
+    top_k: CountOrNone = 6
     """Tokens are drawn among the k likeliest; none = among all."""
-    max_new_tokens: int = 60
+    max_new_tokens: Count = 60
     """Longest caption in tokens, its end included."""
     prompt: str = ""
     """Text that captions continue; empty = the model's own."""
-    per_image: int = 1
+    per_image: Count = 1
     """Captions an image; more than 1 suits `--algorithm group`."""
 
 
@@ -118,13 +129,13 @@ class VlrmConfig:
     """What is pushed: p (Paper: eq. 4 as printed) or log p; None = p, and log p for scst."""
     score_under: Literal["model", "sampling"] = "model"
     """Whose probability: the model's at temperature 1, or the distribution that drew the captions."""
-    gamma: float = 1.0
+    gamma: Fraction = 1.0
     """Discount of later rewards in a token's return; 1 = none (Paper: 1)."""
     average_over: Literal["caption", "token"] | None = None
     """Every caption or every token weighs the same in the loss; None = captions, and tokens for scst."""
-    batch: int = 4096
+    batch: Count = 4096
     """Images a step, over all ranks."""
-    draw_batch: int | None = 256
+    draw_batch: Count | None = 256
     """Captions drawn and judged at once on a rank; None = all."""
     keep_features: bool = True
     """Keep the frozen tower's features through the step; False computes them anew in each pass."""
@@ -155,6 +166,7 @@ class VlrmConfig:
     choices: ClassVar[tuple[Choice, ...]] = CHOICES
 
     def __post_init__(self) -> None:
+        require_ranges(self)
         if self.batch < 2:
             raise ValueError(
                 f"batch is {self.batch}; the advantages are standardized over it, use at least 2"
