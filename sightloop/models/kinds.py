@@ -13,7 +13,7 @@ _KNOWN = {
         "--clip, --held-out.clip, --judge.retrieval-clip and --custom-rewards clip:NAME take it",
     ),
     "siglip": ("a SigLIP", "--custom-rewards siglip:NAME takes it"),
-    "siglip2": ("a SigLIP 2 of any resolution, which no option takes", "use one of a fixed resolution"),
+    "siglip2": ("a SigLIP 2 of any resolution", "of SigLIP 2 use one of a fixed resolution"),
     "blip": ("a BLIP, which no option takes", "the options take BLIP-2"),
     "instructblip": ("an InstructBLIP, which no option takes", "the options take BLIP-2"),
     "janus": ("a Janus", "`draw`, `ask` and `train unirl-grpo --model` take it"),

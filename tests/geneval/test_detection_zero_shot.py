@@ -218,5 +218,5 @@ def test_what_cannot_detect_is_refused(hub: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"0.png has no names to look for"):
         detector.detect([picture()])
     BertConfig().save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="is a bert model; use one of grounding-dino, owlv2"):
+    with pytest.raises(ValueError, match="not a Grounding DINO or an OWLv2"):
         ZeroShotDetector.from_pretrained(tmp_path)

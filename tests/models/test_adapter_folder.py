@@ -73,6 +73,10 @@ def test_adapters_that_do_not_fit_are_refused_and_not_loaded(make: Make, tmp_pat
     refused(r"is \(3, 3\), the captioner wants \(2, ", weights | {first: torch.zeros(3, 3)})
     refused("alpha / rank is 7.5, the captioner has 2", lora_alpha=15)
     refused("use_rslora is on", use_rslora=True)
+    refused(f"{first} is not finite", weights | {first: torch.full_like(weights[first], torch.nan)})
+    (tmp_path / "adapter" / "adapter_model.safetensors").write_bytes(b"version https://git-lfs")
+    with pytest.raises(ValueError, match="is a pointer of Git LFS"):
+        load_adapter(other, tmp_path / "adapter")
     with pytest.raises(ValueError, match="is not an adapter folder"):
         load_adapter(other, tmp_path)
     with pytest.raises(ValueError, match="is not empty"):

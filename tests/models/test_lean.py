@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from benchmarks.device_counts import counted
 from sightloop.models.decoding.fused_decoder import Scratch, SideBySide, is_plain
+from sightloop.models.janus.body import few_rows
 from sightloop.models.janus.policy import Janus
 from sightloop.models.show_o.fused_rounds import still_unknown, unknown_columns
 from sightloop.models.show_o.policy import ShowO
@@ -139,6 +140,15 @@ def test_layers_side_by_side_are_the_layers() -> None:
     with torch.no_grad():
         wanted = torch.cat([linear(inputs) for linear in linears], 1)
         torch.testing.assert_close(SideBySide(Scratch(), *linears)(inputs), wanted)
+
+
+@pytest.mark.parametrize("rows", [1, 8, 16, 17])
+def test_a_large_head_gives_few_rows_what_the_layer_gives(rows: int) -> None:
+    torch.manual_seed(0)
+    layer, hidden = torch.nn.Linear(512, 8192), torch.randn(rows, 512)
+    found = few_rows(layer, hidden)
+    torch.testing.assert_close(found, layer(hidden), rtol=1e-5, atol=1e-5)
+    assert found.is_contiguous()
 
 
 def test_hooks_of_others_are_obeyed() -> None:

@@ -10,7 +10,7 @@ import tiny_captioners
 import torch
 from damaged_folders import change_json, change_tensors, copy_of, pictures, refusal, without
 from safetensors.torch import load_file
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from sightloop.cli import main
 from sightloop.evaluation.text_model import TextModel
@@ -169,14 +169,33 @@ def test_code_of_a_model_folder_is_never_run(
         ("held_out__clip", "judge", "is a BLIP-2 matcher, not a CLIP", "--judge.model"),
         ("judge__reference_model", "clip", "is a CLIP, not a language model", "--held-out.clip"),
         ("policy", "clip", "is a CLIP, not a captioner", "--held-out.clip"),
+        ("custom_rewards", "class:clip", "is a CLIP, not an image classifier", "--held-out.clip"),
+        ("custom_rewards", "vqa:clip", "is a CLIP, not a model that answers", "--held-out.clip"),
+        ("custom_rewards", "clip:judge", "is a BLIP-2 matcher, not a CLIP or a SigLIP", "--judge.model"),
     ],
 )
 def test_a_model_at_the_wrong_option_is_sent_to_the_right_one(
     option: str, name: str, is_what: str, takes: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pictures(tmp_path)
-    told = refusal(capsys, *train(tmp_path, **{option: str(WEIGHTS / name)}))
+    reward, _, model = name.rpartition(":")
+    named = f"{reward}:{WEIGHTS / model}" if reward else str(WEIGHTS / model)
+    told = refusal(capsys, *train(tmp_path, **{option: named}))
     assert is_what in told and takes in told
+
+
+@pytest.mark.parametrize("command", ["draw", "ask"])
+def test_a_tokenizer_beyond_a_janus_embedding_is_refused(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = copy_of("janus", tmp_path)
+    words = AutoTokenizer.from_pretrained(folder)
+    words.add_tokens([f"<more_{number}>" for number in range(40)])
+    words.save_pretrained(folder)
+
+    image = [str(pictures(tmp_path) / "0.png")] if command == "ask" else []
+    told = refusal(capsys, command, *image, "what?", "--model", str(folder))
+    assert "has the token '<more_" in told and "not of one model" in told
 
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"

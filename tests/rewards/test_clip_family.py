@@ -223,7 +223,7 @@ def test_folders_that_cannot_judge_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"lacks 1 of \d+ weights \(text_projection\.weight\)"):
         ClipSimilarity.from_pretrained(folder)
     Siglip2Config().save_pretrained(tmp_path / "naflex")
-    with pytest.raises(ValueError, match="'siglip2', not a CLIP or SigLIP; of SigLIP 2 use"):
+    with pytest.raises(ValueError, match="a SigLIP 2 of any resolution, not a CLIP or a SigLIP; of Sig"):
         ClipSimilarity.from_pretrained(tmp_path / "naflex")
     whole = clip_folder(tmp_path / "whole")
     with pytest.raises(ValueError, match="which only SigLIP was trained for"):

@@ -131,7 +131,7 @@ def draw(
         logits, candidates = logits.topk(top_k, dim=-1)
     else:
         candidates = None
-    law = (logits / sampling.temperature).log_softmax(-1)
+    law = (logits if sampling.temperature == 1 else logits / sampling.temperature).log_softmax(-1)
     cumulative = law.exp().cumsum(-1)
     # A number below 1 times the sum is at most the sum: the last candidate, if rounding left nothing between.
     point = uniform[:, None] * cumulative[:, -1:]

@@ -7,15 +7,30 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from sightloop.models.janus.fused_llama import LeanLlama
 from sightloop.models.transformers_internals import Cache, attention_of, cache_argument, roomy_cache
+
+_FEW_ROWS, _LARGE_LAYER = 16, 2**22
+"""Rows, and weights of a layer: beyond the second it does not fit into caches."""
 
 
 def places_of(mask: Bool[Tensor, "B L"]) -> Int[Tensor, "B L"]:
     """Positions of rows that are padded on the left."""
     return (mask.long().cumsum(1) - 1).clamp(min=0)
+
+
+def few_rows(layer: nn.Linear, rows: Float[Tensor, "R h"]) -> Float[Tensor, "R V"]:
+    """A layer on some rows. On a CPU a large one is read once if its weights stand on the left."""
+    if (
+        rows.device.type != "cpu"
+        or len(rows) > _FEW_ROWS
+        or layer.weight.numel() < _LARGE_LAYER
+        or layer.bias is None
+    ):
+        return layer(rows)
+    return torch.addmm(layer.bias[:, None], layer.weight, rows.t()).t().contiguous()
 
 
 class JanusBody:
@@ -111,7 +126,7 @@ class JanusBody:
         if branches == 2:
             given, blank = features.chunk(2)
             features = torch.lerp(blank, given, guidance)
-        return head.vision_head(features.to(head.vision_head.weight.dtype)).float()
+        return few_rows(head.vision_head, features.to(head.vision_head.weight.dtype)).float()
 
     def _before_last(self, hidden: Float[Tensor, "*N h"]) -> Float[Tensor, "*N w"]:
         head = self._core.generation_head
