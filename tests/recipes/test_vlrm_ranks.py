@@ -16,6 +16,7 @@ from sightloop.recipes.vlrm.config import PAPER_RS, SHAPES_RS
     [
         (["--batch", "25", "--draw-batch", "24"], "contrast 1 of"),
         (["--batch", "24", "--draw-batch", "1"], "contrast 1 of"),
+        (["--batch", "30", "--draw-batch", "24"], "contrast 6 of"),
         (["--batch", "24", "--judge.contrast", "7"], "contrast 24 of"),
         (["--batch", "30", "--draw-batch", "24", "--judge.contrast", "8"], "contrast 6 of"),
     ],

@@ -193,7 +193,7 @@ class VlrmConfig:
 
         Raises:
             ValueError: the batch cannot be split, or captions judged together are too few for the retrieval
-                term, or not a multiple of `judge.contrast`.
+                term, not a multiple of `judge.contrast`, or in one part fewer than in the others.
         """
         if self.batch % num_ranks:
             raise ValueError(f"batch is {self.batch}, for {num_ranks} ranks; use a multiple of that number")
@@ -201,14 +201,17 @@ class VlrmConfig:
             return
         images, each = self.batch // num_ranks, self.draw.per_image
         together = images if self.draw_batch is None else max(1, self.draw_batch // each)
-        for number in {min(together, images), images % together or together}:
-            contrast = self.judge.contrast or number * each
+        whole = min(together, images)
+        for number in (whole, images % whole or whole):
+            # The term depends on how many are contrasted, so all captions of a batch have as many.
+            contrast = self.judge.contrast or whole * each
             if contrast < 2 or number * each % contrast:
                 raise ValueError(
                     f"the retrieval term would contrast {number * each} of the captions that are judged "
                     f"together (batch {self.batch}, ranks {num_ranks}, draw.per_image {each}, draw_batch "
-                    f"{self.draw_batch}, judge.contrast {self.judge.contrast}); let all parts hold at least "
-                    "2, and a multiple of judge.contrast"
+                    f"{self.draw_batch}, judge.contrast {self.judge.contrast}); let all parts hold equally "
+                    "many and at least 2 (a draw_batch that divides a rank's captions), or a multiple of "
+                    "judge.contrast"
                 )
 
 
