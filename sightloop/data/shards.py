@@ -7,9 +7,11 @@ starts. Damage to a shard appears as one broken image in its order.
 from __future__ import annotations
 
 import io
+import os
 import tarfile
 from collections.abc import Iterator
 from functools import partial
+from itertools import groupby
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -53,29 +55,49 @@ class _Headers(io.FileIO):
 
 
 def tar_images(path: str, start: int) -> Iterator[EncodedImage]:
-    """The images of an uncompressed tar from number `start` on; only headers are read."""
-    number, end = 0, 0
+    """The images of an uncompressed tar from number `start` on; only headers are read.
+
+    A sample is what shares a name up to the first dot, as webdataset has it: beside `1.jpg`, `1.seg.png` and
+    `1.depth.png` are not photographs.
+    """
+    number, trouble = 0, list[str]()
+    for number, member in enumerate(_photographs(_image_members(path, trouble)), 1):
+        if number > start:
+            read = partial(read_range, path, offset=member.offset_data, size=member.size)
+            yield EncodedImage(source=f"{path}!{member.name}", read=read)
+    if trouble and number >= start:
+        yield damaged(path, f"the shard cannot be read beyond {number} images: {trouble[0]}")
+
+
+def _image_members(path: str, trouble: list[str]) -> Iterator[tarfile.TarInfo]:
+    """Members that are named as images; what is wrong with the archive goes into `trouble`."""
+    end = 0
     try:
         with _Headers(path) as headers, tarfile.open(fileobj=headers, mode="r:") as tar:
             while (member := tar.next()) is not None:
                 headers.left = _HEADERS_BYTES
                 end = member.offset_data + (-(-member.size // _BLOCK) * _BLOCK if member.isreg() else 0)
                 name = PurePosixPath(member.name)
-                if (
-                    not member.isreg()
-                    or name.name.startswith(".")
-                    or name.suffix.lower() not in IMAGE_SUFFIXES
-                ):
-                    continue
-                if number >= start:
-                    read = partial(read_range, path, offset=member.offset_data, size=member.size)
-                    yield EncodedImage(source=f"{path}!{member.name}", read=read)
-                number += 1
-        trouble = _trouble_after(path, end)
+                is_hidden, is_image = name.name.startswith("."), name.suffix.lower() in IMAGE_SUFFIXES
+                if member.isreg() and is_image and not is_hidden:
+                    yield member
+        after = _trouble_after(path, end)
     except (tarfile.TarError, *DAMAGE) as error:
-        trouble = f"{error}" or type(error).__name__
-    if trouble and number >= start:
-        yield damaged(path, f"the shard cannot be read beyond {number} images: {trouble}")
+        after = f"{error}" or type(error).__name__
+    trouble += [after] if after else []
+
+
+def _photographs(members: Iterator[tarfile.TarInfo]) -> Iterator[tarfile.TarInfo]:
+    """Of each sample the images whose whole suffix is an image's, or all where none has one."""
+
+    def parts(member: tarfile.TarInfo) -> tuple[str, str]:
+        folder, name = os.path.split(member.name)
+        stem, _, suffix = name.partition(".")
+        return f"{folder}/{stem}", suffix
+
+    for _, sample in groupby(members, lambda member: parts(member)[0]):
+        images = list(sample)
+        yield from [each for each in images if "." not in parts(each)[1]] or images
 
 
 def _trouble_after(path: str, end: int) -> str:

@@ -24,6 +24,7 @@ from PIL import Image
 
 from sightloop.data.decode import Decoding
 from sightloop.data.pictures import Broken, load
+from sightloop.data.shards import tar_images
 from sightloop.data.sources import FileSource, ShardSource, Source, expand_braces, open_source
 
 
@@ -96,6 +97,18 @@ def test_tar_shards_give_their_images_in_order(tmp_path: Path) -> None:
     assert (
         contents(open_source(str(tmp_path))) == contents(open_source(f"{tmp_path}/*.tar")) == [0, 1, 2, 3, 4]
     )
+
+
+@pytest.mark.parametrize("start", range(4))
+def test_masks_and_depths_of_a_sample_are_no_photographs(tmp_path: Path, start: int) -> None:
+    kinds = {"depth.png": 90, "jpg": 0, "seg.png": 50}
+    members = {f"x/{n}.{kind}": numbered(n + more) for n in range(3) for kind, more in kinds.items()}
+    tar = write_tar(tmp_path / "masks.tar", members)
+    found = [image.source.rpartition("!")[2] for image in tar_images(str(tar), start)]
+    assert found == [f"x/{n}.jpg" for n in range(start, 3)]
+    # Two sides of a pair, or a name with dots, are the only images of their samples.
+    both = write_tar(tmp_path / "b.tar", {f"{n}.{side}.png": numbered(n) for n in (1, 2) for side in "lr"})
+    assert contents(open_source(str(both))) == [1, 1, 2, 2]
 
 
 @pytest.mark.parametrize("start", range(6))
