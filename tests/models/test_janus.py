@@ -12,6 +12,7 @@ from image_policy_contract import CHECKS
 from tiny_janus import NUM_CODES, NUM_TOKENS, pictures, stirred, tiny_janus, tiny_model, tokenizer
 from torch import Tensor, nn
 
+from sightloop.models.janus.body import JanusBody
 from sightloop.models.janus.policy import Janus
 from sightloop.types import Prompt, Sampling, Tokens, Turn
 
@@ -336,3 +337,11 @@ def test_models_and_tokenizers_that_are_not_janus_are_refused() -> None:
     for settings, said in bad:
         with pytest.raises(ValueError, match=said):
             tiny_janus(**settings)
+
+
+def test_every_position_of_a_padded_row_sees_something(janus: Janus) -> None:
+    mask = torch.tensor([[False, False, True, True], [True, True, True, True]])
+    seen = JanusBody(janus.model, pad=0)._seen(mask, 3)[:, 0]
+    assert seen.any(2).all()
+    assert seen[0].long().tolist() == [[0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 1, 1]]
+    assert torch.equal(seen[1], torch.ones(3, 4).tril(1).bool())

@@ -92,11 +92,15 @@ class JanusBody:
         return out.last_hidden_state
 
     def _seen(self, mask: Bool[Tensor, "B L"], new: int) -> Bool[Tensor, "B 1 N L"] | Int[Tensor, "B L"]:
-        """Who sees whom, written out: of a plain mask transformers asks the device if it hides anything."""
+        """Who sees whom, written out: of a plain mask transformers asks the device if it hides anything.
+
+        Pads see themselves: of a row that sees nothing some devices' attention makes no number.
+        """
         if attention_of(self.model.config.text_config) != "sdpa":
             return mask.long()
         place = torch.arange(mask.shape[1], device=mask.device)
-        return (place <= place[-new:, None]) & mask[:, None, None]
+        new_place = place[-new:, None]
+        return (place <= new_place) & mask[:, None, None] | (place == new_place)
 
     def lean(self) -> LeanLlama | None:
         """The language model as it is now in few operations; None where its layers need their own way."""
