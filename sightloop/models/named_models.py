@@ -20,16 +20,36 @@ from sightloop.models.families import (
 )
 from sightloop.models.open import local_folder, open_config
 from sightloop.models.protocols import Captioner, ImageGenerator, require_members
+from sightloop.text_files import read_json
+
+ADAPTER_CONFIG = "adapter_config.json"
 
 
 def model_config(name: str) -> PreTrainedConfig:
-    """The configuration of a model folder or hub name.
+    """The configuration of a model folder or hub name; of a folder of adapters, that of their base.
 
     Raises:
         ValueError: there is no such model, it is a run, it cannot be reached, or it has code of its own.
     """
     _refuse_run(name)
+    while (base := base_of(name)) != name:
+        name = base
     return open_config(name)
+
+
+def base_of(name: str) -> str:
+    """The model that the adapters of a folder in peft's form were trained on; any other name as it is.
+
+    Raises:
+        ValueError: the folder does not say.
+    """
+    config = Path(name) / ADAPTER_CONFIG
+    if not config.is_file() or (Path(name) / "config.json").is_file():
+        return name
+    base = read_json(config).get("base_model_name_or_path")
+    if not isinstance(base, str) or not base:
+        raise ValueError(f"{config} names no base_model_name_or_path; write there which model it adapts")
+    return base
 
 
 def captioner_family(name: str) -> CaptionerFamily:

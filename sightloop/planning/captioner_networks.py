@@ -16,6 +16,7 @@ from sightloop.models.captioners.critic import ValueHead
 from sightloop.models.captioners.prompt_reader import PromptReader
 from sightloop.models.kinds import is_captioner
 from sightloop.models.lora import Adapters
+from sightloop.models.named_models import base_of
 from sightloop.models.open import open_processor, refuse_as
 from sightloop.models.precision import DTYPES
 from sightloop.planning.counting import Language, Pass, count, language_of, on_meta, passing
@@ -145,7 +146,7 @@ def _inputs(config: VlrmConfig, source: str, given: Any) -> dict[str, Tensor]:
     objective = config.captioner.image_size or given.to_dict()["vision_config"].get("image_size") or 448
     objective = max(objective) if isinstance(objective, list | tuple) else objective
     reader = PromptReader(
-        open_processor(source, given),
+        open_processor(base_of(source), given),
         SimpleNamespace(device="cpu"),
         image_token=_image_token(given),
         template=config.captioner.template or None,

@@ -7,13 +7,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from damaged_folders import pictures
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from tiny_captioners import SIDE, Make, noise, prompt, random_weights
 from transformers import AutoModelForImageTextToText
 
+from sightloop.cli import main
 from sightloop.models.captioners.adapter_folder import export_adapter, load_adapter
+from sightloop.models.named_models import load_captioner
 from sightloop.types import Turn
+from sightloop.world.bundled import WEIGHTS
 
 
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # asked by peft
@@ -83,3 +87,33 @@ def test_adapters_that_do_not_fit_are_refused_and_not_loaded(make: Make, tmp_pat
         export_adapter(captioner, tmp_path / "adapter", base="somewhere")
     for name, tensor in other.adapters.state_dict().items():
         assert torch.equal(tensor, before[name])
+
+
+def test_exported_adapters_are_a_model_for_captions_and_training(make: Make, tmp_path: Path) -> None:
+    captioner = make("llava")
+    base, folder = str(captioner.model.config.name_or_path), tmp_path / "adapter"
+    export_adapter(captioner, folder, base=base)
+    shown, asked = pictures(tmp_path, 4), prompt(captioner, ["describe"])
+    again = load_captioner(str(folder), dtype=torch.float32, device=torch.device("cpu"))
+    plain = load_captioner(base, dtype=torch.float32, device=torch.device("cpu"))
+    turn = Turn(prompt=asked, tokens=captioner.encode(["a cat"]))
+    scores = [each.score(turn).log_probs for each in (captioner, again, plain)]
+    torch.testing.assert_close(scores[1], scores[0], atol=1e-5, rtol=0)
+    assert (scores[2] - scores[0]).abs().max() > 1e-3
+
+    main(["caption", str(shown), "--model", str(folder), "--output", str(tmp_path / "captions.jsonl")])
+    assert len((tmp_path / "captions.jsonl").read_text().splitlines()) == 4
+    run = tmp_path / "run"
+    main(["train", "vlrm", "--preset", "shapes", "--model", str(folder), "--run", str(run), "--batch", "4",
+          "--steps", "1", "--data.images", str(shown), "--held-out.images", str(shown),
+          "--held-out.clip", str(WEIGHTS / "clip"), "--judge.model", str(WEIGHTS / "judge")])  # fmt: skip
+    assert (run / "checkpoints" / "step_000001").is_dir()
+
+    config = json.loads((folder / "adapter_config.json").read_text())
+    for changed, told in (
+        ({"use_dora": True}, "use_dora is on"),
+        ({"base_model_name_or_path": ""}, "names no"),
+    ):
+        (folder / "adapter_config.json").write_text(json.dumps(config | changed))
+        with pytest.raises(ValueError, match=told):
+            load_captioner(str(folder), dtype=torch.float32, device=torch.device("cpu"))

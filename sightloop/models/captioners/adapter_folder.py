@@ -21,6 +21,7 @@ from sightloop.text_files import form_of, read_json
 
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
+_NOT_PLAIN = ("use_rslora", "use_dora", "fan_in_fan_out", "rank_pattern", "alpha_pattern", "modules_to_save")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,11 +89,40 @@ def load_adapter(captioner: GenericCaptioner, folder: Path) -> None:
     if scale != captioner.adapters.scale:
         problems.append(f"alpha / rank is {scale:g}, the captioner has {captioner.adapters.scale:g}")
     # They change the numbers without changing a name.
-    problems += [f"{name} is on" for name in ("use_rslora", "use_dora", "fan_in_fan_out") if config.get(name)]
+    problems += [f"{name} is on" for name in _NOT_PLAIN if config.get(name)]
     refuse_problems(f"{folder} does not fit the captioner", problems)
     with torch.no_grad():
         for name, tensor in wanted.items():
             tensor.copy_(given[name])
+
+
+@torch.no_grad()
+def merge_folder(captioner: GenericCaptioner, folder: Path) -> None:
+    """Add the adapters of a peft folder to the weights that they adapt.
+
+    Raises:
+        ValueError: they are no plain low-rank adapters, or of another model; nothing is changed then.
+    """
+    config, given = read_json(folder / _CONFIG), read_tensors(folder / _WEIGHTS)
+    layers = {f"{_PREFIX}{path}": part for path, part in captioner.model.named_modules()}
+    ends = (".lora_A.weight", ".lora_B.weight")
+    names = {name.removesuffix(end) for name in given for end in ends if name.endswith(end)}
+    problems = [f"{name} is no low-rank adapter" for name in given if not name.endswith(ends)]
+    problems += [f"{name} is unknown" for name in sorted(names - layers.keys())]
+    problems += [f"{name} is not finite" for name, value in given.items() if not value.isfinite().all()]
+    problems += [f"{name} is on" for name in _NOT_PLAIN if config.get(name)]
+    for name in sorted(names & layers.keys()):
+        down, up = (given.get(f"{name}{end}") for end in ends)
+        shape = None if down is None or up is None else (up.shape[0], down.shape[1])
+        wanted = tuple(layers[name].get_parameter("weight").shape)
+        problems += [f"{name} changes {shape}, the model has {wanted}"] if shape != wanted else []
+    refuse_problems(f"{folder} does not fit {captioner.model.name_or_path!r}", problems)
+    scale = config["lora_alpha"] / config["r"]
+    for name in names:
+        weight = layers[name].get_parameter("weight")
+        down, up = (given[f"{name}{end}"].to(weight.device).double() for end in ends)
+        # What is lost is one rounding to the weights' own precision.
+        weight.copy_(weight.double() + scale * up @ down)
 
 
 def _paths(captioner: GenericCaptioner) -> dict[str, str]:

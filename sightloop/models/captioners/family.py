@@ -6,11 +6,12 @@ from pathlib import Path
 
 import torch
 
-from sightloop.models.captioners.adapter_folder import AdapterCard, export_adapter
+from sightloop.models.captioners.adapter_folder import AdapterCard, export_adapter, merge_folder
 from sightloop.models.captioners.blip2 import Blip2Captioner
 from sightloop.models.captioners.generic import CaptionerSettings, GenericCaptioner
 from sightloop.models.captioners.vlrm_checkpoint import export_folder, export_tensors
 from sightloop.models.families import CaptionerChoices
+from sightloop.models.named_models import base_of
 from sightloop.models.protocols import Export
 
 
@@ -30,7 +31,9 @@ def load_blip2(
 def load_generic(
     name: str, *, dtype: torch.dtype, device: torch.device, choices: CaptionerChoices
 ) -> GenericCaptioner:
-    """Any other model of transformers that reads images and writes text.
+    """Any other model of transformers that reads images and writes text, or adapters of one.
+
+    Adapters become part of the weights: what is trained further starts from them, and is compared with them.
 
     Raises:
         ValueError: no such model, or none that can be driven.
@@ -42,9 +45,16 @@ def load_generic(
         image_size=choices.image_size,
         reuse_features=choices.reuse_features,
     )
-    return GenericCaptioner.from_pretrained(
-        name, dtype=dtype, device=device, lora_rank=choices.lora_rank, settings=settings
+    folders = [name]
+    while (base := base_of(folders[-1])) != folders[-1]:
+        folders.append(base)
+    captioner = GenericCaptioner.from_pretrained(
+        base, dtype=dtype, device=device, lora_rank=choices.lora_rank, settings=settings
     )
+    # What was trained first is added first.
+    for folder in reversed(folders[:-1]):
+        merge_folder(captioner, Path(folder))
+    return captioner
 
 
 def export_blip2(policy: Blip2Captioner, output: Path, wanted: Export) -> None:
