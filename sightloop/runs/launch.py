@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from sightloop import accelerator
 from sightloop.recipes.catalog import RECIPES
 from sightloop.recipes.config_json import config_to_json
 from sightloop.planning.precision import precisions
+from sightloop.process.signals import Ended
 from sightloop.training import distributed
 from sightloop.training.heap import giving_back
 from sightloop.training.loop import train
@@ -56,3 +58,5 @@ def _drive(name: str, config: Any, folder: Path, *, resume: bool = False) -> Non
         train(giving_back(experiment), run)
     finally:
         run.close()
+    if run.stop.by_interrupt:
+        raise Ended(signal.SIGINT)

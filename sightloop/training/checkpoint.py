@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
@@ -48,6 +49,33 @@ class Saveable:
     batches: Positioned
     kept: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
     """What changes without an optimizer; put back in place."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BeforeStep:
+    """What a step changes before it updates the weights."""
+
+    randomness: dict[str, Any]
+    position: dict[str, Any]
+    kept: Mapping[str, Tensor]
+
+
+def before_step(what: Saveable) -> BeforeStep:
+    """Enough to drop a step whose weights are not updated yet."""
+    return BeforeStep(
+        randomness=random_state(),
+        position=copy.deepcopy(what.batches.state_dict()),
+        kept={name: value.clone() for name, value in what.kept.items()},
+    )
+
+
+def put_back(before: BeforeStep, what: Saveable) -> None:
+    """As if the step had not begun."""
+    set_random_state(before.randomness)
+    what.batches.load_state_dict(before.position)
+    with torch.no_grad():
+        for name, value in what.kept.items():
+            value.copy_(before.kept[name])
 
 
 def write_checkpoint(checkpoints: Path, step: int, what: Saveable) -> None:

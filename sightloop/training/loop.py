@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from sightloop import accelerator
+from sightloop.process.stopping import Dropped, Stop
 from sightloop.training import distributed
 from sightloop.training.alarms import Alarm
-from sightloop.training.checkpoint import Saveable
+from sightloop.training.checkpoint import Saveable, before_step, put_back
 from sightloop.training.experiment import Experiment
 from sightloop.training.gradients import GradientSum, PlainGradients
 from sightloop.training.memory import DRAWING, UPDATING, phase
@@ -45,52 +46,89 @@ def train(experiment: Experiment[Any, Any], run: Run) -> None:
         kept=experiment.kept,
     )
     first = run.restore(saved)
+    run.say_how_to_stop(saved)
     schedule = experiment.schedule
-    if first == 1:
-        evaluate(experiment, run, 0)
+    if not evaluate(experiment, run, first - 1):
+        return run.say_how_to_resume(first - 1)
+    if distributed.any_rank(run.improved):
+        # The evaluation of a run that was stopped in it.
+        run.save(first - 1, saved)
     batches = iter(experiment.batches)
     for step in range(first, schedule.steps + 1):
-        batch = _next_batch(batches, step)
-        started = _now()
-        with phase(DRAWING, step):
-            rollout = experiment.collect(experiment.policy, batch)
-            collected = _now()
-        with phase("credit was computed", step):
-            rollout, critic_gradients = valued(experiment, rollout)
-            credit = experiment.algorithm.credit(experiment.policy, rollout)
-            credited = _now()
-        set_learning_rate(optimizer, step, schedule)
-        with phase(UPDATING, step):
-            measured = _updates(experiment, optimizer, step, rollout, credit, critic_gradients)
-        if measured.problem is not None:
-            message = f"step {step}: {measured.problem}"
-            run.alarm(Alarm(step=step, name="not_finite", message=message))
-            raise ValueError(message)
-        seconds = {
-            "collect": collected - started,
-            "credit": credited - collected,
-            "update": _now() - credited,
-        }
-        metrics = rollout_metrics(rollout, credit) | update_metrics(measured, seconds, num_images(rollout))
-        run.log(step, "train", metrics | {"learning_rate": optimizer.param_groups[0]["lr"]})
-        if run.due(step, schedule.sample_every):
-            run.save_gallery(step, rollout, credit)
-        if run.due(step, schedule.eval_every):
-            evaluate(experiment, run, step)
-        stopping = distributed.any_rank(run.stop_requested)
+        before = before_step(saved)
+        try:
+            with run.stop.in_flight("step"):
+                _step(experiment, run, optimizer, step, batches)
+        except Dropped:
+            put_back(before, saved)
+            if run.saved_step != step - 1:
+                run.save(step - 1, saved)
+            return run.say_how_to_resume(step - 1)
+        evaluated = not run.due(step, schedule.eval_every) or evaluate(experiment, run, step)
+        stopping = distributed.any_rank(run.stop.requested)
         if stopping or run.due(step, schedule.save_every) or distributed.any_rank(run.improved):
             run.save(step, saved)
-        if stopping and step < schedule.steps:
-            run.say_how_to_resume(step)
-            return
+        if stopping and (step < schedule.steps or not evaluated):
+            return run.say_how_to_resume(step)
     run.say(f"finished {schedule.steps} steps in {run.folder}")
 
 
-def evaluate(experiment: Experiment[Any, Any], run: Run, step: int) -> None:
-    """Every evaluator's figures, written to the run folder; training draws the same numbers without them."""
+def _step(
+    experiment: Experiment[Any, Any],
+    run: Run,
+    optimizer: torch.optim.Optimizer,
+    step: int,
+    batches: Iterator[Any],
+) -> None:
+    schedule = experiment.schedule
+    run.stop.drop_if(distributed.any_rank(run.stop.at_once))
+    batch = _next_batch(batches, step)
+    started = _now()
+    with phase(DRAWING, step):
+        rollout = experiment.collect(experiment.policy, batch)
+        collected = _now()
+    run.stop.drop_if(distributed.any_rank(run.stop.at_once))
+    with phase("credit was computed", step):
+        rollout, critic_gradients = valued(experiment, rollout)
+        credit = experiment.algorithm.credit(experiment.policy, rollout)
+        credited = _now()
+    set_learning_rate(optimizer, step, schedule)
+    with phase(UPDATING, step):
+        measured = _updates(experiment, optimizer, step, rollout, credit, critic_gradients, run.stop)
+    if measured.problem is not None:
+        message = f"step {step}: {measured.problem}"
+        run.alarm(Alarm(step=step, name="not_finite", message=message))
+        raise ValueError(message)
+    seconds = {
+        "collect": collected - started,
+        "credit": credited - collected,
+        "update": _now() - credited,
+    }
+    metrics = rollout_metrics(rollout, credit) | update_metrics(measured, seconds, num_images(rollout))
+    # Also where nothing was updated: from here on the step is in the run's files.
+    run.stop.must_be_whole()
+    run.log(step, "train", metrics | {"learning_rate": optimizer.param_groups[0]["lr"]})
+    if run.due(step, schedule.sample_every):
+        run.save_gallery(step, rollout, credit)
+
+
+def evaluate(experiment: Experiment[Any, Any], run: Run, step: int) -> bool:
+    """Every evaluator's figures that the run folder lacks; training draws the same numbers without them.
+
+    False if the run is asked to stop: what is missing then is evaluated when it goes on.
+    """
+    if not (step == 0 or run.due(step, experiment.schedule.eval_every)):
+        return True
     with untouched_randomness(), phase("the policy was evaluated", step):
-        for name, evaluator in experiment.evaluators.items():
-            run.log_evaluation(step, name, evaluator(experiment.policy))
+        for name in run.not_evaluated(step, experiment.evaluators):
+            try:
+                with run.stop.in_flight("evaluation"):
+                    run.stop.drop_if(distributed.any_rank(run.stop.requested))
+                    found = experiment.evaluators[name](experiment.policy)
+            except Dropped:
+                return False
+            run.log_evaluation(step, name, found)
+    return True
 
 
 def valued(experiment: Experiment[Any, Any], rollout: Rollout) -> tuple[Rollout, CriticGradients]:
@@ -108,6 +146,7 @@ def _updates(
     rollout: Rollout,
     credit: Credit,
     critic_gradients: CriticGradients,
+    stop: Stop,
 ) -> UpdateResult:
     """All updates from one rollout: what the last one measured, with what the first one saw of gradients."""
     relaxed = any(turn.tokens.one_hot is not None for turn in rollout.turns)
@@ -120,7 +159,13 @@ def _updates(
         gradients = experiment.gradients(_parameters(optimizer), step, number)
         seen.append(
             update(
-                experiment, optimizer, rollout, credit, gradients=gradients, critic_gradients=critic_gradients
+                experiment,
+                optimizer,
+                rollout,
+                credit,
+                gradients=gradients,
+                critic_gradients=critic_gradients,
+                stop=stop,
             )
         )
         if seen[-1].problem is not None:
@@ -136,6 +181,7 @@ def update(
     *,
     gradients: GradientSum | None = None,
     critic_gradients: CriticGradients | None = None,
+    stop: Stop | None = None,
 ) -> UpdateResult:
     """One optimizer step from a judged batch, in micro-batches of any size with the same gradient.
 
@@ -174,6 +220,9 @@ def update(
             "gradient", rollout, _rows_of_bad_gradients(experiment, optimizer, rollout, credit)
         )
     else:
+        if stop is not None:
+            stop.drop_if(distributed.any_rank(stop.at_once))
+            stop.must_be_whole()
         optimizer.step()
     return UpdateResult(losses=totals, gradient_norms=norms, gradient_figures=figures, problem=problem)
 

@@ -25,9 +25,15 @@ class Progress:
         self._first = first
         self._started = time.monotonic()
         self._figures: dict[str, str] = {}
+        self.done = first - 1
+        """The last step that is done."""
+        self.seconds_a_step = 0.0
+        """Of the last step; 0 before one is done."""
 
     def step(self, metrics: dict[str, float]) -> None:
         """One more step is done."""
+        self.done += 1
+        self.seconds_a_step = sum(value for name, value in metrics.items() if name.startswith("seconds/"))
         self._figures |= {
             "reward": f"{metrics['reward/total']:.2f}",
             "length": f"{metrics['tokens/length']:.1f}",

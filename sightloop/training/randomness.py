@@ -46,5 +46,7 @@ def set_random_state(state: dict[str, Any]) -> None:
 def untouched_randomness() -> Iterator[None]:
     """All generators stand afterwards where they stood before."""
     before = random_state()
-    yield
-    set_random_state(before)
+    try:
+        yield
+    finally:
+        set_random_state(before)

@@ -5,21 +5,20 @@ from __future__ import annotations
 import json
 import math
 import platform
-import signal
 import subprocess
 import sys
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
 
 from sightloop import accelerator
 from sightloop.former_names import current_metric
+from sightloop.process.stopping import Stop
 from sightloop.training import checkpoint, distributed, run_folder
 from sightloop.training.alarms import Alarm, History, Record, Watch
 from sightloop.training.gallery import copy_image, gallery_samples
@@ -30,10 +29,10 @@ from sightloop.training.schedule import Schedule
 from sightloop.training.tracking import Log, Tracker, start_trackers
 from sightloop.types import Credit, Evaluation, Rollout
 
+_BYTES_A_SECOND = 50e6
+"""That even slow disks take."""
 NUM_EVALUATION_PICTURES = 64
 """Images of an evaluation that are copied into the run folder, for the report."""
-_SAME_INTERRUPT_SECONDS = 1.0
-"""torchrun hands on an interrupt that the terminal has sent to every process already."""
 _PACKAGES = ("sightloop", "torch", "transformers", "peft", "tokenizers", "safetensors", "numpy", "pillow")
 
 
@@ -45,7 +44,6 @@ class Run:
     ) -> None:
         self.folder = folder
         self.schedule = schedule
-        self.stop_requested = False
         self.improved = False
         """True from an evaluation that is the best so far until the next checkpoint; on rank 0 only."""
         self._resumed = False
@@ -54,6 +52,12 @@ class Run:
         self._records: dict[str, list[Record]] = {"train": [], "eval": []}
         self._trackers: list[Log] = start_trackers(track, folder, config) if self._writes else []
         self._progress: Progress | None = None
+        self.saved_step = 0
+        """Of the newest checkpoint; 0 = there is none."""
+        self.stop = Stop(
+            alone=distributed.num_ranks() == 1, speaks=self._writes, after_interrupt=self._after_interrupt
+        )
+        self._listening = ExitStack()
 
     @staticmethod
     def create(
@@ -111,7 +115,8 @@ class Run:
             if self._resumed:
                 self._note_resume(max(step, 0))
         distributed.barrier()
-        first = max(step, 0) + 1
+        self.saved_step = max(step, 0)
+        first = self.saved_step + 1
         self._progress = Progress(first=first, steps=self.schedule.steps, visible=self._writes)
         return first
 
@@ -178,26 +183,46 @@ class Run:
                 checkpoint.flush_to_disk(self.folder / name)
         checkpoint.write_checkpoint(self.checkpoints, step, what)
         self.improved = False
+        self.saved_step = step
         if self._writes:
             self._tidy_checkpoints()
             run_folder.remove_replaced(self.folder)
 
     def stop_on_signals(self) -> None:
-        """SIGTERM and the first interrupt end the run after the current step; the second one at once."""
+        """Until the run is closed, the first interrupt ends it after the current step, the second at once;
+        SIGTERM, SIGUSR1 and SIGHUP end it after what was finished before.
+        """
+        self._listening.enter_context(self.stop.listening())
 
-        first_at = math.inf
+    def _after_interrupt(self) -> tuple[str, str]:
+        last = self._bar.done + (self.stop.work == "step")
+        seconds = self._bar.seconds_a_step
+        when = f"about {seconds:.0f} s" if seconds else "when it is done"
+        if last <= self.saved_step:
+            return when, ""
+        first = self.saved_step + 1
+        return when, f"step {last}" if first == last else f"steps {first}-{last}"
 
-        def stop(number: int, _frame: FrameType | None) -> None:
-            nonlocal first_at
-            now = time.monotonic()
-            if self.stop_requested and number == signal.SIGINT and now - first_at > _SAME_INTERRUPT_SECONDS:
-                raise KeyboardInterrupt
-            if not self.stop_requested:
-                first_at = now
-            self.stop_requested = True
+    def say_how_to_stop(self, what: checkpoint.Saveable) -> None:
+        """Which signals stop the run, and how long before the end they are needed."""
+        numbers = sum(
+            p.numel() for module in what.trainable.values() for p in module.parameters() if p.requires_grad
+        )
+        seconds = math.ceil(10 + 12 * numbers / _BYTES_A_SECOND)
+        self.say(
+            "Ctrl-C stops after the step in flight; SIGTERM, SIGUSR1 and SIGHUP drop it and save what was "
+            f"done. Schedulers should send them {seconds} s before the end (Slurm: --signal=USR1@{seconds})"
+        )
 
-        signal.signal(signal.SIGTERM, stop)
-        signal.signal(signal.SIGINT, stop)
+    def not_evaluated(self, step: int, names: Iterable[str]) -> list[str]:
+        """Evaluators of which no figure of this step is known."""
+        known = {
+            figure.partition("/")[0]
+            for record in self._records["eval"]
+            if record["step"] == step
+            for figure in record
+        }
+        return distributed.gather([name for name in names if name not in known])[0]
 
     def say(self, message: str) -> None:
         """A line to the terminal."""
@@ -205,10 +230,14 @@ class Run:
 
     def say_how_to_resume(self, step: int) -> None:
         """The sentence of a run that was asked to stop."""
-        self.say(f"stopped after step {step}; go on with: sightloop train --resume {self.folder}")
+        done = f"stopped after step {step}" if step else "stopped before the first step"
+        if not step and self.stop.by_interrupt:
+            return self.say(done)
+        self.say(f"{done}; go on with: sightloop train --resume {self.folder}")
 
     def close(self) -> None:
-        """Leave the progress bar as it stands, and let trackers finish."""
+        """Leave the progress bar as it stands, let trackers finish, and hear no more signals."""
+        self._listening.close()
         self._bar.close()
         for tracker in self._trackers:
             tracker.close()

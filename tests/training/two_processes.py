@@ -63,7 +63,7 @@ def stopped_by_one(folder: Path, rank: int) -> int:
 
     def watch() -> None:
         calls.append(None)
-        run.stop_requested = run.stop_requested or (rank == 1 and len(calls) == 2)
+        run.stop.requested = run.stop.requested or (rank == 1 and len(calls) == 2)
 
     train(experiment_of(FIVE, collector=Collector(noise=(), watch=watch)), run)
     train(experiment_of(FIVE, collector=QUIET), run_in(folder, FIVE, resume=True))
