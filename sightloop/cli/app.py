@@ -46,6 +46,10 @@ class TrainOptions:
 
 def train_command(words: list[str]) -> None:
     """Train a recipe, resume a run, or replay a configuration."""
+    if {"--resume", "--config", "--trust-rewards"} & {word.partition("=")[0] for word in words}:
+        from sightloop.runs.trust import require_trust
+
+        words = require_trust(words)
     if "--resume" in words:
         return resume(words)
     if "--config" in words:
@@ -203,7 +207,8 @@ def demo(words: list[str]) -> None:
 
 _TRAIN_NOTE = (
     "sightloop train --resume RUN      go on with a run\n"
-    "sightloop train --config FILE --run RUN      start a run with another's configuration"
+    "sightloop train --config FILE --run RUN      start a run with another's configuration\n"
+    "    (--trust-rewards: run the functions that it names, which may be anybody's code)"
 )
 COMMANDS: dict[str, tuple[Callable[[list[str]], None], str]] = {
     "demo": (demo, "minutes of training without a download (unirl, vlrm), with images before and after"),

@@ -12,6 +12,7 @@ from sightloop.recipes.catalog import RECIPES
 from sightloop.recipes.config_json import config_to_json
 from sightloop.planning.precision import precisions
 from sightloop.process.signals import Ended
+from sightloop.runs.trust import mark_as_own
 from sightloop.training import distributed
 from sightloop.training.heap import giving_back
 from sightloop.training.loop import train
@@ -34,6 +35,7 @@ def launch(name: str, config: Any, folder: Path, *, overwrite: bool = False, res
         kept = "; ".join(f"{name}: {value}" for name, value in precisions(config).items())
         around = {**run_environment(), "precision": kept}
         reserve(folder, recipe=name, config=saved, environment=around, overwrite=overwrite)
+        mark_as_own(folder)
         with given_back_if_it_fails(folder):
             _drive(name, config, folder)
     except OutOfMemoryError as error:
