@@ -20,8 +20,8 @@ from measure import MIB, peak_resident, reset_peak, table
 
 from sightloop.evaluation.ranking import rank_images, rank_texts
 from sightloop.geneval.prompts import CLASSES, COLORS, RELATIONS, GenEvalPrompt, parse_prompt
+from sightloop.geneval.results import TASKS, Result, summarize
 from sightloop.geneval.rules import Detection, exact_reward, flow_grpo_reward, verdict_of
-from sightloop.geneval.scores import TASKS, Result, summarize
 from sightloop.world.checker import detect
 from sightloop.world.scenes import SIDE, render, sample_scene
 

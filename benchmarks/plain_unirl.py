@@ -80,7 +80,7 @@ class PlainUnirl(ABC):
     def __init__(self, policy: Any, model: Any, work: Work, *, targets: str | list[str]) -> None:
         """`policy` tells ids and sizes; its `model`, or an equal one, is trained and changed here."""
         self.policy, self.work, self.model = policy, work, model
-        self.tokenizer = policy.tokenizer if isinstance(policy, ShowO) else policy.words
+        self.tokenizer = policy.tokenizer
         self.peft: Any = None
         if work.rank:
             terms = LoraConfig(

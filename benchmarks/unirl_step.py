@@ -98,7 +98,7 @@ class OurUnirl:
             settings = replace(whole.settings, **changes)
             policy: Any = ShowO(whole.model, whole.tokenizer, whole.magvit, settings=settings)
         else:
-            policy = Janus(whole.model, whole.words, settings=replace(whole.settings, **changes))
+            policy = Janus(whole.model, whole.tokenizer, settings=replace(whole.settings, **changes))
         self.policy = policy
         reference: Policy = Reference(policy) if work.rank else frozen_copy(policy)
         masked = isinstance(policy, ShowO)

@@ -52,9 +52,11 @@ COMMANDS = {"both-sides": "joint"}
 """Kinds of evaluation."""
 _METRICS = (
     (re.compile(r"^both_sides\b"), "joint"),
+    (re.compile(r"^filter/kept$"), "filter/accepted"),
     (re.compile(r"^groups/silent$"), "groups/zero_variance"),
     (re.compile(r"^reward/denials$"), "reward/negative_questions"),
     (re.compile(r"^reward/naming$"), "reward/object_identification"),
+    (re.compile(r"^reward/picture$"), "reward/image"),
     (re.compile(r"colour"), "color"),
 )
 

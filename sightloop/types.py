@@ -218,6 +218,10 @@ class Fact:
     """Names of the thing of a color, where the question names none: the answer may use them."""
 
 
+OtherQuestion = Literal["identification", "negative", "blind"]
+"""Which thing it is, something about what is absent, the same question about a blank image."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
     """All that a reward may look at: results, never the policy."""
@@ -239,8 +243,8 @@ class Outcome:
     """What a right answer says."""
     group: Int[Tensor, " B"] | None = None
     """Samples of one prompt share an id."""
-    others: Mapping[str, Outcome] = field(default_factory=dict[str, "Outcome"])
-    """Further answers to compare with, sample by sample: about a blank image, to a trap."""
+    others: Mapping[OtherQuestion, Outcome] = field(default_factory=dict["OtherQuestion", "Outcome"])
+    """Further answers to compare with, sample by sample."""
 
     def texts(self) -> list[str]:
         """The captions, stripped of white space at both ends."""
@@ -329,13 +333,13 @@ class Credit:
     """The drawing turn in other orders, equal in weight: scored in its place."""
     old_log_probs: tuple[Float[Tensor, "B _ _"], ...] = ()
     """Of each turn before the first update: sample, order (1 without orders), token; for ratios."""
-    figures: Mapping[str, float] = field(default_factory=dict[str, float])
+    metrics: Mapping[str, float] = field(default_factory=dict[str, float])
     """What credit found out about the batch on all ranks, for the log."""
 
     def rows(self, index: Int[Tensor, " N"]) -> Credit:
         """The samples at `index`."""
-        parts = {name: value for name, value in vars(self).items() if name != "figures"}
-        return Credit(figures=self.figures, **picked(parts, index.to(self.advantages.device)))
+        parts = {name: value for name, value in vars(self).items() if name != "metrics"}
+        return Credit(metrics=self.metrics, **picked(parts, index.to(self.advantages.device)))
 
 
 @dataclass(frozen=True, kw_only=True)

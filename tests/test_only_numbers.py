@@ -187,17 +187,17 @@ JUDGES: dict[str, tuple[Callable[[Path], Path], tuple[str, ...], Callable[[Path]
     "matcher": (
         lambda place: copy_of("judge", place),
         ("qformer.",),
-        lambda folder: ItmSimilarity.from_pretrained(folder).scores(images(), TEXTS),
+        lambda folder: ItmSimilarity.from_pretrained(folder).rewards(images(), TEXTS),
     ),
     "CLIP as a judge": (
         lambda place: copy_of("clip", place),
         ("vision_model.encoder",),
-        lambda folder: ClipSimilarity.from_pretrained(folder).scores(images(), TEXTS),
+        lambda folder: ClipSimilarity.from_pretrained(folder).rewards(images(), TEXTS),
     ),
     "CLIP as a judge, texts": (
         lambda place: copy_of("clip", place),
         ("text_projection",),
-        lambda folder: ClipSimilarity.from_pretrained(folder).scores(images(), TEXTS),
+        lambda folder: ClipSimilarity.from_pretrained(folder).rewards(images(), TEXTS),
     ),
     "CLIP as a measure": (
         lambda place: copy_of("clip", place),
@@ -208,7 +208,7 @@ JUDGES: dict[str, tuple[Callable[[Path], Path], tuple[str, ...], Callable[[Path]
     "yes or no": (
         lambda place: knows_yes_and_no(tiny_captioners.llava(place / "llava")),
         ("layers.",),
-        lambda folder: YesNoJudge.from_pretrained(folder).scores(images(), TEXTS),
+        lambda folder: YesNoJudge.from_pretrained(folder).rewards(images(), TEXTS),
     ),
     "reference": (
         lambda place: language_model(place / "words"),

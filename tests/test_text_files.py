@@ -16,7 +16,7 @@ from sightloop.evaluation.pairs import read_captions
 from sightloop.geneval.detectors import read_detections
 from sightloop.geneval.folder import read_folder
 from sightloop.geneval.prompts import read_geneval_prompts
-from sightloop.geneval.scores import read_results
+from sightloop.geneval.results import read_results
 from sightloop.quizzes.grammar import user_quizzes
 from sightloop.quizzes.prompt_guard import read_prompts
 from sightloop.recipes.catalog import read_run_config

@@ -2,8 +2,7 @@
 itself.
 
 The step's random numbers depend on the stage's name and the step only, so a resumed stage repeats an
-uninterrupted
-one.
+uninterrupted one.
 """
 
 from __future__ import annotations

@@ -13,17 +13,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.models.janus.modeling_janus import JanusVQVAE
 
-from experiments.world.fitting import CornerHeads, Stage, fit
-from experiments.world.lessons import (
+from experiments.world.acceptance import example_report
+from experiments.world.examples import (
     RIGHT,
     WRONG_SHARES,
     TrainingPhase,
-    answer_lessons,
+    answer_examples,
     by_category,
-    drawing_lessons,
+    drawing_examples,
 )
+from experiments.world.fitting import CornerHeads, Stage, fit
 from experiments.world.tokenizer_stage import StillGenerator, codes_of, values_of
-from experiments.world.unified_gates import lesson_report
 from experiments.world.unified_models import NUM_IMAGE_TOKENS, UNIFIED_WIDTH, janus_processor, new_janus
 from sightloop.models.janus.policy import Janus, JanusSettings
 from sightloop.types import Images, Prompt
@@ -62,9 +62,9 @@ STRETCHES = (
         wrong=by_category(0.1, 0.25, 0.45, 0.5, 0.5, 0.45),
     ),
 )
-"""What follows the first lessons."""
+"""What follows the first examples."""
 _PLAIN = 0.4
-"""Share of images in answer lessons without jitter and noise, as the model draws them."""
+"""Share of images in answer examples without jitter and noise, as the model draws them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,46 +103,46 @@ def train_janus(
         return _drawing_loss(policy, rng, hold) + answering + 0.3 * fading * seeing
 
     def report() -> str:
-        return lesson_report(policy, quizzes, pictures)
+        return example_report(policy, quizzes, pictures)
 
     stage = Stage(name="janus", steps=steps, peak_lr=2e-3, work=work)
     parts = nn.ModuleDict({"model": policy.model, "heads": learner.heads})
     trained = [parameter for parameter in parts.parameters() if parameter.requires_grad]
     fit(stage, parts, trained, loss_at=loss_at, report=report)
-    for stretch in further:
-        go_on(learner, stretch, work)
+    for phase in further:
+        go_on(learner, phase, work)
     return policy
 
 
-def go_on(learner: _Learner, stretch: TrainingPhase, work: Path) -> None:
-    """A further stretch of lessons, with as many answer lessons as it says."""
+def go_on(learner: _Learner, phase: TrainingPhase, work: Path) -> None:
+    """A further training phase, with as many answers to learn as it says."""
     policy = learner.policy
     quizzes = held_out_quizzes(20)
     pictures = images_of(held_out_scenes(quizzes))
 
     def loss_at(step: int, rng: np.random.Generator) -> Tensor:
-        loss = _drawing_loss(policy, rng, _DEPTH_WEIGHT, stretch)
-        return loss + _answer_losses(learner, rng, stretch.answers)[1] if stretch.answers else loss
+        loss = _drawing_loss(policy, rng, _DEPTH_WEIGHT, phase)
+        return loss + _answer_losses(learner, rng, phase.answers)[1] if phase.answers else loss
 
     def report() -> str:
-        return lesson_report(policy, quizzes, pictures)
+        return example_report(policy, quizzes, pictures)
 
-    stage = Stage(name=stretch.name, steps=stretch.steps, peak_lr=stretch.peak_lr, work=work)
+    stage = Stage(name=phase.name, steps=phase.steps, peak_lr=phase.peak_lr, work=work)
     trained = [parameter for parameter in policy.model.parameters() if parameter.requires_grad]
     fit(stage, nn.ModuleDict({"model": policy.model}), trained, loss_at=loss_at, report=report)
 
 
 def _drawing_loss(
-    policy: Janus, rng: np.random.Generator, hold: float, stretch: TrainingPhase | None = None
+    policy: Janus, rng: np.random.Generator, hold: float, phase: TrainingPhase | None = None
 ) -> Tensor:
-    lessons = (
-        drawing_lessons(rng, NUM_DRAWINGS)
-        if stretch is None
-        else drawing_lessons(rng, NUM_DRAWINGS, stretch.wrong, stretch.weights)
+    examples = (
+        drawing_examples(rng, NUM_DRAWINGS)
+        if phase is None
+        else drawing_examples(rng, NUM_DRAWINGS, phase.wrong, phase.weights)
     )
-    rows = [policy.prompts.drawing_row(lesson.quiz.prompt) for lesson in lessons]
+    rows = [policy.prompts.drawing_row(example.quiz.prompt) for example in examples]
     rows = [policy.prompts.blank(row) if rng.random() < NO_CONDITION else row for row in rows]
-    codes = codes_of([lesson.scene for lesson in lessons])
+    codes = codes_of([example.scene for example in examples])
     body = policy.drawings.body
     ids, mask = body.padded(rows)
     mask = None if mask is None else F.pad(mask, (0, NUM_IMAGE_TOKENS - 1), value=True)
@@ -159,15 +159,15 @@ def _answer_losses(
     learner: _Learner, rng: np.random.Generator, size: int = NUM_ANSWERS
 ) -> tuple[Tensor, Tensor]:
     policy, still = learner.policy, StillGenerator()
-    lessons = answer_lessons(rng, size)
-    scenes = [lesson.scene for lesson in lessons]
+    examples = answer_examples(rng, size)
+    scenes = [example.scene for example in examples]
     pixels = stack_images([render(scene, still if rng.random() < _PLAIN else rng) for scene in scenes])
-    features = policy.pictures.features(values_of(pixels))
+    features = policy.image_codec.features(values_of(pixels))
     seeing = learner.heads(features.flatten(1), scenes)[0]
     # The policy's own tower runs without gradient; features that are given pass theirs on.
-    images = Images(pixels=pixels, features={policy.pictures.key: features})
-    prompt = Prompt(texts=[lesson.quiz.question for lesson in lessons], images=images)
-    answers = policy.encode([lesson.answer for lesson in lessons])
+    images = Images(pixels=pixels, features={policy.image_codec.key: features})
+    prompt = Prompt(texts=[example.quiz.question for example in examples], images=images)
+    answers = policy.encode([example.answer for example in examples])
     hidden = policy.answers.hidden(prompt, answers.ids)[answers.mask]
     logits = policy.model.lm_head(hidden)
     return seeing, F.cross_entropy(logits, answers.ids[answers.mask])

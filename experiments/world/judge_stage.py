@@ -1,8 +1,7 @@
 """Pre-training stage 3: the tiny judges.
 
-A judge regresses its positive logit to the log-odds that the caption was written for the image by a
-writer who
-gets a fact wrong with probability `wrong`, against one with probability `foil`: every true fact adds
+A judge regresses its positive logit to the log-odds that the caption was written for the image by a writer
+who gets a fact wrong with probability `wrong`, against one with probability `foil`: every true fact adds
 log((1 - wrong) / (1 - foil)), every false one log(wrong / foil).
 """
 

@@ -6,8 +6,7 @@ Stages, in order (each resumes from its own snapshot in the work folder and is s
 queries.
 2. `captioner`: tower frozen; Q-Former, projection and language model learn captions, first mostly full ones,
    then as the world's people write them (`language.DETAIL`). The language model also reads text alone, so
-   that it
-   can serve as the reference.
+   that it can serve as the reference.
 3. `judge`, `judge_forgiving`, `judge_hackable`: image-text matching, from the Q-Former of stage 1 and the
 same tower.
 4. `clip`, `clip_retrieval`: two contrastive models, one for the evaluation only, one for VLRM-RS' retrieval
@@ -15,8 +14,7 @@ term.
 5. `magvit2`, `vq`: image tokenizers. `show_o`, `janus`: the models that draw with them, and answer.
 
 The random numbers of a step depend on the stage's name and the step only, so a resumed run repeats an
-uninterrupted
-one. See `fitting` and the files named after the stages.
+uninterrupted one. See `fitting` and the files named after the stages.
 """
 
 from __future__ import annotations
@@ -30,6 +28,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Blip2ForImageTextRetrieval
 
+from experiments.world.acceptance import report_acceptance
 from experiments.world.captioner_stage import train_captioner
 from experiments.world.clip_stage import train_clip
 from experiments.world.fitting import CornerHeads, Stage, World, fit, held_out, make_world, queries_of, see
@@ -37,7 +36,6 @@ from experiments.world.janus_stage import train_janus
 from experiments.world.judge_stage import train_judge, train_reader
 from experiments.world.show_o_stage import train_show_o
 from experiments.world.tokenizer_stage import make_drawn_world, train_magvit2, train_vq
-from experiments.world.unified_gates import report_gates
 from experiments.world.unified_models import save_janus, save_show_o
 from sightloop.world.bundled import WEIGHTS
 from sightloop.world.models import NUM_QUERIES, WIDTH, new_judge, normalized, save_model
@@ -128,7 +126,7 @@ def make_show_o(work: Path, folder: Path) -> None:
     """The tiny Show-o with its image tokenizer, and its gates."""
     magvit = train_magvit2(make_drawn_world(), work)
     policy = train_show_o(magvit, work)
-    print(report_gates("show_o", policy), flush=True)
+    print(report_acceptance("show_o", policy), flush=True)
     shutil.rmtree(folder, ignore_errors=True)
     save_show_o(policy.model, magvit, folder)
 
@@ -136,7 +134,7 @@ def make_show_o(work: Path, folder: Path) -> None:
 def make_janus(work: Path, folder: Path) -> None:
     """The tiny Janus with its image tokenizer, and its gates."""
     policy = train_janus(train_vq(make_drawn_world(), work), work)
-    print(report_gates("janus", policy), flush=True)
+    print(report_acceptance("janus", policy), flush=True)
     save_janus(policy.model, folder)
 
 

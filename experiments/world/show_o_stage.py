@@ -11,17 +11,17 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from experiments.world.fitting import Stage, fit
-from experiments.world.lessons import (
+from experiments.world.acceptance import example_report
+from experiments.world.examples import (
     RIGHT,
     WRONG_SHARES,
     TrainingPhase,
-    answer_lessons,
+    answer_examples,
     by_category,
-    drawing_lessons,
+    drawing_examples,
 )
+from experiments.world.fitting import Stage, fit
 from experiments.world.tokenizer_stage import codes_of
-from experiments.world.unified_gates import lesson_report
 from experiments.world.unified_models import (
     MAX_TEXT,
     NUM_CODES,
@@ -33,10 +33,10 @@ from sightloop.models.show_o.layout import IGNORED
 from sightloop.models.show_o.losses import (
     Masking,
     Rows,
-    caption_lesson,
-    drawing_lesson,
+    caption_example,
+    drawing_example,
     losses_of,
-    text_lesson,
+    text_example,
     without_conditions,
 )
 from sightloop.models.show_o.magvit2 import Magvit2
@@ -48,7 +48,7 @@ NUM_DRAWINGS, NUM_ANSWERS, NUM_TEXTS = 72, 10, 4
 """Rows of a step."""
 NO_CONDITION = 0.1
 _BLURRED_CELLS = 0.02
-"""Share of cells that are misread in answer lessons, as an image tokenizer and a poor drawing do."""
+"""Share of cells that are misread in answer examples, as an image tokenizer and a poor drawing do."""
 
 
 def show_o_policy(magvit: Magvit2) -> ShowO:
@@ -123,7 +123,7 @@ STRETCHES = (
         weights=by_category(1, 1.5, 3, 2, 2, 2),
     ),
 )
-"""What follows the first lessons."""
+"""What follows the first examples."""
 _FIRST = TrainingPhase(name="show_o", steps=1400, answers=NUM_ANSWERS, peak_lr=2e-3, wrong=WRONG_SHARES)
 
 
@@ -133,13 +133,13 @@ def train_show_o(
     """Masked prediction of drawings, answers about images, and a little plain text."""
     torch.manual_seed(8)
     policy = show_o_policy(magvit)
-    for stretch in (replace(_FIRST, steps=steps), *further):
-        teach(policy, stretch, work)
+    for phase in (replace(_FIRST, steps=steps), *further):
+        train_phase(policy, phase, work)
     return policy
 
 
-def teach(policy: ShowO, stretch: TrainingPhase, work: Path) -> None:
-    """One stretch of lessons."""
+def train_phase(policy: ShowO, phase: TrainingPhase, work: Path) -> None:
+    """One training phase."""
     quizzes = held_out_quizzes(20)
     codes = codes_of(held_out_scenes(quizzes))
     shown = Tokens(ids=codes, mask=torch.ones_like(codes, dtype=torch.bool))
@@ -148,38 +148,38 @@ def teach(policy: ShowO, stretch: TrainingPhase, work: Path) -> None:
         losses = losses_of(
             policy.body,
             max_text=MAX_TEXT,
-            drawing=_drawings(policy, rng, stretch),
+            drawing=_drawings(policy, rng, phase),
             text=_texts(policy, rng),
-            answer=_answers(policy, rng, stretch.answers),
+            answer=_answers(policy, rng, phase.answers),
         )
         return losses.total()
 
     def report() -> str:
-        return lesson_report(policy, quizzes, shown)
+        return example_report(policy, quizzes, shown)
 
-    stage = Stage(name=stretch.name, steps=stretch.steps, peak_lr=stretch.peak_lr, work=work)
+    stage = Stage(name=phase.name, steps=phase.steps, peak_lr=phase.peak_lr, work=work)
     parameters = [parameter for parameter in policy.model.parameters() if parameter.requires_grad]
     fit(stage, nn.ModuleDict({"model": policy.model}), parameters, loss_at=loss_at, report=report)
 
 
-def _drawings(policy: ShowO, rng: np.random.Generator, stretch: TrainingPhase) -> Rows:
-    lessons = drawing_lessons(rng, NUM_DRAWINGS, stretch.wrong, stretch.weights)
-    texts = policy.text_ids([lesson.quiz.prompt for lesson in lessons])
+def _drawings(policy: ShowO, rng: np.random.Generator, phase: TrainingPhase) -> Rows:
+    examples = drawing_examples(rng, NUM_DRAWINGS, phase.wrong, phase.weights)
+    texts = policy.text_ids([example.quiz.prompt for example in examples])
     texts = without_conditions(texts, torch.rand(len(texts)), probability=NO_CONDITION)
     hidden = Masking.drawn(len(texts), NUM_IMAGE_TOKENS).hidden()
-    codes = codes_of([lesson.scene for lesson in lessons])
-    return drawing_lesson(texts, codes, hidden, policy.vocabulary, max_text=MAX_TEXT)
+    codes = codes_of([example.scene for example in examples])
+    return drawing_example(texts, codes, hidden, policy.vocabulary, max_text=MAX_TEXT)
 
 
 def _answers(policy: ShowO, rng: np.random.Generator, size: int) -> Rows:
-    lessons = answer_lessons(rng, size)
-    codes = misread(codes_of([lesson.scene for lesson in lessons]), _BLURRED_CELLS)
-    # Without the begin token, which lessons add.
-    asked = [policy.asking.whole(lesson.quiz.question) for lesson in lessons]
+    examples = answer_examples(rng, size)
+    codes = misread(codes_of([example.scene for example in examples]), _BLURRED_CELLS)
+    # Without the begin token, which examples add.
+    asked = [policy.asking.whole(example.quiz.question) for example in examples]
     questions = policy.text_ids(asked)
-    answers = policy.text_ids([lesson.answer for lesson in lessons])
+    answers = policy.text_ids([example.answer for example in examples])
     texts = [[*question, *answer] for question, answer in zip(questions, answers, strict=True)]
-    rows = caption_lesson(codes, texts, policy.vocabulary, max_text=MAX_TEXT)
+    rows = caption_example(codes, texts, policy.vocabulary, max_text=MAX_TEXT)
     start = rows.labels.shape[1] - MAX_TEXT
     for labels, question in zip(rows.labels, questions, strict=True):
         # Begin token and question are given, not asked for.
@@ -188,9 +188,9 @@ def _answers(policy: ShowO, rng: np.random.Generator, size: int) -> Rows:
 
 
 def _texts(policy: ShowO, rng: np.random.Generator) -> Rows:
-    quizzes = [lesson.quiz for lesson in answer_lessons(rng, NUM_TEXTS)]
+    quizzes = [example.quiz for example in answer_examples(rng, NUM_TEXTS)]
     texts = [quiz.prompt if rng.random() < 0.5 else quiz.answer for quiz in quizzes]
-    return text_lesson(
+    return text_example(
         policy.text_ids(texts), policy.vocabulary, max_text=MAX_TEXT, num_image=NUM_IMAGE_TOKENS
     )
 

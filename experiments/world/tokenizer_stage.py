@@ -128,7 +128,7 @@ def share_recovered(pixels: UInt8[Tensor, "B 3 H W"], scenes: list[Scene]) -> fl
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Lesson:
+class _Targets:
     """How one kind of tokenizer is taught."""
 
     name_loss: Callable[[Tensor, Tensor], Tensor]
@@ -141,23 +141,23 @@ class _Lesson:
     """Share of the steps in which the encoder learns too: it is done earlier than the decoder."""
 
 
-def _teach(world: DrawnWorld, model: nn.Module, lesson: _Lesson, stage: Stage) -> None:
+def _train(world: DrawnWorld, model: nn.Module, example: _Targets, stage: Stage) -> None:
     model.requires_grad_(True)
 
     def loss_at(step: int, rng: np.random.Generator) -> Tensor:
         index = rng.integers(0, world.num_taught, 32)
         codes = world.codes[index]
-        loss = redraw_loss(lesson.draw(codes), values_of(world.plain[index]))
-        if step >= stage.steps * lesson.naming:
+        loss = redraw_loss(example.draw(codes), values_of(world.plain[index]))
+        if step >= stage.steps * example.naming:
             return loss
         # A quarter of the images is plain, as those that the policies draw will be.
         given = torch.cat([world.pixels[index[:24]], world.plain[index[24:]]])
-        return loss + lesson.name_loss(values_of(given), codes)
+        return loss + example.name_loss(values_of(given), codes)
 
     def report() -> str:
         held = slice(world.num_taught, None)
-        named = lesson.name(values_of(world.pixels[held]))
-        redrawn = ((lesson.draw(named) + 1) / 2).clamp(0, 1).mul(255).to(torch.uint8)
+        named = example.name(values_of(world.pixels[held]))
+        redrawn = ((example.draw(named) + 1) / 2).clamp(0, 1).mul(255).to(torch.uint8)
         off = (redrawn.float() - world.plain[held].float()).abs().mean().item()
         cells = (named == world.codes[held]).float().mean().item()
         right = share_recovered(redrawn, world.scenes[held])
@@ -176,8 +176,8 @@ def train_magvit2(world: DrawnWorld, work: Path, steps: int = 1000) -> Magvit2:
         signs = model.quantize.signs_of(codes, (GRID, GRID))
         return F.softplus(-2 * latents * signs).mean() + 0.02 * (latents.abs() - 1).square().mean()
 
-    lesson = _Lesson(name_loss=name_loss, name=model.encode, draw=model.decode, naming=0.35)
-    _teach(world, model, lesson, Stage(name="magvit2", steps=steps, peak_lr=2e-3, work=work))
+    example = _Targets(name_loss=name_loss, name=model.encode, draw=model.decode, naming=0.35)
+    _train(world, model, example, Stage(name="magvit2", steps=steps, peak_lr=2e-3, work=work))
     return model.eval().requires_grad_(False)
 
 
@@ -199,6 +199,6 @@ def train_vq(world: DrawnWorld, work: Path, steps: int = 1200) -> JanusVQVAE:
         return cosines(values).argmax(-1)
 
     decode: Any = model.decode
-    lesson = _Lesson(name_loss=name_loss, name=name, draw=decode, naming=0.6)
-    _teach(world, model, lesson, Stage(name="vq", steps=steps, peak_lr=2e-3, work=work))
+    example = _Targets(name_loss=name_loss, name=name, draw=decode, naming=0.6)
+    _train(world, model, example, Stage(name="vq", steps=steps, peak_lr=2e-3, work=work))
     return model.eval().requires_grad_(False)

@@ -50,9 +50,9 @@ class LearningCritic(Protocol):
 
 
 Objective = Literal["probability", "log_probability"]
-Share = Literal["caption", "token"]
+AverageOver = Literal["caption", "token"]
 
-SHARES = {"caption": weights_per_sample, "token": weights_per_token}
+AVERAGES = {"caption": weights_per_sample, "token": weights_per_token}
 """How the loss is averaged: each caption weighs the same, or each token."""
 
 
@@ -129,8 +129,8 @@ def require_choices(*, objective: str, average_over: str, gamma: float, under: S
     """
     if objective not in OBJECTIVES:
         raise ValueError(f"objective is {objective!r}; use one of {', '.join(OBJECTIVES)}")
-    if average_over not in SHARES:
-        raise ValueError(f"average_over is {average_over!r}; use one of {', '.join(SHARES)}")
+    if average_over not in AVERAGES:
+        raise ValueError(f"average_over is {average_over!r}; use one of {', '.join(AVERAGES)}")
     if not 0 <= gamma <= 1:
         raise ValueError(f"gamma is {gamma}; use a discount from 0 to 1 (the paper: 1)")
     if under is not None and under.temperature == 0:
@@ -146,7 +146,7 @@ class A2C:
     critic: LearningCritic
     gamma: float = 1.0
     objective: Objective = "probability"  # Paper: eq. 4
-    average_over: Share = "caption"
+    average_over: AverageOver = "caption"
     value_weight: float = 1.0
     under: Sampling | None = None
     """The distribution whose probabilities are pushed; None = the model's own."""
@@ -216,7 +216,7 @@ class A2C:
 
     def _shares(self, rollout: Rollout) -> Float[Tensor, "B T"]:
         mask, dtype = only_turn(rollout).tokens.mask, rollout.rewards.dtype
-        return SHARES[self.average_over](mask, reduce=self.reduce, dtype=dtype)
+        return AVERAGES[self.average_over](mask, reduce=self.reduce, dtype=dtype)
 
 
 def _values_of(rollout: Rollout) -> Float[Tensor, "B T"]:

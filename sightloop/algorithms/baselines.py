@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from sightloop.algorithms.a2c import SHARES, Objective, Share, only_turn, policy_loss, require_choices
+from sightloop.algorithms.a2c import AVERAGES, AverageOver, Objective, only_turn, policy_loss, require_choices
 from sightloop.algorithms.credit import discounted_returns, group_mean, other_mean, require_company
 from sightloop.algorithms.masked import standardize
 from sightloop.types import Credit, LossOutput, Policy, Reduction, Rollout, Sampling, identity_reduction
@@ -42,7 +42,7 @@ class GreedyBaseline:
     """The sampled caption's total reward minus that of the greedy caption."""
 
     objective: Objective = "probability"
-    average_over: Share = "caption"
+    average_over: AverageOver = "caption"
     standardized: bool = True
     """Advantages to mean 0 and standard deviation 1 over the samples of all ranks."""
     under: Sampling | None = None
@@ -72,7 +72,7 @@ class GreedyBaseline:
             advantages = standardize(samples, present, reduce=self.reduce) * mask
         return Credit(
             advantages=advantages,
-            loss_weights=SHARES[self.average_over](mask, reduce=self.reduce, dtype=advantages.dtype),
+            loss_weights=AVERAGES[self.average_over](mask, reduce=self.reduce, dtype=advantages.dtype),
         )
 
     def loss(self, policy: Policy, rollout: Rollout, credit: Credit) -> LossOutput:
@@ -123,7 +123,7 @@ class GroupBaseline:
     leave_one_out: bool = True
     """Baseline from the other captions only, which keeps the gradient unbiased; False = from all."""
     objective: Objective = "log_probability"
-    average_over: Share = "caption"
+    average_over: AverageOver = "caption"
     standardized: bool = True
     under: Sampling | None = None
     """The distribution whose probabilities are pushed; None = the model's own."""
@@ -152,7 +152,7 @@ class GroupBaseline:
             advantages = standardize(advantages, mask, reduce=self.reduce)
         return Credit(
             advantages=advantages,
-            loss_weights=SHARES[self.average_over](mask, reduce=self.reduce, dtype=advantages.dtype),
+            loss_weights=AVERAGES[self.average_over](mask, reduce=self.reduce, dtype=advantages.dtype),
         )
 
     def loss(self, policy: Policy, rollout: Rollout, credit: Credit) -> LossOutput:

@@ -148,7 +148,7 @@ class GRPO:
             loss_weights=loss_weights,
             unmasking=unmasking,
             old_log_probs=() if self.old == "none" else self._old_log_probs(policy, rollout, unmasking),
-            figures=self._figures(group, signal),
+            metrics=self._group_counts(group, signal),
         )
 
     def loss(self, policy: Policy, rollout: Rollout, credit: Credit) -> LossOutput:
@@ -165,15 +165,15 @@ class GRPO:
                 if credit.old_log_probs
                 else None
             )
-            found = self._view_loss(policy, scored_turn, credit.advantages[:, scored_turn.columns], old)
+            found = self._turn_loss(policy, scored_turn, credit.advantages[:, scored_turn.columns], old)
             parts.append(scored_turn.average(found.pop("total")))
             for name, values in found.items():
                 metrics[f"{scored_turn.name}/{name}"] = in_turn_columns(
-                    scored_turn.figure(values), scored_turn.columns, credit.loss_weights
+                    scored_turn.averaged_for_log(values), scored_turn.columns, credit.loss_weights
                 )
         return LossOutput(per_token=torch.cat(parts, 1), metrics=metrics)
 
-    def _view_loss(
+    def _turn_loss(
         self,
         policy: Policy,
         scored_turn: ScoredTurn,
@@ -186,13 +186,13 @@ class GRPO:
         new = log_probs
         if self.ratio == "sequence":
             new, old = sequence_log_probs(new, mask), sequence_log_probs(old, mask)
-        worth = advantages[:, None].expand_as(new)
+        repeated = advantages[:, None].expand_as(new)
         clip = {"low": self.clip_low, "high": self.clip_high}
-        loss = clipped_ratio(new, old, worth, **clip).masked_fill(~mask, 0)
+        loss = clipped_ratio(new, old, repeated, **clip).masked_fill(~mask, 0)
         found = {"loss": loss, "total": loss, "log_prob": log_probs, "entropy": entropy}
         if self.old != "none":
             found["ratio"] = (new - old).exp().masked_fill(~mask, 0)
-            found["clipped"] = (is_clipped(new, old, worth, **clip) & mask).to(loss.dtype)
+            found["clipped"] = (is_clipped(new, old, repeated, **clip) & mask).to(loss.dtype)
         if self.reference is not None:
             with torch.no_grad():
                 reference, _ = scored_turn.score(self.reference)
@@ -226,7 +226,7 @@ class GRPO:
         ]
         return torch.cat([part.score(policy)[0] for part in parts])
 
-    def _figures(self, group: Tensor, signal: Bool[Tensor, " B"]) -> dict[str, float]:
+    def _group_counts(self, group: Tensor, signal: Bool[Tensor, " B"]) -> dict[str, float]:
         everyone = {number for part in self.gather(group) for number in numbers_of(part)}
         speaking = {number for part in self.gather(group[signal]) for number in numbers_of(part)}
         return {"groups/all": float(len(everyone)), "groups/zero_variance": float(len(everyone - speaking))}

@@ -89,7 +89,7 @@ class SFT:
             advantages=torch.ones_like(loss_weights) * (loss_weights > 0),
             loss_weights=loss_weights,
             unmasking=unmasking,
-            figures={"filter/kept": kept / everyone},
+            metrics={"filter/accepted": kept / everyone},
         )
 
     def loss(self, policy: Policy, rollout: Rollout, credit: Credit) -> LossOutput:
@@ -112,7 +112,7 @@ class SFT:
             parts.append(scored_turn.average(total))
             for name, values in found.items():
                 metrics[f"{scored_turn.name}/{name}"] = in_turn_columns(
-                    scored_turn.figure(values), scored_turn.columns, credit.loss_weights
+                    scored_turn.averaged_for_log(values), scored_turn.columns, credit.loss_weights
                 )
         return LossOutput(per_token=torch.cat(parts, 1), metrics=metrics)
 

@@ -19,8 +19,8 @@ from torch import Tensor
 from sightloop.algorithms.masked import weights_per_length, weights_per_sample, weights_per_token
 from sightloop.types import Policy, Reduction, Rollout, Sampling, Turn
 
-Share = Literal["sample", "token", "length"]
-SHARES: tuple[Share, ...] = ("sample", "token", "length")
+AverageOver = Literal["sample", "token", "length"]
+AVERAGES: tuple[AverageOver, ...] = ("sample", "token", "length")
 """Within a side each sample weighs the same, or each token, or each token 1 / `max_length` of a sample."""
 
 Unmasking = Callable[[Turn], list[Turn]]
@@ -64,7 +64,7 @@ class ScoredTurn:
     turns: tuple[Turn, ...]
     columns: slice
     """Its columns in credit."""
-    average_over: Share
+    average_over: AverageOver
 
     @property
     def mask(self) -> Bool[Tensor, "B K T"]:
@@ -105,7 +105,7 @@ class ScoredTurn:
         total = weights.sum(1)
         return (weights * values).sum(1) / total.where(total > 0, 1)
 
-    def figure(self, values: Float[Tensor, "B K T"]) -> Float[Tensor, "B T"]:
+    def averaged_for_log(self, values: Float[Tensor, "B K T"]) -> Float[Tensor, "B T"]:
         """Values for the log, scaled so that their share-weighted sum is this side's mean."""
         return self.average(values.detach()) / self.weight
 
@@ -116,13 +116,13 @@ class TurnObjectives:
 
     drawing: TurnObjective = TurnObjective()
     answering: TurnObjective = TurnObjective()
-    average_over: Share = "sample"
+    average_over: AverageOver = "sample"
     unmasking: Unmasking | None = None
     """None scores the tokens of a drawing in the order in which they were drawn."""
 
     def __post_init__(self) -> None:
-        if self.average_over not in SHARES:
-            raise ValueError(f"average_over is {self.average_over!r}; use one of {', '.join(SHARES)}")
+        if self.average_over not in AVERAGES:
+            raise ValueError(f"average_over is {self.average_over!r}; use one of {', '.join(AVERAGES)}")
         if self.drawing.weight + self.answering.weight <= 0:
             raise ValueError("both sides have weight 0; give at least one a positive weight")
         for name, objective in (("drawing", self.drawing), ("answering", self.answering)):

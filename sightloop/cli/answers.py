@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from sightloop.cli.caption_options import AnswerMeasureOptions
 from sightloop.evaluation.answer_files import read_answers, yes_no_truth
-from sightloop.evaluation.answer_matching import AnswerJudge, ExactMatch, TextModelJudge, answer_measures
+from sightloop.evaluation.answer_matching import (
+    AnswerComparison,
+    ExactMatch,
+    TextModelComparison,
+    answer_measures,
+)
 from sightloop.evaluation.pope import yes_no_measures
 from sightloop.evaluation.text_model import TextModel
 from sightloop.models.named_models import model_config
@@ -31,9 +36,9 @@ def measured_answers(options: AnswerMeasureOptions) -> Evaluation:
         raise ValueError("literal is about a language model's replies; name one with --judge FOLDER")
     if truth is not None:
         return yes_no_measures([row.answer for row in rows], truth, reading=options.reading)
-    judge: AnswerJudge = ExactMatch()
+    judge: AnswerComparison = ExactMatch()
     if options.judge not in ("", EXACT):
         model_config(options.judge)
         model = TextModel.from_pretrained(options.judge, device=distributed.device(options.device))
-        judge = TextModelJudge(model, literal=options.literal, protocol=model.protocol)
+        judge = TextModelComparison(model, literal=options.literal, protocol=model.protocol)
     return answer_measures(rows, judge=judge)

@@ -45,7 +45,7 @@ def evaluate_geneval(options: GenEvalOptions) -> str:
             `read_geneval_run`.
     """
     if options.results is not None:
-        return _told_again(options, options.results)
+        return _reported_again(options, options.results)
     options = _with_world_prompts(options)
     output = options.results_file
     if options.compare is not None and options.compare.resolve() == output.resolve():
@@ -136,7 +136,7 @@ def _refuse_drawing_options(drawer: DrawerOptions) -> None:
         )
 
 
-def _told_again(options: GenEvalOptions, results: Path) -> str:
+def _reported_again(options: GenEvalOptions, results: Path) -> str:
     if options.judge.detector or options.judge.detections or options.drawer.policy:
         raise ValueError(f"{results} is done; leave --detector, --detections and --model out")
     prompts = options.prompts

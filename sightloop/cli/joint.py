@@ -65,7 +65,7 @@ def evaluate_joint(options: JointOptions) -> str:
     evaluator = evaluator_of(options)
     found = [_measured(each, evaluator, keep=options.pictures is not None) for each in models]
     record = _record(found, evaluator)
-    lines = [text for one in found for text in (one.name, _told(one.evaluation, evaluator), "")]
+    lines = [text for one in found for text in (one.name, _lines_of(one.evaluation, evaluator), "")]
     lines += [categories_table({one.name: one.evaluation for one in found}), ""]
     if len(found) == 2:
         before, after = (one.evaluation for one in found)
@@ -169,7 +169,7 @@ def _fixed_prompts(evaluator: JointEvaluator) -> list[str]:
     return [] if evaluator.fixed is None else [quiz.prompt for quiz in evaluator.fixed.quizzes]
 
 
-def _told(evaluation: Evaluation, evaluator: JointEvaluator) -> str:
+def _lines_of(evaluation: Evaluation, evaluator: JointEvaluator) -> str:
     lines = [joint_table(imbalance_of(evaluation))]
     values = evaluation.per_sample.get("answered_fixed")
     if values:

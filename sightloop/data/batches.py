@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from sightloop.data.decode import Decoding
+from sightloop.data.encoded import Broken, load
 from sightloop.data.images import ImageBatch, Pixels, load_many, make_batch
 from sightloop.data.order import order_of
-from sightloop.data.pictures import Broken, load
 from sightloop.data.sources import Source
 from sightloop.terminal import one_line
 

@@ -15,8 +15,8 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from sightloop.data.decode import Decoding
+from sightloop.data.encoded import Broken, EncodedImage, load
 from sightloop.data.order import sample_seeds
-from sightloop.data.pictures import Broken, EncodedImage, load
 from sightloop.data.sources import Source
 from sightloop.terminal import one_line
 from sightloop.types import Images

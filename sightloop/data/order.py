@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from jaxtyping import Int, UInt64
 
-from sightloop.data.pictures import EncodedImage
+from sightloop.data.encoded import EncodedImage
 from sightloop.data.sources import FileSource, ShardSource, Source
 
 _SEEDS, _FILES, _SHARDS, _DRAWS = range(4)

@@ -18,7 +18,7 @@ from typing import Any
 from PIL import Image
 
 from sightloop.data.decode import BrokenImageError
-from sightloop.data.pictures import EncodedImage, damaged, read_file, read_range
+from sightloop.data.encoded import EncodedImage, damaged, read_file, read_range
 from sightloop.image_files import DAMAGE, MAX_BYTES, path_inside
 
 IMAGE_SUFFIXES = (

@@ -18,8 +18,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol
 
+from sightloop.data.encoded import EncodedImage, read_file
 from sightloop.data.karpathy import read_karpathy
-from sightloop.data.pictures import EncodedImage, read_file
 from sightloop.data.shards import IMAGE_SUFFIXES, image_column, parquet_images, tar_images, video_images
 
 SUPPORTED = (

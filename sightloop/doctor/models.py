@@ -68,7 +68,7 @@ def examine(wanted: ModelToExamine, *, dtype: torch.dtype, device: torch.device)
             found.fail("loads", _first_lines(error), "correct what is named above, or name another model")
         ]
     probe = world_probe() if _knows_world_only(judge) else drawn_probe()
-    scores = judge.scores(*probe.pairs).float().cpu()
+    scores = judge.rewards(*probe.pairs).float().cpu()
     return [
         found.ok(
             "loads", f"{sum(p.numel() for p in judge.model.parameters()) / 1e6:.1f} M parameters, all there"
@@ -180,7 +180,7 @@ def _ranking(found: _Findings, judge: Judge, probe: Probe, scores: Tensor) -> Fi
             "swap the two rows of its head, so that class 1 is 'matched', or turn its training labels",
         ),
         (
-            lambda: _share_right(probe, judge.scores(*probe.bgr().pairs).float().cpu()),
+            lambda: _share_right(probe, judge.rewards(*probe.bgr().pairs).float().cpu()),
             "with red and blue swapped it would be right: the model reads BGR, or its pixels come as BGR",
             "give it RGB, or reverse the input channels of its patch embedding",
         ),
@@ -219,14 +219,14 @@ def _with_other_activation(judge: Judge, probe: Probe) -> float:
     for module, name, child in undo:
         setattr(module, name, nn.GELU() if isinstance(child, QuickGELUActivation) else QuickGELUActivation())
     try:
-        return _share_right(probe, judge.scores(*probe.pairs).float().cpu())
+        return _share_right(probe, judge.rewards(*probe.pairs).float().cpu())
     finally:
         for module, name, child in undo:
             setattr(module, name, child)
 
 
 def _knows_world_only(judge: Judge) -> bool:
-    words: Any = judge.processor.tokenizer if isinstance(judge, YesNoJudge) else judge.words
+    words: Any = judge.processor.tokenizer if isinstance(judge, YesNoJudge) else judge.tokenizer
     return set(words.get_vocab()) == set(WORDS)
 
 

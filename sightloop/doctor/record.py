@@ -32,7 +32,7 @@ def write_record() -> None:
     for one in BUNDLED:
         judge = one.load(dtype=torch.float32, device=torch.device("cpu"))
         assert not isinstance(judge, YesNoJudge)
-        scores = [round(float(score), 6) for score in judge.scores(*world_probe().pairs)]
+        scores = [round(float(score), 6) for score in judge.rewards(*world_probe().pairs)]
         entries[digest(one.model)] = {"name": one.name, "settings": settings_of(judge), "scores": scores}
     RECORD.write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
 

@@ -139,9 +139,9 @@ def _answers(probe: Probe, policy: Captioner | None) -> Pair:
 
     def answered(text: str, negative: str) -> Outcome:
         plain = replace(outcome_of_texts(images, [text]), facts=[_TOLD])
-        blank = replace(outcome_of_texts(images, ["nothing"]), facts=[_TOLD])
+        blind = replace(outcome_of_texts(images, ["nothing"]), facts=[_TOLD])
         asked = replace(outcome_of_texts(images, [negative]), facts=[(_ABSENT,)])
-        return replace(plain, others={"blank": blank, "trap": asked})
+        return replace(plain, others={"blind": blind, "negative": asked})
 
     return Pair(
         good=answered("a red circle", "no"), bad=answered("a blue square", "yes"), difference="wrong facts"

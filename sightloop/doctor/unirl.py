@@ -49,14 +49,14 @@ def opened(config: UniConfig, folder: Path) -> Opened:
     setup = replace(setup_of(config), asks=[])
     judges = rewards_of(config, in_world=setup.in_world)
     policy = load_policy(config, distributed.device(config.device))
-    law, answerer = image_sampling(config, policy), answerer_of(config, policy)[0]
+    sampling, answerer = image_sampling(config, policy), answerer_of(config, policy)[0]
     second = "truth" if isinstance(config, SftConfig) else "answer"
 
     def sample(judge: MeasuringJudge) -> Tensor:
         measuring = replace(judges, judge=judge)
         few = replace(config, prompts=_PROMPTS, group=_PER_PROMPT, draw=replace(config.draw, batch=None))
         collect = collector_of(
-            few, measuring, setup.vocabulary, law=law, answerer=answerer, second_turn=second
+            few, measuring, setup.vocabulary, sampling=sampling, answerer=answerer, second_turn=second
         )
         return collect(policy, next(iter(quiz_stream(few, setup)))).group.cpu()
 

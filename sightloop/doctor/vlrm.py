@@ -23,7 +23,7 @@ from sightloop.training import distributed
 from sightloop.world.bundled import WEIGHTS
 from sightloop.world.image_folder import write_images
 
-_PICTURES, _PER_PICTURE = 8, 4
+_IMAGES, _PER_IMAGE = 8, 4
 """Samples of the calibration."""
 
 
@@ -57,7 +57,7 @@ def opened(config: VlrmConfig, folder: Path) -> Opened:
     world = not config.data.images
     vlrm.require_images(config)
     if world:
-        pictures = write_images(folder / "train", number=_PICTURES, seed=config.schedule.seed)
+        pictures = write_images(folder / "train", number=_IMAGES, seed=config.schedule.seed)
         judge = replace(
             config.judge,
             model=config.judge.model or str(WEIGHTS / "judge"),
@@ -72,13 +72,13 @@ def opened(config: VlrmConfig, folder: Path) -> Opened:
 
     def sample(judge: MeasuringJudge) -> Tensor:
         decoding = Decoding(size=policy.image_size, fit=config.data.fit, max_pixels=config.data.max_pixels)
-        batching = Batching(batch_size=_PICTURES, seed=config.schedule.seed)
+        batching = Batching(batch_size=_IMAGES, seed=config.schedule.seed)
         batches = ImageStream(open_named_images(config.data), decoding, batching)
         collect = CaptionCollector(
             judge=judge,
             sampling=vlrm.drawing(config),
             prompt=config.draw.prompt,
-            per_image=_PER_PICTURE,
+            per_image=_PER_IMAGE,
         )
         return collect(policy, next(iter(batches))).group.cpu()
 

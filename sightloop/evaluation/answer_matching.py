@@ -41,7 +41,7 @@ class Answered:
     answer: str
 
 
-class AnswerJudge(Protocol):
+class AnswerComparison(Protocol):
     """Says whether an answer is right."""
 
     protocol: dict[str, str]
@@ -63,7 +63,7 @@ class ExactMatch:
         return [plain_words(row.answer) == plain_words(row.truth) for row in rows]
 
 
-class TextModelJudge:
+class TextModelComparison:
     """Asks a text model: any function from a text to its reply.
 
     `literal` reads replies as UniRL does: right only if the reply is exactly `same`. `protocol` says which
@@ -106,7 +106,7 @@ def read_verdict(reply: str, *, literal: bool = False) -> bool | None:
     return True if words[:1] in (["same"], ["yes"]) else None
 
 
-def answer_measures(rows: Sequence[Answered], *, judge: AnswerJudge) -> Evaluation:
+def answer_measures(rows: Sequence[Answered], *, judge: AnswerComparison) -> Evaluation:
     """`accuracy` of answers and the share `unparsable` of verdicts, which count as wrong.
 
     Raises:

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sightloop.evaluation.protocol import protocol_hash
-from sightloop.models.clip import ClipEncoder, Pictures
+from sightloop.models.clip import ClipEncoder, ClipImages
 from sightloop.types import Evaluation
 
 PREFIX = "A photo depicts "
@@ -23,7 +23,7 @@ WEIGHT = 2.5
 
 def clip_score(
     encoder: ClipEncoder,
-    images: Float[Tensor, "N d"] | Pictures,
+    images: Float[Tensor, "N d"] | ClipImages,
     captions: Sequence[str],
     *,
     references: Sequence[Sequence[str]] | None = None,

@@ -22,7 +22,7 @@ from torch import Tensor
 from sightloop.evaluation.pairs import CaptionSet
 from sightloop.evaluation.protocol import protocol_hash
 from sightloop.evaluation.ranking import Ties, rank_images, rank_texts, recall_metrics, recall_values
-from sightloop.models.clip import MAX_CHARACTERS, ClipEncoder, Pictures, SeenImages
+from sightloop.models.clip import MAX_CHARACTERS, ClipEncoder, ClipImages, SeenImages
 from sightloop.types import Evaluation
 
 TOLERATED_TIES = 0.001
@@ -31,7 +31,7 @@ TOLERATED_TIES = 0.001
 
 def clip_recall(
     encoder: ClipEncoder,
-    images: SeenImages | Pictures,
+    images: SeenImages | ClipImages,
     captions: Sequence[str],
     *,
     target: Int[Tensor, " M"] | None = None,

@@ -19,19 +19,19 @@ class TextModel:
     """Replies greedily; the tokenizer's chat template is used where it has one."""
 
     def __init__(
-        self, model: PreTrainedModel, words: PreTrainedTokenizerBase, *, name: str, max_tokens: int = 16
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, name: str, max_tokens: int = 16
     ) -> None:
         if max_tokens < 1:
             raise ValueError(f"max_tokens is {max_tokens}; a reply needs at least 1")
         self.model: Any = model.eval().requires_grad_(False)
-        self.words: Any = words
+        self.tokenizer: Any = tokenizer
         self.max_tokens = max_tokens
         weight = self.model.get_input_embeddings().weight.detach().float().cpu().numpy()
         self.protocol = {
             "text_model": name,
             "text_model_weights": hashlib.sha256(weight.tobytes()).hexdigest()[:12],
             "text_model_dtype": str(self.model.dtype).removeprefix("torch."),
-            "chat_template": str(self.words.chat_template is not None),
+            "chat_template": str(self.tokenizer.chat_template is not None),
             "reply_tokens": str(max_tokens),
             "transformers": transformers.__version__,
         }
@@ -56,17 +56,21 @@ class TextModel:
     @torch.no_grad()
     def __call__(self, text: str) -> str:
         """The reply, stripped of white space."""
-        if self.words.chat_template is None:
-            read = read_texts(self.words, [text], return_tensors="pt")
+        if self.tokenizer.chat_template is None:
+            read = read_texts(self.tokenizer, [text], return_tensors="pt")
         else:
-            read = self.words.apply_chat_template(
-                [{"role": "user", "content": spelled_out(self.words, text)}],
+            read = self.tokenizer.apply_chat_template(
+                [{"role": "user", "content": spelled_out(self.tokenizer, text)}],
                 add_generation_prompt=True,
                 return_dict=True,
                 return_tensors="pt",
             )
         ids = read["input_ids"].to(self.model.device)
-        pad = self.words.eos_token_id if self.words.pad_token_id is None else self.words.pad_token_id
+        pad = (
+            self.tokenizer.eos_token_id
+            if self.tokenizer.pad_token_id is None
+            else self.tokenizer.pad_token_id
+        )
         watch = NumbersOnly()
         # Checkpoints may name sampling settings of their own; greedy needs them off.
         made = self.model.generate(
@@ -82,4 +86,4 @@ class TextModel:
             logits_processor=[watch],
         )
         watch.require(self.model.name_or_path, "replies")
-        return self.words.decode(made[0, ids.shape[1] :], skip_special_tokens=True).strip()
+        return self.tokenizer.decode(made[0, ids.shape[1] :], skip_special_tokens=True).strip()

@@ -16,7 +16,7 @@ from sightloop.evaluation.intervals import Interval
 from sightloop.evaluation.protocol import protocol_hash
 from sightloop.evaluators.geneval_images import PROMPT_KEY, drawing_record
 from sightloop.evaluators.geneval_options import GenEvalOptions
-from sightloop.evaluators.open_detector import ObjectJudge, open_judge
+from sightloop.evaluators.open_detector import ObjectChecker, open_judge
 from sightloop.geneval.detectors import (
     DetectionsFile,
     DetectorImage,
@@ -25,8 +25,7 @@ from sightloop.geneval.detectors import (
 )
 from sightloop.geneval.folder import PromptImages, read_folder
 from sightloop.geneval.prompts import GenEvalPrompt, read_geneval_prompts
-from sightloop.geneval.rules import Detection, verdict_of
-from sightloop.geneval.scores import (
+from sightloop.geneval.results import (
     RateChanges,
     Result,
     Summary,
@@ -40,6 +39,7 @@ from sightloop.geneval.scores import (
     summarize,
     write_results,
 )
+from sightloop.geneval.rules import Detection, verdict_of
 from sightloop.image_files import open_image, read_regular
 
 
@@ -104,8 +104,8 @@ def geneval_table(run: GenEvalRun) -> str:
     """Counts, rates and intervals by task, and the protocol."""
     summary = run.summary
     per_prompt = summary.images // summary.prompts
-    eyes = [run.protocol[key] for key in ("detector", "detector_checkpoint") if key in run.protocol]
-    name = " ".join(eyes) or "unknown detector"
+    detector = [run.protocol[key] for key in ("detector", "detector_checkpoint") if key in run.protocol]
+    name = " ".join(detector) or "unknown detector"
     title = f"geneval ({name}): {summary.prompts} prompts, {per_prompt} images each"
     width = max(len("overall"), *map(len, summary.tasks))
     lines = [title, "", f"{'task':<{width}}  {'right':>5}  {'of':>5}  rate    95% interval"]
@@ -147,7 +147,7 @@ def change_table(change: RateChanges) -> str:
 
 
 def _seen(
-    options: GenEvalOptions, shown: Sequence[PromptImages], judge: ObjectJudge, protocol: Mapping[str, str]
+    options: GenEvalOptions, shown: Sequence[PromptImages], judge: ObjectChecker, protocol: Mapping[str, str]
 ) -> Iterator[tuple[GenEvalPrompt, str, list[Detection]]]:
     """Prompt, file and colored detections of every image in order; each is written down as it is made."""
     folder, detector = options.folder, judge.detector
@@ -157,7 +157,7 @@ def _seen(
             picture, _ = _opened(folder, prompt, file)
             yield prompt, file, judge.colored(prompt, picture, detector.detect([picture])[0])
         return
-    kept = _Kept(detections_path(options.results_file), protocol)
+    kept = _DetectionCache(detections_path(options.results_file), protocol)
     with tqdm(total=len(todo), desc="images", unit="image", disable=None) as bar:
         for start in range(0, len(todo), options.batch):
             some = todo[start : start + options.batch]
@@ -172,7 +172,7 @@ def _seen(
                 yield prompt, file, kept.of(file)
 
 
-class _Kept:
+class _DetectionCache:
     """Detections on disk, so that a stopped evaluation goes on."""
 
     def __init__(self, path: Path, protocol: Mapping[str, str]) -> None:
@@ -233,7 +233,7 @@ def _opened(root: Path, prompt: GenEvalPrompt, file: str) -> tuple[DetectorImage
     return DetectorImage(file=file, image=image, names=prompt.names), digest
 
 
-def _protocol(judge: ObjectJudge, shown: Sequence[PromptImages]) -> dict[str, str]:
+def _protocol(judge: ObjectChecker, shown: Sequence[PromptImages]) -> dict[str, str]:
     prompts = json.dumps([each.prompt.metadata for each in shown], sort_keys=True)
     # The detector first: one that reads a file tells the whole protocol of whoever wrote it.
     return {

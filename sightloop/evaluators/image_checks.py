@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from sightloop.evaluators.geneval_options import DetectorOptions
-from sightloop.evaluators.open_detector import ObjectJudge, open_judge
+from sightloop.evaluators.open_detector import ObjectChecker, open_judge
 from sightloop.geneval.detectors import DetectorImage
 from sightloop.geneval.prompts import GenEvalPrompt, prompt_of
 from sightloop.geneval.rules import Detection, conditions_met, exact_reward, verdict_of
@@ -68,7 +68,7 @@ class WorldCheck:
 class GenEvalCheck:
     """GenEval's rules on what a detector sees."""
 
-    judge: ObjectJudge
+    judge: ObjectChecker
 
     @property
     def protocol(self) -> dict[str, str]:

@@ -42,7 +42,7 @@ class FixedImages:
     images: Images
     quizzes: list[Quiz]
 
-    def told(self) -> str:
+    def described(self) -> str:
         """Their number, and a mark that differs where images or quizzes do."""
         asked = json.dumps([quiz.metadata() for quiz in self.quizzes]).encode()
         mark = crc32(self.images.pixels.contiguous().cpu().numpy().tobytes(), crc32(asked))
@@ -154,7 +154,7 @@ class JointEvaluator:
             "quizzes_hash": protocol_hash(
                 {"quizzes": json.dumps([ask.quiz.metadata() for ask in self.asks])}
             ),
-            "fixed_pictures": "none" if self.fixed is None else self.fixed.told(),
+            "fixed_pictures": "none" if self.fixed is None else self.fixed.described(),
             "answer_tokens": str(self.max_answer),
             "seed": f"{self.seed}, prompt and number of the image",
             "answers": "about the images, greedy, right if every fact is told",
@@ -205,12 +205,12 @@ def joint_table(found: Imbalance) -> str:
         ("gap: answered right minus drawn right", found.gap),
     ]
     for name, interval in rows:
-        told = "none" if interval is None else _told(interval)
-        lines.append(f"{name:<44}{told}")
+        text = "none" if interval is None else _interval_text(interval)
+        lines.append(f"{name:<44}{text}")
     return "\n".join(lines)
 
 
-def _told(interval: Interval) -> str:
+def _interval_text(interval: Interval) -> str:
     return f"{interval.value:>6.3f}   [{interval.low:.3f}, {interval.high:.3f}]"
 
 

@@ -29,7 +29,7 @@ _COLORS = "--colors (in training --judge.colors or --joint.colors)"
 
 
 @dataclass(frozen=True, kw_only=True)
-class ObjectJudge:
+class ObjectChecker:
     """What sees the objects of images, what names their colors, and by which rules they count."""
 
     detector: Detector
@@ -81,7 +81,7 @@ class ObjectJudge:
             )
 
 
-def open_judge(options: DetectorOptions) -> ObjectJudge:
+def open_judge(options: DetectorOptions) -> ObjectChecker:
     """The detector, the colors and the rules that the options name.
 
     Raises:
@@ -96,7 +96,7 @@ def open_judge(options: DetectorOptions) -> ObjectJudge:
             raise ValueError(f"the embedded world's checker names colors itself; leave {_COLORS} out")
         device = distributed.device(options.device)
         colors = ClipColors(ClipEncoder.from_pretrained(options.colors, device=device))
-    return ObjectJudge(detector=detector, colors=colors, rules=rules)
+    return ObjectChecker(detector=detector, colors=colors, rules=rules)
 
 
 def rules_of(options: DetectorOptions) -> GenEvalRules:
@@ -177,4 +177,4 @@ def function_detector(name: str) -> FunctionDetector:
     # Where the file lies does not matter, what it says does.
     short = name.rpartition("/")[2]
     protocol = {"detector": short, "detector_source": found.digest, "floor": "0.0"}
-    return FunctionDetector(found, protocol=protocol, told_names="names" in found.parameters)
+    return FunctionDetector(found, protocol=protocol, takes_names="names" in found.parameters)

@@ -7,7 +7,7 @@ from functools import cache
 
 import torch
 
-from sightloop.evaluation.answer_matching import Answered, TextModelJudge
+from sightloop.evaluation.answer_matching import Answered, TextModelComparison
 from sightloop.evaluation.text_model import TextModel
 from sightloop.rewards.answers import TextJudge
 
@@ -30,7 +30,7 @@ def same_or_not(ask: Callable[[str], str], name: str) -> TextJudge:
 
     Equal answers are asked about once. The judge raises ValueError on a reply that is neither.
     """
-    judge = TextModelJudge(ask)
+    judge = TextModelComparison(ask)
 
     @cache
     def score(question: str, truth: str, answer: str) -> float:

@@ -86,7 +86,7 @@ class ClipColors:
         left, top = round((width - size) / 2), round((height - size) / 2)
         square = resized.crop((left, top, left + size, top + size))
         pixels = torch.from_numpy(np.array(square, dtype=np.float32)).permute(2, 0, 1) / 255
-        processor = self.encoder.pictures
+        processor = self.encoder.image_processor
         mean, spread = torch.tensor(processor.image_mean), torch.tensor(processor.image_std)
         return (pixels - mean[:, None, None]) / spread[:, None, None]
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sightloop.geneval.prompts import GenEvalPrompt, parse_prompt
-from sightloop.geneval.scores import check_complete
+from sightloop.geneval.results import check_complete
 from sightloop.text_files import form_of, read_json
 
-_PICTURE = re.compile(r"\d+\.(png|jpe?g)", re.IGNORECASE)
+_IMAGE_FILE = re.compile(r"\d+\.(png|jpe?g)", re.IGNORECASE)
 _LEFT_BY_SYSTEMS = {"thumbs.db", "desktop.ini"}
 
 
@@ -88,7 +88,7 @@ def sample_files(folder: Path) -> list[Path]:
     for entry in sorted(folder.iterdir()) if folder.is_dir() else []:
         if entry.name.startswith(".") or entry.name.lower() in _LEFT_BY_SYSTEMS:
             continue
-        if not _PICTURE.fullmatch(entry.name):
+        if not _IMAGE_FILE.fullmatch(entry.name):
             raise ValueError(f"{entry} is not named as an image (0000.png); remove or rename it")
         if (number := int(entry.stem)) in found:
             raise ValueError(f"{entry} has the number of {found[number].name}; remove one of them")

@@ -19,15 +19,15 @@ class FunctionDetector:
     """Sees what a function says; `mouse`, `remote` and `keyboard` of COCO get GenEval's names."""
 
     def __init__(
-        self, function: Callable[..., Any], *, protocol: dict[str, str], told_names: bool = False
+        self, function: Callable[..., Any], *, protocol: dict[str, str], takes_names: bool = False
     ) -> None:
-        """Take `(images) -> objects of each`, or with `told_names` `(images, names)`.
+        """Take `(images) -> objects of each`, or with `takes_names` `(images, names)`.
 
         `names` are the classes that matter in each image.
         """
         self.function = function
         self.protocol = protocol
-        self.told_names = told_names
+        self.takes_names = takes_names
         self.vocabulary: frozenset[str] | None = None
 
     def detect(self, pictures: Sequence[DetectorImage]) -> list[list[Detection]]:
@@ -37,7 +37,7 @@ class FunctionDetector:
             ValueError: the function fails or answers in another form; it and the image are named.
         """
         images = [picture.image for picture in pictures]
-        told = {"names": [picture.names for picture in pictures]} if self.told_names else {}
+        told = {"names": [picture.names for picture in pictures]} if self.takes_names else {}
         name = self.protocol["detector"]
         try:
             said = self.function(images, **told)

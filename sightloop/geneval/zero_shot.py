@@ -77,7 +77,7 @@ class ZeroShotDetector:
         resizing: Resizing = UNPADDED,
     ) -> None:
         self.model = model.eval().requires_grad_(False)
-        self.words = words
+        self.tokenizer = words
         self.family: Family = family
         self.floor = floor
         self.resizing = resizing
@@ -155,7 +155,7 @@ class ZeroShotDetector:
     ) -> tuple[Float[Tensor, "B Q N"], Float[Tensor, "B Q 4"]]:
         text, spans = detector_text(names)
         read = read_texts(
-            self.words,
+            self.tokenizer,
             [text] * len(images),
             return_tensors="pt",
             return_offsets_mapping=True,
@@ -179,7 +179,7 @@ class ZeroShotDetector:
     ) -> tuple[Float[Tensor, "B Q N"], Float[Tensor, "B Q 4"]]:
         config = self.model.config
         read = read_texts(
-            self.words,
+            self.tokenizer,
             [_QUERY.format(name=name) for name in names] * len(images),
             return_tensors="pt",
             padding="max_length",

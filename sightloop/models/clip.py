@@ -28,8 +28,8 @@ from sightloop.models.only_numbers import unit_rows
 from sightloop.models.open import ModelRole, open_model
 from sightloop.models.written_text import read_texts
 
-Picture = Image.Image | Path | str
-Pictures = UInt8[Tensor, "N 3 H W"] | Sequence[Picture]
+ClipImage = Image.Image | Path | str
+ClipImages = UInt8[Tensor, "N 3 H W"] | Sequence[ClipImage]
 MAX_CHARACTERS = 300
 
 
@@ -70,14 +70,14 @@ class ClipEncoder:
     def __init__(
         self,
         model: CLIPModel | SiglipModel,
-        words: PreTrainedTokenizerBase,
-        pictures: CLIPImageProcessorPil | SiglipImageProcessorPil,
+        tokenizer: PreTrainedTokenizerBase,
+        image_processor: CLIPImageProcessorPil | SiglipImageProcessorPil,
         *,
         name: str,
     ) -> None:
         self.model: Any = model.eval().requires_grad_(False)
-        self.words: Any = words
-        self.pictures: Any = pictures
+        self.tokenizer: Any = tokenizer
+        self.image_processor: Any = image_processor
         self.name = name
         self.is_siglip = isinstance(model, SiglipModel)
         self.max_tokens = int(self.model.config.text_config.max_position_embeddings)
@@ -107,7 +107,9 @@ class ClipEncoder:
     @property
     def size(self) -> int:
         """Side of the square that the model sees, in pixels."""
-        return int((self.pictures.size if self.is_siglip else self.pictures.crop_size)["height"])
+        return int(
+            (self.image_processor.size if self.is_siglip else self.image_processor.crop_size)["height"]
+        )
 
     @cached_property
     def protocol(self) -> dict[str, str]:
@@ -116,32 +118,32 @@ class ClipEncoder:
             "encoder": self.name,
             "encoder_weights": _digest(self.model),
             "encoder_dtype": str(self.dtype).removeprefix("torch."),
-            "crop": _crop_of(self.pictures),
+            "crop": _crop_of(self.image_processor),
             "transformers": transformers.__version__,
         }
 
     @torch.no_grad()
-    def images(self, pictures: Pictures, *, batch: int = 64) -> Float[Tensor, "N d"]:
+    def images(self, images: ClipImages, *, batch: int = 64) -> Float[Tensor, "N d"]:
         """Unit embeddings, float32, of pixels or of image files, prepared by the model's own processor.
 
         Raises:
             ValueError: no images, or one that cannot be read.
         """
-        return self.see(pictures, batch=batch).embeddings
+        return self.see(images, batch=batch).embeddings
 
     @torch.no_grad()
-    def see(self, pictures: Pictures, *, batch: int = 64) -> SeenImages:
+    def see(self, images: ClipImages, *, batch: int = 64) -> SeenImages:
         """The same with the digest of the images.
 
         Raises:
             ValueError: no images, or one that cannot be read.
         """
-        if not len(pictures):
+        if not len(images):
             raise ValueError("no images to encode")
         rows: list[Tensor] = []
         digests: list[bytes] = []
-        for start in range(0, len(pictures), batch):
-            values = self._processed(pictures[start : start + batch])
+        for start in range(0, len(images), batch):
+            values = self._processed(images[start : start + batch])
             digests += [hashlib.sha256(each.numpy().tobytes()).digest() for each in values]
             rows.append(self._see(values))
         digest = hashlib.sha256(b"".join(sorted(digests))).hexdigest()[:12]
@@ -189,16 +191,16 @@ class ClipEncoder:
     def shares_cut(self, captions: Sequence[str]) -> dict[str, float]:
         """Share of captions cut at `MAX_CHARACTERS`, and of those cut at `max_tokens` after that."""
         short = [caption[:MAX_CHARACTERS] for caption in captions]
-        lengths = [len(ids) for ids in read_texts(self.words, short, verbose=False)["input_ids"]]
+        lengths = [len(ids) for ids in read_texts(self.tokenizer, short, verbose=False)["input_ids"]]
         return {
             "cut_by_characters": sum(len(c) > MAX_CHARACTERS for c in captions) / len(captions),
             "cut_by_tokens": sum(length > self.max_tokens for length in lengths) / len(captions),
         }
 
-    def _processed(self, pictures: Pictures) -> Float[Tensor, "B 3 h w"]:
-        opened = list(pictures.cpu()) if isinstance(pictures, Tensor) else [_rgb(each) for each in pictures]
-        form = {"input_data_format": "channels_first"} if isinstance(pictures, Tensor) else {}
-        return self.pictures(opened, return_tensors="pt", **form)["pixel_values"]
+    def _processed(self, images: ClipImages) -> Float[Tensor, "B 3 h w"]:
+        opened = list(images.cpu()) if isinstance(images, Tensor) else [_rgb(each) for each in images]
+        form = {"input_data_format": "channels_first"} if isinstance(images, Tensor) else {}
+        return self.image_processor(opened, return_tensors="pt", **form)["pixel_values"]
 
     def _see(self, values: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B d"]:
         seen = self.model.vision_model(pixel_values=values.to(self.model.device, self.dtype))
@@ -211,7 +213,7 @@ class ClipEncoder:
             # It was trained on full rows without a mask and reads the last position.
             options = {"padding": "max_length"}
         encoded = read_texts(
-            self.words, texts, truncation=True, max_length=self.max_tokens, return_tensors="pt", **options
+            self.tokenizer, texts, truncation=True, max_length=self.max_tokens, return_tensors="pt", **options
         )
         names = ("input_ids",) if self.is_siglip else ("input_ids", "attention_mask")
         given = {name: encoded[name].to(self.model.device) for name in names}
@@ -227,12 +229,12 @@ class ClipEncoder:
         return heads
 
 
-def _rgb(picture: Picture) -> Image.Image:
+def _rgb(image: ClipImage) -> Image.Image:
     """8-bit RGB, upright, transparency over white."""
-    if not isinstance(picture, Image.Image):
-        return open_image(picture)
+    if not isinstance(image, Image.Image):
+        return open_image(image)
     try:
-        return upright_rgb(picture)
+        return upright_rgb(image)
     except BrokenImageError as error:
         raise ValueError(f"an image cannot be used: {error}") from error
 
@@ -247,11 +249,11 @@ def _digest(model: Any) -> str:
     return digest.hexdigest()[:12]
 
 
-def _crop_of(pictures: Any) -> str:
+def _crop_of(image_processor: Any) -> str:
     """What the processor does to an image, in words."""
-    size, crop = pictures.size, pictures.crop_size
+    size, crop = image_processor.size, image_processor.crop_size
     short = size["shortest_edge"]
     resized = f"shorter side to {short}" if short else f"squashed to {size['height']} x {size['width']}"
-    steps = [resized] * pictures.do_resize
-    steps += [f"center {crop['height']} x {crop['width']}"] * pictures.do_center_crop
+    steps = [resized] * image_processor.do_resize
+    steps += [f"center {crop['height']} x {crop['width']}"] * image_processor.do_center_crop
     return ", ".join(steps)

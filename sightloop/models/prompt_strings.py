@@ -88,7 +88,7 @@ class Frame:
         return f"{self.before}{place}{self.after}"
 
 
-def answer_ids(words: Any, text: str, *, behind: str) -> list[int]:
+def answer_ids(tokenizer: Any, text: str, *, behind: str) -> list[int]:
     """Ids of a given answer behind the string that ends a question, as in the authors' training.
 
     One blank stands between them, which many tokenizers make part of the answer's first token. The answer is
@@ -98,6 +98,6 @@ def answer_ids(words: Any, text: str, *, behind: str) -> list[int]:
     said, mark = text.strip(), _LAST_WORD.search(behind)
     before = ":" if mark is None else mark.group()
     blank = " " if said and not before[-1].isspace() else ""
-    alone, both = text_ids(words, before), text_ids(words, f"{before}{blank}{said}")
+    alone, both = text_ids(tokenizer, before), text_ids(tokenizer, f"{before}{blank}{said}")
     # A tokenizer that joins what is before with the blank leaves the answer to itself.
-    return both[len(alone) :] if both[: len(alone)] == alone else text_ids(words, f"{blank}{said}")
+    return both[len(alone) :] if both[: len(alone)] == alone else text_ids(tokenizer, f"{blank}{said}")

@@ -197,7 +197,7 @@ class Card:
 
     base: str
     steps: int
-    figures: Mapping[str, tuple[float, float]]
+    metrics: Mapping[str, tuple[float, float]]
     """Held-out figures before and after."""
     license_name: str = ""
 

@@ -29,32 +29,34 @@ class _Marks:
 _MARKS: WeakKeyDictionary[Any, _Marks] = WeakKeyDictionary()
 
 
-def read_texts(words: Any, texts: Sequence[str], **options: Any) -> Any:
+def read_texts(tokenizer: Any, texts: Sequence[str], **options: Any) -> Any:
     """What the tokenizer `words`, called with `options`, makes of texts in which special tokens are text."""
-    return words([_spelled(words, text, split=True) for text in texts], split_special_tokens=True, **options)
+    return tokenizer(
+        [_spelled(tokenizer, text, split=True) for text in texts], split_special_tokens=True, **options
+    )
 
 
-def text_ids(words: Any, text: str) -> list[int]:
+def text_ids(tokenizer: Any, text: str) -> list[int]:
     """The ids of one text, without a begin or end token."""
-    return read_texts(words, [text], add_special_tokens=False).input_ids[0] if text else []
+    return read_texts(tokenizer, [text], add_special_tokens=False).input_ids[0] if text else []
 
 
-def template_ids(words: Any, filled: str) -> list[int]:
+def template_ids(tokenizer: Any, filled: str) -> list[int]:
     """The ids of a template whose special tokens count and whose places hold texts `spelled_out`."""
-    return words(filled, add_special_tokens=False).input_ids
+    return tokenizer(filled, add_special_tokens=False).input_ids
 
 
-def spelled_out(words: Any, text: str) -> str:
+def spelled_out(tokenizer: Any, text: str) -> str:
     """The text with a blank in each string that would become a special token: for a place in a template.
 
     A template has special tokens of its own, so it has to be read in the usual way.
     """
-    return _spelled(words, text, split=False)
+    return _spelled(tokenizer, text, split=False)
 
 
-def _spelled(words: Any, text: str, *, split: bool) -> str:
+def _spelled(tokenizer: Any, text: str, *, split: bool) -> str:
     """The text with a blank in each string that the tokenizer still makes a special token of."""
-    while places := _places(words, text, split=split):
+    while places := _places(tokenizer, text, split=split):
         for start, end in reversed(places):
             # A single letter has no inside.
             kept = start + (end - start > 1)
@@ -62,15 +64,15 @@ def _spelled(words: Any, text: str, *, split: bool) -> str:
     return text
 
 
-def _places(words: Any, text: str, *, split: bool) -> list[tuple[int, int]]:
+def _places(tokenizer: Any, text: str, *, split: bool) -> list[tuple[int, int]]:
     """Where special tokens stand in the text, in order."""
-    marks = _marks_of(words)
-    if not words.is_fast:
+    marks = _marks_of(tokenizer)
+    if not tokenizer.is_fast:
         found = re.finditer(
             "|".join(map(re.escape, sorted(marks.names.values(), key=len, reverse=True))), text
         )
-        return [match.span() for match in found if not split or _stubborn(words, match[0], marks)]
-    read = words(
+        return [match.span() for match in found if not split or _stubborn(tokenizer, match[0], marks)]
+    read = tokenizer(
         text,
         add_special_tokens=False,
         return_offsets_mapping=True,
@@ -87,9 +89,9 @@ def _places(words: Any, text: str, *, split: bool) -> list[tuple[int, int]]:
     ]
 
 
-def _stubborn(words: Any, name: str, marks: _Marks) -> bool:
+def _stubborn(tokenizer: Any, name: str, marks: _Marks) -> bool:
     """Whether a tokenizer in Python makes the token of its name although it is told not to."""
-    read = words(name, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
+    read = tokenizer(name, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
     return any(marks.names.get(number) == name for number in read)
 
 
@@ -98,13 +100,13 @@ def _same(written: str, name: str) -> bool:
     return one == other
 
 
-def _marks_of(words: Any) -> _Marks:
-    if words not in _MARKS:
+def _marks_of(tokenizer: Any) -> _Marks:
+    if tokenizer not in _MARKS:
         names = {
             number: str(token)
-            for number, token in words.added_tokens_decoder.items()
+            for number, token in tokenizer.added_tokens_decoder.items()
             if token.special or _LOOKS_LIKE_A_MARK.fullmatch(str(token))
         }
-        names |= dict(zip(words.all_special_ids, words.all_special_tokens, strict=True))
-        _MARKS[words] = _Marks(names=names, unknown=words.unk_token_id)
-    return _MARKS[words]
+        names |= dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
+        _MARKS[tokenizer] = _Marks(names=names, unknown=tokenizer.unk_token_id)
+    return _MARKS[tokenizer]

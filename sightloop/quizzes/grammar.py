@@ -115,7 +115,7 @@ def quiz_of(
     """
     include = tuple(include)
     questions = QUESTIONS[category]
-    prompt, answer = _told(category, include, vocabulary)
+    prompt, answer = _prompt_and_answer(category, include, vocabulary)
     exclude = tuple(Clause(noun=c.noun, count=c.count + 1) for c in include) if category == "counting" else ()
     return Quiz(
         category=category,
@@ -128,7 +128,9 @@ def quiz_of(
     )
 
 
-def _told(category: Category, include: tuple[Clause, ...], vocabulary: Vocabulary) -> tuple[str, str]:
+def _prompt_and_answer(
+    category: Category, include: tuple[Clause, ...], vocabulary: Vocabulary
+) -> tuple[str, str]:
     first, last = include[0], include[-1]
     if category == "counting":
         number = NUMBER_WORDS.get(first.count, str(first.count))

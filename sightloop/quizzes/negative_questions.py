@@ -21,7 +21,9 @@ class NegativeQuestions:
 
     def __post_init__(self) -> None:
         if len(set(self.nouns)) < 3 or len(set(self.colors)) < 3:
-            raise ValueError("traps need at least 3 nouns and 3 colors, so that some are absent from a quiz")
+            raise ValueError(
+                "negative questions need at least 3 nouns and 3 colors, so that some are absent from a quiz"
+            )
 
     def __call__(self, facts: Sequence[Fact], seed: int) -> tuple[str, Fact]:
         """The question, and the fact that its answer must deny. The seed picks which true fact is turned.
@@ -30,7 +32,7 @@ class NegativeQuestions:
             ValueError: there are no facts.
         """
         if not facts:
-            raise ValueError("no facts to make a trap from")
+            raise ValueError("no facts to ask a negative question about")
         fact = facts[seed % len(facts)]
         pick = seed // len(facts)
         if fact.kind == "noun":

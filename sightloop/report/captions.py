@@ -104,16 +104,16 @@ def _card(run: RunRecords, records: dict[int, EvaluationRecord], row: int, later
     parts: list[str] = []
     if later is not None and later in same:
         old, new = compare(before, same[later].samples[row].get("caption", ""), truth)
-        parts += _told("Before", marked_words(old, "del")) + _told(
+        parts += _row("Before", marked_words(old, "del")) + _row(
             f"After {later:,} steps", marked_words(new, "ins")
         )
     else:
-        parts += _told(
+        parts += _row(
             "Before" if first.step == 0 else f"Step {first.step:,}",
             marked_words(compare(before, before, truth)[0], "del"),
         )
     if truth:
-        parts += _told("Truth", element("span", truth, class_="truth"))
+        parts += _row("Truth", element("span", truth, class_="truth"))
     body = [element("dl", *parts)]
     if later is not None:
         body.append(_chips(_moved(run, first, row, later)))
@@ -133,7 +133,7 @@ def _source(record: EvaluationRecord, row: int) -> str | None:
     return record.samples[row].get("source") if row < len(record.samples) else None
 
 
-def _told(name: str, content: str) -> list[str]:
+def _row(name: str, content: str) -> list[str]:
     return [element("dt", name), element("dd", content)]
 
 

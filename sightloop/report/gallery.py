@@ -15,7 +15,7 @@ from sightloop.report.tokens import colored, credit_limit, legend, token_table, 
 
 MAX_GALLERIES = 8
 MAX_GALLERY_SAMPLES = 12
-MAX_PICTURES = 96
+MAX_IMAGES = 96
 """Images of all galleries together, so that the page stays small."""
 _NOTE = (
     "Captions as they were sampled for training. Color is the credit a token received (its advantage): "
@@ -39,7 +39,7 @@ def gallery(run: RunRecords) -> Markup:
 def _stack(run: RunRecords, found: dict[int, list[GallerySample]], note: str, shown: Shown) -> Markup:
     """One step above the other, with the scale of colors that all of them share."""
     largest = max(len(samples) for samples in found.values())
-    steps = spread(list(found), max(1, min(MAX_GALLERIES, MAX_PICTURES // largest)))
+    steps = spread(list(found), max(1, min(MAX_GALLERIES, MAX_IMAGES // largest)))
     limit = credit_limit([sample for step in steps for sample in found[step]])
     sections = [
         element(

@@ -25,9 +25,9 @@ _TRAINING = {
     "reward/share": Label(text="share of facts", meaning="told in an answer"),
     "reward/all_facts": Label(text="all facts", meaning="share of answers that tell every fact"),
     "reward/negative_questions": Label(
-        text="negative questions", meaning="share of traps that were seen through"
+        text="negative questions", meaning="share of negative questions that were denied"
     ),
-    "reward/picture": Label(text="picture", meaning="what the check says about the drawing alone"),
+    "reward/image": Label(text="image", meaning="what the check says about the drawing alone"),
     "tokens/length": Label(text="tokens per caption"),
     "tokens/ended": Label(
         text="captions that end", better=_UP, meaning="share that drew their end token in time"
@@ -52,7 +52,7 @@ _TRAINING = {
     "groups/zero_variance": Label(
         text="groups without signal", better=_DOWN, meaning="all their drawings earned the same"
     ),
-    "filter/kept": Label(text="drawings that the filter keeps", meaning="share of the batch"),
+    "filter/accepted": Label(text="drawings that the filter accepts", meaning="share of the batch"),
     "update/skipped": Label(
         text="steps without an update", better=_DOWN, meaning="no sample had a weight in the loss"
     ),

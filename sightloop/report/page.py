@@ -15,11 +15,11 @@ from sightloop.report.curves import evaluation_curves, training_curves
 from sightloop.report.drawings import drawings_before_and_after, drawings_of
 from sightloop.report.figures import sparkline
 from sightloop.report.gallery import gallery
+from sightloop.report.joint import joint
 from sightloop.report.judges import judges
 from sightloop.report.labels import capital, is_further, label_of, number, plain
 from sightloop.report.markup import Markup, element, together
 from sightloop.report.run import EvaluationRecord, RunAlarm, RunRecords, read_run
-from sightloop.report.sides import joint
 from sightloop.report.tables import Change, changes, evaluated_steps, interval_text, verdict
 from sightloop.terminal import printable
 
@@ -215,21 +215,21 @@ def _row(run: RunRecords, change: Change, steps: tuple[int, int, int]) -> Markup
     first, later, last = steps
     label = label_of(change.metric)
     name = element("th", capital(label.text), scope="row", title=f"{change.metric} {label.meaning}".strip())
-    cells = [element("td", change.told(change.before))]
+    cells = [element("td", change.formatted(change.before))]
     if later != first:
         reading = element(
             "span", _READINGS.get(change.verdict, change.verdict or _NONE), class_=change.verdict or "unclear"
         )
         history = [(float(step), values.get(change.metric, math.nan)) for step, values in run.evals.items()]
-        text = f"{label.text}: " + ", ".join(f"step {s:.0f} {change.told(v)}" for s, v in history)
+        text = f"{label.text}: " + ", ".join(f"step {s:.0f} {change.formatted(v)}" for s, v in history)
         cells += [
-            element("td", element("b", change.told(change.after))),
+            element("td", element("b", change.formatted(change.after))),
             element("td", change.moved(change.difference)),
             element("td", interval_text(change) or _NONE),
             element("td", reading, class_="reading"),
         ]
         if last != later:
-            cells.append(element("td", change.told(run.evals[last].get(change.metric, math.nan))))
+            cells.append(element("td", change.formatted(run.evals[last].get(change.metric, math.nan))))
         cells.append(element("td", sparkline(history, text), class_="trend"))
     return element("tr", name, *cells)
 

@@ -106,7 +106,7 @@ class Change:
         """Places that suit both figures and their change."""
         return 3 if self.share else decimals_for(self.before, self.after)
 
-    def told(self, value: float, *, brief: bool = False) -> str:
+    def formatted(self, value: float, *, brief: bool = False) -> str:
         """A figure of this metric as text; `brief` for a sentence."""
         return number(value, share=self.share, decimals=2 if brief and self.share else self.decimals)
 
@@ -163,10 +163,10 @@ def verdict(run: RunRecords) -> str:
         return _training_verdict(run)
     lead = found[headline(run, found)]
     if math.isnan(lead.after):
-        value = lead.told(lead.before, brief=True)
+        value = lead.formatted(lead.before, brief=True)
         where = "before training" if steps[0] == 0 else f"at step {steps[0]}"
         return f"{capital(label_of(lead.metric).text)} is {value} {where}. {_training_verdict(run)}"
-    parts = [_told(lead)]
+    parts = [_sentence(lead)]
     parts[0] += f" in {steps[1]:,} step{'s' * (steps[1] != 1)}"
     if steps[1] != max(run.evals):
         parts[0] += f", the best of {run.last_step:,}"
@@ -198,7 +198,7 @@ def before_after_table(run_folder: Path) -> str:
     first, later = steps
     header = ["metric", _step_name(first)]
     if later == first:
-        rows = [[change.metric, change.told(change.before)] for change in changes(run)]
+        rows = [[change.metric, change.formatted(change.before)] for change in changes(run)]
         return aligned([header, *rows])
     header += [_step_name(later), *CHANGE_COLUMNS]
     return aligned([header, *(cells_of(change) for change in changes(run))])
@@ -208,8 +208,8 @@ def cells_of(change: Change) -> list[str]:
     """A change as a row of a plain table."""
     return [
         change.metric,
-        change.told(change.before),
-        change.told(change.after),
+        change.formatted(change.before),
+        change.formatted(change.after),
         change.moved(change.difference),
         interval_text(change) or "-",
         change.verdict,
@@ -276,9 +276,9 @@ def sample_groups(record: EvaluationRecord, count: int) -> list[int] | None:
     return [numbers[source] for source in sources] if len(numbers) < len(sources) == count else None
 
 
-def _told(change: Change) -> str:
+def _sentence(change: Change) -> str:
     name = capital(label_of(change.metric).text)
-    before, after = change.told(change.before, brief=True), change.told(change.after, brief=True)
+    before, after = change.formatted(change.before, brief=True), change.formatted(change.after, brief=True)
     moved = change.moved(change.difference, brief=True)
     bracket = interval_text(change, brief=True).replace("+", "")
     evidence = f" ({moved} {bracket})" if bracket else f" ({moved})"
@@ -290,7 +290,7 @@ def _told(change: Change) -> str:
 
 
 def _arrow(change: Change) -> str:
-    before, after = change.told(change.before, brief=True), change.told(change.after, brief=True)
+    before, after = change.formatted(change.before, brief=True), change.formatted(change.after, brief=True)
     return f"{label_of(change.metric).text} {before} → {after}"
 
 

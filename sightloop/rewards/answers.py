@@ -19,7 +19,7 @@ from torch import Tensor
 from sightloop.quizzes.answer_parser import BARE, UNKNOWN, Attribute, Claim, Reading, Relation, read
 from sightloop.quizzes.answer_words import words_of
 from sightloop.quizzes.lexicon import COLORS, NUMBERS, OPPOSITES, PHRASES
-from sightloop.types import Fact, Outcome, Reward, on_last_token
+from sightloop.types import Fact, OtherQuestion, Outcome, Reward, on_last_token
 
 TextJudge = Callable[[str, str, str], float]
 """Says how well an answer fits: question, truth, answer -> score."""
@@ -35,7 +35,7 @@ def facts_stated(answer: str, facts: Sequence[Fact]) -> list[bool]:
     [0, 1, 2]
     """
     reading = read(answer, _nouns(facts), colors=_colors(facts))
-    return [_is_told(fact, facts, reading) for fact in facts]
+    return [_is_stated(fact, facts, reading) for fact in facts]
 
 
 def denies(answer: str, fact: Fact) -> bool:
@@ -46,7 +46,7 @@ def denies(answer: str, fact: Fact) -> bool:
     [True, True, False, False, False]
     """
     reading = read(answer, _nouns((fact,)), colors=_colors((fact,)))
-    if _is_told(fact, (fact,), reading):
+    if _is_stated(fact, (fact,), reading):
         return False
     first = words_of(answer)[:1]
     if first in (["yes"], ["yeah"], ["no"], ["nope"], ["not"], ["none"]):
@@ -61,7 +61,7 @@ def denies(answer: str, fact: Fact) -> bool:
     return value in denied or (bool(said) and value not in said)
 
 
-def _is_told(fact: Fact, facts: Sequence[Fact], reading: Reading) -> bool:
+def _is_stated(fact: Fact, facts: Sequence[Fact], reading: Reading) -> bool:
     if fact.kind == "noun":
         return fact.words[0] in reading.affirmed and fact.words[0] not in reading.denied
     if fact.kind == "relation":
@@ -216,7 +216,7 @@ class SubtractBlindBaseline:
 
     def __call__(self, outcome: Outcome) -> Float[Tensor, "B T"]:
         """The difference, on the last token."""
-        left = self.reward(outcome).sum(1) - self.reward(_other(outcome, "blank")).sum(1)
+        left = self.reward(outcome).sum(1) - self.reward(_other(outcome, "blind")).sum(1)
         return on_last_token(left if self.floor is None else left.clamp(min=self.floor), outcome.tokens)
 
 
@@ -225,8 +225,8 @@ class NegativeAnswers:
     """1 if the question about an absent fact was denied, else 0: who says yes to everything earns nothing."""
 
     def __call__(self, outcome: Outcome) -> Float[Tensor, "B T"]:
-        """Whether each trap was seen through, on the last token of the answer."""
-        negatives = _other(outcome, "trap")
+        """Whether each negative question was denied, on the last token of the answer."""
+        negatives = _other(outcome, "negative")
         rows = zip(negatives.texts(), _facts_of(negatives), strict=True)
         return _placed([float(all(denies(answer, f) for f in facts)) for answer, facts in rows], outcome)
 
@@ -240,14 +240,14 @@ class ObjectIdentification:
 
     def __call__(self, outcome: Outcome) -> Float[Tensor, "B T"]:
         """Whether each further answer tells all its facts, on the last token of the answer."""
-        asked = _other(outcome, "what")
+        asked = _other(outcome, "identification")
         rows = zip(asked.texts(), asked.facts, strict=True)
         return _placed(
             [float(all(facts_stated(answer, facts))) if facts else 1.0 for answer, facts in rows], outcome
         )
 
 
-def _other(outcome: Outcome, name: str) -> Outcome:
+def _other(outcome: Outcome, name: OtherQuestion) -> Outcome:
     if name not in outcome.others:
         raise ValueError(f"the outcome has no {name!r} answers; let the collector ask for them")
     return outcome.others[name]

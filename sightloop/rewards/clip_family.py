@@ -44,9 +44,9 @@ class ClipSimilarity:
                 this model does not have.
         """
         self.encoder = encoder
-        self.model, self.words = encoder.model, encoder.words
+        self.model, self.tokenizer = encoder.model, encoder.tokenizer
         prepared = Preparation.of_blip if encoder.is_siglip else Preparation.of_clip
-        self.preparation = prepared(encoder.pictures)
+        self.preparation = prepared(encoder.image_processor)
         self.preparation.require_size(self.model.config.vision_config.image_size)
         if scale not in ("cosine", "logit", "probability"):
             raise ValueError(f'scale is {scale!r}; use "cosine", "logit" or "probability"')
@@ -99,7 +99,7 @@ class ClipSimilarity:
         return self.encoder.texts_in_order(texts, batch=self.batch)
 
     @torch.no_grad()
-    def scores(self, images: Images, texts: list[str]) -> Float[Tensor, " B"]:
+    def rewards(self, images: Images, texts: list[str]) -> Float[Tensor, " B"]:
         """How close each image is to its text."""
         cosine = (self.image_embeddings(images) * self.text_embeddings(texts)).sum(1)
         if self.scale == "cosine":
@@ -112,11 +112,11 @@ class ClipSimilarity:
 
     def __call__(self, outcome: Outcome) -> Float[Tensor, "B T"]:
         """The score of the caption on the last token."""
-        return on_last_token(self.scores(outcome_images(outcome), outcome.texts()), outcome.tokens)
+        return on_last_token(self.rewards(outcome_images(outcome), outcome.texts()), outcome.tokens)
 
 
 @dataclass(frozen=True, kw_only=True)
-class AestheticScore:
+class AestheticReward:
     """What linear layers say about CLIP's embedding of an image: LAION's aesthetic predictors (1 to 10)."""
 
     clip: ClipSimilarity
@@ -146,7 +146,7 @@ class AestheticScore:
         *,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
-    ) -> AestheticScore:
+    ) -> AestheticReward:
         """A CLIP and the file of its head: tensors `*.weight` and `*.bias`, in .safetensors or .pth.
 
         Raises:
@@ -154,10 +154,10 @@ class AestheticScore:
         """
         layers, has_relu = read_layers(head, device=device)
         loaded = ClipSimilarity.from_pretrained(clip, dtype=dtype, device=device)
-        return AestheticScore(clip=loaded, layers=layers, has_relu=has_relu, source=str(head))
+        return AestheticReward(clip=loaded, layers=layers, has_relu=has_relu, source=str(head))
 
     @torch.no_grad()
-    def scores(self, images: Images, texts: Sequence[str] = ()) -> Float[Tensor, " B"]:
+    def rewards(self, images: Images, texts: Sequence[str] = ()) -> Float[Tensor, " B"]:
         """The head's opinion of each image; texts do not matter."""
         values = self.clip.image_embeddings(images)
         for place, (weight, bias) in enumerate(self.layers):

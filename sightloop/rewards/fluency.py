@@ -56,7 +56,7 @@ class LanguageModelFluency:
     def __init__(
         self,
         model: PreTrainedModel,
-        words: PreTrainedTokenizerBase,
+        tokenizer: PreTrainedTokenizerBase,
         *,
         include_end: bool = False,
         batch: int = 64,
@@ -66,7 +66,7 @@ class LanguageModelFluency:
         Raises:
             ValueError: the tokenizer has neither a begin nor an end token, or no end token to include.
         """
-        start, end = cast("tuple[int | None, int | None]", (words.bos_token_id, words.eos_token_id))
+        start, end = cast("tuple[int | None, int | None]", (tokenizer.bos_token_id, tokenizer.eos_token_id))
         # The first word needs a predecessor. Models without a begin token learnt their end token as one.
         if start is None and end is None:
             raise ValueError(
@@ -75,7 +75,7 @@ class LanguageModelFluency:
         if include_end and end is None:
             raise ValueError("include_end is on, but the tokenizer has no end token")
         self.model = model.eval().requires_grad_(False)
-        self.words = words
+        self.tokenizer = tokenizer
         self.start = cast("int", end if start is None else start)
         self.end = [cast("int", end)] if include_end else []
         self.batch = batch
@@ -105,7 +105,7 @@ class LanguageModelFluency:
     @torch.no_grad()
     def of_texts(self, texts: list[str], ended: list[bool]) -> Float[Tensor, " B"]:
         """Mean log-probability of each text's tokens, and of the end token behind it where asked for."""
-        ids = [text_ids(self.words, text) for text in texts]
+        ids = [text_ids(self.tokenizer, text) for text in texts]
         rows = [row + self.end * end for row, end in zip(ids, ended, strict=True)]
         fluency = torch.zeros(len(rows), device=self.model.device)
         # By length, so that a batch holds little padding.

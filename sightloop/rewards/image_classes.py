@@ -48,14 +48,14 @@ class NamedClasses:
     must_name: bool = True
     """True if a text that names no class is refused, as for prompts; False if it earns 0, as for captions."""
 
-    def scores(self, images: Images, texts: list[str]) -> Float[Tensor, " B"]:
+    def rewards(self, images: Images, texts: list[str]) -> Float[Tensor, " B"]:
         """The score of each image and its text.
 
         Raises:
             ValueError: a text names no class, or the classifier answers in another form.
         """
-        pictures = pil_images(images)
-        said = one_each(self.classify(pictures), len(pictures), "classifier")
+        opened = pil_images(images)
+        said = one_each(self.classify(opened), len(opened), "classifier")
         return torch.tensor([self._score(*pair) for pair in zip(said, texts, strict=True)])
 
     def _score(self, chances: Mapping[str, float], text: str) -> float:
@@ -98,11 +98,11 @@ class ImageClassifier:
         return ImageClassifier(found.model, found.processor)
 
     @torch.no_grad()
-    def __call__(self, pictures: Sequence[Image.Image]) -> list[dict[str, float]]:
+    def __call__(self, images: Sequence[Image.Image]) -> list[dict[str, float]]:
         """The probability of each label in each image; classes that share a label are added up."""
         rows: list[list[float]] = []
-        for some in chunks(range(len(pictures)), self.batch):
-            pixels = self.prepare(images=[pictures[row] for row in some], return_tensors="pt").pixel_values
+        for some in chunks(range(len(images)), self.batch):
+            pixels = self.prepare(images=[images[row] for row in some], return_tensors="pt").pixel_values
             logits = self.model(pixel_values=pixels.to(self.model.device, self.model.dtype)).logits.float()
             require_numbers(logits, self.model.name_or_path)
             rows += (logits.softmax(1) if self.is_exclusive else logits.sigmoid()).tolist()

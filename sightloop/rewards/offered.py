@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sightloop.rewards.clip_family import AestheticScore, ClipSimilarity, Scale
+from sightloop.rewards.clip_family import AestheticReward, ClipSimilarity, Scale
 from sightloop.rewards.image_classes import ImageClassifier, NamedClasses
 from sightloop.rewards.loading import CLASSIFIER, READER, Loading, clip_and_head, processor_for
 from sightloop.rewards.plain import JpegSize, caption_length
@@ -23,7 +23,7 @@ def clip(model: str, how: Loading, *, scale: Scale, processor: str = "") -> Rewa
         processor=processor_for(model, processor),
         scale=scale,
     )
-    return ImageReward(scores=loaded.scores, text=how.text)
+    return ImageReward(rewards=loaded.rewards, text=how.text)
 
 
 def aesthetic(model: str, how: Loading) -> Reward:
@@ -31,20 +31,20 @@ def aesthetic(model: str, how: Loading) -> Reward:
     clip, head = clip_and_head(model)
     if not clip or not head:
         raise ValueError(f"the aesthetic score {model!r} needs a CLIP and the file of its head: CLIP+HEAD")
-    loaded = AestheticScore.from_pretrained(clip, head, dtype=how.dtype, device=how.device)
-    return ImageReward(scores=loaded.scores, text="caption")
+    loaded = AestheticReward.from_pretrained(clip, head, dtype=how.dtype, device=how.device)
+    return ImageReward(rewards=loaded.rewards, text="caption")
 
 
 def itm(model: str, how: Loading) -> Reward:
     """BLIP-2's image-text matcher."""
     loaded = ItmSimilarity.from_pretrained(model, dtype=how.dtype, device=how.device)
-    return ImageReward(scores=loaded.scores, text=how.text)
+    return ImageReward(rewards=loaded.rewards, text=how.text)
 
 
 def vqa(model: str, how: Loading) -> Reward:
     """A model that is asked whether the text fits."""
     loaded = YesNoJudge.from_pretrained(model, dtype=how.dtype, device=how.device)
-    return ImageReward(scores=loaded.scores, text=how.text)
+    return ImageReward(rewards=loaded.rewards, text=how.text)
 
 
 def facts(model: str, how: Loading) -> Reward:
@@ -56,7 +56,7 @@ def ocr(model: str, how: Loading) -> Reward:
     """Words that can be read in the image."""
     read = load_function(model, what=READER) if model else rapid_reader()
     words = WrittenWords(read=read, must_quote=how.text != "caption")
-    return ImageReward(scores=words.scores, text=how.text)
+    return ImageReward(rewards=words.rewards, text=how.text)
 
 
 def classes(model: str, how: Loading) -> Reward:
@@ -67,12 +67,12 @@ def classes(model: str, how: Loading) -> Reward:
         else ImageClassifier.from_pretrained(model, dtype=how.dtype, device=how.device)
     )
     named = NamedClasses(classify=classify, must_name=how.text != "caption")
-    return ImageReward(scores=named.scores, text=how.text)
+    return ImageReward(rewards=named.rewards, text=how.text)
 
 
 def jpeg(model: str, how: Loading) -> Reward:
     """Compressibility."""
-    return ImageReward(scores=JpegSize().scores)
+    return ImageReward(rewards=JpegSize().rewards)
 
 
 def length(model: str, how: Loading) -> Reward:

@@ -29,20 +29,20 @@ class Preparation:
     resampling: Literal["bilinear", "bicubic"] = "bicubic"
 
     @staticmethod
-    def of_blip(pictures: BlipImageProcessorPil | SiglipImageProcessorPil) -> Preparation:
+    def of_blip(image_processor: BlipImageProcessorPil | SiglipImageProcessorPil) -> Preparation:
         """What a BLIP or SigLIP processor does: squash."""
-        size = pictures.size
-        return Preparation(height=size["height"], width=size["width"], **_as_in(pictures))
+        size = image_processor.size
+        return Preparation(height=size["height"], width=size["width"], **_as_in(image_processor))
 
     @staticmethod
-    def of_clip(pictures: CLIPImageProcessorPil) -> Preparation:
+    def of_clip(image_processor: CLIPImageProcessorPil) -> Preparation:
         """What a CLIP processor does: shortest side, center crop."""
-        size, crop = pictures.size, pictures.crop_size
+        size, crop = image_processor.size, image_processor.crop_size
         return Preparation(
             height=crop["height"],
             width=crop["width"],
             shortest_side=size["shortest_edge"],
-            **_as_in(pictures),
+            **_as_in(image_processor),
         )
 
     def require_size(self, side: int) -> None:
@@ -80,14 +80,14 @@ class Preparation:
 
 
 def _as_in(
-    pictures: BlipImageProcessorPil | CLIPImageProcessorPil | SiglipImageProcessorPil,
+    image_processor: BlipImageProcessorPil | CLIPImageProcessorPil | SiglipImageProcessorPil,
 ) -> dict[str, Any]:
     """Mean, deviation and resampling of a processor.
 
     Raises:
         ValueError: it resamples in a way that tensors cannot repeat.
     """
-    made = cast("Any", pictures)
+    made = cast("Any", image_processor)
     filter_number = int(made.resample)
     if filter_number not in _FILTERS:
         raise ValueError(f"the image processor resamples by Pillow's filter {filter_number}; use 2 or 3")

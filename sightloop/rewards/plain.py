@@ -38,7 +38,7 @@ class JpegSize:
         if not 1 <= self.quality <= 95 or self.sign not in (-1, 1):
             raise ValueError(f"quality is {self.quality}, sign {self.sign}; use 1 to 95, and -1 or 1")
 
-    def scores(self, images: Images, texts: Sequence[str] = ()) -> Float[Tensor, " B"]:
+    def rewards(self, images: Images, texts: Sequence[str] = ()) -> Float[Tensor, " B"]:
         """The size of each image, with its sign."""
         sizes = [self.kilobytes(picture) for picture in pil_images(images)]
         return self.sign * torch.tensor(sizes) / 500

@@ -68,10 +68,10 @@ class RetrievalReward:
             raise ValueError(
                 f"{rows} captions cannot be cut into groups of {size}; change contrast or the batch"
             )
-        pictures = self.clip.image_embeddings(outcome_images(outcome))
+        embedded = self.clip.image_embeddings(outcome_images(outcome))
         captions = self.clip.text_embeddings(outcome.texts())
         groups = [slice(first, first + size) for first in range(0, rows, size)]
-        terms = [retrieval_term(self.logit_scale * pictures[g] @ captions[g].T) for g in groups]
+        terms = [retrieval_term(self.logit_scale * embedded[g] @ captions[g].T) for g in groups]
         return on_last_token(torch.cat(terms), outcome.tokens)
 
 

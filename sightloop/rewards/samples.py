@@ -17,18 +17,18 @@ from torch import Tensor
 from sightloop.accelerator import in_float64
 from sightloop.types import Evaluation, Images, Outcome, Tokens, numbers_of, on_last_token, picked
 
-Scores = Callable[[Images, list[str]], Float[Tensor, " B"]]
+RewardsOfImages = Callable[[Images, list[str]], Float[Tensor, " B"]]
 """Says how well each image and its text fit, or how good the image is alone."""
 Judged = Literal["caption", "prompt", "reference"]
 """Which text is judged: what was written, what the image was drawn from, or the true answer."""
-_PICTURE_FILES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp"}
+_IMAGE_FILES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageReward:
-    """A score of images and texts as a reward, on the last token."""
+    """A reward of images and texts, one an image, on the last token."""
 
-    scores: Scores
+    rewards: RewardsOfImages
     text: Judged = "caption"
 
     def __post_init__(self) -> None:
@@ -36,27 +36,27 @@ class ImageReward:
             raise ValueError(f'text is {self.text!r}; use "caption", "prompt" or "reference"')
 
     def __call__(self, outcome: Outcome) -> Float[Tensor, "B T"]:
-        """The score of each sample.
+        """The reward of each sample.
 
         Raises:
             ValueError: the outcome has no images, or not the text that is judged.
         """
         return on_last_token(
-            self.scores(outcome_images(outcome), texts_of(outcome, self.text)), outcome.tokens
+            self.rewards(outcome_images(outcome), texts_of(outcome, self.text)), outcome.tokens
         )
 
 
 def measured(
-    name: str, scores: Scores, images: Images, texts: list[str], *, sources: Sequence[str] = ()
+    name: str, rewards: RewardsOfImages, images: Images, texts: list[str], *, sources: Sequence[str] = ()
 ) -> Evaluation:
-    """The same score as an evaluation of images and texts, under `name`.
+    """The same as an evaluation of images and texts, under `name`.
 
     Raises:
         ValueError: not one text an image, or none at all.
     """
     if not texts or len(texts) != len(images):
         raise ValueError(f"{len(images)} images and {len(texts)} texts; give one text an image")
-    values = in_float64(scores(images, texts))
+    values = in_float64(rewards(images, texts))
     return Evaluation(
         metrics={name: float(values.mean())},
         per_sample={name: [float(value) for value in values]},
@@ -87,7 +87,7 @@ def texts_of(outcome: Outcome, which: Judged) -> list[str]:
     if which == "reference":
         return outcome.references
     for source in outcome.sources[:1]:
-        if Path(source).suffix.lower() in _PICTURE_FILES:
+        if Path(source).suffix.lower() in _IMAGE_FILES:
             raise ValueError(f'{source!r} is an image, not the prompt of a drawing; judge the "caption"')
     if not outcome.sources:
         raise ValueError('the outcome has no prompts; judge the "caption" or the "reference"')

@@ -46,8 +46,8 @@ class ItmSimilarity:
     def __init__(
         self,
         model: Blip2ForImageTextRetrieval,
-        words: PreTrainedTokenizerBase,
-        pictures: BlipImageProcessorPil,
+        tokenizer: PreTrainedTokenizerBase,
+        image_processor: BlipImageProcessorPil,
         *,
         max_text_tokens: int = 64,
         batch: int = 64,
@@ -68,8 +68,8 @@ class ItmSimilarity:
                 f"max_text_tokens is {max_text_tokens}; use 3 to {most}, begin and end token included"
             )
         self.model: Any = model.eval().requires_grad_(False)
-        self.words: Any = words
-        self.preparation = Preparation.of_blip(pictures)
+        self.tokenizer: Any = tokenizer
+        self.preparation = Preparation.of_blip(image_processor)
         self.preparation.require_size(self.model.config.vision_config.image_size)
         self.max_text_tokens = max_text_tokens
         self.batch = batch
@@ -135,7 +135,7 @@ class ItmSimilarity:
             scores[index] = self._match(features, [ids[row] for row in index])
         return require_numbers(scores, self.model.name_or_path)
 
-    scores = logits
+    rewards = logits
 
     def __call__(self, outcome: Outcome) -> Float[Tensor, "B T"]:
         """The logit on the last token."""
@@ -171,4 +171,4 @@ class ItmSimilarity:
     def _token_ids(self, texts: list[str]) -> list[list[int]]:
         if not texts:
             return []
-        return read_texts(self.words, texts, truncation=True, max_length=self.max_text_tokens).input_ids
+        return read_texts(self.tokenizer, texts, truncation=True, max_length=self.max_text_tokens).input_ids

@@ -40,17 +40,17 @@ class WrittenWords:
     must_quote: bool = True
     """True if a text without quotation is refused, as for prompts; False if it earns 0, as for captions."""
 
-    def scores(self, images: Images, texts: list[str]) -> Float[Tensor, " B"]:
+    def rewards(self, images: Images, texts: list[str]) -> Float[Tensor, " B"]:
         """The score of each image and its text.
 
         Raises:
             ValueError: a text quotes nothing, or the reader answers in another form.
         """
         wanted = [self._wanted(text) for text in texts]
-        pictures = pil_images(images)
+        opened = pil_images(images)
         # Reading takes longer than anything else here.
         rows = [row for row, words in enumerate(wanted) if words]
-        seen: Sequence[str] = self._read([pictures[row] for row in rows]) if rows else []
+        seen: Sequence[str] = self._read([opened[row] for row in rows]) if rows else []
         found = torch.zeros(len(texts))
         for row, text in zip(rows, seen, strict=True):
             found[row] = sum(share_read(each, text) for each in wanted[row]) / len(wanted[row])
@@ -65,8 +65,8 @@ class WrittenWords:
             )
         return found
 
-    def _read(self, pictures: list[Image.Image]) -> Sequence[str]:
-        said = one_each(self.read(pictures), len(pictures), "reader")
+    def _read(self, opened: list[Image.Image]) -> Sequence[str]:
+        said = one_each(self.read(opened), len(opened), "reader")
         for each in said:
             if not isinstance(each, str):
                 raise ValueError(f"the reader said {each!r} about an image; give one text an image")
@@ -126,8 +126,8 @@ def rapid_reader() -> Reader:
             "'sightloop[ocr]', or name a reader of your own, ocr:module:function"
         ) from error
 
-    def read(pictures: Sequence[Image.Image]) -> list[str]:
-        return [" ".join(line[1] for line in engine(picture)[0] or ()) for picture in pictures]
+    def read(opened: Sequence[Image.Image]) -> list[str]:
+        return [" ".join(line[1] for line in engine(picture)[0] or ()) for picture in opened]
 
     return read
 

@@ -96,25 +96,25 @@ class YesNoJudge:
     @torch.no_grad()
     def log_yes(self, images: Images, questions: Sequence[str]) -> Float[Tensor, " B"]:
         """Log-probability (nats) of yes against no for each image and its question, float32."""
-        pictures = pil_images(images)
+        opened = pil_images(images)
         texts = [self._prompt(question) for question in questions]
         found = torch.zeros(len(texts), device=self.model.device)
         # By length, so that a batch holds little padding.
         order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
         for first in range(0, len(order), self.batch):
             rows = order[first : first + self.batch]
-            logits = self._next_word([texts[r] for r in rows], [pictures[r] for r in rows])
+            logits = self._next_word([texts[r] for r in rows], [opened[r] for r in rows])
             yes, no = logits[:, self._yes].logsumexp(1), logits[:, self._no].logsumexp(1)
             found[rows] = torch.nn.functional.logsigmoid(yes - no)
         return require_numbers(found, self.model.name_or_path)
 
-    def scores(self, images: Images, texts: list[str]) -> Float[Tensor, " B"]:
+    def rewards(self, images: Images, texts: list[str]) -> Float[Tensor, " B"]:
         """Probability that the image shows the text, as VQAScore asks it."""
         return self.log_yes(images, [self.question.replace("{text}", text) for text in texts]).exp()
 
-    def _next_word(self, texts: list[str], pictures: list[Any]) -> Float[Tensor, "B V"]:
+    def _next_word(self, texts: list[str], opened: list[Any]) -> Float[Tensor, "B V"]:
         # On the right no position moves, whatever a model makes of padding.
-        made = processed(self.processor, texts, pictures, padding_side="right")
+        made = processed(self.processor, texts, opened, padding_side="right")
         inputs = {
             n: v.to(self.model.device) for n, v in made.items() if n not in ("labels", "token_type_ids")
         }

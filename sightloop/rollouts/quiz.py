@@ -26,6 +26,7 @@ from sightloop.types import (
     Fact,
     Images,
     Judge,
+    OtherQuestion,
     Outcome,
     Policy,
     Prompt,
@@ -36,16 +37,16 @@ from sightloop.types import (
     on_last_token,
 )
 
-PictureJudge = Callable[[Images, Sequence[Quiz]], Float[Tensor, " B"]]
+ImageJudge = Callable[[Images, Sequence[Quiz]], Float[Tensor, " B"]]
 """Says how well each image fulfills its quiz, without a question."""
 Answerer = Callable[[ImageGenerator], Policy]
 """Who answers, given the policy."""
-Trap = Callable[[Sequence[Fact], int], tuple[str, Fact]]
+NegativeQuestion = Callable[[Sequence[Fact], int], tuple[str, Fact]]
 """A question about a fact that must not hold, and that fact, from true facts and a seed."""
 ObjectIdentification = Callable[[Quiz], "tuple[str, tuple[Fact, ...]] | None"]
 """A question about the things that the quiz's own question leaves out, and what must be said; None = none."""
 SecondTurn = Literal["answer", "truth"]
-_ASK, _BLANK, _TRAP, _WHAT = 0xA5C1, 0xB1A2, 0x7A93, 0x3B4D
+_ASK, _BLIND, _NEGATIVE, _IDENTIFICATION = 0xA5C1, 0xB1A2, 0x7A93, 0x3B4D
 _GREY = 127
 
 
@@ -95,14 +96,14 @@ class MovingAverage(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class QuizCollector:
-    """Draws `per_prompt` images of every quiz, has a grader asked about them and the answers judged."""
+    """Draws `per_prompt` images of every quiz, has an answerer asked about them and the answers judged."""
 
     drawing: Sampling
     answering: Sampling | None = None
-    """How the grader answers; None = nobody is asked."""
+    """How the answerer answers; None = nobody is asked."""
     judge: Judge | None = None
     """Of the answers, or of the drawings if nobody is asked; None = `image_judge` alone."""
-    image_judge: PictureJudge | None = None
+    image_judge: ImageJudge | None = None
     image_weight: float = 1.0
     image_scale: Callable[[Float[Tensor, "B T"], Outcome], Float[Tensor, "B T"]] | None = None
     """Puts the image judge's scores on another scale before they are weighted; the part stays raw."""
@@ -111,12 +112,12 @@ class QuizCollector:
     """Number of the first sample of a prompt: ranks that share a prompt must not draw the same images."""
     answerer: Answerer = itself
     second_turn: SecondTurn = "answer"
-    negative: Trap | None = None
+    negative: NegativeQuestion | None = None
     """Also ask about something absent; answers go to the judge as the outcome's other `negative`."""
     object_identification: ObjectIdentification | None = None
-    """Also ask which thing it is where the quiz does not; answers are the outcome's other `what`."""
-    blank: bool = False
-    """Also ask about a grey image, greedily; the outcome's other `blank`."""
+    """Also ask which thing it is where the quiz does not; the outcome's other `identification`."""
+    blind: bool = False
+    """Also ask about a gray image, greedily; the outcome's other `blind`."""
     encode_anew: bool = False
     """Ask about the image encoded anew, as others see it, where the policy would read the drawn codes:
     codes that only the policy itself takes for what was asked do not pay.
@@ -136,9 +137,11 @@ class QuizCollector:
         if self.second_turn == "answer" and self.judge is None and self.image_judge is None:
             raise ValueError("nothing is judged; give a judge or an image_judge")
         if self.answering is None and (
-            self.negative is not None or self.blank or self.object_identification is not None
+            self.negative is not None or self.blind or self.object_identification is not None
         ):
-            raise ValueError("nobody is asked (answering is None): leave trap, naming and blank out")
+            raise ValueError(
+                "nobody is asked (answering is None): leave negative, object_identification and blind out"
+            )
 
     def __call__(self, policy: ImageGenerator, batch: QuizBatch) -> Rollout:
         """Judged drawings of the batch, the samples of one prompt side by side.
@@ -212,22 +215,22 @@ class QuizCollector:
     ) -> Outcome:
         assert self.answering is not None
         shown, codes = drawn.shown, drawn.codes
-        others: dict[str, Outcome] = {}
+        others: dict[OtherQuestion, Outcome] = {}
         if self.negative is not None:
             negatives = [
                 self.negative(quiz.facts, seed) for quiz, seed in zip(drawn.quizzes, drawn.seeds, strict=True)
             ]
             asked = replace(outcome, questions=[t[0] for t in negatives], facts=[(t[1],) for t in negatives])
-            others["trap"] = _answered(answerer, asked, shown, self.answering, drawn.seeds_for(_TRAP))
+            others["negative"] = _answered(answerer, asked, shown, self.answering, drawn.seeds_for(_NEGATIVE))
         if self.object_identification is not None:
-            others["what"] = self._named(answerer, outcome, drawn, self.object_identification)
-        if self.blank:
+            others["identification"] = self._named(answerer, outcome, drawn, self.object_identification)
+        if self.blind:
             pictures = torch.full_like(policy.pixels(codes.rows(torch.tensor([0]))).pixels, _GREY)
             grey = policy.image_tokens(Images(pixels=pictures)).rows(
                 torch.zeros(len(codes), dtype=torch.long)
             )
             greedy = replace(self.answering, temperature=0.0)
-            others["blank"] = _answered(answerer, outcome, grey, greedy, drawn.seeds_for(_BLANK))
+            others["blind"] = _answered(answerer, outcome, grey, greedy, drawn.seeds_for(_BLIND))
         answered = _answered(answerer, outcome, shown, self.answering, drawn.seeds_for(_ASK))
         return replace(answered, others=others)
 
@@ -245,7 +248,7 @@ class QuizCollector:
         pieces: list[list[str]] = [[] for _ in asks]
         if rows:
             index = torch.tensor(rows)
-            seeds = drawn.seeds_for(_WHAT)
+            seeds = drawn.seeds_for(_IDENTIFICATION)
             texts = [ask[0] for ask in asks if ask is not None]
             few = Prompt(texts=texts, images=drawn.shown.rows(index), seeds=[seeds[row] for row in rows])
             for row, said in zip(rows, answerer.decode(answerer.sample(few, self.answering)), strict=True):
@@ -275,7 +278,7 @@ class QuizCollector:
             if self.image_scale is not None:
                 earned = self.image_scale(earned, outcome)
             rewards = rewards + self.image_weight * earned
-            parts = parts | {"picture": scores}
+            parts = parts | {"image": scores}
         return rewards, parts
 
     def _turns(
@@ -318,9 +321,9 @@ class DrawnBatch:
 
 
 def _answered(
-    answerer: Policy, asked: Outcome, shown: Images | Tokens, law: Sampling, seeds: list[int]
+    answerer: Policy, asked: Outcome, shown: Images | Tokens, sampling: Sampling, seeds: list[int]
 ) -> Outcome:
-    tokens = answerer.sample(Prompt(texts=asked.questions, images=shown, seeds=seeds), law)
+    tokens = answerer.sample(Prompt(texts=asked.questions, images=shown, seeds=seeds), sampling)
     pieces = answerer.decode(tokens)
     spelled = torch.tensor([len(row) for row in pieces], device=tokens.mask.device)
     # The end token counts and has no text.

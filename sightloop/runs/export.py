@@ -108,7 +108,7 @@ def _card(
     return Card(
         base=restored.base,
         steps=restored.step,
-        figures={
+        metrics={
             title: (before[name], after[name])
             for name, title in called.items()
             if name in before and name in after
@@ -129,7 +129,7 @@ def _card_text(card: Card, *, family: str, method: str, usage: Usage) -> str:
     """The model card of an image generator as Markdown with the hub's header."""
     head = ["---", f"library_name: {usage.library}", "pipeline_tag: any-to-any", "language: en"]
     head += [f"license: {card.license_name}"] if card.license_name else []
-    rows = [f"| {name} | {before:.3f} | {after:.3f} |" for name, (before, after) in card.figures.items()]
+    rows = [f"| {name} | {before:.3f} | {after:.3f} |" for name, (before, after) in card.metrics.items()]
     table = ["| share of the evaluation | before | after |", "|---|--:|--:|", *rows, ""] if rows else []
     name = Path(card.base).name if Path(card.base).exists() else card.base
     lines = [

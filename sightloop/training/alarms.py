@@ -43,7 +43,7 @@ _SMALL_FALL, _GREAT_FALL = 0.1, 0.25
 class _Fall:
     """The held-out judge below its best, and the rewards around both steps."""
 
-    told: str
+    sentence: str
     step: float
     share: float
     """Of the best figure."""
@@ -69,7 +69,7 @@ def _fall_of(history: History) -> _Fall | None:
     if fall <= 0.02 or not then or not recent:
         return None
     return _Fall(
-        told=f"{watched} fell from {best[watched]:.3f} to {now[watched]:.3f}",
+        sentence=f"{watched} fell from {best[watched]:.3f} to {now[watched]:.3f}",
         step=best["step"],
         share=fall / abs(best[watched]) if best[watched] else math.inf,
         then=fmean(then),
@@ -86,8 +86,8 @@ def hacking(history: History) -> str | None:
         return None
     return (
         f"the reward rose from {fall.then:.2f} around step {fall.step:.0f} to {fall.recent:.2f} while "
-        f"{fall.told}: the policy may be gaming its rewards; compare the samples of both steps, and prefer "
-        "the checkpoint of the former"
+        f"{fall.sentence}: the policy may be gaming its rewards; compare the samples of both steps, and "
+        "prefer the checkpoint of the former"
     )
 
 
@@ -97,9 +97,9 @@ def blind_reward(history: History) -> str | None:
     if fall is None or fall.share <= _GREAT_FALL or not abs(fall.rise) <= 2 * fall.noise:
         return None
     return (
-        f"{fall.told} while the reward stayed where it was ({fall.then:.2f} around step {fall.step:.0f}, now "
-        f"{fall.recent:.2f}): it does not see what went wrong; compare the samples of both steps, and prefer "
-        "the checkpoint of the former"
+        f"{fall.sentence} while the reward stayed where it was ({fall.then:.2f} around step {fall.step:.0f}, "
+        f"now {fall.recent:.2f}): it does not see what went wrong; compare the samples of both steps, and "
+        "prefer the checkpoint of the former"
     )
 
 

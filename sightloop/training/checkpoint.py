@@ -47,7 +47,7 @@ class Saveable:
     trainable: Mapping[str, nn.Module]
     optimizer: torch.optim.Optimizer
     batches: Positioned
-    kept: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+    extra_state: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
     """What changes without an optimizer; put back in place."""
 
 
@@ -89,8 +89,8 @@ def write_checkpoint(checkpoints: Path, step: int, what: Saveable) -> None:
             shutil.rmtree(partial)
         partial.mkdir(parents=True)
         save_file(_tensors(what.trainable), partial / "trainable.safetensors")
-        if what.kept:
-            kept = {name: value.detach().cpu().contiguous() for name, value in what.kept.items()}
+        if what.extra_state:
+            kept = {name: value.detach().cpu().contiguous() for name, value in what.extra_state.items()}
             save_file(kept, partial / _KEPT)
         torch.save(what.optimizer.state_dict(), partial / "optimizer.pt")
         torch.save(random_states, partial / "random.pt")
@@ -118,7 +118,7 @@ def read_checkpoint(saved: Saved, into: Saveable) -> None:
             f"{distributed.num_ranks()}; resume with the same number"
         )
     load_trainable(saved.folder, into.trainable)
-    _put_back(saved.folder, into.kept)
+    _put_back(saved.folder, into.extra_state)
     optimizer = into.optimizer
     options = [{name: group[name] for name in group if name != "params"} for group in optimizer.param_groups]
     optimizer.load_state_dict(read_saved(saved.folder / "optimizer.pt", fix=_FIX))

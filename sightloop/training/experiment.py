@@ -46,7 +46,7 @@ class Experiment(Generic[AnyPolicy, AnyBatch]):
     schedule: Schedule
     updates: int = 1
     """Updates from one rollout; more than 1 needs an algorithm with an old policy, and no relaxation."""
-    kept: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+    extra_state: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
     """What changes without an optimizer and is saved all the same: a moving average."""
     gradients: Callable[[list[nn.Parameter], int, int], GradientSum] = PlainGradients
     """How the gradients of an update are added up, from parameters, step and number of the update in it."""

@@ -14,7 +14,7 @@ from sightloop.image_files import open_image
 from sightloop.types import Credit, Images, Rollout
 
 GALLERY_SIZE = 16
-_PICTURE_SIDE = 256
+_IMAGE_SIDE = 256
 
 
 def gallery_samples(folder: Path, rollout: Rollout, credit: Credit) -> list[dict[str, Any]]:
@@ -110,7 +110,7 @@ def copy_image(folder: Path, source: str) -> str | None:
 
 
 def _keep(folder: Path, picture: Image.Image) -> str:
-    picture.thumbnail((_PICTURE_SIDE, _PICTURE_SIDE))
+    picture.thumbnail((_IMAGE_SIDE, _IMAGE_SIDE))
     name = f"images/{hashlib.sha1(f'{picture.size}'.encode() + picture.tobytes()).hexdigest()}.png"
     path = folder / name
     if not path.exists():

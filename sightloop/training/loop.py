@@ -43,7 +43,7 @@ def train(experiment: Experiment[Any, Any], run: Run) -> None:
         trainable=experiment.trainable,
         optimizer=optimizer,
         batches=experiment.batches,
-        kept=experiment.kept,
+        extra_state=experiment.extra_state,
     )
     first = run.restore(saved)
     run.say_how_to_stop(saved)
@@ -170,7 +170,7 @@ def _updates(
         )
         if seen[-1].problem is not None:
             break
-    return replace(seen[-1], gradient_figures=seen[0].gradient_figures)
+    return replace(seen[-1], gradient_metrics=seen[0].gradient_metrics)
 
 
 def update(
@@ -224,7 +224,7 @@ def update(
             stop.drop_if(distributed.any_rank(stop.at_once))
             stop.must_be_whole()
         optimizer.step()
-    return UpdateResult(losses=totals, gradient_norms=norms, gradient_figures=figures, problem=problem)
+    return UpdateResult(losses=totals, gradient_norms=norms, gradient_metrics=figures, problem=problem)
 
 
 def _require_one_pass(rollout: Rollout, schedule: Schedule) -> None:

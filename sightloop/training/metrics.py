@@ -20,7 +20,7 @@ class UpdateResult:
 
     losses: dict[str, Tensor]
     gradient_norms: dict[str, float]
-    gradient_figures: dict[str, float] = field(default_factory=dict[str, float])
+    gradient_metrics: dict[str, float] = field(default_factory=dict[str, float])
     """What the sum of gradients found out, by name: norms of single turns and their cosine, if asked for."""
     problem: str | None = None
     """Why nothing was updated: a sentence about a loss or gradient that is not finite."""
@@ -41,7 +41,7 @@ def rollout_metrics(rollout: Rollout, credit: Credit) -> dict[str, float]:
     means = _means(samples)
     if rollout.pieces:
         means["tokens/distinct"] = distinct_share(["".join(row) for row in rollout.pieces])
-    means |= credit.figures
+    means |= credit.metrics
     counts, reduce = credit.loss_weights > 0, distributed.sum_over_ranks
     surprise = credit.advantages
     if credit.returns is not None and rollout.values is not None:
@@ -60,7 +60,7 @@ def update_metrics(measured: UpdateResult, seconds: dict[str, float], num_images
         totals = distributed.sum_over_ranks(torch.stack(list(measured.losses.values())))
         metrics = dict(zip(measured.losses, totals.tolist(), strict=True))
     metrics |= {f"gradient/norm_{name}": norm for name, norm in measured.gradient_norms.items()}
-    metrics |= {f"gradient/{name}": value for name, value in measured.gradient_figures.items()}
+    metrics |= {f"gradient/{name}": value for name, value in measured.gradient_metrics.items()}
     if measured.skipped:
         metrics["update/skipped"] = 1.0
     metrics |= {f"seconds/{phase}": value for phase, value in seconds.items()}

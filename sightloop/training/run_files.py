@@ -31,7 +31,7 @@ from sightloop.types import Credit, Evaluation, Rollout
 
 _BYTES_A_SECOND = 50e6
 """That even slow disks take."""
-NUM_EVALUATION_PICTURES = 64
+NUM_EVALUATION_IMAGES = 64
 """Images of an evaluation that are copied into the run folder, for the report."""
 _PACKAGES = ("sightloop", "torch", "transformers", "peft", "tokenizers", "safetensors", "numpy", "pillow")
 
@@ -151,7 +151,7 @@ class Run:
             return
         samples = []
         for index, sample in enumerate(evaluation.samples):
-            wanted = index < NUM_EVALUATION_PICTURES and "image" not in sample
+            wanted = index < NUM_EVALUATION_IMAGES and "image" not in sample
             image = copy_image(self.folder, sample.get("source", "")) if wanted else None
             samples.append(sample if image is None else {**sample, "image": image})
         record = {

@@ -80,10 +80,10 @@ def test_silent_groups_are_skipped_counted_and_the_rest_shares_everything() -> N
     credit = replace(PLAIN, drop_zero_variance_groups=True).credit(policy, rollout)
     assert credit.loss_weights[:2].abs().max() == 0
     torch.testing.assert_close(credit.loss_weights.sum(), torch.tensor(1.0))
-    assert credit.figures == {"groups/all": 2, "groups/zero_variance": 1}
+    assert credit.metrics == {"groups/all": 2, "groups/zero_variance": 1}
     kept = PLAIN.credit(policy, rollout)
     assert kept.loss_weights[:2].sum() > 0 and kept.advantages[:2].abs().max() == 0
-    assert kept.figures == credit.figures
+    assert kept.metrics == credit.metrics
     silent = two_turns(policy, [2.0, 2.0, 4.0, 4.0], [5, 5, 2, 2])
     nothing = replace(PLAIN, drop_zero_variance_groups=True)
     assert nothing.credit(policy, silent).loss_weights.abs().max() == 0

@@ -72,11 +72,11 @@ def test_by_default_no_side_learns_from_a_drawing_whose_answer_was_wrong() -> No
     credit = algorithm.credit(policy, rollout)
     assert (credit.loss_weights[[1, 2]] == 0).all() and (credit.advantages[[1, 2]] == 0).all()
     torch.testing.assert_close(credit.loss_weights.sum(), torch.tensor(1.0))
-    assert credit.figures == {"filter/kept": 0.5}
+    assert credit.metrics == {"filter/accepted": 0.5}
     log_probs = policy.score(rollout.turns[1]).log_probs.sum(1) / ANSWERS.sum(1)
     answers = SFT()
     torch.testing.assert_close(total(answers, policy, rollout), -(log_probs[0] + log_probs[3]) / 2)
-    assert ALL.credit(policy, rollout).figures == {"filter/kept": 1.0}
+    assert ALL.credit(policy, rollout).metrics == {"filter/accepted": 1.0}
 
 
 def test_the_best_of_a_group_are_kept_with_ties() -> None:

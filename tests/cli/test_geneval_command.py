@@ -28,7 +28,7 @@ from sightloop.evaluators.geneval_run import (
     run_geneval,
 )
 from sightloop.evaluators.open_detector import model_kind
-from sightloop.geneval.scores import read_protocol, read_results
+from sightloop.geneval.results import read_protocol, read_results
 from sightloop.world.bundled import WEIGHTS
 from sightloop.world.checker import SURE
 

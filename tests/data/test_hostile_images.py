@@ -19,8 +19,8 @@ from PIL import Image
 
 from sightloop.data import shards
 from sightloop.data.decode import Decoding, decode
+from sightloop.data.encoded import Broken, load
 from sightloop.data.images import ImageSet
-from sightloop.data.pictures import Broken, load
 from sightloop.data.sources import open_source
 
 MIB = 1 << 20

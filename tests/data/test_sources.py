@@ -23,7 +23,7 @@ from image_samples import (
 from PIL import Image
 
 from sightloop.data.decode import Decoding
-from sightloop.data.pictures import Broken, load
+from sightloop.data.encoded import Broken, load
 from sightloop.data.shards import tar_images
 from sightloop.data.sources import FileSource, ShardSource, Source, expand_braces, open_source
 

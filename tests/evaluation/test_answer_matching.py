@@ -15,7 +15,7 @@ from sightloop.evaluation.answer_files import read_answers, yes_no_truth
 from sightloop.evaluation.answer_matching import (
     Answered,
     ExactMatch,
-    TextModelJudge,
+    TextModelComparison,
     answer_measures,
     read_verdict,
 )
@@ -44,13 +44,13 @@ def test_a_text_model_judges_and_what_it_mumbles_is_counted() -> None:
         answer = text.split("Given answer: ")[1].split("\n")[0]
         return {"the 3 gray cats": "Same.", "A Bench!": "not same", "a park bench": "same"}.get(answer, "Hm?")
 
-    found = answer_measures([*ROWS, ROWS[0]], judge=TextModelJudge(ask))
+    found = answer_measures([*ROWS, ROWS[0]], judge=TextModelComparison(ask))
     assert found.per_sample["accuracy"] == [1, 0, 1, 0, 1]
     assert found.per_sample["unparsable"] == [0, 0, 0, 1, 0]
     assert len(asked) == 4
     assert "How many cats?" in asked[0] and "Three grey cats." in asked[0]
     # As UniRL reads replies, "Same." is no "same".
-    literal = answer_measures(ROWS, judge=TextModelJudge(ask, literal=True))
+    literal = answer_measures(ROWS, judge=TextModelComparison(ask, literal=True))
     assert literal.per_sample["accuracy"] == [0, 0, 1, 0]
 
 
@@ -95,16 +95,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_language_model_of_a_folder_replies_with_its_likeliest_words(folder: Path) -> None:
     model = TextModel.from_pretrained(folder, max_tokens=3)
     reply = model("a red dog")
-    ids = model.words("a red dog", return_tensors="pt")["input_ids"]
+    ids = model.tokenizer("a red dog", return_tensors="pt")["input_ids"]
     wanted: list[int] = []
     for _ in range(3):
         ids = torch.cat([ids, model.model(input_ids=ids).logits[:, -1:].argmax(-1)], 1)
         wanted.append(int(ids[0, -1]))
         if wanted[-1] == 1:
             break
-    assert reply == model.words.decode(wanted, skip_special_tokens=True).strip()
+    assert reply == model.tokenizer.decode(wanted, skip_special_tokens=True).strip()
     assert model("a red dog") == reply
-    judge = TextModelJudge(model, protocol=model.protocol)
+    judge = TextModelComparison(model, protocol=model.protocol)
     found = answer_measures(ROWS[:1], judge=judge)
     assert found.protocol["text_model"] == "words" and "transformers" in found.protocol
     with pytest.raises(ValueError, match="max_tokens is 0"):
@@ -115,7 +115,7 @@ def test_a_chat_template_frames_the_text(folder: Path) -> None:
     model = TextModel.from_pretrained(folder, max_tokens=2)
     framed = "red {text} same"
     plain = model(framed.format(text="a dog"))
-    model.words.chat_template = "red {{ messages[0]['content'] }} same"
+    model.tokenizer.chat_template = "red {{ messages[0]['content'] }} same"
     assert model("a dog") == plain
 
 

@@ -47,7 +47,7 @@ def as_image(pixels: Tensor) -> Image.Image:
 
 def test_embeddings_are_those_of_the_models_own_forward_pass(encoder: ClipEncoder, world) -> None:
     pixels, captions = world
-    processor: Any = CLIPProcessor(encoder.pictures, encoder.words)
+    processor: Any = CLIPProcessor(encoder.image_processor, encoder.tokenizer)
     inputs = processor(
         text=captions, images=[as_image(row) for row in pixels], padding=True, return_tensors="pt"
     )

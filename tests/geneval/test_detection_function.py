@@ -41,7 +41,7 @@ def test_a_function_may_be_told_what_matters() -> None:
     detector = FunctionDetector(
         lambda images, names: [[{**DOG, "class": each[0]}] for each in names],
         protocol={"detector": "mine"},
-        told_names=True,
+        takes_names=True,
     )
     pictures = [DetectorImage(file=n, image=Image.new("RGB", (4, 3)), names=(n,)) for n in ("cat", "cup")]
     assert [found[0].name for found in detector.detect(pictures)] == ["cat", "cup"]

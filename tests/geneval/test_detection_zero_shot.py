@@ -182,9 +182,9 @@ def test_owlv2s_boxes_count_from_the_square(hub: Path) -> None:
     tall = picture("unicorn", width=30, height=60)
     (found,) = detector.detect([tall])
     seen = detector.model(
-        **detector.words("a photo of a unicorn", return_tensors="pt", padding="max_length", max_length=8).to(
-            "cpu"
-        ),
+        **detector.tokenizer(
+            "a photo of a unicorn", return_tensors="pt", padding="max_length", max_length=8
+        ).to("cpu"),
         pixel_values=squared(tall.image, 64)[None],
     )
     scores = seen.logits[0, :, 0].sigmoid()

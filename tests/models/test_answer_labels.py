@@ -85,7 +85,7 @@ def opened(family: str, core: Tokenizer, place: Path) -> Any:
 @pytest.mark.parametrize("family", ["janus", "show-o"])
 def test_labels_of_both_families_begin_with_the_blank(family: str, kind: str, tmp_path: Path) -> None:
     policy = opened(family, learned(kind), tmp_path)
-    words: Any = policy.words if isinstance(policy, Janus) else policy.tokenizer
+    words: Any = policy.tokenizer
     blank = "Ġ" if kind == "bytes" else "▁"
     labels = policy.encode(ANSWERS)
     rows = [row[mask].tolist() for row, mask in zip(labels.ids, labels.mask, strict=True)]
@@ -115,7 +115,7 @@ def test_words_of_the_embedded_world_have_no_such_blank() -> None:
     texts = ["two red circles", "yes", "a circle is left of a square."]
     for name in ("janus", "show_o"):
         policy: Any = load_image_policy(str(WEIGHTS / name), device=torch.device("cpu"))
-        words: Any = policy.words if isinstance(policy, Janus) else policy.tokenizer
+        words: Any = policy.tokenizer
         end = policy.end if isinstance(policy, Janus) else policy.vocabulary.end
         labels = policy.encode(texts)
         assert isinstance(labels, Tokens)

@@ -101,7 +101,7 @@ def test_pixels_are_prepared_as_the_processor_does() -> None:
 def test_beam_search_is_transformers_own_from_pixels(settings) -> None:
     policy, images = tiny_blip2.captioner(), tiny_blip2.pictures(4)
     made: Any = policy.model
-    text = [policy.bos, *policy.words("a red").input_ids]
+    text = [policy.bos, *policy.tokenizer("a red").input_ids]
     row = [made.config.image_token_index] * tiny_blip2.NUM_QUERIES + text
     theirs = made.generate(
         pixel_values=(images.pixels.float() / 255 - policy.pixel_mean) / policy.pixel_std,
@@ -115,7 +115,7 @@ def test_beam_search_is_transformers_own_from_pixels(settings) -> None:
         **settings,
     )
     written = [[id for id in row if id != tiny_blip2.END] for row in theirs[:, len(row) :].tolist()]
-    expected = policy.words.batch_decode(written, skip_special_tokens=True)
+    expected = policy.tokenizer.batch_decode(written, skip_special_tokens=True)
     ours = policy.write(
         images,
         prompt="a red",

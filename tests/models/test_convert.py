@@ -33,7 +33,7 @@ from sightloop.models.captioners.vlrm_checkpoint import (
 from sightloop.world.models import IMAGE
 
 CARD = Card(
-    base="Salesforce/blip2-opt-2.7b", steps=250, figures={"recall@1": (0.517, 0.905)}, license_name="mit"
+    base="Salesforce/blip2-opt-2.7b", steps=250, metrics={"recall@1": (0.517, 0.905)}, license_name="mit"
 )
 
 
@@ -308,7 +308,7 @@ def test_a_card_says_what_it_is_where_from_and_how_good() -> None:
 
 
 def test_a_card_leaves_out_what_is_not_known(tmp_path: Path) -> None:
-    text = card_text(Card(base=str(tmp_path), steps=3, figures={}))
+    text = card_text(Card(base=str(tmp_path), steps=3, metrics={}))
 
     assert "license:" not in text
     assert "base_model:" not in text

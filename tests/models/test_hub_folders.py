@@ -94,7 +94,7 @@ def test_captions_are_transformers_own_under_every_rule(folder: Path) -> None:
             max_new_tokens=most,
             suppress_tokens=[captioner.image_token],
         )
-        words = captioner.words.batch_decode(theirs, skip_special_tokens=True)
+        words = captioner.tokenizer.batch_decode(theirs, skip_special_tokens=True)
         assert written == [text.strip() for text in words]
 
 
@@ -148,10 +148,10 @@ def test_a_folder_of_the_hub_is_trained(
 def test_a_folder_of_the_hub_judges(folder: Path) -> None:
     judge = YesNoJudge.from_pretrained(folder)
     images, texts = Images(pixels=noise(3)), ["a cat", "two", "a red dog"]
-    together = judge.scores(images, texts)
+    together = judge.rewards(images, texts)
     judge.batch = 1
 
-    torch.testing.assert_close(judge.scores(images, texts), together, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(judge.rewards(images, texts), together, atol=1e-5, rtol=1e-4)
     assert len(set(together.tolist())) == 3
 
 

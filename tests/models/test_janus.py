@@ -155,9 +155,9 @@ def test_adapters_lie_on_the_language_model_only() -> None:
     seen = {id(part) for tower in frozen for part in tower.modules()}
     assert not seen & {id(linear) for linear in linears.values()}
     values = torch.rand(1, 3, 32, 32)
-    before = janus.pictures.features(values)
+    before = janus.image_codec.features(values)
     with janus.adapters_off():
-        assert torch.equal(janus.pictures.features(values), before)
+        assert torch.equal(janus.image_codec.features(values), before)
     # Leaf names of the tower's attention are those of the language model: structure decides, not names.
     assert any(name.endswith("q_proj") for name, _ in core.vision_model.named_modules())
     assert not any(part._forward_hooks for tower in frozen for part in tower.modules())

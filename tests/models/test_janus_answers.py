@@ -173,7 +173,7 @@ def test_an_own_drawing_is_read_as_the_image_it_makes(janus: Janus) -> None:
     by_codes = janus.score(Turn(prompt=asking(drawn), tokens=answers)).log_probs.detach()
     by_pixels = janus.score(Turn(prompt=asking(janus.pixels(drawn)), tokens=answers)).log_probs.detach()
     same(by_codes, by_pixels)
-    one_hot = torch.nn.functional.one_hot(drawn.ids, janus.pictures.num_codes).float()
+    one_hot = torch.nn.functional.one_hot(drawn.ids, janus.image_codec.num_codes).float()
     relaxed = janus.score(Turn(prompt=asking(replace(drawn, one_hot=one_hot)), tokens=answers))
     same(relaxed.log_probs.detach(), by_codes)
 
@@ -207,7 +207,7 @@ def test_images_of_any_size_are_prepared_as_the_official_processor_does(
     janus: Janus, shape: tuple[int, int]
 ) -> None:
     pixels = pictures(2, height=shape[0], width=shape[1]).pixels
-    squares = janus.pictures.squares(pixels, janus.pictures.tower_size)
+    squares = janus.image_codec.squares(pixels, janus.image_codec.tower_size)
     made = tiny_processor().image_processor([Image.fromarray(p) for p in pixels.permute(0, 2, 3, 1).numpy()])
     expected = torch.from_numpy(np.stack(made["pixel_values"])).float()
     torch.testing.assert_close((squares.float() / 255 - 0.5) / 0.5, expected, atol=1e-6, rtol=0)
@@ -225,8 +225,8 @@ def test_images_come_back_from_their_codes(janus: Janus) -> None:
 
 def test_codes_are_searched_on_the_sphere(janus: Janus) -> None:
     values = torch.rand(2, 3, 32, 32) * 2 - 1
-    codes = janus.pictures.nearest(values)
-    latents = janus.pictures.latents(values).flatten(2).transpose(1, 2)
+    codes = janus.image_codec.nearest(values)
+    latents = janus.image_codec.latents(values).flatten(2).transpose(1, 2)
     book = janus.model.model.vqmodel.quantize.embedding.weight
     cosines = torch.nn.functional.cosine_similarity(latents[:, :, None], book[None, None], dim=-1)
     assert torch.equal(codes, cosines.argmax(-1))

@@ -155,13 +155,13 @@ def scenes(number: int) -> tuple[Images, list[str]]:
 def test_the_judge_is_not_pleased_by_special_tokens() -> None:
     judge = ItmSimilarity.from_pretrained(WEIGHTS / "judge")
     images, told = scenes(16)
-    true = judge.scores(images, told)
+    true = judge.rewards(images, told)
     for name, alike in (("</s>" * 8, "zzz"), ("<s>" * 8, "zzz"), ("</s> " * 8, "z " * 16), ("<pad>", "z z")):
-        found = judge.scores(images, [name] * 16)
+        found = judge.rewards(images, [name] * 16)
         # They are words that it does not know.
-        assert torch.allclose(found, judge.scores(images, [alike] * 16), atol=1e-5), name
+        assert torch.allclose(found, judge.rewards(images, [alike] * 16), atol=1e-5), name
         assert float(found.mean()) < float(true.mean()) - 3, name
-    longer = judge.scores(images, [f"{text} </s> a large blue square" for text in told])
+    longer = judge.rewards(images, [f"{text} </s> a large blue square" for text in told])
     assert not torch.allclose(longer, true, atol=0.01)
 
 
@@ -174,7 +174,7 @@ def test_policies_read_prompts_questions_and_answers_as_text(kind: str) -> None:
         policy: Any = open_captioner("", device=device)
         policy.write(policy.encode_images(pictures), prompt=given, max_tokens=4)
         rows = [policy._text_ids(given), policy.encode([given]).ids[0, :-1].tolist()]
-        marks = {policy.bos, policy.pad, *policy.ends, policy.words.convert_tokens_to_ids("<image>")}
+        marks = {policy.bos, policy.pad, *policy.ends, policy.tokenizer.convert_tokens_to_ids("<image>")}
     elif kind == "janus":
         policy = load_image_policy("", device=device, world_model="janus")
         frame = {policy.prompts.start, policy.prompts.stop, policy.prompts.begin, policy.end}

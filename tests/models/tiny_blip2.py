@@ -130,7 +130,7 @@ def pictures(number: int, *, side: int = SIDE, seed: int = 0) -> Images:
 def whole_model_logits(policy: Blip2Captioner, images: Images, prompt: str, ids: list[int]) -> Tensor:
     """What transformers' own forward pass says at each of the tokens `ids` about one image."""
     made: Any = policy.model
-    before = policy.words(prompt, add_special_tokens=False).input_ids if prompt else []
+    before = policy.tokenizer(prompt, add_special_tokens=False).input_ids if prompt else []
     text = [policy.bos, *before, *ids]
     # The features replace the placeholders, so any token will do that the text does not use.
     placeholder = next(id for id in range(len(WORDS)) if id not in text)

@@ -12,6 +12,7 @@ from PIL import Image
 
 from sightloop.geneval.colors import crop_of
 from sightloop.geneval.prompts import parse_prompt
+from sightloop.geneval.results import Result, summarize
 from sightloop.geneval.rules import (
     Detection,
     GenEvalRules,
@@ -19,7 +20,6 @@ from sightloop.geneval.rules import (
     relations_between,
     verdict_of,
 )
-from sightloop.geneval.scores import Result, summarize
 
 OPTIONS = {
     "threshold": "threshold",

@@ -143,7 +143,7 @@ def given(ids: Tensor) -> Tokens:
 
 def run(janus: Janus, ids: Tensor, values: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Inputs and logits of rows of ids with their images' prepared values."""
-    body, features = janus.answers.body, janus.pictures.features(values)
+    body, features = janus.answers.body, janus.image_codec.features(values)
     embeds = body.words(ids)
     places = (ids == janus.prompts.picture)[..., None].expand_as(embeds)
     embeds = embeds.masked_scatter(places, features.flatten(0, 1))
@@ -154,7 +154,7 @@ def test_the_tower_and_its_aligner(golden: Golden, janus: Janus) -> None:
     values = golden["vision.pixel_values"]
     seen = janus.model.model.vision_model(values).last_hidden_state
     torch.testing.assert_close(seen, golden["vision.features"], **CLOSE)
-    torch.testing.assert_close(janus.pictures.features(values), golden["vision.aligned"], **CLOSE)
+    torch.testing.assert_close(janus.image_codec.features(values), golden["vision.aligned"], **CLOSE)
 
 
 def test_a_conversation_about_an_image(golden: Golden, janus: Janus) -> None:
@@ -173,7 +173,7 @@ def asked(golden: Golden, ids: Tensor, values: Tensor) -> tuple[Janus, Prompt]:
     template, question = golden.template(ids)
     janus = golden.policy(answer_template=template)
     blank = torch.zeros(1, 3, *values.shape[-2:], dtype=torch.uint8)
-    features = {janus.pictures.key: janus.pictures.features(values)}
+    features = {janus.image_codec.key: janus.image_codec.features(values)}
     return janus, Prompt(texts=[question], images=Images(pixels=blank, features=features))
 
 
@@ -272,21 +272,21 @@ def test_gradients_of_every_parameter(golden: Golden, branch: str) -> None:
 
 def test_images_to_codes(golden: Golden, janus: Janus) -> None:
     values = golden["vq.pixel_values"]
-    torch.testing.assert_close(janus.pictures.latents(values), golden["vq.prequant"], **CLOSE)
-    codes = janus.pictures.nearest(values)
+    torch.testing.assert_close(janus.image_codec.latents(values), golden["vq.prequant"], **CLOSE)
+    codes = janus.image_codec.nearest(values)
     assert codes.tolist() == golden["vq.indices"].tolist()
     vectors = torch.nn.functional.normalize(janus.model.model.vqmodel.quantize.embedding.weight, dim=1)
     quantized = vectors[codes].transpose(1, 2).reshape(golden["vq.quant"].shape)
     torch.testing.assert_close(quantized, golden["vq.quant"], **CLOSE)
-    torch.testing.assert_close(janus.pictures.values_of(codes), golden["vq.decoded"], **CLOSE)
+    torch.testing.assert_close(janus.image_codec.values_of(codes), golden["vq.decoded"], **CLOSE)
 
 
 def test_codes_to_images(golden: Golden, janus: Janus) -> None:
-    made = janus.pictures.values_of(golden["vq.codes"])
+    made = janus.image_codec.values_of(golden["vq.codes"])
     torch.testing.assert_close(made, golden["vq.codes_decoded"], **CLOSE)
-    one_hot = torch.nn.functional.one_hot(golden["vq.codes"], janus.pictures.num_codes).float()
-    torch.testing.assert_close(janus.pictures.values_of(one_hot), golden["vq.codes_decoded"], **CLOSE)
-    made, decoded = janus.pictures.values_of(golden["t2i.tokens"]), golden["t2i.decoded"]
+    one_hot = torch.nn.functional.one_hot(golden["vq.codes"], janus.image_codec.num_codes).float()
+    torch.testing.assert_close(janus.image_codec.values_of(one_hot), golden["vq.codes_decoded"], **CLOSE)
+    made, decoded = janus.image_codec.values_of(golden["t2i.tokens"]), golden["t2i.decoded"]
     torch.testing.assert_close(made, decoded, **CLOSE)
     expected = golden["t2i.images_uint8"].permute(0, 3, 1, 2)
     assert torch.equal(rounded(decoded), expected)

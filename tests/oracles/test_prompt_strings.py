@@ -72,7 +72,7 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> Opened:
 
 def read_by_janus(policy: Janus, task: str, text: str) -> str:
     """The string whose ids the policy reads, an image's frame and places as their one mark."""
-    words, prompts = policy.words, policy.prompts
+    words, prompts = policy.tokenizer, policy.prompts
     row = prompts.drawing_row(text) if task == "draw" else prompts.question_row(text, True)
     whole = str(words.decode(list(row), skip_special_tokens=False)).removeprefix(str(words.bos_token))
     places = "<image_placeholder>" * prompts.num_places

@@ -106,7 +106,7 @@ def test_features_of_a_tower_are_read_as_in_the_official_code(golden: Golden) ->
     ids, features = wanted["input_ids"][0].tolist(), wanted["clip_features"]
     start = ids.index(words.soi)
     assert ids[start + 1] == words.eoi
-    pictures = vision.pictures(body, features, ids[1:start], row_of=torch.tensor([0]))
+    pictures = vision.image_rows(body, features, ids[1:start], row_of=torch.tensor([0]))
     first = wanted["projected_first8"]
     same(pictures.embeds[:, start + 1 :][:, : first.shape[1]], first)
     question = ids[start + 2 :]

@@ -21,10 +21,10 @@ from sightloop.models.show_o.layout import (
 from sightloop.models.show_o.losses import (
     Masking,
     Rows,
-    caption_lesson,
-    drawing_lesson,
+    caption_example,
+    drawing_example,
     losses_of,
-    text_lesson,
+    text_example,
     without_conditions,
 )
 from sightloop.models.show_o.masks import answer_mask, causal, drawing_mask
@@ -148,13 +148,13 @@ def test_losses_and_their_gradients_are_the_official_ones(golden: Golden, run: s
         wanted["rand_cond_dropout"],
         probability=facts["cond_dropout_prob"],
     )
-    drawing = drawing_lesson(texts, codes, hidden, words, max_text=max_text)
+    drawing = drawing_example(texts, codes, hidden, words, max_text=max_text)
     rest = golden.facts["forward"]
-    text = text_lesson(
+    text = text_example(
         [numbers(t) for t in rest["lm_texts"]], words, max_text=max_text, num_image=golden.num_image
     )
     about = wanted["input_ids"][size + num_text :, 2 : 2 + golden.num_image] - words.first_code
-    answer = caption_lesson(about, [numbers(t) for t in rest["mmu_texts"]], words, max_text=max_text)
+    answer = caption_example(about, [numbers(t) for t in rest["mmu_texts"]], words, max_text=max_text)
     assert len(text.ids) == num_text
     assert len(answer.ids) == num_answer
     same(torch.cat([rows.ids for rows in (drawing, text, answer)]), wanted["input_ids"])

@@ -7,7 +7,7 @@ import pytest
 from photographs import folder_of, path_of
 
 from sightloop.data.decode import Decoding
-from sightloop.data.pictures import Broken, load
+from sightloop.data.encoded import Broken, load
 from sightloop.data.sources import open_source
 
 SMALL = Decoding(size=64)

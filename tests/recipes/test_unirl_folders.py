@@ -156,8 +156,8 @@ def test_another_grader_answers_greedily_and_the_drawings_are_trained(
         ("janus", "--relaxation.no-hard --relaxation.temperature 0.5", {"answering/loss"}),
         ("show-o", "--objectives.drawing 1 --model.trained lora", {"answering/loss", "gradient/cosine"}),
         ("janus", "--no-end-to-end", {"answering/loss", "gradient/cosine"}),
-        ("show-o", "--no-end-to-end --filter best_of_group", {"drawing/loss", "filter/kept"}),
-        ("show-o", "--no-end-to-end --filter answer_correct --micro-batch 2", {"filter/kept"}),
+        ("show-o", "--no-end-to-end --filter best_of_group", {"drawing/loss", "filter/accepted"}),
+        ("show-o", "--no-end-to-end --filter answer_correct --micro-batch 2", {"filter/accepted"}),
         ("janus", "--no-end-to-end --answer.answerer frozen --answer.temperature 0", {"answering/loss"}),
     ],
 )
@@ -175,11 +175,11 @@ def test_every_way_of_supervised_training_takes_its_steps(
     assert skipped or bool(records[1].get("drawing/loss")) == trains_drawings
     if "answer_correct" in options:
         # Random models tell no facts: nothing is left to learn from, and nothing is learned.
-        assert records[1]["filter/kept"] == 0 and records[1]["update/skipped"] == 1
+        assert records[1]["filter/accepted"] == 0 and records[1]["update/skipped"] == 1
         assert moved(tmp_path / "run") == 0
         alarm = json.loads((tmp_path / "run" / "alarms.jsonl").read_text().splitlines()[0])
         assert alarm["name"] == "skipped_updates" and "nothing was updated at step 1" in alarm["message"]
     else:
         assert moved(tmp_path / "run") > 1e-4
     if "best_of_group" in options:
-        assert 0.5 <= records[1]["filter/kept"] < 1
+        assert 0.5 <= records[1]["filter/accepted"] < 1

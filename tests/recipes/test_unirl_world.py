@@ -146,8 +146,8 @@ def test_the_exact_checker_as_reward_raises_the_share_drawn_right(tmp_path: Path
     rhythm = ["--steps", "8", "--save-every", "8", "--eval-every", "8", "--sample-every", "8"]
     records = train("unirl-grpo", tmp_path / "run", *options, *rhythm)
     # Nobody was asked in training.
-    assert "reward/picture" in records[1] and "reward/all_facts" not in records[1]
+    assert "reward/image" in records[1] and "reward/all_facts" not in records[1]
     before, after = (record["joint/drawn"] for record in records if record["kind"] == "eval")
     assert after > before + 0.1
-    earned = [record["reward/picture"] for record in records if record["kind"] == "train"]
+    earned = [record["reward/image"] for record in records if record["kind"] == "train"]
     assert sum(earned[-3:]) / 3 > earned[0] + 0.08

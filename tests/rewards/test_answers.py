@@ -14,7 +14,7 @@ from sightloop.rewards.answers import (
     points,
     share,
 )
-from sightloop.types import Fact, Outcome, Tokens
+from sightloop.types import Fact, OtherQuestion, Outcome, Tokens
 
 BOWL, BEAR, DOG = ("bowl", "bowls"), ("bear", "bears"), ("dog", "dogs", "puppy", "puppies")
 CIRCLE, CROSS, CAR = ("circle", "circles"), ("cross", "crosses"), ("car", "cars", "automobile")
@@ -218,7 +218,7 @@ def test_colors_that_only_the_facts_know_count_too() -> None:
 
 
 def outcome(
-    answers: list[str], facts: list[tuple[Fact, ...]], *, others: dict[str, Outcome] | None = None
+    answers: list[str], facts: list[tuple[Fact, ...]], *, others: dict[OtherQuestion, Outcome] | None = None
 ) -> Outcome:
     mask = torch.tensor([[True, True, False]] * len(answers))
     return Outcome(
@@ -276,14 +276,14 @@ def test_a_judge_that_fails_is_an_error_that_names_the_sample() -> None:
 
 def test_what_is_guessed_without_an_image_is_taken_off() -> None:
     blank = outcome(["three bowls", "four bowls", "nothing"], [FOUR_BOWLS] * 3)
-    judged = outcome(["four bowls", "three bowls", "a bowl"], [FOUR_BOWLS] * 3, others={"blank": blank})
+    judged = outcome(["four bowls", "three bowls", "a bowl"], [FOUR_BOWLS] * 3, others={"blind": blank})
     assert SubtractBlindBaseline(reward=FactReward())(judged).sum(1).tolist() == [1, -1, 1]
     assert SubtractBlindBaseline(reward=FactReward(), floor=0.0)(judged).sum(1).tolist() == [1, 0, 1]
-    with pytest.raises(ValueError, match="no 'blank' answers"):
+    with pytest.raises(ValueError, match="no 'blind' answers"):
         SubtractBlindBaseline(reward=FactReward())(blank)
 
 
-def test_traps_must_be_denied() -> None:
+def test_negative_questions_must_be_denied() -> None:
     negatives = outcome(["No", "Yes", "There is no dog"], [(noun(DOG),)] * 3)
-    judged = outcome(["bowls"] * 3, [FOUR_BOWLS] * 3, others={"trap": negatives})
+    judged = outcome(["bowls"] * 3, [FOUR_BOWLS] * 3, others={"negative": negatives})
     assert NegativeAnswers()(judged).tolist() == [[0, 1, 0], [0, 0, 0], [0, 1, 0]]

@@ -12,7 +12,7 @@ from rewards.tiny_clips import NUM_WORDS, SIDE, WIDTH, clip_folder, siglip_folde
 from safetensors.torch import load_file, save_file
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer, Siglip2Config
 
-from sightloop.rewards.clip_family import AestheticScore, ClipSimilarity, read_layers
+from sightloop.rewards.clip_family import AestheticReward, ClipSimilarity, read_layers
 from sightloop.rewards.custom import load_rewards
 from sightloop.rewards.samples import ImageReward, measured, outcome_of_texts
 from sightloop.types import Images
@@ -42,11 +42,11 @@ def raw(folder: Path, images: Images, texts: list[str] = TEXTS) -> Any:
 def test_clips_cosine_and_logit_are_those_of_the_forward_pass(tmp_path: Path) -> None:
     folder, images = clip_folder(tmp_path), pictures()
     wanted = raw(folder, images)
-    cosine = ClipSimilarity.from_pretrained(folder).scores(images, TEXTS)
+    cosine = ClipSimilarity.from_pretrained(folder).rewards(images, TEXTS)
     torch.testing.assert_close(
         cosine, (wanted.image_embeds * wanted.text_embeds).sum(1), rtol=1e-5, atol=1e-6
     )
-    logit = ClipSimilarity.from_pretrained(folder, scale="logit").scores(images, TEXTS)
+    logit = ClipSimilarity.from_pretrained(folder, scale="logit").rewards(images, TEXTS)
     torch.testing.assert_close(logit, wanted.logits_per_image.diagonal(), rtol=1e-5, atol=1e-6)
     assert wanted.logits_per_image.std() > 0.1
 
@@ -56,9 +56,9 @@ def test_siglips_probability_is_the_sigmoid_of_the_forward_pass(tmp_path: Path) 
     wanted = raw(folder, images)
     judge = ClipSimilarity.from_pretrained(folder, scale="probability")
     torch.testing.assert_close(
-        judge.scores(images, TEXTS), wanted.logits_per_image.diagonal().sigmoid(), rtol=1e-4, atol=1e-5
+        judge.rewards(images, TEXTS), wanted.logits_per_image.diagonal().sigmoid(), rtol=1e-4, atol=1e-5
     )
-    cosine = ClipSimilarity.from_pretrained(folder).scores(images, TEXTS)
+    cosine = ClipSimilarity.from_pretrained(folder).rewards(images, TEXTS)
     torch.testing.assert_close(
         cosine, (wanted.image_embeds * wanted.text_embeds).sum(1), rtol=1e-4, atol=1e-5
     )
@@ -68,8 +68,8 @@ def test_siglips_probability_is_the_sigmoid_of_the_forward_pass(tmp_path: Path) 
 @pytest.mark.parametrize("make", [clip_folder, siglip_folder])
 def test_half_precision_towers_keep_float32_heads(tmp_path: Path, make: Any) -> None:
     folder, images = make(tmp_path), pictures(64)
-    whole = ClipSimilarity.from_pretrained(folder).scores(images, ["cat"] * 64)
-    half = ClipSimilarity.from_pretrained(folder, dtype=torch.bfloat16).scores(images, ["cat"] * 64)
+    whole = ClipSimilarity.from_pretrained(folder).rewards(images, ["cat"] * 64)
+    half = ClipSimilarity.from_pretrained(folder, dtype=torch.bfloat16).rewards(images, ["cat"] * 64)
     assert half.dtype == torch.float32
     torch.testing.assert_close(half, whole, rtol=0.1, atol=0.05)
     # The same scores in three digits would tie.
@@ -90,9 +90,9 @@ def test_rewards_and_evaluations_are_of_one_encoder(tmp_path: Path) -> None:
 
 def test_one_image_at_a_time_changes_nothing(tmp_path: Path) -> None:
     judge, images = ClipSimilarity.from_pretrained(siglip_folder(tmp_path)), pictures()
-    together = judge.scores(images, TEXTS)
+    together = judge.rewards(images, TEXTS)
     judge.batch = 1
-    torch.testing.assert_close(judge.scores(images, TEXTS), together, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(judge.rewards(images, TEXTS), together, rtol=1e-5, atol=1e-6)
 
 
 def test_aesthetic_heads_are_linear_layers_on_the_unit_embedding(tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_aesthetic_heads_are_linear_layers_on_the_unit_embedding(tmp_path: Path)
     torch.save(layers, tmp_path / "head.pth")
     wanted = (embedded @ first.T + torch.tensor([1.0, 2.0, 3.0])) @ second[0] + 5
     for name in ("head.safetensors", "head.pth"):
-        found = AestheticScore.from_pretrained(folder, tmp_path / name).scores(images)
+        found = AestheticReward.from_pretrained(folder, tmp_path / name).rewards(images)
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
     outcome = outcome_of_texts(images, TEXTS)
     rewards, _ = load_rewards([f"aesthetic:{folder}+{tmp_path / 'head.safetensors'}=2"])
@@ -138,7 +138,7 @@ def test_the_numbers_of_laions_heads_tell_their_activations(tmp_path: Path, plac
     with torch.no_grad():
         embedded = raw(folder, images).image_embeds
         wanted = head(embedded / embedded.norm(dim=1, keepdim=True))[:, 0]
-    found = AestheticScore.from_pretrained(folder, tmp_path / "head.pth").scores(images)
+    found = AestheticReward.from_pretrained(folder, tmp_path / "head.pth").rewards(images)
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
 
 
@@ -192,25 +192,25 @@ def test_names_of_the_command_line_load_the_family(tmp_path: Path) -> None:
 def test_a_reward_judges_the_caption_or_the_prompt(tmp_path: Path) -> None:
     judge, images = ClipSimilarity.from_pretrained(clip_folder(tmp_path)), pictures()
     drawn = outcome_of_texts(images, ["yes"] * 4, drawn_from=TEXTS)
-    prompt = ImageReward(scores=judge.scores, text="prompt")(drawn).sum(1)
-    torch.testing.assert_close(prompt, judge.scores(images, TEXTS))
-    torch.testing.assert_close(judge(drawn).sum(1), judge.scores(images, ["yes"] * 4))
+    prompt = ImageReward(rewards=judge.rewards, text="prompt")(drawn).sum(1)
+    torch.testing.assert_close(prompt, judge.rewards(images, TEXTS))
+    torch.testing.assert_close(judge(drawn).sum(1), judge.rewards(images, ["yes"] * 4))
     photo = outcome_of_texts(images, TEXTS)
     photo.sources[0] = "photos/one.JPG"
     with pytest.raises(ValueError, match=r"'photos/one\.JPG' is an image, not the prompt"):
-        ImageReward(scores=judge.scores, text="prompt")(photo)
+        ImageReward(rewards=judge.rewards, text="prompt")(photo)
     with pytest.raises(ValueError, match="text is 'title'"):
-        ImageReward(scores=judge.scores, text="title")  # pyright: ignore[reportArgumentType]
+        ImageReward(rewards=judge.rewards, text="title")  # pyright: ignore[reportArgumentType]
 
 
 def test_the_same_score_is_an_evaluation(tmp_path: Path) -> None:
     judge, images = ClipSimilarity.from_pretrained(clip_folder(tmp_path)), pictures()
-    found = measured("clip", judge.scores, images, TEXTS, sources=list("abcd"))
-    assert found.per_sample["clip"] == pytest.approx([float(v) for v in judge.scores(images, TEXTS)])
+    found = measured("clip", judge.rewards, images, TEXTS, sources=list("abcd"))
+    assert found.per_sample["clip"] == pytest.approx([float(v) for v in judge.rewards(images, TEXTS)])
     assert found.metrics["clip"] == pytest.approx(sum(found.per_sample["clip"]) / 4)
     assert found.samples[1] == {"source": "b", "caption": "cat"}
     with pytest.raises(ValueError, match="4 images and 3 texts"):
-        measured("clip", judge.scores, images, TEXTS[:3])
+        measured("clip", judge.rewards, images, TEXTS[:3])
 
 
 def test_folders_that_cannot_judge_are_refused(tmp_path: Path) -> None:
@@ -234,9 +234,9 @@ def test_heads_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     clip = ClipSimilarity.from_pretrained(clip_folder(tmp_path / "clip"))
     one = torch.zeros(1)
     with pytest.raises(ValueError, match=f"layer 0 of the head takes 5 numbers and is given {WIDTH}"):
-        AestheticScore(clip=clip, layers=((torch.zeros(1, 5), one),))
+        AestheticReward(clip=clip, layers=((torch.zeros(1, 5), one),))
     with pytest.raises(ValueError, match="says 2 numbers about an image"):
-        AestheticScore(clip=clip, layers=((torch.zeros(2, WIDTH), torch.zeros(2)),))
+        AestheticReward(clip=clip, layers=((torch.zeros(2, WIDTH), torch.zeros(2)),))
     with pytest.raises(ValueError, match="there is no head"):
         read_layers(tmp_path / "nothing.safetensors")
     save_file({"layers.0.weight": torch.zeros(1, 2)}, tmp_path / "half.safetensors")

@@ -21,7 +21,7 @@ CHANCES: dict[str, float] = dict(zip(LABELS, (0.4, 0.2, 0.15, 0.1, 0.05, 0.06, 0
 def scores(*texts: str, **settings: bool) -> list[float]:
     images = Images(pixels=torch.zeros(len(texts), 3, 8, 8, dtype=torch.uint8))
     judge = NamedClasses(classify=lambda pictures: [CHANCES] * len(pictures), **settings)
-    return [round(value, 4) for value in judge.scores(images, list(texts)).tolist()]
+    return [round(value, 4) for value in judge.rewards(images, list(texts)).tolist()]
 
 
 def test_the_probability_is_that_of_the_class_that_the_text_names() -> None:
@@ -53,9 +53,9 @@ def test_a_prompt_without_a_class_is_refused_and_a_caption_earns_nothing() -> No
 def test_what_is_no_probability_is_refused() -> None:
     images = Images(pixels=torch.zeros(1, 3, 8, 8, dtype=torch.uint8))
     with pytest.raises(ValueError, match=r"gives 'cup' the probability 7\.5"):
-        NamedClasses(classify=lambda pictures: [{"cup": 7.5}]).scores(images, ["a cup"])
+        NamedClasses(classify=lambda pictures: [{"cup": 7.5}]).rewards(images, ["a cup"])
     with pytest.raises(ValueError, match="the classifier gave 0 answers about 1 images"):
-        NamedClasses(classify=lambda pictures: []).scores(images, ["a cup"])
+        NamedClasses(classify=lambda pictures: []).rewards(images, ["a cup"])
 
 
 @pytest.fixture

@@ -24,10 +24,10 @@ def test_the_size_is_that_of_the_file_that_pillow_writes() -> None:
     images = flat_and_noisy()
     file = BytesIO()
     Image.fromarray(images.pixels[1].permute(1, 2, 0).numpy()).save(file, format="JPEG", quality=95)
-    found = JpegSize().scores(images)
+    found = JpegSize().rewards(images)
     assert found[1].item() == pytest.approx(-len(file.getvalue()) / 1000 / 500)
     assert found[0] > found[1]
-    torch.testing.assert_close(JpegSize(sign=1).scores(images), -found)
+    torch.testing.assert_close(JpegSize(sign=1).rewards(images), -found)
     with pytest.raises(ValueError, match="quality is 0"):
         JpegSize(quality=0)
 
@@ -37,7 +37,7 @@ def test_length_and_jpeg_have_names_and_no_model() -> None:
     outcome = outcome_of_texts(images, ["a red dog", "cat"])
     rewards, weights = load_rewards(["length=0.5", "jpeg"])
     assert rewards["length"](outcome).tolist() == [[0, 0, 0, 3], [0, 1, 0, 0]] and weights["length"] == 0.5
-    torch.testing.assert_close(rewards["jpeg"](outcome).sum(1), JpegSize().scores(images))
+    torch.testing.assert_close(rewards["jpeg"](outcome).sum(1), JpegSize().rewards(images))
     assert caption_length(outcome).tolist() == rewards["length"](outcome).tolist()
     with pytest.raises(ValueError, match="'length' has no model; leave ':words' out"):
         load_rewards(["length:words"])

@@ -42,14 +42,14 @@ def test_only_what_is_in_double_quotes_is_wanted() -> None:
 
 def test_several_quotations_share_the_score() -> None:
     words = WrittenWords(read=lambda pictures: ["OPEN", "happy birthday exlt"])
-    assert words.scores(IMAGES, PROMPTS).tolist() == [1.0, 0.5]
+    assert words.rewards(IMAGES, PROMPTS).tolist() == [1.0, 0.5]
 
 
 def test_a_prompt_without_words_is_refused_and_a_caption_earns_nothing() -> None:
     with pytest.raises(ValueError, match="'a dog' has no words in double quotes, which the reward `ocr`"):
-        WrittenWords(read=lambda pictures: ["", ""]).scores(IMAGES, [PROMPTS[0], "a dog"])
+        WrittenWords(read=lambda pictures: ["", ""]).rewards(IMAGES, [PROMPTS[0], "a dog"])
     captions = WrittenWords(read=lambda pictures: ["open"] * len(pictures), must_quote=False)
-    assert captions.scores(IMAGES, ["a dog", 'it says "open"']).tolist() == [0.0, 1.0]
+    assert captions.rewards(IMAGES, ["a dog", 'it says "open"']).tolist() == [0.0, 1.0]
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_a_prompt_without_words_is_refused_and_a_caption_earns_nothing() -> None
 )
 def test_a_reader_that_says_no_texts_is_refused(said: Any, told: str) -> None:
     with pytest.raises(ValueError, match=told):
-        WrittenWords(read=lambda pictures: said).scores(IMAGES, PROMPTS)
+        WrittenWords(read=lambda pictures: said).rewards(IMAGES, PROMPTS)
 
 
 def test_a_reader_of_ones_own_is_named_behind_the_reward(tmp_path: Path) -> None:

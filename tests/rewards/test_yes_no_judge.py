@@ -77,7 +77,7 @@ def test_a_template_of_ones_own_and_the_question_about_a_whole_text(tmp_path: Pa
     folder, images = knows_yes_and_no(llava(tmp_path, chat=False)), pictures()
     judge = YesNoJudge.from_pretrained(folder, template="<s>Q: <image>{question}", question="is it {text}?")
     wanted = one_at_a_time(folder, images, [f"<s>Q: <image>is it {text}?" for text in ("a", "bb", "ccc")])
-    torch.testing.assert_close(judge.scores(images, ["a", "bb", "ccc"]), wanted, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(judge.rewards(images, ["a", "bb", "ccc"]), wanted, rtol=1e-4, atol=1e-5)
     plain = YesNoJudge.from_pretrained(folder)
     bare = one_at_a_time(folder, images, ["<image>why?"] * 3)
     torch.testing.assert_close(plain.log_yes(images, ["why?"] * 3).exp(), bare, rtol=1e-4, atol=1e-5)
@@ -111,7 +111,7 @@ def test_names_of_the_command_line_ask(tmp_path: Path) -> None:
     outcome = replace(
         outcome_of_texts(images, ["a cat", "no"]), facts=[(Fact(kind="noun", words=("cat",)),)] * 2
     )
-    torch.testing.assert_close(rewards["vqa"](outcome).sum(1), judge.scores(images, ["a cat", "no"]))
+    torch.testing.assert_close(rewards["vqa"](outcome).sum(1), judge.rewards(images, ["a cat", "no"]))
     torch.testing.assert_close(rewards["facts"](outcome), AskedFacts(judge=judge)(outcome))
 
 

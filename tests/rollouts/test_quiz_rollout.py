@@ -97,13 +97,11 @@ def test_an_exact_judge_of_images_needs_no_answers() -> None:
     assert len(rollout.turns) == 1 and painter.asked == []
     ids = rollout.turns[0].tokens.ids
     wanted = (ids == torch.arange(3).repeat_interleave(4)[:, None]).float().mean(1)
-    assert torch.equal(rollout.reward_parts["picture"], wanted)
+    assert torch.equal(rollout.reward_parts["image"], wanted)
     assert torch.equal(rollout.rewards[:, 1], 2 * wanted)
     both = replace(COLLECT, image_judge=seen)(Painter(), batch())
-    assert sorted(both.reward_parts) == ["all_facts", "picture", "points"]
-    torch.testing.assert_close(
-        both.rewards.sum(1), both.reward_parts["points"] + both.reward_parts["picture"]
-    )
+    assert sorted(both.reward_parts) == ["all_facts", "image", "points"]
+    torch.testing.assert_close(both.rewards.sum(1), both.reward_parts["points"] + both.reward_parts["image"])
     with pytest.raises(ValueError, match="image judge says nan about 'a photo of a red car'"):
         replace(collect, image_judge=lambda images, quizzes: seen(images, quizzes) / 0 * 0)(
             Painter(), batch()
@@ -138,7 +136,7 @@ def test_a_moving_average_follows_the_policy_and_shares_what_is_frozen() -> None
         MovingAverage(painter, decay=2.0)
 
 
-def test_traps_and_blank_images_reach_the_judge() -> None:
+def test_negative_questions_and_blank_images_reach_the_judge() -> None:
     negatives = NegativeQuestions(nouns=("cat", "dog", "car"), colors=COLORS)
     judge = combine(
         {"denied": NegativeAnswers(), "seen": SubtractBlindBaseline(reward=FactReward())},
@@ -148,7 +146,7 @@ def test_traps_and_blank_images_reach_the_judge() -> None:
     with torch.no_grad():
         # Of a grey image it always says red, so that red is worth nothing.
         painter.see[3, 0] = 5.0
-    rollout = replace(COLLECT, judge=judge, negative=negatives, blank=True)(painter, batch())
+    rollout = replace(COLLECT, judge=judge, negative=negatives, blind=True)(painter, batch())
     asked = [text for text in painter.asked if text.startswith("Is the object")]
     assert len(asked) == 12 and len(painter.asked) == 36
     right = torch.tensor([float(a == b) for a, b in zip(rollout.answers, rollout.references, strict=True)])
@@ -203,7 +201,7 @@ def test_only_the_drawing_keeps_a_gradient_and_only_when_it_is_relaxed() -> None
         ({"chunk": 0}, "chunk is 0"),
         ({"second_turn": "both"}, "second_turn is 'both'"),
         ({"judge": None}, "nothing is judged"),
-        ({"answering": None, "blank": True}, "nobody is asked"),
+        ({"answering": None, "blind": True}, "nobody is asked"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(changes: dict[str, Any], message: str) -> None:

@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from experiments.world.lessons import WRONG_SHARES, answer_lessons, drawing_lessons, mistaken
+from experiments.world.examples import WRONG_SHARES, answer_examples, drawing_examples, mistaken
 from sightloop.quizzes.grammar import CATEGORIES, QUESTIONS, Clause, quiz_of
 from sightloop.quizzes.vocabulary import REAL
 from sightloop.world.quizzes import (
@@ -128,14 +128,15 @@ def test_a_mistaken_quiz_asks_for_something_else(category) -> None:
         assert sum(c.count for c in wrong.include) <= 4
 
 
-def test_lessons_are_wrong_as_often_as_they_should_be() -> None:
+def test_examples_are_wrong_as_often_as_they_should_be() -> None:
     rng = np.random.default_rng(0)
-    lessons = drawing_lessons(rng, 900)
+    examples = drawing_examples(rng, 900)
     for category in CATEGORIES:
-        own = [lesson for lesson in lessons if lesson.quiz.category == category]
+        own = [example for example in examples if example.quiz.category == category]
         told = [
-            any(is_right_answer(q, lesson.quiz.answer) for q in quizzes_about(lesson.scene)) for lesson in own
+            any(is_right_answer(q, example.quiz.answer) for q in quizzes_about(example.scene))
+            for example in own
         ]
         assert abs(1 - sum(told) / len(told) - WRONG_SHARES[category]) < 0.13
-    for lesson in answer_lessons(rng, 60):
-        assert any(is_right_answer(quiz, lesson.quiz.answer) for quiz in quizzes_about(lesson.scene))
+    for example in answer_examples(rng, 60):
+        assert any(is_right_answer(quiz, example.quiz.answer) for quiz in quizzes_about(example.scene))

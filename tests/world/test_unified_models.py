@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from experiments.world.acceptance import answer_figures, drawing_figures, seen_in_codes
+from experiments.world.examples import RIGHT, TrainingPhase
 from experiments.world.janus_stage import train_janus
-from experiments.world.lessons import RIGHT, TrainingPhase
 from experiments.world.show_o_stage import misread, show_o_policy, train_show_o
 from experiments.world.tokenizer_stage import (
     StillGenerator,
@@ -15,7 +16,6 @@ from experiments.world.tokenizer_stage import (
     train_magvit2,
     train_vq,
 )
-from experiments.world.unified_gates import answer_figures, drawing_figures, seen_in_codes
 from experiments.world.unified_models import (
     MAX_TEXT,
     NUM_CODES,

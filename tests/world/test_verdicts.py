@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from experiments.world.lessons import mistaken
+from experiments.world.examples import mistaken
 from sightloop.geneval.prompts import prompt_of
 from sightloop.geneval.rules import Detection, conditions_met, relations_between, verdict_of
 from sightloop.quizzes.grammar import CATEGORIES, Clause, Quiz, quiz_of

@@ -28,7 +28,7 @@ _NOT_PLAIN = ("use_rslora", "use_dora", "fan_in_fan_out", "rank_pattern", "alpha
 class AdapterCard:
     """What the model card of adapters says."""
 
-    told: Card
+    run: Card
     prompt: str
     """What captions were drawn for in training."""
     decoding: Mapping[str, int]
@@ -141,11 +141,11 @@ def _named(captioner: GenericCaptioner) -> dict[str, Tensor]:
 
 
 def _card_text(captioner: GenericCaptioner, base: str, card: AdapterCard) -> str:
-    told, on_hub = card.told, not Path(base).exists()
+    run, on_hub = card.run, not Path(base).exists()
     head = ["---", "library_name: peft", "pipeline_tag: image-text-to-text"]
-    head += [f"license: {told.license_name}"] if told.license_name else []
+    head += [f"license: {run.license_name}"] if run.license_name else []
     head += [f"base_model: {base}"] if on_hub else []
-    rows = [f"| {name} | {before:.3f} | {after:.3f} |" for name, (before, after) in told.figures.items()]
+    rows = [f"| {name} | {before:.3f} | {after:.3f} |" for name, (before, after) in run.metrics.items()]
     table = ["| held-out figure | before | after |", "|---|--:|--:|", *rows, ""] if rows else []
     name = f"[{base}](https://huggingface.co/{base})" if on_hub else f"`{Path(base).name}`"
     text = captioner.prompt_text(card.prompt)
@@ -159,7 +159,7 @@ def _card_text(captioner: GenericCaptioner, base: str, card: AdapterCard) -> str
         "",
         "# Adapters of a captioner trained by what a judge sees",
         "",
-        f"Low-rank adapters for {name} after {told.steps} steps of training with sightloop on the judgment",
+        f"Low-rank adapters for {name} after {run.steps} steps of training with sightloop on the judgment",
         "of a frozen image-text matcher and text rules, without reference captions",
         "(VLRM, [arXiv 2404.01911](https://arxiv.org/abs/2404.01911)).",
         "",

@@ -1,10 +1,9 @@
 """BLIP-2 (OPT) as a captioning policy: frozen tower and language model, trainable queries, Q-Former and
 projection.
 
-The tower sees an image once (`look`); sampler, scorer, critic and judge read its features from the `Images`.
-Everything after it is composed from transformers' own modules, because
-`Blip2ForConditionalGeneration.generate`
-always starts from pixels and its `forward` always computes the logits of every position.
+The tower sees an image once (`encode_images`); sampler, scorer, critic and judge read its features from the
+`Images`. Everything after it is composed from transformers' own modules, because its `generate` always starts
+from pixels and its `forward` always computes the logits of every position.
 """
 
 from __future__ import annotations
@@ -70,8 +69,8 @@ class Blip2Captioner(nn.Module):
     def __init__(
         self,
         model: Blip2ForConditionalGeneration,
-        words: PreTrainedTokenizerBase,
-        pictures: BlipImageProcessorPil,
+        tokenizer: PreTrainedTokenizerBase,
+        image_processor: BlipImageProcessorPil,
     ) -> None:
         super().__init__()
         text: Any = model.config.text_config
@@ -81,10 +80,11 @@ class Blip2Captioner(nn.Module):
                 "can be driven; name one such as Salesforce/blip2-opt-2.7b"
             )
         self.model = model.eval()
-        self.words = words
-        self.pictures = pictures
-        self.image_size = int(pictures.size["height"])
-        mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (pictures.image_mean, pictures.image_std))
+        self.tokenizer = tokenizer
+        self.image_processor = image_processor
+        self.image_size = int(image_processor.size["height"])
+        scale = (image_processor.image_mean, image_processor.image_std)
+        mean, std = (torch.tensor(value).view(1, 3, 1, 1) for value in scale)
         self.register_buffer("pixel_mean", mean, persistent=False)
         self.register_buffer("pixel_std", std, persistent=False)
         self.all_ranks_finished: Callable[[bool], bool] = alone
@@ -97,7 +97,7 @@ class Blip2Captioner(nn.Module):
         ends = _first(generation.eos_token_id, text.eos_token_id)
         self.ends: tuple[int, ...] = tuple(ends) if isinstance(ends, list) else (int(ends),)
         self.source: str = model.name_or_path or ""
-        self.pieces = Pieces(words, end_ids=self.ends, source=self.source)
+        self.pieces = Pieces(tokenizer, end_ids=self.ends, source=self.source)
         self._language_layers = Recomputation(model.language_model)
         self._qformer_layers = Recomputation(model.qformer)
         self._freeze()
@@ -191,7 +191,7 @@ class Blip2Captioner(nn.Module):
         return context, mask
 
     def _text_ids(self, text: str) -> list[int]:
-        return text_ids(self.words, text)
+        return text_ids(self.tokenizer, text)
 
     def _run(
         self, embeds: Tensor, mask: Tensor | None, cache: Cache | None = None, *, first: int = 0
@@ -334,7 +334,7 @@ class Blip2Captioner(nn.Module):
         )
         ids = write_texts(self._writer(), context, before.expand(len(images), -1), rules)
         written = [[id for id in row if id not in self.ends] for row in ids]
-        return [text.strip() for text in self.words.batch_decode(written, skip_special_tokens=True)]
+        return [text.strip() for text in self.tokenizer.batch_decode(written, skip_special_tokens=True)]
 
     # -- the critic's trunk
 

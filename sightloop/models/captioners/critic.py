@@ -1,8 +1,7 @@
 """The critic of VLRM: a value head and its own low-rank adapters over the policy's frozen language model.
 
-The adapters work through forward hooks and only inside the critic's own pass, so the policy's weights,
-names and
-state dict stay plain and nobody else knows about them.
+The adapters work through forward hooks and only inside the critic's own pass, so the policy's weights, names
+and state dict stay plain and nobody else knows about them.
 """
 
 from __future__ import annotations
@@ -24,10 +23,8 @@ class ValueHead(nn.Module):
     """A perceptron on every token's hidden state, in float32; widths are multiples of the hidden size.
 
     The paper's figure of it is not public; 2h, 4h, 8h is the only perceptron of up to three hidden layers
-    with
-    widths 1, 2, 4 or 8 h that has the paper's 275 M parameters at h = 2560. No widths = the plain linear
-    head that
-    the paper reports to collapse.
+    with widths 1, 2, 4 or 8 h that has the paper's 275 M parameters at h = 2560. No widths = the plain linear
+    head that the paper reports to collapse.
     """
 
     def __init__(

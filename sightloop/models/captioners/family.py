@@ -79,5 +79,5 @@ def export_generic(policy: GenericCaptioner, output: Path, wanted: Export) -> No
         raise ValueError(
             f"{wanted.run} trained adapters of {base!r}; VLRM's tensors are BLIP-2's, use --form folder"
         )
-    card = AdapterCard(told=wanted.card, prompt=wanted.prompt, decoding=wanted.decoding)
+    card = AdapterCard(run=wanted.card, prompt=wanted.prompt, decoding=wanted.decoding)
     export_adapter(policy, output, base=base, card=card)

@@ -74,7 +74,7 @@ class GenericCaptioner(nn.Module):
         self.model: Any = model.eval().requires_grad_(False)
         no_dropout(model)
         self.settings = settings
-        self.words = cast("Any", processor).tokenizer
+        self.tokenizer = cast("Any", processor).tokenizer
         config = model.config.to_dict()
         self.image_token: int = config.get("image_token_id") or config.get("image_token_index") or -1
         self._check(self.model)
@@ -82,7 +82,7 @@ class GenericCaptioner(nn.Module):
         self.hidden_size = int(model.config.get_text_config().hidden_size)
         self._read_special_tokens()
         self.source: str = model.name_or_path or ""
-        self.pieces = Pieces(self.words, end_ids=self.ends, source=self.source)
+        self.pieces = Pieces(self.tokenizer, end_ids=self.ends, source=self.source)
         reader = PromptReader(
             processor, model.base_model, image_token=self.image_token, template=settings.template
         )
@@ -127,18 +127,18 @@ class GenericCaptioner(nn.Module):
             )
 
     def _read_special_tokens(self) -> None:
-        words = self.words
+        tokenizer = self.tokenizer
         ends: int | list[int] | None = self.model.generation_config.eos_token_id
         if ends is None:
-            ends = words.eos_token_id
+            ends = tokenizer.eos_token_id
         if ends is None:
             raise ValueError("neither generation_config nor tokenizer names an end token")
         self.ends: tuple[int, ...] = tuple(ends) if isinstance(ends, list) else (ends,)
-        self.end: int = words.eos_token_id if words.eos_token_id in self.ends else self.ends[0]
-        if words.pad_token_id is None:
-            words.pad_token = words.convert_ids_to_tokens(self.end)
-        self.pad: int = words.convert_tokens_to_ids(words.pad_token)
-        self.begin: int = self.end if words.bos_token_id is None else words.bos_token_id
+        self.end: int = tokenizer.eos_token_id if tokenizer.eos_token_id in self.ends else self.ends[0]
+        if tokenizer.pad_token_id is None:
+            tokenizer.pad_token = tokenizer.convert_ids_to_tokens(self.end)
+        self.pad: int = tokenizer.convert_tokens_to_ids(tokenizer.pad_token)
+        self.begin: int = self.end if tokenizer.bos_token_id is None else tokenizer.bos_token_id
         # A drawn image token has no image behind it: a text that asks for one stops there, unfinished.
         self.stops = (*self.ends, self.image_token)
 
@@ -302,7 +302,7 @@ class GenericCaptioner(nn.Module):
 
     def encode(self, texts: list[str]) -> Tokens:
         """Words of given captions with the end token, right-padded."""
-        rows = [[*text_ids(self.words, text), self.end] for text in texts]
+        rows = [[*text_ids(self.tokenizer, text), self.end] for text in texts]
         longest, device = max(map(len, rows)), self._head.device
         ids = torch.tensor([row + [self.pad] * (longest - len(row)) for row in rows], device=device)
         lengths = torch.tensor([len(row) for row in rows], device=device)
@@ -339,7 +339,7 @@ class GenericCaptioner(nn.Module):
         way = self._chosen(asked)
         with self._folded():
             ids = way.write(asked, rules)
-        return [text.strip() for text in self.words.batch_decode(ids, skip_special_tokens=True)]
+        return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
 
 def _side(told: int | list[int] | tuple[int, ...] | None) -> int:

@@ -45,8 +45,8 @@ def processed(
     )
 
 
-def _begins(words: Any, text: str) -> bool:
-    return words.bos_token is not None and text.startswith(words.bos_token)
+def _begins(tokenizer: Any, text: str) -> bool:
+    return tokenizer.bos_token is not None and text.startswith(tokenizer.bos_token)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +67,7 @@ class PromptReader:
         self, processor: ProcessorMixin, core: Any, *, image_token: int, template: str | None
     ) -> None:
         self.processor: Any = processor
-        self.words = self.processor.tokenizer
+        self.tokenizer = self.processor.tokenizer
         self.image_token = image_token
         self.template = template
         self._core = core
@@ -75,18 +75,18 @@ class PromptReader:
 
     def text(self, prompt: str) -> str:
         """The prompt with a place for its image; special tokens in the prompt are text."""
-        prompt = spelled_out(self.words, prompt)
+        prompt = spelled_out(self.tokenizer, prompt)
         if self.template is not None:
             return self.template.replace("{prompt}", prompt)
         if self.processor.chat_template is not None:
             content = [{"type": "image"}, {"type": "text", "text": prompt}]
             chat = [{"role": "user", "content": content[: 2 if prompt else 1]}]
             return self.processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
-        return self.words.convert_ids_to_tokens(self.image_token) + prompt
+        return self.tokenizer.convert_ids_to_tokens(self.image_token) + prompt
 
     def begins(self, text: str) -> bool:
         """Whether a prompt's text starts with the begin token, so that the processor must not add one."""
-        return _begins(self.words, text)
+        return _begins(self.tokenizer, text)
 
     def inputs(self, prompts: list[str], pixels: UInt8[Tensor, "B 3 H W"]) -> dict[str, Tensor]:
         """Everything the model reads, by the names of its forward pass; prompts are padded on the left."""
@@ -99,7 +99,7 @@ class PromptReader:
         if (places == 0).any():
             raise ValueError(
                 f"the prompt {texts[int(places.argmin())]!r} has no place for its image; put "
-                f"{self.words.convert_ids_to_tokens(self.image_token)!r} into the template"
+                f"{self.tokenizer.convert_ids_to_tokens(self.image_token)!r} into the template"
             )
         return inputs
 

@@ -28,7 +28,7 @@ from sightloop.text_files import read_json
 
 BRIDGE_PREFIXES = ("query_tokens", "qformer.", "language_projection.")
 _SHARD = "2GB"
-_WORDS_FILES = (
+_TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -36,7 +36,7 @@ _WORDS_FILES = (
     "vocab.json",
     "merges.txt",
 )
-_PICTURES_FILES = ("preprocessor_config.json", "processor_config.json", "chat_template.jinja")
+_IMAGE_PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json", "chat_template.jinja")
 
 
 # -- in
@@ -82,9 +82,9 @@ def load_published(
     return Blip2Captioner(found.model, found.words, found.images)
 
 
-def _image_token(config: Blip2Config, words: Any) -> int:
-    known = words.get_vocab().get("<image>")
-    token = len(words) if known is None else known
+def _image_token(config: Blip2Config, tokenizer: Any) -> int:
+    known = tokenizer.get_vocab().get("<image>")
+    token = len(tokenizer) if known is None else known
     text: Any = config.text_config
     if token >= text.vocab_size:
         raise ValueError(
@@ -179,19 +179,19 @@ def _write_config(captioner: Blip2Captioner, file: Path, dtype: torch.dtype) -> 
 
     config = corrected(read_json(file))
     if config.get("image_token_index") is None:
-        config["image_token_index"] = _image_token(captioner.model.config, captioner.words)
+        config["image_token_index"] = _image_token(captioner.model.config, captioner.tokenizer)
     _write_json(file, config)
 
 
 def _write_processor(captioner: Blip2Captioner, folder: Path, base: str) -> None:
-    found = {name: file_of(base, name) for name in (*_WORDS_FILES, *_PICTURES_FILES)}
+    found = {name: file_of(base, name) for name in (*_TOKENIZER_FILES, *_IMAGE_PROCESSOR_FILES)}
     for name, source in found.items():
         if source is not None:
             shutil.copyfile(source, folder / name)
-    if all(found[name] is None for name in _WORDS_FILES):
-        captioner.words.save_pretrained(folder)
-    if all(found[name] is None for name in _PICTURES_FILES):
-        captioner.pictures.save_pretrained(folder)
+    if all(found[name] is None for name in _TOKENIZER_FILES):
+        captioner.tokenizer.save_pretrained(folder)
+    if all(found[name] is None for name in _IMAGE_PROCESSOR_FILES):
+        captioner.image_processor.save_pretrained(folder)
     file = folder / "processor_config.json"
     settings = read_json(file) if file.exists() else {}
     if settings.get("num_query_tokens") is None:
@@ -210,7 +210,7 @@ def card_text(card: Card) -> str:
     head = ["---", "library_name: transformers", "pipeline_tag: image-to-text", "language: en"]
     head += [f"license: {card.license_name}"] if card.license_name else []
     head += [f"base_model: {card.base}"] if on_hub else []
-    rows = [f"| {name} | {before:.3f} | {after:.3f} |" for name, (before, after) in card.figures.items()]
+    rows = [f"| {name} | {before:.3f} | {after:.3f} |" for name, (before, after) in card.metrics.items()]
     table = ["| held-out figure | before | after |", "|---|--:|--:|", *rows, ""] if rows else []
     name = f"[{card.base}](https://huggingface.co/{card.base})" if on_hub else f"`{Path(card.base).name}`"
     lines = [

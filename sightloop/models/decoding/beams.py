@@ -158,10 +158,10 @@ def _write_greedily(writer: TextDecoder, context: Float[Tensor, "B N h"], rules:
         forbidden.strike(scores, next(lengths))
         return scores
 
-    law = Sampling(max_tokens=rules.max_tokens, temperature=0)
+    sampling = Sampling(max_tokens=rules.max_tokens, temperature=0)
     # Seeds decide nothing here; without them the global generator would move on.
     seeds = [0] * len(context)
-    texts = draw_tokens(replace(writer, head=head), context, mask=None, sampling=law, seeds=seeds)
+    texts = draw_tokens(replace(writer, head=head), context, mask=None, sampling=sampling, seeds=seeds)
     return _sound(texts.ids, writer.source)
 
 

@@ -43,7 +43,7 @@ def code_log_probs(
     top_k = None if under is None else under.top_k
 
     def scored(rows: Tensor, *parts: Tensor) -> tuple[Tensor, Tensor]:
-        return _law(logits_of(*parts).float() / temperature, rows[:, None], top_k)
+        return _distribution(logits_of(*parts).float() / temperature, rows[:, None], top_k)
 
     found: list[tuple[Tensor, Tensor]] = []
     for start in range(0, len(ids), rows_at_once):
@@ -59,7 +59,7 @@ def code_log_probs(
     return log_probs, entropy
 
 
-def _law(
+def _distribution(
     logits: Float[Tensor, "n V"], ids: Int[Tensor, "n 1"], top_k: int | None
 ) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
     target = logits.gather(1, ids)
@@ -120,15 +120,15 @@ def relaxed_codes(
     """
     require_relaxable(sampling)
     assert sampling.relaxation is not None
-    law = logits.float() / sampling.temperature
-    if sampling.top_k is not None and sampling.top_k < law.shape[-1]:
-        last = law.detach().topk(sampling.top_k, dim=-1).values[..., -1:]
+    distribution = logits.float() / sampling.temperature
+    if sampling.top_k is not None and sampling.top_k < distribution.shape[-1]:
+        last = distribution.detach().topk(sampling.top_k, dim=-1).values[..., -1:]
         # A drawn code stays in, should rounding have moved it below the last place.
-        last = torch.minimum(last, law.detach().gather(-1, ids[..., None]))
-        law = law.masked_fill(law.detach() < last, -torch.inf)
-    law = law.log_softmax(-1)
-    noise = gumbel_noise_given(law.detach(), ids, exponentials)
-    soft = ((law + noise) / sampling.relaxation).softmax(-1)
+        last = torch.minimum(last, distribution.detach().gather(-1, ids[..., None]))
+        distribution = distribution.masked_fill(distribution.detach() < last, -torch.inf)
+    distribution = distribution.log_softmax(-1)
+    noise = gumbel_noise_given(distribution.detach(), ids, exponentials)
+    soft = ((distribution + noise) / sampling.relaxation).softmax(-1)
     if not sampling.relaxed_hard:
         return soft
     hard = torch.zeros_like(soft).scatter_(-1, ids[..., None], 1.0)
@@ -137,7 +137,7 @@ def relaxed_codes(
 
 @torch.no_grad()
 def gumbel_noise_given(
-    law: Float[Tensor, "B T V"], ids: Int[Tensor, "B T"], exponentials: Float[Tensor, "B T V"]
+    distribution: Float[Tensor, "B T V"], ids: Int[Tensor, "B T"], exponentials: Float[Tensor, "B T V"]
 ) -> Float[Tensor, "B T V"]:
     """Gumbel noise under which `ids` are the codes that log-probabilities `distribution` and noise pick.
 
@@ -145,5 +145,5 @@ def gumbel_noise_given(
     """
     chosen = ids[..., None]
     first = exponentials.gather(-1, chosen)
-    noise = -(exponentials + law.exp() * first).log()
-    return noise.scatter_(-1, chosen, -first.log() - law.gather(-1, chosen))
+    noise = -(exponentials + distribution.exp() * first).log()
+    return noise.scatter_(-1, chosen, -first.log() - distribution.gather(-1, chosen))

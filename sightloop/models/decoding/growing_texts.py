@@ -99,7 +99,7 @@ class GrowingTexts:
         self._alive = None if self._alive is None else self._alive[at]
         return at
 
-    def tokens(self, pad: int, *, has_law: bool) -> Tokens:
+    def tokens(self, pad: int, *, has_distribution: bool) -> Tokens:
         """All texts, `pad` behind their ends; log-probabilities if tokens were chosen by these."""
         self._write()
         longest = max(self._known)
@@ -108,7 +108,7 @@ class GrowingTexts:
         return Tokens(
             ids=torch.where(counts, marked(self._ids[:, :longest], sure), pad),
             mask=counts,
-            log_probs=torch.where(counts, sure, 0.0) if has_law else None,
+            log_probs=torch.where(counts, sure, 0.0) if has_distribution else None,
         )
 
     def _write(self) -> None:

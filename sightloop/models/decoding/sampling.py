@@ -91,7 +91,7 @@ def draw_tokens(
                 mask = None if mask is None else mask[at]
         embeds = writer.embed(drawn[:, None])
         mask = None if mask is None else torch.nn.functional.pad(mask, (0, 1), value=True)
-    return texts.tokens(writer.pad, has_law=sampling.temperature > 0)
+    return texts.tokens(writer.pad, has_distribution=sampling.temperature > 0)
 
 
 def like_lengths(mask: Bool[Tensor, "B T"]) -> Iterator[tuple[Int[Tensor, " N"], int]]:
@@ -131,13 +131,13 @@ def draw(
         logits, candidates = logits.topk(top_k, dim=-1)
     else:
         candidates = None
-    law = (logits if sampling.temperature == 1 else logits / sampling.temperature).log_softmax(-1)
-    cumulative = law.exp().cumsum(-1)
+    distribution = (logits if sampling.temperature == 1 else logits / sampling.temperature).log_softmax(-1)
+    cumulative = distribution.exp().cumsum(-1)
     # A number below 1 times the sum is at most the sum: the last candidate, if rounding left nothing between.
     point = uniform[:, None] * cumulative[:, -1:]
     choice = torch.searchsorted(cumulative, point, right=True).clamp(max=top_k - 1)
     drawn = choice if candidates is None else candidates.gather(1, choice)
-    return drawn[:, 0], law.gather(1, choice)[:, 0]
+    return drawn[:, 0], distribution.gather(1, choice)[:, 0]
 
 
 def token_log_probs(
@@ -149,13 +149,10 @@ def token_log_probs(
 ) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"]]:
     """Log-probability of each token given the hidden state that predicts it, and the entropy there (nats).
 
-    The head must be frozen: the gradient by the hidden state is settled in the forward pass, a slice of
-    rows at a
-    time, so neither pass holds the logits of all tokens. `under` None is the model's own distribution. A
-    token outside the
-    top k is scored as if it were the last of them: rounding alone can push a drawn token there, and -inf
-    would
-    spoil the step. Only the log-probability carries a gradient.
+    The head must be frozen: the gradient by the hidden state is settled in the forward pass, a slice of rows
+    at a time, so neither pass holds the logits of all tokens. `under` None is the model's own distribution. A
+    token outside the top k is scored as if it were the last of them: rounding alone can push a drawn token
+    there, and -inf would spoil the step. Only the log-probability carries a gradient.
 
     Raises:
         ValueError: the head is trainable, or the distribution is greedy and has no likelihood.
@@ -201,15 +198,15 @@ class _TokenLogProbs(torch.autograd.Function):
                 logits = _only_candidates(logits, given, top_k)
             # Few passes over the logits, and no copy of them but one: they are far larger than any cache.
             peak = logits.amax(-1, keepdim=True)
-            law = logits.sub_(peak).exp()
-            weight = law.sum(-1, keepdim=True)
+            odds = logits.sub_(peak).exp()
+            weight = odds.sum(-1, keepdim=True)
             log_probs[rows] = (target - peak - weight.log())[:, 0]
             if top_k < head.shape[0]:
                 logits.clamp_(min=-1e4)
-            mean = torch.bmm(law[:, None], logits[:, :, None])[:, :, 0] / weight
+            mean = torch.bmm(odds[:, None], logits[:, :, None])[:, :, 0] / weight
             entropy[rows] = (weight.log() - mean)[:, 0]
             if slope is not None:
-                expected = (law.to(head.dtype) @ head) / weight
+                expected = (odds.to(head.dtype) @ head) / weight
                 slope[rows] = ((head[ids[rows]] - expected) / temperature).to(slope.dtype)
         if slope is not None:
             ctx.save_for_backward(slope)

@@ -117,7 +117,7 @@ class _Shape:
             self._step(until - first)
             for number in range(first, until):
                 self._append(texts, number)
-        return texts.tokens(writer.pad, has_law=self._sampling.temperature > 0)
+        return texts.tokens(writer.pad, has_distribution=self._sampling.temperature > 0)
 
     def _append(self, texts: GrowingTexts, number: int) -> None:
         texts.append(self._ids[:, number], self._sure[:, number])

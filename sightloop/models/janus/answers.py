@@ -28,7 +28,7 @@ from sightloop.types import Prompt, Sampling, Tokens
 class Questions:
     """The different images of a batch, the different questions about each, and who asks them."""
 
-    pictures: Float[Tensor, "D P h"]
+    image_embeds: Float[Tensor, "D P h"]
     """Embedded, with their frame; P is 0 where there are none."""
     words: Int[Tensor, "Q S"]
     """Padded on the left."""
@@ -39,20 +39,20 @@ class Questions:
     @property
     def length(self) -> int:
         """Positions before the answer."""
-        return self.pictures.shape[1] + self.words.shape[1]
+        return self.image_embeds.shape[1] + self.words.shape[1]
 
     def whole_mask(self) -> Bool[Tensor, "Q L"] | None:
         """Over image and question; None where there are no gaps."""
-        return None if self.mask is None else F.pad(self.mask, (self.pictures.shape[1], 0), value=True)
+        return None if self.mask is None else F.pad(self.mask, (self.image_embeds.shape[1], 0), value=True)
 
 
 class JanusAnswers:
     """Draws and reads the words of answers."""
 
-    def __init__(self, body: JanusBody, prompts: JanusPrompts, pictures: JanusImages) -> None:
+    def __init__(self, body: JanusBody, prompts: JanusPrompts, image_codec: JanusImages) -> None:
         self.body = body
         self.prompts = prompts
-        self.pictures = pictures
+        self.image_codec = image_codec
         self.all_ranks_finished: Callable[[bool], bool] = alone
 
     def questions(self, prompt: Prompt, max_tokens: int) -> Questions:
@@ -66,8 +66,8 @@ class JanusAnswers:
             raise ValueError(f"{len(prompt)} questions and {len(images)} images; give each question its own")
         rows = [self.prompts.question_row(text, images is not None) for text in prompt.texts]
         self.body.check_length(max(map(len, rows)) + max_tokens, "the longest question with its answer")
-        seen, pictures = ([], [0] * len(rows)) if images is None else self.pictures.see(images)
-        firsts, places = distinct(list(zip(rows, pictures, strict=True)))
+        seen, image_of = ([], [0] * len(rows)) if images is None else self.image_codec.see(images)
+        firsts, places = distinct(list(zip(rows, image_of, strict=True)))
         start = 0 if images is None else rows[0].index(self.prompts.stop) + 1
         frame, device = torch.tensor([rows[0][:start]], dtype=torch.long), self.body.device
         framed = self.body.words(frame.to(device))
@@ -78,10 +78,10 @@ class JanusAnswers:
             framed = framed.masked_scatter(spots, cast("Tensor", seen).to(framed))
         words, mask = self.body.padded([rows[row][start:] for row in firsts])
         return Questions(
-            pictures=framed,
+            image_embeds=framed,
             words=words,
             mask=mask,
-            image_of=torch.tensor([pictures[row] for row in firsts], device=device),
+            image_of=torch.tensor([image_of[row] for row in firsts], device=device),
             question_of=torch.tensor(places, device=device),
         )
 
@@ -120,9 +120,9 @@ class JanusAnswers:
 
         def begin(cache: Cache) -> Tensor:
             asked = body.cache(questions.length)
-            if questions.pictures.shape[1]:
-                looked = body.cache(questions.pictures.shape[1])
-                body.run(questions.pictures, None, looked)
+            if questions.image_embeds.shape[1]:
+                looked = body.cache(questions.image_embeds.shape[1])
+                body.run(questions.image_embeds, None, looked)
                 body.spread(looked, questions.image_of, asked)
             hidden = body.run(body.words(questions.words), questions.whole_mask(), asked)[:, -1:]
             body.spread(asked, questions.question_of, cache)
@@ -137,7 +137,9 @@ class JanusAnswers:
         """The hidden state that predicts each word of given answers."""
         questions = self.questions(prompt, ids.shape[1])
         rows = questions.question_of
-        asked = torch.cat([questions.pictures[questions.image_of], self.body.words(questions.words)], 1)[rows]
+        asked = torch.cat([questions.image_embeds[questions.image_of], self.body.words(questions.words)], 1)[
+            rows
+        ]
         mask = questions.whole_mask()
         mask = None if mask is None else F.pad(mask[rows], (0, ids.shape[1] - 1), value=True)
         embeds = torch.cat([asked, self.body.words(ids[:, :-1])], 1)

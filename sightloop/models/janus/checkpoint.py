@@ -305,9 +305,9 @@ def processor_of(
     """Words and image preparation of a Janus; mean and spread are one half, as in all released ones."""
     vision: Any = model.config.vision_config
     side = {"height": vision.image_size, "width": vision.image_size}
-    pictures = JanusImageProcessorPil(size=side, image_mean=list(_MEAN), image_std=list(_STD))
+    image_processor = JanusImageProcessorPil(size=side, image_mean=list(_MEAN), image_std=list(_STD))
     return JanusProcessor(
-        pictures, words, num_image_tokens=vision.num_image_tokens, chat_template=chat_template
+        image_processor, words, num_image_tokens=vision.num_image_tokens, chat_template=chat_template
     )
 
 
@@ -361,8 +361,8 @@ def write_official_janus(
     conversation = Conversation.of(strings)
     if conversation is None:
         raise ValueError(
-            f"the authors' form cannot hold the question template {strings.told()['question template']!r}; "
-            "write the folder in transformers' form"
+            "the authors' form cannot hold the question template "
+            f"{strings.described()['question template']!r}; write the folder in transformers' form"
         )
     tensors = to_official(model.state_dict())
     with atomic_write(output) as partial:

@@ -55,7 +55,7 @@ class JanusStrings:
     chat_template: str
     """The same for transformers' processor."""
 
-    def told(self) -> dict[str, str]:
+    def described(self) -> dict[str, str]:
         """As templates, for records."""
         return {
             "drawing template": self.drawing.around(PROMPT_PLACE),
@@ -102,7 +102,7 @@ class Conversation:
         )
         system = strings.asking.before.removesuffix(f"{asks}: {IMAGE}\n").removesuffix(_BREAK)
         found = Conversation(roles=(asks, answers), system=system)
-        return found if found.strings().told() == strings.told() else None
+        return found if found.strings().described() == strings.described() else None
 
 
 _CHAT = """
@@ -204,7 +204,7 @@ def _of_style(style: str) -> JanusStrings | None:
 
 def strings_of_folder(
     folder: Path,
-    words: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerBase,
     *,
     is_official: bool,
     chosen: PromptOptions | None = None,
@@ -226,9 +226,9 @@ def strings_of_folder(
             Frame.of_template(drawing, name="--prompts.drawing"),
             Frame.of_template(template, name="--prompts.template", image=IMAGE),
         )
-    found = _found(folder, words, is_official=is_official, roles=chosen.roles)
+    found = _found(folder, tokenizer, is_official=is_official, roles=chosen.roles)
     system = chosen.text("system")
-    if not is_official and system is None and template is None and not _tells_system(folder, words):
+    if not is_official and system is None and template is None and not _tells_system(folder, tokenizer):
         say(
             f"{folder} has no chat template (an older `convert` wrote none), so questions have no system "
             'prompt. Convert the authors\' folder again, or name it: --prompts.system "..."',
@@ -264,43 +264,43 @@ def changed(
     return single(drawn, asked, strings.plain if drawing is None else drawn)
 
 
-def strings_of_tokenizer(words: PreTrainedTokenizerBase) -> JanusStrings:
+def strings_of_tokenizer(tokenizer: PreTrainedTokenizerBase) -> JanusStrings:
     """The authors' strings for a model of which nothing but the tokenizer is known."""
-    return Conversation(roles=PRO_ROLES if _marks(words) == PRO_ROLES else FIRST_ROLES).strings()
+    return Conversation(roles=PRO_ROLES if _marks(tokenizer) == PRO_ROLES else FIRST_ROLES).strings()
 
 
-def strings_of_processor(processor: Any, words: PreTrainedTokenizerBase) -> JanusStrings:
+def strings_of_processor(processor: Any, tokenizer: PreTrainedTokenizerBase) -> JanusStrings:
     """Those of a processor in memory: of its chat template, else Janus-Pro's roles."""
     if not isinstance(processor, JanusProcessor):
         return Conversation(roles=PRO_ROLES, system="").strings()
     system = SYSTEM_PROMPT if processor.use_default_system_prompt else ""
     template = processor.chat_template
     if isinstance(template, str):
-        return rendered(words, template, system=system, source="the processor's chat template")
+        return rendered(tokenizer, template, system=system, source="the processor's chat template")
     return Conversation(roles=PRO_ROLES, system=system).strings()
 
 
 def _found(
-    folder: Path, words: PreTrainedTokenizerBase, *, is_official: bool, roles: tuple[str, str] | None
+    folder: Path, tokenizer: PreTrainedTokenizerBase, *, is_official: bool, roles: tuple[str, str] | None
 ) -> JanusStrings:
     if is_official:
-        return _official(folder, words, roles)
+        return _official(folder, tokenizer, roles)
     told = _optional_json(folder / "processor_config.json")
     system = SYSTEM_PROMPT if told.get("use_default_system_prompt") else ""
-    template = _chat_template(folder, told, words)
+    template = _chat_template(folder, told, tokenizer)
     if template is not None:
-        return rendered(words, template, system=system, source=f"the chat template of {folder}")
-    if roles is None and _marks(words) != PRO_ROLES:
-        raise _untold(folder, "it has no chat template")
+        return rendered(tokenizer, template, system=system, source=f"the chat template of {folder}")
+    if roles is None and _marks(tokenizer) != PRO_ROLES:
+        raise _unknown_strings(folder, "it has no chat template")
     return Conversation(roles=roles or PRO_ROLES, system=system).strings()
 
 
-def _tells_system(folder: Path, words: PreTrainedTokenizerBase) -> bool:
+def _tells_system(folder: Path, tokenizer: PreTrainedTokenizerBase) -> bool:
     told = _optional_json(folder / "processor_config.json")
-    return bool(told.get("use_default_system_prompt")) or _chat_template(folder, told, words) is not None
+    return bool(told.get("use_default_system_prompt")) or _chat_template(folder, told, tokenizer) is not None
 
 
-def _official(folder: Path, words: PreTrainedTokenizerBase, roles: tuple[str, str] | None) -> JanusStrings:
+def _official(folder: Path, tokenizer: Any, roles: tuple[str, str] | None) -> JanusStrings:
     config = _optional_json(folder / "config.json")
     stated = config.get(STATED)
     if stated is not None:
@@ -313,29 +313,29 @@ def _official(folder: Path, words: PreTrainedTokenizerBase, roles: tuple[str, st
     if style != "deepseek":
         other = _of_style(style)
         if other is None:
-            raise _untold(folder, f"its sft_format {style!r} is unknown")
+            raise _unknown_strings(folder, f"its sft_format {style!r} is unknown")
         return other
-    marks = _marks(words)
+    marks = _marks(tokenizer)
     if len(marks) == 1:
-        raise _untold(folder, f"its tokenizer has the token {marks[0]!r} alone")
+        raise _unknown_strings(folder, f"its tokenizer has the token {marks[0]!r} alone")
     text: Any = config.get("language_config") or {}
     is_pro = bool(marks) or text.get("num_hidden_layers") == _PRO_LAYERS
     return Conversation(roles=PRO_ROLES if is_pro else FIRST_ROLES).strings()
 
 
-def _untold(folder: Path, why: str) -> ValueError:
+def _unknown_strings(folder: Path, why: str) -> ValueError:
     return ValueError(
         f"{folder} does not tell which roles this Janus was trained with: {why}. Name them: --prompts.roles "
         "User Assistant (Janus-1.3B), or --prompts.roles '<|User|>' '<|Assistant|>' (Janus-Pro)"
     )
 
 
-def _marks(words: PreTrainedTokenizerBase) -> tuple[str, ...]:
+def _marks(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
     """Those of Pro's roles that the tokenizer reads as one token."""
 
     def is_token(role: str) -> bool:
-        ids = words(role, add_special_tokens=False).input_ids
-        return len(ids) == 1 and ids[0] != words.unk_token_id
+        ids = tokenizer(role, add_special_tokens=False).input_ids
+        return len(ids) == 1 and ids[0] != tokenizer.unk_token_id
 
     return tuple(role for role in PRO_ROLES if is_token(role))
 
@@ -344,13 +344,13 @@ def _optional_json(file: Path) -> Mapping[str, Any]:
     return read_json(file) if file.is_file() else {}
 
 
-def _chat_template(folder: Path, told: Mapping[str, Any], words: PreTrainedTokenizerBase) -> str | None:
+def _chat_template(folder: Path, told: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> str | None:
     """From the first of the places that transformers looks in."""
     file = folder / "chat_template.jinja"
     if file.is_file():
         return read_text_file(file)
     older = _optional_json(folder / "chat_template.json").get("chat_template")
-    given = older or told.get("chat_template") or words.chat_template
+    given = older or told.get("chat_template") or tokenizer.chat_template
     if isinstance(given, Mapping):
         given = cast("Mapping[str, Any]", given).get("default")
     return given if isinstance(given, str) else None
@@ -359,7 +359,7 @@ def _chat_template(folder: Path, told: Mapping[str, Any], words: PreTrainedToken
 # -- as a chat template says
 
 
-def rendered(words: PreTrainedTokenizerBase, template: str, *, system: str = "", source: str) -> JanusStrings:
+def rendered(tokenizer: Any, template: str, *, system: str = "", source: str) -> JanusStrings:
     """The strings of a chat template; `system` comes before questions.
 
     Raises:
@@ -372,7 +372,7 @@ def rendered(words: PreTrainedTokenizerBase, template: str, *, system: str = "",
         message: Any = [{"role": "user", "content": content}]
         options: Any = {"chat_template": template, "tokenize": False, "add_generation_prompt": True}
         try:
-            return cast("str", words.apply_chat_template(message, **options))
+            return cast("str", tokenizer.apply_chat_template(message, **options))
         except (TemplateError, TypeError) as error:
             raise ValueError(
                 f"{source} cannot be read ({error}); name --prompts.template and --prompts.drawing"

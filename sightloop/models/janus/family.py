@@ -46,7 +46,7 @@ def write_trained_janus(policy: Janus, folder: Path, *, dtype: torch.dtype, star
         merge_adapters(policy.adapters, policy.model.model.language_model)
     policy.model.to(dtype)
     refuse_not_finite(policy.model, dtype)
-    write_janus(policy.model, folder, tokenizer=policy.words, strings=policy.prompts.strings)
+    write_janus(policy.model, folder, tokenizer=policy.tokenizer, strings=policy.prompts.strings)
     return Usage(library="transformers", lines=_USE)
 
 

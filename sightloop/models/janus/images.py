@@ -21,7 +21,7 @@ from sightloop.models.mixed_precision import in_own_precision
 from sightloop.models.only_numbers import require_drawn, require_numbers
 from sightloop.types import Images, Tokens
 
-_PICTURES_AT_ONCE = 4
+_IMAGES_AT_ONCE = 4
 """The decoder's activations take over half a gigabyte for each image of 384 pixels."""
 
 
@@ -166,7 +166,7 @@ class JanusImages:
             raise ValueError(
                 f"image tokens are {int(ids.min())} to {int(ids.max())}; there are {self.num_codes} codes"
             )
-        parts = tokens.ids.to(self._like.device).split(_PICTURES_AT_ONCE)
+        parts = tokens.ids.to(self._like.device).split(_IMAGES_AT_ONCE)
         made = [self.values_of(part).float() for part in parts]
         values = require_numbers(torch.cat(made), self.source, "images")
         return Images(pixels=rounded(values), keys=row_keys(ids))
@@ -175,7 +175,7 @@ class JanusImages:
     def codes(self, images: Images) -> Int[Tensor, "B T"]:
         """The nearest codes of images, row by row."""
         values = self._values(self.squares(images.pixels, self.code_size))
-        return torch.cat([self.nearest(part) for part in values.split(_PICTURES_AT_ONCE)])
+        return torch.cat([self.nearest(part) for part in values.split(_IMAGES_AT_ONCE)])
 
     @in_own_precision
     def latents(self, values: Float[Tensor, "B 3 s s"]) -> Float[Tensor, "B c H W"]:

@@ -120,31 +120,31 @@ class Janus(nn.Module):
         self.model: Any = model.eval().requires_grad_(False)
         no_dropout(model)
         given: Any = processor
-        self.words = cast(
+        self.tokenizer = cast(
             "PreTrainedTokenizerBase", given.tokenizer if isinstance(given, ProcessorMixin) else given
         )
-        self.pictures = JanusImages(model, _preparation(processor))
-        self.num_image_tokens = self.pictures.num_image_tokens
+        self.image_codec = JanusImages(model, _preparation(processor))
+        self.num_image_tokens = self.image_codec.num_image_tokens
         self.prompts = JanusPrompts(
-            self.words,
+            self.tokenizer,
             picture=self.model.config.image_token_id,
-            num_places=self.pictures.num_places,
+            num_places=self.image_codec.num_places,
             frame=settings.frame,
             strings=changed(
-                strings_of_processor(given, self.words) if strings is None else strings,
+                strings_of_processor(given, self.tokenizer) if strings is None else strings,
                 drawing=settings.drawing_template,
                 asking=settings.answer_template,
                 names=("drawing_template", "answer_template"),
             ),
         )
-        self.end = self.prompts.id("eos_token", self.words.eos_token)
+        self.end = self.prompts.id("eos_token", self.tokenizer.eos_token)
         self.source: str = model.name_or_path or ""
-        self.pieces = Pieces(self.words, end_ids=(self.end,), source=self.source)
+        self.pieces = Pieces(self.tokenizer, end_ids=(self.end,), source=self.source)
         body = JanusBody(model, pad=self.prompts.pad)
         self.drawings = JanusDrawing(
-            body, self.prompts, num_tokens=self.num_image_tokens, num_codes=self.pictures.num_codes
+            body, self.prompts, num_tokens=self.num_image_tokens, num_codes=self.image_codec.num_codes
         )
-        self.answers = JanusAnswers(body, self.prompts, self.pictures)
+        self.answers = JanusAnswers(body, self.prompts, self.image_codec)
         self._recomputation = Recomputation(self._language)
         self.mixed = MixedPrecision()
         self.adapters: Adapters | None = None
@@ -231,11 +231,11 @@ class Janus(nn.Module):
     @torch.no_grad()
     def encode_images(self, images: Images) -> Images:
         """Add what the frozen tower sees; images that have it are returned as they are."""
-        if self.pictures.key in images.features:
+        if self.image_codec.key in images.features:
             return images
         images = replace(images, keys=image_keys(images))
-        seen, places = self.pictures.see(images)
-        return replace(images, features={**images.features, self.pictures.key: seen[places]})
+        seen, places = self.image_codec.see(images)
+        return replace(images, features={**images.features, self.image_codec.key: seen[places]})
 
     def understanding_input(self, tokens: Tokens) -> Images:
         """Images of image tokens with what the tower sees: decoded once for all passes."""
@@ -243,11 +243,11 @@ class Janus(nn.Module):
 
     def pixels(self, tokens: Tokens) -> Images:
         """Images of image tokens, rounded as the official code rounds them."""
-        return self.pictures.pixels(tokens)
+        return self.image_codec.pixels(tokens)
 
     def image_tokens(self, images: Images) -> Tokens:
         """The codes of images of any size; all count."""
-        ids = self.pictures.codes(images)
+        ids = self.image_codec.codes(images)
         return Tokens(ids=ids, mask=torch.ones_like(ids, dtype=torch.bool))
 
     # -- the policy
@@ -331,24 +331,24 @@ class Janus(nn.Module):
     def _check_codes(self, tokens: Tokens) -> None:
         if tokens.ids.shape[1] > self.num_image_tokens:
             raise ValueError(f"{tokens.ids.shape[1]} tokens; an image has {self.num_image_tokens}")
-        outside = (tokens.ids < 0) | (tokens.ids >= self.pictures.num_codes)
+        outside = (tokens.ids < 0) | (tokens.ids >= self.image_codec.num_codes)
         if bool((outside & tokens.mask).any()):
             counted = tokens.ids[tokens.mask]
             require_drawn(int(counted.min()), self.source, "images")
             raise ValueError(
                 f"image tokens are {int(counted.min())} to {int(counted.max())}; there are "
-                f"{self.pictures.num_codes} codes"
+                f"{self.image_codec.num_codes} codes"
             )
 
     @property
     def templates(self) -> dict[str, str]:
         """The strings around prompts and questions, for records."""
-        return self.prompts.strings.told()
+        return self.prompts.strings.described()
 
     def encode(self, texts: list[str]) -> Tokens:
         """Words of given answers as they stand behind a question, with the end token, right-padded."""
         mark = self.prompts.strings.asking.after
-        rows = [[*answer_ids(self.words, text, behind=mark), self.end] for text in texts]
+        rows = [[*answer_ids(self.tokenizer, text, behind=mark), self.end] for text in texts]
         longest, device = max(map(len, rows)), self._head.device
         ids = torch.tensor([row + [self.prompts.pad] * (longest - len(row)) for row in rows], device=device)
         lengths = torch.tensor([len(row) for row in rows], device=device)

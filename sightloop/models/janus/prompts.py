@@ -19,7 +19,7 @@ class JanusPrompts:
 
     def __init__(
         self,
-        words: PreTrainedTokenizerBase,
+        tokenizer: PreTrainedTokenizerBase,
         *,
         picture: int,
         num_places: int,
@@ -32,15 +32,18 @@ class JanusPrompts:
         Raises:
             ValueError: the tokenizer lacks a special token.
         """
-        self.words = words
+        self.tokenizer = tokenizer
         self.picture = picture
         self.num_places = num_places
         self.strings = strings
-        place = cast("str", words.convert_ids_to_tokens(picture))
+        place = cast("str", tokenizer.convert_ids_to_tokens(picture))
         self._asking = replace(strings.asking, before=strings.asking.before.replace(IMAGE, place))
         if strings.asking.empty is not None:
             self._asking = replace(self._asking, empty=strings.asking.empty.replace(IMAGE, place))
-        self.begin, self.pad = self.id("bos_token", words.bos_token), self.id("pad_token", words.pad_token)
+        self.begin, self.pad = (
+            self.id("bos_token", tokenizer.bos_token),
+            self.id("pad_token", tokenizer.pad_token),
+        )
         self.start, self.stop = (self.id("image frame", token) for token in frame)
         self.drawing_row = lru_cache(_REMEMBERED_PROMPTS)(self._drawing_row)
         self.question_row = lru_cache(_REMEMBERED_PROMPTS)(self._question_row)
@@ -51,25 +54,25 @@ class JanusPrompts:
         Raises:
             ValueError: there is none.
         """
-        if not isinstance(token, str) or token not in self.words.get_vocab():
+        if not isinstance(token, str) or token not in self.tokenizer.get_vocab():
             raise ValueError(
                 f"the tokenizer has no {name} {token!r}; use the tokenizer of a Janus checkpoint"
             )
-        return int(self.words.get_vocab()[token])
+        return int(self.tokenizer.get_vocab()[token])
 
     def _ids(self, text: str) -> list[int]:
-        return [int(token) for token in template_ids(self.words, text)]
+        return [int(token) for token in template_ids(self.tokenizer, text)]
 
     def _written(self, text: str) -> str:
         """A text with its special tokens spelled out; an image's place is left to be refused."""
-        place = str(self.words.convert_ids_to_tokens(self.picture))
-        return text if place in text else spelled_out(self.words, text)
+        place = str(self.tokenizer.convert_ids_to_tokens(self.picture))
+        return text if place in text else spelled_out(self.tokenizer, text)
 
     def _drawing_row(self, text: str) -> tuple[int, ...]:
         """The prompt for an image, up to the token that begins it."""
         text = self._written(text)
-        words = self._ids(self.strings.drawing.whole(text))
-        return (self.begin, *self._no_image(words, text), self.start)
+        tokenizer = self._ids(self.strings.drawing.whole(text))
+        return (self.begin, *self._no_image(tokenizer, text), self.start)
 
     def blank(self, row: tuple[int, ...]) -> tuple[int, ...]:
         """The prompt without its content: as long, pads between its first and its last token."""
@@ -85,7 +88,7 @@ class JanusPrompts:
         # One text from end to end, because a word may be cut differently at the seam of two.
         ids = self._ids(self._asking.whole(text))
         if ids.count(self.picture) != 1:
-            place = self.words.convert_ids_to_tokens(self.picture)
+            place = self.tokenizer.convert_ids_to_tokens(self.picture)
             raise ValueError(
                 f"the question {text!r} names {place!r}, which stands for the image; leave it out"
             )

@@ -128,8 +128,8 @@ class JanusDrawing:
             drawing = self._statically if self.is_static else self._leanly
             ids, sure = drawing(reading, sampling, uniform)
         counts = torch.ones(size, length, dtype=torch.bool, device=self.body.device)
-        has_law = sampling.temperature > 0
-        return Tokens(ids=marked(ids, sure), mask=counts, log_probs=sure if has_law else None)
+        has_distribution = sampling.temperature > 0
+        return Tokens(ids=marked(ids, sure), mask=counts, log_probs=sure if has_distribution else None)
 
     def _pick(
         self, hidden: Float[Tensor, "R h"], sampling: Sampling, uniform: Tensor

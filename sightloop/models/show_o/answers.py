@@ -52,8 +52,8 @@ class AnsweredImages:
 
 def code_images(body: Body, tokens: Tokens, *, row_of: Int[Tensor, " B"]) -> AnsweredImages:
     """Images given by their codes; a gradient passes to one-hot codes."""
-    words = body.vocabulary
-    embeds = body.embed(image_prefix(tokens.ids + words.first_code, words))
+    vocabulary = body.vocabulary
+    embeds = body.embed(image_prefix(tokens.ids + vocabulary.first_code, vocabulary))
     if tokens.one_hot is not None:
         embeds = torch.cat([embeds[:, :2], body.mix_codes(tokens.one_hot), embeds[:, -1:]], 1)
     return AnsweredImages(embeds=embeds, row_of=row_of)
@@ -61,7 +61,7 @@ def code_images(body: Body, tokens: Tokens, *, row_of: Int[Tensor, " B"]) -> Ans
 
 def draw_answers(
     body: Body,
-    pictures: AnsweredImages,
+    images: AnsweredImages,
     questions: Sequence[Sequence[int]],
     *,
     sampling: Sampling,
@@ -74,7 +74,7 @@ def draw_answers(
     Raises:
         ValueError: image, question and answer are longer than the model reads.
     """
-    width = pictures.embeds.shape[1]
+    width = images.embeds.shape[1]
     longest = max(map(len, questions))
     _check_length(body, width + longest + sampling.max_tokens)
     ids = torch.tensor(
@@ -85,16 +85,16 @@ def draw_answers(
     if bool(gaps.any()):
         real = torch.arange(longest) >= gaps[:, None]
         mask = torch.nn.functional.pad(real, (width, 0), value=True).to(body.device)
-    words = body.vocabulary
+    vocabulary = body.vocabulary
     writer = TextDecoder(
-        decoder=_Decoder(body=body, pictures=pictures),
+        decoder=_Decoder(body=body, images=images),
         embed=body.embed,
         head=body.text_logits if head is None else head,
         num_layers=len(body.phi.layers),
-        ends=(words.end if end is None else end,),
-        pad=words.pad,
+        ends=(vocabulary.end if end is None else end,),
+        pad=vocabulary.pad,
     )
-    context = torch.cat([pictures.embeds[pictures.row_of], body.embed(ids)], 1)
+    context = torch.cat([images.embeds[images.row_of], body.embed(ids)], 1)
     return draw_tokens(writer, context, mask=mask, sampling=sampling, seeds=seeds)
 
 
@@ -103,7 +103,7 @@ class _Decoder:
     """Runs new positions; at first the images, each distinct one once, and all questions."""
 
     body: Body
-    pictures: AnsweredImages
+    images: AnsweredImages
 
     def __call__(
         self, embeds: Float[Tensor, "B Q h"], mask: Bool[Tensor, "B K"] | None, cache: Cache
@@ -111,7 +111,7 @@ class _Decoder:
         """Last hidden states of the question, or of the new token."""
         body, before = self.body, cache.get_seq_length()
         if before == 0:
-            prefix = self.pictures.read(body)
+            prefix = self.images.read(body)
             for layer, states in enumerate(prefix.states):
                 cache.update(states[0][prefix.row_of], states[1][prefix.row_of], layer)
             before = prefix.width
@@ -130,7 +130,7 @@ class _Decoder:
 
 def score_answers(
     body: Body,
-    pictures: AnsweredImages,
+    images: AnsweredImages,
     questions: Sequence[Sequence[int]],
     tokens: Tokens,
     under: Sampling | None,
@@ -140,28 +140,28 @@ def score_answers(
     Raises:
         ValueError: a token that counts is no text token, or the whole is longer than the model reads.
     """
-    words, mask = body.vocabulary, tokens.mask
+    vocabulary, mask = body.vocabulary, tokens.mask
     # All that the host has to know, in one look at the device.
     ids_here, mask_here = torch.stack([tokens.ids, mask.to(tokens.ids.dtype)]).cpu()
     mask_here = mask_here.bool()
     counted = ids_here[mask_here]
-    if bool(((counted >= words.num_text) | (counted < 0)).any()):
+    if bool(((counted >= vocabulary.num_text) | (counted < 0)).any()):
         wrong = int(counted.max()) if bool((counted >= 0).all()) else int(counted.min())
         raise ValueError(
-            f"id {wrong} is no text token ({words.num_text} of them); an answer holds text alone"
+            f"id {wrong} is no text token ({vocabulary.num_text} of them); an answer holds text alone"
         )
-    width = pictures.embeds.shape[1]
+    width = images.embeds.shape[1]
     # Each token is predicted from those before it, whether these count or not.
     last = (mask_here * torch.arange(1, mask.shape[1] + 1)).amax(1)
     given = [
         [*question, *row[: max(0, count - 1)]]
         for question, row, count in zip(questions, ids_here.tolist(), last.tolist(), strict=True)
     ]
-    ids = right_padded(given, words.pad).to(body.device)
+    ids = right_padded(given, vocabulary.pad).to(body.device)
     _check_length(body, width + ids.shape[1])
     positions = torch.arange(width, width + ids.shape[1], device=body.device)[None]
     seen = answer_mask(width + ids.shape[1], last=width - 1, device=body.device)[:, :, width:]
-    hidden = body(body.embed(ids), positions, mask=seen, prefix=pictures.read(body))
+    hidden = body(body.embed(ids), positions, mask=seen, prefix=images.read(body))
     rows, places = mask_here.nonzero(as_tuple=True)
     lengths = torch.tensor([len(question) for question in questions])
     at = torch.stack([rows, lengths[rows] - 1 + places]).to(body.device)

@@ -232,16 +232,16 @@ def load_show_o(
     config = read_json(folder / "config.json")
     strings = chosen_strings(config, has_tower=weights.projector is not None, prompts=settings.prompts)
     vision = _vision(folder, weights, tower, strings.get("system_prompt", SYSTEM_PROMPT))
-    pictures = Magvit2.from_folder(folder / "magvit2" if magvit is None else magvit)
-    check_magvit(pictures, weights.sizes)
-    words = read_tokenizer(_words_folder(folder, tokenizer, ours), weights.sizes)
+    codec = Magvit2.from_folder(folder / "magvit2" if magvit is None else magvit)
+    check_magvit(codec, weights.sizes)
+    text = read_tokenizer(_tokenizer_folder(folder, tokenizer, ours), weights.sizes)
     settings = replace(
         settings,
         num_image_tokens=weights.sizes.num_image_tokens,
         max_text_tokens=weights.sizes.max_text_tokens,
         question_template=settings.question_template or strings.get("question_template"),
     )
-    return ShowO(weights.model, words, pictures, settings=settings, vision=vision).to(device)
+    return ShowO(weights.model, text, codec, settings=settings, vision=vision).to(device)
 
 
 def chosen_strings(
@@ -285,7 +285,7 @@ def _vision(folder: Path, weights: ShowOWeights, tower: Path | str | None, syste
     return ShowOVision(loaded, weights.projector, system_prompt=system)
 
 
-def _words_folder(folder: Path, tokenizer: Path | str | None, ours: bool) -> Path | str:
+def _tokenizer_folder(folder: Path, tokenizer: Path | str | None, ours: bool) -> Path | str:
     if tokenizer is not None:
         return tokenizer
     return folder / "tokenizer" if ours else folder

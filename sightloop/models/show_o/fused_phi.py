@@ -156,7 +156,7 @@ class LeanPhi:
         return kept
 
     @torch.no_grad()
-    def pictures(
+    def image_rows(
         self,
         embeds: Float[Tensor, "B L h"],
         turns: Turns,

@@ -30,10 +30,10 @@ class Easel:
         self, body: Body, lean: LeanPhi, texts: list[list[int]], *, max_text: int, sampling: Sampling
     ) -> None:
         self.body, self.lean, self.sampling = body, lean, sampling
-        words, device, length = body.vocabulary, body.device, sampling.max_tokens + 2
-        prompts, branches = prompts_of(texts, words, max_text=max_text, guidance=sampling.guidance)
+        vocabulary, device, length = body.vocabulary, body.device, sampling.max_tokens + 2
+        prompts, branches = prompts_of(texts, vocabulary, max_text=max_text, guidance=sampling.guidance)
         start, lengths = max_text + 1, torch.tensor([len(row) for row in prompts])
-        ids = right_padded(prompts, words.pad)
+        ids = right_padded(prompts, vocabulary.pad)
         places = torch.arange(ids.shape[1])
         positions = (places + (start - lengths)[:, None]).to(device)
         seen = None if len(lengths.unique()) == 1 else (places < lengths[:, None]).to(device)
@@ -60,7 +60,7 @@ class Easel:
         return hidden.index_select(0, self.rows).flatten(0, 1)
 
     def _seen(self, row: Tensor, before: Before, columns: Tensor) -> Tensor:
-        return self.lean.pictures(self.body.embed(row), self.turns, before, columns)
+        return self.lean.image_rows(self.body.embed(row), self.turns, before, columns)
 
     def logits_of(self, *hidden: Float[Tensor, "n h"]) -> Float[Tensor, "n K"]:
         """Logits of the codes."""
@@ -91,11 +91,11 @@ class Page:
         return (columns.clamp(max=self.unread - 2) + self.flat).flatten()
 
 
-def blank_page(known: Tokens, words: TokenLayout) -> Page:
+def blank_page(known: Tokens, vocabulary: TokenLayout) -> Page:
     """The page before the first round."""
     size, length = known.ids.shape
-    ids = known.ids.new_full((size, length + 3), words.eoi)
-    ids[:, 0], ids[:, 1 : length + 1] = words.soi, known.ids + words.first_code
+    ids = known.ids.new_full((size, length + 3), vocabulary.eoi)
+    ids[:, 0], ids[:, 1 : length + 1] = vocabulary.soi, known.ids + vocabulary.first_code
     return Page(
         ids=ids,
         log_probs=torch.zeros(ids.shape, device=ids.device),
@@ -186,11 +186,11 @@ def plan_of(known: Tokens, sampling: Sampling, noise: Iterable[Noise]) -> Rounds
 @torch.no_grad()
 def draw_rounds(easel: Easel, known: Tokens, noise: Iterable[Noise]) -> Tokens:
     """Draw the codes that `known` does not hold (its mask is False there), round by round."""
-    plan, words = plan_of(known, easel.sampling, noise), easel.body.vocabulary
-    page = blank_page(known, words)
+    plan, vocabulary = plan_of(known, easel.sampling, noise), easel.body.vocabulary
+    page = blank_page(known, vocabulary)
     columns = unknown_columns(known.mask, plan.widths[0], page.unread)
     for step, numbers in enumerate(plan.noise):
-        page.ids.scatter_(1, columns, words.mask)
+        page.ids.scatter_(1, columns, vocabulary.mask)
         if step == 0 and plan.is_blank:
             hidden = easel.look_at_nothing(page.read()[:1], columns[:1])
         else:
@@ -201,12 +201,12 @@ def draw_rounds(easel: Easel, known: Tokens, noise: Iterable[Noise]) -> Tokens:
             columns = still_unknown(
                 columns, scores, wanted=plan.wanted[step], width=plan.widths[step + 1], unread=page.unread
             )
-    return finished(page, known, words, easel.sampling)
+    return finished(page, known, vocabulary, easel.sampling)
 
 
-def finished(page: Page, known: Tokens, words: TokenLayout, sampling: Sampling) -> Tokens:
+def finished(page: Page, known: Tokens, vocabulary: TokenLayout, sampling: Sampling) -> Tokens:
     """The image of a page after its last round."""
-    codes, sure = page.ids[:, 1:-2] - words.first_code, page.log_probs[:, 1:-2].contiguous()
+    codes, sure = page.ids[:, 1:-2] - vocabulary.first_code, page.log_probs[:, 1:-2].contiguous()
     return Tokens(
         ids=marked(codes, sure),
         mask=~known.mask,

@@ -49,9 +49,9 @@ class DecodingState:
 
         Codes and masks may be the host's, which then waits for nothing.
         """
-        words, device = self.body.vocabulary, self.body.device
-        ids = torch.where(unknown, words.mask, codes + words.first_code)
-        rows = framed(ids, words)
+        vocabulary, device = self.body.vocabulary, self.body.device
+        ids = torch.where(unknown, vocabulary.mask, codes + vocabulary.first_code)
+        rows = framed(ids, vocabulary)
         positions = self.start + torch.arange(rows.shape[1], device=device)[None]
         if wanted is None and bool(unknown.all()):
             return tuple(self._blank(rows[:1], positions, prefix) for prefix in self.conditions)

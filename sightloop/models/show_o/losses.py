@@ -89,7 +89,7 @@ def without_conditions(
     ]
 
 
-def drawing_lesson(
+def drawing_example(
     texts: list[list[int]],
     codes: Int[Tensor, "B N"],
     hidden: Bool[Tensor, "B N"],
@@ -109,7 +109,7 @@ def drawing_lesson(
     return Rows(ids=ids, labels=torch.cat(labels, 1))
 
 
-def caption_lesson(
+def caption_example(
     codes: Int[Tensor, "B N"], texts: list[list[int]], vocabulary: TokenLayout, *, max_text: int
 ) -> Rows:
     """Images and texts about them."""
@@ -117,7 +117,7 @@ def caption_lesson(
     return Rows(ids=ids, labels=labels)
 
 
-def text_lesson(texts: list[list[int]], vocabulary: TokenLayout, *, max_text: int, num_image: int) -> Rows:
+def text_example(texts: list[list[int]], vocabulary: TokenLayout, *, max_text: int, num_image: int) -> Rows:
     """Plain texts, as long as the rows of drawings."""
     ids, labels = text_rows(texts, vocabulary, length=max_text + num_image + 3)
     return Rows(ids=ids, labels=labels)

@@ -39,10 +39,10 @@ from sightloop.models.show_o.likelihood import DecodingState, canvas_of, relaxed
 from sightloop.models.show_o.losses import (
     Losses,
     Masking,
-    caption_lesson,
-    drawing_lesson,
+    caption_example,
+    drawing_example,
     losses_of,
-    text_lesson,
+    text_example,
     without_conditions,
 )
 from sightloop.models.show_o.magvit2 import Magvit2, pixel_values_of, pixels_from
@@ -215,8 +215,8 @@ class ShowO(nn.Module):
         with self._active():
             if prompt.wants == "image":
                 return self._draw(prompt, sampling)
-            pictures, questions = self._asked(prompt)
-            return draw_answers(self.body, pictures, questions, sampling=sampling, seeds=prompt.seeds)
+            images, questions = self._asked(prompt)
+            return draw_answers(self.body, images, questions, sampling=sampling, seeds=prompt.seeds)
 
     def _draw(self, prompt: Prompt, sampling: Sampling) -> Tokens:
         if sampling.max_tokens != self.num_image_tokens:
@@ -291,13 +291,13 @@ class ShowO(nn.Module):
             if turn.prompt.wants == "image":
                 canvas = self._canvas(self._prompt_ids(turn.prompt.texts), under)
                 return score_codes(canvas, self._sized(turn.tokens), under)
-            pictures, questions = self._asked(turn.prompt)
-            return score_answers(self.body, pictures, questions, turn.tokens, under)
+            images, questions = self._asked(turn.prompt)
+            return score_answers(self.body, images, questions, turn.tokens, under)
 
     def _asked(self, prompt: Prompt) -> tuple[AnsweredImages, list[list[int]]]:
         if prompt.images is None:
             raise ValueError("a question needs images; give one of each")
-        return self._pictures(prompt.images), self.questions(prompt.texts)
+        return self._answered_images(prompt.images), self.questions(prompt.texts)
 
     def questions(self, texts: list[str]) -> list[list[int]]:
         """Ids of questions with the strings around them."""
@@ -320,7 +320,7 @@ class ShowO(nn.Module):
         """The codes themselves, or their images with what the frozen tower sees."""
         return self._whole(tokens) if self.vision is None else self.encode_images(self.pixels(tokens))
 
-    def _pictures(self, images: Images | Tokens) -> AnsweredImages:
+    def _answered_images(self, images: Images | Tokens) -> AnsweredImages:
         if isinstance(images, Tokens) and images.one_hot is not None:
             # Rows that carry a gradient keep their own.
             rows = row_of = list(range(len(images)))
@@ -331,7 +331,7 @@ class ShowO(nn.Module):
         if self.vision is not None:
             features = self._features(self.vision, few)
             system = self.text_ids([self.vision.system_prompt])[0]
-            return self.vision.pictures(self.body, features, system, row_of=index)
+            return self.vision.image_rows(self.body, features, system, row_of=index)
         tokens = self.image_tokens(few) if isinstance(few, Images) else self._whole(few)
         return code_images(self.body, tokens, row_of=index)
 
@@ -360,7 +360,7 @@ class ShowO(nn.Module):
         Raises:
             ValueError: there is nothing to learn from.
         """
-        words, max_text = self.vocabulary, self.settings.max_text_tokens
+        vocabulary, max_text = self.vocabulary, self.settings.max_text_tokens
         drawing = text = answer = None
         if drawings is not None:
             prompts, codes = self.text_ids(drawings[0]), self._whole(drawings[1]).ids
@@ -368,13 +368,13 @@ class ShowO(nn.Module):
             dropped = torch.rand(len(prompts)) if dropped is None else dropped
             prompts = without_conditions(prompts, dropped, probability=CONDITION_DROPOUT)
             hidden = masking.hidden().to(codes.device)
-            drawing = drawing_lesson(prompts, codes, hidden, words, max_text=max_text)
+            drawing = drawing_example(prompts, codes, hidden, vocabulary, max_text=max_text)
         if captions is not None:
             codes = self._whole(captions[0]).ids
-            answer = caption_lesson(codes, self.text_ids(captions[1]), words, max_text=max_text)
+            answer = caption_example(codes, self.text_ids(captions[1]), vocabulary, max_text=max_text)
         if texts is not None:
-            text = text_lesson(
-                self.text_ids(texts), words, max_text=max_text, num_image=self.num_image_tokens
+            text = text_example(
+                self.text_ids(texts), vocabulary, max_text=max_text, num_image=self.num_image_tokens
             )
         with self._active():
             return losses_of(self.body, max_text=max_text, drawing=drawing, text=text, answer=answer)

@@ -43,16 +43,16 @@ class Noise:
     exponential: Float[Tensor, "B N K"] | None = None
     """The code with the largest probability over noise is drawn, as `torch.multinomial` does."""
 
-    def pick(self, law: Float[Tensor, "n K"], at: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
+    def pick(self, distribution: Float[Tensor, "n K"], at: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
         """One code for each position; `at` counts positions over the whole batch."""
         if self.exponential is not None:
-            return (law / self.exponential.flatten(0, 1)[at]).argmax(-1)
+            return (distribution / self.exponential.flatten(0, 1)[at]).argmax(-1)
         assert self.uniform is not None
-        sums = law.cumsum(-1)
+        sums = distribution.cumsum(-1)
         point = self.uniform.flatten()[at, None] * sums[:, -1:]
         # Rounding may put the point past the last sum, or on a code that the distribution excludes.
-        found = torch.searchsorted(sums, point, right=True)[:, 0].clamp(max=law.shape[1] - 1)
-        return torch.where(law.gather(1, found[:, None])[:, 0] > 0, found, law.argmax(-1))
+        found = torch.searchsorted(sums, point, right=True)[:, 0].clamp(max=distribution.shape[1] - 1)
+        return torch.where(distribution.gather(1, found[:, None])[:, 0] > 0, found, distribution.argmax(-1))
 
     def gumbel(self, at: Int[Tensor, " n"]) -> Float[Tensor, "n K"]:
         """Gumbel noise whose largest sum with the log-distribution is the code that `pick` draws."""
@@ -236,9 +236,13 @@ def pick_codes(
     numbers = _on(numbers, device)
     for start in range(0, num_rows, _ROWS_AT_ONCE):
         part = slice(start, start + _ROWS_AT_ONCE)
-        law = distribution_of(logits_of(*(branch[part] for branch in hidden)), sampling)
-        picked[part] = law.argmax(-1) if sampling.temperature == 0 else numbers.pick(law.exp(), at[part])
-        sure[part] = law.gather(1, picked[part, None])[:, 0]
+        distribution = distribution_of(logits_of(*(branch[part] for branch in hidden)), sampling)
+        picked[part] = (
+            distribution.argmax(-1)
+            if sampling.temperature == 0
+            else numbers.pick(distribution.exp(), at[part])
+        )
+        sure[part] = distribution.gather(1, picked[part, None])[:, 0]
     return picked, sure
 
 
@@ -255,14 +259,14 @@ def _draw_relaxed(
     logits: Float[Tensor, "n K"], at: Int[Tensor, " n"], numbers: Noise, sampling: Sampling
 ) -> tuple[Int[Tensor, " n"], Float[Tensor, " n"], Float[Tensor, "n K"]]:
     assert sampling.relaxation is not None
-    law = distribution_of(logits, sampling)
-    perturbed = law + numbers.gumbel(at).to(law.device)
+    distribution = distribution_of(logits, sampling)
+    perturbed = distribution + numbers.gumbel(at).to(distribution.device)
     picked = perturbed.detach().argmax(-1)
     soft = (perturbed / sampling.relaxation).softmax(-1)
     if sampling.relaxed_hard:
-        hard = torch.nn.functional.one_hot(picked, law.shape[1]).to(soft.dtype)
+        hard = torch.nn.functional.one_hot(picked, distribution.shape[1]).to(soft.dtype)
         soft = hard + soft - soft.detach()
-    return picked, law.detach().gather(1, picked[:, None])[:, 0].float(), soft
+    return picked, distribution.detach().gather(1, picked[:, None])[:, 0].float(), soft
 
 
 def _with_known(

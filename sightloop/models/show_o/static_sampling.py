@@ -27,8 +27,8 @@ from sightloop.types import Tokens
 @torch.no_grad()
 def draw_rounds_static(easel: Easel, known: Tokens, noise: Iterable[Noise]) -> Tokens:
     """What `draw_rounds` gives, in rounds of fixed shapes. The noise must be uniform numbers."""
-    plan, words, device = plan_of(known, easel.sampling, noise), easel.body.vocabulary, known.ids.device
-    page, length = blank_page(known, words), known.ids.shape[1]
+    plan, vocabulary, device = plan_of(known, easel.sampling, noise), easel.body.vocabulary, known.ids.device
+    page, length = blank_page(known, vocabulary), known.ids.shape[1]
     columns = unknown_columns(known.mask, length, page.unread)
     order = torch.stack([one.order for one in plan.noise])
     uniform = torch.stack([one.uniform for one in plan.noise if one.uniform is not None])
@@ -36,7 +36,7 @@ def draw_rounds_static(easel: Easel, known: Tokens, noise: Iterable[Noise]) -> T
     now = torch.zeros(1, dtype=torch.long, device=device)
 
     def round_() -> None:
-        page.ids.scatter_(1, columns, words.mask)
+        page.ids.scatter_(1, columns, vocabulary.mask)
         hidden = easel.hidden_states(page.read(), columns)
         this = Noise(order=order.index_select(0, now)[0], uniform=uniform.index_select(0, now)[0])
         scores = draw_round(easel, page, columns, hidden, this)
@@ -47,4 +47,4 @@ def draw_rounds_static(easel: Easel, known: Tokens, noise: Iterable[Noise]) -> T
         now.add_(1)
 
     repeat_step(round_, len(plan.noise), device)
-    return finished(page, known, words, easel.sampling)
+    return finished(page, known, vocabulary, easel.sampling)

@@ -65,7 +65,7 @@ class ShowOVision(nn.Module):
         # The last layer but one, without the class token.
         return found.hidden_states[-2][:, 1:]
 
-    def pictures(
+    def image_rows(
         self,
         body: Body,
         features: Float[Tensor, "D P c"],
@@ -74,10 +74,10 @@ class ShowOVision(nn.Module):
         row_of: Int[Tensor, " B"],
     ) -> AnsweredImages:
         """What precedes questions about them; only the features are seen from before them."""
-        words, count = body.vocabulary, len(features)
+        vocabulary, count = body.vocabulary, len(features)
         projected = self.projector(features.to(body.head.weight.dtype))
-        opening = torch.tensor([[words.mmu, *system, words.soi]], device=body.device)
-        closing = torch.tensor([[words.eoi]], device=body.device)
+        opening = torch.tensor([[vocabulary.mmu, *system, vocabulary.soi]], device=body.device)
+        closing = torch.tensor([[vocabulary.eoi]], device=body.device)
         parts = [
             body.embed(opening).expand(count, -1, -1),
             projected,

@@ -132,23 +132,25 @@ def image_sampling(
         raise ValueError(
             f"draw.rounds is {config.draw.steps}; {type(policy).__name__} draws code by code, leave it out"
         )
-    law = policy.default_sampling(
+    sampling = policy.default_sampling(
         **{name: value for name, value in chosen.items() if value is not None},
         temperature=config.draw.temperature,
     )
     if relaxed is None:
-        return law
-    law = replace(law, relaxation=relaxed.temperature, relaxed_hard=relaxed.hard)
-    if law.decode_steps is None:
+        return sampling
+    sampling = replace(sampling, relaxation=relaxed.temperature, relaxed_hard=relaxed.hard)
+    if sampling.decode_steps is None:
         if relaxed.codes not in (None, "all"):
             raise ValueError(
                 f"relaxation.codes is {relaxed.codes!r}, but {type(policy).__name__} has no rounds; leave it "
                 "out"
             )
-        return law
+        return sampling
     if relaxed.codes in (None, "one-round"):
-        return replace(law, relaxed_round=law.decode_steps // 2 if relaxed.round is None else relaxed.round)
-    return replace(law, relaxed_rounds=relaxed.number)
+        return replace(
+            sampling, relaxed_round=sampling.decode_steps // 2 if relaxed.round is None else relaxed.round
+        )
+    return replace(sampling, relaxed_rounds=relaxed.number)
 
 
 def answerer_of(config: UniConfig, policy: ImageGenerator) -> tuple[Answerer, dict[str, Tensor]]:
@@ -171,7 +173,7 @@ def collector_of(
     judges: Judges,
     vocabulary: Vocabulary,
     *,
-    law: Sampling,
+    sampling: Sampling,
     answerer: Answerer,
     second_turn: SecondTurn,
 ) -> QuizCollector:
@@ -179,10 +181,10 @@ def collector_of(
     asked = asks_anyone(config)
     negatives = NegativeQuestions(nouns=[noun.name for noun in vocabulary.nouns], colors=vocabulary.colors)
     return QuizCollector(
-        drawing=law,
+        drawing=sampling,
         answering=answer_sampling(config) if asked else None,
         judge=judges.judge if asked else None,
-        image_judge=judges.picture,
+        image_judge=judges.image,
         image_weight=config.rewards.detector,
         image_scale=standardized_in_group if config.judge.scale == "group" else None,
         per_prompt=config.group,
@@ -192,7 +194,7 @@ def collector_of(
         object_identification=partial(identification_question, vocabulary=vocabulary)
         if config.rewards.object_identification
         else None,
-        blank=config.judge.subtract_blind_baseline,
+        blind=config.judge.subtract_blind_baseline,
         encode_anew=config.answer.input == "reencoded",
         show=True,
         chunk=config.draw.batch,
@@ -205,7 +207,7 @@ def answer_sampling(config: UniConfig) -> Sampling:
 
 
 def objectives_of(
-    config: UniConfig, likelihood: LikelihoodSettings, *, law: Sampling, policy: ImageGenerator
+    config: UniConfig, likelihood: LikelihoodSettings, *, sampling: Sampling, policy: ImageGenerator
 ) -> TurnObjectives:
     """Weights of drawing and answering, the distribution of drawings, and orders of unmasking.
 
@@ -216,7 +218,7 @@ def objectives_of(
     unmasking = _orders_of(likelihood, policy) if weight > 0 else None
     guided = likelihood.guided and weight > 0
     return TurnObjectives(
-        drawing=TurnObjective(weight=weight, under=replace(law, relaxation=None) if guided else None),
+        drawing=TurnObjective(weight=weight, under=replace(sampling, relaxation=None) if guided else None),
         answering=TurnObjective(weight=config.objectives.answering),
         unmasking=unmasking,
     )
@@ -246,7 +248,7 @@ class Wired:
     policy: ImageGenerator
     collect: QuizCollector
     algorithm: Algorithm
-    kept: dict[str, Tensor]
+    extra_state: dict[str, Tensor]
     updates: int = 1
 
 
@@ -268,6 +270,6 @@ def experiment_of(config: UniConfig, setup: QuizSetup, folder: Path, parts: Wire
         evaluators={} if evaluator is None else {"joint": evaluator},
         schedule=config.schedule,
         updates=parts.updates,
-        kept=parts.kept,
+        extra_state=parts.extra_state,
         gradients=compared if both else PlainGradients,
     )

@@ -81,27 +81,27 @@ def build(config: GrpoConfig, run_folder: Path) -> Experiment:
     judges = rewards_of(config, in_world=setup.in_world)
     torch.manual_seed(config.schedule.seed)
     policy = load_policy(config, distributed.device(config.device))
-    law = image_sampling(config, policy)
-    answerer, kept = answerer_of(config, policy)
+    sampling = image_sampling(config, policy)
+    answerer, extra_state = answerer_of(config, policy)
     wired = Wired(
         policy=policy,
         collect=collector_of(
-            config, judges, setup.vocabulary, law=law, answerer=answerer, second_turn="answer"
+            config, judges, setup.vocabulary, sampling=sampling, answerer=answerer, second_turn="answer"
         ),
-        algorithm=algorithm_of(config, policy, law),
-        kept=kept,
+        algorithm=algorithm_of(config, policy, sampling),
+        extra_state=extra_state,
         updates=config.updates,
     )
     return experiment_of(config, setup, run_folder, wired)
 
 
-def algorithm_of(config: GrpoConfig, policy: ImageGenerator, law: Sampling) -> GRPO:
+def algorithm_of(config: GrpoConfig, policy: ImageGenerator, sampling: Sampling) -> GRPO:
     """The method by name, with what the configuration changes.
 
     Raises:
         ValueError: orders of unmasking for a model that draws from left to right, or clips without a ratio.
     """
-    objectives = objectives_of(config, config.likelihood, law=law, policy=policy)
+    objectives = objectives_of(config, config.likelihood, sampling=sampling, policy=policy)
     answers = answer_sampling(config)
     if answers.temperature != 1.0 and objectives.answering.weight > 0:
         objectives = replace(objectives, answering=replace(objectives.answering, under=answers))

@@ -40,7 +40,7 @@ class Judges:
     answers: dict[str, Reward]
     weights: dict[str, float]
     judge: Judge | None
-    picture: Callable[[Images, Sequence[Quiz]], Tensor] | None
+    image: Callable[[Images, Sequence[Quiz]], Tensor] | None
 
 
 def rewards_of(config: UniConfig, *, in_world: bool) -> Judges:
@@ -51,18 +51,18 @@ def rewards_of(config: UniConfig, *, in_world: bool) -> Judges:
             use.
     """
     rewards, weights = answer_rewards(config)
-    picture = None
+    image = None
     if config.rewards.detector:
         check = _open_check(
             config.judge.detector, config.judge.colors, in_world=in_world, device=config.device
         )
         if check is None:
             raise ValueError("rewards.detector has a weight and judge.detector is empty; name a Mask2Former")
-        picture = check.share
-    if not any(weights.values()) and picture is None:
+        image = check.share
+    if not any(weights.values()) and image is None:
         raise ValueError("every reward weight is 0; give at least one a weight")
     judge = combine(rewards, weights, scale=config.judge.scale) if rewards else None
-    return Judges(answers=rewards, weights=weights, judge=judge, picture=picture)
+    return Judges(answers=rewards, weights=weights, judge=judge, image=image)
 
 
 def answer_rewards(config: UniConfig) -> tuple[dict[str, Reward], dict[str, float]]:
@@ -85,7 +85,7 @@ def answer_rewards(config: UniConfig) -> tuple[dict[str, Reward], dict[str, floa
         judge = _text_judge(config.judge.text_model, dtype=how.dtype, device=how.device)
         rewards["text_judge"] = JudgedAnswer(judge=judge)
     weights = {name: float(getattr(given, name)) for name in rewards}
-    taken = (*grades, "negative_questions", "object_identification", "text_judge", "picture")
+    taken = (*grades, "negative_questions", "object_identification", "text_judge", "image")
     own, own_weights = _load_rewards(config.custom_rewards, taken=taken, how=how)
     rewards, weights = rewards | own, weights | own_weights
     if asks_anyone(config):

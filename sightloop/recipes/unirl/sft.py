@@ -71,14 +71,14 @@ def build(config: SftConfig, run_folder: Path) -> Experiment:
     judges = rewards_of(config, in_world=setup.in_world)
     torch.manual_seed(config.schedule.seed)
     policy = load_policy(config, distributed.device(config.device))
-    law = image_sampling(config, policy, config.relaxation if config.end_to_end else None)
-    answerer, kept = answerer_of(config, policy)
+    sampling = image_sampling(config, policy, config.relaxation if config.end_to_end else None)
+    answerer, extra_state = answerer_of(config, policy)
     learns_drawings = config.drawing_weight > 0
     if config.kl_weight > 0 and not learns_drawings:
         # The penalty holds drawings, too; both sides then weigh the same.
         config = replace(config, objectives=replace(config.objectives, drawing=config.objectives.answering))
     algorithm = SFT(
-        objectives=objectives_of(config, config.likelihood, law=law, policy=policy),
+        objectives=objectives_of(config, config.likelihood, sampling=sampling, policy=policy),
         learns_drawings=learns_drawings,
         kl_weight=config.kl_weight,
         reference=reference_of(policy) if config.kl_weight > 0 else None,
@@ -89,9 +89,9 @@ def build(config: SftConfig, run_folder: Path) -> Experiment:
     wired = Wired(
         policy=policy,
         collect=collector_of(
-            config, judges, setup.vocabulary, law=law, answerer=answerer, second_turn="truth"
+            config, judges, setup.vocabulary, sampling=sampling, answerer=answerer, second_turn="truth"
         ),
         algorithm=algorithm,
-        kept=kept,
+        extra_state=extra_state,
     )
     return experiment_of(config, setup, run_folder, wired)

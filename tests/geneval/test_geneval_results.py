@@ -11,7 +11,7 @@ import pytest
 from sightloop.evaluation.intervals import bootstrap_interval, interval_of_strata
 from sightloop.geneval.folder import read_folder
 from sightloop.geneval.prompts import GenEvalPrompt, parse_prompt
-from sightloop.geneval.scores import (
+from sightloop.geneval.results import (
     TASKS,
     Result,
     check_complete,

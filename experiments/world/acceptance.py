@@ -94,7 +94,7 @@ def _by_category(quizzes: list[Quiz], right: list[bool]) -> Figures:
     return Figures(of=shares)
 
 
-def lesson_report(policy: ImageGenerator, quizzes: list[Quiz], shown: Images | Tokens) -> str:
+def example_report(policy: ImageGenerator, quizzes: list[Quiz], shown: Images | Tokens) -> str:
     """Both figures while a stage runs: drawings read off their codes, answers about what is shown."""
     drawn = drawing_figures(
         policy, quizzes, policy.default_sampling(), look=lambda tokens: seen_in_codes(tokens.ids)
@@ -102,7 +102,7 @@ def lesson_report(policy: ImageGenerator, quizzes: list[Quiz], shown: Images | T
     return f"drawings {drawn}, answers {answer_figures(policy, quizzes, shown)}"
 
 
-def report_gates(name: str, policy: ImageGenerator, per_category: int = 60) -> str:
+def report_acceptance(name: str, policy: ImageGenerator, per_category: int = 60) -> str:
     """Both gates on pixels: drawings with the policy's own distribution, answers about rendered images."""
     quizzes = held_out_quizzes(per_category, seed=1)
     drawn = drawing_figures(policy, quizzes, policy.default_sampling())

@@ -11,9 +11,9 @@ from report.parsed_page import report, section
 from report.run_files import begin, drawing, evaluate, log, two_evaluations
 
 from sightloop.report.drawings import drawings_of
+from sightloop.report.joint import outcome_counts
 from sightloop.report.labels import label_of, rank_of
 from sightloop.report.run import read_run
-from sightloop.report.sides import outcome_counts
 from sightloop.report.tables import before_after_table, changes, verdict
 
 

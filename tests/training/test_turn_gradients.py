@@ -137,9 +137,9 @@ def test_the_sum_of_joint_is_the_plain_gradient() -> None:
     plain, apart = updated(apart=False), updated(apart=True)
     for one, other in zip(plain[1], apart[1], strict=True):
         torch.testing.assert_close(other, one)
-    assert plain[0].gradient_figures == {}
+    assert plain[0].gradient_metrics == {}
     assert plain[0].gradient_norms == pytest.approx(apart[0].gradient_norms)
-    figures = apart[0].gradient_figures
+    figures = apart[0].gradient_metrics
     # |a + b|^2 = |a|^2 + |b|^2 + 2 |a| |b| cos: the three figures tell the norm of the sum.
     a, b, cosine = (figures[name] for name in ("norm_drawing", "norm_answering", "cosine"))
     assert apart[0].gradient_norms["policy"] == pytest.approx(math.sqrt(a * a + b * b + 2 * a * b * cosine))
@@ -147,26 +147,26 @@ def test_the_sum_of_joint_is_the_plain_gradient() -> None:
 
 
 def test_balance_changes_lengths_and_no_directions() -> None:
-    figures = updated(apart=True)[0].gradient_figures
+    figures = updated(apart=True)[0].gradient_metrics
     measured, gradients = updated(apart=True, balance=True)
     # Of the tables only one side each has a part, so that they show how it was scaled.
     plain = updated(apart=False)[1]
     wanted = (figures["norm_drawing"] + figures["norm_answering"]) / 2
     for index, name in ((0, "norm_drawing"), (1, "norm_answering")):
         torch.testing.assert_close(gradients[index], plain[index] * wanted / figures[name])
-    assert measured.gradient_figures == figures
+    assert measured.gradient_metrics == figures
 
 
 @pytest.mark.parametrize("balance", [False, True])
 def test_micro_batches_leave_figures_and_gradients_unchanged(balance: bool) -> None:
     whole, split = (updated(apart=True, balance=balance, micro_batch=size) for size in (4, 1))
-    assert whole[0].gradient_figures == pytest.approx(split[0].gradient_figures, rel=1e-5)
+    assert whole[0].gradient_metrics == pytest.approx(split[0].gradient_metrics, rel=1e-5)
     for one, other in zip(whole[1], split[1], strict=True):
         torch.testing.assert_close(other, one)
 
 
 def test_the_weights_of_the_sides_show_in_their_norms() -> None:
-    even, drawn = (updated(apart=True, weights=w)[0].gradient_figures for w in ((1, 1), (3, 1)))
+    even, drawn = (updated(apart=True, weights=w)[0].gradient_metrics for w in ((1, 1), (3, 1)))
     assert drawn["norm_drawing"] == pytest.approx(1.5 * even["norm_drawing"])
     assert drawn["norm_answering"] == pytest.approx(0.5 * even["norm_answering"])
     assert drawn["cosine"] == pytest.approx(even["cosine"])
@@ -258,14 +258,14 @@ def test_updates_that_a_rollout_cannot_serve_are_refused(tmp_path: Path) -> None
 # -- what is kept besides trained weights
 
 
-def kept_run(folder: Path, kept: dict[str, Tensor], *, steps: int, resume: bool = False) -> None:
+def kept_run(folder: Path, extra_state: dict[str, Tensor], *, steps: int, resume: bool = False) -> None:
     """Two kept tensors that move by one a batch."""
     schedule = replace(LOOSE, steps=steps, save_every=1)
     torch.manual_seed(4)
-    made = experiment(Shared(), GRPO(kl_weight=0), schedule=schedule, kept=kept)
+    made = experiment(Shared(), GRPO(kl_weight=0), schedule=schedule, extra_state=extra_state)
 
     def collect(policy: TwoTables, batch: list[int]) -> Rollout:
-        for value in kept.values():
+        for value in extra_state.values():
             value += 1
         return made.collect(policy, batch)
 

@@ -47,7 +47,7 @@ class Result:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TaskScore:
+class TaskRate:
     """How many images of a task are right."""
 
     right: int
@@ -59,7 +59,7 @@ class TaskScore:
 class Summary:
     """The figures that GenEval reports."""
 
-    tasks: dict[str, TaskScore]
+    tasks: dict[str, TaskRate]
     overall: Interval
     """The plain mean of the task rates, not of the images."""
     images: int
@@ -144,7 +144,7 @@ def summarize(results: Sequence[Result], *, resamples: int = 10_000, seed: int =
     right = [float(result.correct) for result in results]
     prompts = [result.metadata for result in results]
     tasks = {
-        tag: TaskScore(
+        tag: TaskRate(
             right=sum(result.correct for result in own),
             images=len(own),
             rate=bootstrap_interval(

@@ -78,7 +78,7 @@ def test_the_protocol_tells_other_images_of_the_same_quizzes_apart(evaluator: Jo
     assert evaluator.fixed is not None
     quizzes = evaluator.fixed.quizzes
     other = FixedImages(images=images_of(held_out_scenes(quizzes), seed=9), quizzes=quizzes)
-    assert evaluator.fixed.told() != other.told() and other.told().startswith("12, ")
+    assert evaluator.fixed.described() != other.described() and other.described().startswith("12, ")
 
 
 def test_every_category_has_its_drawings_and_a_prompt_has_four() -> None:

@@ -47,21 +47,21 @@ RIGHT = by_category(0, 0, 0, 0, 0, 0)
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingPhase:
-    """A further stretch of lessons: what was drawn wrong hides what prompts mean, so first nothing is wrong,
+    """A further training phase: what was drawn wrong hides what prompts mean, so first nothing is wrong,
     then half of it, as is fit for a model that is to improve itself.
     """
 
     name: str
     steps: int
     answers: int
-    """Answer lessons a step."""
+    """Answer examples a step."""
     peak_lr: float
     wrong: Mapping[Category, float]
     weights: Mapping[Category, float] = field(default_factory=lambda: dict(DRAWING_WEIGHTS))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lesson:
+class Example:
     """A quiz and the scene that stands for its image."""
 
     quiz: Quiz
@@ -74,26 +74,26 @@ class Lesson:
         return told[0]
 
 
-def drawing_lessons(
+def drawing_examples(
     rng: np.random.Generator,
     size: int,
     wrong: Mapping[Category, float] = WRONG_SHARES,
     often: Mapping[Category, float] = DRAWING_WEIGHTS,
-) -> list[Lesson]:
+) -> list[Example]:
     """Prompts of all categories, some with the scene of a quiz that differs in one thing."""
     weights = np.array([often[category] for category in CATEGORIES])
-    lessons: list[Lesson] = []
+    examples: list[Example] = []
     for place in rng.choice(len(CATEGORIES), size, p=weights / weights.sum()).tolist():
         quiz = sample_quiz(rng, CATEGORIES[place])
         shown = mistaken(quiz, rng) if rng.random() < wrong[quiz.category] else quiz
-        lessons.append(Lesson(quiz=quiz, scene=scene_for(shown, rng)))
-    return lessons
+        examples.append(Example(quiz=quiz, scene=scene_for(shown, rng)))
+    return examples
 
 
-def answer_lessons(rng: np.random.Generator, size: int) -> list[Lesson]:
+def answer_examples(rng: np.random.Generator, size: int) -> list[Example]:
     """Quizzes of all categories with a scene that fulfills them."""
     quizzes = [sample_quiz(rng) for _ in range(size)]
-    return [Lesson(quiz=quiz, scene=scene_for(quiz, rng)) for quiz in quizzes]
+    return [Example(quiz=quiz, scene=scene_for(quiz, rng)) for quiz in quizzes]
 
 
 def mistaken(quiz: Quiz, rng: np.random.Generator) -> Quiz:

@@ -20,7 +20,7 @@ BOWL, BEAR = ("bowl", "bowls"), ("bear", "bears")
         ),
     ],
 )
-def test_each_kind_of_fact_has_its_traps(facts: tuple[Fact, ...], questions: list[str]) -> None:
+def test_each_kind_of_fact_has_its_negative_questions(facts: tuple[Fact, ...], questions: list[str]) -> None:
     for seed, wanted in enumerate(questions):
         question, absent = TRAPS(facts, seed)
         assert question.startswith(wanted)
@@ -35,7 +35,7 @@ def test_a_number_is_asked_of_its_thing_and_the_truth_denies_it() -> None:
     assert denies("There are four bowls", absent) and not denies("There are two bowls", absent)
 
 
-def test_traps_are_never_true() -> None:
+def test_negative_questions_are_never_true() -> None:
     facts = (
         Fact(kind="noun", words=BOWL),
         Fact(kind="noun", words=BEAR),
