@@ -83,7 +83,7 @@ def test_rewards_and_evaluations_are_of_one_encoder(tmp_path: Path) -> None:
     torch.testing.assert_close(judge.text_embeddings(TEXTS), encoder.texts(TEXTS), rtol=1e-5, atol=1e-6)
     # Resized on the device, pixels of noise are 0.15 of 255 levels from the processor's, at most 3.
     larger = torch.randint(256, (8, 3, SIDE * 2, SIDE * 3), dtype=torch.uint8)
-    theirs = encoder.pictures(list(larger), return_tensors="pt", input_data_format="channels_first")
+    theirs = encoder.image_processor(list(larger), return_tensors="pt", input_data_format="channels_first")
     levels = (judge.preparation(larger) - theirs["pixel_values"]).abs() * 255 * max(judge.preparation.std)
     assert levels.max() < 3.2 and levels.mean() < 0.2
 
