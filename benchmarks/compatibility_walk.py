@@ -81,7 +81,7 @@ def figures(run: str) -> Callable[[str], list[dict[str, float]]]:
 
 def steps(weights: Path) -> list[Step]:
     """The commands, each after those whose files it reads; `weights` are the bundled models."""
-    models = {"policy": "captioner", "judge.model": "judge", "held-out.clip": "clip"}
+    models = {"model": "captioner", "judge.model": "judge", "held-out.clip": "clip"}
     named = [word for option, name in models.items() for word in (f"--{option}", str(weights / name))]
     made = [
         Step(

@@ -56,8 +56,9 @@ COMMANDS = {
     "training.run_folder": TRAIN,
     "training.tracking": TRAIN,
 }
-# Another program's options.
-FOREIGN = {"--gen_kwargs", "--model_args"}
+EVERY_COMMAND = {*TRAIN, "train", "report", "doctor"}.union(*COMMANDS.values())
+# Options of other programs, and the one that every command has.
+FOREIGN = {"--gen_kwargs", "--model_args", "--master-port", "--help-all"}
 OPTION = re.compile(r"(?<![\w-])--[a-z][\w.-]*\w")
 QUOTED_COMMAND = re.compile(r"`sightloop ([^`]+)`")
 PYTHON = re.compile(r"\b\w+=(?:True|False|None)\b|\b[A-Z]\w+\(\w*=?|`\w+`\s*=")
@@ -159,6 +160,35 @@ def test_there_are_messages() -> None:
 
 def test_every_option_that_a_message_names_is_one_of_its_command() -> None:
     assert [line for message in ALL for line in wrong_options(message)] == []
+
+
+def texts(source: Source) -> Iterator[tuple[int, str]]:
+    """Every string of a file but its docstrings: sentences that are returned, printed, or kept in tables."""
+    said = {id(node.value) for node in ast.walk(source.tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(source.tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in said:
+            yield node.lineno, node.value
+
+
+def unknown_options(source: Source) -> list[str]:
+    """Options in texts of a file that no command has; other programs' stand behind their names."""
+    known = FOREIGN | {o for command in EVERY_COMMAND for o in options_of(command)}
+    return [
+        f"{source.path}:{line} names {option}"
+        for line, text in texts(source)
+        for option in OPTION.findall(re.sub(r"`(?:git|pip|hf|torchrun)\b[^`]*`", "", text))
+        if option not in known
+    ]
+
+
+def test_every_option_in_any_sentence_exists() -> None:
+    sources = [source for source in PACKAGE if source.module not in {"", "former_names"}]
+    assert [line for source in sources for line in unknown_options(source)] == []
+
+
+def test_an_unknown_option_in_a_table_is_seen() -> None:
+    text = 'TAKES = {"clip": ("a CLIP", "--clip and --clop take it")}\n"""--clap"""\n'
+    assert unknown_options(Source(path="x", module="models.x", text=text)) == ["x:1 names --clop"]
 
 
 def test_no_message_speaks_python() -> None:
