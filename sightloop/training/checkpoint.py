@@ -57,7 +57,7 @@ class BeforeStep:
 
     randomness: dict[str, Any]
     position: dict[str, Any]
-    kept: Mapping[str, Tensor]
+    extra_state: Mapping[str, Tensor]
 
 
 def before_step(what: Saveable) -> BeforeStep:
@@ -65,7 +65,7 @@ def before_step(what: Saveable) -> BeforeStep:
     return BeforeStep(
         randomness=random_state(),
         position=copy.deepcopy(what.batches.state_dict()),
-        kept={name: value.clone() for name, value in what.kept.items()},
+        extra_state={name: value.clone() for name, value in what.extra_state.items()},
     )
 
 
@@ -74,8 +74,8 @@ def put_back(before: BeforeStep, what: Saveable) -> None:
     set_random_state(before.randomness)
     what.batches.load_state_dict(before.position)
     with torch.no_grad():
-        for name, value in what.kept.items():
-            value.copy_(before.kept[name])
+        for name, value in what.extra_state.items():
+            value.copy_(before.extra_state[name])
 
 
 def write_checkpoint(checkpoints: Path, step: int, what: Saveable) -> None:

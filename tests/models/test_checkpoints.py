@@ -150,7 +150,7 @@ def test_a_config_that_does_not_fit_is_named(tmp_path: Path, config: dict, messa
 def test_files_that_are_not_there_or_broken_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="nowhere is not a folder"):
         read_show_o(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match=r"config\.json does not exist"):
+    with pytest.raises(ValueError, match=r"config\.json cannot be read: it does not exist"):
         read_show_o(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
     with pytest.raises(ValueError, match=r"holds no weights; looked for model\.safetensors"):

@@ -105,4 +105,4 @@ def resumed(whole: Path, folder: Path) -> None:
     """A copy of a run that was cut off after its first step, gone on with."""
     shutil.copytree(whole, folder)
     shutil.rmtree(folder / "checkpoints" / "step_000002")
-    main(["train", "--resume", str(folder)])
+    main(["train", "--resume", str(folder), "--trust-rewards"])
