@@ -47,7 +47,7 @@ def test_preparation_is_clips_own_where_the_center_is_the_same(
     crop = random_image(*size)
     processor = CLIPImageProcessorPil(
         size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32},
-        image_mean=clip.pictures.image_mean, image_std=clip.pictures.image_std,
+        image_mean=clip.image_processor.image_mean, image_std=clip.image_processor.image_std,
     )  # fmt: skip
     wanted = processor(crop, return_tensors="pt")["pixel_values"][0]
     assert torch.allclose(ClipColors(clip)._prepared(crop), wanted, atol=1e-5)
@@ -59,7 +59,8 @@ def test_the_center_is_rounded_to_the_even_pixel(clip: ClipEncoder) -> None:
         picture = random_image(width, 32)
         values = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[:, :, left : left + 32] / 255
         mean, spread = (
-            torch.tensor(v)[:, None, None] for v in (clip.pictures.image_mean, clip.pictures.image_std)
+            torch.tensor(v)[:, None, None]
+            for v in (clip.image_processor.image_mean, clip.image_processor.image_std)
         )
         assert torch.allclose(ClipColors(clip)._prepared(picture), (values - mean) / spread, atol=1e-5)
 

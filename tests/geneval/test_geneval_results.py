@@ -132,7 +132,7 @@ def test_an_official_file_is_read_and_a_broken_one_refused(tmp_path: Path) -> No
     for text, told in (
         ('{"tag": 1}', "line 1 has no 'correct'"),
         ("", "holds no results"),
-        ("[", "line 1 has no 'correct'"),
+        ("[", "line 1 is not JSON"),
     ):
         file.write_text(text)
         with pytest.raises(ValueError, match=told):
