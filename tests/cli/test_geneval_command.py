@@ -383,7 +383,7 @@ def test_options_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
         (GenEvalOptions(results=tmp_path / "r.jsonl", compare=tmp_path / "r.jsonl"), "compared with itself"),
         (
             GenEvalOptions(results=tmp_path / "r.jsonl"),
-            "r.jsonl cannot be read: it does not exist; a results file",
+            "r.jsonl cannot be read: it does not exist",
         ),
     ):
         with pytest.raises(ValueError, match=told):
