@@ -13,17 +13,17 @@ class Schedule:
     """Steps, learning rates and the rhythm of saving and evaluating."""
 
     steps: Count = 700
-    """Optimizer steps (Paper: about 700, on 3 million images)."""
+    """Optimizer steps."""
     micro_batch: Count = 64
     """Samples a backward pass; any size gives the same gradient."""
     learning_rate: Rate = 1e-5
-    """Paper: section 3.6."""
+    """The optimizer's rate after the warm-up."""
     warmup_steps: CountOrNone = 20
-    """Linear from 0 (Paper: section 3.6)."""
+    """Steps over which the rates rise from 0, linearly."""
     decay: Literal["none", "linear", "cosine"] = "none"
-    """How the rates fall to 0 after the warm-up (Paper: none)."""
+    """How the rates fall to 0 after the warm-up."""
     clip: Literal["value", "norm", "none"] = "value"
-    """Clamp every gradient element, or scale the gradient of each trainable part (Paper: "clamp")."""
+    """Clamp every gradient element, or scale the gradient of each trainable part."""
     clip_at: Positive = 1.0
     """Where the gradient is clamped, or the norm it is scaled to."""
     save_every: Count = 50
@@ -37,7 +37,7 @@ class Schedule:
     keep_checkpoints: Count = 2
     """Newest checkpoints that stay, beside the best one."""
     best_metric: str | None = "held_out/recall@1"
-    """The checkpoint that is best by this figure is kept besides the newest ones."""
+    """The checkpoint that is best by this metric is kept besides the newest ones."""
 
     def __post_init__(self) -> None:
         require_ranges(self)
@@ -50,8 +50,18 @@ class Schedule:
 
 @dataclass(frozen=True, kw_only=True)
 class CriticSchedule(Schedule):
-    """The same beside a critic, which may learn at a rate of its own."""
+    """VLRM's: the same beside a critic, which may learn at a rate of its own."""
 
+    steps: Count = 700
+    """Optimizer steps (Paper: about 700, on 3 million images)."""
+    learning_rate: Rate = 1e-5
+    """The optimizer's rate after the warm-up (Paper: section 3.6)."""
+    warmup_steps: CountOrNone = 20
+    """Steps over which the rates rise from 0, linearly (Paper: section 3.6)."""
+    decay: Literal["none", "linear", "cosine"] = "none"
+    """How the rates fall to 0 after the warm-up (Paper: none)."""
+    clip: Literal["value", "norm", "none"] = "value"
+    """Clamp every gradient element, or scale the gradient of each trainable part (Paper: "clamp")."""
     critic_learning_rate: Rate | None = None
     """None = as the policy's."""
 

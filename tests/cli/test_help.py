@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import re
+from typing import Any, get_type_hints
 
 import pytest
 
 from sightloop.cli import main
 from sightloop.cli.help import ALL, SHORT, TWO_SCREENS, blocks_of
+from sightloop.recipes.unirl.config import GrpoConfig, SftConfig
 
 COMMANDS = (
     *("train vlrm", "train unirl-grpo", "train unirl-sft", "demo unirl", "caption", "draw", "ask", "report"),
@@ -54,6 +58,23 @@ def test_examples_name_options_that_the_command_has(command: str, capsys: pytest
     everything = printed(command, ALL, capsys)
     named = set(re.findall(r"--[\w.-]+", SHORT[command].example))
     assert named <= set(re.findall(r"--[a-z][\w.-]*", everything))
+
+
+def classes_of(config: Any) -> set[Any]:
+    """A configuration's class and those of its groups."""
+    inner = [hint for hint in get_type_hints(config).values() if dataclasses.is_dataclass(hint)]
+    return {config}.union(*(classes_of(each) for each in inner))
+
+
+def test_citations_belong_to_the_recipes_own_paper(capsys: pytest.CaptureFixture[str]) -> None:
+    elsewhere = [
+        each
+        for each in classes_of(GrpoConfig) | classes_of(SftConfig)
+        if not each.__module__.startswith("sightloop.recipes.unirl")
+    ]
+    # UniRL shows settings that others have too: those cite nobody's paper.
+    assert elsewhere and [each for each in elsewhere if "paper" in inspect.getsource(each).lower()] == []
+    assert "Paper: about 700" in " ".join(printed("train vlrm", ALL, capsys).split())
 
 
 def test_a_mistyped_name_is_an_error_with_help_too(capsys: pytest.CaptureFixture[str]) -> None:
