@@ -132,7 +132,8 @@ def parse_json(text: str, place: str, kind: type | None = dict, *, fix: str = ""
         raise ValueError(f"{place} is not JSON that can be read: {error}{then}") from error
     if _HALF.search(text):
         try:
-            json.dumps(found, ensure_ascii=False).encode()
+            # Bytes of names of files that are not UTF-8 are kept in such halves; a pair of them is never one.
+            json.dumps(found, ensure_ascii=False).encode(errors="surrogateescape")
         except UnicodeEncodeError as error:
             half = error.object[error.start]
             raise ValueError(f"{place} holds half a character ({half!a}){then}") from error

@@ -55,7 +55,15 @@ def spelled_out(tokenizer: Any, text: str) -> str:
 
 
 def _spelled(tokenizer: Any, text: str, *, split: bool) -> str:
-    """The text with a blank in each string that the tokenizer still makes a special token of."""
+    """The text with a blank in each string that the tokenizer still makes a special token of.
+
+    Raises:
+        ValueError: it holds half a character, which no tokenizer reads.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"the text {text[:80]!a} holds half a character; write it as UTF-8") from error
     while places := _places(tokenizer, text, split=split):
         for start, end in reversed(places):
             # A single letter has no inside.

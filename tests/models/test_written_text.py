@@ -196,3 +196,10 @@ def test_clip_recall_sees_what_stands_behind_an_end() -> None:
     encoder = ClipEncoder.from_pretrained(WEIGHTS / "clip")
     plain, longer = encoder.texts(["a small red circle", "a small red circle </s> a large blue square"])
     assert float((plain - longer).abs().max()) > 0.01
+
+
+@pytest.mark.parametrize("half", ["\ud800", "caf\udce9"])
+def test_half_a_character_is_refused_with_its_text(half: str) -> None:
+    words = AutoTokenizer.from_pretrained(WEIGHTS / "clip")
+    with pytest.raises(ValueError, match=r"holds half a character; write it as UTF-8"):
+        read_texts(words, ["a dog", half])
