@@ -28,7 +28,7 @@ JUDGED = {"rewards", "quizzes", "world"}
 MEASURED = {"evaluation", "geneval", "evaluators"}
 RECIPES = {"recipes", "recipes.vlrm", "recipes.unirl"}
 BELOW = {
-    *FLOOR, *MODELS, *JUDGED, *MEASURED, "algorithms", "data", "rollouts", "training",
+    *FLOOR, *MODELS, *JUDGED, *MEASURED, "algorithms", "data", "rollouts", "storage", "training",
 }  # fmt: skip
 EVERYONES = {"accelerator", "former_names", "late", "process", "ranges", "terminal", "text_files"}
 ALLOWED: dict[str, set[str]] = {
@@ -41,6 +41,7 @@ ALLOWED: dict[str, set[str]] = {
     "text_files": set(),
     "types": set(),
     "image_files": set(),
+    "storage": set(),
     "algorithms": {"types"},
     "data": FLOOR,
     "quizzes": {"types", "data.order"},
@@ -53,7 +54,9 @@ ALLOWED: dict[str, set[str]] = {
     "models.janus": FLOOR | MODELS,
     "rewards": OPENED | {"types", "quizzes", "models.clip", "models.captioners.prompt_reader:processed"},
     "rollouts": {"types", "quizzes", "data.images:ImageBatch", "models.protocols"},
-    "training": FLOOR | {"algorithms.masked", "models.open:read_saved"},
+    "training": FLOOR | {
+        "storage", "algorithms.masked", "models.open:read_saved", "models.open:read_tensors",
+    },
     "evaluation": FLOOR | OPENED | {"models.clip", "rewards.phrases"},
     "geneval": FLOOR | OPENED | {"quizzes", "evaluation", "models.clip", "models.transformers_internals"},
     "world": FLOOR | {"quizzes", "geneval.rules"},

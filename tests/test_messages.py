@@ -45,6 +45,7 @@ COMMANDS = {
     "cli.captions": ("evaluate clip-recall",),
     "cli.captions.caption_images": ("caption", "evaluate clip-recall"),
     "cli.answers": ("evaluate answers",),
+    "runs.launch": TRAIN,
     "runs.restore": DRAWERS,
     "models.captioners.family": ("export",),
     "models.janus.family": (*DRAWERS, *TRAIN_UNIRL),
@@ -53,6 +54,7 @@ COMMANDS = {
     "recipes.unirl.quizzes": TRAIN_UNIRL,
     "recipes.unirl.sft": ("train unirl-sft",),
     "recipes.vlrm.build": ("train vlrm", "doctor --recipe vlrm"),
+    "training.checkpoint": ("train",),
     "training.run_folder": TRAIN,
     "training.tracking": TRAIN,
 }

@@ -22,9 +22,11 @@ from sightloop.cli.evaluate import EVALUATIONS
 from sightloop.cli.help import with_help
 from sightloop.cli.images import ask_command, convert_command, draw_command
 from sightloop.former_names import current_options
-from sightloop.recipes.catalog import RECIPES, read_run_config
+from sightloop.recipes.catalog import RECIPES
 from sightloop.recipes.choices import refuse_idle
+from sightloop.recipes.inputs import inputs_given, settings_of_run
 from sightloop.recipes.presets import preset_of
+from sightloop.runs.changes import MAY_CHANGE, changed_settings
 from sightloop.terminal import say
 
 Positional = tyro.conf.Positional
@@ -50,9 +52,9 @@ def train_command(words: list[str]) -> None:
         from sightloop.runs.trust import require_trust
 
         words = require_trust(words)
-    if "--resume" in words:
+    if any(word.partition("=")[0] == "--resume" for word in words):
         return resume(words)
-    if "--config" in words:
+    if any(word.partition("=")[0] == "--config" for word in words):
         return replay(words)
     if not words or words[0] not in RECIPES:
         _fail_or_help("train", words, {name: RECIPES[name].does for name in RECIPES}, _TRAIN_NOTE)
@@ -87,7 +89,7 @@ def _print_plan(preset: str, settings: Any) -> None:
 
 
 def resume(words: list[str]) -> None:
-    """Go on with a run from its newest checkpoint."""
+    """Go on with a run from its newest checkpoint, longer or on another machine if that is asked for."""
 
     @dataclasses.dataclass(frozen=True, kw_only=True)
     class Resume:
@@ -95,9 +97,36 @@ def resume(words: list[str]) -> None:
 
         resume: Path
 
-    folder = tyro.cli(Resume, args=words, prog="sightloop train").resume
-    recipe, config = read_run_config(folder / "config.json")
-    _start(recipe, config, folder, resume=True)
+    folder, rest = _taken("--resume", words)
+    if not folder:
+        tyro.cli(Resume, args=words, prog="sightloop train")
+    name, config = settings_of_run(Path(folder))
+    if rest and rest[0] in RECIPES:
+        if rest[0] != name:
+            raise ValueError(f"{folder} is a run of {name}, not of {rest[0]}")
+        rest = rest[1:]
+    chosen: Any = tyro.cli(
+        type(config),
+        args=rest,
+        default=config,
+        prog=f"sightloop train --resume {folder}",
+        description=f"Go on with a run of {name}. Of its settings, shown as they are, these may change: "
+        f"{', '.join(MAY_CHANGE)}.",
+    )
+    refuse_idle(chosen, chosen.choices, starts=[config])
+    changes = changed_settings(config, chosen, run=Path(folder))
+    _start(name, chosen, Path(folder), resume=True, changes=changes)
+
+
+def _taken(option: str, words: list[str]) -> tuple[str, list[str]]:
+    """The value of an option, and the words without both; "" if it has none."""
+    for place, word in enumerate(words):
+        name, equal, value = word.partition("=")
+        if name == option:
+            value = value if equal else "".join(words[place + 1 : place + 2])
+            rest = words[:place] + words[place + (1 if equal else 2) :]
+            return ("" if value.startswith("-") else value), rest
+    return "", words
 
 
 def replay(words: list[str]) -> None:
@@ -111,15 +140,18 @@ def replay(words: list[str]) -> None:
         run: Path
         overwrite: bool = False
 
-    chosen = tyro.cli(Replay, args=words, prog="sightloop train")
-    recipe, config = read_run_config(chosen.config)
-    _start(recipe, config, chosen.run, overwrite=chosen.overwrite)
+    named = [word for word in words if word in RECIPES]
+    chosen = tyro.cli(Replay, args=[word for word in words if word not in named], prog="sightloop train")
+    name, config = settings_of_run(chosen.config)
+    if named not in ([], [name]):
+        raise ValueError(f"{chosen.config} is a configuration of {name}, not of {named[0]}")
+    _start(name, config, chosen.run, overwrite=chosen.overwrite)
 
 
-def _start(name: str, config: Any, folder: Path, *, overwrite: bool = False, resume: bool = False) -> None:
+def _start(name: str, config: Any, folder: Path, **how: Any) -> None:
     from sightloop.runs.launch import launch
 
-    launch(name, config, folder, overwrite=overwrite, resume=resume)
+    launch(name, config, folder, **how)
     if os.environ.get("RANK", "0") == "0":
         _show_report(folder)
 
@@ -206,9 +238,12 @@ def demo(words: list[str]) -> None:
 
 
 _TRAIN_NOTE = (
-    "sightloop train --resume RUN      go on with a run\n"
+    "sightloop train --resume RUN [--steps 200 ...]      go on with a run, longer if you like\n"
     "sightloop train --config FILE --run RUN      start a run with another's configuration\n"
-    "    (--trust-rewards: run the functions that it names, which may be anybody's code)"
+    "    (--trust-rewards: run the functions that it names, which may be anybody's code)\n\n"
+    "Where a run is named, here and in evaluate, export, caption, draw and ask:\n"
+    "  --relocate OLD=NEW          files that the run was made of lie elsewhere now\n"
+    "  --allow-changed-inputs      go on though its models or data are others than they were"
 )
 COMMANDS: dict[str, tuple[Callable[[list[str]], None], str]] = {
     "demo": (demo, "minutes of training without a download (unirl, vlrm), with images before and after"),
@@ -231,7 +266,8 @@ def run_command(words: list[str]) -> None:
     """Run one command."""
     if not words or words[0] not in COMMANDS:
         _fail_or_help("", words, {name: does for name, (_, does) in COMMANDS.items()}, "")
-    with_help(COMMANDS[words[0]][0], current_options(words[0], words[1:]), name=words[0])
+    with inputs_given(words) as left:
+        with_help(COMMANDS[words[0]][0], current_options(words[0], left[1:]), name=words[0])
 
 
 def _sentence(options: type) -> str:

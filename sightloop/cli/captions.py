@@ -36,6 +36,7 @@ from sightloop.models.named_models import model_config
 from sightloop.models.protocols import Captioner
 from sightloop.recipes.vlrm.config import PAPER, SHAPES
 from sightloop.rewards.phrases import contains_bad_phrase, load_phrases
+from sightloop.runs.identity import require_same_inputs
 from sightloop.runs.restore import open_captioner, read_config
 from sightloop.terminal import one_line, say
 from sightloop.training import distributed
@@ -200,7 +201,10 @@ def _encoder(options: RecallOptions, sources: Sequence[str], device: torch.devic
     """The CLIP that is named, else the one that measured the run, else the embedded world's for its own."""
     clip = options.clip
     if not clip and options.captions is None and options.model and is_run(options.model):
-        clip = read_config(Path(options.model)).held_out.clip
+        run = Path(options.model)
+        config = read_config(run)
+        require_same_inputs(config, run, of=lambda setting: setting == "held_out.clip")
+        clip = config.held_out.clip
     elif not clip and options.captions is None and options.model and not is_bundled(options.model):
         raise ValueError(
             f"no --clip: {options.model!r} is no run, which would name the CLIP that measures it; name one "

@@ -17,7 +17,8 @@ from sightloop.models.precision import DTYPES
 from sightloop.models.protocols import Card, Export, Usage
 from sightloop.models.weight_files import refuse_filled
 from sightloop.recipes.unirl.config import GrpoConfig
-from sightloop.runs.restore import Restored, family_of, recipe_and_config, restore, start_folder
+from sightloop.recipes.inputs import settings_of_run
+from sightloop.runs.restore import Restored, family_of, restore, start_folder
 
 _CAPTIONS = {name: name for name in ("recall@1", "recall@5", "mrr", "precision", "told", "length")}
 _BOTH_SIDES = {
@@ -46,7 +47,7 @@ def export_run(
         ValueError: no such run or checkpoint, a form that the model does not have, an output that is in the
             way, or a weight that is too large for `dtype`.
     """
-    recipe, config = recipe_and_config(run)
+    recipe, config = settings_of_run(run)
     row = family_of(config)
     if isinstance(row, GeneratorFamily):
         if form == "tensors":

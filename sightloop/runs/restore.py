@@ -14,12 +14,14 @@ from sightloop.models.named_models import captioner_family, generator_family
 from sightloop.models.precision import DTYPES
 from sightloop.models.open import local_folder
 from sightloop.models.protocols import Captioner, ImageGenerator
-from sightloop.recipes.catalog import read_run_config
 from sightloop.recipes.image_policies import load_image_policy, world_folder
+from sightloop.recipes.inputs import settings_of_run
 from sightloop.recipes.unirl import build as unirl
 from sightloop.recipes.unirl.config import UniConfig
 from sightloop.recipes.vlrm import build as vlrm
 from sightloop.recipes.vlrm.config import VlrmConfig
+from sightloop.runs.identity import require_same_policy
+from sightloop.terminal import say
 from sightloop.training import checkpoint, distributed
 from sightloop.training.run_files import is_run
 
@@ -61,11 +63,18 @@ def restore(run: Path, step: str, *, device: torch.device, dtype: Precision | No
     Raises:
         ValueError: the folder is no run, or the run has no such checkpoint.
     """
-    config = recipe_and_config(run)[1]
-    chosen = saved_step(run, step)
-    policy = _start(config, device, dtype)
-    checkpoint.load_trainable(chosen.folder, {"policy": policy.trainable_module()})
-    return Restored(policy=policy, config=config, step=chosen.step)
+    config = settings_of_run(run)[1]
+    saved_step(run, step)
+    policy = _start(config, run, device, dtype)
+    while True:
+        chosen = saved_step(run, step)
+        try:
+            checkpoint.load_trainable(chosen.folder, {"policy": policy.trainable_module()})
+            return Restored(policy=policy, config=config, step=chosen.step)
+        except (ValueError, OSError):
+            # A run that goes on removes older checkpoints; the next look finds a newer one.
+            if chosen.folder.is_dir():
+                raise
 
 
 def before_training(
@@ -76,7 +85,7 @@ def before_training(
     Raises:
         ValueError: the folder is no run.
     """
-    return _start(recipe_and_config(run)[1], device, dtype)
+    return _start(settings_of_run(run)[1], run, device, dtype)
 
 
 def open_policy(
@@ -89,7 +98,7 @@ def open_policy(
         ValueError: no such model, or one that cannot be driven.
     """
     if name and is_run(name):
-        is_image = isinstance(recipe_and_config(Path(name))[1], UniConfig)
+        is_image = isinstance(settings_of_run(Path(name))[1], UniConfig)
         return restore(Path(name), "best", device=device, dtype="float32" if is_image else None).policy
     if name and not draws(Path(name)):
         return open_captioner(name, device=device)
@@ -139,7 +148,7 @@ def read_config(run: Path) -> VlrmConfig:
     Raises:
         ValueError: the folder is no run, or not one of a captioner.
     """
-    recipe, config = recipe_and_config(run)
+    recipe, config = settings_of_run(run)
     if not isinstance(config, VlrmConfig):
         raise ValueError(f"{run} is a run of {recipe}, whose model draws and answers; name a captioner's run")
     return config
@@ -151,42 +160,38 @@ def image_config(run: Path) -> UniConfig:
     Raises:
         ValueError: the folder is no run, or one of another kind of model.
     """
-    recipe, config = recipe_and_config(run)
+    recipe, config = settings_of_run(run)
     if not isinstance(config, UniConfig):
         raise ValueError(f"{run} is a run of {recipe}, whose model cannot draw; name a run of unirl-grpo")
     return config
 
 
-def recipe_and_config(run: Path) -> tuple[str, Any]:
-    """Name of a run's recipe, and its configuration.
-
-    Raises:
-        ValueError: the folder is no run, or its recipe or a setting of it is not known here.
-    """
-    path = run / "config.json"
-    if not path.is_file():
-        raise ValueError(f"{run} is not a run folder: it has no config.json")
-    return read_run_config(path)
-
-
 def saved_step(run: Path, step: str) -> checkpoint.Saved:
     """The checkpoint of a run that is called `best`, `last` or by its step.
 
+    Of damaged ones, the last is passed over with a line that names it.
+
     Raises:
-        ValueError: there is none.
+        ValueError: there is none, or it is damaged.
     """
     saved = {each.step: each for each in checkpoint.finished_checkpoints(run / "checkpoints")}
     if not saved:
         raise ValueError(f"{run} has no checkpoint yet")
     best = checkpoint.best_step(run / "checkpoints")
-    if step == "last" or (step == "best" and best not in saved):
-        return saved[max(saved)]
-    wanted = best if step == "best" else int(step) if step.isdigit() else None
+    named = max(saved) if step == "last" or (step == "best" and best not in saved) else best
+    wanted = int(step) if step.isdigit() else named if step in ("best", "last") else None
     if wanted not in saved:
         raise ValueError(
             f"{run} has no checkpoint {step!r}; there are: best, last, {', '.join(map(str, saved))}"
         )
-    return saved[wanted]
+    problem = checkpoint.damage_of(saved[wanted], weights_only=True)
+    others = [each for each in saved if each != wanted and each < wanted]
+    if not problem:
+        return saved[wanted]
+    if step != "last" or not others:
+        raise ValueError(f"{problem}; name another checkpoint, there are: {', '.join(map(str, saved))}")
+    say(f"{problem}; the checkpoint before it is used, of step {max(others)}", is_error=True)
+    return saved_step(run, str(max(others)))
 
 
 def family_of(config: VlrmConfig | UniConfig) -> Family:
@@ -196,7 +201,8 @@ def family_of(config: VlrmConfig | UniConfig) -> Family:
     return generator_family(start_folder(config))
 
 
-def _start(config: Any, device: torch.device, dtype: Precision | None) -> Any:
+def _start(config: Any, run: Path, device: torch.device, dtype: Precision | None) -> Any:
+    require_same_policy(config, run)
     # Training offers two precisions; drawing with what was trained works in three.
     changes: dict[str, Any] = {} if dtype is None else {"dtype": dtype}
     load: Callable[..., Any] = (

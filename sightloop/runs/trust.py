@@ -10,8 +10,8 @@ from sightloop.recipes.catalog import read_run_config
 from sightloop.recipes.choices import leaves_of, value_of
 from sightloop.rewards.custom import OFFERED
 from sightloop.rewards.user_functions import names_function
+from sightloop.storage.files import write_run_json
 from sightloop.training import distributed
-from sightloop.training.run_folder import write_run_json
 from sightloop.text_files import read_json
 
 YES = "--trust-rewards"

@@ -5,23 +5,30 @@ from __future__ import annotations
 import copy
 import json
 import os
+import re
 import shutil
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from sightloop.models.open import read_saved
+from sightloop.models.open import read_saved, read_tensors
+from sightloop.storage.files import PARTIAL, flush_to_disk, object_or_empty, replace_text
+from sightloop.storage.manifest import MANIFEST, damage_by_manifest, write_manifest
+from sightloop.text_files import read_json
 from sightloop.training import distributed
-from sightloop.training.randomness import random_state, set_random_state
+from sightloop.training.randomness import random_state, seed_everything, set_random_state
 
-_PARTIAL = ".partial"
-_FIX = "remove this checkpoint's folder; --resume then goes on from the one before it"
-_KEPT = "kept.safetensors"
+DAMAGED = ".damaged"
+"""Ending of the folder of a checkpoint that cannot be used, until its step is saved again."""
+_FIX = "name another step, or resume: the run then goes on from the checkpoint before"
+_KEPT, _TRAINABLE, _STATE = "kept.safetensors", "trainable.safetensors", "state.json"
+_STEP = re.compile(r"step_(\d+)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,45 +85,109 @@ def put_back(before: BeforeStep, what: Saveable) -> None:
             value.copy_(before.extra_state[name])
 
 
-def write_checkpoint(checkpoints: Path, step: int, what: Saveable) -> None:
-    """Save everything that the rest of the run depends on. All ranks call it; rank 0 writes."""
+def write_checkpoint(
+    checkpoints: Path, step: int, what: Saveable, *, lines: Mapping[str, Sequence[int]] | None = None
+) -> None:
+    """Save everything that the rest of the run depends on. All ranks call it; rank 0 writes.
+
+    `lines` are checksums of the lines that belong to this checkpoint, by the name of the file in the run.
+    """
     random_states = distributed.gather(random_state())
     positions = distributed.gather(what.batches.state_dict())
     if distributed.rank() == 0:
         final = checkpoints / f"step_{step:06d}"
-        partial = checkpoints / f"{final.name}{_PARTIAL}"
+        partial = checkpoints / f"{final.name}{PARTIAL}"
         if partial.exists():
             shutil.rmtree(partial)
         partial.mkdir(parents=True)
-        save_file(_tensors(what.trainable), partial / "trainable.safetensors")
+        save_file(_tensors(what.trainable), partial / _TRAINABLE)
         if what.extra_state:
             kept = {name: value.detach().cpu().contiguous() for name, value in what.extra_state.items()}
             save_file(kept, partial / _KEPT)
         torch.save(what.optimizer.state_dict(), partial / "optimizer.pt")
         torch.save(random_states, partial / "random.pt")
-        state = {"step": step, "batches": positions}
-        (partial / "state.json").write_text(json.dumps(state), encoding="utf-8")
-        for path in [*partial.iterdir(), partial]:
+        state = {"step": step, "batches": positions, "manifest": MANIFEST}
+        (partial / _STATE).write_text(json.dumps(state), encoding="utf-8")
+        for path in partial.iterdir():
             flush_to_disk(path)
+        write_manifest(partial, lines=lines or {})
         if final.exists():
             _remove(final)
         os.replace(partial, final)
         flush_to_disk(checkpoints)
+        if (damaged := checkpoints / f"{final.name}{DAMAGED}").exists():
+            _remove(damaged)
     distributed.barrier()
 
 
-def read_checkpoint(saved: Saved, into: Saveable) -> None:
-    """Load a checkpoint into modules, optimizer, stream and random generators.
+def newest_intact(checkpoints: Path) -> tuple[Saved | None, list[str]]:
+    """The newest checkpoint that is as it was written, and what is wrong with those after it.
 
     Raises:
-        ValueError: it was written by another number of ranks, or its tensors do not fit the modules.
+        ValueError: there are checkpoints, and all are damaged.
     """
-    state = json.loads((saved.folder / "state.json").read_text(encoding="utf-8"))
-    if len(state["batches"]) != distributed.num_ranks():
+    problems: list[str] = []
+    for saved in reversed(finished_checkpoints(checkpoints)):
+        problem = damage_of(saved)
+        if not problem:
+            return saved, problems
+        problems.append(problem)
+    if problems:
         raise ValueError(
-            f"{saved.folder} was written by {len(state['batches'])} ranks and this run has "
-            f"{distributed.num_ranks()}; resume with the same number"
+            f"no checkpoint in {checkpoints} can be used: {'; '.join(problems)}; start the run again in "
+            f"another folder with --config {checkpoints.parent / 'config.json'}"
         )
+    return None, []
+
+
+def damage_of(saved: Saved, *, weights_only: bool = False) -> str:
+    """What is wrong with a checkpoint, as a sentence that names the file; "" if nothing is.
+
+    `weights_only` looks at what a model is restored from, not at what training goes on from.
+    """
+    folder = saved.folder
+    try:
+        if (folder / MANIFEST).exists():
+            return damage_by_manifest(folder, only=(_TRAINABLE,) if weights_only else ())
+        state = read_json(folder / _STATE)
+        if "manifest" in state:
+            return f"{folder / MANIFEST} is missing"
+        # The last release wrote no manifest.
+        if not isinstance(state.get("batches"), list):
+            return f"{folder / _STATE} is not what was written"
+        read_tensors(folder / _TRAINABLE)
+        for name in () if weights_only else ("optimizer.pt", "random.pt"):
+            read_saved(folder / name, fix=_FIX)
+            with zipfile.ZipFile(folder / name) as archive:
+                if archive.testzip() is not None:
+                    return f"{folder / name} is not what was written (another checksum)"
+    except (ValueError, OSError, zipfile.BadZipFile) as error:
+        return str(error).removesuffix(f"; {_FIX}")
+    return ""
+
+
+def set_damaged_aside(checkpoints: Path, *, after: int) -> None:
+    """Give the checkpoints after a step another name: they are damaged, and will be written again."""
+    for saved in finished_checkpoints(checkpoints):
+        if saved.step > after:
+            aside = saved.folder.with_name(f"{saved.folder.name}{DAMAGED}")
+            if aside.exists():
+                _remove(aside)
+            os.replace(saved.folder, aside)
+
+
+def lines_belonging_to(saved: Saved) -> dict[str, list[int]] | None:
+    """Checksums of the lines that belong to a checkpoint, by file; None = the last release noted none."""
+    return object_or_empty(saved.folder / MANIFEST).get("lines")
+
+
+def read_checkpoint(saved: Saved, into: Saveable) -> None:
+    """Load a checkpoint into modules, optimizer, stream and random generators, on any number of ranks.
+
+    Raises:
+        ValueError: its tensors do not fit the modules.
+    """
+    batches = read_json(saved.folder / _STATE)["batches"]
     load_trainable(saved.folder, into.trainable)
     _put_back(saved.folder, into.extra_state)
     optimizer = into.optimizer
@@ -125,13 +196,17 @@ def read_checkpoint(saved: Saved, into: Saveable) -> None:
     # Rates come from the schedule, which may have been changed on purpose; only the moments are restored.
     for group, kept in zip(optimizer.param_groups, options, strict=True):
         group.update(kept)
-    random_states = read_saved(saved.folder / "random.pt", fix=_FIX)
-    set_random_state(random_states[distributed.rank()])
-    into.batches.load_state_dict(state["batches"][distributed.rank()])
+    random_states, rank = read_saved(saved.folder / "random.pt", fix=_FIX), distributed.rank()
+    if rank < len(random_states):
+        set_random_state(random_states[rank])
+    else:
+        seed_everything(saved.step * len(random_states) + rank)
+    # Streams stand at the same place on all ranks, however many there are.
+    into.batches.load_state_dict(batches[min(rank, len(batches) - 1)])
 
 
 def _put_back(folder: Path, kept: Mapping[str, Tensor]) -> None:
-    tensors = load_file(folder / _KEPT) if (folder / _KEPT).exists() else {}
+    tensors = read_tensors(folder / _KEPT) if (folder / _KEPT).exists() else {}
     if wrong := sorted(tensors.keys() ^ kept.keys()):
         raise ValueError(
             f"{folder} keeps other things than this run: {len(wrong)} tensors are in only one of them, as "
@@ -152,7 +227,7 @@ def load_trainable(folder: Path, trainable: Mapping[str, nn.Module]) -> None:
     Raises:
         ValueError: tensors are missing, unknown or of another shape.
     """
-    tensors = load_file(folder / "trainable.safetensors")
+    tensors = read_tensors(folder / _TRAINABLE)
     known = {
         f"{name}.{key}": parameter
         for name, module in trainable.items()
@@ -175,18 +250,22 @@ def load_trainable(folder: Path, trainable: Mapping[str, nn.Module]) -> None:
 
 
 def finished_checkpoints(checkpoints: Path) -> list[Saved]:
-    """Complete checkpoints, oldest first."""
+    """Complete checkpoints, oldest first; other files and folders are passed over."""
     if not checkpoints.is_dir():
         return []
-    folders = [folder for folder in checkpoints.glob("step_*") if folder.suffix != _PARTIAL]
-    saved = [Saved(step=int(folder.name.removeprefix("step_")), folder=folder) for folder in folders]
+    saved = [
+        Saved(step=int(match[1]), folder=folder)
+        for folder in checkpoints.iterdir()
+        if (match := _STEP.fullmatch(folder.name)) and folder.is_dir()
+    ]
     return sorted(saved, key=lambda one: one.step)
 
 
 def best_step(checkpoints: Path) -> int | None:
-    """The step that `best` names."""
+    """The step that `best` names; None = there is no such file, or it names none."""
     file = checkpoints / "best"
-    return int(file.read_text(encoding="utf-8")) if file.exists() else None
+    named = file.read_text(encoding="utf-8", errors="replace").strip() if file.is_file() else ""
+    return int(named) if re.fullmatch(r"[0-9]+", named) else None
 
 
 def name_best(checkpoints: Path, step: int | None) -> None:
@@ -194,14 +273,12 @@ def name_best(checkpoints: Path, step: int | None) -> None:
     if step is None:
         (checkpoints / "best").unlink(missing_ok=True)
     elif step != best_step(checkpoints):
-        temporary = checkpoints / f"best{_PARTIAL}"
-        temporary.write_text(str(step), encoding="utf-8")
-        os.replace(temporary, checkpoints / "best")
+        replace_text(checkpoints / "best", str(step))
 
 
 def prune(checkpoints: Path, *, keep: int) -> None:
     """Remove what is neither among the newest `keep` nor the best, and what a killed write left behind."""
-    for partial in checkpoints.glob(f"*{_PARTIAL}"):
+    for partial in checkpoints.glob(f"*{PARTIAL}"):
         shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
     best = best_step(checkpoints)
     for saved in finished_checkpoints(checkpoints)[:-keep]:
@@ -211,7 +288,7 @@ def prune(checkpoints: Path, *, keep: int) -> None:
 
 def _remove(folder: Path) -> None:
     # Renamed first: what is half removed must not look like a checkpoint.
-    doomed = folder.with_name(f"{folder.name}.old{_PARTIAL}")
+    doomed = folder.with_name(f"{folder.name}.old{PARTIAL}")
     os.replace(folder, doomed)
     shutil.rmtree(doomed)
 
@@ -223,12 +300,3 @@ def _tensors(trainable: Mapping[str, nn.Module]) -> dict[str, Tensor]:
         for key, parameter in module.named_parameters()
         if parameter.requires_grad
     }
-
-
-def flush_to_disk(path: Path) -> None:
-    """Make a file or a folder's names survive a power failure."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -4,27 +4,35 @@ from __future__ import annotations
 
 import json
 import math
-import platform
-import subprocess
-import sys
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from sightloop import accelerator
 from sightloop.former_names import current_metric
 from sightloop.process.stopping import Stop
+from sightloop.storage.environment import run_environment
+from sightloop.storage.files import (
+    PARTIAL,
+    flush_to_disk,
+    object_or_empty,
+    replace_text,
+    write_run_json,
+)
+from sightloop.storage.lines import (
+    Lines,
+    line_checksums,
+    lines_of_checkpoint,
+    lines_until,
+    missing_steps,
+)
 from sightloop.training import checkpoint, distributed, run_folder
 from sightloop.training.alarms import Alarm, History, Record, Watch
 from sightloop.training.gallery import copy_image, gallery_samples
 from sightloop.training.progress import Progress
 from sightloop.training.randomness import seed_everything
-from sightloop.training.run_folder import PARTIAL, json_values, replace_text, write_run_json
 from sightloop.training.schedule import Schedule
 from sightloop.training.tracking import Log, Tracker, start_trackers
 from sightloop.types import Credit, Evaluation, Rollout
@@ -33,7 +41,12 @@ _BYTES_A_SECOND = 50e6
 """That even slow disks take."""
 NUM_EVALUATION_IMAGES = 64
 """Images of an evaluation that are copied into the run folder, for the report."""
-_PACKAGES = ("sightloop", "torch", "transformers", "peft", "tokenizers", "safetensors", "numpy", "pillow")
+_LOGS: dict[str, Callable[[dict[str, Any]], bool]] = {
+    "metrics.jsonl": lambda record: record.get("kind") in {"train", "eval"},
+    "alarms.jsonl": lambda record: "name" in record and "message" in record,
+}
+"""Files that a line is appended to at a time, and what each of their lines is like."""
+_OF_STEP = re.compile(r"(?:^|_)step_(\d+)$")
 
 
 class Run:
@@ -46,7 +59,7 @@ class Run:
         self.schedule = schedule
         self.improved = False
         """True from an evaluation that is the best so far until the next checkpoint; on rank 0 only."""
-        self._resumed = False
+        self._resumed: tuple[dict[str, Any], dict[str, Any]] | None = None
         self._writes = distributed.rank() == 0
         self._watch = Watch()
         self._records: dict[str, list[Record]] = {"train": [], "eval": []}
@@ -76,15 +89,26 @@ class Run:
             ValueError: the folder holds something and `overwrite` is off, or something that is no run.
         """
         run_folder.reserve(
-            folder, recipe=recipe, config=config, environment=run_environment(), overwrite=overwrite
+            folder,
+            recipe=recipe,
+            config=config,
+            environment=run_environment(ranks=distributed.num_ranks()),
+            overwrite=overwrite,
         )
         return Run(folder, config, schedule, track)
 
     @staticmethod
     def resume(
-        folder: Path, *, config: dict[str, Any], schedule: Schedule, track: Sequence[Tracker] = ()
+        folder: Path,
+        *,
+        config: dict[str, Any],
+        schedule: Schedule,
+        track: Sequence[Tracker] = (),
+        changes: Mapping[str, Any] | None = None,
     ) -> Run:
         """Go on with a run from its newest checkpoint, or from the start if it has none.
+
+        `changes` are settings of `config` that the run did not have before; they are kept from now on.
 
         Raises:
             ValueError: the folder holds no run.
@@ -92,7 +116,7 @@ class Run:
         if not (folder / "config.json").is_file():
             raise ValueError(f"{folder} holds no config.json: there is no run to go on with")
         run = Run(folder, config, schedule, track)
-        run._resumed = True
+        run._resumed = (config, dict(changes or {}))
         return run
 
     @property
@@ -102,18 +126,24 @@ class Run:
 
     def restore(self, into: checkpoint.Saveable) -> int:
         """Put everything where the newest checkpoint left it; the number of the first step to do."""
-        saved = checkpoint.finished_checkpoints(self.checkpoints)
-        step = saved[-1].step if saved else -1
+        found = checkpoint.newest_intact(self.checkpoints) if self._writes else None
+        # One rank looks, so that all take the same.
+        saved, problems = distributed.gather(found)[0] or (None, [])
+        step = saved.step if saved else -1
+        if step > self.schedule.steps:
+            raise ValueError(f"steps is {self.schedule.steps}, and {self.folder} is at step {step} already")
         if saved:
-            checkpoint.read_checkpoint(saved[-1], into)
+            checkpoint.read_checkpoint(saved, into)
         else:
             seed_everything(self.schedule.seed + distributed.rank())
         # All ranks have read before rank 0 tidies up.
         distributed.barrier()
         if self._writes:
-            self._forget_after(step)
-            if self._resumed:
-                self._note_resume(max(step, 0))
+            for problem in problems:
+                self.say(f"{problem}: the run goes on from the checkpoint before it, of step {step}")
+            self._forget_after(saved)
+            if self._resumed is not None:
+                self._note_resume(max(step, 0), *self._resumed)
         distributed.barrier()
         self.saved_step = max(step, 0)
         first = self.saved_step + 1
@@ -164,7 +194,8 @@ class Run:
         }
         write_run_json(self.folder / "evaluations" / f"{name}_step_{step:06d}.json", record)
         self._require_watched(name, evaluation)
-        self.improved = self.improved or (step > 0 and self._best_step({step}) == step)
+        figures = self._figures()
+        self.improved = self.improved or (step in figures and figures[step] == max(figures.values()))
         self._bar.evaluation(step, evaluation.metrics)
 
     def save_gallery(self, step: int, rollout: Rollout, credit: Credit) -> None:
@@ -177,11 +208,13 @@ class Run:
 
     def save(self, step: int, what: checkpoint.Saveable) -> None:
         """A checkpoint; the newest few and the best are kept."""
-        for name in ("metrics.jsonl", "alarms.jsonl"):
+        lines: dict[str, list[int]] = {}
+        for name in _LOGS:
             # On disk before the checkpoint that a resume takes them to be complete for.
             if self._writes and (self.folder / name).exists():
-                checkpoint.flush_to_disk(self.folder / name)
-        checkpoint.write_checkpoint(self.checkpoints, step, what)
+                flush_to_disk(self.folder / name)
+                lines[name] = line_checksums(self.folder / name)
+        checkpoint.write_checkpoint(self.checkpoints, step, what, lines=lines)
         self.improved = False
         self.saved_step = step
         if self._writes:
@@ -254,21 +287,37 @@ class Run:
             known = ", ".join(evaluation.metrics)
             raise ValueError(f"best_metric is {evaluator}/{metric}, but {name!r} measures {known}")
 
-    def _best_step(self, candidates: set[int]) -> int | None:
-        """The step after training began with the best figure so far; None if it is not among `candidates`."""
+    def _figures(self) -> dict[int, float]:
+        """The watched figure of each evaluation after training began."""
         wanted = self.schedule.best_metric or ""
-        known = [
-            (record[wanted], record["step"])
+        return {
+            int(record["step"]): record[wanted]
             for record in self._records["eval"]
             if record["step"] > 0 and math.isfinite(record.get(wanted, math.nan))
-        ]
-        best = int(max(known)[1]) if known else None
-        return best if best in candidates else None
+        }
+
+    def _best_on_disk(self) -> int | None:
+        """The checkpoint with the best figure; the one that was the best so far if its figure is lost."""
+        kept = {saved.step for saved in checkpoint.finished_checkpoints(self.checkpoints)}
+        named = checkpoint.best_step(self.checkpoints)
+        figures = self._figures()
+        if named in kept and named not in figures:
+            figure = self._figure_in_evaluations(named)
+            if figure is None:
+                return named
+            figures[named] = figure
+        return max(kept & figures.keys(), key=lambda step: (figures[step], step), default=None)
+
+    def _figure_in_evaluations(self, step: int) -> float | None:
+        evaluator, _, metric = (self.schedule.best_metric or "").partition("/")
+        record = object_or_empty(self.folder / "evaluations" / f"{evaluator}_step_{step:06d}.json")
+        metrics = record.get("metrics")
+        figure = metrics.get(metric) if isinstance(metrics, dict) else None
+        return float(figure) if isinstance(figure, int | float) else None
 
     def _tidy_checkpoints(self) -> None:
-        kept = {saved.step for saved in checkpoint.finished_checkpoints(self.checkpoints)}
         if self.checkpoints.is_dir():
-            checkpoint.name_best(self.checkpoints, self._best_step(kept))
+            checkpoint.name_best(self.checkpoints, self._best_on_disk())
         checkpoint.prune(self.checkpoints, keep=self.schedule.keep_checkpoints)
 
     def _history(self) -> History:
@@ -280,15 +329,26 @@ class Run:
         with (self.folder / name).open("a", encoding="utf-8") as file:
             file.write(json.dumps(record, allow_nan=False) + "\n")
 
-    def _forget_after(self, step: int) -> None:
+    def _forget_after(self, saved: checkpoint.Saved | None) -> None:
         # What a killed run wrote beyond its last checkpoint is written again, and must not be there twice.
-        for name in ("metrics.jsonl", "alarms.jsonl"):
+        step = saved.step if saved else -1
+        checkpoint.set_damaged_aside(self.checkpoints, after=step)
+        checksums = checkpoint.lines_belonging_to(saved) if saved else None
+        for name in _LOGS:
             path = self.folder / name
-            if path.exists():
-                kept = [record for record in _lines(path) if record["step"] <= step]
-                replace_text(path, "".join(json.dumps(json_values(record)) + "\n" for record in kept))
+            if checksums is None:
+                kept = lines_until(path, step, _LOGS[name])
+            else:
+                kept = lines_of_checkpoint(path, checksums.get(name, []))
+            for problem in kept.problems:
+                self.say(f"{problem}; curves, alarms and the choice of the best step go on without it")
+            if path.exists() or kept.texts:
+                replace_text(path, "".join(f"{text}\n" for text in kept.texts))
+            if name == "metrics.jsonl":
+                self._remember(kept, step, all_known=checksums is not None)
         for path in [*self.folder.glob("samples/*.json"), *self.folder.glob("evaluations/*.json")]:
-            if int(path.stem.rsplit("step_", 1)[1]) > step:
+            written = _OF_STEP.search(path.stem)
+            if written and int(written[1]) > step:
                 path.unlink()
         for pattern in (
             f"*{PARTIAL}",
@@ -298,68 +358,39 @@ class Run:
         ):
             for path in self.folder.glob(pattern):
                 path.unlink()
-        records = _lines(self.folder / "metrics.jsonl")
+        self._tidy_checkpoints()
+
+    def _remember(self, kept: Lines, step: int, *, all_known: bool) -> None:
+        records = [
+            {current_metric(name): math.nan if value is None else value for name, value in one.items()}
+            for one in kept.records
+        ]
+        trained = (int(record["step"]) for record in records if record["kind"] == "train")
+        if not all_known and (missing := missing_steps(trained, step)):
+            self.say(
+                f"{self.folder / 'metrics.jsonl'}: the lines of the steps {missing} are lost; curves, alarms "
+                "and the choice of the best step go on without them"
+            )
         self._watch.relive(records, self.schedule.best_metric)
         for record in records:
             figures = {name: value for name, value in record.items() if name != "kind"}
-            self._records[record["kind"]].append(figures)
-        self._tidy_checkpoints()
+            self._records[str(record["kind"])].append(figures)
 
-    def _note_resume(self, step: int) -> None:
+    def _note_resume(self, step: int, config: dict[str, Any], changes: dict[str, Any]) -> None:
         path = self.folder / "environment.json"
-        known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        known["resumed"] = [*known.get("resumed", []), {"step": step, **run_environment()}]
+        known = object_or_empty(path)
+        around = {"step": step, **run_environment(ranks=distributed.num_ranks())}
+        if changes:
+            around["changed"] = changes
+            saved = object_or_empty(self.folder / "config.json")
+            about = {"recipe": saved.get("recipe"), "format": run_folder.CONFIG_FORMAT, "config": config}
+            write_run_json(self.folder / "config.json", about)
+        known["resumed"] = [*known.get("resumed", []), around]
         write_run_json(path, known)
-
-
-def run_environment() -> dict[str, Any]:
-    """Versions, hardware and command of this process."""
-    versions = {}
-    for name in _PACKAGES:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            versions[name] = "not installed as a package"
-    # Its own number also names its build.
-    versions["torch"] = str(torch.__version__)
-    devices = [accelerator.described(device).name for device in accelerator.found()]
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "versions": versions,
-        "devices": devices or [platform.processor() or platform.machine()],
-        "ranks": distributed.num_ranks(),
-        "threads": torch.get_num_threads(),
-        "command": sys.argv,
-        "git_commit": _git_commit(),
-    }
-
-
-def _git_commit() -> str | None:
-    root = Path(__file__).resolve().parents[2]
-    if not (root / ".git").exists():
-        # Installed somewhere: the repository around it, if any, is another one.
-        return None
-    command = ["git", "-C", str(root), "rev-parse", "HEAD"]
-    try:
-        found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
-    except OSError:
-        return None
-    return found.stdout.strip() or None
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    if not path.exists():
-        return []
-    # A killed process can leave half a last line.
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
-    records = [json.loads(line) for line in lines]
-    return [
-        {current_metric(name): math.nan if value is None else value for name, value in one.items()}
-        for one in records
-    ]
 
 
 def is_run(name: str | Path) -> bool:
     """Whether this is a run folder."""
-    return (Path(name) / "metrics.jsonl").is_file()
+    folder = Path(name)
+    recipe = object_or_empty(folder / "config.json").get("recipe")
+    return (folder / "metrics.jsonl").is_file() or isinstance(recipe, str)

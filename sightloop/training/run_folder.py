@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import re
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from sightloop.storage.files import PARTIAL, object_or_empty, write_run_json
+from sightloop.storage.owner import require_unowned
 from sightloop.terminal import say
 from sightloop.training import distributed
 from sightloop.training.checkpoint import finished_checkpoints
 
-PARTIAL = ".partial"
 CONFIG_FORMAT = 3
 """Of config.json: what its settings are called and mean. The first release wrote none, which counts as 1."""
 _REPLACES = "replaces"
 """The key of environment.json that names the older run until it is removed."""
 _WRITTEN_BY_RUNS = re.compile(
     r"""
-    (config|environment|prompts)\.json | (metrics|alarms)\.jsonl | report\.html(\.tmp)? | before_after\.png
-    | samples/step_\d+\.json | evaluations/\w+_step_\d+\.json | images/[0-9a-f]+\.png
-    | checkpoints/(best | step_\d+/[\w-]+\.(safetensors|pt|json))
-    | pictures/.* | wandb/.* | tensorboard/.* | ([^/]+/)*[^/]+\.partial(/.*)?
+    run\.lock | (config|environment|identity|prompts)\.json(\.partial)? | (metrics|alarms)\.jsonl(\.partial)?
+    | report\.html(\.tmp)? | before_after\.png
+    | (samples/step_\d+ | evaluations/\w+_step_\d+)\.json(\.partial)? | images/[0-9a-f]+\.png(\.partial)?
+    | checkpoints/best(\.partial)?
+    | checkpoints/step_\d+(\.old)?(\.partial|\.damaged)?/[\w-]+\.(safetensors|pt|json)(\.partial)?
+    | pictures/([\w-]+/)?(\d+\.png | scenes\.jsonl) | wandb/.* | tensorboard/events\.out\.tfevents\..*
     """,
     re.VERBOSE,
 )
@@ -37,28 +38,73 @@ class NoRunError(ValueError):
     """A folder that is to be replaced holds something else than a run."""
 
 
+def require_room(folder: Path, *, overwrite: bool) -> None:
+    """Look whether a new run may have this folder; nothing is changed. Only rank 0 looks.
+
+    Raises:
+        ValueError: the folder holds something and `overwrite` is off, or something that is no run, or a run
+            that goes on just now; or it cannot be written.
+    """
+    if distributed.rank() != 0:
+        return
+    place = _real(folder)
+    for parent in (place, *place.parents):
+        if parent.exists():
+            if not parent.is_dir():
+                raise ValueError(f"{parent} is a file; name a folder with --run")
+            if not os.access(parent, os.W_OK | os.X_OK):
+                raise ValueError(f"{parent} cannot be written to; name another folder with --run")
+            break
+    if not _holds_something(place):
+        return
+    if not overwrite:
+        raise ValueError(
+            f"{folder} is not empty; go on with --resume {folder}, replace it with --overwrite, or choose "
+            "another --run"
+        )
+    if stranger := _no_run(place):
+        raise NoRunError(f"{folder} is not empty and not a run; --overwrite only replaces runs ({stranger})")
+    require_unowned(place)
+
+
 def reserve(
     folder: Path, *, recipe: str, config: dict[str, Any], environment: dict[str, Any], overwrite: bool
 ) -> None:
-    """Make the folder of a new run; an older run is moved aside first. Only rank 0 touches the disk.
+    """Make the folder of a new run; an older run is moved aside. Only rank 0 touches the disk.
 
-    The new run has copies of the older one's images.
+    The folder is made under a temporary name and renamed once its files are on disk. The new run has copies
+    of the older one's images.
 
     Raises:
-        ValueError: the folder holds something and `overwrite` is off, or something that is no run.
+        ValueError: as `require_room`.
     """
     if distributed.rank() == 0:
-        aside = _make_room(folder, overwrite)
+        if overwrite:
+            _undo_killed_start(_real(folder))
+        require_room(folder, overwrite=overwrite)
         place = _real(folder)
-        with _given_back(place, aside):
-            place.mkdir(parents=True, exist_ok=True)
+        starting, aside = place.with_name(f".{place.name}.starting-{os.getpid()}"), None
+        if _holds_something(place):
+            aside = place.with_name(f"{place.name}.old-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}")
+        elif place.is_dir():
+            # An empty folder may be a mounted one, which cannot be replaced.
+            starting = place
+        try:
             replaced = {} if aside is None else {_REPLACES: aside.name}
-            write_run_json(place / "environment.json", {**environment, **replaced})
-            write_run_json(
-                place / "config.json", {"recipe": recipe, "format": CONFIG_FORMAT, "config": config}
-            )
-            if aside is not None and (aside / "pictures").is_dir():
-                shutil.copytree(aside / "pictures", place / "pictures")
+            write_run_json(starting / "environment.json", {**environment, **replaced})
+            about = {"recipe": recipe, "format": CONFIG_FORMAT, "config": config}
+            write_run_json(starting / "config.json", about)
+            if aside is not None and (place / "pictures").is_dir():
+                shutil.copytree(place / "pictures", starting / "pictures")
+            if aside is not None:
+                os.replace(place, aside)
+            if starting != place:
+                os.replace(starting, place)
+        finally:
+            if aside is not None and aside.exists() and not place.exists():
+                os.replace(aside, place)
+            if starting != place:
+                shutil.rmtree(starting, ignore_errors=True)
     distributed.barrier()
 
 
@@ -81,7 +127,7 @@ def remove_replaced(folder: Path) -> None:
     place = _real(folder)
     aside = _replaced(place)
     if aside is not None:
-        known = _read_object(place / "environment.json")
+        known = object_or_empty(place / "environment.json")
         write_run_json(
             place / "environment.json", {key: value for key, value in known.items() if key != _REPLACES}
         )
@@ -110,7 +156,7 @@ def _give_back(place: Path, aside: Path | None) -> None:
 
 def _replaced(place: Path) -> Path | None:
     """The older run that a run has moved aside and not yet removed."""
-    name = _read_object(place / "environment.json").get(_REPLACES)
+    name = object_or_empty(place / "environment.json").get(_REPLACES)
     # Nothing else is ever removed, whatever the file says.
     if not isinstance(name, str) or not re.fullmatch(rf"{re.escape(place.name)}\.old-[\d-]+", name):
         return None
@@ -125,36 +171,26 @@ def _has_trained(place: Path) -> bool:
     return metrics.is_file() and '"kind": "train"' in metrics.read_text(encoding="utf-8")
 
 
-def _make_room(folder: Path, overwrite: bool) -> Path | None:
-    """Where the older run went; None if there was none."""
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is a file; name a folder with --run")
-    if not folder.exists():
-        return None
-    place = _real(folder)
-    if overwrite and (older := _replaced(place)) is not None and not _has_trained(place):
-        # A start that was killed is undone first.
+def _undo_killed_start(place: Path) -> None:
+    """Put an older run back that a start had moved aside, which was killed before it trained."""
+    older = _replaced(place)
+    if older is not None and not _has_trained(place):
+        require_unowned(place)
         _give_back(place, older)
-    for leftover in place.glob(f"*{PARTIAL}"):
-        if leftover.is_file():
-            leftover.unlink()
-    if not any(place.iterdir()):
-        return None
-    if not overwrite:
-        raise ValueError(
-            f"{folder} is not empty; go on with --resume {folder}, replace it with --overwrite, or choose "
-            "another --run"
-        )
-    if stranger := _no_run(place):
-        raise NoRunError(f"{folder} is not empty and not a run; --overwrite only replaces runs ({stranger})")
-    aside = place.with_name(f"{place.name}.old-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}")
-    os.replace(place, aside)
-    return aside
+
+
+def _holds_something(place: Path) -> bool:
+    return place.is_dir() and any(not _is_leftover(path) for path in place.iterdir())
+
+
+def _is_leftover(path: Path) -> bool:
+    """Whether a killed process left this half written."""
+    return path.suffix == PARTIAL and path.is_file()
 
 
 def _no_run(place: Path) -> str:
     """Why this folder is not one that only a run has written to; "" if it is."""
-    saved = _read_object(place / "config.json")
+    saved = object_or_empty(place / "config.json")
     if not isinstance(saved.get("recipe"), str) or "config" not in saved:
         return "it has no config.json that names a recipe"
     for here, folders, files in os.walk(place):
@@ -168,37 +204,6 @@ def _no_run(place: Path) -> str:
     return ""
 
 
-def _read_object(path: Path) -> dict[str, Any]:
-    """A JSON file that holds an object; empty where it is missing or holds something else."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
 def _real(folder: Path) -> Path:
     # A link to the folder stays where it is while the folder behind it changes.
     return Path(os.path.realpath(folder))
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    partial = path.with_name(f"{path.name}{PARTIAL}")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
-
-
-def write_run_json(path: Path, data: Any) -> None:
-    """The same as JSON, with null for what JSON has no number for."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    replace_text(path, json.dumps(json_values(data), indent=1, allow_nan=False) + "\n")
-
-
-def json_values(data: Any) -> Any:
-    """The same with null for what JSON has no number for."""
-    if isinstance(data, float):
-        return data if math.isfinite(data) else None
-    if isinstance(data, Mapping):
-        return {key: json_values(value) for key, value in data.items()}
-    return [json_values(value) for value in data] if isinstance(data, list | tuple) else data

@@ -29,6 +29,16 @@ def start_trackers(names: Sequence[Tracker], folder: Path, config: dict[str, Any
     return [_START[name](folder, config) for name in names]
 
 
+def require_trackers(names: Sequence[Tracker]) -> None:
+    """Look whether the trackers can be imported, without opening them.
+
+    Raises:
+        ValueError: one is not installed.
+    """
+    for name in names:
+        _module(name, _MODULES[name])
+
+
 def _module(name: str, module: str) -> Any:
     try:
         return importlib.import_module(module)
@@ -37,7 +47,7 @@ def _module(name: str, module: str) -> Any:
 
 
 def _wandb(folder: Path, config: dict[str, Any]) -> Log:
-    wandb = _module("wandb", "wandb")
+    wandb = _module("wandb", _MODULES["wandb"])
     # Folders of one name are common, so the id holds the whole path.
     code = hashlib.sha1(str(folder.resolve()).encode()).hexdigest()[:8]
     run = wandb.init(
@@ -55,13 +65,13 @@ def _wandb(folder: Path, config: dict[str, Any]) -> Log:
 
 
 def _trackio(folder: Path, config: dict[str, Any]) -> Log:
-    trackio = _module("trackio", "trackio")
+    trackio = _module("trackio", _MODULES["trackio"])
     trackio.init(project="sightloop", name=folder.name, config=config, resume="allow")
     return Log(write=lambda metrics, step: trackio.log(metrics, step=step), close=trackio.finish)
 
 
 def _tensorboard(folder: Path, config: dict[str, Any]) -> Log:
-    writer = _module("tensorboard", "torch.utils.tensorboard").SummaryWriter(folder / "tensorboard")
+    writer = _module("tensorboard", _MODULES["tensorboard"]).SummaryWriter(folder / "tensorboard")
     writer.add_text("config", str(config))
 
     def write(metrics: dict[str, float], step: int) -> None:
@@ -72,6 +82,11 @@ def _tensorboard(folder: Path, config: dict[str, Any]) -> Log:
     return Log(write=write, close=writer.close)
 
 
+_MODULES: dict[Tracker, str] = {
+    "wandb": "wandb",
+    "tensorboard": "torch.utils.tensorboard",
+    "trackio": "trackio",
+}
 _START: dict[Tracker, Callable[[Path, dict[str, Any]], Log]] = {
     "wandb": _wandb,
     "tensorboard": _tensorboard,

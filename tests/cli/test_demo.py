@@ -11,7 +11,7 @@ from PIL import Image
 from sightloop.cli import main
 from sightloop.cli.demo_run import before_after_sheet, demo_config, train_demo
 from sightloop.recipes.catalog import RECIPES
-from sightloop.runs.restore import recipe_and_config
+from sightloop.recipes.inputs import settings_of_run
 
 
 def test_demonstrations_are_presets_of_the_embedded_world() -> None:
@@ -37,7 +37,7 @@ def test_a_demonstration_leaves_a_run_and_a_sheet(tmp_path: Path) -> None:
     run = tmp_path / "run"
     for _ in range(2):
         train_demo("unirl", config, run)
-    assert recipe_and_config(run) == ("unirl-grpo", config)
+    assert settings_of_run(run) == ("unirl-grpo", config)
     with Image.open(before_after_sheet(run)) as sheet:
         assert sheet.width > 2 * 4 * 112
         assert len(sheet.getcolors(2**24) or []) > 20

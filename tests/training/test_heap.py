@@ -56,7 +56,7 @@ def test_a_run_gives_back_after_drawing_each_part_of_the_critic_and_each_micro_b
 
 def test_what_is_launched_gives_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plain, seen = experiment_of(), list[Any]()
-    monkeypatch.setattr("sightloop.recipes.vlrm.build.build", lambda config, folder: plain)
+    monkeypatch.setattr("sightloop.recipes.vlrm.build.build", lambda config, folder, claim: plain)
     monkeypatch.setattr("sightloop.runs.launch.train", lambda experiment, run: seen.append(experiment))
     monkeypatch.setattr(heap, "_TRIM", lambda _: None)
     launch("vlrm", SHAPES, tmp_path / "run")

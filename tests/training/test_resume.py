@@ -200,19 +200,19 @@ def test_loading_weights_alone_restores_them(tmp_path: Path) -> None:
     assert torch.equal(fresh.policy.table, trained.policy.table)
 
 
-def test_a_checkpoint_of_another_number_of_ranks_is_refused(tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_number_of_ranks_is_gone_on_from(tmp_path: Path) -> None:
     short = replace(SCHEDULE, steps=2)
     experiment = experiment_of(short)
     train(experiment, run_in(tmp_path / "run", short))
     (saved,) = checkpoint.finished_checkpoints(tmp_path / "run" / "checkpoints")
     state = json.loads((saved.folder / "state.json").read_text())
     (saved.folder / "state.json").write_text(json.dumps({**state, "batches": state["batches"] * 2}))
+    fresh = experiment_of(short)
     into = checkpoint.Saveable(
-        trainable=experiment.trainable,
-        optimizer=make_optimizer(experiment.trainable, short),
-        batches=experiment.batches,
+        trainable=fresh.trainable,
+        optimizer=make_optimizer(fresh.trainable, short),
+        batches=fresh.batches,
     )
-    with pytest.raises(
-        ValueError, match="was written by 2 ranks and this run has 1; resume with the same number"
-    ):
-        checkpoint.read_checkpoint(saved, into)
+    checkpoint.read_checkpoint(saved, into)
+    assert fresh.batches.state_dict() == experiment.batches.state_dict()
+    assert torch.equal(fresh.policy.table, experiment.policy.table)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from sightloop.cli import main
+from sightloop.storage.files import write_run_json
 from sightloop.training import run_folder
 from sightloop.world.bundled import WEIGHTS
 from sightloop.world.image_folder import write_images
@@ -146,7 +147,7 @@ def test_only_an_older_run_beside_it_is_ever_removed(run: Path) -> None:
     other = Path(shutil.copytree(run, run.parent / "other"))
     for name in ("other", "../runs/other", "mine.old-1/../other"):
         known = json.loads((run / "environment.json").read_text())
-        run_folder.write_run_json(run / "environment.json", {**known, "replaces": name})
+        write_run_json(run / "environment.json", {**known, "replaces": name})
         run_folder.remove_replaced(run)
         assert other.is_dir()
 
@@ -159,7 +160,7 @@ def test_a_run_that_has_trained_stays_though_it_fails_before_its_first_checkpoin
         "calls = []\n"
         "def sometimes(images, completions):\n"
         "    calls.append(1)\n"
-        "    if len(calls) > 1: raise RuntimeError('enough')\n"
+        "    if len(calls) > 2: raise RuntimeError('enough')\n"
         "    return [0.0] * len(completions)\n"
     )
     words = [*START, "--run", str(run), "--overwrite", "--custom-rewards", f"{mine}:sometimes"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,8 @@ from sightloop.algorithms.unmasking import FreshMasks, SomeRounds
 from sightloop.late import late
 from sightloop.models.families import Learning, Parts
 from sightloop.models.mixed_precision import keep_products_in
-from sightloop.models.named_models import generator_family
+from sightloop.models.named_models import generator_family, model_config
+from sightloop.models.open import is_language_model, refuse_as
 from sightloop.models.precision import DTYPES
 from sightloop.models.protocols import (
     ImageGenerator,
@@ -32,6 +34,7 @@ from sightloop.quizzes.grammar import identification_question
 from sightloop.quizzes.negative_questions import NegativeQuestions
 from sightloop.quizzes.vocabulary import Vocabulary
 from sightloop.recipes.image_policies import load_image_policy
+from sightloop.recipes.reward_trial import answers_to_try, try_rewards
 from sightloop.recipes.unirl.choices import asks_anyone
 from sightloop.recipes.unirl.config import (
     LikelihoodSettings,
@@ -42,6 +45,7 @@ from sightloop.recipes.unirl.config import (
 from sightloop.recipes.unirl.quizzes import quiz_stream
 from sightloop.recipes.unirl.rewards import Judges
 from sightloop.rewards.combine import standardized_in_group
+from sightloop.rewards.user_functions import names_function
 from sightloop.rollouts.quiz import Answerer, MovingAverage, QuizCollector, SecondTurn, always, itself
 from sightloop.training import distributed
 from sightloop.training.experiment import Experiment
@@ -49,25 +53,66 @@ from sightloop.training.gradients import PlainGradients
 from sightloop.training.turn_gradients import Comparison
 from sightloop.types import Algorithm, Policy, Sampling
 
+Claim = Callable[[], object]
+"""What a builder calls once all is loaded."""
 _joint_evaluator = late("sightloop.evaluators.open_joint:joint_evaluator")
+_read_names = late("sightloop.rewards.custom:read_names")
+_CHECKER = "shapes"
+"""The embedded world's own detector, which is no model."""
 TEMPLATES = "prompts.json"
 """The file of a run that tells the strings around its prompts and questions."""
 
 
 def require_inputs(config: UniConfig) -> None:
-    """Look for the policy's folder and for every file of quizzes before anything is loaded.
+    """Look for every model and every file of quizzes before anything is loaded.
 
     Raises:
-        ValueError: one does not exist, or the folder holds no model.
+        ValueError: one does not exist, or is a model of another kind.
     """
     if config.policy:
         generator_family(Path(config.policy))
+    judge, joint = config.judge, config.joint
+    detected, evaluated = config.rewards.detector > 0, joint.per_category > 0
+    needed: list[tuple[str, bool, str, Callable[[Any], bool]]] = [
+        (judge.text_model, config.rewards.text_judge > 0, "a language model", is_language_model),
+        (judge.detector, detected, "a detector", lambda _: True),
+        (judge.colors, detected, "a CLIP", _is_clip),
+        (joint.detector, evaluated, "a detector", lambda _: True),
+        (joint.colors, evaluated, "a CLIP", _is_clip),
+        *(
+            (name, True, "", lambda _: True)
+            for one in _read_names(config.custom_rewards)
+            for name in one.models
+        ),
+    ]
+    for name, is_used, wanted, fits in needed:
+        if not name or not is_used or name == _CHECKER or names_function(name):
+            continue
+        if not fits(found := model_config(name)):
+            refuse_as(found, wanted, name)
     quizzes, evaluation = config.quizzes, config.joint
     named = {"quizzes.file": quizzes.file, "quizzes.excluded": quizzes.excluded}
     named |= {"joint.file": evaluation.file, "joint.fixed": evaluation.fixed}
     for setting, name in named.items():
         if name and not Path(name).exists():
             raise ValueError(f"{setting} is {name!r}, which does not exist")
+
+
+def _models_of(rewards: tuple[str, ...]) -> list[str]:
+    return [name for one in _read_names(rewards) for name in one.models] if rewards else []
+
+
+def _is_clip(config: Any) -> bool:
+    return config.model_type == "clip"
+
+
+def try_quiz_rewards(config: UniConfig, setup: QuizSetup) -> None:
+    """Ask the user's own rewards about two quizzes of the run.
+
+    Raises:
+        ValueError: as `try_rewards`, or a file of quizzes with a broken line.
+    """
+    try_rewards(config.custom_rewards, lambda: answers_to_try(next(quiz_stream(config, setup)).quizzes))
 
 
 def load_policy(config: UniConfig, device: torch.device) -> ImageGenerator:
@@ -252,19 +297,23 @@ class Wired:
     updates: int = 1
 
 
-def experiment_of(config: UniConfig, setup: QuizSetup, folder: Path, parts: Wired) -> Experiment:
+def experiment_of(
+    config: UniConfig, setup: QuizSetup, folder: Path, parts: Wired, *, claim: Claim
+) -> Experiment:
     """All parts together with quizzes and evaluation."""
-    if folder.is_dir() and distributed.rank() == 0:
-        write_json(folder / TEMPLATES, dict(parts.policy.templates))
     evaluator = _joint_evaluator(
         config.joint, setup, max_answer=config.answer.max_tokens, device=config.device, folder=folder
     )
+    batches = quiz_stream(config, setup)
+    claim()
+    if folder.is_dir() and distributed.rank() == 0:
+        write_json(folder / TEMPLATES, dict(parts.policy.templates))
     both = config.drawing_weight > 0 and config.objectives.answering > 0
     compared = Comparison(balance=config.objectives.balance, every=config.objectives.per_turn_every)
     return Experiment(
         policy=parts.policy,
         trainable={"policy": parts.policy.trainable_module()},
-        batches=quiz_stream(config, setup),
+        batches=batches,
         collect=parts.collect,
         algorithm=parts.algorithm,
         evaluators={} if evaluator is None else {"joint": evaluator},

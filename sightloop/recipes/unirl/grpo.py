@@ -48,6 +48,7 @@ from sightloop.algorithms.methods import METHODS
 from sightloop.models.protocols import ImageGenerator
 from sightloop.recipes.config_json import checked
 from sightloop.recipes.unirl.build import (
+    Claim,
     Wired,
     answer_sampling,
     answerer_of,
@@ -58,6 +59,7 @@ from sightloop.recipes.unirl.build import (
     objectives_of,
     reference_of,
     require_inputs,
+    try_quiz_rewards,
 )
 from sightloop.recipes.unirl.config import GRPO_PRESETS, GrpoConfig
 from sightloop.recipes.unirl.quizzes import setup_of
@@ -69,8 +71,8 @@ from sightloop.types import Sampling
 DEFAULT_KL = 0.2
 
 
-def build(config: GrpoConfig, run_folder: Path) -> Experiment:
-    """Load the networks of a run and wire them up.
+def build(config: GrpoConfig, run_folder: Path, *, claim: Claim = distributed.barrier) -> Experiment:
+    """Load the networks of a run and wire them up; `claim` makes the run's folder once all is loaded.
 
     Raises:
         ValueError: a setting that cannot work, with the value and the fix.
@@ -78,6 +80,7 @@ def build(config: GrpoConfig, run_folder: Path) -> Experiment:
     config = checked(config, presets=GRPO_PRESETS.values())
     require_inputs(config)
     setup = setup_of(config)
+    try_quiz_rewards(config, setup)
     judges = rewards_of(config, in_world=setup.in_world)
     torch.manual_seed(config.schedule.seed)
     policy = load_policy(config, distributed.device(config.device))
@@ -92,7 +95,7 @@ def build(config: GrpoConfig, run_folder: Path) -> Experiment:
         extra_state=extra_state,
         updates=config.updates,
     )
-    return experiment_of(config, setup, run_folder, wired)
+    return experiment_of(config, setup, run_folder, wired, claim=claim)
 
 
 def algorithm_of(config: GrpoConfig, policy: ImageGenerator, sampling: Sampling) -> GRPO:

@@ -36,6 +36,7 @@ import torch
 from sightloop.algorithms.sft import SFT
 from sightloop.recipes.config_json import checked
 from sightloop.recipes.unirl.build import (
+    Claim,
     Wired,
     answerer_of,
     collector_of,
@@ -45,6 +46,7 @@ from sightloop.recipes.unirl.build import (
     objectives_of,
     reference_of,
     require_inputs,
+    try_quiz_rewards,
 )
 from sightloop.recipes.unirl.config import SFT_PRESETS, SftConfig
 from sightloop.recipes.unirl.quizzes import setup_of
@@ -53,8 +55,8 @@ from sightloop.training import distributed
 from sightloop.training.experiment import Experiment
 
 
-def build(config: SftConfig, run_folder: Path) -> Experiment:
-    """Load the networks of a run and wire them up.
+def build(config: SftConfig, run_folder: Path, *, claim: Claim = distributed.barrier) -> Experiment:
+    """Load the networks of a run and wire them up; `claim` makes the run's folder once all is loaded.
 
     Raises:
         ValueError: a setting that cannot work, with the value and the fix.
@@ -68,6 +70,7 @@ def build(config: SftConfig, run_folder: Path) -> Experiment:
         )
     require_inputs(config)
     setup = setup_of(config)
+    try_quiz_rewards(config, setup)
     judges = rewards_of(config, in_world=setup.in_world)
     torch.manual_seed(config.schedule.seed)
     policy = load_policy(config, distributed.device(config.device))
@@ -94,4 +97,4 @@ def build(config: SftConfig, run_folder: Path) -> Experiment:
         algorithm=algorithm,
         extra_state=extra_state,
     )
-    return experiment_of(config, setup, run_folder, wired)
+    return experiment_of(config, setup, run_folder, wired, claim=claim)

@@ -30,6 +30,7 @@ Differences from the paper, and readings where it leaves a choice (option, prese
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -39,11 +40,12 @@ from torch import nn
 
 from sightloop.data.batches import Batching, ImageStream
 from sightloop.data.decode import Decoding
-from sightloop.data.sources import Source, open_named_images
+from sightloop.data.sources import FileSource, Source, open_named_images
 from sightloop.late import late
 from sightloop.models.captioners.critic import TrunkCritic
 from sightloop.models.captioners.vision_towers import same_tower
 from sightloop.models.named_models import captioner_family, load_captioner, model_config
+from sightloop.models.open import MATCHER, is_language_model, is_matcher, refuse_as
 from sightloop.models.precision import DTYPES
 from sightloop.models.protocols import (
     Captioner,
@@ -55,6 +57,7 @@ from sightloop.models.protocols import (
     require_members,
 )
 from sightloop.recipes.config_json import checked
+from sightloop.recipes.reward_trial import captions_to_try, try_rewards
 from sightloop.recipes.vlrm.algorithms import ALGORITHMS
 from sightloop.recipes.vlrm.config import VLRM_PRESETS, VlrmConfig
 from sightloop.rewards.combine import combine
@@ -70,11 +73,16 @@ from sightloop.rewards.phrases import (
 )
 from sightloop.rewards.similarity import ItmSimilarity
 from sightloop.rollouts.caption import CaptionCollector
+from sightloop.terminal import say
 from sightloop.training import distributed
 from sightloop.training.experiment import Experiment
 from sightloop.types import Reward, Sampling
 from sightloop.world.bundled import WEIGHTS, is_bundled, is_world_folder
 
+Claim = Callable[[], object]
+"""What a builder calls once all is loaded."""
+_DRAWN = "pictures"
+_CLIP: tuple[str, Callable[[Any], bool]] = ("a CLIP", lambda config: config.model_type == "clip")
 NUM_SCENES, NUM_HELD_OUT = 4096, 500
 """Images that the embedded world draws for a run."""
 # Loaded where a configuration asks for them.
@@ -86,20 +94,24 @@ _retrieval = late("sightloop.rewards.retrieval_term:open_retrieval")
 _write_images = late("sightloop.world.image_folder:write_images")
 
 
-def build(config: VlrmConfig, run_folder: Path) -> Experiment:
+def build(config: VlrmConfig, run_folder: Path, *, claim: Claim = distributed.barrier) -> Experiment:
     """Load the networks and the images of a run and wire them up.
+
+    `claim` makes the run's folder, once everything that may be missing was found and loaded.
 
     Raises:
         ValueError: a setting that cannot work, with the value and the fix.
     """
     config = checked(config, presets=VLRM_PRESETS.values())
     config.require_ranks(distributed.num_ranks())
-    world = shapes_world(config, run_folder) if not config.data.images else None
-    config = config if world is None else world
-    require_models(config)
-    source = open_named_images(config.data)
-    if config.held_out.images:
-        open_named_images(config.held_out)
+    draws_scenes = not config.data.images
+    config = shapes_world(config, run_folder) if draws_scenes else config
+    require_models(config, in_world=draws_scenes)
+    named = [each for each in (config.data, config.held_out) if each.images]
+    own = [each for each in named if Path(each.images).parent != run_folder / _DRAWN]
+    sources = [open_named_images(each) for each in own]
+    if not draws_scenes:
+        try_rewards(config.custom_rewards, lambda: captions_to_try(sources[0]))
     torch.manual_seed(config.schedule.seed)
     device = distributed.device(config.device)
     policy = load_trained_captioner(config, device)
@@ -113,16 +125,14 @@ def build(config: VlrmConfig, run_folder: Path) -> Experiment:
     trainable: dict[str, nn.Module] = {"policy": policy.trainable_module()}
     if critic is not None:
         trainable["critic"] = critic
-    held_out = _held_out_of(
-        config.held_out,
-        prompt=config.draw.prompt,
-        image_size=policy.image_size,
-        device=device,
-        shared_work=not config.shard,
-    )
-    if held_out is not None:
-        held_out.require(policy)
     collect, algorithm = _collector(config, policy, device), _algorithm(config, critic)
+    if draws_scenes:
+        # Scenes are drawn into the folder; the models that know them are small.
+        claim()
+        draw_scenes(config, run_folder)
+        sources.insert(0, open_named_images(config.data))
+        try_rewards(config.custom_rewards, lambda: captions_to_try(sources[0]))
+    held_out = _evaluator(config, policy, device)
     if config.shard:
         # After the judge has compared its tower with the policy's, which whole weights can do only.
         whole: SupportsSharding = require_members(
@@ -130,10 +140,12 @@ def build(config: VlrmConfig, run_folder: Path) -> Experiment:
         )
         distributed.shard(whole.shard_units(), policy.trainable_module().parameters())
         whole.all_ranks_finished = distributed.all_ranks
+    if not draws_scenes:
+        claim()
     return Experiment(
         policy=policy,
         trainable=trainable,
-        batches=_batches(config, source, policy),
+        batches=_batches(config, sources[0], policy),
         collect=collect,
         algorithm=algorithm,
         critic=algorithm.critic_pass if row.has_critic else None,
@@ -143,20 +155,13 @@ def build(config: VlrmConfig, run_folder: Path) -> Experiment:
 
 
 def shapes_world(config: VlrmConfig, run_folder: Path) -> VlrmConfig:
-    """The configuration with the embedded world's models and freshly drawn images where none are named."""
+    """The configuration with the embedded world's models and the scenes that the run draws, where none are
+    named.
+    """
     require_images(config)
-    seed = config.schedule.seed
-    train, held_out = run_folder / "pictures" / "train", run_folder / "pictures" / "held_out"
-    if distributed.rank() == 0:
-        # Nothing has been learned from the images of a run that this one replaces.
-        replace_others = not _finished_checkpoints(run_folder / "checkpoints")
-        _write_images(train, number=NUM_SCENES, seed=seed, replace=replace_others)
-        number = config.held_out.limit or NUM_HELD_OUT
-        _write_images(held_out, number=number, seed=seed, replace=replace_others)
-    distributed.barrier()
     return replace(
         config,
-        data=replace(config.data, images=str(train)),
+        data=replace(config.data, images=str(run_folder / _DRAWN / "train")),
         judge=replace(
             config.judge,
             model=config.judge.model or str(WEIGHTS / "judge"),
@@ -164,10 +169,35 @@ def shapes_world(config: VlrmConfig, run_folder: Path) -> VlrmConfig:
         ),
         held_out=replace(
             config.held_out,
-            images=config.held_out.images or str(held_out),
+            images=config.held_out.images or str(run_folder / _DRAWN / "held_out"),
             clip=config.held_out.clip or str(WEIGHTS / "clip"),
         ),
     )
+
+
+def draw_scenes(config: VlrmConfig, run_folder: Path) -> None:
+    """Draw those scenes, unless they are there."""
+    if distributed.rank() == 0:
+        # Nothing has been learned from the images of a run that this one replaces.
+        replace_others = not _finished_checkpoints(run_folder / "checkpoints")
+        numbers = {"train": NUM_SCENES, "held_out": config.held_out.limit or NUM_HELD_OUT}
+        for name, number in numbers.items():
+            folder, seed = run_folder / _DRAWN / name, config.schedule.seed
+            _write_images(folder, number=number, seed=seed, replace=replace_others)
+    distributed.barrier()
+
+
+def _evaluator(config: VlrmConfig, policy: Captioner, device: torch.device) -> Any:
+    held_out = _held_out_of(
+        config.held_out,
+        prompt=config.draw.prompt,
+        image_size=policy.image_size,
+        device=device,
+        shared_work=not config.shard,
+    )
+    if held_out is not None:
+        held_out.require(policy)
+    return held_out
 
 
 def require_images(config: VlrmConfig) -> None:
@@ -184,7 +214,7 @@ def require_images(config: VlrmConfig) -> None:
         )
 
 
-def require_models(config: VlrmConfig) -> None:
+def require_models(config: VlrmConfig, *, in_world: bool = False) -> None:
     """Look for every model and custom reward that the run needs before the first model is loaded.
 
     Raises:
@@ -193,19 +223,26 @@ def require_models(config: VlrmConfig) -> None:
     custom = _read_names(config.custom_rewards)
     judge, weights, held_out = config.judge, config.rewards, config.held_out
     needed = [
-        ("policy", base_model(config), True),
-        ("judge.model", judge.model, weights.similarity),
-        ("judge.reference_model", judge.reference_model, weights.reference and judge.reference_model),
-        ("judge.retrieval_clip", judge.retrieval_clip, weights.retrieval),
-        ("held_out.clip", held_out.clip, held_out.images),
-        *(("custom_rewards", model, True) for reward in custom for model in reward.models),
+        ("policy", base_model(config), True, None),
+        ("judge.model", judge.model, weights.similarity, (MATCHER, is_matcher)),
+        (
+            "judge.reference_model",
+            judge.reference_model,
+            weights.reference and judge.reference_model,
+            ("a language model", is_language_model),
+        ),
+        ("judge.retrieval_clip", judge.retrieval_clip, weights.retrieval, _CLIP),
+        ("held_out.clip", held_out.clip, held_out.images, _CLIP),
+        *(("custom_rewards", model, True, None) for reward in custom for model in reward.models),
     ]
-    for setting, name, wanted in needed:
+    for setting, name, wanted, kind in needed:
         if wanted and not name:
             raise ValueError(f"{setting} is empty; with images of your own, name a folder or a hub model")
         if wanted:
-            (captioner_family if setting == "policy" else model_config)(name)
-    if not config.policy and not is_world_folder(config.data.images):
+            found = (captioner_family if setting == "policy" else model_config)(name)
+            if kind is not None and not kind[1](found):
+                refuse_as(found, kind[0], name)
+    if not config.policy and not in_world and not is_world_folder(config.data.images):
         raise ValueError(
             "policy is empty, and the bundled tiny captioner knows only the embedded world's images; with "
             "images of your own, name a captioner with --model"
@@ -271,6 +308,8 @@ def _algorithm(config: VlrmConfig, critic: TrunkCritic | None) -> Any:
 
 def _batches(config: VlrmConfig, source: Source, policy: Captioner) -> ImageStream:
     data = config.data
+    if isinstance(source, FileSource) and len(source) < config.batch and distributed.rank() == 0:
+        say(f"{len(source)} images for a batch of {config.batch}: each comes several times", is_error=True)
     decoding = Decoding(size=policy.image_size, fit=data.fit, max_pixels=data.max_pixels)
     batching = Batching(
         batch_size=config.batch,
