@@ -57,7 +57,6 @@ from sightloop.models.protocols import (
     require_members,
 )
 from sightloop.recipes.config_json import checked
-from sightloop.recipes.reward_trial import captions_to_try, try_rewards
 from sightloop.recipes.vlrm.algorithms import ALGORITHMS
 from sightloop.recipes.vlrm.config import VLRM_PRESETS, VlrmConfig
 from sightloop.rewards.combine import combine
@@ -91,6 +90,8 @@ _held_out_of = late("sightloop.evaluators.held_out_captions:held_out_of")
 _load_rewards = late("sightloop.rewards.custom:load_rewards")
 _read_names = late("sightloop.rewards.custom:read_names")
 _retrieval = late("sightloop.rewards.retrieval_term:open_retrieval")
+_captions_to_try = late("sightloop.recipes.reward_trial:captions_to_try")
+_try_rewards = late("sightloop.recipes.reward_trial:try_rewards")
 _write_images = late("sightloop.world.image_folder:write_images")
 
 
@@ -111,7 +112,7 @@ def build(config: VlrmConfig, run_folder: Path, *, claim: Claim = distributed.ba
     own = [each for each in named if Path(each.images).parent != run_folder / _DRAWN]
     sources = [open_named_images(each) for each in own]
     if not draws_scenes:
-        try_rewards(config.custom_rewards, lambda: captions_to_try(sources[0]))
+        _try_rewards(config.custom_rewards, lambda: _captions_to_try(sources[0]))
     torch.manual_seed(config.schedule.seed)
     device = distributed.device(config.device)
     policy = load_trained_captioner(config, device)
@@ -131,7 +132,7 @@ def build(config: VlrmConfig, run_folder: Path, *, claim: Claim = distributed.ba
         claim()
         draw_scenes(config, run_folder)
         sources.insert(0, open_named_images(config.data))
-        try_rewards(config.custom_rewards, lambda: captions_to_try(sources[0]))
+        _try_rewards(config.custom_rewards, lambda: _captions_to_try(sources[0]))
     held_out = _evaluator(config, policy, device)
     if config.shard:
         # After the judge has compared its tower with the policy's, which whole weights can do only.
