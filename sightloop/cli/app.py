@@ -21,13 +21,16 @@ from sightloop.cli.doctor import doctor_command
 from sightloop.cli.evaluate import EVALUATIONS
 from sightloop.cli.help import with_help
 from sightloop.cli.images import ask_command, convert_command, draw_command
+from sightloop.cli.timing import timing_given
 from sightloop.former_names import current_options
+from sightloop.process.time_limit import REWARD_SECONDS
 from sightloop.recipes.catalog import RECIPES
 from sightloop.recipes.choices import refuse_idle
 from sightloop.recipes.inputs import inputs_given, settings_of_run
 from sightloop.recipes.presets import preset_of
 from sightloop.runs.changes import MAY_CHANGE, changed_settings
 from sightloop.terminal import say
+from sightloop.training.progress import LOG_SECONDS
 
 Positional = tyro.conf.Positional
 
@@ -44,10 +47,19 @@ class TrainOptions:
     """Replace an older run in that folder."""
     plan: bool = False
     """Print parameters, memory and FLOPs of a step and stop; loads no weights."""
+    log_every_seconds: float = LOG_SECONDS
+    """Where there is no terminal, a line of progress so often; also with --resume."""
+    reward_timeout_seconds: float = REWARD_SECONDS
+    """A reward or judge that takes longer for a batch ends the run, 0 = none does; also with --resume."""
 
 
 def train_command(words: list[str]) -> None:
     """Train a recipe, resume a run, or replay a configuration."""
+    with timing_given(words) as rest:
+        _train(rest)
+
+
+def _train(words: list[str]) -> None:
     if {"--resume", "--config", "--trust-rewards"} & {word.partition("=")[0] for word in words}:
         from sightloop.runs.trust import require_trust
 

@@ -9,11 +9,13 @@ versions differ, this file asks the installed one what it has and does not compa
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
+from huggingface_hub.utils import enable_progress_bars
 from jaxtyping import Int
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedConfig, ProcessorMixin
@@ -23,12 +25,20 @@ from transformers.masking_utils import create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.auto.video_processing_auto import AutoVideoProcessor
 from transformers.models.smolvlm import processing_smolvlm
+from transformers.utils import logging as transformers_logging
 from transformers.utils.hub import cached_file
 from transformers.video_processing_utils import BaseVideoProcessor
 
 __all__ = ["Cache", "GELUActivation", "QuickGELUActivation"]
 
 Model = TypeVar("Model", bound=type)
+
+# Its bars and advice would stand in every log; what matters of them is said by whoever opens a model.
+transformers_logging.disable_progress_bar()
+transformers_logging.set_verbosity_error()
+if sys.stderr.isatty():
+    # That one is of downloads, which take minutes.
+    enable_progress_bars()
 
 # Renamed in 5.24, at the same time in all models, their layers and the functions that make masks.
 _CACHE = "cache" if "cache" in inspect.signature(create_causal_mask).parameters else "past_key_values"

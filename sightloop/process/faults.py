@@ -17,7 +17,7 @@ import time
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 
 TRACEBACK = "SIGHTLOOP_TRACEBACK"
 """The environment variable that shows whole tracebacks."""
@@ -100,15 +100,21 @@ def user_code_message(error: BaseException) -> str:
     if isinstance(error, SyntaxError):
         # Its text names the file by its last part alone.
         return f"{type(error).__name__}: {error.msg} ({error.filename}, line {error.lineno})"
-    own = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if not frame.filename.startswith((_PACKAGE, *_LIBRARIES, "<"))
-    ]
+    place = _last_of_user(traceback.extract_tb(error.__traceback__))
+    return f"{what} ({place})" if place else what
+
+
+def place_in_user_code(frame: FrameType | None) -> str:
+    """Where in the user's own files a program is; "" if in none."""
+    return _last_of_user(traceback.extract_stack(frame))
+
+
+def _last_of_user(frames: traceback.StackSummary) -> str:
+    own = [each for each in frames if not each.filename.startswith((_PACKAGE, *_LIBRARIES, "<"))]
     if not own:
-        return what
+        return ""
     line = f": {own[-1].line}" if own[-1].line else ""
-    return f"{what} ({own[-1].filename}, line {own[-1].lineno}, in {own[-1].name}{line})"
+    return f"{own[-1].filename}, line {own[-1].lineno}, in {own[-1].name}{line}"
 
 
 def _of_system(error: OSError) -> str:

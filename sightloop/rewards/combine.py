@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from sightloop.process.time_limit import limited
 from sightloop.types import Judge, Outcome, Reward, on_last_token
 
 Scale = Literal["raw", "group"]
@@ -44,7 +45,8 @@ def combine(rewards: Mapping[str, Reward], weights: Mapping[str, float], *, scal
         parts: dict[str, Tensor] = {}
         everything: dict[str, Tensor] = {}
         for name, reward in rewards.items():
-            earned = everything[name] = reward(outcome).to(mask.device).float()
+            with limited(f"reward {name!r}"):
+                earned = everything[name] = reward(outcome).to(mask.device).float()
             _require_shape(name, earned, mask)
             scaled = earned if scale == "raw" else standardized_in_group(earned, outcome)
             total = total + weights[name] * scaled

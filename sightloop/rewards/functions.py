@@ -25,6 +25,7 @@ from torch import Tensor
 
 from sightloop.accelerator import in_float64
 from sightloop.process.faults import user_code_message
+from sightloop.process.time_limit import limited
 from sightloop.rewards.samples import pil_images, rows_of, sample_name
 from sightloop.rewards.user_functions import load_function, shortly
 from sightloop.types import Outcome, numbers_of, on_last_token
@@ -65,7 +66,7 @@ class CustomReward:
                 sample are named.
         """
         given = self._given(outcome)
-        with _Blame(self, outcome):
+        with limited(f"reward {self.name!r}"), _Blame(self, outcome):
             said = self.function(**given) if self.columns else self.function(outcome)
         return self._placed(said, outcome)
 

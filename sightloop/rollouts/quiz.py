@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sightloop.models.protocols import ImageGenerator
+from sightloop.process.time_limit import limited
 from sightloop.quizzes.grammar import Quiz
 from sightloop.quizzes.stream import QuizBatch
 from sightloop.rollouts.join import join_rollouts
@@ -269,7 +270,8 @@ class QuizCollector:
             rewards, parts = self.judge(outcome)
         if self.image_judge is not None:
             assert images is not None
-            scores = self.image_judge(images, drawn.quizzes).to(mask.device).float()
+            with limited("the judge of drawings"):
+                scores = self.image_judge(images, drawn.quizzes).to(mask.device).float()
             wrong = (~scores.isfinite()).nonzero()
             if len(wrong):
                 row = int(wrong[0])

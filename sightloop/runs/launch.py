@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import signal
+import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import partial
@@ -21,6 +22,7 @@ from sightloop.recipes.inputs import IDENTITY, about_inputs
 from sightloop.runs.identity import require_same_inputs, write_identity
 from sightloop.storage.environment import run_environment
 from sightloop.storage.owner import owned
+from sightloop.terminal import say
 from sightloop.training import distributed
 from sightloop.training.experiment import Experiment
 from sightloop.training.heap import giving_back
@@ -109,8 +111,14 @@ def _own(folder: Path, held: ExitStack) -> None:
 
 def _built(name: str, config: Any, folder: Path, **how: Any) -> Experiment[Any, Any]:
     accelerator.multiply_in_tf32(config.tf32)
+    begun = time.monotonic()
+    if distributed.rank() == 0:
+        say(f"loading the models for {folder}", is_error=True)
     with phase("models were loaded", 0):
-        return import_module(RECIPES[name].builder).build(config, folder, **how)
+        experiment = import_module(RECIPES[name].builder).build(config, folder, **how)
+    if distributed.rank() == 0:
+        say(f"loaded, {time.monotonic() - begun:.0f} s", is_error=True)
+    return experiment
 
 
 def _require_disk(experiment: Experiment[Any, Any], folder: Path) -> None:

@@ -84,6 +84,7 @@ def _step(
     run.stop.drop_if(distributed.any_rank(run.stop.at_once))
     batch = _next_batch(batches, step)
     started = _now()
+    run.working(f"step {step}, samples are drawn and judged")
     with phase(DRAWING, step):
         rollout = experiment.collect(experiment.policy, batch)
         collected = _now()
@@ -93,6 +94,7 @@ def _step(
         credit = experiment.algorithm.credit(experiment.policy, rollout)
         credited = _now()
     set_learning_rate(optimizer, step, schedule)
+    run.working(f"step {step}, the weights are updated")
     with phase(UPDATING, step):
         measured = _updates(experiment, optimizer, step, rollout, credit, critic_gradients, run.stop)
     if measured.problem is not None:
@@ -124,6 +126,7 @@ def evaluate(experiment: Experiment[Any, Any], run: Run, step: int) -> bool:
             try:
                 with run.stop.in_flight("evaluation"):
                     run.stop.drop_if(distributed.any_rank(run.stop.requested))
+                    run.working(f"step {step}, evaluation {name}")
                     found = experiment.evaluators[name](experiment.policy)
             except Dropped:
                 return False

@@ -1,16 +1,39 @@
-"""A progress bar with the few figures that matter; where there is no terminal, a line an evaluation."""
+"""A progress bar with the few figures that matter; without a terminal, a line every so many seconds."""
 
 from __future__ import annotations
 
+import math
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 
 from tqdm import tqdm
 
 from sightloop.terminal import one_line
 
+LOG_SECONDS = 30.0
+_EVERY: ContextVar[float] = ContextVar("seconds between lines of progress", default=LOG_SECONDS)
 _SHOWN = {"recall@1": "R@1", "drawn": "drawn", "answered_fixed": "answered"}
 """Held-out figures that the bar shows."""
+
+
+@contextmanager
+def logged_every(seconds: float) -> Iterator[None]:
+    """Runs inside say where they are so often.
+
+    Raises:
+        ValueError: no such number.
+    """
+    if not 0 < seconds < math.inf:
+        raise ValueError(f"--log-every-seconds is {seconds:g}; give a number of seconds above 0")
+    token = _EVERY.set(seconds)
+    try:
+        yield
+    finally:
+        _EVERY.reset(token)
 
 
 class Progress:
@@ -23,12 +46,21 @@ class Progress:
         self._bar = tqdm(total=steps, initial=first - 1, unit="step", disable=not shown, dynamic_ncols=True)
         self._steps = steps
         self._first = first
-        self._started = time.monotonic()
+        self._started = self._said = time.monotonic()
+        self._every = _EVERY.get()
         self._figures: dict[str, str] = {}
+        self._work, self._working_since = "", self._started
+        self._closed = threading.Event()
         self.done = first - 1
         """The last step that is done."""
         self.seconds_a_step = 0.0
         """Of the last step; 0 before one is done."""
+        if visible and not self._on_terminal:
+            threading.Thread(target=self._say_of_long_work, daemon=True).start()
+
+    def working(self, what: str) -> None:
+        """What is done from now on: told where it takes long."""
+        self._work, self._working_since = what, time.monotonic()
 
     def step(self, metrics: dict[str, float]) -> None:
         """One more step is done."""
@@ -40,6 +72,11 @@ class Progress:
         }
         self._bar.set_postfix(self._figures, refresh=False)
         self._bar.update()
+        if not self._on_terminal and time.monotonic() - self._said >= self._every:
+            memory = metrics.get("memory/peak_gib")
+            held = "" if memory is None else f", {memory:.1f} GiB"
+            figures = f"{self._listed()}, {self.seconds_a_step:.3g} s a step{held}"
+            self.say(f"step {self.done} of {self._steps}: {figures}{self._time_left(self.done)}")
 
     def evaluation(self, step: int, metrics: dict[str, float]) -> None:
         """Held-out figures are there."""
@@ -48,17 +85,30 @@ class Progress:
                 self._figures[shown] = f"{metrics[name]:.3f}"
         self._bar.set_postfix(self._figures)
         if not self._on_terminal:
-            figures = ", ".join(f"{name} {value}" for name, value in self._figures.items())
+            figures = self._listed()
             self.say(f"step {step} of {self._steps}{figures and ': ' + figures}{self._time_left(step)}")
 
     def say(self, message: str) -> None:
         """A line above the bar, or a plain line."""
         if self._visible:
-            tqdm.write(one_line(message), file=sys.stderr)
+            self._said = time.monotonic()
+            # A terminal that was closed is no reason to lose a run.
+            with suppress(OSError):
+                tqdm.write(one_line(message), file=sys.stderr)
 
     def close(self) -> None:
         """Leave the bar as it stands."""
+        self._closed.set()
         self._bar.close()
+
+    def _say_of_long_work(self) -> None:
+        while not self._closed.wait(min(1.0, self._every)):
+            now = time.monotonic()
+            if self._work and now - self._said >= self._every and now - self._working_since >= self._every:
+                self.say(f"{self._work}: {now - self._working_since:.0f} s so far")
+
+    def _listed(self) -> str:
+        return ", ".join(f"{name} {value}" for name, value in self._figures.items())
 
     def _time_left(self, step: int) -> str:
         done = step - self._first + 1

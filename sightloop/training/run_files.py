@@ -261,6 +261,10 @@ class Run:
         """A line to the terminal."""
         self._bar.say(message)
 
+    def working(self, what: str) -> None:
+        """What the run does from now on; told where it takes long."""
+        self._bar.working(what)
+
     def say_how_to_resume(self, step: int) -> None:
         """The sentence of a run that was asked to stop."""
         done = f"stopped after step {step}" if step else "stopped before the first step"

@@ -1,0 +1,35 @@
+"""Options of `train` about time, which no run folder remembers: they may be given anew with --resume."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sightloop.process.time_limit import REWARD_SECONDS, reward_timeout
+from sightloop.training.progress import LOG_SECONDS, logged_every
+
+
+@contextmanager
+def timing_given(words: list[str]) -> Iterator[list[str]]:
+    """Inside, what the words say about time holds; the other words.
+
+    Raises:
+        ValueError: one of them is no number of seconds.
+    """
+    log, rest = _seconds("--log-every-seconds", words, LOG_SECONDS)
+    reward, rest = _seconds("--reward-timeout-seconds", rest, REWARD_SECONDS)
+    with logged_every(log), reward_timeout(reward):
+        yield rest
+
+
+def _seconds(option: str, words: list[str], usual: float) -> tuple[float, list[str]]:
+    for place, word in enumerate(words):
+        name, equal, value = word.partition("=")
+        if name.replace("_", "-") != option:
+            continue
+        given = value if equal else "".join(words[place + 1 : place + 2])
+        try:
+            return float(given), [*words[:place], *words[place + (1 if equal else 2) :]]
+        except ValueError:
+            raise ValueError(f"{option} is {given!r}; give a number of seconds") from None
+    return usual, words
