@@ -112,12 +112,10 @@ def _own(folder: Path, held: ExitStack) -> None:
 def _built(name: str, config: Any, folder: Path, **how: Any) -> Experiment[Any, Any]:
     accelerator.multiply_in_tf32(config.tf32)
     begun = time.monotonic()
-    if distributed.rank() == 0:
-        say(f"loading the models for {folder}", is_error=True)
     with phase("models were loaded", 0):
         experiment = import_module(RECIPES[name].builder).build(config, folder, **how)
     if distributed.rank() == 0:
-        say(f"loaded, {time.monotonic() - begun:.0f} s", is_error=True)
+        say(f"loaded the models of {folder}, {time.monotonic() - begun:.0f} s", is_error=True)
     return experiment
 
 
