@@ -27,7 +27,9 @@ def test_a_reward_that_hangs_is_named_with_the_users_own_line(tmp_path: Path) ->
     file.write_text(REWARD)
     judge = combine({"mine": load_reward(f"{file}:slow")}, {"mine": 1.0})
     tokens = Tokens(ids=torch.ones(1, 2, dtype=torch.long), mask=torch.ones(1, 2, dtype=torch.bool))
-    outcome = Outcome(tokens=tokens, pieces=[["a", "b"]], ended=torch.tensor([True]), sources=["a.png"])
+    outcome = Outcome(
+        tokens=tokens, pieces=[["a", "b"]], ended=torch.tensor([True]), images=None, references=[""]
+    )
     said = r"reward 'mine' took longer than 0\.3 s \(\S+mine\.py, line 6, in slow: time\.sleep\(0\.05\)\)"
     with pytest.raises(ValueError, match=said), reward_timeout(0.3):
         judge(outcome)

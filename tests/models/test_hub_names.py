@@ -11,7 +11,7 @@ from models.damaged_folders import pictures, refusal
 from PIL import Image
 
 from sightloop.cli import main
-from sightloop.models import open as opened
+from sightloop.models import downloads
 from sightloop.models.families import detect_family
 from sightloop.models.show_o.checkpoint import read_show_o, write_magvit2, write_official
 from sightloop.models.show_o.magvit2 import Magvit2
@@ -27,7 +27,7 @@ def fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     place = tmp_path / "hub"
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(place))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    opened._fetched.cache_clear()
+    downloads._fetched.cache_clear()
     return place
 
 
