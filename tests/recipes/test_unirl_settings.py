@@ -298,7 +298,7 @@ def test_silent_groups_and_what_is_asked_about_follow_the_settings_before_the_me
     for input in ("reencoded", "codes"):
         config = replace(GRPO_SHAPES, answer=replace(GRPO_SHAPES.answer, input=input))
         collect = collector_of(
-            config, judges, SHAPES_VOCABULARY, law=law, answerer=answerer, second_turn="answer"
+            config, judges, SHAPES_VOCABULARY, sampling=law, answerer=answerer, second_turn="answer"
         )
         assert collect.encode_anew == (input == "reencoded")
 
@@ -307,7 +307,7 @@ def test_nobody_is_asked_when_a_detector_alone_is_the_reward_of_drawings() -> No
     alone = QuizRewards(points=0.0, detector=1.0)
     drawing = replace(GRPO_SHAPES, rewards=alone, objectives=ObjectiveSettings(answering=0.0))
     judges = rewards_of(drawing, in_world=True)
-    assert not asks_anyone(drawing) and judges.judge is None and judges.picture is not None
+    assert not asks_anyone(drawing) and judges.judge is None and judges.image is not None
     assert asks_anyone(replace(drawing, objectives=ObjectiveSettings(answering=1.0)))
     assert asks_anyone(replace(drawing, rewards=replace(alone, text_judge=0.5)))
 
