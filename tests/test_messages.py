@@ -45,7 +45,10 @@ COMMANDS = {
     "cli.captions": ("evaluate clip-recall",),
     "cli.captions.caption_images": ("caption", "evaluate clip-recall"),
     "cli.answers": ("evaluate answers",),
+    "recipes.inputs": TRAIN,
+    "runs.identity": (*TRAIN, "export"),
     "runs.launch": TRAIN,
+    "runs.trust": ("train",),
     "runs.restore": DRAWERS,
     "models.captioners.family": ("export",),
     "models.janus.family": (*DRAWERS, *TRAIN_UNIRL),
@@ -55,12 +58,18 @@ COMMANDS = {
     "recipes.unirl.sft": ("train unirl-sft",),
     "recipes.vlrm.build": ("train vlrm", "doctor --recipe vlrm"),
     "training.checkpoint": ("train",),
+    "process.time_limit": TRAIN,
+    "recipes.inputs": TRAIN,
+    "runs.identity": (*TRAIN, "export"),
+    "runs.launch": TRAIN,
+    "runs.trust": ("train",),
+    "training.progress": TRAIN,
     "training.run_folder": TRAIN,
     "training.tracking": TRAIN,
 }
 EVERY_COMMAND = {*TRAIN, "train", "report", "doctor"}.union(*COMMANDS.values())
 # Options of other programs, and the one that every command has.
-FOREIGN = {"--gen_kwargs", "--model_args", "--master-port", "--help-all"}
+FOREIGN = {"--gen_kwargs", "--model_args", "--master-port", "--help-all", "--signal"}
 OPTION = re.compile(r"(?<![\w-])--[a-z][\w.-]*\w")
 QUOTED_COMMAND = re.compile(r"`sightloop ([^`]+)`")
 PYTHON = re.compile(r"\b\w+=(?:True|False|None)\b|\b[A-Z]\w+\(\w*=?|`\w+`\s*=")

@@ -92,7 +92,7 @@ def test_errors_and_warnings_are_one_line(images: Path, capsys: pytest.CaptureFi
     with pytest.raises(SystemExit):
         main(["report", str(images / "\x1b[2J\n")])
     (line,) = printed(capsys)
-    assert r"\x1b[2J\n" in line
+    assert r"\x1b[2J" in line
 
 
 def test_a_run_on_such_names_trains_and_is_shown(
