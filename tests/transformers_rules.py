@@ -46,7 +46,8 @@ def private_names(source: Source) -> list[str]:
     wrong = [
         f"{source.path}:{node.lineno} reads the private {ast.unparse(node)}"
         for node in attributes
-        if re.match(r"_[a-z]", node.attr) and node.attr not in own
+        # A documented function, in spite of its name.
+        if re.match(r"_[a-z]", node.attr) and node.attr not in own and ast.unparse(node) != "os._exit"
     ]
     for node in nodes:
         lines = node.body if isinstance(node, ast.ClassDef) and node.bases else []

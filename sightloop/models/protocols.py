@@ -9,15 +9,17 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from sightloop.models.families import CaptionerChoices, Learning, Parts
-from sightloop.models.mixed_precision import MixedPrecision
 from sightloop.types import Images, Policy, Sampling, Tokens, Turn
+
+if TYPE_CHECKING:
+    from sightloop.models.mixed_precision import MixedPrecision
 
 ValuePosition = Literal["pre", "post"]
 Contexts = Callable[[], tuple[AbstractContextManager[None], AbstractContextManager[None]]]

@@ -12,12 +12,13 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from types import FrameType
 
-from sightloop.process.faults import USER, place_in_user_code
+from sightloop.late import late
 from sightloop.terminal import one_line
 
 REWARD_SECONDS = 1800.0
 _SECONDS: ContextVar[float] = ContextVar("seconds that a reward may take", default=REWARD_SECONDS)
 _INSIDE: ContextVar[bool] = ContextVar("a limit runs already", default=False)
+_place_in_user_code = late("sightloop.process.faults:place_in_user_code")
 _GRACE_SECONDS = 5.0
 """What waits inside a library that hears no signals is given so long, then the process ends."""
 
@@ -57,7 +58,7 @@ def limited(what: str) -> Iterator[None]:
     begun = threading.get_ident()
 
     def too_long(_number: int, frame: FrameType | None) -> None:
-        places.append(place_in_user_code(frame))
+        places.append(_place_in_user_code(frame))
         raise _TooLong
 
     def sentence() -> str:
@@ -70,7 +71,7 @@ def limited(what: str) -> Iterator[None]:
     def end() -> None:
         with suppress(OSError, ValueError):
             os.write(sys.stderr.fileno(), f"sightloop: {one_line(sentence())}\n".encode())
-        os._exit(USER)
+        os._exit(2)  # As after any mistake that the user can mend.
 
     last = threading.Timer(seconds + _GRACE_SECONDS, end)
     first = threading.Timer(seconds, lambda: signal.pthread_kill(begun, signal.SIGUSR2))

@@ -76,9 +76,9 @@ def require_inputs(config: UniConfig) -> None:
     needed: list[tuple[str, bool, str, Callable[[Any], bool]]] = [
         (judge.text_model, config.rewards.text_judge > 0, "a language model", is_language_model),
         (judge.detector, detected, "a detector", lambda _: True),
-        (judge.colors, detected, "a CLIP", _is_clip),
+        (judge.colors, detected and bool(judge.detector), "a CLIP", _is_clip),
         (joint.detector, evaluated, "a detector", lambda _: True),
-        (joint.colors, evaluated, "a CLIP", _is_clip),
+        (joint.colors, evaluated and bool(joint.detector), "a CLIP", _is_clip),
         *(
             (name, True, "", lambda _: True)
             for one in _read_names(config.custom_rewards)
