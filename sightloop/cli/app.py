@@ -24,6 +24,7 @@ from sightloop.cli.images import ask_command, convert_command, draw_command
 from sightloop.cli.timing import timing_given
 from sightloop.former_names import current_options
 from sightloop.process.time_limit import REWARD_SECONDS
+from sightloop.ranges import NotNegative, Positive, require_ranges
 from sightloop.recipes.catalog import RECIPES
 from sightloop.recipes.choices import refuse_idle
 from sightloop.recipes.inputs import inputs_given, settings_of_run
@@ -47,10 +48,13 @@ class TrainOptions:
     """Replace an older run in that folder."""
     plan: bool = False
     """Print parameters, memory and FLOPs of a step and stop; loads no weights."""
-    log_every_seconds: float = LOG_SECONDS
+    log_every_seconds: Positive = LOG_SECONDS
     """Where there is no terminal, a line of progress so often; also with --resume."""
-    reward_timeout_seconds: float = REWARD_SECONDS
+    reward_timeout_seconds: NotNegative = REWARD_SECONDS
     """A reward or judge that takes longer for a batch ends the run, 0 = none does; also with --resume."""
+
+    def __post_init__(self) -> None:
+        require_ranges(self)
 
 
 def train_command(words: list[str]) -> None:
