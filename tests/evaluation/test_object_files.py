@@ -28,7 +28,7 @@ def test_cocos_annotations_are_found_by_file_name(tmp_path: Path) -> None:
         truth.of(["a.jpg", "c.jpg"])
     document["annotations"].append({"image_id": 9, "category_id": 18})
     path.write_text(json.dumps(document))
-    with pytest.raises(ValueError, match="not of the form of COCO's instances"):
+    with pytest.raises(ValueError, match="has no 9; COCO's instances"):
         read_objects(path)
 
 
