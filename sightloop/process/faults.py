@@ -81,7 +81,7 @@ def ending_of(error: BaseException, words: list[str]) -> Ending:
 
 
 def raised_on_purpose(error: BaseException) -> bool:
-    """Whether a `raise` of sightloop's own files raised it, rather than a function that it called."""
+    """Whether a `raise` of sightloop's own files, or of a user's, raised it, rather than a library."""
     frames = list(traceback.walk_tb(error.__traceback__))
     if not frames:
         return False
@@ -90,7 +90,9 @@ def raised_on_purpose(error: BaseException) -> bool:
     while last.tb_next is not None:
         last = last.tb_next
     code = last.tb_frame.f_code
-    return code.co_filename.startswith(_PACKAGE) and code.co_code[last.tb_lasti] in _RAISES
+    of_a_library = code.co_filename.startswith((*_LIBRARIES, "<frozen"))
+    on_purpose = code.co_filename.startswith(_PACKAGE) or not of_a_library
+    return on_purpose and code.co_code[last.tb_lasti] in _RAISES
 
 
 def user_code_message(error: BaseException) -> str:

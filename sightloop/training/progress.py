@@ -6,6 +6,7 @@ import math
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
@@ -50,13 +51,14 @@ class Progress:
         self._every = _EVERY.get()
         self._figures: dict[str, str] = {}
         self._work, self._working_since = "", self._started
-        self._closed = threading.Event()
+        self._is_closed = False
         self.done = first - 1
         """The last step that is done."""
         self.seconds_a_step = 0.0
         """Of the last step; 0 before one is done."""
         if visible and not self._on_terminal:
-            threading.Thread(target=self._say_of_long_work, daemon=True).start()
+            watched = weakref.ref(self)  # Whoever forgets to close a run hears no more of it.
+            threading.Thread(target=_say_of_long_work, args=(watched, self._every), daemon=True).start()
 
     def working(self, what: str) -> None:
         """What is done from now on: told where it takes long."""
@@ -64,6 +66,7 @@ class Progress:
 
     def step(self, metrics: dict[str, float]) -> None:
         """One more step is done."""
+        self._work = ""
         self.done += 1
         self.seconds_a_step = sum(value for name, value in metrics.items() if name.startswith("seconds/"))
         self._figures |= {
@@ -80,6 +83,7 @@ class Progress:
 
     def evaluation(self, step: int, metrics: dict[str, float]) -> None:
         """Held-out figures are there."""
+        self._work = ""
         for name, shown in _SHOWN.items():
             if name in metrics:
                 self._figures[shown] = f"{metrics[name]:.3f}"
@@ -98,14 +102,15 @@ class Progress:
 
     def close(self) -> None:
         """Leave the bar as it stands."""
-        self._closed.set()
+        self._is_closed = True
         self._bar.close()
 
-    def _say_of_long_work(self) -> None:
-        while not self._closed.wait(min(1.0, self._every)):
-            now = time.monotonic()
-            if self._work and now - self._said >= self._every and now - self._working_since >= self._every:
-                self.say(f"{self._work}: {now - self._working_since:.0f} s so far")
+    def still_there(self) -> bool:
+        """Say what takes long, unless a line came lately; whether there is more to say later."""
+        now = time.monotonic()
+        if self._work and now - self._said >= self._every and now - self._working_since >= self._every:
+            self.say(f"{self._work}: {now - self._working_since:.0f} s so far")
+        return not self._is_closed
 
     def _listed(self) -> str:
         return ", ".join(f"{name} {value}" for name, value in self._figures.items())
@@ -116,3 +121,12 @@ class Progress:
             return ""
         minutes = (time.monotonic() - self._started) / done * (self._steps - step) / 60
         return f", about {minutes:.0f} min left" if minutes >= 1 else ", less than a minute left"
+
+
+def _say_of_long_work(watched: weakref.ref[Progress], every: float) -> None:
+    while True:
+        time.sleep(min(1.0, every))
+        progress = watched()
+        if progress is None or not progress.still_there():
+            return
+        del progress

@@ -66,6 +66,8 @@ def stopped_run(folder: Path, *, in_step: Action = nothing, in_evaluation: Actio
 def test_what_is_in_flight_is_dropped_and_done_again(
     number: signal.Signals, place: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    # Under nohup SIGHUP is ignored, and a run leaves it so.
+    was = signal.signal(number, signal.SIG_DFL)
     train(experiment_of(), run_in(tmp_path / "undisturbed"))
     send = sends(number)
     # Evaluations are made before training and at every third step.
@@ -73,6 +75,7 @@ def test_what_is_in_flight_is_dropped_and_done_again(
     in_evaluation = counted(2, send) if place == "evaluation" else nothing
     stopped_run(tmp_path / "run", in_step=in_step, in_evaluation=in_evaluation)
 
+    signal.signal(number, was)
     done = checkpoint.finished_checkpoints(tmp_path / "run" / "checkpoints")[-1].step
     err = capfd.readouterr().err
     assert f"{number.name}: saving, without the {place} in flight" in err
