@@ -242,7 +242,7 @@ _STEP = ("--steps", "1", "--eval-every", "9", "--sample-every", "9", "--dtype", 
 _QUIZ = ("--prompts", "2", "--group", "4", "--joint.per-category", "0", "--objectives.per-turn-every", "9")
 TRAINING = {
     "vlrm": ("vlrm", "--batch", "8", "--held-out.limit", "8"),
-    "unirl-grpo, Show-o": ("unirl-grpo", "--world-model", "show-o", "--draw.steps", "4", *_QUIZ),
+    "unirl-grpo, Show-o": ("unirl-grpo", "--world-model", "show-o", "--draw.rounds", "4", *_QUIZ),
     "unirl-grpo, Janus": ("unirl-grpo", "--world-model", "janus", *_QUIZ),
 }
 """Steps of 8 samples."""

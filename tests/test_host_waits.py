@@ -101,7 +101,7 @@ def words_of(recipe: str, folders: Folders, *, tokens: int) -> list[str]:
         law = ["--draw.max-new-tokens", str(tokens), "--draw.temperature", "8"]
         return ["vlrm", *often, *law, "--batch", "4", "--held-out.limit", "4"]
     quiet = ["--joint.per-category", "0", "--objectives.per-turn-every", "9", "--model.trained", "lora"]
-    rounds = ["--draw.steps", "3"] if recipe == "show-o" else []
+    rounds = ["--draw.rounds", "3"] if recipe == "show-o" else []
     answers = ["--answer.max-tokens", str(tokens)]
     return ["unirl-grpo", *folders.policy(recipe), *SMALL, *often, *quiet, *rounds, *answers]
 

@@ -229,7 +229,7 @@ class GRPO:
     def _figures(self, group: Tensor, signal: Bool[Tensor, " B"]) -> dict[str, float]:
         everyone = {number for part in self.gather(group) for number in numbers_of(part)}
         speaking = {number for part in self.gather(group[signal]) for number in numbers_of(part)}
-        return {"groups/all": float(len(everyone)), "groups/silent": float(len(everyone - speaking))}
+        return {"groups/all": float(len(everyone)), "groups/zero_variance": float(len(everyone - speaking))}
 
 
 def _require_drawn(rollout: Rollout, scored_turns: list[ScoredTurn]) -> None:

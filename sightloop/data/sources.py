@@ -28,7 +28,7 @@ SUPPORTED = (
     "all on local disks"
 )
 _KINDS = {
-    **dict.fromkeys(IMAGE_SUFFIXES, "pictures"),
+    **dict.fromkeys(IMAGE_SUFFIXES, "images"),
     ".tar": "tar shards",
     ".parquet": "parquet files",
     **dict.fromkeys((".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts"), "videos"),
@@ -139,7 +139,7 @@ def open_source(
     kind = _one_kind(spec, paths)
     if kind != "parquet files":
         _refuse(spec, "column", column, "parquet files")
-    if kind == "pictures":
+    if kind == "images":
         return FileSource(spec=spec, paths=paths)
     if files_only:
         raise ValueError(

@@ -74,7 +74,7 @@ def draw_prompts(
         if not (folder / _file(place, number)).exists()
     ]
     total = len(prompts) * drawing.per_prompt
-    with tqdm(total=total, initial=total - len(missing), desc="drawn", unit="picture", disable=None) as bar:
+    with tqdm(total=total, initial=total - len(missing), desc="drawn", unit="image", disable=None) as bar:
         for some in _parts(missing, drawing.batch):
             texts = [prompts[place].text for place, _ in some]
             seeds = [image_seed(prompts[place].text, number, drawing.seed) for place, number in some]

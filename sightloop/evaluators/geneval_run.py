@@ -153,12 +153,12 @@ def _seen(
     folder, detector = options.folder, judge.detector
     todo = [(each.prompt, file) for each in shown for file in each.files]
     if isinstance(detector, DetectionsFile):
-        for prompt, file in tqdm(todo, desc="pictures", unit="picture", disable=None):
+        for prompt, file in tqdm(todo, desc="images", unit="image", disable=None):
             picture, _ = _opened(folder, prompt, file)
             yield prompt, file, judge.colored(prompt, picture, detector.detect([picture])[0])
         return
     kept = _Kept(detections_path(options.results_file), protocol)
-    with tqdm(total=len(todo), desc="pictures", unit="picture", disable=None) as bar:
+    with tqdm(total=len(todo), desc="images", unit="image", disable=None) as bar:
         for start in range(0, len(todo), options.batch):
             some = todo[start : start + options.batch]
             opened = [_opened(folder, *each) for each in some]

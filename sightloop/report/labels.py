@@ -49,7 +49,7 @@ _TRAINING = {
     "policy/entropy": Label(text="entropy", meaning="nats per token"),
     "policy/kl": Label(text="divergence from the reference", meaning="nats per token"),
     "groups/all": Label(text="groups of a batch", meaning="prompts with several drawings each"),
-    "groups/silent": Label(
+    "groups/zero_variance": Label(
         text="groups without signal", better=_DOWN, meaning="all their drawings earned the same"
     ),
     "filter/kept": Label(text="drawings that the filter keeps", meaning="share of the batch"),

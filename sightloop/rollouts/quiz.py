@@ -134,7 +134,7 @@ class QuizCollector:
         if self.second_turn not in ("answer", "truth"):
             raise ValueError(f'second_turn is {self.second_turn!r}; use "answer" or "truth"')
         if self.second_turn == "answer" and self.judge is None and self.image_judge is None:
-            raise ValueError("nothing is judged; give a judge or a picture_judge")
+            raise ValueError("nothing is judged; give a judge or an image_judge")
         if self.answering is None and (
             self.negative is not None or self.blank or self.object_identification is not None
         ):

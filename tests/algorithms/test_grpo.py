@@ -80,7 +80,7 @@ def test_silent_groups_are_skipped_counted_and_the_rest_shares_everything() -> N
     credit = replace(PLAIN, drop_zero_variance_groups=True).credit(policy, rollout)
     assert credit.loss_weights[:2].abs().max() == 0
     torch.testing.assert_close(credit.loss_weights.sum(), torch.tensor(1.0))
-    assert credit.figures == {"groups/all": 2, "groups/silent": 1}
+    assert credit.figures == {"groups/all": 2, "groups/zero_variance": 1}
     kept = PLAIN.credit(policy, rollout)
     assert kept.loss_weights[:2].sum() > 0 and kept.advantages[:2].abs().max() == 0
     assert kept.figures == credit.figures

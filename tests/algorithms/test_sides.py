@@ -132,7 +132,7 @@ def test_orders_without_a_drawing_are_refused() -> None:
             lambda: TurnObjectives(drawing=TurnObjective(weight=0), answering=TurnObjective(weight=0)),
             "both sides have weight 0",
         ),
-        (lambda: TurnObjectives(average_over=cast("Any", "caption")), "share is 'caption'"),
+        (lambda: TurnObjectives(average_over=cast("Any", "caption")), "average_over is 'caption'"),
         (lambda: TurnObjectives(average_over="length"), "drawing.max_length is None"),
         (lambda: TurnObjectives(drawing=TurnObjective(max_length=5)), "others have no use for it"),
         (lambda: TurnObjectives(drawing=TurnObjective(weight=0), unmasking=halves), "leave orders out"),

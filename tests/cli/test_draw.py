@@ -127,7 +127,7 @@ def test_an_official_folder_is_drawn_with_when_its_parts_are_named(show_o: Path,
         ([" "], "the prompt is empty"),
         (["a", "--number", "0"], "number is 0; draw at least 1"),
         (["a", "--guidance", "-1"], "guidance is -1.0; use 0"),
-        (["a", "--steps", "5"], "decode_steps is 5; use 1 to max_tokens (4)"),
+        (["a", "--rounds", "5"], "decode_steps is 5; use 1 to max_tokens (4)"),
         (["a", "--temperature", "-2"], "temperature is -2.0"),
     ],
 )
@@ -143,7 +143,7 @@ def test_settings_that_a_family_lacks_are_one_line(
     janus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["draw", "a", "--model", str(janus), "--output", str(tmp_path / "out")]
-    assert "Janus draws one token after another" in said(capsys, [*words, "--steps", "3"])
+    assert "Janus draws one token after another" in said(capsys, [*words, "--rounds", "3"])
     assert "leave --magvit and --tower out" in said(capsys, [*words, "--magvit", str(tmp_path)])
 
 

@@ -177,7 +177,7 @@ def test_damaged_and_foreign_images_are_refused_by_name(world: Path) -> None:
     picture = images / "00003" / "samples" / "0001.png"
     whole = picture.read_bytes()
     picture.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match=r"00003/samples/0001.png cannot be read as a picture"):
+    with pytest.raises(ValueError, match=r"00003/samples/0001.png cannot be read as an image"):
         evaluated(world)
     shutil.copy(images / "00009" / "samples" / "0000.png", picture)
     with pytest.raises(ValueError, match=r"0001.png was drawn for '.*', but its metadata says"):
@@ -350,7 +350,7 @@ def test_the_command_draws_with_the_worlds_policy_and_goes_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["evaluate", "geneval", "--images", str(tmp_path / "drawn"), "--prompts", "shapes"]
-    words += ["--detector", "shapes", "--model", "shapes", "--per-prompt", "1", "--steps", "2"]
+    words += ["--detector", "shapes", "--model", "shapes", "--per-prompt", "1", "--rounds", "2"]
     main(words)
     told = capsys.readouterr().out
     assert "geneval (shapes-checker): 24 prompts, 1 images each" in told

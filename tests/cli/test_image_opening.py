@@ -159,7 +159,7 @@ def test_geneval_takes_jpeg_files_and_passes_hidden_ones_over(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     drawn = tmp_path / "drawn"
-    main([*GENEVAL, "--model", "shapes", "--images", str(drawn), "--per-prompt", "1", "--steps", "1"])
+    main([*GENEVAL, "--model", "shapes", "--images", str(drawn), "--per-prompt", "1", "--rounds", "1"])
     samples = drawn / "00000" / "samples"
     for name in (".DS_Store", "Thumbs.db", "._0000.png", "desktop.ini"):
         (samples / name).write_bytes(b"nothing")

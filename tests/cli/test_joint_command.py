@@ -37,7 +37,7 @@ def test_a_run_is_compared_with_the_model_it_started_from(
     run = made_run(tmp_path / "run", STARTS["show-o"])
     output, pictures = tmp_path / "found" / "all.json", tmp_path / "pictures"
     words = ["evaluate", "joint", "--model", str(run), *SMALL]
-    main([*words, "--output", str(output), "--pictures", str(pictures)])
+    main([*words, "--output", str(output), "--image-dir", str(pictures)])
     printed = capsys.readouterr().out
 
     found = json.loads(output.read_text(encoding="utf-8"))

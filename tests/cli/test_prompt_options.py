@@ -62,7 +62,7 @@ def test_show_o_takes_a_template_and_refuses_what_it_does_not_read(
     folders = show_o_folders(tmp_path / "hub")
     parts = ["--magvit", str(folders["magvit"]), "--tokenizer", str(folders["tokenizer"])]
     words = ["draw", "a dog", "--model", str(folders["model"]), "--number", "1", *parts]
-    words += ["--output", str(tmp_path / "drawn"), "--steps", "2"]
+    words += ["--output", str(tmp_path / "drawn"), "--rounds", "2"]
     assert "reads prompts for images as they are" in said(capsys, [*words, "--prompts.drawing", "{prompt}"])
     assert "w-clip-vit) has a system prompt" in said(capsys, [*words, "--prompts.system", "Be brief."])
     ours = tmp_path / "ours"

@@ -265,7 +265,7 @@ def test_a_shard_that_shrank_since_the_state_is_named(tmp_path: Path) -> None:
     next(first)
     state = first.state_dict()
     write_tar(tmp_path / "000.tar", {"0.png": numbered(0)})
-    with pytest.raises(ValueError, match=r"000\.tar no longer has picture"):
+    with pytest.raises(ValueError, match=r"000\.tar no longer has image"):
         stream(spec, batch_size=2, shuffle_buffer=6).load_state_dict(state)
 
 

@@ -175,14 +175,14 @@ def test_a_column_of_plain_bytes_is_found_or_chosen(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"--data\.column or --held-out\.column: left, right"):
         open_source(str(tmp_path / "two.parquet"))
     with pytest.raises(
-        ValueError, match=r"column 'text' of .* holds no pictures; its columns are text \(string\)"
+        ValueError, match=r"column 'text' of .* holds no images; its columns are text \(string\)"
     ):
         open_source(str(tmp_path / "one.parquet"), column="text")
 
 
 def test_a_table_without_images_names_its_columns(tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": ["a"], "n": [1]}), tmp_path / "a.parquet")
-    with pytest.raises(ValueError, match=r"has no column of pictures .* text \(string\), n \(int64\)"):
+    with pytest.raises(ValueError, match=r"has no column of images .* text \(string\), n \(int64\)"):
         open_source(str(tmp_path / "a.parquet"))
 
 

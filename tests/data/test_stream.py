@@ -145,7 +145,7 @@ def test_too_many_broken_images_stop_the_run(tmp_path: Path) -> None:
     # 6 of 100 are more than 5 %; 5 are not.
     spec = write_folder(tmp_path / "six", 100, broken=tuple(range(10, 70, 10)))
     with pytest.raises(
-        ValueError, match=r"6 of \d+ pictures of .*six' are broken, more than max_broken_fraction 0\.05"
+        ValueError, match=r"6 of \d+ images of .*six' are broken, more than max_broken_fraction 0\.05"
     ):
         shown(stream(spec, shuffle=False), 25)
     spec = write_folder(tmp_path / "five", 100, broken=tuple(range(10, 60, 10)))
@@ -197,7 +197,7 @@ def test_an_image_set_is_in_file_order_and_can_be_passed_again(kind: str, tmp_pa
 
 def test_an_image_set_refuses_broken_images_unless_told_to_leave_them_out(tmp_path: Path) -> None:
     source = open_source(write_folder(tmp_path, 6, broken=(1, 4)))
-    with pytest.raises(ValueError, match=r"broken picture .*00001\.png: .*Repair or remove it"):
+    with pytest.raises(ValueError, match=r"broken image .*00001\.png: .*Repair or remove it"):
         list(ImageSet(source, Decoding(size=4)))
     rest = ImageSet(source, Decoding(size=4), batch_size=3, on_broken="leave out")
     batches = list(rest)
@@ -211,7 +211,7 @@ def test_an_image_set_refuses_broken_images_unless_told_to_leave_them_out(tmp_pa
 
 def test_an_image_set_of_broken_images_is_an_error(tmp_path: Path) -> None:
     source = open_source(write_folder(tmp_path, 2, broken=(0, 1)))
-    with pytest.raises(ValueError, match=r"all 2 pictures of .* are broken"):
+    with pytest.raises(ValueError, match=r"all 2 images of .* are broken"):
         list(ImageSet(source, Decoding(size=4), on_broken="leave out"))
 
 

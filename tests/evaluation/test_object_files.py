@@ -24,7 +24,7 @@ def test_cocos_annotations_are_found_by_file_name(tmp_path: Path) -> None:
     path.write_text(json.dumps(document))
     truth = read_objects(path)
     assert truth.of(["/elsewhere/b.jpg", "a.jpg"]) == [frozenset(), {"dog", "person"}]
-    with pytest.raises(ValueError, match=r"says nothing about 1 pictures, the first is c.jpg"):
+    with pytest.raises(ValueError, match=r"says nothing about 1 images, the first is c.jpg"):
         truth.of(["a.jpg", "c.jpg"])
     document["annotations"].append({"image_id": 9, "category_id": 18})
     path.write_text(json.dumps(document))

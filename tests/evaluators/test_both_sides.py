@@ -142,7 +142,7 @@ def test_a_policy_is_asked_about_fixed_images_of_any_size(
 
 
 def test_folders_without_sound_images_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"holds no 00000/metadata\.jsonl; give pictures in GenEval's"):
+    with pytest.raises(ValueError, match=r"holds no 00000/metadata\.jsonl; give images in GenEval's"):
         read_fixed(tmp_path, REAL)
     with pytest.raises(ValueError, match=r"holds metadata and no samples/0000\.png"):
         read_fixed(geneval_folder(tmp_path / "empty", pictures=0), REAL)

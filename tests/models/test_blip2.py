@@ -251,7 +251,7 @@ def test_other_language_models_are_refused_by_name() -> None:
 
 
 def test_a_prompt_without_images_is_refused(odd) -> None:
-    with pytest.raises(ValueError, match="pictures"):
+    with pytest.raises(ValueError, match="images"):
         odd.policy.sample(Prompt(texts=[""]), Sampling(max_tokens=2))
 
 

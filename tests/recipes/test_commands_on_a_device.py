@@ -75,7 +75,7 @@ def test_captions_are_written_by_beams(same: Both, pictures: Path) -> None:
 
 @pytest.mark.parametrize("world_model", ["show-o", "janus"])
 def test_images_are_drawn_and_asked_about(same: Both, pictures: Path, world_model: str) -> None:
-    steps = ["--steps", "4"] if world_model == "show-o" else []
+    steps = ["--rounds", "4"] if world_model == "show-o" else []
     model = ["--world-model", world_model]
     drawn = same("draw", "a red circle", "--number", "2", "--output", "OUT", *steps, *model)
     assert len(drawn) == 3
@@ -100,7 +100,7 @@ def test_a_language_model_judges_answers_the_same(same: Both, tmp_path: Path, te
 def test_geneval_draws_and_sees_the_same(
     same: Both, tmp_path: Path, mask2former: Path, zero_shot: Path
 ) -> None:
-    draw = ["--model", "shapes", "--per-prompt", "1", "--steps", "2", "--prompts", "shapes"]
+    draw = ["--model", "shapes", "--per-prompt", "1", "--rounds", "2", "--prompts", "shapes"]
     written = same("evaluate", "geneval", "--images", "OUT", "--detector", "shapes", *draw)
     assert len(written) > 24
     (place := tmp_path / "images" / "00000" / "samples").mkdir(parents=True)
@@ -123,7 +123,7 @@ def test_geneval_draws_and_sees_the_same(
 
 def test_joint_of_a_run_are_the_same(same: Both, tmp_path: Path) -> None:
     run = made_run(tmp_path / "run", STARTS["janus"])
-    words = ["--per-category", "4", "--max-tokens", "6", "--output", "OUT/found.json", "--pictures", "OUT"]
+    words = ["--per-category", "4", "--max-tokens", "6", "--output", "OUT/found.json", "--image-dir", "OUT"]
     same("evaluate", "joint", "--model", str(run), "--against", "none", *words)
 
 

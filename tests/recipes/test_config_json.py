@@ -116,12 +116,12 @@ def test_a_choice_that_does_not_exist_is_refused_in_python_too(tmp_path: Path) -
     with pytest.raises(ValueError, match="algorithm is 'ppo'; there are: a2c, scst, greedy-baseline, group"):
         vlrm.build(replace(RECIPES["vlrm"].presets["shapes"], algorithm=wrong), tmp_path)
     preset = RECIPES["unirl-grpo"].presets["shapes"]
-    likelihood = replace(preset.likelihood, orders=wrong)
-    with pytest.raises(ValueError, match="orders is 'ppo'; there are: drawn, subsampled, remasked"):
+    likelihood = replace(preset.likelihood, unmasking=wrong)
+    with pytest.raises(ValueError, match="unmasking is 'ppo'; there are: trajectory, subsampled, remasked"):
         unirl_grpo.build(replace(preset, likelihood=likelihood), tmp_path)
     assert not list(tmp_path.iterdir())
 
 
 def test_scst_has_no_other_objective() -> None:
-    with pytest.raises(ValueError, match="objective is 'probability', share is None: leave both out"):
+    with pytest.raises(ValueError, match="objective is 'probability', average_over is None: leave both out"):
         VlrmConfig(algorithm="scst", objective="probability")

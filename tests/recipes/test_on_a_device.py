@@ -103,7 +103,7 @@ def test_captioners_of_other_families_train_as_on_the_cpu(
 def test_unirl_trains_as_on_the_cpu(
     tmp_path: Path, emulated: torch.device, folders: Folders, family: str, recipe: str, options: str
 ) -> None:
-    rounds = ("--draw.steps", "3") if family == "show-o" else ()
+    rounds = ("--draw.rounds", "3") if family == "show-o" else ()
     given = [*folders.policy(family), *UNIRL, *rounds, *folders.rewards("letters", "bright")]
     words = [recipe, *small(recipe, *given, *options.split())]
     assert_same(*train_on_both(tmp_path, emulated, words))

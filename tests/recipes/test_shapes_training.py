@@ -103,7 +103,7 @@ def test_caption_export_and_evaluation_read_a_run(tmp_path: Path, capsys: pytest
 
 
 def test_a_configuration_survives_json() -> None:
-    config = replace(SHAPES, law="sampling")
+    config = replace(SHAPES, score_under="sampling")
     assert config_from_json(VlrmConfig, json.loads(json.dumps(config_to_json(config)))) == config
 
 

@@ -169,7 +169,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Folders:
 def test_a_run_is_resumed_bit_by_bit_and_leaves_float32(
     folders: Folders, tmp_path: Path, family: str, recipe: str, options: str
 ) -> None:
-    rounds = ("--draw.steps", "3") if family == "show-o" else ()
+    rounds = ("--draw.rounds", "3") if family == "show-o" else ()
     words = [
         *folders.policy(family),
         *MIXED,

@@ -38,7 +38,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Folders:
 def options(folders: Folders, way: str) -> list[str]:
     """A way's options without its recipe."""
     rewards = folders.rewards("letters", "bright")
-    return [*folders.policy("show-o"), *MASKED, *rewards, "--draw.steps", "4", *WAYS[way][1].split()]
+    return [*folders.policy("show-o"), *MASKED, *rewards, "--draw.rounds", "4", *WAYS[way][1].split()]
 
 
 @pytest.fixture(scope="module")

@@ -125,7 +125,7 @@ def test_every_preset_survives_json(recipe: str) -> None:
             "every reward weight is 0|both sides have",
         ),
         (["--world-model", "janus", "--likelihood.unmasking", "remasked"], "Janus draws from left to right"),
-        (["--world-model", "janus", "--draw.steps", "4"], "draw.steps is 4; Janus draws code by code"),
+        (["--world-model", "janus", "--draw.rounds", "4"], "draw.rounds is 4; Janus draws code by code"),
         (
             ["--rewards.object-identification", "0", "--rewards.all-facts", "0"],
             "every reward weight is 0; give at least one a weight",
@@ -153,7 +153,7 @@ def test_every_preset_survives_json(recipe: str) -> None:
         (["--quizzes.position", "-1"], "use numbers from 0, at least one above"),
         (
             ["--prompts", "2", "--draw.temperature", "0"],
-            "under.temperature is 0: a greedy distribution has no gradient",
+            "under.temperature is 0: greedy tokens have no gradient",
         ),
     ],
 )

@@ -78,7 +78,7 @@ def _train_metrics(rng: np.random.Generator, step: int, progress: float) -> dict
         "answering/entropy": 0.31 - 0.15 * progress + 0.01 * noise[0],
         "answering/kl": 0.03 * progress + 0.001 * abs(noise[1]),
         "groups/all": 16.0,
-        "groups/silent": float(round(3 + 6 * progress + abs(noise[2]))),
+        "groups/zero_variance": float(round(3 + 6 * progress + abs(noise[2]))),
         "gradient/norm_policy": 0.4 + 0.1 * abs(noise[3]),
         "gradient/norm_drawing": 0.3 + 0.1 * abs(noise[4]),
         "gradient/norm_answering": 0.2 + 0.1 * abs(noise[5]),

@@ -197,7 +197,7 @@ def test_a_reward_judges_the_caption_or_the_prompt(tmp_path: Path) -> None:
     torch.testing.assert_close(judge(drawn).sum(1), judge.scores(images, ["yes"] * 4))
     photo = outcome_of_texts(images, TEXTS)
     photo.sources[0] = "photos/one.JPG"
-    with pytest.raises(ValueError, match=r"'photos/one\.JPG' is a picture, not the prompt"):
+    with pytest.raises(ValueError, match=r"'photos/one\.JPG' is an image, not the prompt"):
         ImageReward(scores=judge.scores, text="prompt")(photo)
     with pytest.raises(ValueError, match="text is 'title'"):
         ImageReward(scores=judge.scores, text="title")  # pyright: ignore[reportArgumentType]
@@ -214,7 +214,7 @@ def test_the_same_score_is_an_evaluation(tmp_path: Path) -> None:
 
 
 def test_folders_that_cannot_judge_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"makes pictures of 24 x 24 pixels, the model sees 16 x 16"):
+    with pytest.raises(ValueError, match=r"makes images of 24 x 24 pixels, the model sees 16 x 16"):
         ClipSimilarity.from_pretrained(clip_folder(tmp_path / "size", side=24))
     folder = clip_folder(tmp_path / "hole")
     tensors = load_file(folder / "model.safetensors")

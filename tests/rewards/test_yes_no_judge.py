@@ -138,5 +138,5 @@ def test_models_and_questions_that_cannot_work_are_refused(tmp_path: Path) -> No
     outcome = outcome_of_texts(pictures(2), ["a", "b"])
     with pytest.raises(ValueError, match="no facts to ask about"):
         AskedFacts(judge=judge)(outcome)
-    with pytest.raises(ValueError, match="no question about picture 1, text 'b'"):
+    with pytest.raises(ValueError, match="no question about image 1, text 'b'"):
         AskedFacts(judge=judge)(replace(outcome, facts=[(Fact(kind="noun", words=("cat",)),), ()]))

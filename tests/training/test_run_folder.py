@@ -204,6 +204,6 @@ def test_a_run_without_an_evaluation_says_what_one_takes(
 ) -> None:
     pictures = write_images(tmp_path / "pictures", number=8, seed=0)
     words = ["--images", str(pictures), "--judge", JUDGE, "--run", str(tmp_path / "run")]
-    main([*START[:-2], *words])
+    main([*START[:-4], *words])
     told = capsys.readouterr()
     assert "nothing is evaluated in this run; name images with --held-out.images" in told.out + told.err

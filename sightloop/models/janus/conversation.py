@@ -383,7 +383,7 @@ def rendered(words: PreTrainedTokenizerBase, template: str, *, system: str = "",
         loose = written(f" {_PROBE} ", *parts).split(_PROBE)
         if len(pieces) != 2 or len(loose) != 2 or (parts and pieces[0].count(IMAGE) != 1):
             raise ValueError(
-                f"{source} makes {pieces} of a text{' about a picture' if parts else ''}; name "
+                f"{source} makes {pieces} of a text{' about an image' if parts else ''}; name "
                 "--prompts.template and --prompts.drawing"
             )
         keeps_end, keeps_start = loose[1] != pieces[1], loose[0] != pieces[0]

@@ -130,7 +130,7 @@ def image_sampling(
     chosen = {"guidance": config.draw.guidance, "decode_steps": config.draw.steps}
     if config.draw.steps is not None and policy.default_sampling().decode_steps is None:
         raise ValueError(
-            f"draw.steps is {config.draw.steps}; {type(policy).__name__} draws code by code, leave it out"
+            f"draw.rounds is {config.draw.steps}; {type(policy).__name__} draws code by code, leave it out"
         )
     law = policy.default_sampling(
         **{name: value for name, value in chosen.items() if value is not None},
