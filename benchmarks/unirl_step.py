@@ -137,7 +137,7 @@ class OurUnirl:
                 return score(turn, under)
 
         policy.sample, policy.score = timed_sample, timed_score
-        policy.shown = clock.timed("ask", policy.shown)
+        policy.understanding_input = clock.timed("ask", policy.understanding_input)
         self.optimizer.step = clock.timed("optimizer", self.optimizer.step)
 
     def step(self, batch: QuizBatch) -> Rollout:

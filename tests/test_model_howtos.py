@@ -65,7 +65,7 @@ def test_an_image_generator_is_a_folder_and_a_row(
     assert "Mosaic has no `mixed`, `compute_in`, which full training in bfloat16 needs" in said
     assert "use --dtype float32" in said
     said = refused(capsys, f"{train} --dtype float32")
-    assert "but Mosaic draws from left to right; use 'drawn'" in said
+    assert "but Mosaic draws from left to right; use 'trajectory'" in said
     said = refused(
         capsys, f"{train} --dtype float32 --likelihood.unmasking trajectory --gradient-checkpointing"
     )

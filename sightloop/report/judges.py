@@ -54,8 +54,8 @@ def both(run: RunRecords) -> list[str]:
     if "detector" in chosen and sides and judge.get("detector") == sides.get("detector"):
         found.append(("joint", str(judge.get("detector")) or "the exact checker"))
     return [
-        f"The judge of {evaluator} ({model}) is a reward of this run too: its figures rise with the reward "
-        "whether the policy got better or games it. Watch another judge."
+        f"The judge of {plain(evaluator)} ({model}) is a reward of this run too: its figures rise with the "
+        "reward whether the policy got better or games it. Watch another judge."
         for evaluator, model in found
     ]
 

@@ -272,7 +272,7 @@ def capital(text: str) -> str:
 
 def plain(name: str) -> str:
     """A name from code as words."""
-    return name.replace("_", " ").replace("/", " ")
+    return "drawings and answers" if name == "joint" else name.replace("_", " ").replace("/", " ")
 
 
 def is_share(*values: float) -> bool:

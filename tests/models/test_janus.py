@@ -312,7 +312,7 @@ def test_codes_that_are_none_are_refused(janus: Janus) -> None:
     prompt = drawing(["a cat"])
     for ids, said in (
         (torch.full((1, NUM_TOKENS), NUM_CODES), "64 codes"),
-        (torch.full((1, NUM_TOKENS), -1), "64 codes"),
+        (torch.full((1, NUM_TOKENS), -1), "values that are not numbers"),
         (torch.zeros(1, NUM_TOKENS + 1, dtype=torch.long), "17 tokens"),
     ):
         with pytest.raises(ValueError, match=said):

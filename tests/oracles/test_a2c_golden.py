@@ -84,7 +84,7 @@ def test_advantages_losses_and_gradients_of_every_batch(cases, dtype, objective,
         criticism = algorithm.critic_pass(rollout)
         rollout = replace(rollout, values=criticism.values)
         credit = algorithm.credit(actor, rollout)
-        wanted = numbers(case, "standardized_advantages")
+        wanted = numbers(case, "standardised_advantages")
         agree(credit.advantages, wanted.masked_fill(~mask, 0))
 
         out = algorithm.loss(actor, rollout, credit)

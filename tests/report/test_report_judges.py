@@ -60,7 +60,10 @@ def test_a_reward_measured_beside_the_others_is_no_reward() -> None:
     }
     told = judges(run_of(config, logged=("reward/all_facts",), watched="joint/drawn"))
     assert "Trained on: points (weight 1). Measured in training, not trained on: all facts." in told
-    assert "Only watched, never trained on: both sides, whose figure “share of prompts drawn right”" in told
+    assert (
+        "Only watched, never trained on: drawings and answers, whose figure “share of prompts drawn right”"
+        in told
+    )
 
 
 @pytest.mark.parametrize(
@@ -90,7 +93,7 @@ def test_a_judge_that_watches_and_is_a_reward_too_is_called_out() -> None:
     }
     for config in (named, retrieval):
         run = run_of(config, encoder="some/clip")
-        assert both(run)[0].startswith("The judge of held_out (some/clip) is a reward of this run too")
+        assert both(run)[0].startswith("The judge of held out (some/clip) is a reward of this run too")
         assert "Only watched" not in judges(run)
         assert not both(run_of(config, encoder="another/clip"))
     assert not both(run_of({"custom_rewards": ["clip:some/clip=0"]}, encoder="some/clip"))
@@ -99,7 +102,7 @@ def test_a_judge_that_watches_and_is_a_reward_too_is_called_out() -> None:
 def test_the_checker_of_drawings_as_a_reward_is_called_out() -> None:
     checked = {"judge": {"detector": ""}, "joint": {"detector": ""}, "schedule": BY_DRAWINGS}
     run = run_of({"rewards": {"detector": 1.0}, **checked}, watched="joint/drawn")
-    assert both(run)[0].startswith("The judge of joint (the exact checker) is a reward")
+    assert both(run)[0].startswith("The judge of drawings and answers (the exact checker) is a reward")
     assert not both(run_of({"rewards": {"detector": 0.0}, **checked}, watched="joint/drawn"))
 
 

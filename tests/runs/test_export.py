@@ -79,7 +79,7 @@ def test_peft_writes_the_captions_that_sightloop_writes(
     assert "after 2 steps" in card
     code = card.split("```python\n")[1].split("```")[0].replace('"FOLDER"', repr(str(exported)))
     logits = tmp_path / "logits.pt"
-    script = WITHOUT_SIGHTLOOP.format(picture=str(images / "0.png"), card=code, logits=str(logits))
+    script = WITHOUT_SIGHTLOOP.format(image=str(images / "0.png"), card=code, logits=str(logits))
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == ours

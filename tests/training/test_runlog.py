@@ -69,7 +69,7 @@ def test_overwriting_a_run_removes_it_but_not_its_images(tmp_path: Path) -> None
     left = sorted(path.name for path in (tmp_path / "run").iterdir())
     assert left == ["config.json", "environment.json", "pictures"]
     assert json.loads((tmp_path / "run" / "config.json").read_text()) == {
-        "format": 2,
+        "format": 3,
         "recipe": "toy",
         "config": {"new": 1},
     }
