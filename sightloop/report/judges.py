@@ -89,7 +89,7 @@ def _watched(run: RunRecords) -> str:
     doing = both(run)
     told: list[str] = []
     for name in names:
-        if any(sentence.startswith(f"The judge of {name} ") for sentence in doing):
+        if any(sentence.startswith(f"The judge of {plain(name)} ") for sentence in doing):
             continue
         keeps = isinstance(best, str) and best.startswith(f"{name}/")
         what = f", whose figure “{label_of(str(best)).text}” keeps the best checkpoint and is what the alarm "
