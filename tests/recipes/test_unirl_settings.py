@@ -219,7 +219,7 @@ def test_a_broken_line_of_quizzes_is_named_with_its_number(
     file.write_text(json.dumps(LINE) + "\n" + json.dumps(wrong) + "\n")
     for option in ("--quiz-file", "--joint.file"):
         said = refused(capsys, "unirl-grpo", tmp_path / option, option, file)
-        assert f"{file} {message}" in said
+        assert f"{file}, {message}" in said
 
 
 def test_a_file_of_excluded_prompts_alone_leaves_nothing_to_draw(
