@@ -181,9 +181,7 @@ def test_a_step_that_is_not_finite_names_its_sample_and_updates_nothing(what: st
         schedule=toy.schedule,
     )
     before = toy.policy.table.detach().clone()
-    with pytest.raises(
-        ValueError, match=rf"step 1: the {what} is not finite on 1 sample: image 5 \(reward "
-    ):
+    with pytest.raises(ValueError, match=rf"step 1: the {what} is not finite on 1 sample: image 5 \(reward "):
         train(experiment, run_in(tmp_path / "run", toy.schedule))
     assert torch.equal(toy.policy.table, before)
     alarms = [json.loads(line) for line in (tmp_path / "run" / "alarms.jsonl").read_text().splitlines()]
