@@ -21,7 +21,7 @@ from sightloop.cli.doctor import doctor_command
 from sightloop.cli.evaluate import EVALUATIONS
 from sightloop.cli.help import with_help
 from sightloop.cli.images import ask_command, convert_command, draw_command
-from sightloop.cli.timing import timing_given
+from sightloop.cli.timing import taken, timing_given
 from sightloop.former_names import current_options
 from sightloop.process.time_limit import REWARD_SECONDS
 from sightloop.ranges import NotNegative, Positive, require_ranges
@@ -113,8 +113,9 @@ def resume(words: list[str]) -> None:
 
         resume: Path
 
-    folder, rest = _taken("--resume", words)
-    if not folder:
+    given, rest = taken("--resume", words)
+    folder = given or ""
+    if not folder or folder.startswith("-"):
         tyro.cli(Resume, args=words, prog="sightloop train")
     name, config = settings_of_run(Path(folder))
     if rest and rest[0] in RECIPES:
@@ -132,17 +133,6 @@ def resume(words: list[str]) -> None:
     refuse_idle(chosen, chosen.choices, starts=[config])
     changes = changed_settings(config, chosen, run=Path(folder))
     _start(name, chosen, Path(folder), resume=True, changes=changes)
-
-
-def _taken(option: str, words: list[str]) -> tuple[str, list[str]]:
-    """The value of an option, and the words without both; "" if it has none."""
-    for place, word in enumerate(words):
-        name, equal, value = word.partition("=")
-        if name == option:
-            value = value if equal else "".join(words[place + 1 : place + 2])
-            rest = words[:place] + words[place + (1 if equal else 2) :]
-            return ("" if value.startswith("-") else value), rest
-    return "", words
 
 
 def replay(words: list[str]) -> None:

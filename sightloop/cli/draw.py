@@ -65,8 +65,6 @@ def generate_images(options: DrawOptions) -> list[Path]:
 def _require_sense(options: DrawOptions) -> None:
     if not options.prompt.strip():
         raise ValueError("the prompt is empty; say what to draw")
-    if options.number < 1:
-        raise ValueError(f"number is {options.number}; draw at least 1 image")
     if options.output.exists() and not options.output.is_dir():
         raise ValueError(f"{options.output} is a file; name a folder")
 

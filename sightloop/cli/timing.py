@@ -22,14 +22,19 @@ def timing_given(words: list[str]) -> Iterator[list[str]]:
         yield rest
 
 
-def _seconds(option: str, words: list[str], usual: float) -> tuple[float, list[str]]:
+def taken(option: str, words: list[str]) -> tuple[str | None, list[str]]:
+    """The value of an option, None if it is not there, and the words without both."""
     for place, word in enumerate(words):
         name, equal, value = word.partition("=")
-        if name.replace("_", "-") != option:
-            continue
-        given = value if equal else "".join(words[place + 1 : place + 2])
-        try:
-            return float(given), [*words[:place], *words[place + (1 if equal else 2) :]]
-        except ValueError:
-            raise ValueError(f"{option} is {given!r}; give a number of seconds") from None
-    return usual, words
+        if name.replace("_", "-") == option:
+            value = value if equal else "".join(words[place + 1 : place + 2])
+            return value, words[:place] + words[place + (1 if equal else 2) :]
+    return None, words
+
+
+def _seconds(option: str, words: list[str], usual: float) -> tuple[float, list[str]]:
+    given, rest = taken(option, words)
+    try:
+        return usual if given is None else float(given), rest
+    except ValueError:
+        raise ValueError(f"{option} is {given!r}; give a number of seconds") from None
