@@ -21,6 +21,7 @@ from sightloop.cli.doctor import doctor_command
 from sightloop.cli.evaluate import EVALUATIONS
 from sightloop.cli.help import with_help
 from sightloop.cli.images import ask_command, convert_command, draw_command
+from sightloop.cli.parse import parsed
 from sightloop.cli.timing import taken, timing_given
 from sightloop.former_names import current_options
 from sightloop.process.time_limit import REWARD_SECONDS
@@ -83,7 +84,7 @@ def _train(words: list[str]) -> None:
         ("settings", config_type, recipe.presets[preset]),
     ]
     command = dataclasses.make_dataclass("Train", fields, frozen=True, kw_only=True)
-    chosen: Any = tyro.cli(
+    chosen: Any = parsed(
         command,
         args=rest,
         prog=f"sightloop train {name}",
@@ -116,13 +117,13 @@ def resume(words: list[str]) -> None:
     given, rest = taken("--resume", words)
     folder = given or ""
     if not folder or folder.startswith("-"):
-        tyro.cli(Resume, args=words, prog="sightloop train")
+        parsed(Resume, args=words, prog="sightloop train")
     name, config = settings_of_run(Path(folder))
     if rest and rest[0] in RECIPES:
         if rest[0] != name:
             raise ValueError(f"{folder} is a run of {name}, not of {rest[0]}")
         rest = rest[1:]
-    chosen: Any = tyro.cli(
+    chosen: Any = parsed(
         type(config),
         args=rest,
         default=config,
@@ -147,7 +148,7 @@ def replay(words: list[str]) -> None:
         overwrite: bool = False
 
     named = [word for word in words if word in RECIPES]
-    chosen = tyro.cli(Replay, args=[word for word in words if word not in named], prog="sightloop train")
+    chosen = parsed(Replay, args=[word for word in words if word not in named], prog="sightloop train")
     name, config = settings_of_run(chosen.config)
     if named not in ([], [name]):
         raise ValueError(f"{chosen.config} is a configuration of {name}, not of {named[0]}")
@@ -169,12 +170,12 @@ def evaluate_command(words: list[str]) -> None:
             "evaluate", words, {name: _sentence(kind) for name, (kind, _) in EVALUATIONS.items()}, ""
         )
     kind, run = EVALUATIONS[words[0]]
-    run(tyro.cli(kind, args=words[1:], prog=f"sightloop evaluate {words[0]}"))
+    run(parsed(kind, args=words[1:], prog=f"sightloop evaluate {words[0]}"))
 
 
 def caption_command(words: list[str]) -> None:
     """Write captions of images."""
-    options = tyro.cli(CaptionOptions, args=words, prog="sightloop caption")
+    options = parsed(CaptionOptions, args=words, prog="sightloop caption")
     from sightloop.cli.captions import write_captions
 
     write_captions(options)
@@ -189,7 +190,7 @@ class ReportOptions:
 
 def report(words: list[str]) -> None:
     """Write the page and print the table."""
-    _show_report(tyro.cli(ReportOptions, args=words, prog="sightloop report").run)
+    _show_report(parsed(ReportOptions, args=words, prog="sightloop report").run)
 
 
 def _show_report(folder: Path) -> None:
@@ -222,7 +223,7 @@ class ExportOptions:
 
 def export(words: list[str]) -> None:
     """Export a run."""
-    options = tyro.cli(ExportOptions, args=words, prog="sightloop export")
+    options = parsed(ExportOptions, args=words, prog="sightloop export")
     from sightloop.runs.export import export_run
 
     export_run(

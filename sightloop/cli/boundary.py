@@ -48,13 +48,25 @@ def ended_in_one_sentence(words: list[str]) -> Iterator[None]:
         if os.environ.get(TRACEBACK):
             raise
         last = ending_of(error, words)
-        _say(last.sentence)
+        _say(_with_option(last.sentence, words))
         raise SystemExit(last.code) from None
 
 
 def _say(sentence: str) -> None:
     with suppress(OSError):
         say(f"sightloop: {one_line(sentence)}", is_error=True)
+
+
+def _with_option(said: str, words: list[str]) -> str:
+    """A sentence that begins with a setting, with the option that was written instead.
+
+    >>> _with_option("draw.temperature is -1.0; use 0 or more", ["--draw.temperature=-1"])
+    '--draw.temperature is -1.0; use 0 or more'
+    """
+    setting, space, rest = said.partition(" ")
+    option = "--" + setting.replace("_", "-")
+    written = {word.partition("=")[0].replace("_", "-") for word in words}
+    return option + space + rest if option in written else said
 
 
 def _require_text(words: list[str]) -> None:

@@ -10,8 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-import tyro
-
+from sightloop.cli.parse import parsed
 from sightloop.terminal import say
 
 
@@ -42,7 +41,7 @@ DEMOS: dict[str, type[Any]] = {"unirl": UnirlDemo, "vlrm": VlrmDemo}
 
 def run_demo(words: list[str], show_report: Callable[[Path], None]) -> None:
     """Train, print the table before and after, and tell where the report and the images are."""
-    options = tyro.cli(DEMOS[words[0]], args=words[1:], prog=f"sightloop demo {words[0]}")
+    options = parsed(DEMOS[words[0]], args=words[1:], prog=f"sightloop demo {words[0]}")
     from sightloop.cli import demo_run as recipe
 
     is_unirl = isinstance(options, UnirlDemo)

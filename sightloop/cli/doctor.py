@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from sightloop.cli.parse import parsed
 from sightloop.former_names import current_options
 from sightloop.recipes.catalog import RECIPES
 from sightloop.recipes.choices import refuse_idle
@@ -55,7 +56,7 @@ def _chosen(words: list[str]) -> tuple[DoctorOptions, Any]:
     """The options, and the configuration of the recipe; its type depends on the recipe's name."""
     at = next((i for i, word in enumerate(words) if word.partition("=")[0] == "--recipe"), None)
     if at is None:
-        return tyro.cli(_WithoutRecipe, args=words, prog="sightloop doctor"), None
+        return parsed(_WithoutRecipe, args=words, prog="sightloop doctor"), None
     name = words[at].partition("=")[2] or "".join(words[at + 1 : at + 2])
     if name not in RECIPES:
         raise ValueError(f"recipe {name!r} does not exist; there are: {', '.join(RECIPES)}")
@@ -67,6 +68,6 @@ def _chosen(words: list[str]) -> tuple[DoctorOptions, Any]:
         ("settings", Annotated[recipe.config, flat], recipe.presets[preset]),
     ]
     command = dataclasses.make_dataclass("Doctor", fields, frozen=True, kw_only=True)
-    chosen: Any = tyro.cli(command, args=words, prog=f"sightloop doctor --recipe {name}")
+    chosen: Any = parsed(command, args=words, prog=f"sightloop doctor --recipe {name}")
     refuse_idle(chosen.settings, recipe.config.choices, starts=[recipe.presets[preset]])
     return chosen.options, chosen.settings

@@ -5,15 +5,14 @@ Networks are imported when a command needs them, so that help comes at once.
 
 from __future__ import annotations
 
-import tyro
-
 from sightloop.cli.image_options import AskOptions, ConvertOptions, DrawOptions
+from sightloop.cli.parse import parsed
 from sightloop.terminal import one_line, say
 
 
 def convert_command(words: list[str]) -> None:
     """Convert a checkpoint."""
-    options = tyro.cli(ConvertOptions, args=words, prog="sightloop convert")
+    options = parsed(ConvertOptions, args=words, prog="sightloop convert")
     from sightloop.cli.convert import convert_checkpoint
 
     convert_checkpoint(options)
@@ -22,7 +21,7 @@ def convert_command(words: list[str]) -> None:
 
 def draw_command(words: list[str]) -> None:
     """Generate images of a prompt."""
-    options = tyro.cli(DrawOptions, args=words, prog="sightloop draw")
+    options = parsed(DrawOptions, args=words, prog="sightloop draw")
     from sightloop.cli.draw import generate_images
 
     for path in generate_images(options):
@@ -31,7 +30,7 @@ def draw_command(words: list[str]) -> None:
 
 def ask_command(words: list[str]) -> None:
     """Ask a question about an image."""
-    options = tyro.cli(AskOptions, args=words, prog="sightloop ask")
+    options = parsed(AskOptions, args=words, prog="sightloop ask")
     from sightloop.cli.draw import answer_question
 
     say(answer_question(options))

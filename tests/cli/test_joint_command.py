@@ -98,7 +98,7 @@ def test_models_are_named_by_folder_run_or_nothing(tmp_path: Path) -> None:
 
 
 def test_wrong_options_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "per_category is 0; use" in said(["--per-category", "0"], capsys)
+    assert "--per-category is 0; use" in said(["--per-category", "0"], capsys)
     assert "colors is 'x' without a detector" in said([*SMALL, "--colors", "x"], capsys)
     assert "nosuch is not a folder" in said([*SMALL, "--model", "nosuch"], capsys)
     told = said([*SMALL, "--vocabulary", "real"], capsys)

@@ -112,13 +112,13 @@ def test_every_preset_survives_json(recipe: str) -> None:
         (["--updates", "2"], "updates is 2, but method 'unirl' has no old policy"),
         (["--updates", "2", "--method", "rloo"], "updates is 2, but method 'rloo' has no old policy"),
         (["--updates", "0", "--method", "grpo"], "updates is 0; use at least 1"),
-        (["--clip-high", "0.2"], "clip_high is 0.2, which has no effect here: it belongs to --method"),
-        (["--joint.per-category", "1"], "joint.per_category is 1; a prompt is drawn 4 times"),
+        (["--clip-high", "0.2"], "--clip-high is 0.2, which has no effect here: it belongs to --method"),
+        (["--joint.per-category", "1"], "--joint.per-category is 1; a prompt is drawn 4 times"),
         (
             ["--answer.answerer", "frozen"],
             "answer.answerer is 'frozen': its answers are not the policy's own",
         ),
-        (["--answer.max-tokens", "1"], "answer.max_tokens is 1; an answer has a word and an end"),
+        (["--answer.max-tokens", "1"], "--answer.max-tokens is 1; an answer has a word and an end"),
         (["--objectives.balance", "--objectives.answering", "0"], "drawing weighs 1.0 and answering 0.0"),
         (
             ["--objectives.drawing", "0", "--objectives.answering", "0"],
@@ -133,7 +133,7 @@ def test_every_preset_survives_json(recipe: str) -> None:
         (["--rewards.text-judge", "1"], "judge.text_model is empty; name a language model"),
         (
             ["--judge.text-model", "some"],
-            "judge.text_model is 'some', which has no effect here: it belongs to the reward text_judge",
+            "--judge.text-model is 'some', which has no effect here: it belongs to the reward text_judge",
         ),
         (
             [
@@ -145,7 +145,7 @@ def test_every_preset_survives_json(recipe: str) -> None:
                 "--rewards.negative-questions",
                 "1",
             ],
-            "subtract_blind_baseline is True, which has no effect here: it belongs to the rewards points",
+            "subtract-blind-baseline is True, which has no effect here: it belongs to the rewards points",
         ),
         (["--judge.colors", "clip", "--rewards.detector", "1"], "colors is 'clip' without a detector"),
         (["--custom-rewards", "nowhere.py:it"], "nowhere.py"),
@@ -177,7 +177,7 @@ def test_a_grpo_run_that_cannot_work_says_so_in_one_line(
             "relaxed_round is 16; there are 16",
         ),
         (["--world-model", "janus", "--relaxation.codes", "one-round"], "Janus has no rounds; leave it out"),
-        (["--kl-weight", "-1"], "kl_weight is -1.0; use 0"),
+        (["--kl-weight", "-1"], "--kl-weight is -1.0; use 0"),
         (["--objectives.answering", "0"], "both sides have weight 0"),
         (["--objectives.balance"], "drawing weighs 0.0 and answering 1.0"),
     ],
