@@ -34,7 +34,7 @@ $(BIN)/python:
 $(STAMP): $(BIN)/python pyproject.toml constraints.txt
 	@echo "installing into .venv, a few minutes the first time"
 	$(PIP) install --quiet --constraint constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
-	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev,data,video]'
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev,data,video,web]'
 	@touch $@
 
 demo: $(STAMP) ## train the bundled captioner with VLRM on this computer, no download

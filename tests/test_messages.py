@@ -33,6 +33,10 @@ COMMANDS = {
     "cli.convert": ("convert",),
     "cli.demo_run": ("demo unirl", "demo vlrm"),
     "runs.export": ("export",),
+    "runs.push": ("export",),
+    "api.caption_file": ("caption",),
+    "cli.app": ("export",),
+    "cli.draw": ("draw",),
     "evaluators.geneval_run": ("evaluate geneval",),
     "cli.geneval": ("evaluate geneval",),
     "evaluators.geneval_options": ("evaluate geneval",),
@@ -43,7 +47,7 @@ COMMANDS = {
     "evaluators.open_detector.require_fit": ("evaluate geneval",),
     "planning.networks": TRAIN_UNIRL,
     "cli.captions": ("evaluate clip-recall",),
-    "cli.captions.caption_images": ("caption", "evaluate clip-recall"),
+    "cli.captions.pairs_of": ("caption", "evaluate clip-recall"),
     "cli.answers": ("evaluate answers",),
     "recipes.inputs": TRAIN,
     "runs.identity": (*TRAIN, "export"),
@@ -62,10 +66,11 @@ COMMANDS = {
     "training.progress": TRAIN,
     "training.run_folder": TRAIN,
     "training.tracking": TRAIN,
+    "view.server": ("view",),
 }
 EVERY_COMMAND = {*TRAIN, "train", "report", "doctor"}.union(*COMMANDS.values())
 # Options of other programs, and the one that every command has.
-FOREIGN = {"--gen_kwargs", "--model_args", "--master-port", "--help-all", "--signal"}
+FOREIGN = {"--gen_kwargs", "--model_args", "--master-port", "--help-all", "--signal", "--version"}
 OPTION = re.compile(r"(?<![\w-])--[a-z][\w.-]*\w")
 QUOTED_COMMAND = re.compile(r"`sightloop ([^`]+)`")
 PYTHON = re.compile(r"\b\w+=(?:True|False|None)\b|\b[A-Z]\w+\(\w*=?|`\w+`\s*=")

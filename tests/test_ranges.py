@@ -18,6 +18,7 @@ from sightloop.cli.demo import DEMOS
 from sightloop.cli.doctor import DoctorOptions
 from sightloop.cli.evaluate import EVALUATIONS
 from sightloop.cli.image_options import AskOptions, ConvertOptions, DrawOptions
+from sightloop.cli.view import ViewOptions
 from sightloop.ranges import Range, range_of
 from sightloop.recipes.catalog import RECIPES
 from sightloop.recipes.choices import leaves_of, value_of, with_value
@@ -26,12 +27,13 @@ ANY = Path("anything")
 MADE: list[Any] = [
     *(recipe.config() for recipe in RECIPES.values()),
     TrainOptions(),
-    ReportOptions(run=ANY),
+    ReportOptions(run=(ANY,)),
+    ViewOptions(run=(ANY,)),
     ExportOptions(run=ANY, output=ANY),
     CaptionOptions(images=()),
     DoctorOptions(),
     DrawOptions(prompt=""),
-    AskOptions(image=ANY, question=""),
+    AskOptions(image=ANY),
     ConvertOptions(family="show-o", source=ANY, output=ANY),
     *(DEMOS[name]() for name in DEMOS),
     EVALUATIONS["clip-recall"][0](),

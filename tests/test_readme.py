@@ -31,6 +31,7 @@ ELSEWHERE = {"docs/adding_a_model.md", "docs/adding_an_image_generator.md"}
 # Commands of other programs: their options are not ours to check.
 OTHERS = {
     "cd",
+    "source",
     "git",
     "pip",
     "pytest",

@@ -1,4 +1,4 @@
-"""The command line: `sightloop demo | train | evaluate | caption | draw | ask | report | export | convert`.
+"""The command line: `sightloop demo | train | evaluate | caption | draw | ask | report | view | export ...`.
 
 Networks are imported when a command needs them, so that help comes at once.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from inspect import cleandoc
 from pathlib import Path
@@ -15,15 +15,20 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from sightloop import __version__
 from sightloop.cli.caption_options import CaptionOptions
+from sightloop.cli.completion import completion_command
 from sightloop.cli.demo import DEMOS, run_demo
 from sightloop.cli.doctor import doctor_command
 from sightloop.cli.evaluate import EVALUATIONS
 from sightloop.cli.help import with_help
-from sightloop.cli.images import ask_command, convert_command, draw_command
+from sightloop.cli.image_options import ask_command, convert_command, draw_command
 from sightloop.cli.parse import parsed
 from sightloop.cli.timing import taken, timing_given
+from sightloop.cli.view import view_command
 from sightloop.former_names import current_options
+from sightloop.other_libraries import COMMANDS as CALLED_ELSEWHERE
+from sightloop.other_libraries import refuse_names_of_others
 from sightloop.process.time_limit import REWARD_SECONDS
 from sightloop.ranges import NotNegative, Positive, require_ranges
 from sightloop.recipes.catalog import RECIPES
@@ -76,6 +81,7 @@ def _train(words: list[str]) -> None:
     if not words or words[0] not in RECIPES:
         _fail_or_help("train", words, {name: RECIPES[name].does for name in RECIPES}, _TRAIN_NOTE)
     name, *rest = words
+    refuse_names_of_others(rest, name)
     recipe = RECIPES[name]
     preset = preset_of(recipe.presets, rest)
     config_type = Annotated[recipe.config, tyro.conf.arg(name="")]
@@ -96,7 +102,7 @@ def _train(words: list[str]) -> None:
     if options.plan:
         return _print_plan(preset, chosen.settings)
     folder = options.run or Path("runs") / f"{name}-{preset}"
-    _start(name, chosen.settings, folder, overwrite=options.overwrite)
+    _start(folder, chosen.settings, run=folder, overwrite=options.overwrite)
 
 
 def _print_plan(preset: str, settings: Any) -> None:
@@ -133,7 +139,7 @@ def resume(words: list[str]) -> None:
     )
     refuse_idle(chosen, chosen.choices, starts=[config])
     changes = changed_settings(config, chosen, run=Path(folder))
-    _start(name, chosen, Path(folder), resume=True, changes=changes)
+    _start(Path(folder), resume=folder, trust_rewards=True, **changes)
 
 
 def replay(words: list[str]) -> None:
@@ -152,13 +158,13 @@ def replay(words: list[str]) -> None:
     name, config = settings_of_run(chosen.config)
     if named not in ([], [name]):
         raise ValueError(f"{chosen.config} is a configuration of {name}, not of {named[0]}")
-    _start(name, config, chosen.run, overwrite=chosen.overwrite)
+    _start(chosen.run, config, run=chosen.run, overwrite=chosen.overwrite)
 
 
-def _start(name: str, config: Any, folder: Path, **how: Any) -> None:
-    from sightloop.runs.launch import launch
+def _start(folder: Path, *given: Any, **how: Any) -> None:
+    from sightloop.api.train import train
 
-    launch(name, config, folder, **how)
+    train(*given, **how)
     if os.environ.get("RANK", "0") == "0":
         _show_report(folder)
 
@@ -183,14 +189,35 @@ def caption_command(words: list[str]) -> None:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ReportOptions:
-    """One self-contained page about a run, and its before/after table in the terminal."""
+    """One self-contained page about a run, or about several beside each other, and the same figures in the
+    terminal.
+    """
 
-    run: Positional[Path]
+    run: Positional[tuple[Path, ...]]
+    """Run folders."""
+    output: Path | None = None
+    """Page to write about several runs; default comparison.html beside the first of them."""
 
 
 def report(words: list[str]) -> None:
     """Write the page and print the table."""
-    _show_report(parsed(ReportOptions, args=words, prog="sightloop report").run)
+    options = parsed(ReportOptions, args=words, prog="sightloop report")
+    if not options.run:
+        raise ValueError("name a run folder, as in `sightloop report runs/NAME`")
+    if len(options.run) > 1:
+        return _show_comparison(options.run, options.output)
+    if options.output is not None:
+        raise ValueError("--output has no effect for one run, whose page is its report.html; leave it out")
+    _show_report(options.run[0])
+
+
+def _show_comparison(folders: Sequence[Path], output: Path | None) -> None:
+    from sightloop.report.compare import compare_runs
+    from sightloop.report.comparison import write_comparison
+
+    say(compare_runs(folders))
+    page = output or folders[0].resolve().parent / "comparison.html"
+    say(f"comparison: {write_comparison(folders, page)}")
 
 
 def _show_report(folder: Path) -> None:
@@ -209,8 +236,8 @@ class ExportOptions:
     """
 
     run: Positional[Path]
-    output: Path
-    """Folder (form "folder"), or file (.pt or .safetensors) to write."""
+    output: Path | None = None
+    """Folder (form "folder"), or file (.pt or .safetensors) to write; with --push default exported/NAME."""
     form: Literal["folder", "tensors"] = "folder"
     """A folder of transformers, or VLRM's 257 tensors in one file."""
     step: str = "best"
@@ -218,23 +245,47 @@ class ExportOptions:
     dtype: Literal["float16", "bfloat16", "float32"] = "float16"
     """Precision of the weights; adapters for peft are always float32."""
     license: str = ""
-    """License named in the model card; follow the base model's."""
+    """License named in the model card; default that of the base model's card, if it is in its folder."""
+    push: str = ""
+    """Repository of the hub, ORGANIZATION/NAME, that the folder is uploaded to."""
+    dry_run: bool = False
+    """With --push: upload nothing, print what would go there."""
+    private: bool = False
+    """With --push: a repository that is made is private."""
 
 
 def export(words: list[str]) -> None:
     """Export a run."""
     options = parsed(ExportOptions, args=words, prog="sightloop export")
+    output = _export_place(options)
     from sightloop.runs.export import export_run
+    from sightloop.runs.push import push_folder, require_repository, what_would_go
 
+    if options.push:
+        require_repository(options.push)
     export_run(
         options.run,
-        options.output,
+        output,
         form=options.form,
         step=options.step,
         dtype=options.dtype,
         license_name=options.license,
     )
-    say(f"wrote {options.output}")
+    say(f"wrote {output}")
+    if options.dry_run:
+        say(what_would_go(output, options.push))
+    elif options.push:
+        say(f"pushed to {push_folder(output, options.push, is_private=options.private)}")
+
+
+def _export_place(options: ExportOptions) -> Path:
+    if not options.push and (options.dry_run or options.private):
+        raise ValueError("--dry-run and --private have no effect without --push; leave them out")
+    if options.push and options.form == "tensors":
+        raise ValueError("--push uploads a folder; leave --form tensors out")
+    if options.output is None and not options.push:
+        raise ValueError("name the folder or file to write with --output")
+    return options.output or Path("exported") / options.push.rpartition("/")[2]
 
 
 def demo(words: list[str]) -> None:
@@ -259,18 +310,25 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], None], str]] = {
     "caption": (caption_command, "write captions of images"),
     "draw": (draw_command, "draw images of a prompt (Show-o, Janus)"),
     "ask": (ask_command, "ask a question about an image (Show-o, Janus)"),
-    "report": (report, "one page and one table about a run"),
+    "report": (report, "one page and one table about a run, or about several beside each other"),
+    "view": (view_command, "the same in the browser while runs go on; own images to try"),
     "doctor": (doctor_command, "is everything well that a run depends on: computer, judges, rewards"),
     "export": (export, "a run's model as a folder of its own, without adapters or sightloop"),
     "convert": (
         convert_command,
         "checkpoints of Show-o, MAGVIT-v2, Janus, from their authors' form and back",
     ),
+    "completion": (completion_command, "words that a shell completes: sightloop completion bash"),
 }
 
 
 def run_command(words: list[str]) -> None:
     """Run one command."""
+    if words and words[0] in {"--version", "-V"}:
+        return say(f"sightloop {__version__}")
+    if words[:2] == ["completion", "words"]:
+        # What was typed so far may ask for help; that is not asked here.
+        return completion_command(words[1:])
     if not words or words[0] not in COMMANDS:
         _fail_or_help("", words, {name: does for name, (_, does) in COMMANDS.items()}, "")
     with inputs_given(words) as left:
@@ -296,5 +354,7 @@ def _fail_or_help(group: str, words: list[str], choices: dict[str, str], note: s
         raise SystemExit(0 if words else 2)
     close = get_close_matches(words[0], choices, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
+    if not group and words[0] in CALLED_ELSEWHERE:
+        hint = f"; here it is {CALLED_ELSEWHERE[words[0]]!r}"
     say(f"{prog}: unknown command {words[0]!r}{hint}\n\n{text}", is_error=True)
     raise SystemExit(2)

@@ -47,8 +47,10 @@ class CaptionOptions:
     """Images that cannot be read are left out and named at the end, or the first one stops the command."""
     device: str = "auto"
     """auto (an accelerator if there is one, else the CPU), cpu, cuda, cuda:1, xpu or mps."""
+    dtype: Literal["float32", "bfloat16"] | None = None
+    """Precision of the captioner's frozen weights; default that of the run, else float32."""
     output: Path | None = None
-    """Write .jsonl with "image" and "caption" there instead."""
+    """Write .jsonl with "image" and "caption" there instead; one that was not finished is gone on with."""
 
     def __post_init__(self) -> None:
         require_ranges(self)
@@ -103,10 +105,12 @@ class CaptionMeasureOptions:
     """
 
     captions: Positional[Path]
-    """File of captions: .jsonl or .json with "image" and "caption", or .csv with these columns."""
+    """File of captions: .jsonl or .json with "image" and "caption", or .csv with these columns; COCO's
+    results or CLIPScore's candidates.
+    """
     references: Path | None = None
-    """File of true captions, several an image allowed: adds CIDEr-D, ROUGE-L, BLEU and color
-    coverage.
+    """File of true captions, several an image allowed: adds CIDEr-D, ROUGE-L, BLEU and color coverage. As
+    captions, or COCO's annotations, Karpathy's JSON, CLIPScore's references.
     """
     objects: Path | None = None
     """File of the objects that the images hold: adds CHAIR. COCO's instances_*.json, or .jsonl with "image"

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
+from sightloop.api.caption_file import CaptionFile
+from sightloop.api.model import caption_images, writing_of
 from sightloop.cli.caption_options import (
     BrokenImages,
     CaptionMeasureOptions,
     CaptionOptions,
-    DecodeOptions,
     RecallOptions,
 )
 from sightloop.data.decode import Decoding
@@ -26,7 +26,7 @@ from sightloop.evaluation.chair import chair
 from sightloop.evaluation.clip_score import clip_score
 from sightloop.evaluation.intervals import bootstrap_interval
 from sightloop.evaluation.object_files import read_objects
-from sightloop.evaluation.pairs import caption_set, read_captions, refuse_empty
+from sightloop.evaluation.pairs import caption_set, image_key, read_captions, refuse_empty
 from sightloop.evaluation.protocol import protocol_hash
 from sightloop.evaluation.retrieval import clip_recall_of_files
 from sightloop.evaluators.held_out_captions import Writing
@@ -34,7 +34,6 @@ from sightloop.evaluators.settings import HeldOutSettings
 from sightloop.models.clip import ClipEncoder
 from sightloop.models.named_models import model_config
 from sightloop.models.protocols import Captioner
-from sightloop.recipes.vlrm.config import PAPER, SHAPES
 from sightloop.rewards.phrases import contains_bad_phrase, load_phrases
 from sightloop.runs.identity import require_same_inputs
 from sightloop.runs.restore import open_captioner, read_config
@@ -47,29 +46,14 @@ from sightloop.world.bundled import WEIGHTS, is_bundled
 from sightloop.world.image_folder import truth_of
 
 
-def writing_of(decode: DecodeOptions, model: str) -> Writing:
-    """How the captioner of this name writes; what is not given is as the run was evaluated."""
-    given = {name: value for name, value in asdict(decode).items() if value not in (None, "")}
-    return replace(_usual_writing(model), **given)
-
-
-def _usual_writing(model: str) -> Writing:
-    if not model:
-        return Writing.of(SHAPES.held_out, "")
-    config = read_config(Path(model)) if is_run(model) else PAPER
-    return Writing.of(config.held_out, config.draw.prompt)
-
-
-def caption_images(policy: Captioner, pictures: ImageSet, writing: Writing) -> Iterator[tuple[str, str]]:
+def pairs_of(policy: Captioner, pictures: ImageSet, writing: Writing) -> Iterator[tuple[str, str]]:
     """Path and caption of each image, in order.
 
     Raises:
         ValueError: an image is broken.
     """
     try:
-        for batch in pictures:
-            captions = writing(policy, policy.encode_images(batch.images), instead=_GREEDY)
-            yield from zip(batch.sources, captions, strict=True)
+        yield from caption_images(policy, pictures, writing, instead=_GREEDY)
     except UnreadableImageError as error:
         raise ValueError(f"{error}, or leave such images out with --on-broken leave-out") from error
 
@@ -83,24 +67,36 @@ _NUM_NAMED = 5
 def write_captions(options: CaptionOptions) -> None:
     """Caption files, folders and globs; one line an image as soon as it is there, or .jsonl.
 
+    A file that holds captions of the same model, written in the same way, is gone on with.
+
     Raises:
-        ValueError: nothing to caption, or an image that cannot be read.
+        ValueError: nothing to caption, an image that cannot be read, or a file of other captions.
     """
     if not options.images:
         raise ValueError("name the images to caption: files, folders or globs")
     paths = [path for spec in options.images for path in _paths(spec)]
     if not options.model:
         require_world_images(paths, what="captioner", option="--model")
-    policy = open_captioner(options.model, device=distributed.device(options.device))
+    writing = writing_of(options.model, asdict(options.decode) | {"fit": options.fit})
+    file = None
+    if options.output is not None:
+        file = CaptionFile.opened(options.output, {"model": options.model, **asdict(writing)})
+        paths = [path for path in paths if os.path.abspath(path) not in file.done]
+        if file.done:
+            say(f"{len(file.done)} captions are in {file.path} already; {len(paths)} to go", is_error=True)
+        if not paths:
+            return
+    policy = open_captioner(options.model, device=distributed.device(options.device), dtype=options.dtype)
     source = FileSource(spec=", ".join(options.images), paths=tuple(paths))
     decoding = Decoding(size=policy.image_size, fit=options.fit)
     pictures = _image_set(source, decoding, on_broken=options.on_broken)
-    pairs = caption_images(policy, pictures, writing_of(options.decode, options.model))
-    if options.output is None:
+    pairs = pairs_of(policy, pictures, writing)
+    if file is None:
         for path, caption in pairs:
             say(f"{one_line(path)}\t{one_line(caption)}")
     else:
-        say(f"wrote {_written(pairs, options.output)} captions to {options.output}", is_error=True)
+        number = _written(file, pairs, pictures, paths)
+        say(f"wrote {number} captions to {file.path}", is_error=True)
     _tell_left_out(pictures)
 
 
@@ -116,17 +112,16 @@ def _image_set(
     )
 
 
-def _written(pairs: Iterator[tuple[str, str]], output: Path) -> int:
-    """Write each caption when it is there; nothing is touched before the first one."""
-    first = next(pairs)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    number = 0
-    with output.open("w", encoding="utf-8") as file:
-        for path, caption in itertools.chain([first], pairs):
-            file.write(json.dumps({"image": os.path.abspath(path), "caption": caption}) + "\n")
-            file.flush()
-            number += 1
-    return number
+def _written(
+    file: CaptionFile, pairs: Iterator[tuple[str, str]], pictures: ImageSet, paths: Sequence[str]
+) -> int:
+    try:
+        return file.write(pairs)
+    except ValueError:
+        if file.done and len(pictures.left_out) == len(paths):
+            # Of a file that is gone on with, broken images alone are left.
+            return 0
+        raise
 
 
 def _tell_left_out(pictures: ImageSet) -> None:
@@ -173,10 +168,10 @@ def measured_recall(options: RecallOptions) -> Evaluation:
         require_world_images(source.paths, what="captioner", option="--model")
     encoder = _encoder(options, source.paths, device)
     policy = open_captioner(options.model, device=device, dtype=options.dtype)
-    writing = writing_of(options.decode, options.model)
+    writing = writing_of(options.model, asdict(options.decode))
     decoding = Decoding(size=policy.image_size, fit=writing.fit)
     pictures = _image_set(source, decoding, on_broken=options.on_broken, limit=options.limit)
-    written = caption_set(list(caption_images(policy, pictures, writing)))
+    written = caption_set(list(pairs_of(policy, pictures, writing)))
     _tell_left_out(pictures)
     refuse_empty(written, allowed=options.allow_empty)
     return writing.recall(policy, clip_recall_of_files(encoder, written, ties=options.ties))
@@ -223,7 +218,8 @@ def measured_captions(options: CaptionMeasureOptions) -> Evaluation:
     Raises:
         ValueError: an empty caption, or files that do not fit together.
     """
-    given = read_captions(options.captions, image_root=options.image_root or None)
+    looked_at = bool(options.clip or options.objects or options.scenes)
+    given = read_captions(options.captions, image_root=options.image_root or None, must_exist=looked_at)
     refuse_empty(given, allowed=options.allow_empty)
     listed = load_phrases(options.phrases)
     wanted = None
@@ -266,14 +262,16 @@ def _joined(parts: Sequence[Evaluation]) -> Evaluation:
 
 
 def _references(file: Path, sources: list[str], image_root: str) -> list[list[str]]:
-    given = read_captions(file, image_root=image_root or None, several=True)
+    given = read_captions(file, image_root=image_root or None, several=True, must_exist=False)
+    # Files of others name images that need not be here.
+    key = image_key if given.by_number else os.path.realpath
     by_source: dict[str, list[str]] = {}
     for source, caption in zip(given.sources, given.captions, strict=True):
-        by_source.setdefault(os.path.realpath(source), []).append(caption)
-    missing = [source for source in sources if os.path.realpath(source) not in by_source]
+        by_source.setdefault(key(source), []).append(caption)
+    missing = [source for source in sources if key(source) not in by_source]
     if missing:
         raise ValueError(f"{file} has no reference for {len(missing)} images, the first is {missing[0]}")
-    return [by_source[os.path.realpath(source)] for source in sources]
+    return [by_source[key(source)] for source in sources]
 
 
 def evaluation_table(evaluation: Evaluation) -> str:

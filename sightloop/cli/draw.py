@@ -1,122 +1,140 @@
-"""What the commands `draw` and `ask` do: images of a prompt, and an answer about an image."""
+"""What the commands `draw` and `ask` do: images of prompts, and answers about an image."""
 
 from __future__ import annotations
 
-import math
+import json
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import torch
-from jaxtyping import UInt8
 from PIL import Image, PngImagePlugin
-from torch import Tensor
 
+from sightloop.api.drawing_sheet import labelled_sheet
+from sightloop.api.model import Model, image_pixels
 from sightloop.cli.image_options import AskOptions, DrawOptions, ModelOptions
-from sightloop.data.decode import BrokenImageError, upright
-from sightloop.evaluators.joint import most_likely_answers
-from sightloop.image_files import read_regular
 from sightloop.models.atomic_files import atomic_write
 from sightloop.models.protocols import ImageGenerator
 from sightloop.recipes.image_policies import world_folder
-from sightloop.rollouts.seeds import image_seed
 from sightloop.runs.restore import open_generator
-from sightloop.types import Images, Prompt
+from sightloop.terminal import one_line, say
+from sightloop.text_files import read_lines
 from sightloop.world.boundary import MODEL_KEY, drawn_by, require_world_images, require_world_words
 
-_BATCH = 4
-_GAP = 4
+
+@dataclass(frozen=True, kw_only=True)
+class _Drawing:
+    path: Path
+    prompt: str
+    place: int
+    """Which one of its prompt it is, from 0."""
 
 
 def generate_images(options: DrawOptions) -> list[Path]:
-    """Write numbered images and a sheet of them; numbers go on behind those in the folder.
+    """Write numbered images as soon as they are drawn, a sheet of them, and beside it how they were drawn;
+    numbers go on behind those in the folder.
 
     An image depends on the prompt, the seed and which one of the call it is, not on how many are generated.
 
     Raises:
         ValueError: a setting out of its range, or one that the policy does not have.
     """
-    _require_sense(options)
-    author = _author(options.source, texts=[options.prompt])
-    policy = _open(options.source)
-    chosen = {"decode_steps": options.steps, "guidance": options.guidance, "temperature": options.temperature}
-    sampling = policy.default_sampling(**{name: value for name, value in chosen.items() if value is not None})
-    images: list[Tensor] = []
-    for start in range(0, options.number, _BATCH):
-        places = range(start, min(start + _BATCH, options.number))
-        seeds = [image_seed(options.prompt, place, options.seed) for place in places]
-        with torch.no_grad():
-            tokens = policy.sample(
-                Prompt(texts=[options.prompt] * len(places), wants="image", seeds=seeds), sampling
-            )
-            images += list(policy.pixels(tokens).pixels.cpu())
-    options.output.mkdir(parents=True, exist_ok=True)
+    prompts = _prompts(options)
+    author = _author(options.source, texts=prompts)
+    model = Model(_open(options.source), name=options.source.model)
+    how = {"rounds": options.steps, "guidance": options.guidance, "temperature": options.temperature}
+    sampling = model.sampling(**how)
     first = 1 + max(
         (int(path.stem) for path in options.output.glob("*.png") if path.stem.isdigit()), default=0
     )
-    paths = [options.output / f"{first + place:04}.png" for place in range(len(images))]
-    pictures = [Image.fromarray(pixels.permute(1, 2, 0).numpy()) for pixels in images]
-    for path, picture in zip(paths, pictures, strict=True):
-        _save(picture, path, options.prompt, author)
-    sheet = options.output / f"sheet_{paths[0].stem}-{paths[-1].stem}.png"
-    _save(grid_of(pictures), sheet, options.prompt, author)
-    return [*paths, sheet]
+    drawings: list[_Drawing] = []
+    for prompt in prompts:
+        drawn = model.generate(prompt, number=options.number, seed=options.seed, **how)
+        options.output.mkdir(parents=True, exist_ok=True)
+        for place, picture in enumerate(drawn):
+            path = options.output / f"{first + len(drawings):04}.png"
+            _save(picture, path, {"prompt": prompt, MODEL_KEY: author, "seed": str(options.seed)})
+            drawings.append(_Drawing(path=path, prompt=prompt, place=place))
+    sheet = options.output / f"sheet_{drawings[0].path.stem}-{drawings[-1].path.stem}.png"
+    settings = {
+        "model": author,
+        "seed": options.seed,
+        "guidance": sampling.guidance,
+        "rounds": sampling.decode_steps,
+        "temperature": sampling.temperature,
+        "dtype": options.source.dtype,
+    }
+    told = ", ".join(f"{name} {value}" for name, value in settings.items() if value is not None)
+    labelled = [(each.path, each.prompt) for each in drawings]
+    _save(labelled_sheet(labelled, told), sheet, {"prompt": "\n".join(prompts), MODEL_KEY: author})
+    images = [{"image": each.path.name, "prompt": each.prompt, "place": each.place} for each in drawings]
+    with atomic_write(sheet.with_suffix(".json")) as partial:
+        record = json.dumps({**settings, "images": images}, indent=1, ensure_ascii=False)
+        partial.write_text(record + "\n", encoding="utf-8")
+    return [*(each.path for each in drawings), sheet]
 
 
-def _require_sense(options: DrawOptions) -> None:
-    if not options.prompt.strip():
+def _prompts(options: DrawOptions) -> list[str]:
+    if options.prompt and options.prompt_file is not None:
+        raise ValueError(f"both a prompt and --prompt-file {options.prompt_file} are given; leave one out")
+    prompts = [options.prompt] if options.prompt_file is None else _lines(options.prompt_file, "prompts")
+    if not all(prompt.strip() for prompt in prompts):
         raise ValueError("the prompt is empty; say what to draw")
     if options.output.exists() and not options.output.is_dir():
         raise ValueError(f"{options.output} is a file; name a folder")
+    return prompts
 
 
-def _save(picture: Image.Image, path: Path, prompt: str, author: str) -> None:
-    texts = PngImagePlugin.PngInfo()
-    texts.add_itxt("prompt", prompt)
-    texts.add_itxt(MODEL_KEY, author)
+def _lines(file: Path, what: str) -> list[str]:
+    found = [line.text.strip() for line in read_lines(file)]
+    if not found:
+        raise ValueError(f"{file} holds no {what}; write one a line")
+    return found
+
+
+def _save(picture: Image.Image, path: Path, texts: dict[str, str]) -> None:
+    chunks = PngImagePlugin.PngInfo()
+    for name, text in texts.items():
+        chunks.add_itxt(name, text)
     with atomic_write(path) as partial:
-        picture.save(partial, pnginfo=texts)
+        picture.save(partial, pnginfo=chunks)
 
 
-def grid_of(pictures: list[Image.Image]) -> Image.Image:
-    """Images of one size side by side, about as many rows as columns."""
-    columns = math.ceil(math.sqrt(len(pictures)))
-    rows = math.ceil(len(pictures) / columns)
-    width, height = pictures[0].size
-    size = (columns * (width + _GAP) + _GAP, rows * (height + _GAP) + _GAP)
-    sheet = Image.new("RGB", size, "white")
-    for place, picture in enumerate(pictures):
-        row, column = divmod(place, columns)
-        sheet.paste(picture, (_GAP + column * (width + _GAP), _GAP + row * (height + _GAP)))
-    return sheet
-
-
-def answer_question(options: AskOptions) -> str:
-    """The most likely answer about the image of a file.
+def answers_of(options: AskOptions) -> list[tuple[str, str]]:
+    """Each question with its most likely answer about the image of a file.
 
     Raises:
-        ValueError: a file that is no image, or a model that cannot answer.
+        ValueError: no question, a file that is no image, or a model that cannot answer.
     """
-    image = read_image(options.image)
-    if not options.question.strip():
+    pixels = image_pixels(options.image)
+    asked = list(options.question)
+    if options.question_file is not None:
+        asked += _lines(options.question_file, "questions")
+    if not asked or not all(question.strip() for question in asked):
         raise ValueError("the question is empty; say what to ask")
-    _author(options.source, texts=[options.question], image=options.image)
-    images = Images(pixels=torch.from_numpy(image).permute(2, 0, 1)[None])
-    (answer,) = most_likely_answers(_open(options.source), [options.question], images, options.max_tokens)
-    return answer
+    _author(options.source, texts=asked, image=options.image)
+    model = Model(_open(options.source), name=options.source.model)
+    answers = model.answer(Image.fromarray(pixels), asked, max_tokens=options.max_tokens)
+    return list(zip(asked, answers, strict=True))
 
 
-def read_image(path: Path) -> UInt8[np.ndarray, "H W 3"]:
-    """An image file of any mode and size as RGB.
+def answer_questions(options: AskOptions) -> None:
+    """Print the answers, or write them as JSON lines.
 
     Raises:
-        ValueError: it is missing, damaged or no image.
+        ValueError: as `answers_of`.
     """
-    if not path.is_file():
-        raise ValueError(f"{path} does not exist or is no file; name an image")
-    try:
-        return upright(read_regular(path))
-    except BrokenImageError as error:
-        raise ValueError(f"{path}: {error}") from error
+    found = answers_of(options)
+    if options.output is not None:
+        lines = [
+            json.dumps({"image": str(options.image), "question": question, "answer": answer})
+            for question, answer in found
+        ]
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        options.output.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        return say(f"wrote {len(lines)} answers to {options.output}", is_error=True)
+    for question, answer in found:
+        say(answer if len(found) == 1 else f"{one_line(question)}\t{one_line(answer)}")
+    if any(not answer for _, answer in found):
+        say("an empty line is an answer without a word", is_error=True)
 
 
 def _author(source: ModelOptions, *, texts: list[str], image: Path | None = None) -> str:

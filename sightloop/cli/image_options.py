@@ -1,4 +1,7 @@
-"""The options of `sightloop convert | draw | ask`; loads no network."""
+"""Commands of models that generate images and answer: `sightloop convert | draw | ask`, and their options.
+
+Networks are imported when a command needs them, so that help comes at once.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,11 @@ from typing import Annotated, Literal
 
 import tyro
 
+from sightloop.cli.parse import parsed
 from sightloop.models.families import Parts
 from sightloop.models.prompt_strings import PromptOptions
 from sightloop.ranges import Count, NotNegative, Seed, require_ranges
+from sightloop.terminal import one_line, say
 
 Positional = tyro.conf.Positional
 
@@ -61,12 +66,16 @@ class ModelOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class DrawOptions:
-    """Draw images of a prompt; the defaults are the distribution of the model's authors."""
+    """Draw images of a prompt, or of each prompt of a file, and a sheet of them with a record of the
+    settings; the defaults are the distribution of the model's authors.
+    """
 
-    prompt: Positional[str]
+    prompt: Positional[str] = ""
     """What the images shall show."""
+    prompt_file: Path | None = None
+    """File of prompts instead, one a line."""
     number: Count = 4
-    """How many images to draw."""
+    """How many images to draw of a prompt."""
     output: Path = Path("drawings")
     """Folder; its images are kept and their numbers continued."""
     steps: Annotated[Count | None, tyro.conf.arg(name="rounds")] = None
@@ -85,13 +94,44 @@ class DrawOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class AskOptions:
-    """Ask a question about an image; the most likely answer is printed."""
+    """Ask one or more questions about an image; the most likely answers are printed."""
 
     image: Positional[Path]
-    question: Positional[str]
+    question: Positional[tuple[str, ...]] = ()
+    """Each in quotes; of several, question and answer stand in a line."""
+    question_file: Path | None = None
+    """File of questions, one a line."""
+    output: Path | None = None
+    """Write .jsonl with "image", "question" and "answer" there instead."""
     max_tokens: Count = 64
     """Longest answer."""
     source: Annotated[ModelOptions, tyro.conf.arg(name="")] = ModelOptions()
 
     def __post_init__(self) -> None:
         require_ranges(self)
+
+
+def convert_command(words: list[str]) -> None:
+    """Convert a checkpoint."""
+    options = parsed(ConvertOptions, args=words, prog="sightloop convert")
+    from sightloop.cli.convert import convert_checkpoint
+
+    convert_checkpoint(options)
+    say(f"wrote {options.output}")
+
+
+def draw_command(words: list[str]) -> None:
+    """Generate images of a prompt."""
+    options = parsed(DrawOptions, args=words, prog="sightloop draw")
+    from sightloop.cli.draw import generate_images
+
+    for path in generate_images(options):
+        say(one_line(path))
+
+
+def ask_command(words: list[str]) -> None:
+    """Ask a question about an image."""
+    options = parsed(AskOptions, args=words, prog="sightloop ask")
+    from sightloop.cli.draw import answer_questions
+
+    answer_questions(options)

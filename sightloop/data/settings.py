@@ -9,6 +9,9 @@ import tyro
 
 from sightloop.ranges import Count, Fraction
 
+IN_PYTHON = "python:"
+"""How the names of images and functions begin that a Python program holds."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataSettings:

@@ -20,6 +20,7 @@ from typing import Protocol
 
 from sightloop.data.encoded import EncodedImage, read_file
 from sightloop.data.karpathy import read_karpathy
+from sightloop.data.settings import IN_PYTHON
 from sightloop.data.shards import IMAGE_SUFFIXES, image_column, parquet_images, tar_images, video_images
 
 SUPPORTED = (
@@ -86,6 +87,12 @@ class ShardSource:
 
 
 Source = FileSource | ShardSource
+_GIVEN: dict[str, Source] = {}
+
+
+def give_source(source: Source) -> None:
+    """Let `open_source` find images that a program holds, by their `spec`, in this process."""
+    _GIVEN[source.spec] = source
 
 
 class NamedImages(Protocol):
@@ -130,6 +137,8 @@ def open_source(
     Raises:
         ValueError: nothing is there, it mixes several kinds, or a setting does not belong to its kind.
     """
+    if spec.startswith(IN_PYTHON):
+        return _given(spec)
     if spec.endswith(".json"):
         _refuse(spec, "column", column, "parquet files")
         paths, references = read_karpathy(spec, split=split, image_root=image_root)
@@ -154,6 +163,16 @@ def open_source(
     if next(source.pictures(), None) is None:
         raise ValueError(f"{spec!r} holds no image: {len(paths)} {kind}, all without one. Give {SUPPORTED}")
     return source
+
+
+def _given(spec: str) -> Source:
+    if spec not in _GIVEN:
+        name = spec.removeprefix(IN_PYTHON)
+        raise ValueError(
+            f"the images {spec!r} were given in Python and are not on disk; go on there: "
+            f"sightloop.train(resume=RUN, {name}=...)"
+        )
+    return _GIVEN[spec]
 
 
 def _walk_of(

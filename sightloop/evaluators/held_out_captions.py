@@ -20,6 +20,7 @@ from sightloop.models.clip import ClipEncoder, SeenImages
 from sightloop.models.protocols import Captioner, SupportsBeams, require_members
 from sightloop.rewards.phrases import contains_bad_phrase
 from sightloop.training import distributed
+from sightloop.training.gallery import NUM_EVALUATION_IMAGES, save_image
 from sightloop.types import Evaluation, Images, Prompt, Sampling
 from sightloop.world.bundled import MANIFEST
 from sightloop.world.image_folder import read_scenes, truth_of
@@ -116,6 +117,8 @@ class HeldOut:
     seen: SeenImages
     shared_work: bool = True
     """The ranks caption a part of the images each; sharded weights need every rank to caption all."""
+    folder: Path | None = None
+    """The run, which keeps those of the first images that are no files of their own; None = none are kept."""
 
     def __call__(self, policy: Captioner) -> Evaluation:
         """CLIP Recall, caption measures, and precision of the facts told where scenes are known."""
@@ -124,8 +127,8 @@ class HeldOut:
         references = self.pictures.references if all(self.pictures.references) else None
         parts = [recall, caption_measures(captions, references=references, flag=contains_bad_phrase)]
         samples = [
-            {"source": source, "caption": caption}
-            for source, caption in zip(self.pictures.sources, captions, strict=True)
+            {"source": source, "caption": caption} | self._kept(row)
+            for row, (source, caption) in enumerate(zip(self.pictures.sources, captions, strict=True))
         ]
         folder = Path(self.settings.images)
         if (folder / MANIFEST).is_file():
@@ -171,6 +174,13 @@ class HeldOut:
         if not self.writing.is_greedy:
             require_members(policy, SupportsBeams, what=_BEAMS, instead=GREEDY)
 
+    def _kept(self, row: int) -> dict[str, str]:
+        """Where the run keeps an image of a program, an archive or a video."""
+        is_file = Path(self.pictures.sources[row]).is_file()
+        if self.folder is None or row >= NUM_EVALUATION_IMAGES or is_file or distributed.rank():
+            return {}
+        return {"image": save_image(self.folder, self.pictures.pixels[row])}
+
     def _write(self, policy: Captioner, pixels: Tensor) -> list[str]:
         return self.writing(policy, policy.encode_images(Images(pixels=pixels)))
 
@@ -182,6 +192,7 @@ def held_out_of(
     image_size: int,
     device: torch.device,
     shared_work: bool = True,
+    folder: Path | None = None,
 ) -> HeldOut | None:
     """The evaluation that the settings name; None if they name no images."""
     if not settings.images:
@@ -197,6 +208,7 @@ def held_out_of(
         encoder=encoder,
         seen=encoder.see(seen.pixels),
         shared_work=shared_work,
+        folder=folder,
     )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -201,7 +201,42 @@ class Card:
     steps: int
     metrics: Mapping[str, tuple[float, float]]
     """Held-out figures before and after."""
+    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict[str, tuple[float, float]])
+    """The ends of the 95% interval of their paired changes, where they are known."""
+    protocol: str = ""
+    """Hash of the protocol of the evaluation."""
+    hub_name: str = ""
+    """What the hub calls the base, if that is known of a folder."""
     license_name: str = ""
+
+    @property
+    def published_base(self) -> str:
+        """The base's name on the hub; "" if it has none that is known."""
+        return self.hub_name or ("" if Path(self.base).exists() else self.base)
+
+    @property
+    def linked_base(self) -> str:
+        """The base in a sentence."""
+        name = self.published_base
+        return f"[{name}](https://huggingface.co/{name})" if name else f"`{Path(self.base).name}`"
+
+    def head(self, *lines: str) -> list[str]:
+        """The beginning of the hub's header."""
+        known = {"license": self.license_name, "base_model": self.published_base}
+        return ["---", *lines, *(f"{key}: {value}" for key, value in known.items() if value)]
+
+    def table(self, title: str) -> list[str]:
+        """The metrics as Markdown, with what they were measured by; nothing where there are none."""
+        if not self.metrics:
+            return []
+        more = (" change, 95% interval |", "--:|") if self.intervals else ("", "")
+        lines = [f"| {title} | before | after |{more[0]}", f"|---|--:|--:|{more[1]}"]
+        for name, (before, after) in self.metrics.items():
+            low, high = self.intervals.get(name, (None, None))
+            interval = "" if low is None else f" [{low:+.3f}, {high:+.3f}] |"
+            lines.append(f"| {name} | {before:.3f} | {after:.3f} |{interval or (more[0] and ' |')}")
+        protocol = [f"Protocol of the evaluation: `{self.protocol}`.", ""] if self.protocol else []
+        return [*lines, "", *protocol]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sightloop.data.settings import IN_PYTHON
 from sightloop.recipes.catalog import read_run_config
 from sightloop.recipes.choices import idle_settings, leaves_of, value_of, with_value
 from sightloop.storage.files import object_or_empty
@@ -161,6 +162,8 @@ def _located(config: Any, identity: Mapping[str, Any]) -> Any:
 
 def with_paths(setting: str, name: str, change: Callable[[str], str]) -> str:
     """A name with its paths changed; rewards hold them between other words."""
+    if name.startswith(IN_PYTHON):
+        return name
     if setting in IMAGES or setting in _FILES:
         return change(name)
     if setting in MODELS:

@@ -31,7 +31,7 @@ _FIRST_CHIPS = ("recall@1", "precision", "hallucinates", "told", "length")
 def before_and_after(run: RunRecords) -> Markup:
     """Captions of the first and the compared evaluation beside their images, changed words marked."""
     steps = evaluated_steps(run)
-    records = _records_with_captions(run)
+    records = records_with_captions(run)
     if steps is None or not records:
         return element("p", "No evaluation has stored captions yet.", class_="empty")
     first = records[min(records)]
@@ -41,7 +41,7 @@ def before_and_after(run: RunRecords) -> Markup:
     kept = "whose images the run folder holds" if stored else "of the held-out set"
     intro = f"{len(rows)} of {stored or len(first.samples)} captions {kept}, evenly spaced."
     if later is None or later is first:
-        cards = [_card(run, records, row, None) for row in rows]
+        cards = [caption_card(run, records, row, None) for row in rows]
         return together([element("p", intro, class_="note"), element("div", *cards, class_="cards")])
     has_truth = any(first.samples[row].get("truth") for row in rows)
     legend = ["Marked: ", element("del", "words that went"), ", ", element("ins", "words that came")]
@@ -49,33 +49,39 @@ def before_and_after(run: RunRecords) -> Markup:
         legend += [", ", element("span", "words that the true description does not hold", class_="doubt")]
     parts = [
         element("p", intro, " ", *legend, ".", class_="note"),
-        element("div", *(_card(run, records, row, later.step) for row in rows), class_="cards"),
+        element("div", *(caption_card(run, records, row, later.step) for row in rows), class_="cards"),
     ]
     metric, losers = losses(run, first, later.step)
     losers = [row for row in losers if row not in rows]
     if losers:
         parts += [
             element("h3", f"Largest losses among them: {label_of(metric).text}"),
-            element("div", *(_card(run, records, row, later.step) for row in losers), class_="cards"),
+            element("div", *(caption_card(run, records, row, later.step) for row in losers), class_="cards"),
         ]
     return together(parts)
 
 
 def has_captions(run: RunRecords) -> bool:
     """True if an evaluation stored captions."""
-    return bool(_records_with_captions(run))
+    return bool(records_with_captions(run))
 
 
 def losses(run: RunRecords, first: EvaluationRecord, later: int) -> tuple[str, list[int]]:
     """The guarding metric, else the headline, and the rows where it fell most, largest fall first."""
-    paired = {metric: (old, new) for metric, old, new in _paired(run, first, later)}
+    paired = {metric: (old, new) for metric, old, new in paired_values(run, first, later)}
     metric = first_of([*GUARDS, *HEADLINES], paired)
     if metric is None:
         return "", []
     falls = [
         (after - before) * label_of(metric).better for before, after in zip(*paired[metric], strict=True)
     ]
-    candidates = [row for row, sample in enumerate(first.samples) if sample.get("image") and falls[row] < 0]
+    records = records_with_captions(run)
+    after = records[later].samples if later in records else first.samples
+    candidates = [
+        row
+        for row, sample in enumerate(first.samples)
+        if sample.get("image") and falls[row] < 0 and sample.get("caption") != after[row].get("caption")
+    ]
     return metric, sorted(candidates, key=lambda row: falls[row])[:MAX_LOSSES]
 
 
@@ -85,7 +91,7 @@ def shown_rows(record: EvaluationRecord) -> list[int]:
     return spread(pictured or list(range(len(record.samples))), MAX_PAIRS)
 
 
-def _records_with_captions(run: RunRecords) -> dict[int, EvaluationRecord]:
+def records_with_captions(run: RunRecords) -> dict[int, EvaluationRecord]:
     """Evaluations of one evaluator: the one that stored most images, else most captions."""
 
     def told(by_step: dict[int, EvaluationRecord]) -> tuple[int, int]:
@@ -96,7 +102,10 @@ def _records_with_captions(run: RunRecords) -> dict[int, EvaluationRecord]:
     return best if best and told(best)[1] else {}
 
 
-def _card(run: RunRecords, records: dict[int, EvaluationRecord], row: int, later: int | None) -> Markup:
+def caption_card(
+    run: RunRecords, records: dict[int, EvaluationRecord], row: int, later: int | None
+) -> Markup:
+    """One image with its caption at the first evaluation and at the step `later`, if there is one."""
     first = records[min(records)]
     sample = first.samples[row]
     before, truth = sample.get("caption", ""), sample.get("truth", "")
@@ -140,7 +149,7 @@ def _row(name: str, content: str) -> list[str]:
 def _moved(run: RunRecords, first: EvaluationRecord, row: int, later: int) -> list[str]:
     """What each evaluator says about this image, before and after; the most telling metrics first."""
     told: dict[str, str] = {}
-    for metric, old, new in _paired(run, first, later):
+    for metric, old, new in paired_values(run, first, later):
         if bare(metric) in POOLED:
             continue
         before, after = value_at(old, row), value_at(new, row)
@@ -149,7 +158,7 @@ def _moved(run: RunRecords, first: EvaluationRecord, row: int, later: int) -> li
     return [told[metric] for metric in sorted(told, key=_chip_rank)]
 
 
-def _paired(
+def paired_values(
     run: RunRecords, first: EvaluationRecord, later: int
 ) -> Iterator[tuple[str, list[float], list[float]]]:
     """Metrics with a value for each of the images, before and after."""

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from sightloop.report.markup import Markup, element
-from sightloop.report.run import RunRecords, embed_image
+from sightloop.report.run import RunRecords, run_image
 
 
 def spread(items: Sequence[int], limit: int) -> list[int]:
@@ -29,10 +29,10 @@ def value_at(values: Sequence[float], index: int) -> float:
 
 def image_of(run: RunRecords, image: str, alt: str) -> Markup:
     """The image at `image` in the run folder, or a place that says there is none."""
-    picture = embed_image(run.path, image)
+    picture = run_image(run, image)
     if picture is None:
         return element("div", "no image stored", class_="missing")
-    return element("img", class_="image tiny" if picture.is_tiny else "picture", src=picture.uri, alt=alt)
+    return element("img", class_="picture tiny" if picture.is_tiny else "picture", src=picture.uri, alt=alt)
 
 
 def with_image(run: RunRecords, source: str, image: str, body: Sequence[str]) -> Markup:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
 from sightloop.evaluation.intervals import bootstrap_interval
-from sightloop.report.figures import Curve, Point, dot_chart, line_chart
+from sightloop.report.figures import Curve, Point, dot_chart, line_chart, overlaid_chart
 from sightloop.report.labels import capital, is_further, label_of, rank_of
 from sightloop.report.markup import Markup
 from sightloop.report.run import RunRecords
@@ -35,6 +36,43 @@ class ChartGroup:
     charts: list[Markup]
     folded: bool = False
     """True if they are of interest to few."""
+
+
+def curves_in_order(run: RunRecords) -> tuple[list[ChartGroup], list[ChartGroup]]:
+    """The charts of rewards and of evaluations; all others."""
+    training = training_curves(run)
+    rewards = [group for group in training if group.title == _GROUPS[0][0]]
+    return [*rewards, *evaluation_curves(run)], [group for group in training if group not in rewards]
+
+
+def curves_overlaid(runs: Sequence[RunRecords], names: Sequence[str]) -> list[ChartGroup]:
+    """The charts of several runs, each metric with a line a run, in the order of one run's."""
+    last = max(run.last_step for run in runs)
+
+    def chart(metric: str, *, evaluated: bool) -> Markup:
+        curves = [
+            (name, _evaluation_curve(run, metric) if evaluated else _training_curve(run, metric))
+            for name, run in zip(names, runs, strict=True)
+            if metric in _names(run.evals if evaluated else run.train)
+        ]
+        return overlaid_chart(curves, last_step=last)
+
+    train = list(dict.fromkeys(name for run in runs for name in _names(run.train)))
+    evals = sorted({name for run in runs for name in _names(run.evals)}, key=rank_of)
+    rewards = sorted(
+        (name for name in train if name.startswith("reward/")), key=lambda name: name != "reward/total"
+    )
+    plan = [
+        ("Reward", rewards, False, False),
+        ("Held-out evaluation", [name for name in evals if not is_further(name)], True, False),
+        ("Further figures of the evaluation", [name for name in evals if is_further(name)], True, True),
+        ("All else", [name for name in train if name not in rewards], False, True),
+    ]
+    return [
+        ChartGroup(title=title, charts=[chart(name, evaluated=kind) for name in members], folded=folded)
+        for title, members, kind, folded in plan
+        if members
+    ]
 
 
 def evaluation_curves(run: RunRecords) -> list[ChartGroup]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from sightloop.report.cards import image_of, spread
 from sightloop.report.labels import category_name
 from sightloop.report.markup import Markup, element, together
-from sightloop.report.run import EvaluationRecord, RunRecords, embed_image
+from sightloop.report.run import EvaluationRecord, RunRecords, run_image
 from sightloop.report.tables import evaluated_steps, same_samples
 from sightloop.report.words import compare, marked_words
 
@@ -39,8 +39,11 @@ class Drawings:
         return [self.first] if self.later is None else [self.first, self.later]
 
 
-def drawings_of(run: RunRecords) -> Drawings | None:
-    """The drawings of the evaluator that kept most images; None if no evaluation judged drawings."""
+def drawings_of(run: RunRecords, step: int | None = None) -> Drawings | None:
+    """The drawings of the evaluator that kept most images; None if no evaluation judged drawings.
+
+    They are compared with those of `step`; None = of the best or last evaluation.
+    """
     evaluators = [by_step for by_step in run.evaluations.values() if by_step[min(by_step)].of_drawings]
     steps = evaluated_steps(run)
     if not evaluators or steps is None:
@@ -48,7 +51,7 @@ def drawings_of(run: RunRecords) -> Drawings | None:
     found = max(evaluators, key=lambda by_step: _num_images(by_step[min(by_step)]))
     first = found[min(found)]
     same = {step: record for step, record in found.items() if same_samples(first, record)}
-    later = same.get(steps[1])
+    later = same.get(steps[1] if step is None else step)
     return Drawings(records=same, first=first, later=None if later is first else later)
 
 
@@ -64,7 +67,7 @@ def drawings_before_and_after(run: RunRecords, drawings: Drawings) -> Markup:
             continue
         if drawings.later is None:
             title = "Drawn right" if kind[0] else "Drawn wrong"
-        cards = [_card(run, drawings, row) for row in picked[kind]]
+        cards = [drawing_card(run, drawings, row) for row in picked[kind]]
         count = element("span", f"{len(cards)} of {len(rows[kind]):,}", class_="count")
         parts += [element("h3", title, " ", count), element("div", *cards, class_=f"cards drawings{wide}")]
     return together(parts)
@@ -114,7 +117,7 @@ def _has_image(run: RunRecords, record: EvaluationRecord, row: int) -> bool:
 
 
 def _has_large_image(run: RunRecords, record: EvaluationRecord, rows: Sequence[int]) -> bool:
-    pictures = (embed_image(run.path, _image(record, row)) for row in rows)
+    pictures = (run_image(run, _image(record, row)) for row in rows)
     return any(picture is not None and not picture.is_tiny for picture in pictures)
 
 
@@ -143,7 +146,8 @@ def _legend(drawings: Drawings) -> list[str]:
     return [" Marked in answers: ", element("del", "words that went"), ", ", came, ", ", doubt, "."]
 
 
-def _card(run: RunRecords, drawings: Drawings, row: int) -> Markup:
+def drawing_card(run: RunRecords, drawings: Drawings, row: int) -> Markup:
+    """One prompt: its drawings before and after, with the question and the answers about them."""
     sample = drawings.first.samples[row]
     pictures = [_picture(run, record, row, _when(record)) for record in drawings.both]
     category = sample.get("category", "")
@@ -205,14 +209,14 @@ def _between(run: RunRecords, drawings: Drawings, row: int) -> Markup:
         return Markup("")
     shown = [record.step for record in drawings.both]
     steps = spread([step for step in drawings.records if step not in shown], MAX_BETWEEN)
-    found = [(step, embed_image(run.path, _image(drawings.records[step], row))) for step in steps]
+    found = [(step, run_image(run, _image(drawings.records[step], row))) for step in steps]
     if not found or not all(picture is not None and picture.is_tiny for _, picture in found):
         return Markup("")
     pictures = [_picture(run, drawings.records[step], row, f"Step {step:,}") for step in steps]
     return element(
         "details",
         element("summary", "Other evaluations"),
-        element("div", *pictures, class_="images between"),
+        element("div", *pictures, class_="pictures between"),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from sightloop.report.labels import is_share, number
@@ -15,6 +15,8 @@ WIDTH, HEIGHT = 360, 190
 LEFT, RIGHT, TOP, BOTTOM = 46, 16, 10, 26
 MAX_POINTS = 160
 """Points drawn per curve; longer ones are averaged in blocks."""
+NUM_COLORS = 6
+"""Colors of runs in one chart, after which they repeat."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,6 +170,30 @@ def dot_chart(curve: Curve, *, last_step: int, alarm_steps: Sequence[int] = ()) 
     return _chart(curve, drawing, frame, alarm_steps)
 
 
+def overlaid_chart(named: Sequence[tuple[str, Curve]], *, last_step: int) -> Markup:
+    """One metric of several runs, each in its own color."""
+    curves = [(name, replace(curve, points=thin(curve.points, MAX_POINTS))) for name, curve in named]
+    first = curves[0][1]
+    frame = _frame(first, [value for _, curve in curves for _, value in curve.points], last_step)
+    drawing: list[str] = []
+    notes: dict[float, list[str]] = {}
+    for place, (name, curve) in enumerate(curves):
+        radius = 0 if curve.bands is not None else max(1, len(curve.points) // 24)
+        levels = smooth([value for _, value in curve.points], radius=radius)
+        line = [(step, level) for (step, _), level in zip(curve.points, levels, strict=True)]
+        kind = f"run{place % NUM_COLORS}"
+        drawing.append(element("path", class_=f"line {kind}", d=path(line, frame.across, frame.up)))
+        if curve.bands is not None or len(line) == 1:
+            dots = [_dot(point, frame.across, frame.up) for point in line if math.isfinite(point[1])]
+            drawing.append(element("g", *dots, class_=f"dots {kind}"))
+        for step, level in line:
+            notes.setdefault(step, []).append(f"{name}: {number(level)}")
+    steps = sorted(notes)
+    texts = [f"{_step(step)}\n" + "\n".join(notes[step]) for step in steps]
+    drawing.append(_hover_columns([(step, 0.0) for step in steps], texts, frame.across))
+    return _chart(replace(first, points=[]), drawing, frame, ())
+
+
 def sparkline(points: Sequence[Point], description: str) -> Markup:
     """A small curve without axes, for a table cell."""
     values = [value for _, value in points if math.isfinite(value)]
@@ -212,10 +238,9 @@ def _chart(curve: Curve, drawing: Sequence[str], frame: PlotFrame, alarm_steps: 
         for step in sorted(set(alarm_steps))
     ]
     lost = len(curve.points) - len(finite)
-    caption = [
-        element("span", curve.title, class_="name", title=f"{curve.metric} {curve.meaning}".strip()),
-        element("span", latest, class_="value", data_latest=latest),
-    ]
+    caption = [element("span", curve.title, class_="name", title=f"{curve.metric} {curve.meaning}".strip())]
+    if curve.points:
+        caption.append(element("span", latest, class_="value", data_latest=latest))
     parts = [
         element("figcaption", *caption),
         element(
@@ -281,7 +306,7 @@ def _dot(point: Point, across: Axis, up: Axis) -> Markup:
 
 def _description(curve: Curve, finite: Sequence[Point], *, share: bool) -> str:
     if not finite:
-        return f"{curve.title}: no finite value"
+        return f"{curve.title}: no finite value" if curve.points else f"{curve.title} of several runs"
     (first_step, first), (last_step, last) = finite[0], finite[-1]
     values = [value for _, value in finite]
     return (

@@ -62,10 +62,11 @@ def _stack(run: RunRecords, found: dict[int, list[GallerySample]], note: str, sh
 
 
 def _captions(run: RunRecords, samples: Sequence[GallerySample], limit: float) -> Markup:
-    return element("div", *(_credited(run, sample, limit) for sample in samples), class_="cards")
+    return element("div", *(credited_card(run, sample, limit) for sample in samples), class_="cards")
 
 
-def _credited(run: RunRecords, sample: GallerySample, limit: float) -> Markup:
+def credited_card(run: RunRecords, sample: GallerySample, limit: float) -> Markup:
+    """A sampled caption, its words in the color of their credit (`limit` is full color), and its rewards."""
     tokens = tokens_of(sample)
     caption = element("p", *(colored(token, limit) for token in tokens), class_="caption")
     total = sum(value for value in sample.rewards if math.isfinite(value))

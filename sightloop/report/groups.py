@@ -22,15 +22,26 @@ NOTE = (
 
 def groups_of_drawings(run: RunRecords, samples: Sequence[GallerySample], limit: float) -> Markup:
     """The groups of one step below each other, those that tell good from bad first."""
+    taught = is_taught(samples)
+    shown = sorted(grouped(samples), key=earned_the_same)
+    return element("div", *(group_card(run, members, limit, taught) for members in shown), class_="groups")
+
+
+def grouped(samples: Sequence[GallerySample]) -> list[list[GallerySample]]:
+    """The drawings of each prompt together."""
     groups: dict[int | None, list[GallerySample]] = {}
     for sample in samples:
         groups.setdefault(sample.group, []).append(sample)
-    taught = any(_spoken(sample) not in ("", sample.answer.strip()) for sample in samples)
-    shown = sorted(groups.values(), key=_earned_the_same)
-    return element("div", *(_group(run, members, limit, taught) for members in shown), class_="groups")
+    return list(groups.values())
 
 
-def _group(run: RunRecords, samples: Sequence[GallerySample], limit: float, taught: bool) -> Markup:
+def is_taught(samples: Sequence[GallerySample]) -> bool:
+    """Whether other texts than the model's answers were trained on."""
+    return any(_spoken(sample) not in ("", sample.answer.strip()) for sample in samples)
+
+
+def group_card(run: RunRecords, samples: Sequence[GallerySample], limit: float, taught: bool) -> Markup:
+    """The drawings of one prompt with their answers, rewards and credit (`limit` is full color)."""
     first = samples[0]
     asked = [element("span", first.question)] if first.question else []
     if first.truth:
@@ -38,7 +49,7 @@ def _group(run: RunRecords, samples: Sequence[GallerySample], limit: float, taug
     notes: list[str] = []
     if len(samples) < first.group_size:
         notes.append(f" {len(samples)} of {first.group_size} drawings of the group.")
-    if _earned_the_same(samples):
+    if earned_the_same(samples):
         idle = not any(value for sample in samples for value in (sample.drawing_credit, *sample.credit))
         notes.append(" All earned the same" + (", so none was preferred." if idle else "."))
     ranked = sorted(samples, key=lambda sample: -sample.reward if math.isfinite(sample.reward) else math.inf)
@@ -56,7 +67,8 @@ def _group(run: RunRecords, samples: Sequence[GallerySample], limit: float, taug
     )
 
 
-def _earned_the_same(samples: Sequence[GallerySample]) -> bool:
+def earned_the_same(samples: Sequence[GallerySample]) -> bool:
+    """Whether no drawing of a group was preferred."""
     return len(samples) > 1 and len({sample.reward for sample in samples}) == 1
 
 

@@ -15,46 +15,77 @@
     tip.style.top = `${above > 8 ? above : box.bottom + 8}px`;
   };
 
+  // All listeners are the document's, so that parts of the page may be replaced while it is open.
+  const within = (event, selector) => (event.target instanceof Element ? event.target.closest(selector) : null);
+
   // Words of the gallery: their numbers at once, instead of after the browser's delay.
-  document.querySelectorAll(".caption .token").forEach((word) => {
-    const text = word.title;
+  document.addEventListener("pointerover", (event) => {
+    const word = within(event, ".caption .token");
+    if (!word) return;
+    word.dataset.tip ??= word.title;
     word.removeAttribute("title");
-    word.addEventListener("pointerenter", () => show(text, word.getBoundingClientRect()));
-    word.addEventListener("pointerleave", hide);
+    show(word.dataset.tip, word.getBoundingClientRect());
   });
+  document.addEventListener("pointerout", (event) => { if (within(event, ".caption .token")) hide(); });
   addEventListener("scroll", hide, { passive: true });
 
   // Charts: one position for all of them, so that every curve is read at the same step.
-  const charts = [...document.querySelectorAll(".chart")].map((figure) => ({
-    figure,
-    svg: figure.querySelector("svg"),
-    cross: figure.querySelector(".cross"),
-    value: figure.querySelector(".value"),
-    columns: [...figure.querySelectorAll(".hover rect")].map((column) => ({
-      x: Number(column.dataset.x),
-      note: column.dataset.note,
-    })),
-  }));
-  charts.forEach(({ figure }) => figure.querySelectorAll(".hover title").forEach((title) => title.remove()));
-  const leave = () => charts.forEach(({ figure, value }) => {
-    figure.classList.remove("read");
-    value.textContent = value.dataset.latest;
-  });
-  const read = (event) => {
-    const svg = event.currentTarget;
-    const box = svg.getBoundingClientRect();
-    const at = ((event.clientX - box.left) / box.width) * svg.viewBox.baseVal.width;
-    charts.forEach(({ figure, cross, value, columns }) => {
-      if (!columns.length) return;
-      const nearest = columns.reduce((a, b) => (Math.abs(b.x - at) < Math.abs(a.x - at) ? b : a));
-      cross.setAttribute("transform", `translate(${nearest.x} 0)`);
-      value.textContent = nearest.note;
-      figure.classList.add("read");
+  const columns = new WeakMap();
+  const columnsOf = (figure) => {
+    if (!columns.has(figure)) {
+      figure.querySelectorAll(".hover title").forEach((title) => title.remove());
+      columns.set(figure, [...figure.querySelectorAll(".hover rect")].map((column) => ({
+        x: Number(column.dataset.x),
+        note: column.dataset.note,
+      })));
+    }
+    return columns.get(figure);
+  };
+  const charts = () => document.querySelectorAll(".chart");
+  let reading = false;
+  const leave = () => {
+    if (!reading) return;
+    reading = false;
+    hide();
+    charts().forEach((figure) => {
+      figure.classList.remove("read");
+      const value = figure.querySelector(".value");
+      if (value) value.textContent = value.dataset.latest;
     });
   };
-  charts.forEach(({ svg }) => {
-    svg.addEventListener("pointermove", read);
-    svg.addEventListener("pointerleave", leave);
+  document.addEventListener("pointermove", (event) => {
+    const svg = within(event, ".chart svg");
+    if (!svg) return leave();
+    reading = true;
+    const box = svg.getBoundingClientRect();
+    const at = ((event.clientX - box.left) / box.width) * svg.viewBox.baseVal.width;
+    charts().forEach((figure) => {
+      const found = columnsOf(figure);
+      if (!found.length || !figure.offsetParent) return;
+      const nearest = found.reduce((a, b) => (Math.abs(b.x - at) < Math.abs(a.x - at) ? b : a));
+      figure.querySelector(".cross").setAttribute("transform", `translate(${nearest.x} 0)`);
+      const value = figure.querySelector(".value");
+      if (value) value.textContent = nearest.note;
+      else if (figure.contains(svg)) show(nearest.note, box);
+      figure.classList.add("read");
+    });
+  });
+  document.documentElement.addEventListener("pointerleave", leave);
+
+  // Images: a click shows one as large as the window allows.
+  const dialog = document.createElement("dialog");
+  dialog.id = "large";
+  document.body.append(dialog);
+  dialog.addEventListener("click", () => dialog.close());
+  document.addEventListener("click", (event) => {
+    const image = within(event, ".card img, .pictures img, .member img, .tried img");
+    if (!image) return;
+    const large = image.cloneNode();
+    const text = document.createElement("p");
+    text.textContent = image.alt;
+    large.className = image.classList.contains("tiny") ? "tiny" : "";
+    dialog.replaceChildren(large, text);
+    dialog.showModal();
   });
 
   // Galleries: buttons instead of a stack of folded steps.

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sightloop.report.captions import before_and_after, has_captions
-from sightloop.report.curves import evaluation_curves, training_curves
+from sightloop.report.curves import ChartGroup, curves_in_order
 from sightloop.report.drawings import drawings_before_and_after, drawings_of
 from sightloop.report.figures import sparkline
 from sightloop.report.gallery import gallery
@@ -24,6 +24,8 @@ from sightloop.report.tables import Change, changes, evaluated_steps, interval_t
 from sightloop.terminal import printable
 
 _FOLDER = Path(__file__).parent
+Section = tuple[str, str, Markup]
+"""Anchor, heading and content."""
 _READINGS = {"better": "▲ better", "worse": "▼ worse"}
 _NONE = "\N{EN DASH}"
 # The page may show its own images and styles and nothing from anywhere else.
@@ -48,38 +50,53 @@ def write_report(run_folder: Path) -> Path:
 def page(run: RunRecords) -> str:
     """The whole page as HTML."""
     title = f"{run.recipe} · {run.name}" if run.recipe else run.name
-    sections = _sections(run)
-    links = [element("a", heading, href=f"#{anchor}") for anchor, heading, _ in sections]
-    body = [
-        element("header", *_head(run), class_="top"),
-        element("nav", *links, aria_label="Sections"),
-        element(
-            "main",
-            *(
-                element("section", element("h2", heading), content, id=anchor)
-                for anchor, heading, content in sections
-            ),
-        ),
-        element(
-            "footer", "Written by sightloop from a run folder. The page needs no other file and no network."
-        ),
-        element("script", Markup((_FOLDER / "page.js").read_text(encoding="utf-8"))),
+    note = "Written by sightloop from a run folder. The page needs no other file and no network."
+    return document(title, heading(run), _sections(run), note=note)
+
+
+def document(title: str, top: Markup, sections: Sequence[Section], *, note: str) -> str:
+    """A page that needs no other file: what stands on top, then the sections."""
+    content = [
+        element("header", top, class_="top"),
+        navigation(sections),
+        element("main", *(in_section(*each) for each in sections)),
+        element("footer", note),
+        element("script", Markup(page_file("page.js"))),
     ]
-    head = [
+    policy = element("meta", http_equiv="Content-Security-Policy", content=_POLICY)
+    styles = element("style", Markup(page_file("page.css")))
+    return whole_page([policy, element("title", title), styles], content)
+
+
+def whole_page(head: Sequence[str], content: Sequence[str], **attributes: str) -> str:
+    """An HTML document."""
+    usual = [
         element("meta", charset="utf-8"),
         element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        element("meta", http_equiv="Content-Security-Policy", content=_POLICY),
         element("meta", name="color-scheme", content="light dark"),
-        element("title", title),
         element("link", rel="icon", href="data:,"),
-        element("style", Markup((_FOLDER / "page.css").read_text(encoding="utf-8"))),
     ]
-    document = element("html", element("head", *head), element("body", *body), lang="en")
-    return f"<!doctype html>\n{document}\n"
+    body = element("body", *content, **attributes)
+    return f"<!doctype html>\n{element('html', element('head', *usual, *head), body, lang='en')}\n"
 
 
-def _sections(run: RunRecords) -> list[tuple[str, str, Markup]]:
-    """Anchor, heading and content of each section."""
+def navigation(sections: Sequence[Section]) -> Markup:
+    """Links to the sections."""
+    links = [element("a", title, href=f"#{anchor}") for anchor, title, _ in sections]
+    return element("nav", *links, aria_label="Sections")
+
+
+def in_section(anchor: str, title: str, content: Markup) -> Markup:
+    """One section under its heading."""
+    return element("section", element("h2", title), content, id=anchor)
+
+
+def page_file(name: str) -> str:
+    """A file beside this one: page.css or page.js."""
+    return (_FOLDER / name).read_text(encoding="utf-8")
+
+
+def _sections(run: RunRecords) -> list[Section]:
     drawings = drawings_of(run)
     shown: list[tuple[str, str, Markup]] = []
     if drawings is not None:
@@ -88,26 +105,40 @@ def _sections(run: RunRecords) -> list[tuple[str, str, Markup]]:
             ("sides", "Drawing and answering", joint(drawings)),
         ]
     if has_captions(run) or not run.draws:
-        heading = "Before and after" if drawings is None else "Captions before and after"
-        shown.append(("captions", heading, before_and_after(run)))
+        title = "Before and after" if drawings is None else "Captions before and after"
+        shown.append(("captions", title, before_and_after(run)))
     earned = "What each drawing and word earned" if run.draws else "What each word earned"
+    return [*figures_of(run), *shown, ("credit", earned, gallery(run)), *further_of(run)]
+
+
+def figures_of(run: RunRecords) -> list[Section]:
+    """Evaluation, and the curves of rewards and evaluations."""
+    main, _ = curves_in_order(run)
+    found = together([_curves_note(run), charts_of(main)]) if main else _no_curves(run)
     return [
         ("evaluation", "Held-out evaluation", together([judges(run), _evaluation(run)])),
-        *shown,
-        ("credit", earned, gallery(run)),
-        ("curves", "Curves", _curves(run)),
-        ("setup", "Setup", _setup(run)),
+        ("curves", "Curves", found),
     ]
 
 
-def _head(run: RunRecords) -> list[str]:
-    heading = [element("span", run.recipe, class_="recipe"), " "] if run.recipe else []
-    return [
-        element("h1", *heading, run.name),
-        element("p", verdict(run), class_="verdict"),
-        element("p", " · ".join(_facts(run)), class_="facts"),
-        _alarms(run.alarms),
-    ]
+def further_of(run: RunRecords) -> list[Section]:
+    """All other curves, and the setup."""
+    _, others = curves_in_order(run)
+    found = [("learning", "Further curves", charts_of(others))] if others else []
+    return [*found, ("setup", "Setup", _setup(run))]
+
+
+def heading(run: RunRecords) -> Markup:
+    """The run's name, what it achieved in one sentence, its size, and its alarms."""
+    recipe = [element("span", run.recipe, class_="recipe"), " "] if run.recipe else []
+    return together(
+        [
+            element("h1", *recipe, run.name),
+            element("p", verdict(run), class_="verdict"),
+            element("p", " · ".join(_facts(run)), class_="facts"),
+            _alarms(run.alarms),
+        ]
+    )
 
 
 def _facts(run: RunRecords) -> list[str]:
@@ -154,8 +185,8 @@ def _alarms(alarms: Sequence[RunAlarm]) -> Markup:
         lines.append(
             element("li", element("b", f"{capital(plain(name))} ({when}): "), capital(raised[-1].message))
         )
-    heading = element("h2", f"{len(lines)} alarm{'s' * (len(lines) != 1)}")
-    return element("div", heading, element("ul", *lines), class_="alarms", role="note")
+    title = element("h2", f"{len(lines)} alarm{'s' * (len(lines) != 1)}")
+    return element("div", title, element("ul", *lines), class_="alarms", role="note")
 
 
 def _evaluation(run: RunRecords) -> Markup:
@@ -169,13 +200,13 @@ def _evaluation(run: RunRecords) -> Markup:
         columns += (
             ["Change", "95% interval", "Reading"] + [f"Last, step {last:,}"] * (last != later) + ["Trend"]
         )
-    heading = element("thead", element("tr", *(_column(column) for column in columns)))
+    titles = element("thead", element("tr", *(_column(column) for column in columns)))
     tables = [
         element(
             "div",
             element(
                 "table",
-                heading,
+                titles,
                 element("tbody", *(_row(run, change, (first, later, last)) for change in group)),
                 class_="figures" if later != first else "figures brief",
             ),
@@ -208,7 +239,9 @@ def _evaluation(run: RunRecords) -> Markup:
 
 
 def _column(name: str) -> Markup:
-    return element("th", name, scope="col", class_="left" if name in ("Reading", "Trend") else None)
+    kinds = {"Reading": "reading left", "Trend": "trend left", "95% interval": "interval"}
+    kind = kinds.get(name, "last" if name.startswith("Last") else None)
+    return element("th", name, scope="col", class_=kind)
 
 
 def _row(run: RunRecords, change: Change, steps: tuple[int, int, int]) -> Markup:
@@ -225,11 +258,13 @@ def _row(run: RunRecords, change: Change, steps: tuple[int, int, int]) -> Markup
         cells += [
             element("td", element("b", change.formatted(change.after))),
             element("td", change.moved(change.difference)),
-            element("td", interval_text(change) or _NONE),
-            element("td", reading, class_="reading"),
+            element("td", interval_text(change) or _NONE, class_="interval"),
+            # Narrow screens show the interval below the reading instead.
+            element("td", reading, element("small", interval_text(change)), class_="reading"),
         ]
         if last != later:
-            cells.append(element("td", change.formatted(run.evals[last].get(change.metric, math.nan))))
+            at_end = change.formatted(run.evals[last].get(change.metric, math.nan))
+            cells.append(element("td", at_end, class_="last"))
         cells.append(element("td", sparkline(history, text), class_="trend"))
     return element("tr", name, *cells)
 
@@ -261,19 +296,24 @@ def _differing(old: EvaluationRecord, new: EvaluationRecord) -> list[str]:
     return [key for key in {**old.protocol, **new.protocol} if old.protocol.get(key) != new.protocol.get(key)]
 
 
-def _curves(run: RunRecords) -> Markup:
-    groups = [*evaluation_curves(run), *training_curves(run)]
-    if not groups:
-        return element("p", "No step has been logged yet.", class_="empty")
-    parts: list[str] = [
-        element(
-            "p",
-            "Pale: raw values. Strong: centered moving average. Evaluations: dots with the 95% interval of "
-            "the mean where it is known. Move over a chart to read all charts at that step.",
-            element("span", " Triangles: steps that raised an alarm.") if run.alarms else "",
-            class_="note",
-        )
-    ]
+def _curves_note(run: RunRecords) -> Markup:
+    return element(
+        "p",
+        "Pale: raw values. Strong: centered moving average. Evaluations: dots with the 95% interval of "
+        "the mean where it is known. Move over a chart to read all charts at that step.",
+        element("span", " Triangles: steps that raised an alarm.") if run.alarms else "",
+        class_="note",
+    )
+
+
+def _no_curves(run: RunRecords) -> Markup:
+    text = "No reward has been logged yet." if run.train else "No step has been logged yet."
+    return element("p", text, class_="empty")
+
+
+def charts_of(groups: Sequence[ChartGroup]) -> Markup:
+    """Charts under their headings, some folded away."""
+    parts: list[str] = []
     for group in groups:
         body = [element("div", *group.charts, class_="charts")]
         if group.folded:
@@ -285,7 +325,7 @@ def _curves(run: RunRecords) -> Markup:
 
 def _setup(run: RunRecords) -> Markup:
     parts = [
-        element("details", element("summary", title), _definitions(_flat(content)))
+        element("details", element("summary", title), _definitions(flat_settings(content)))
         for title, content in (("Configuration", run.config), ("Environment", run.environment))
         if content
     ]
@@ -296,12 +336,12 @@ def _setup(run: RunRecords) -> Markup:
     )
 
 
-def _flat(content: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested settings as `optimizer.learning_rate: 0.0002`."""
+def flat_settings(content: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested settings in one line each: `optimizer.learning_rate: 0.0002`."""
     flat: dict[str, str] = {}
     for key, value in content.items():
         if isinstance(value, dict) and value:
-            flat |= _flat(value, f"{prefix}{key}.")
+            flat |= flat_settings(value, f"{prefix}{key}.")
         else:
             flat[f"{prefix}{key}"] = (
                 value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

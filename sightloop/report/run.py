@@ -5,12 +5,16 @@ from __future__ import annotations
 import base64
 import math
 import re
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
+from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from sightloop.former_names import current_metric, current_settings
-from sightloop.text_files import form_of, parse_json, read_json, read_lines, read_text_file
+from sightloop.text_files import Line, form_of, parse_json, read_json, read_lines, read_text_file
 
 _STEP = re.compile(r"step_(\d+)")
 _EVALUATION = re.compile(r"^(?P<name>.+)_step_(?P<step>\d+)$")
@@ -66,7 +70,7 @@ class GallerySample:
 
 @dataclass(frozen=True, kw_only=True)
 class RunImage:
-    """An image that travels inside the page."""
+    """An image of a run, inside the page or at an address of the program that serves it."""
 
     uri: str
     is_tiny: bool
@@ -105,6 +109,8 @@ class RunRecords:
     evaluations: dict[str, dict[int, EvaluationRecord]] = field(default_factory=dict)
     """By evaluator, then by step."""
     best_step: int | None = None
+    image_url: str = ""
+    """Address below which the run's images are served; "" = they travel inside the page."""
 
     @property
     def name(self) -> str:
@@ -139,7 +145,25 @@ class RunRecords:
         return self.planned_steps is None or self.last_step >= self.planned_steps
 
 
-def read_run(run_folder: Path) -> RunRecords:
+class KeptParts:
+    """What was made of a run's files, so that a run which is read again and again is parsed once."""
+
+    def __init__(self) -> None:
+        self._found: dict[Hashable, Any] = {}
+
+    def get(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        """What stands under the key; made if it is not there."""
+        if key not in self._found:
+            self._found[key] = make()
+        return self._found[key]
+
+    def of_file(self, path: Path, make: Callable[[], Any]) -> Any:
+        """What was made of this file as it is now."""
+        now = path.stat()
+        return self.get((path, now.st_mtime_ns, now.st_size), make)
+
+
+def read_run(run_folder: Path, *, kept: KeptParts | None = None, image_url: str = "") -> RunRecords:
     """Everything in a run folder; parts that do not exist yet are empty.
 
     Raises:
@@ -156,8 +180,9 @@ def read_run(run_folder: Path) -> RunRecords:
     config = _object(folder / "config.json")
     with form_of(str(folder / "config.json")):
         settings = current_settings(config.get("config") or {})
-    records = _lines(folder / "metrics.jsonl")
-    evaluations = _evaluations(folder)
+    kept = kept or KeptParts()
+    records = _records(folder / "metrics.jsonl", kept)
+    evaluations = _evaluations(folder, kept)
     return RunRecords(
         path=folder,
         recipe=str(config.get("recipe", "")),
@@ -166,25 +191,43 @@ def read_run(run_folder: Path) -> RunRecords:
         train=_by_step(records, "train"),
         evals=_with_files(_by_step(records, "eval"), evaluations),
         alarms=[_alarm(place, line) for place, line in _lines(folder / "alarms.jsonl")],
-        galleries=_galleries(folder),
+        galleries=_galleries(folder, kept),
         evaluations=evaluations,
         best_step=_best_step(folder / "checkpoints" / "best"),
+        image_url=image_url,
     )
 
 
-def embed_image(folder: Path, image: str) -> RunImage | None:
-    """The image at `image` below `folder`; None if it is missing, no image, or lies elsewhere."""
+def run_image(run: RunRecords, image: str) -> RunImage | None:
+    """The image at `image` below the run's folder; None if it is missing, no image, or lies elsewhere."""
+    path = image_file(run.path, image)
+    if path is None:
+        return None
+    content = _head(path) if run.image_url else path.read_bytes()
+    # A PNG tells its width and height, four bytes each, from byte 16 on.
+    sides = (int.from_bytes(content[16:20], "big"), int.from_bytes(content[20:24], "big"))
+    kind = _kind(content)
+    uri = f"{run.image_url}{quote(image)}"
+    if not run.image_url:
+        uri = f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
+    return RunImage(uri=uri, is_tiny=kind == "image/png" and max(sides) <= TINY_SIDE)
+
+
+def image_file(folder: Path, image: str) -> Path | None:
+    """The file of the image at `image` below `folder`; None if it is missing, no image, or lies elsewhere."""
     path = (folder / image).resolve()
     if not image or not path.is_relative_to(folder.resolve()) or not path.is_file():
         return None
-    content = path.read_bytes()
-    for signature, kind in _SIGNATURES.items():
-        if content.startswith(signature):
-            # A PNG tells its width and height, four bytes each, from byte 16 on.
-            sides = (int.from_bytes(content[16:20], "big"), int.from_bytes(content[20:24], "big"))
-            uri = f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
-            return RunImage(uri=uri, is_tiny=kind == "image/png" and max(sides) <= TINY_SIDE)
-    return None
+    return path if _kind(_head(path)) else None
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as opened:
+        return opened.read(24)
+
+
+def _kind(content: bytes) -> str:
+    return next((kind for signature, kind in _SIGNATURES.items() if content.startswith(signature)), "")
 
 
 def _number(value: Any) -> float:
@@ -209,19 +252,36 @@ def _lines(path: Path) -> list[tuple[str, dict[str, Any]]]:
     return [(line.place, parse_json(line.text, line.place, fix="delete that line")) for line in whole]
 
 
+def _records(path: Path, kept: KeptParts) -> list[tuple[str, int, dict[str, float]]]:
+    """Kind, step and numbers of each line."""
+    if not path.is_file():
+        return []
+    # A run that is still writing may have got halfway through its last line.
+    whole = [line for line in read_lines(path) if line.is_ended or not line.is_last]
+    return [kept.get(line.text, partial(_record, line)) for line in whole]
+
+
+def _record(line: Line) -> tuple[str, int, dict[str, float]]:
+    record = parse_json(line.text, line.place, fix="delete that line")
+    kind = str(record.get("kind"))
+    if kind not in ("train", "eval"):
+        return kind, 0, {}
+    values = {name: value for name, value in record.items() if name not in ("step", "kind")}
+    with form_of(line.place):
+        return kind, int(record["step"]), _numbers(values)
+
+
 def _alarm(place: str, line: dict[str, Any]) -> RunAlarm:
     with form_of(place):
         return RunAlarm(step=int(line["step"]), name=str(line["name"]), message=str(line["message"]))
 
 
-def _by_step(records: list[tuple[str, dict[str, Any]]], kind: str) -> dict[int, dict[str, float]]:
+def _by_step(records: list[tuple[str, int, dict[str, float]]], kind: str) -> dict[int, dict[str, float]]:
     merged: dict[int, dict[str, float]] = {}
-    for place, record in records:
-        if record.get("kind") == kind:
-            values = {name: value for name, value in record.items() if name not in ("step", "kind")}
-            with form_of(place):
-                # A resumed run repeats steps; what it wrote later is what the weights have seen.
-                merged.setdefault(int(record["step"]), {}).update(_numbers(values))
+    for its_kind, step, numbers in records:
+        if its_kind == kind:
+            # A resumed run repeats steps; what it wrote later is what the weights have seen.
+            merged.setdefault(step, {}).update(numbers)
     return dict(sorted(merged.items()))
 
 
@@ -238,19 +298,20 @@ def _with_files(
     return dict(sorted(merged.items()))
 
 
-def _evaluations(folder: Path) -> dict[str, dict[int, EvaluationRecord]]:
+def _evaluations(folder: Path, kept: KeptParts) -> dict[str, dict[int, EvaluationRecord]]:
     found: dict[str, dict[int, EvaluationRecord]] = {}
     for path in sorted((folder / "evaluations").glob("*.json")):
         match = _EVALUATION.match(path.stem)
         if match is None:
             raise ValueError(f"{path} is not named EVALUATOR_step_NUMBER.json; move it elsewhere")
         with form_of(str(path)):
-            record = _evaluation(_object(path), match)
+            record = kept.of_file(path, partial(_evaluation, path, match))
         found.setdefault(record.name, {})[record.step] = record
     return {name: dict(sorted(by_step.items())) for name, by_step in sorted(found.items())}
 
 
-def _evaluation(content: dict[str, Any], match: re.Match[str]) -> EvaluationRecord:
+def _evaluation(path: Path, match: re.Match[str]) -> EvaluationRecord:
+    content = _object(path)
     return EvaluationRecord(
         name=current_metric(str(content.get("name", match["name"]))),
         step=int(content.get("step", match["step"])),
@@ -267,15 +328,17 @@ def _evaluation(content: dict[str, Any], match: re.Match[str]) -> EvaluationReco
     )
 
 
-def _galleries(folder: Path) -> dict[int, list[GallerySample]]:
-    found: dict[int, list[GallerySample]] = {}
-    for path in sorted((folder / "samples").glob("step_*.json")):
-        content = _object(path)
-        match = _STEP.search(path.stem)
-        with form_of(str(path)):
-            step = int(content["step"]) if "step" in content else int(match[1]) if match else 0
-            found[step] = [_gallery_sample(sample) for sample in content.get("samples") or []]
-    return dict(sorted(found.items()))
+def _galleries(folder: Path, kept: KeptParts) -> dict[int, list[GallerySample]]:
+    paths = sorted((folder / "samples").glob("step_*.json"))
+    return dict(sorted((kept.of_file(path, partial(_gallery, path)) for path in paths), key=itemgetter(0)))
+
+
+def _gallery(path: Path) -> tuple[int, list[GallerySample]]:
+    content = _object(path)
+    match = _STEP.search(path.stem)
+    with form_of(str(path)):
+        step = int(content["step"]) if "step" in content else int(match[1]) if match else 0
+        return step, [_gallery_sample(sample) for sample in content.get("samples") or []]
 
 
 def _gallery_sample(sample: dict[str, Any]) -> GallerySample:

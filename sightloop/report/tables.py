@@ -174,6 +174,8 @@ def verdict(run: RunRecords) -> str:
         if name is not None and name != lead.metric and not math.isnan(found[name].difference):
             parts.append(_arrow(found[name]))
     end = "" if run.finished else f" The run is at step {run.last_step} of {run.planned_steps}."
+    if steps[1] == run.best_step and lead.difference * (label_of(lead.metric).better or 1) < 0:
+        end = " The best step is worse than the start: no evaluation reached what the model was before." + end
     return "; ".join(parts) + "." + end
 
 

@@ -1,4 +1,4 @@
-"""Rewards of your own, named on the command line: `module:function` or `file.py:function`.
+"""Rewards of your own: `module:function` or `file.py:function` on the command line, or given in Python.
 
 Three forms are told apart by the names of the function's parameters:
 
@@ -6,7 +6,8 @@ Three forms are told apart by the names of the function's parameters:
 2. `images` or `prompts` without it: a reward of images, `(images, prompts, facts) -> list`.
 3. Neither: the library's own, one `Outcome` in, a tensor `B` or `B T` out.
 
-The first two get only the columns they ask for, by name, one entry a sample (see `COLUMNS`).
+The first two get only the columns they ask for, by name, one entry a sample (see `COLUMNS`). What TRL's form
+says about a sample may be None, which adds nothing to its reward, as there. Any may be async.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from sightloop.accelerator import in_float64
 from sightloop.process.faults import user_code_message
 from sightloop.process.time_limit import limited
 from sightloop.rewards.samples import pil_images, rows_of, sample_name
-from sightloop.rewards.user_functions import load_function, shortly
+from sightloop.rewards.user_functions import awaited, load_function, shortly
 from sightloop.types import Outcome, numbers_of, on_last_token
 
 COLUMNS: dict[str, str] = {
@@ -57,6 +58,8 @@ class CustomReward:
     """Columns that it is given; none = it is given the outcome."""
     required: frozenset[str] = field(default_factory=frozenset[str])
     """Columns that it cannot do without."""
+    may_pass: bool = False
+    """Whether it may say None of a sample, which then earns nothing."""
 
     def __call__(self, outcome: Outcome) -> Float[Tensor, "B T"]:
         """What each token earned.
@@ -67,15 +70,18 @@ class CustomReward:
         """
         given = self._given(outcome)
         with limited(f"reward {self.name!r}"), _Blame(self, outcome):
-            said = self.function(**given) if self.columns else self.function(outcome)
+            said = self._said(given, outcome)
         return self._placed(said, outcome)
 
     def fails_on(self, outcome: Outcome) -> bool:
         """Whether the function raises something; asked when it did, to find the sample."""
         given, probe = self._given(outcome), _Probe()
         with probe:
-            self.function(**given) if self.columns else self.function(outcome)
+            self._said(given, outcome)
         return probe.failed
+
+    def _said(self, given: Mapping[str, list[Any]], outcome: Outcome) -> Any:
+        return awaited(self.function(**given) if self.columns else self.function(outcome))
 
     def _given(self, outcome: Outcome) -> dict[str, list[Any]]:
         given = {name: values for name in self.columns if (values := _column(name, outcome)) is not None}
@@ -110,17 +116,18 @@ class CustomReward:
         if len(values) != rows:
             raise ValueError(f"reward {self.name!r} returned {len(values)} numbers for {rows} samples")
         for row, value in enumerate(values):
-            if value is None:
+            if value is None and not self.may_pass:
                 raise ValueError(
                     f"reward {self.name!r} returned None (not applicable) for {sample_name(outcome, row)}; "
                     "every sample needs a number, so return one that neither rewards nor punishes"
                 )
-            if not isinstance(value, bool | int | float | Tensor) and not _is_numpy_number(value):
+            known = value is None or isinstance(value, bool | int | float | Tensor)
+            if not known and not _is_numpy_number(value):
                 raise ValueError(
                     f"reward {self.name!r} returned {shortly(value)} for {sample_name(outcome, row)}; "
                     "return one number a sample"
                 )
-        return [float(value) for value in values]
+        return [0.0 if value is None else float(value) for value in values]
 
 
 class _Blame(AbstractContextManager[None]):
@@ -169,7 +176,8 @@ def load_reward(name: str) -> CustomReward:
     """
     found = load_function(name, what="reward").function
     columns, required = _asks_for(found, name)
-    return CustomReward(name=name, function=found, columns=columns, required=required)
+    may_pass = bool({"completions", "completion_ids"} & inspect.signature(found).parameters.keys())
+    return CustomReward(name=name, function=found, columns=columns, required=required, may_pass=may_pass)
 
 
 def _column(name: str, outcome: Outcome) -> list[Any] | None:

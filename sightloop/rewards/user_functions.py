@@ -1,21 +1,30 @@
-"""Functions that a user names on the command line: `module:function` or `file.py:function`."""
+"""Functions of a user's: `module:function` or `file.py:function` on the command line, or given in Python.
+
+Async ones are waited for, all on one event loop, as their clients expect.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any, cast
 
 from sightloop.process.faults import user_code_message
 
+IN_PYTHON = "python"
+"""The place in the names of functions that a Python program gave."""
+_GIVEN: dict[str, Callable[..., Any]] = {}
 _FORM = "use module:function, or the path of a file: rewards/mine.py:function"
 
 
@@ -46,7 +55,7 @@ class UserFunction:
             ValueError: it raised something.
         """
         with _Blame(self):
-            return self.function(*given, **named)
+            return awaited(self.function(*given, **named))
 
     @property
     def digest(self) -> str:
@@ -75,13 +84,46 @@ class _Blame(AbstractContextManager["_Blame"]):
             raise ValueError(told) from error
 
 
+def give_function(name: str, function: Callable[..., Any]) -> str:
+    """Let `load_function` find a function in this process; what it is called from now on.
+
+    Raises:
+        ValueError: the name is no word of Python's.
+    """
+    if not name.isidentifier():
+        raise ValueError(f"a function of yours is called {name!r}; use letters, digits and underscores")
+    _GIVEN[name] = function
+    return f"{IN_PYTHON}:{name}"
+
+
+def awaited(said: Any) -> Any:
+    """What a function said; what is still to come of an async one is waited for."""
+    if not inspect.isawaitable(said):
+        return said
+    return asyncio.run_coroutine_threadsafe(_result(said), _event_loop()).result()
+
+
+async def _result(coming: Awaitable[Any]) -> Any:
+    return await coming
+
+
+@cache
+def _event_loop() -> asyncio.AbstractEventLoop:
+    """One loop for good, on a thread of its own: notebooks have theirs, and clients stay with the first."""
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="sightloop-async", daemon=True).start()
+    return loop
+
+
 def load_function(name: str, *, what: str) -> UserFunction:
     """The function that `module:function` or `file.py:function` names, for use as `what`.
 
     Raises:
-        ValueError: there is no such module, file or function, or it is async.
+        ValueError: there is no such module, file or function.
     """
     place, colon, attribute = name.rpartition(":")
+    if place == IN_PYTHON:
+        return UserFunction(name=name, what=what, function=_given(attribute, what))
     if not colon or not place or not attribute:
         raise ValueError(f"{name!r} names no {what}; {_FORM}")
     module = _module(place, name, what)
@@ -91,9 +133,16 @@ def load_function(name: str, *, what: str) -> UserFunction:
         raise ValueError(f"{place!r} has no {attribute!r}; it holds: {', '.join(known) or 'no functions'}")
     if isinstance(found, type) or not callable(found):
         raise ValueError(f"{name!r} is {shortly(cast('Any', found))}; name a function, or an object to call")
-    if inspect.iscoroutinefunction(found):
-        raise ValueError(f"{name!r} is async; give a plain function that waits for its own answers")
     return UserFunction(name=name, what=what, function=found)
+
+
+def _given(name: str, what: str) -> Callable[..., Any]:
+    if name not in _GIVEN:
+        raise ValueError(
+            f"the {what} {name!r} was given in Python and is not on disk; go on there: "
+            f"sightloop.train(resume=RUN, rewards={{{name!r}: function}})"
+        )
+    return _GIVEN[name]
 
 
 def one_each(said: Any, count: int, what: str) -> Sequence[Any]:

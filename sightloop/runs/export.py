@@ -3,14 +3,15 @@ it."""
 
 from __future__ import annotations
 
-from sightloop.text_files import form_of, read_json
-
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import torch
 
+from sightloop.evaluation.intervals import paired_difference
 from sightloop.models.atomic_files import atomic_write
 from sightloop.models.families import CaptionerFamily, GeneratorFamily
 from sightloop.models.precision import DTYPES
@@ -19,7 +20,12 @@ from sightloop.models.weight_files import refuse_filled
 from sightloop.recipes.unirl.config import GrpoConfig
 from sightloop.recipes.inputs import settings_of_run
 from sightloop.runs.restore import Restored, family_of, restore, start_folder
+from sightloop.text_files import form_of, read_json
 
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_CACHED = re.compile(r"/models--([^/]+?)--([^/]+)/snapshots/")
+_TOLERANCE = 1e-3
+"""An interval belongs to a figure only if its values average to it."""
 _CAPTIONS = {name: name for name in ("recall@1", "recall@5", "mrr", "precision", "told", "length")}
 _BOTH_SIDES = {
     "drawn": "drawn right",
@@ -105,34 +111,69 @@ def _decoding(restored: Restored) -> dict[str, int]:
 def _card(
     run: Path, restored: Restored, evaluation: str, called: Mapping[str, str], license_name: str
 ) -> Card:
-    before, after = (_metrics(run, evaluation, step) for step in (0, restored.step))
+    before, after = (_evaluation(run, evaluation, step) for step in (0, restored.step))
+    told = {
+        title: name for name, title in called.items() if name in before["metrics"] and name in after["metrics"]
+    }
+    intervals = {title: _interval(before, after, name) for title, name in told.items()}
     return Card(
         base=restored.base,
+        hub_name=_hub_name(restored.base),
         steps=restored.step,
-        metrics={
-            title: (before[name], after[name])
-            for name, title in called.items()
-            if name in before and name in after
-        },
-        license_name=license_name,
+        metrics={title: (before["metrics"][name], after["metrics"][name]) for title, name in told.items()},
+        intervals={title: ends for title, ends in intervals.items() if ends is not None},
+        protocol=str(after["protocol"].get("hash", "")),
+        license_name=license_name or _license_of(restored.base),
     )
 
 
-def _metrics(run: Path, evaluation: str, step: int) -> Mapping[str, float]:
+def _evaluation(run: Path, evaluation: str, step: int) -> Mapping[str, Any]:
+    """What an evaluation of the run found at a step; nothing where there is none."""
     path = run / "evaluations" / f"{evaluation}_step_{step:06d}.json"
+    found: dict[str, Any] = {"metrics": {}, "per_sample": {}, "samples": [], "protocol": {}}
     if not path.is_file():
-        return {}
+        return found
     with form_of(str(path)):
-        return read_json(path)["metrics"]
+        return found | {name: value for name, value in read_json(path).items() if name in found and value}
+
+
+def _interval(before: Mapping[str, Any], after: Mapping[str, Any], name: str) -> tuple[float, float] | None:
+    """The ends of the paired 95% interval of a change; None where the figure is no mean over the samples."""
+    old, new = (np.array(each["per_sample"].get(name, []), dtype=float) for each in (before, after))
+    if len(old) != len(new) or len(old) < 2 or not np.isfinite([*old, *new]).all():
+        return None
+    means = (before["metrics"][name], after["metrics"][name])
+    if max(abs(old.mean() - means[0]), abs(new.mean() - means[1])) > _TOLERANCE:
+        return None
+    sources = [sample.get("source", "") for sample in before["samples"]]
+    found = paired_difference(old, new, groups=sources if len(sources) == len(old) else None)
+    return found.low, found.high
+
+
+def _hub_name(base: str) -> str:
+    """What the hub calls the model of a folder: as the folder says, or the cache that it is in; "" if unknown."""
+    folder = Path(base)
+    if not folder.exists():
+        return ""
+    if cached := _CACHED.search(folder.resolve().as_posix()):
+        return f"{cached[1]}/{cached[2]}"
+    file = folder / "config.json"
+    name = read_json(file).get("_name_or_path") if file.is_file() else None
+    is_name = isinstance(name, str) and _HUB_NAME.fullmatch(name) and not Path(name).exists()
+    return str(name) if is_name else ""
+
+
+def _license_of(base: str) -> str:
+    """The license in the header of a folder's model card; "" if it has none."""
+    file = Path(base) / "README.md"
+    header = file.read_text(encoding="utf-8", errors="replace").split("---")[1:2] if file.is_file() else []
+    found = re.search(r"^license: *([\w.-]+) *$", "".join(header), re.MULTILINE)
+    return found[1] if found else ""
 
 
 def _card_text(card: Card, *, family: str, method: str, usage: Usage) -> str:
     """The model card of an image generator as Markdown with the hub's header."""
-    head = ["---", f"library_name: {usage.library}", "pipeline_tag: any-to-any", "language: en"]
-    head += [f"license: {card.license_name}"] if card.license_name else []
-    rows = [f"| {name} | {before:.3f} | {after:.3f} |" for name, (before, after) in card.metrics.items()]
-    table = ["| share of the evaluation | before | after |", "|---|--:|--:|", *rows, ""] if rows else []
-    name = Path(card.base).name if Path(card.base).exists() else card.base
+    head = card.head(f"library_name: {usage.library}", "pipeline_tag: any-to-any", "language: en")
     lines = [
         *head,
         "tags: [text-to-image, visual-question-answering, reinforcement-learning, unirl, sightloop]",
@@ -140,12 +181,12 @@ def _card_text(card: Card, *, family: str, method: str, usage: Usage) -> str:
         "",
         f"# A {family} that was trained on what it saw in its own drawings",
         "",
-        f"`{name}` after {card.steps} steps of UniRL ([arXiv 2505.23380](https://arxiv.org/abs/2505.23380))",
+        f"{card.linked_base} after {card.steps} steps of UniRL ([arXiv 2505.23380](https://arxiv.org/abs/2505.23380))",
         f"by {method} with sightloop: the model draws a prompt, is asked about the drawing, and learns",
         "from its answers. There were no images to learn from. Adapters, if any were trained, are merged",
         "into the weights; what codes and decodes images is that of the base.",
         "",
-        *table,
+        *card.table("share of the evaluation"),
         *usage.lines,
         "",
         "A model that grades itself may come to flatter itself: compare the rows about its own drawings and",

@@ -11,6 +11,7 @@ from typing import Any
 
 from huggingface_hub import try_to_load_from_cache
 
+from sightloop.data.settings import IN_PYTHON
 from sightloop.data.sources import FileSource, open_named_images
 from sightloop.recipes.choices import value_of
 from sightloop.recipes.image_policies import world_folder
@@ -100,6 +101,8 @@ def _filled(config: Any, run: Path) -> Any:
 
 def _fingerprint(config: Any, run: Path, setting: str, name: str) -> str:
     """Of what a setting names; "" where there is nothing to compare."""
+    if name.startswith(IN_PYTHON):
+        return ""
     if setting in IMAGES:
         settings = value_of(_filled(config, run), setting.partition(".")[0])
         if Path(name).is_relative_to(run) and not Path(name).exists():

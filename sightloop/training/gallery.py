@@ -14,6 +14,8 @@ from sightloop.image_files import open_image
 from sightloop.types import Credit, Images, Rollout
 
 GALLERY_SIZE = 16
+NUM_EVALUATION_IMAGES = 64
+"""Images of an evaluation that are copied into the run folder, for the report."""
 _IMAGE_SIDE = 256
 
 

@@ -30,7 +30,7 @@ from sightloop.storage.lines import (
 )
 from sightloop.training import checkpoint, distributed, run_folder
 from sightloop.training.alarms import Alarm, History, Record, Watch
-from sightloop.training.gallery import copy_image, gallery_samples
+from sightloop.training.gallery import NUM_EVALUATION_IMAGES, copy_image, gallery_samples
 from sightloop.training.progress import Progress
 from sightloop.training.randomness import seed_everything
 from sightloop.training.schedule import Schedule
@@ -39,8 +39,6 @@ from sightloop.types import Credit, Evaluation, Rollout
 
 _BYTES_A_SECOND = 50e6
 """That even slow disks take."""
-NUM_EVALUATION_IMAGES = 64
-"""Images of an evaluation that are copied into the run folder, for the report."""
 _LOGS: dict[str, Callable[[dict[str, Any]], bool]] = {
     "metrics.jsonl": lambda record: record.get("kind") in {"train", "eval"},
     "alarms.jsonl": lambda record: "name" in record and "message" in record,

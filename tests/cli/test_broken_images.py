@@ -52,14 +52,38 @@ def test_one_damaged_image_costs_one_caption(
     told = capsys.readouterr().err
     assert "wrote 39 captions to" in told and "left out 1 broken images:" in told and "37.png: " in told
     assert captions_in(file) == [f"{number:02}.png" for number in range(40) if number != 37]
+    file = tmp_path / "stopped.jsonl"
     stop = ["--on-broken", "stop", "--output", str(file)]
     told = refused(capsys, "caption", str(images), *few, *stop)
     assert "37.png" in told and told.endswith("leave such images out with --on-broken leave-out")
     # What was written before it is there.
     assert captions_in(file) == [f"{number:02}.png" for number in range(32)]
-    told = refused(capsys, "caption", str(images / "37.png"), *few, "--output", str(file))
+    other = tmp_path / "other.jsonl"
+    told = refused(capsys, "caption", str(images / "37.png"), *few, "--output", str(other))
     assert "all 1 images" in told and "37.png: " in told
-    assert len(captions_in(file)) == 32
+    assert not other.exists()
+
+
+def test_a_file_of_captions_is_gone_on_with_where_it_was_stopped(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, few = tmp_path / "captions.jsonl", ["--beams", "1", "--max-tokens", "4", "--min-tokens", "1"]
+    words = ["caption", str(images), "--model", CAPTIONER, *few, "--output", str(file)]
+    main(words)
+    whole = file.read_text()
+    # Stopped in the middle of a line.
+    lines = whole.splitlines(keepends=True)
+    file.write_text("".join(lines[:30]) + lines[30][:20])
+    capsys.readouterr()
+    main([*words, "--dtype", "float32"])
+    told = capsys.readouterr().err
+    assert "30 captions are in" in told and "10 to go" in told and "wrote 9 captions" in told
+    assert file.read_text() == whole
+    told = refused(capsys, *words, "--max-tokens", "5")
+    assert "was written with max_tokens 4, not 5; give the same, or choose another --output" in told
+    (tmp_path / "captions.jsonl.settings.json").unlink()
+    assert "nothing says how it was written" in refused(capsys, *words)
+    assert file.read_text() == whole
 
 
 def test_an_evaluation_leaves_images_out_only_if_it_is_told_to(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,8 +13,10 @@ from models.tiny_janus import tokenizer as janus_tokenizer
 from PIL import Image
 from tiny_show_o_folders import magvit, official_folder, tokenizer
 
+from sightloop.api.drawing_sheet import SIDE, labelled_sheet
+from sightloop.api.model import image_pixels
 from sightloop.cli import main
-from sightloop.cli.draw import answer_question, generate_images, grid_of, read_image
+from sightloop.cli.draw import answers_of, generate_images
 from sightloop.cli.image_options import AskOptions, DrawOptions, ModelOptions
 from sightloop.models.janus.checkpoint import write_janus
 from sightloop.models.show_o.checkpoint import read_show_o, write_magvit2, write_show_o
@@ -55,7 +58,11 @@ def test_images_and_their_sheet_are_written_and_their_paths_printed(
     main(["draw", "a red circle", "--model", str(show_o), "--number", "3", "--output", str(tmp_path / "out")])
     names = ["0001.png", "0002.png", "0003.png", "sheet_0001-0003.png"]
     assert capsys.readouterr().out.splitlines() == [str(tmp_path / "out" / name) for name in names]
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
+    record = "sheet_0001-0003.json"
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted([*names, record])
+    told = json.loads((tmp_path / "out" / record).read_text(encoding="utf-8"))
+    assert told["seed"] == 0 and told["rounds"] > 0
+    assert told["images"][1] == {"image": "0002.png", "prompt": "a red circle", "place": 1}
     with Image.open(tmp_path / "out" / "0001.png") as picture:
         assert picture.size == (8, 8) and picture.mode == "RGB"
         assert picture.info["prompt"] == "a red circle"
@@ -74,13 +81,31 @@ def test_numbers_go_on_and_an_image_does_not_depend_on_how_many_are_drawn(
     assert len({pixels[many[0]], pixels[many[1]], pixels[other[0]]}) == 3
 
 
-def test_the_sheet_shows_every_image_once() -> None:
-    colors = [(50 * number, 0, 0) for number in range(5)]
-    sheet = grid_of([Image.new("RGB", (6, 8), color) for color in colors])
-    assert sheet.size == (3 * 10 + 4, 2 * 12 + 4)
-    counted = sheet.getcolors()
-    assert counted is not None
-    assert {color: count for count, color in counted if color != (255, 255, 255)} == dict.fromkeys(colors, 48)
+def test_the_sheet_shows_every_image_in_a_size_that_can_be_seen(tmp_path: Path) -> None:
+    colors = [(50 * number + 5, 0, 0) for number in range(5)]
+    drawings = [(tmp_path / f"{number}.png", "a prompt" * (1 + number // 3)) for number in range(5)]
+    for (path, _), color in zip(drawings, colors, strict=True):
+        Image.new("RGB", (6, 8), color).save(path)
+    sheet = labelled_sheet(drawings, "seed 0")
+    counted = {color: count for count, color in sheet.getcolors(1 << 16) or []}
+    assert [counted[color] for color in colors] == [SIDE * SIDE * 6 // 8] * 5
+    assert sheet.width > 3 * SIDE and sheet.height > 2 * SIDE
+
+
+def test_prompts_come_from_a_file_too(
+    show_o: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "prompts.txt").write_text("a red circle\n\nthe square\n", encoding="utf-8")
+    words = ["draw", "--prompt-file", str(tmp_path / "prompts.txt"), "--model", str(show_o)]
+    main([*words, "--number", "2", "--output", str(tmp_path / "out")])
+    main(["draw", "the square", "--model", str(show_o), "--number", "1", "--output", str(tmp_path / "one")])
+    of_file, alone = (Image.open(tmp_path / name) for name in ("out/0003.png", "one/0001.png"))
+    assert of_file.info["prompt"] == "the square" and of_file.tobytes() == alone.tobytes()
+    assert (tmp_path / "out" / "sheet_0001-0004.png").is_file()
+    capsys.readouterr()
+    assert "leave one out" in said(capsys, [*words[:1], "a", *words[1:]])
+    (tmp_path / "prompts.txt").write_text("\n")
+    assert "holds no prompts" in said(capsys, words)
 
 
 @pytest.mark.parametrize("family", ["show_o", "janus"])
@@ -92,10 +117,10 @@ def test_an_image_of_any_mode_and_size_is_asked_about(
 ) -> None:
     Image.new(mode, size).save(tmp_path / "picture.png")
     file = tmp_path / "picture.png"
-    assert read_image(file).shape == (size[1], size[0], 3)
+    assert image_pixels(file).shape == (size[1], size[0], 3)
     source = ModelOptions(model=str(request.getfixturevalue(family)))
-    options = AskOptions(image=file, question="what is it", max_tokens=3, source=source)
-    assert answer_question(options) == answer_question(options)
+    options = AskOptions(image=file, question=("what is it",), max_tokens=3, source=source)
+    assert answers_of(options) == answers_of(options)
 
 
 def test_the_answer_is_printed(show_o: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -105,9 +130,28 @@ def test_the_answer_is_printed(show_o: Path, tmp_path: Path, capsys: pytest.Capt
     told = capsys.readouterr().out
     source = ModelOptions(model=str(show_o))
     options = AskOptions(
-        image=tmp_path / "picture.png", question="what color is it", max_tokens=4, source=source
+        image=tmp_path / "picture.png", question=("what color is it",), max_tokens=4, source=source
     )
-    assert told == f"{answer_question(options)}\n"
+    ((_, answer),) = answers_of(options)
+    assert told == f"{answer}\n"
+
+
+def test_several_questions_are_answered_as_each_alone(
+    show_o: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("RGB", (12, 9), "red").save(tmp_path / "picture.png")
+    (tmp_path / "more.txt").write_text("how many\n", encoding="utf-8")
+    model = ["--model", str(show_o), "--max-tokens", "4"]
+    words = ["ask", str(tmp_path / "picture.png"), "what color is it", "what is it"]
+    main([*words, "--question-file", str(tmp_path / "more.txt"), *model])
+    lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    assert [question for question, _ in lines] == ["what color is it", "what is it", "how many"]
+    for question, answer in lines:
+        main(["ask", words[1], question, *model])
+        assert capsys.readouterr().out == f"{answer}\n"
+    main([*words, *model, "--output", str(tmp_path / "answers.jsonl")])
+    first = json.loads((tmp_path / "answers.jsonl").read_text(encoding="utf-8").splitlines()[0])
+    assert first == {"image": words[1], "question": "what color is it", "answer": lines[0][1]}
 
 
 def test_an_official_folder_is_drawn_with_when_its_parts_are_named(show_o: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from sightloop.cli import main
 from sightloop.evaluation.pairs import caption_set, read_captions
 
 
@@ -113,3 +114,46 @@ def test_files_of_another_form_are_refused(folder: Path, name: str, text: str, m
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="cannot be read"):
         read_captions(tmp_path / "none.json")
+
+
+COCO = [(391895, "a man on a motorcycle", "COCO_val2014_000000391895.jpg"), (42, "a cat", "000000000042.jpg")]
+CANDIDATES = {
+    "results": [{"image_id": number, "caption": text} for number, text, _ in COCO],
+    "clipscore": {Path(name).stem: text for _, text, name in COCO},
+}
+REFERENCES = {
+    "coco": {
+        "images": [{"id": number, "file_name": name} for number, _, name in COCO],
+        "annotations": [{"image_id": number, "caption": f"{text}."} for number, text, _ in COCO] * 2,
+    },
+    "karpathy": {
+        "images": [
+            {"filepath": "val2014", "filename": name, "sentences": [{"raw": text}, {"raw": f"{text} here"}]}
+            for _, text, name in COCO
+        ]
+    },
+    "clipscore": {Path(name).stem: [text, f"{text} there"] for _, text, name in COCO},
+}
+
+
+@pytest.mark.parametrize("candidates", CANDIDATES)
+@pytest.mark.parametrize("references", REFERENCES)
+def test_files_of_others_are_measured_without_their_images(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], candidates: str, references: str
+) -> None:
+    captions = written(tmp_path, "captions.json", json.dumps(CANDIDATES[candidates]))
+    truth = written(tmp_path, "references.json", json.dumps(REFERENCES[references]))
+    main(["evaluate", "captions", str(captions), "--references", str(truth)])
+    assert "cider" in capsys.readouterr().out.lower()
+
+
+@pytest.mark.parametrize("form", CANDIDATES)
+def test_images_of_such_files_are_found_below_their_folder(tmp_path: Path, form: str) -> None:
+    (tmp_path / "coco" / "val2014").mkdir(parents=True)
+    for _, _, name in COCO:
+        (tmp_path / "coco" / "val2014" / name).touch()
+    file = written(tmp_path, "captions.json", json.dumps(CANDIDATES[form]))
+    found = read_captions(file, image_root=tmp_path / "coco")
+    assert [path.name for path in found.images] == [name for _, _, name in COCO]
+    with pytest.raises(ValueError, match="are missing; paths in a captions file start at"):
+        read_captions(file, image_root=tmp_path / "elsewhere")

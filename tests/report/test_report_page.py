@@ -12,7 +12,7 @@ from report.run_files import begin, evaluate, gallery_sample, log, samples_of, s
 from report.synthetic_run import Story, write_empty_run, write_run
 
 from sightloop.report.cards import spread
-from sightloop.report.page import write_report
+from sightloop.report.page import page_file, write_report
 from sightloop.report.run import GallerySample, read_run
 from sightloop.report.tokens import credit_limit, tokens_of
 
@@ -42,7 +42,7 @@ def test_the_page_loads_nothing_from_outside(full_run: Path) -> None:
 def test_every_section_is_there_and_linked(full_run: Path) -> None:
     page = report(full_run)
     anchors = [section["id"] for section in page.all("section")]
-    assert anchors == ["evaluation", "captions", "credit", "curves", "setup"]
+    assert anchors == ["evaluation", "curves", "captions", "credit", "learning", "setup"]
     assert [link["href"] for link in page.all("a")] == [f"#{anchor}" for anchor in anchors]
     assert "R@1 rose from" in page.text
     assert "No end (step 40): 7% of the captions did not end." in page.text
@@ -219,3 +219,22 @@ def test_the_same_folder_gives_the_same_page(full_run: Path) -> None:
     first = write_report(full_run).read_bytes()
     assert write_report(full_run).read_bytes() == first
     assert sorted(path.suffix for path in full_run.glob("report*")) == [".html"]
+
+
+def test_every_class_of_the_page_has_its_look(full_run: Path) -> None:
+    page = report(full_run)
+    styles = page_file("page.css")
+    used = {word for _, attributes in page.elements for word in attributes.get("class", "").split()}
+    assert used - set(re.findall(r"\.([a-z]\w*)", styles)) <= {"top", "steps"}
+    assert all(image["class"] in ("picture", "picture tiny") for image in page.all("img"))
+
+
+def test_a_best_step_below_the_start_is_said_aloud(tmp_path: Path) -> None:
+    folder = begin(tmp_path / "run", steps=10)
+    for step, value in ((0, 0.5), (5, 0.25), (10, 0.0)):
+        log(folder, "eval", {step: {"held_out/recall@1": value}})
+    (folder / "checkpoints").mkdir()
+    (folder / "checkpoints" / "best").write_text("step_000005\n")
+    assert "The best step is worse than the start" in report(folder).text
+    (folder / "checkpoints" / "best").write_text("step_000000\n")
+    assert "worse than the start" not in report(folder).text

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from report.run_files import begin, evaluate, gallery_sample, log, samples_of, show
 
-from sightloop.report.run import embed_image, read_run
+from sightloop.report.run import read_run, run_image
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"\0\0\0\rIHDR"
 
@@ -95,11 +95,12 @@ def test_only_images_of_the_run_travel_with_the_page(tmp_path: Path) -> None:
         path.write_bytes(PNG + (64).to_bytes(4, "big") + (48).to_bytes(4, "big"))
     (folder / "large.png").write_bytes(PNG + (65).to_bytes(4, "big") + (48).to_bytes(4, "big"))
     (folder / "text.png").write_text("no image")
-    assert embed_image(folder, "../outside.png") is None
-    assert embed_image(folder, str(tmp_path / "outside.png")) is None
-    assert embed_image(folder, "missing.png") is None
-    assert embed_image(folder, "text.png") is None
-    assert embed_image(folder, "") is None
-    small, large = embed_image(folder, "small.png"), embed_image(folder, "large.png")
+    run = read_run(folder)
+    assert run_image(run, "../outside.png") is None
+    assert run_image(run, str(tmp_path / "outside.png")) is None
+    assert run_image(run, "missing.png") is None
+    assert run_image(run, "text.png") is None
+    assert run_image(run, "") is None
+    small, large = run_image(run, "small.png"), run_image(run, "large.png")
     assert small is not None and small.is_tiny and small.uri.startswith("data:image/png;base64,iVBOR")
     assert large is not None and not large.is_tiny

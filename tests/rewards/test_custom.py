@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,13 @@ from sightloop.rewards.combine import combine
 from sightloop.rewards.custom import load_rewards
 from sightloop.rewards.functions import COLUMNS, load_reward
 from sightloop.rewards.samples import rows_of
+from sightloop.rewards.user_functions import give_function
 from sightloop.types import Fact, Images, Outcome, Tokens
 
 TEXTS = ["a red dog", "cat", ""]
 MODULE = """
+import asyncio
+
 import torch
 
 def long(outcome):
@@ -34,6 +38,9 @@ def red(images, prompts, facts):
 
 def sometimes_none(completions, **kwargs):
     return [1.0 if text else None for text in completions]
+
+def none_of_outcome(outcome):
+    return [None for _ in outcome.pieces]
 
 def broken(completions, **kwargs):
     return [1 / len(text) for text in completions]
@@ -64,8 +71,12 @@ def two(first, second):
 def solution(completions, solution):
     return []
 
-async def later(completions):
-    return []
+async def later(completions, **kwargs):
+    await asyncio.sleep(0)
+    return [float(len(text)) for text in completions]
+
+async def later_broken(completions, **kwargs):
+    return [1 / len(text) for text in completions]
 
 class Kind:
     def __call__(self, outcome):
@@ -117,6 +128,29 @@ def test_functions_as_in_trl_get_prompts_completions_and_columns(mine: str) -> N
     assert load_reward(f"{mine}:trl")(outcome()).sum(1).tolist() == [90, 30, 0]
     assert load_reward(f"{mine}:trl")(outcome(drawn=True)).sum(1).tolist() == [97, 37, 9]
     assert load_reward(f"{mine}:trl_short")(outcome()).sum(1).tolist() == [1, 0, 0]
+
+
+def test_what_trl_says_nothing_about_earns_nothing(mine: str) -> None:
+    assert load_reward(f"{mine}:sometimes_none")(outcome()).sum(1).tolist() == [1, 1, 0]
+
+
+def test_async_functions_are_waited_for_also_where_a_loop_runs(mine: str) -> None:
+    reward = load_reward(f"{mine}:later")
+    assert reward(outcome()).sum(1).tolist() == [9, 3, 0]
+
+    async def in_a_notebook() -> list[float]:
+        return reward(outcome()).sum(1).tolist()
+
+    assert asyncio.run(in_a_notebook()) == [9, 3, 0]
+
+
+def test_functions_of_a_program_are_rewards_under_the_name_they_are_given() -> None:
+    name = give_function("double", lambda completions, **_: [2.0 * len(text) for text in completions])
+    rewards, weights = load_rewards([f"{name}=0.5"])
+    assert weights == {"double": 0.5}
+    assert rewards["double"](outcome()).sum(1).tolist() == [18, 6, 0]
+    with pytest.raises(ValueError, match="use letters, digits and underscores"):
+        give_function("two words", len)
 
 
 def test_functions_of_images_get_pil_images_prompts_and_facts(mine: str) -> None:
@@ -179,7 +213,8 @@ def test_rows_of_an_outcome_keep_everything_together() -> None:
         ("broken", r"broken' failed on three\.png: ZeroDivisionError"),
         ("together", r"together' failed on a batch of 3 .* first is one\.png.*: RuntimeError: too many"),
         ("not_a_number", r"not_a_number' says nan about two\.png, text 'cat'"),
-        ("sometimes_none", r"None \(not applicable\) for three\.png"),
+        ("none_of_outcome", r"None \(not applicable\) for one\.png"),
+        ("later_broken", r"later_broken' failed on three\.png: ZeroDivisionError"),
         ("too_few", "returned 1 numbers for 3 samples"),
         ("words", "returned str 'good' for one.png"),
         ("nothing", "returned NoneType None; return one number a sample"),
@@ -203,7 +238,7 @@ def test_what_goes_wrong_names_the_function_and_the_sample(mine: str, function: 
         ("MINE:Kind", "name a function, or an object to call"),
         ("MINE:two", "takes .first, second.; a reward takes one Outcome"),
         ("MINE:solution", "asks for 'solution'; the columns are prompts"),
-        ("MINE:later", "is async"),
+        ("python:never_given", r"'never_given' was given in Python .* rewards=."),
     ],
 )
 def test_names_that_lead_nowhere_are_refused(mine: str, name: str, message: str) -> None:

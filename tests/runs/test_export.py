@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -75,7 +76,9 @@ def test_peft_writes_the_captions_that_sightloop_writes(
     }
     card = (exported / "README.md").read_text(encoding="utf-8")
     assert "license: apache-2.0" in card
-    assert "| recall@1 |" in card
+    assert "| held-out figure | before | after | change, 95% interval |" in card
+    assert re.search(r"\| recall@1 \| [\d.]+ \| [\d.]+ \| \[[+-][\d.]+, [+-][\d.]+\] \|", card)
+    assert re.search(r"Protocol of the evaluation: `\w+`", card)
     assert "after 2 steps" in card
     code = card.split("```python\n")[1].split("```")[0].replace('"FOLDER"', repr(str(exported)))
     logits = tmp_path / "logits.pt"
@@ -83,6 +86,12 @@ def test_peft_writes_the_captions_that_sightloop_writes(
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == ours
+
+    # What was exported is read back, too, with the model that it belongs to.
+    capsys.readouterr()
+    greedy = ["--beams", "1", "--no-repeat-ngram", "0", "--min-tokens", "1", "--max-tokens", "6"]
+    main(["caption", str(images / "0.png"), "--model", str(exported), "--prompt", "describe", *greedy])
+    assert capsys.readouterr().out.strip().partition("\t")[2] == ours
 
     policy = restore(run, "best", device=torch.device("cpu")).policy
     assert isinstance(policy, GenericCaptioner)

@@ -141,13 +141,8 @@ def _named(captioner: GenericCaptioner) -> dict[str, Tensor]:
 
 
 def _card_text(captioner: GenericCaptioner, base: str, card: AdapterCard) -> str:
-    run, on_hub = card.run, not Path(base).exists()
-    head = ["---", "library_name: peft", "pipeline_tag: image-text-to-text"]
-    head += [f"license: {run.license_name}"] if run.license_name else []
-    head += [f"base_model: {base}"] if on_hub else []
-    rows = [f"| {name} | {before:.3f} | {after:.3f} |" for name, (before, after) in run.metrics.items()]
-    table = ["| held-out figure | before | after |", "|---|--:|--:|", *rows, ""] if rows else []
-    name = f"[{base}](https://huggingface.co/{base})" if on_hub else f"`{Path(base).name}`"
+    run = card.run
+    head = run.head("library_name: peft", "pipeline_tag: image-text-to-text")
     text = captioner.prompt_text(card.prompt)
     options = ", ".join(f"{option}={value}" for option, value in card.decoding.items())
     options += f", suppress_tokens=[{captioner.image_token}]"
@@ -159,16 +154,16 @@ def _card_text(captioner: GenericCaptioner, base: str, card: AdapterCard) -> str
         "",
         "# Adapters of a captioner trained by what a judge sees",
         "",
-        f"Low-rank adapters for {name} after {run.steps} steps of training with sightloop on the judgment",
-        "of a frozen image-text matcher and text rules, without reference captions",
+        f"Low-rank adapters for {run.linked_base} after {run.steps} steps of training with sightloop on",
+        "the judgment of a frozen image-text matcher and text rules, without reference captions",
         "(VLRM, [arXiv 2404.01911](https://arxiv.org/abs/2404.01911)).",
         "",
-        *table,
+        *run.table("held-out figure"),
         "```python",
         "from peft import PeftModel",
         "from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig",
         "",
-        f"base = {base!r}",
+        f"base = {run.published_base or base!r}",
         "processor = AutoProcessor.from_pretrained(base)",
         "plain = AutoModelForImageTextToText.from_pretrained(base)",
         "# Captions were drawn without the base's own options, such as a penalty of repetition.",

@@ -206,13 +206,7 @@ def _write_json(file: Path, content: dict[str, Any]) -> None:
 
 def card_text(card: Card) -> str:
     """The model card as Markdown with the hub's header."""
-    on_hub = not Path(card.base).exists()
-    head = ["---", "library_name: transformers", "pipeline_tag: image-to-text", "language: en"]
-    head += [f"license: {card.license_name}"] if card.license_name else []
-    head += [f"base_model: {card.base}"] if on_hub else []
-    rows = [f"| {name} | {before:.3f} | {after:.3f} |" for name, (before, after) in card.metrics.items()]
-    table = ["| held-out figure | before | after |", "|---|--:|--:|", *rows, ""] if rows else []
-    name = f"[{card.base}](https://huggingface.co/{card.base})" if on_hub else f"`{Path(card.base).name}`"
+    head = card.head("library_name: transformers", "pipeline_tag: image-to-text", "language: en")
     lines = [
         *head,
         "tags: [image-captioning, reinforcement-learning, vlrm, sightloop]",
@@ -220,12 +214,12 @@ def card_text(card: Card) -> str:
         "",
         "# A BLIP-2 captioner trained by what a judge sees",
         "",
-        f"{name} after {card.steps} steps of VLRM ([arXiv 2404.01911](https://arxiv.org/abs/2404.01911))",
+        f"{card.linked_base} after {card.steps} steps of VLRM ([arXiv 2404.01911](https://arxiv.org/abs/2404.01911))",
         "with sightloop: query tokens, Q-Former and language projection were trained on the judgment of a",
         "frozen image-text matcher, a language model and text rules, without reference captions. Vision",
         "tower and language model are those of the base.",
         "",
-        *table,
+        *card.table("held-out figure"),
         "```python",
         "from transformers import AutoProcessor, Blip2ForConditionalGeneration",
         "",

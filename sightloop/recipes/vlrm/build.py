@@ -133,7 +133,7 @@ def build(config: VlrmConfig, run_folder: Path, *, claim: Claim = distributed.ba
         draw_scenes(config, run_folder)
         sources.insert(0, open_named_images(config.data))
         _try_rewards(config.custom_rewards, lambda: _captions_to_try(sources[0]))
-    held_out = _evaluator(config, policy, device)
+    held_out = _evaluator(config, policy, device, run_folder)
     if config.shard:
         # After the judge has compared its tower with the policy's, which whole weights can do only.
         whole: SupportsSharding = require_members(
@@ -188,13 +188,14 @@ def draw_scenes(config: VlrmConfig, run_folder: Path) -> None:
     distributed.barrier()
 
 
-def _evaluator(config: VlrmConfig, policy: Captioner, device: torch.device) -> Any:
+def _evaluator(config: VlrmConfig, policy: Captioner, device: torch.device, folder: Path) -> Any:
     held_out = _held_out_of(
         config.held_out,
         prompt=config.draw.prompt,
         image_size=policy.image_size,
         device=device,
         shared_work=not config.shard,
+        folder=folder,
     )
     if held_out is not None:
         held_out.require(policy)
