@@ -203,7 +203,7 @@ def report(words: list[str]) -> None:
     """Write the page and print the table."""
     options = parsed(ReportOptions, args=words, prog="sightloop report")
     if not options.run:
-        raise ValueError("name a run folder, as in `sightloop report runs/NAME`")
+        raise ValueError("not given: a run folder, as in `sightloop report runs/NAME`")
     if len(options.run) > 1:
         return _show_comparison(options.run, options.output)
     if options.output is not None:

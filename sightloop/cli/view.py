@@ -33,7 +33,7 @@ def view_command(words: list[str]) -> None:
     """Serve the page until the command is ended."""
     options = parsed(ViewOptions, args=words, prog="sightloop view")
     if not options.run:
-        raise ValueError("name a run folder, as in `sightloop view runs/NAME`")
+        raise ValueError("not given: a run folder, as in `sightloop view runs/NAME`")
     try:
         from sightloop.view.server import serve
     except ModuleNotFoundError as error:

@@ -101,7 +101,7 @@ def test_several_runs_are_compared_and_each_has_its_page(run: Path, tmp_path: Pa
 
 def test_what_cannot_be_shown_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for words, sentence in (
-        (["view"], "name a run folder, as in `sightloop view runs/NAME`"),
+        (["view"], "not given: a run folder, as in `sightloop view runs/NAME`"),
         (["view", str(tmp_path / "nothing")], "no run folder at"),
         (["view", "x", "--port", "70000"], "port is 70000; use 0 or more and at most 65535"),
     ):
