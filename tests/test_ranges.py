@@ -13,10 +13,10 @@ import pytest
 
 from sightloop.cli import main
 from sightloop.cli.app import ExportOptions, ReportOptions, TrainOptions
-from sightloop.cli.caption_options import CaptionOptions
 from sightloop.cli.demo import DEMOS
 from sightloop.cli.doctor import DoctorOptions
 from sightloop.cli.evaluate import EVALUATIONS
+from sightloop.cli.evaluation_options import CaptionOptions
 from sightloop.cli.image_options import AskOptions, ConvertOptions, DrawOptions
 from sightloop.cli.view import ViewOptions
 from sightloop.ranges import Range, range_of

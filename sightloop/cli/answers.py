@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sightloop.cli.caption_options import AnswerMeasureOptions
+from sightloop.cli.evaluation_options import AnswerMeasureOptions
 from sightloop.evaluation.answer_files import read_answers, yes_no_truth
 from sightloop.evaluation.answer_matching import (
     AnswerComparison,

@@ -16,13 +16,13 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from sightloop import __version__
-from sightloop.cli.caption_options import CaptionOptions
 from sightloop.cli.completion import completion_command
 from sightloop.cli.demo import DEMOS, run_demo
 from sightloop.cli.doctor import doctor_command
 from sightloop.cli.evaluate import EVALUATIONS
+from sightloop.cli.evaluation_options import CaptionOptions
 from sightloop.cli.help import with_help
-from sightloop.cli.image_options import ask_command, convert_command, draw_command
+from sightloop.cli.images import ask_command, convert_command, draw_command
 from sightloop.cli.parse import parsed
 from sightloop.cli.timing import taken, timing_given
 from sightloop.cli.view import view_command

@@ -12,7 +12,7 @@ import torch
 
 from sightloop.api.caption_file import CaptionFile
 from sightloop.api.model import caption_images, writing_of
-from sightloop.cli.caption_options import (
+from sightloop.cli.evaluation_options import (
     BrokenImages,
     CaptionMeasureOptions,
     CaptionOptions,

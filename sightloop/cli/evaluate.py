@@ -9,8 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sightloop.cli.caption_options import AnswerMeasureOptions, CaptionMeasureOptions, RecallOptions
-from sightloop.cli.joint_options import JointOptions
+from sightloop.cli.evaluation_options import (
+    AnswerMeasureOptions,
+    CaptionMeasureOptions,
+    JointOptions,
+    RecallOptions,
+)
 from sightloop.evaluators.geneval_options import GenEvalOptions
 from sightloop.terminal import say
 

@@ -1,7 +1,4 @@
-"""Commands of models that generate images and answer: `sightloop convert | draw | ask`, and their options.
-
-Networks are imported when a command needs them, so that help comes at once.
-"""
+"""The options of `sightloop convert | draw | ask`; loads no network."""
 
 from __future__ import annotations
 
@@ -11,11 +8,9 @@ from typing import Annotated, Literal
 
 import tyro
 
-from sightloop.cli.parse import parsed
 from sightloop.models.families import Parts
 from sightloop.models.prompt_strings import PromptOptions
 from sightloop.ranges import Count, NotNegative, Seed, require_ranges
-from sightloop.terminal import one_line, say
 
 Positional = tyro.conf.Positional
 
@@ -109,29 +104,3 @@ class AskOptions:
 
     def __post_init__(self) -> None:
         require_ranges(self)
-
-
-def convert_command(words: list[str]) -> None:
-    """Convert a checkpoint."""
-    options = parsed(ConvertOptions, args=words, prog="sightloop convert")
-    from sightloop.cli.convert import convert_checkpoint
-
-    convert_checkpoint(options)
-    say(f"wrote {options.output}")
-
-
-def draw_command(words: list[str]) -> None:
-    """Generate images of a prompt."""
-    options = parsed(DrawOptions, args=words, prog="sightloop draw")
-    from sightloop.cli.draw import generate_images
-
-    for path in generate_images(options):
-        say(one_line(path))
-
-
-def ask_command(words: list[str]) -> None:
-    """Ask a question about an image."""
-    options = parsed(AskOptions, args=words, prog="sightloop ask")
-    from sightloop.cli.draw import answer_questions
-
-    answer_questions(options)

@@ -11,8 +11,8 @@ from typing import Any, cast
 
 import torch
 
+from sightloop.cli.evaluation_options import JointOptions
 from sightloop.cli.geneval import weights_digest
-from sightloop.cli.joint_options import JointOptions
 from sightloop.evaluation.intervals import bootstrap_interval
 from sightloop.evaluation.protocol import protocol_hash
 from sightloop.evaluators.image_sheets import RecordingCheck, SheetImage, drawn_in, write_sheet

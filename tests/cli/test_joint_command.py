@@ -12,8 +12,8 @@ from image_runs import STARTS, made_run
 from PIL import Image
 
 from sightloop.cli import main
+from sightloop.cli.evaluation_options import JointOptions
 from sightloop.cli.joint import evaluator_of, models_of
-from sightloop.cli.joint_options import JointOptions
 from sightloop.evaluation.protocol import protocol_hash
 from sightloop.evaluators.image_sheets import SheetImage, drawn_by_run, sheet_of
 from sightloop.evaluators.joint_changes import changes_of, changes_table, ratio_difference
