@@ -104,6 +104,15 @@ class GeneratorFamily(Family):
     """Folder of the embedded world's own one; empty = there is none."""
 
 
+_CLASSIC = {
+    "blip": "BLIP",
+    "vision-encoder-decoder": "a vision encoder with a text decoder",
+    "git": "GIT",
+    "instructblip": "InstructBLIP",
+    "florence2": "Florence-2",
+    "kosmos-2": "Kosmos-2",
+}
+"""Captioners whose images do not stand among the words, by transformers' names."""
 ANY_CAPTIONER = "captioner"
 """The row of whatever transformers reads images and writes text with, unless another row knows it."""
 FAMILIES: dict[str, Family] = {
@@ -111,13 +120,22 @@ FAMILIES: dict[str, Family] = {
         title="BLIP-2",
         marks={("model_type", "blip-2"): "transformers"},
         load=late("sightloop.models.captioners.family:load_blip2"),
-        export=late("sightloop.models.captioners.family:export_blip2"),
+        export=late("sightloop.models.captioners.family:export_bridge"),
     ),
+    **{
+        name: CaptionerFamily(
+            title=title,
+            marks={("model_type", name): "transformers"},
+            load=late("sightloop.models.captioners.family:load_encoder_decoder"),
+            export=late("sightloop.models.captioners.family:export_encoder_decoder"),
+        )
+        for name, title in _CLASSIC.items()
+    },
     ANY_CAPTIONER: CaptionerFamily(
         title="a captioner of transformers",
         marks={},
         load=late("sightloop.models.captioners.family:load_generic"),
-        export=late("sightloop.models.captioners.family:export_generic"),
+        export=late("sightloop.models.captioners.family:export_adapters"),
     ),
     "show-o": GeneratorFamily(
         title="Show-o",

@@ -14,14 +14,22 @@ _KNOWN = {
     ),
     "siglip": ("a SigLIP", "--custom-rewards siglip:NAME takes it"),
     "siglip2": ("a SigLIP 2 of any resolution", "of SigLIP 2 use one of a fixed resolution"),
-    "blip": ("a BLIP, which no option takes", "the options take BLIP-2"),
-    "instructblip": ("an InstructBLIP, which no option takes", "the options take BLIP-2"),
+    "blip": ("a BLIP that writes no captions", "of BLIP, --model takes BlipForConditionalGeneration"),
     "janus": ("a Janus", "`draw`, `ask` and `train unirl-grpo --model` take it"),
     "multi_modality": ("a Janus", "`draw`, `ask` and `train unirl-grpo --model` take it"),
     "mask2former": ("a Mask2Former", "`evaluate geneval --detector` takes it"),
     "grounding-dino": ("a Grounding DINO", "`evaluate geneval --detector` takes it"),
     "owlv2": ("an OWLv2", "`evaluate geneval --detector` takes it"),
 }
+_CLASSIC = {
+    "blip": "a BLIP captioner",
+    "git": "a GIT captioner",
+    "instructblip": "an InstructBLIP",
+    "florence2": "a Florence-2",
+    "kosmos-2": "a Kosmos-2",
+    "vision-encoder-decoder": "a vision encoder with a text decoder",
+}
+"""Captioners whose images do not stand among the words of a prompt, and that no judge asks."""
 _BLIP2 = {
     True: (MATCHER, "--judge.model and --custom-rewards itm:NAME take it"),
     False: ("a BLIP-2 captioner", "--model takes it"),
@@ -49,6 +57,9 @@ def is_captioner(config: Any) -> bool:
     """Whether it reads images and writes text, as far as a configuration tells."""
     if config.model_type == "blip-2":
         return not is_matcher(config)
+    if config.model_type == "blip":
+        named = config.to_dict().get("architectures") or ["BlipForConditionalGeneration"]
+        return "BlipForConditionalGeneration" in named
     if config.model_type in _KNOWN or is_classifier(config):
         # In the form of transformers, Janus reads images like any other.
         return config.model_type == "janus"
@@ -60,6 +71,8 @@ def kind_named(config: Any) -> tuple[str, str]:
     kind = config.model_type
     if kind == "blip-2":
         return _BLIP2[is_matcher(config)]
+    if kind in _CLASSIC and is_captioner(config):
+        return _CLASSIC[kind], "--model takes it"
     if kind in _KNOWN:
         return _KNOWN[kind]
     if is_classifier(config):

@@ -11,12 +11,23 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers import Conv1D
+
+
+def is_transposed(layer: nn.Module) -> bool:
+    """Whether a linear layer keeps its weight the other way around, as GPT-2's do."""
+    return isinstance(layer, Conv1D)
+
+
+def adaptable(module: nn.Module) -> dict[str, nn.Module]:
+    """The linear layers in a module by name."""
+    return {name: part for name, part in module.named_modules() if isinstance(part, nn.Linear | Conv1D)}
 
 
 class Adapters(nn.Module):
     """Low-rank adapters (LoRA, arXiv 2106.09685) over given linear layers; off unless switched on."""
 
-    def __init__(self, linears: Mapping[str, nn.Linear], *, rank: int, alpha: float) -> None:
+    def __init__(self, linears: Mapping[str, nn.Module], *, rank: int, alpha: float) -> None:
         super().__init__()
         if rank < 1:
             raise ValueError(f"adapter rank is {rank}; use at least 1")
@@ -24,10 +35,11 @@ class Adapters(nn.Module):
         self.scale = alpha / rank
         self.down, self.up = nn.ParameterDict(), nn.ParameterDict()
         for name, linear in linears.items():
-            key, device = name.replace(".", "/"), linear.weight.device
-            down = torch.empty(rank, linear.in_features, device=device)
+            key, weight = name.replace(".", "/"), linear.get_parameter("weight")
+            out, given = weight.T.shape if is_transposed(linear) else weight.shape
+            down = torch.empty(rank, given, device=weight.device)
             self.down[key] = nn.Parameter(nn.init.kaiming_uniform_(down, a=5**0.5))
-            self.up[key] = nn.Parameter(torch.zeros(linear.out_features, rank, device=device))
+            self.up[key] = nn.Parameter(torch.zeros(out, rank, device=weight.device))
             # A function would still read these adapters in a copy of the model; a bound method is copied too.
             linear.register_forward_hook(partial(self._add, key))
 

@@ -76,7 +76,7 @@ class SupportsCritic(Protocol):
 
     hidden_size: int
 
-    def trunk_linears(self) -> dict[str, nn.Linear]:
+    def trunk_linears(self) -> Mapping[str, nn.Module]:
         """The language model's linear layers by name."""
         ...
 

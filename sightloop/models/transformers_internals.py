@@ -12,6 +12,7 @@ import inspect
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -20,7 +21,13 @@ from jaxtyping import Int
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedConfig, ProcessorMixin
 from transformers.activations import GELUActivation, QuickGELUActivation
-from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import (
+    Cache,
+    DynamicCache,
+    DynamicLayer,
+    DynamicSlidingWindowLayer,
+    EncoderDecoderCache,
+)
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.auto.video_processing_auto import AutoVideoProcessor
@@ -149,6 +156,26 @@ def growing_cache(num_layers: int) -> Cache:
 def roomy_cache(num_layers: int, room: int) -> Cache:
     """An empty cache with room for so many positions."""
     return Cache(layers=[PreallocatedCacheLayer(room) for _ in range(num_layers)])
+
+
+class CrossCache(EncoderDecoderCache):
+    """Of a decoder that attends to images: room for so many positions of its own, and the images' states."""
+
+    def __init__(self, room: int) -> None:
+        layer: Any = partial(PreallocatedCacheLayer, room)
+        super().__init__(Cache(layer_class_to_replicate=layer), Cache(layer_class_to_replicate=DynamicLayer))
+        self.image_rows: Tensor | None = None
+        """Which image each row is about, as a row of the first pass; None = its own."""
+        self._rows = 0
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep only these rows; as many as before are the same texts' beams in another order."""
+        self.self_attention_cache.batch_select_indices(indices)
+        if len(indices) == self._rows:
+            return
+        self.cross_attention_cache.batch_select_indices(indices)
+        self.image_rows = indices if self.image_rows is None else self.image_rows[indices]
+        self._rows = len(indices)
 
 
 def remembers_by_keys(model: Any) -> bool:

@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sightloop.models.atomic_files import atomic_write
-from sightloop.models.captioners.generic import GenericCaptioner
+from sightloop.models.captioners.adapted import AdaptedCaptioner
+from sightloop.models.lora import is_transposed
 from sightloop.models.open import read_tensors
 from sightloop.models.protocols import Card
 from sightloop.models.weight_files import refuse_problems
@@ -36,7 +37,7 @@ class AdapterCard:
 
 
 def export_adapter(
-    captioner: GenericCaptioner, output: Path, *, base: str, card: AdapterCard | None = None
+    captioner: AdaptedCaptioner, output: Path, *, base: str, card: AdapterCard | None = None
 ) -> None:
     """Write the adapters over `base` (folder or hub name) for `peft.PeftModel.from_pretrained`.
 
@@ -55,6 +56,8 @@ def export_adapter(
         "lora_dropout": 0.0,
         "bias": "none",
         "target_modules": sorted(_paths(captioner).values()),
+        # peft's word for layers of this kind, which GPT-2 has.
+        "fan_in_fan_out": _has_transposed(captioner),
         "inference_mode": True,
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in _named(captioner).items()}
@@ -66,7 +69,7 @@ def export_adapter(
             (partial / "README.md").write_text(_card_text(captioner, base, card), encoding="utf-8")
 
 
-def load_adapter(captioner: GenericCaptioner, folder: Path) -> None:
+def load_adapter(captioner: AdaptedCaptioner, folder: Path) -> None:
     """Put adapters from a peft folder into a captioner of the same rank, scale and layers.
 
     Raises:
@@ -89,7 +92,7 @@ def load_adapter(captioner: GenericCaptioner, folder: Path) -> None:
     if scale != captioner.adapters.scale:
         problems.append(f"alpha / rank is {scale:g}, the captioner has {captioner.adapters.scale:g}")
     # They change the numbers without changing a name.
-    problems += [f"{name} is on" for name in _NOT_PLAIN if config.get(name)]
+    problems += [f"{name} is on" for name in _not_plain(config, captioner)]
     refuse_problems(f"{folder} does not fit the captioner", problems)
     with torch.no_grad():
         for name, tensor in wanted.items():
@@ -97,7 +100,7 @@ def load_adapter(captioner: GenericCaptioner, folder: Path) -> None:
 
 
 @torch.no_grad()
-def merge_folder(captioner: GenericCaptioner, folder: Path) -> None:
+def merge_folder(captioner: AdaptedCaptioner, folder: Path) -> None:
     """Add the adapters of a peft folder to the weights that they adapt.
 
     Raises:
@@ -110,11 +113,12 @@ def merge_folder(captioner: GenericCaptioner, folder: Path) -> None:
     problems = [f"{name} is no low-rank adapter" for name in given if not name.endswith(ends)]
     problems += [f"{name} is unknown" for name in sorted(names - layers.keys())]
     problems += [f"{name} is not finite" for name, value in given.items() if not value.isfinite().all()]
-    problems += [f"{name} is on" for name in _NOT_PLAIN if config.get(name)]
+    problems += [f"{name} is on" for name in _not_plain(config, captioner)]
     for name in sorted(names & layers.keys()):
         down, up = (given.get(f"{name}{end}") for end in ends)
         shape = None if down is None or up is None else (up.shape[0], down.shape[1])
-        wanted = tuple(layers[name].get_parameter("weight").shape)
+        weight = layers[name].get_parameter("weight")
+        wanted = tuple((weight.T if is_transposed(layers[name]) else weight).shape)
         problems += [f"{name} changes {shape}, the model has {wanted}"] if shape != wanted else []
     refuse_problems(f"{folder} does not fit {captioner.model.name_or_path!r}", problems)
     scale = config["lora_alpha"] / config["r"]
@@ -122,17 +126,28 @@ def merge_folder(captioner: GenericCaptioner, folder: Path) -> None:
         weight = layers[name].get_parameter("weight")
         down, up = (given[f"{name}{end}"].to(weight.device).double() for end in ends)
         # What is lost is one rounding to the weights' own precision.
-        weight.copy_(weight.double() + scale * up @ down)
+        change = scale * up @ down
+        weight.copy_(weight.double() + (change.T if is_transposed(layers[name]) else change))
 
 
-def _paths(captioner: GenericCaptioner) -> dict[str, str]:
+def _has_transposed(captioner: AdaptedCaptioner) -> bool:
+    return any(map(is_transposed, captioner.trunk_linears().values()))
+
+
+def _not_plain(config: Mapping[str, Any], captioner: AdaptedCaptioner) -> list[str]:
+    """Settings of peft that change the numbers."""
+    known = {"fan_in_fan_out"} if _has_transposed(captioner) else set[str]()
+    return [name for name in _NOT_PLAIN if config.get(name) and name not in known]
+
+
+def _paths(captioner: AdaptedCaptioner) -> dict[str, str]:
     """Where each adapted layer lies in the whole model."""
     linears = captioner.trunk_linears()
     names = {id(linears[key.replace("/", ".")]): key for key in captioner.adapters.down}
     return {names[id(part)]: path for path, part in captioner.model.named_modules() if id(part) in names}
 
 
-def _named(captioner: GenericCaptioner) -> dict[str, Tensor]:
+def _named(captioner: AdaptedCaptioner) -> dict[str, Tensor]:
     named: dict[str, Tensor] = {}
     for key, path in _paths(captioner).items():
         named[f"{_PREFIX}{path}.lora_A.weight"] = captioner.adapters.down[key]
@@ -140,13 +155,9 @@ def _named(captioner: GenericCaptioner) -> dict[str, Tensor]:
     return named
 
 
-def _card_text(captioner: GenericCaptioner, base: str, card: AdapterCard) -> str:
+def _card_text(captioner: AdaptedCaptioner, base: str, card: AdapterCard) -> str:
     run = card.run
     head = run.head("library_name: peft", "pipeline_tag: image-text-to-text")
-    text = captioner.prompt_text(card.prompt)
-    options = ", ".join(f"{option}={value}" for option, value in card.decoding.items())
-    options += f", suppress_tokens=[{captioner.image_token}]"
-    endings = f"eos_token_id={list(captioner.ends)}, pad_token_id={captioner.pad}"
     lines = [
         *head,
         "tags: [image-captioning, reinforcement-learning, lora, vlrm, sightloop]",
@@ -160,24 +171,7 @@ def _card_text(captioner: GenericCaptioner, base: str, card: AdapterCard) -> str
         "",
         *run.table("held-out figure"),
         "```python",
-        "from peft import PeftModel",
-        "from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig",
-        "",
-        f"base = {run.published_base or base!r}",
-        "processor = AutoProcessor.from_pretrained(base)",
-        "plain = AutoModelForImageTextToText.from_pretrained(base)",
-        "# Captions were drawn without the base's own options, such as a penalty of repetition.",
-        f"plain.generation_config = GenerationConfig({endings})",
-        'model = PeftModel.from_pretrained(plain, "FOLDER")',
-        "inputs = processor(",
-        f"    text=[{text!r}],",
-        "    images=[image],",
-        f"    add_special_tokens={not captioner.begins(text)},",
-        '    return_tensors="pt",',
-        ")",
-        f"ids = model.generate(**inputs, {options})",
-        'words = ids[:, inputs["input_ids"].shape[1] :]',
-        "print(processor.batch_decode(words, skip_special_tokens=True)[0].strip())",
+        *captioner.usage(run.published_base or base, card.prompt, card.decoding),
         "```",
         "",
         f"`image` is a square RGB image of {captioner.image_size} pixels, as in training. Captions may",

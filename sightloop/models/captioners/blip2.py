@@ -52,7 +52,7 @@ LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
 class Bridge(nn.Module):
     """What VLRM trains and ships: query tokens, Q-Former, language projection, by their published names."""
 
-    def __init__(self, model: Blip2ForConditionalGeneration) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__()
         self.query_tokens = model.query_tokens
         self.qformer = model.qformer

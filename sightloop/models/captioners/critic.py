@@ -62,7 +62,7 @@ class TrunkCritic(nn.Module):
         self.position: ValuePosition = position
         linears = trunk.trunk_linears()
         self.adapters = Adapters(linears, rank=rank, alpha=2 * rank if alpha is None else alpha)
-        device = next(iter(linears.values())).weight.device
+        device = next(iter(linears.values())).get_parameter("weight").device
         self.head = ValueHead(trunk.hidden_size, widths, device)
 
     def forward(self, turn: Turn) -> Float[Tensor, "B T"]:

@@ -20,6 +20,7 @@ from transformers import Blip2Config, Blip2ForConditionalGeneration
 
 from sightloop.models.atomic_files import atomic_write
 from sightloop.models.captioners.blip2 import BLIP2, Blip2Captioner, Bridge
+from sightloop.models.captioners.encoder_decoder import QUERY_WORDS, EncoderDecoderCaptioner
 from sightloop.models.open import open_model, read_tensors
 from sightloop.models.protocols import Card
 from sightloop.models.transformers_internals import file_of
@@ -111,7 +112,9 @@ def _read(file: Path, prefixes: tuple[str, ...] = ("",)) -> dict[str, Tensor]:
 # -- out
 
 
-def export_tensors(captioner: Blip2Captioner, path: Path, *, dtype: torch.dtype = torch.float16) -> None:
+def export_tensors(
+    captioner: Blip2Captioner | EncoderDecoderCaptioner, path: Path, *, dtype: torch.dtype = torch.float16
+) -> None:
     """Write query tokens, Q-Former and projection under their published names; .pt or .safetensors.
 
     Raises:
@@ -128,7 +131,7 @@ def export_tensors(captioner: Blip2Captioner, path: Path, *, dtype: torch.dtype 
 
 
 def export_folder(
-    captioner: Blip2Captioner,
+    captioner: Blip2Captioner | EncoderDecoderCaptioner,
     output: Path,
     *,
     base: str,
@@ -136,7 +139,7 @@ def export_folder(
     dtype: torch.dtype = torch.float16,
     shard: str = _SHARD,
 ) -> None:
-    """Write a folder that `Blip2ForConditionalGeneration.from_pretrained` loads without sightloop.
+    """Write a folder that transformers' `from_pretrained` loads without sightloop.
 
     The processor's files are those of `base`, a folder or a name on the hub.
 
@@ -147,14 +150,14 @@ def export_folder(
         raise ValueError(f"{output} is not empty; choose another folder")
     state = _cast(captioner.model.state_dict(), dtype)
     with torch.device("meta"):
-        plain = set(Blip2ForConditionalGeneration(captioner.model.config).state_dict())
+        plain = set(type(captioner.model)(captioner.model.config).state_dict())
     refuse_problems("the model has parts that transformers does not know", sorted(set(state) - plain))
     with atomic_write(output) as partial:
         partial.mkdir(parents=True)
         captioner.model.save_pretrained(partial, state_dict=state, max_shard_size=shard)
         _write_config(captioner, partial / "config.json", dtype)
         _write_processor(captioner, partial, base)
-        (partial / "README.md").write_text(card_text(card), encoding="utf-8")
+        (partial / "README.md").write_text(card_text(card, type(captioner.model).__name__), encoding="utf-8")
 
 
 def _cast(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
@@ -170,7 +173,9 @@ def _cast(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor
     return cast
 
 
-def _write_config(captioner: Blip2Captioner, file: Path, dtype: torch.dtype) -> None:
+def _write_config(
+    captioner: Blip2Captioner | EncoderDecoderCaptioner, file: Path, dtype: torch.dtype
+) -> None:
     def corrected(value: Any) -> Any:
         if not isinstance(value, dict):
             return value
@@ -183,7 +188,7 @@ def _write_config(captioner: Blip2Captioner, file: Path, dtype: torch.dtype) -> 
     _write_json(file, config)
 
 
-def _write_processor(captioner: Blip2Captioner, folder: Path, base: str) -> None:
+def _write_processor(captioner: Blip2Captioner | EncoderDecoderCaptioner, folder: Path, base: str) -> None:
     found = {name: file_of(base, name) for name in (*_TOKENIZER_FILES, *_IMAGE_PROCESSOR_FILES)}
     for name, source in found.items():
         if source is not None:
@@ -192,27 +197,36 @@ def _write_processor(captioner: Blip2Captioner, folder: Path, base: str) -> None
         captioner.tokenizer.save_pretrained(folder)
     if all(found[name] is None for name in _IMAGE_PROCESSOR_FILES):
         captioner.image_processor.save_pretrained(folder)
+    if isinstance(captioner, EncoderDecoderCaptioner) and captioner.query_words is not None:
+        captioner.query_words.save_pretrained(folder / QUERY_WORDS)
     file = folder / "processor_config.json"
     settings = read_json(file) if file.exists() else {}
     if settings.get("num_query_tokens") is None:
         # Older folders lack it, and their processor then leaves the image out of the prompt.
         number = captioner.model.config.num_query_tokens
-        _write_json(file, settings | {"num_query_tokens": number, "processor_class": "Blip2Processor"})
+        name = type(captioner.model).__name__.replace("ForConditionalGeneration", "Processor")
+        _write_json(file, settings | {"num_query_tokens": number, "processor_class": name})
 
 
 def _write_json(file: Path, content: dict[str, Any]) -> None:
     file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def card_text(card: Card) -> str:
+def _title(class_name: str) -> str:
+    return "An InstructBLIP" if class_name.startswith("InstructBlip") else "A BLIP-2"
+
+
+def card_text(card: Card, class_name: str = "Blip2ForConditionalGeneration") -> str:
     """The model card as Markdown with the hub's header."""
+    # The Q-Former of InstructBLIP reads the prompt.
+    asked = ', text=""' if class_name.startswith("InstructBlip") else ""
     head = card.head("library_name: transformers", "pipeline_tag: image-to-text", "language: en")
     lines = [
         *head,
         "tags: [image-captioning, reinforcement-learning, vlrm, sightloop]",
         "---",
         "",
-        "# A BLIP-2 captioner trained by what a judge sees",
+        f"# {_title(class_name)} captioner trained by what a judge sees",
         "",
         f"{card.linked_base} after {card.steps} steps of VLRM ([arXiv 2404.01911](https://arxiv.org/abs/2404.01911))",
         "with sightloop: query tokens, Q-Former and language projection were trained on the judgment of a",
@@ -221,11 +235,11 @@ def card_text(card: Card) -> str:
         "",
         *card.table("held-out figure"),
         "```python",
-        "from transformers import AutoProcessor, Blip2ForConditionalGeneration",
+        f"from transformers import AutoProcessor, {class_name}",
         "",
-        'model = Blip2ForConditionalGeneration.from_pretrained("FOLDER")',
+        f'model = {class_name}.from_pretrained("FOLDER")',
         'processor = AutoProcessor.from_pretrained("FOLDER")',
-        'inputs = processor(images=image, return_tensors="pt").to(model.dtype)',
+        f'inputs = processor(images=image{asked}, return_tensors="pt").to(model.dtype)',
         "ids = model.generate(",
         "    **inputs, num_beams=5, no_repeat_ngram_size=2, min_new_tokens=4, max_new_tokens=60",
         ")",

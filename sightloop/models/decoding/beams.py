@@ -17,7 +17,6 @@ from torch import Tensor
 from sightloop.models.decoding.growing_texts import LEAVE_SHARE, LOOK_EVERY, are_ends
 from sightloop.models.decoding.sampling import TextDecoder, alone, draw_tokens
 from sightloop.models.only_numbers import UNSOUND, require_drawn
-from sightloop.models.transformers_internals import roomy_cache
 from sightloop.types import Sampling
 
 _NEVER = -1e9
@@ -115,7 +114,7 @@ def write_texts(
         return _write_greedily(writer, context, rules)
     beams, prompt = rules.beams, history.shape[1]
     forbidden = _Forbidden(rules, writer.ends, context.device)
-    cache = roomy_cache(writer.num_layers, context.shape[1] + rules.max_tokens)
+    cache = writer.new_cache(writer.num_layers, context.shape[1] + rules.max_tokens)
     hidden = writer.decoder(context, None, cache)[:, -1].repeat_interleave(beams, 0)
     cache.batch_select_indices(torch.arange(len(context), device=context.device).repeat_interleave(beams))
     state = _start(history, rules, pad=writer.pad)

@@ -48,6 +48,8 @@ class TextDecoder:
     pad: int
     source: str = "the model"
     """What messages call it."""
+    new_cache: Callable[[int, int], Cache] = roomy_cache
+    """An empty cache of so many layers with room for so many positions."""
     all_ranks_finished: Callable[[bool], bool] = alone
     """Whether all ranks are done: sharded weights are gathered together, so ranks must take the same
     steps.
@@ -74,7 +76,7 @@ def draw_tokens(
     # Ranks that wait for each other ask after the same tokens.
     may_stop = writer.all_ranks_finished is alone
     texts = GrowingTexts(size, ends=writer.ends, max_tokens=longest, device=device, may_stop=may_stop)
-    cache = roomy_cache(writer.num_layers, context.shape[1] + longest)
+    cache = writer.new_cache(writer.num_layers, context.shape[1] + longest)
     embeds = context
     for step in range(longest):
         hidden = writer.decoder(embeds, mask, cache)[:, -1]
@@ -145,6 +147,7 @@ def token_log_probs(
     head: Float[Tensor, "V h"],
     ids: Int[Tensor, " N"],
     *,
+    bias: Float[Tensor, " V"] | None = None,
     under: Sampling | None = None,
 ) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"]]:
     """Log-probability of each token given the hidden state that predicts it, and the entropy there (nats).
@@ -165,7 +168,7 @@ def token_log_probs(
         )
     temperature = 1.0 if under is None else under.temperature
     top_k = head.shape[0] if under is None or under.top_k is None else min(under.top_k, head.shape[0])
-    log_probs, entropy = _TokenLogProbs.apply(hidden, head, ids, temperature, top_k)  # pyright: ignore
+    log_probs, entropy = _TokenLogProbs.apply(hidden, head, bias, ids, temperature, top_k)  # pyright: ignore
     return log_probs, entropy
 
 
@@ -182,14 +185,14 @@ def _only_candidates(
 
 class _TokenLogProbs(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden, head, ids, temperature, top_k):  # pyright: ignore
+    def forward(ctx, hidden, head, bias, ids, temperature, top_k):  # pyright: ignore
         num_rows = max(1, _LOGITS_IN_MEMORY // head.shape[0])
         log_probs = torch.empty(len(ids), device=hidden.device)
         entropy = torch.empty_like(log_probs)
         slope = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         for start in range(0, len(ids), num_rows):
             rows = slice(start, start + num_rows)
-            logits = (hidden[rows].to(head.dtype) @ head.T).float()
+            logits = torch.nn.functional.linear(hidden[rows].to(head.dtype), head, bias).float()
             if temperature != 1:
                 logits /= temperature
             given = ids[rows, None]
@@ -216,4 +219,4 @@ class _TokenLogProbs(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad, _):  # pyright: ignore
         (slope,) = ctx.saved_tensors
-        return slope * grad[:, None].to(slope.dtype), None, None, None, None
+        return slope * grad[:, None].to(slope.dtype), None, None, None, None, None
