@@ -66,12 +66,17 @@ def is_captioner(config: Any) -> bool:
     return "vision_config" in config.to_dict() or not is_language_model(config)
 
 
+def is_classic(config: Any) -> bool:
+    """Whether it is a captioner whose images do not stand among the words of a prompt, other than BLIP-2."""
+    return config.model_type in _CLASSIC and is_captioner(config)
+
+
 def kind_named(config: Any) -> tuple[str, str]:
     """What it is, and which options take it."""
     kind = config.model_type
     if kind == "blip-2":
         return _BLIP2[is_matcher(config)]
-    if kind in _CLASSIC and is_captioner(config):
+    if is_classic(config):
         return _CLASSIC[kind], "--model takes it"
     if kind in _KNOWN:
         return _KNOWN[kind]

@@ -14,7 +14,7 @@ from transformers import AutoModelForImageTextToText, Blip2ForConditionalGenerat
 from sightloop.models.captioners.blip2 import Blip2Captioner, Bridge
 from sightloop.models.captioners.critic import ValueHead
 from sightloop.models.captioners.prompt_reader import PromptReader
-from sightloop.models.kinds import is_captioner
+from sightloop.models.kinds import is_captioner, is_classic, kind_named
 from sightloop.models.lora import Adapters
 from sightloop.models.named_models import base_of
 from sightloop.models.open import open_processor, refuse_as
@@ -70,6 +70,13 @@ def captioner_networks_of(config: VlrmConfig, source: str) -> CaptionerNetworks:
     given = config_of(source)
     if not is_captioner(given):
         refuse_as(given, "a captioner that reads images and writes text", source)
+    what = kind_named(given)[0]
+    text = given.to_dict().get("text_config") or {}
+    if is_classic(given) or (given.model_type == "blip-2" and text.get("model_type") != "opt"):
+        raise ValueError(
+            f"{source!r} is {what}; the plan counts BLIP-2 with OPT and models whose images stand among the "
+            "words of a prompt only: leave --plan out and start with a small batch"
+        )
     return (_blip2 if given.model_type == "blip-2" else _generic)(config, source, given)
 
 

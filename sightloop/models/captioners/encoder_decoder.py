@@ -21,7 +21,6 @@ from transformers import (
     Blip2ForConditionalGeneration,
     InstructBlipForConditionalGeneration,
 )
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from sightloop.models.captioners.adapted import AdaptedCaptioner, CaptionerSettings
 from sightloop.models.captioners.blip2 import Bridge
@@ -31,6 +30,7 @@ from sightloop.models.kinds import is_captioner
 from sightloop.models.lora import Adapters
 from sightloop.models.open import ModelRole, OpenedModel, open_model, open_tokenizer
 from sightloop.models.protocols import ValuePosition
+from sightloop.models.transformers_internals import BaseModelOutputWithPooling
 from sightloop.types import Images, Prompt, Turn
 
 QUERY_WORDS = "qformer_tokenizer"
@@ -38,7 +38,7 @@ QUERY_WORDS = "qformer_tokenizer"
 _QUERIES = ("query_tokens", "qformer", "language_projection")
 
 
-def told(name: str, *owners: Any) -> Any:
+def _told(name: str, *owners: Any) -> Any:
     """What the first of these models says for its writing, in its options or its configuration."""
     for owner in owners:
         for config in (owner.generation_config, owner.config):
@@ -87,9 +87,9 @@ def _of_queries(title: str, *, decodes_only: bool) -> Architecture:
     """BLIP-2 or InstructBLIP, whose language model has an encoder or not."""
     language = "language_model"
     if decodes_only:
-        start = lambda model, words: [told("bos_token_id", part_of(model, language), model)]  # noqa: E731
+        start = lambda model, words: [_told("bos_token_id", part_of(model, language), model)]  # noqa: E731
     else:
-        start = lambda model, words: [told("decoder_start_token_id", part_of(model, language), model)]  # noqa: E731
+        start = lambda model, words: [_told("decoder_start_token_id", part_of(model, language), model)]  # noqa: E731
     return Architecture(
         title=title,
         form="in front" if decodes_only else "encoded",
@@ -99,7 +99,7 @@ def _of_queries(title: str, *, decodes_only: bool) -> Architecture:
         encoder="" if decodes_only else "language_model.encoder",
         enter=_queried,
         start=start,
-        ends=lambda model: told("eos_token_id", part_of(model, language), model),
+        ends=lambda model: _told("eos_token_id", part_of(model, language), model),
         bridge=_QUERIES,
         slots=lambda model, words, number: [model.config.image_token_index] * number if decodes_only else [],
     )
@@ -125,9 +125,9 @@ ARCHITECTURES = {
         language="decoder",
         enter=_projected,
         start=lambda model, words: [
-            told("decoder_start_token_id", model) or told("bos_token_id", model, model.decoder)
+            _told("decoder_start_token_id", model) or _told("bos_token_id", model, model.decoder)
         ],
-        ends=lambda model: told("eos_token_id", model, model.decoder),
+        ends=lambda model: _told("eos_token_id", model, model.decoder),
     ),
     "git": Architecture(
         title="GIT",
@@ -136,8 +136,8 @@ ARCHITECTURES = {
         text="",
         language="git.encoder",
         enter=_as_seen,
-        start=lambda model, words: [told("bos_token_id", model)],
-        ends=lambda model: told("eos_token_id", model),
+        start=lambda model, words: [_told("bos_token_id", model)],
+        ends=lambda model: _told("eos_token_id", model),
     ),
     "florence2": Architecture(
         title="Florence-2",
@@ -149,10 +149,10 @@ ARCHITECTURES = {
         decoder="model.language_model.decoder",
         enter=_flattened,
         start=lambda model, words: [
-            told(name, model, model.model.language_model)
+            _told(name, model, model.model.language_model)
             for name in ("decoder_start_token_id", "forced_bos_token_id")
         ],
-        ends=lambda model: told("eos_token_id", model, model.model.language_model),
+        ends=lambda model: _told("eos_token_id", model, model.model.language_model),
         prompts=(
             ("", "What does the image describe?"),
             ("<CAPTION>", "What does the image describe?"),
@@ -172,7 +172,7 @@ ARCHITECTURES = {
         start=lambda model, words: [],
         # The first words of the vocabulary.
         slots=lambda model, words, number: [words.unk_token_id + 1 + place for place in range(number)],
-        ends=lambda model: told("eos_token_id", model.text_model, model),
+        ends=lambda model: _told("eos_token_id", model.text_model, model),
         prompts=(("", "An image of"),),
     ),
 }

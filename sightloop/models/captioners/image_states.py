@@ -15,13 +15,18 @@ import torch
 from jaxtyping import Bool, Float, Int
 from PIL import Image
 from torch import Tensor, nn
-from transformers.modeling_outputs import BaseModelOutput
 
 from sightloop.models.captioners.end_to_end import distance, images_in
 from sightloop.models.decoding.beams import Rules, write_texts
 from sightloop.models.decoding.sampling import Decoder, TextDecoder, draw_tokens
 from sightloop.models.deduplicate import distinct, image_keys
-from sightloop.models.transformers_internals import Cache, CrossCache, cache_argument, roomy_cache
+from sightloop.models.transformers_internals import (
+    BaseModelOutput,
+    Cache,
+    CrossCache,
+    cache_argument,
+    roomy_cache,
+)
 from sightloop.models.written_text import spelled_out
 from sightloop.types import Images, Prompt, Sampling, Tokens, Turn
 
@@ -81,18 +86,18 @@ def replaced(part: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Seen:
+class SeenStates:
     """What the text model reads of images, a row each; None = there is no image."""
 
     states: Float[Tensor, "B N w"] | None
     mask: Bool[Tensor, "B N"] | None = None
     """None = all count."""
 
-    def rows(self, at: Int[Tensor, " R"] | None) -> Seen:
+    def rows(self, at: Int[Tensor, " R"] | None) -> SeenStates:
         """Some rows; None = all."""
         if at is None or self.states is None:
             return self
-        return Seen(states=self.states[at], mask=None if self.mask is None else self.mask[at])
+        return SeenStates(states=self.states[at], mask=None if self.mask is None else self.mask[at])
 
 
 class ImageStates:
@@ -145,7 +150,7 @@ class ImageStates:
         device = self.head.weight.device
         return {name: read[name].to(device, non_blocking=True) for name in ("input_ids", "attention_mask")}
 
-    def _seen(self, prompt: Prompt) -> Seen:
+    def _seen(self, prompt: Prompt) -> SeenStates:
         """Image states of all rows; equal ones are computed once."""
         images = images_in(prompt)
         reads_prompt = self.plan.form == "encoded" or self.query_words is not None
@@ -157,13 +162,13 @@ class ImageStates:
         asked = {} if self.query_words is None else self._asked(self.query_words, texts)
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.enters_with_gradient):
             states = self.plan.enter(self.model, features, asked)
-        seen = Seen(states=states)
+        seen = SeenStates(states=states)
         if self.plan.form == "encoded":
             seen = self._encoded(states, texts)
         at = torch.tensor(places).to(self.head.weight.device, non_blocking=True)
         return seen.rows(at if len(firsts) < len(places) else None)
 
-    def _encoded(self, states: Tensor | None, texts: list[str]) -> Seen:
+    def _encoded(self, states: Tensor | None, texts: list[str]) -> SeenStates:
         """What the language model's encoder makes of image states and prompts."""
         asked = self._asked(self.words, texts)
         embeds, mask = self.embed(asked["input_ids"]), asked["attention_mask"]
@@ -172,7 +177,7 @@ class ImageStates:
             mask = torch.cat([mask.new_ones(states.shape[:2]), mask], 1)
         encoder = part_of(self.model, self.plan.encoder)
         out = encoder(inputs_embeds=embeds, attention_mask=mask).last_hidden_state
-        return Seen(states=out, mask=mask.bool())
+        return SeenStates(states=out, mask=mask.bool())
 
     def starts(self, texts: list[str]) -> list[list[int]]:
         """What stands before each text in the text model."""
@@ -184,7 +189,7 @@ class ImageStates:
 
     # -- the text model
 
-    def _run(self, embeds: Tensor, seen: Seen, cache: Cache | None = None) -> Float[Tensor, "B N h"]:
+    def _run(self, embeds: Tensor, seen: SeenStates, cache: Cache | None = None) -> Float[Tensor, "B N h"]:
         """What the head reads at embedded words."""
         given: dict[str, Any] = {"use_cache": cache is not None, **cache_argument(cache)}
         with replaced(self.head, lambda hidden: hidden):
@@ -192,7 +197,7 @@ class ImageStates:
         hidden = out.last_hidden_state if self.plan.decoder else out.logits
         return hidden[:, -embeds.shape[1] :]
 
-    def _called(self, embeds: Tensor, seen: Seen, before: int, given: dict[str, Any]) -> Any:
+    def _called(self, embeds: Tensor, seen: SeenStates, before: int, given: dict[str, Any]) -> Any:
         states = seen.states
         if self.plan.form == "beside":
             return self.text(inputs_embeds=embeds, encoder_hidden_states=states, **given)
@@ -216,7 +221,7 @@ class ImageStates:
         with replaced(self.tower, lambda *_, **__: BaseModelOutput(last_hidden_state=cast("Any", states))):
             return self.text(inputs_embeds=embeds, pixel_values=blank, **given)
 
-    def _context(self, starts: Int[Tensor, "B P"], seen: Seen) -> Float[Tensor, "B L h"]:
+    def _context(self, starts: Int[Tensor, "B P"], seen: SeenStates) -> Float[Tensor, "B L h"]:
         embeds = self.embed(starts)
         if self.plan.form != "in front" or seen.states is None:
             return embeds
@@ -225,16 +230,16 @@ class ImageStates:
             parts.insert(0, self.embed(torch.tensor([front] * len(embeds), device=embeds.device)))
         return torch.cat(parts, 1)
 
-    def _cache(self, seen: Seen) -> Callable[[int, int], Cache]:
+    def _cache(self, seen: SeenStates) -> Callable[[int, int], Cache]:
         if self.plan.form in ("beside", "encoded"):
             return lambda _, room: CrossCache(room)
         assert seen.states is not None
         more = seen.states.shape[1] if self.plan.form == "before" else 0
         return lambda layers, room: roomy_cache(layers, room + more)
 
-    def _writer(self, seen: Seen) -> TextDecoder:
+    def _writer(self, seen: SeenStates) -> TextDecoder:
         # Rows change rarely, and picking their states anew for each token would be a copy of all of them.
-        now: list[tuple[Tensor | None, Seen]] = [(None, seen)]
+        now: list[tuple[Tensor | None, SeenStates]] = [(None, seen)]
 
         def run(embeds: Tensor, mask: Tensor | None, cache: Cache) -> Tensor:
             rows = cache.image_rows if isinstance(cache, CrossCache) else None
@@ -256,7 +261,7 @@ class ImageStates:
 
     def _parts(
         self, prompt: Prompt
-    ) -> Iterator[tuple[Int[Tensor, " R"], Int[Tensor, "R P"], Seen, list[int] | None]]:
+    ) -> Iterator[tuple[Int[Tensor, " R"], Int[Tensor, "R P"], SeenStates, list[int] | None]]:
         """Rows with prompts of one length: their numbers, the prompts' tokens, image states, seeds."""
         seen, starts = self._seen(prompt), self.starts(prompt.texts)
         device = self.head.weight.device
@@ -309,7 +314,7 @@ class ImageStates:
     def hidden_of_text(self, ids: Int[Tensor, "B T"]) -> Float[Tensor, "B T h"]:
         """What the head reads before each word of a text without an image."""
         start = torch.tensor(self.begin, device=ids.device).expand(len(ids), -1)
-        blank = Seen(states=None)
+        blank = SeenStates(states=None)
         if self.plan.form == "encoded":
             one = self._encoded(None, [""])
             blank = one.rows(torch.zeros(len(ids), dtype=torch.long, device=ids.device))
