@@ -11,6 +11,7 @@ from sightloop.image_files import path_inside
 from sightloop.text_files import read_json
 
 _WHERE = "https://cs.stanford.edu/people/karpathy/deepimagesent/caption_datasets.zip"
+_LOOKED_AT = 1000
 
 
 def read_karpathy(
@@ -71,9 +72,13 @@ def _paths(entries: list[dict[str, Any]], root: Path) -> tuple[str, ...]:
     )
     flat = tuple(str(path_inside(root, entry["filename"])) for entry in entries)
     for paths in (foldered, flat):
-        if Path(paths[0]).is_file():
+        # One of them may be missing, as it may anywhere.
+        if any(Path(path).is_file() for path in paths[:_LOOKED_AT]):
             return paths
-    raise ValueError(f"neither {foldered[0]} nor {flat[0]} exists; give the images' folder as image_root")
+    raise ValueError(
+        f"neither {foldered[0]} nor {flat[0]} exists, nor any of the next; name the folder of the images "
+        "with --data.image-root or --held-out.image-root"
+    )
 
 
 def _references(entry: dict[str, Any]) -> tuple[str, ...]:

@@ -127,8 +127,8 @@ def image_column(path: str, wanted: str | None) -> str:
         raise ValueError(f"column {wanted!r} of {path} holds no images; its columns are {columns}")
     if wanted is None and not candidates:
         raise ValueError(
-            f"{path} has no column of images (bytes, or a struct of bytes and path); its columns are "
-            f"{columns}"
+            f"{path} has no column of images (bytes, a struct of bytes and path, or a list of one); "
+            f"its columns are {columns}"
         )
     if wanted is None and len(candidates) > 1 and "image" not in candidates:
         raise ValueError(
@@ -141,6 +141,8 @@ def image_column(path: str, wanted: str | None) -> str:
 def _holds_images(kind: Any) -> bool:
     import pyarrow.types as kinds
 
+    if kinds.is_list(kind) or kinds.is_large_list(kind):
+        return _holds_images(kind.value_type)
     if kinds.is_struct(kind):
         return kind.get_field_index("bytes") >= 0 and _holds_images(kind.field("bytes").type)
     return kinds.is_binary(kind) or kinds.is_large_binary(kind)
@@ -166,7 +168,7 @@ def _rows(path: str, start: int, column: str) -> Iterator[tuple[int, Any]]:
     row = 0
     told = pq.read_metadata(path)
     names = {told.schema.column(number).path for number in range(told.num_columns)}
-    leaves = sorted(names & {column, f"{column}.bytes"})
+    leaves = sorted(name for name in names if name == column or _is_of_bytes(name, column))
     with pq.ParquetFile(
         path, metadata=told, read_dictionary=leaves, pre_buffer=False, buffer_size=_READ_AHEAD_BYTES
     ) as file:
@@ -185,6 +187,10 @@ def _rows(path: str, start: int, column: str) -> Iterator[tuple[int, Any]]:
                     row += 1
 
 
+def _is_of_bytes(name: str, column: str) -> bool:
+    return name.startswith(f"{column}.") and name.endswith((".bytes", ".element"))
+
+
 def _rows_at_once(group: Any, column: str) -> int:
     parts = [group.column(number) for number in range(group.num_columns)]
     parts = [part for part in parts if part.path_in_schema.split(".")[0] == column.split(".")[0]]
@@ -197,6 +203,9 @@ def _rows_at_once(group: Any, column: str) -> int:
 
 def _row_image(path: str, column: str, row: int, value: Any) -> EncodedImage:
     source = f"{path}!{row}"
+    value, number = _only(value)
+    if number != 1:
+        return damaged(source, f"the row holds {number} images; rows of one image are read")
     encoded = _encoded(value)
     if encoded is not None and encoded.size > MAX_BYTES:
         return damaged(source, f"it has {encoded.size} bytes, more than the {MAX_BYTES} that are read")
@@ -214,6 +223,16 @@ def _row_image(path: str, column: str, row: int, value: Any) -> EncodedImage:
         )
     except BrokenImageError as error:
         return damaged(source, str(error))
+
+
+def _only(value: Any) -> tuple[Any, int]:
+    """The image of a row, of a list of one where it holds lists, and how many there are."""
+    import pyarrow as pa
+
+    if not isinstance(value, pa.ListScalar) or not value.is_valid:
+        return value, 1
+    images = value.values
+    return (images[0] if len(images) else value), len(images)
 
 
 def _is_struct(value: Any) -> bool:
@@ -238,7 +257,7 @@ def _read_row(path: str, column: str, row: int) -> bytes:
 
     try:
         _, value = next(_rows(path, row, column))
-        return _encoded(value).to_pybytes()
+        return _encoded(_only(value)[0]).to_pybytes()
     except (pa.ArrowException, StopIteration, AttributeError) as error:
         raise BrokenImageError(f"it cannot be read again: {type(error).__name__}: {error}") from error
 

@@ -215,6 +215,11 @@ def _find(spec: str) -> tuple[str, ...]:
     for piece, paths in found.items():
         if not any(_kind(file) for file in paths):
             what = repr(spec) if piece in (spec, str(path)) else f"{piece!r} of {spec!r}"
+            if any(file.endswith(".arrow") for file in paths):
+                raise ValueError(
+                    f"{what} is in the form of `save_to_disk` of datasets; write it with `to_parquet` "
+                    "and name that file"
+                )
             raise ValueError(f"no images found in {what}. Give {SUPPORTED}")
     return tuple(dict.fromkeys(file for paths in found.values() for file in paths if _kind(file)))
 

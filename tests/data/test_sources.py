@@ -193,6 +193,28 @@ def test_a_column_of_plain_bytes_is_found_or_chosen(tmp_path: Path) -> None:
         open_source(str(tmp_path / "one.parquet"), column="text")
 
 
+@pytest.mark.parametrize("kind", [pa.binary(), pa.struct([("bytes", pa.binary()), ("path", pa.string())])])
+def test_a_row_with_a_list_of_one_image_is_that_image(kind: pa.DataType, tmp_path: Path) -> None:
+    def stored(number: int) -> object:
+        return numbered(number) if kind == pa.binary() else {"bytes": numbered(number), "path": None}
+
+    rows = [[stored(1)], [stored(2), stored(3)], [], None, [stored(4)]]
+    pq.write_table(pa.table({"images": pa.array(rows, pa.list_(kind))}), tmp_path / "a.parquet")
+    source = open_source(str(tmp_path / "a.parquet"))
+    assert contents(source) == [1, -1, -1, -1, 4]
+    said = [load(image, Decoding(size=4)) for image in source.pictures()]
+    assert isinstance(said[1], Broken) and "the row holds 2 images; rows of one image are read" in str(
+        said[1]
+    )
+
+
+def test_a_folder_of_the_datasets_library_gets_the_way_on(tmp_path: Path) -> None:
+    (tmp_path / "data-00000-of-00001.arrow").write_bytes(b"")
+    (tmp_path / "dataset_info.json").write_text("{}")
+    with pytest.raises(ValueError, match="`save_to_disk` of datasets; write it with `to_parquet`"):
+        open_source(str(tmp_path))
+
+
 def test_a_table_without_images_names_its_columns(tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": ["a"], "n": [1]}), tmp_path / "a.parquet")
     with pytest.raises(ValueError, match=r"has no column of images .* text \(string\), n \(int64\)"):
@@ -250,13 +272,19 @@ def test_images_of_coco_may_lie_in_one_folder(tmp_path: Path) -> None:
     assert contents(open_source(spec, split="val", image_root=str(tmp_path / "pictures"))) == [2]
 
 
+def test_the_first_image_of_coco_may_be_missing_as_any_other(tmp_path: Path) -> None:
+    spec = str(write_coco(tmp_path))
+    (tmp_path / "pictures" / "val2014" / "00000.png").unlink()
+    assert contents(open_source(spec, split="train", image_root=str(tmp_path / "pictures"))) == [-1, 1]
+
+
 def test_what_is_wrong_with_coco_is_said(tmp_path: Path) -> None:
     spec = str(write_coco(tmp_path))
     with pytest.raises(
         ValueError, match=re.escape("no split 'dev'; it has restval (1), test (1), train (1), val (1)")
     ):
         open_source(spec, split="dev")
-    with pytest.raises(ValueError, match="give the images' folder as image_root"):
+    with pytest.raises(ValueError, match=r"name the folder of the images with --data\.image-root"):
         open_source(spec, split="test")
     (tmp_path / "captions.json").write_text(json.dumps({"images": [{"id": 1}], "annotations": []}))
     with pytest.raises(ValueError, match="is no Karpathy JSON"):
