@@ -19,7 +19,7 @@ _HELP = {"-h", "--help"}
 _WIDE = "100000"
 _VALUE = re.compile(r"Error parsing (\S+): (.*)")
 _CHOICE = re.compile(r"invalid choice '(.*)' for argument '(\S+)'\. Expected one of \((.*)\)\.")
-_WITHOUT = re.compile(r"Missing value for argument '(\S+)'")
+_WITHOUT = re.compile(r"Missing value for argument '(.*)'\.")
 _UNKNOWN = re.compile(r"Unrecognized options: (.*)")
 _QUOTED = re.compile(r"""('.*?'|".*?")""")
 _KIND = re.compile(r"INT|FLOAT|[^{},|\s\[\]]+(?=[},])")
@@ -97,8 +97,8 @@ def _written(names: str, words: Sequence[str]) -> str:
 
 
 def _of_no_value(name: str, words: Sequence[str]) -> str:
-    if name.startswith("-"):
-        return f"{name} has no value"
+    if names := re.findall(r"--[\w.-]+", name):
+        return f"{_written('/'.join(names), words)} has no value"
     # An unknown option is not told where a word of its own was wanted.
     options = [word.partition("=")[0] for word in words if word.startswith("-")]
     return f"{name.upper()} is not given, or one of these is mistyped: {' '.join(options)}"
