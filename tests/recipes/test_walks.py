@@ -18,8 +18,8 @@ import pytest
 from test_architecture import edge_is_allowed, unit_of
 
 import sightloop
+from sightloop.cli.evaluation_options import JointOptions
 from sightloop.cli.joint import evaluator_of, models_of
-from sightloop.cli.joint_options import JointOptions
 from sightloop.evaluators.settings import JointSettings
 from sightloop.recipes.unirl.config import GRPO_SHAPES, UniConfig
 from sightloop.recipes.unirl.grpo import build
