@@ -87,6 +87,8 @@ class CaptionerFamily(Family):
     load: Callable[..., Any]
     export: Callable[..., Any] | None = None
     """None = a run of it cannot be exported."""
+    learning_rate: float = 1e-5
+    """Where none is given. That of a Q-Former; adapters, which start from nothing, need more."""
     of_transformers: bool = True
     """Whether its config.json is one of transformers', so that hub names are known too."""
 
@@ -113,6 +115,7 @@ _CLASSIC = {
     "kosmos-2": "Kosmos-2",
 }
 """Captioners whose images do not stand among the words, by transformers' names."""
+_ADAPTERS_RATE = 1e-4
 ANY_CAPTIONER = "captioner"
 """The row of whatever transformers reads images and writes text with, unless another row knows it."""
 FAMILIES: dict[str, Family] = {
@@ -128,6 +131,7 @@ FAMILIES: dict[str, Family] = {
             marks={("model_type", name): "transformers"},
             load=late("sightloop.models.captioners.family:load_encoder_decoder"),
             export=late("sightloop.models.captioners.family:export_encoder_decoder"),
+            learning_rate=1e-5 if name == "instructblip" else _ADAPTERS_RATE,
         )
         for name, title in _CLASSIC.items()
     },
@@ -136,6 +140,7 @@ FAMILIES: dict[str, Family] = {
         marks={},
         load=late("sightloop.models.captioners.family:load_generic"),
         export=late("sightloop.models.captioners.family:export_adapters"),
+        learning_rate=_ADAPTERS_RATE,
     ),
     "show-o": GeneratorFamily(
         title="Show-o",

@@ -4,14 +4,14 @@ last.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sightloop.recipes.config_json import config_of_run
 from sightloop.recipes.unirl.config import GRPO_PRESETS, SFT_PRESETS, GrpoConfig, SftConfig
-from sightloop.recipes.vlrm.config import VLRM_PRESETS, VlrmConfig
+from sightloop.recipes.vlrm.config import VLRM_PRESETS, VlrmConfig, settled
 from sightloop.text_files import form_of, read_json
 
 
@@ -28,6 +28,8 @@ class Recipe:
     """Module that holds `build(config, run_folder)`."""
     to_evaluate: str
     """What a run needs to be evaluated."""
+    settled: Callable[[Any], Any] = lambda config: config
+    """Fills in what depends on the models that a configuration names."""
 
 
 _TO_EVALUATE_DRAWINGS = (
@@ -41,6 +43,7 @@ RECIPES = {
         presets=VLRM_PRESETS,
         builder="sightloop.recipes.vlrm.build",
         to_evaluate="name images with --held-out.images, and the CLIP that measures with --held-out.clip",
+        settled=settled,
     ),
     "unirl-grpo": Recipe(
         does="a model that draws and answers reinforces what it sees in its own drawings",

@@ -73,7 +73,8 @@ def _start(name: str, config: Any, folder: Path, *, overwrite: bool, held: ExitS
     claimed = False
 
     def claim() -> None:
-        nonlocal claimed
+        nonlocal claimed, config
+        config = RECIPES[name].settled(config)
         kept = "; ".join(f"{name}: {value}" for name, value in precisions(config).items())
         around = {**run_environment(ranks=distributed.num_ranks()), "precision": kept}
         saved = config_to_json(config)

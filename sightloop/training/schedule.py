@@ -54,8 +54,10 @@ class CriticSchedule(Schedule):
 
     steps: Count = 700
     """Optimizer steps (Paper: about 700, on 3 million images)."""
-    learning_rate: Rate = 1e-5
-    """The optimizer's rate after the warm-up (Paper: section 3.6)."""
+    learning_rate: Rate | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
+    """The optimizer's rate after the warm-up; None = 1e-5 (Paper: section 3.6), and 1e-4 for adapters, which
+    captioners without a Q-Former learn by.
+    """
     warmup_steps: CountOrNone = 20
     """Steps over which the rates rise from 0, linearly (Paper: section 3.6)."""
     decay: Literal["none", "linear", "cosine"] = "none"
@@ -67,5 +69,7 @@ class CriticSchedule(Schedule):
 
     def learning_rate_of(self, part: str) -> float:
         """The highest rate of a trainable part."""
-        rate = self.critic_learning_rate
-        return self.learning_rate if part != "critic" or rate is None else rate
+        rate = self.critic_learning_rate if part == "critic" else None
+        rate = self.learning_rate if rate is None else rate
+        assert rate is not None, "a run settles its rate before it starts"
+        return rate

@@ -25,6 +25,7 @@ from transformers import (
 from sightloop.cli import main
 from sightloop.models.captioners.encoder_decoder import EncoderDecoderCaptioner
 from sightloop.models.named_models import load_captioner
+from sightloop.recipes.vlrm.config import PAPER, settled
 from sightloop.types import Images, Prompt, Sampling, Turn
 from sightloop.world.bundled import WEIGHTS
 
@@ -147,8 +148,10 @@ def test_a_family_is_trained_resumed_captions_and_is_exported(
 ) -> None:
     run, out, images = tmp_path / "run", tmp_path / "out", pictures(tmp_path / "images")
     words = f"--preset shapes --judge {WEIGHTS / 'judge'} --images {images} --model {folders[name]}"
-    words += f" --batch 4 --steps 2 --warmup-steps 0 --draw.max-new-tokens 8 --run {run}"
+    words += f" --batch 4 --steps 2 --warmup-steps 0 --draw.max-new-tokens 8 --run {run} --learning-rate None"
     main(["train", "vlrm", *words.split()])
+    told = json.loads((run / "config.json").read_text())["config"]["schedule"]
+    assert told["learning_rate"] == (1e-5 if name in BRIDGED else 1e-4)
     main(["train", "--resume", str(run), "--steps", "3"])
     assert "finished 3 steps" in capsys.readouterr().err
 
@@ -167,3 +170,16 @@ def test_a_family_is_trained_resumed_captions_and_is_exported(
     with Image.open(images / "0.png") as image:
         exec(code.replace("FOLDER", str(out)), {"image": image})
     assert capsys.readouterr().out.strip() == wanted
+
+
+def test_adapters_learn_faster_than_a_q_former_where_no_rate_is_given(folders: dict[str, Path]) -> None:
+    def rate(**changes: Any) -> float | None:
+        return settled(replace(PAPER, **changes)).schedule.learning_rate
+
+    rates = {
+        name: rate(policy=str(folders[name])) for name in ("git", "vit_bert", "blip2_t5", "instructblip")
+    }
+    assert rates == {"git": 1e-4, "vit_bert": 1e-4, "blip2_t5": 1e-5, "instructblip": 1e-5}
+    assert rate(policy="") == 1e-5
+    given = replace(PAPER.schedule, learning_rate=3e-5)
+    assert rate(policy=str(folders["git"]), schedule=given) == 3e-5

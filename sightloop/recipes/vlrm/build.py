@@ -58,7 +58,7 @@ from sightloop.models.protocols import (
 )
 from sightloop.recipes.config_json import checked
 from sightloop.recipes.vlrm.algorithms import ALGORITHMS
-from sightloop.recipes.vlrm.config import VLRM_PRESETS, VlrmConfig
+from sightloop.recipes.vlrm.config import VLRM_PRESETS, VlrmConfig, settled
 from sightloop.rewards.combine import combine
 from sightloop.rewards.fluency import LanguageModelFluency, TokenFluency
 from sightloop.rewards.loading import Loading
@@ -108,6 +108,7 @@ def build(config: VlrmConfig, run_folder: Path, *, claim: Claim = distributed.ba
     draws_scenes = not config.data.images
     config = shapes_world(config, run_folder) if draws_scenes else config
     require_models(config, in_world=draws_scenes)
+    config = settled(config)
     named = [each for each in (config.data, config.held_out) if each.images]
     own = [each for each in named if Path(each.images).parent != run_folder / _DRAWN]
     sources = [open_named_images(each) for each in own]

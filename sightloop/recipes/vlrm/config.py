@@ -12,7 +12,8 @@ import tyro
 
 from sightloop.data.settings import DataSettings
 from sightloop.evaluators.settings import HeldOutSettings
-from sightloop.models.families import CaptionerChoices
+from sightloop.late import late
+from sightloop.models.families import FAMILIES, CaptionerChoices
 from sightloop.ranges import (
     Count,
     CountOrNone,
@@ -28,6 +29,8 @@ from sightloop.recipes.choices import Choice
 from sightloop.recipes.vlrm.algorithms import ALGORITHMS
 from sightloop.recipes.vlrm.choices import CHOICES
 from sightloop.training.schedule import CriticSchedule
+
+_captioner_family = late("sightloop.models.named_models:captioner_family")
 
 if TYPE_CHECKING:
     AlgorithmName = str
@@ -120,7 +123,7 @@ class VlrmConfig:
     """Train a captioner on what a judge sees (VLRM, arXiv 2404.01911)."""
 
     policy: Annotated[str, tyro.conf.arg(name="model")] = "Salesforce/blip2-opt-2.7b"
-    """BLIP-2 (OPT) or any image-text-to-text model: folder or hub name; empty = the embedded world's."""
+    """Any captioner of docs/families.md: folder or hub name; empty = the embedded world's."""
     algorithm: AlgorithmName = "a2c"
     """Learned critic (the paper); self-critical training as published (arXiv 1612.00563); the greedy caption
     as baseline of the paper's objective; or the mean of an image's captions as its baseline.
@@ -213,6 +216,19 @@ class VlrmConfig:
                     "many and at least 2 (a draw_batch that divides a rank's captions), or a multiple of "
                     "judge.contrast"
                 )
+
+
+def settled(config: VlrmConfig) -> VlrmConfig:
+    """The same with the learning rate of what its captioner trains, where none is given.
+
+    Raises:
+        ValueError: the captioner does not exist.
+    """
+    if config.schedule.learning_rate is not None:
+        return config
+    # The embedded world's captioner is a BLIP-2.
+    row = _captioner_family(config.policy) if config.policy else FAMILIES["blip-2"]
+    return replace(config, schedule=replace(config.schedule, learning_rate=row.learning_rate))
 
 
 PAPER = VlrmConfig()
