@@ -15,6 +15,7 @@ import datasets
 from PIL import Image, ImageDraw
 
 import sightloop
+from sightloop.world.bundled import WEIGHTS
 
 
 def made_here(number: int) -> datasets.IterableDataset:
@@ -35,6 +36,8 @@ def main() -> None:
     parser.add_argument("--dataset", default="", help="hub name or folder; empty = images made here")
     parser.add_argument("--split", default="train")
     parser.add_argument("--column", default="image")
+    parser.add_argument("--model", default=str(WEIGHTS / "captioner"), help="captioner")
+    parser.add_argument("--judge", default=str(WEIGHTS / "judge"), help="BLIP-2 matcher")
     parser.add_argument("--run", default="runs/streamed", help="folder of the run")
     parser.add_argument("--steps", type=int, default=4)
     words = parser.parse_args()
@@ -44,6 +47,9 @@ def main() -> None:
         images = made_here(64)
     run = sightloop.train(
         "vlrm",
+        preset="paper" if words.dataset else "shapes",
+        model=words.model,
+        judge=words.judge,
         images=images,
         data__column=words.column,
         run=words.run,
