@@ -27,6 +27,8 @@ from sightloop.report.tables import (
 from sightloop.terminal import printable
 
 _MAX_SAME = 24
+_FOLLOWS = ("hash", "captions")
+"""Of a protocol, what differs because something else does."""
 
 
 def write_comparison(run_folders: Sequence[Path], page: Path) -> Path:
@@ -171,14 +173,32 @@ def _figures(runs: Sequence[RunRecords], names: Sequence[str]) -> Markup:
     rows = [_row(metric, places) for metric in metrics]
     head = element("tr", *(element("th", title, scope="col") for title in ("Metric", *columns)))
     table = element("table", element("thead", head), element("tbody", *rows), class_="figures")
-    note = ""
+    notes = [element("p", text, class_="note") for text in _protocols_that_differ(places)]
     if len(runs) == 2:
         text = "Change: the second run minus the first, with the paired 95% interval where both saw the same"
-        note = element("p", f"{text} samples.", class_="note")
+        notes.append(element("p", f"{text} samples.", class_="note"))
     scroll = element(
         "div", table, class_="scroll", tabindex="0", role="region", aria_label="Figures of the runs"
     )
-    return together([scroll, note])
+    return together([scroll, *notes])
+
+
+def _protocols_that_differ(places: Sequence[MetricValues]) -> list[str]:
+    """A sentence for each evaluation that the runs did not do alike, with what differs."""
+    sentences: list[str] = []
+    for name in dict.fromkeys(name for place in places for name in place.run.evaluations):
+        records = [place.run.evaluations.get(name, {}).get(place.step) for place in places]
+        found = [record.protocol for record in records if record]
+        keys = dict.fromkeys(key for each in found for key in each if key not in _FOLLOWS)
+        told = [
+            f"{key.replace('_', ' ')} ({' and '.join(values)})"
+            for key in keys
+            if len(values := list(dict.fromkeys(each.get(key, "none") for each in found))) > 1
+        ]
+        if told:
+            what = f"{capital(name.replace('_', ' '))} was not measured alike, so compare with care"
+            sentences.append(f"{what}: {', '.join(told)}.")
+    return sentences
 
 
 def _row(metric: str, places: Sequence[MetricValues]) -> Markup:

@@ -53,7 +53,6 @@ def curves_overlaid(runs: Sequence[RunRecords], names: Sequence[str]) -> list[Ch
         curves = [
             (name, _evaluation_curve(run, metric) if evaluated else _training_curve(run, metric))
             for name, run in zip(names, runs, strict=True)
-            if metric in _names(run.evals if evaluated else run.train)
         ]
         return overlaid_chart(curves, last_step=last)
 

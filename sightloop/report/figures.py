@@ -171,13 +171,15 @@ def dot_chart(curve: Curve, *, last_step: int, alarm_steps: Sequence[int] = ()) 
 
 
 def overlaid_chart(named: Sequence[tuple[str, Curve]], *, last_step: int) -> Markup:
-    """One metric of several runs, each in its own color."""
+    """One metric of several runs, each in its own color; a curve without points leaves its color unused."""
     curves = [(name, replace(curve, points=thin(curve.points, MAX_POINTS))) for name, curve in named]
     first = curves[0][1]
     frame = _frame(first, [value for _, curve in curves for _, value in curve.points], last_step)
     drawing: list[str] = []
     notes: dict[float, list[str]] = {}
     for place, (name, curve) in enumerate(curves):
+        if not curve.points:
+            continue
         radius = 0 if curve.bands is not None else max(1, len(curve.points) // 24)
         levels = smooth([value for _, value in curve.points], radius=radius)
         line = [(step, level) for (step, _), level in zip(curve.points, levels, strict=True)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,23 @@ def test_runs_of_other_images_are_not_compared_on_them(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace("1.png", "7.png"))
     page = Page(write_comparison(folders, tmp_path / "both.html").read_text(encoding="utf-8"))
     assert "not evaluated on the same images" in page.text
+
+
+def test_a_run_keeps_its_color_where_another_has_no_curve(tmp_path: Path) -> None:
+    folders = [small(tmp_path / "a", ["a cat", "a dog"]), small(tmp_path / "b", ["a lynx", "a wolf"])]
+    log(folders[1], "train", {step: {"reward/own": float(step)} for step in range(1, 5)})
+    page = Page(write_comparison(folders, tmp_path / "both.html").read_text(encoding="utf-8"))
+    assert len(page.all("path", "run0")) + 1 == len(page.all("path", "run1"))
+
+
+def test_evaluations_that_were_not_made_alike_are_told(tmp_path: Path) -> None:
+    folders = [small(tmp_path / "a", ["a cat", "a dog"]), small(tmp_path / "b", ["a lynx", "a wolf"])]
+    for folder, beams in zip(folders, ("1", "5"), strict=True):
+        path = folder / "evaluations" / "held_out_step_000004.json"
+        record = json.loads(path.read_text()) | {"protocol": {"beams": beams, "ties": "optimistic"}}
+        path.write_text(json.dumps(record))
+    page = Page(write_comparison(folders, tmp_path / "both.html").read_text(encoding="utf-8"))
+    assert "Held out was not measured alike, so compare with care: beams (1 and 5)." in page.text
 
 
 def test_runs_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
