@@ -33,11 +33,11 @@ class Line:
     """A new line comes behind it: it was written whole."""
 
 
-def read_text_file(file: str | Path, *, fix: str = "") -> str:
-    """The text of a regular file in UTF-8, without a byte order mark; `fix` says what to do about a bad one.
+def read_whole(file: str | Path, *, fix: str = "") -> bytes:
+    """What a regular file holds, never a pipe or a device; `fix` says what to do about a bad one.
 
     Raises:
-        ValueError: it is missing, too large, no regular file or not UTF-8; the file is named.
+        ValueError: it is missing, too large or no regular file; the file is named.
     """
     then = f"; {fix}" if fix else ""
     try:
@@ -48,7 +48,7 @@ def read_text_file(file: str | Path, *, fix: str = "") -> str:
         if told.st_size > MAX_BYTES:
             raise ValueError(f"{file} cannot be read: it has {told.st_size} bytes of at most {MAX_BYTES}")
         with open(file, "rb") as opened:
-            data = opened.read(MAX_BYTES)
+            return opened.read(MAX_BYTES)
     except OSError as error:
         missing = isinstance(error, FileNotFoundError)
         why = "it does not exist" if missing else error.strerror or str(error)
@@ -57,14 +57,21 @@ def read_text_file(file: str | Path, *, fix: str = "") -> str:
         if "null" in str(error):
             raise ValueError(f"{str(file)!r} is no name of a file: {error}") from error
         raise
+
+
+def read_text_file(file: str | Path, *, fix: str = "") -> str:
+    """The text of a regular file in UTF-8, without a byte order mark; `fix` says what to do about a bad one.
+
+    Raises:
+        ValueError: as `read_whole`, or it is not UTF-8; the line is named.
+    """
+    data = read_whole(file, fix=fix)
     wrong = data.find(0)
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        wrong = error.start
-    else:
-        if wrong < 0:
-            return text.replace("\r\n", "\n")
+    if wrong < 0:
+        try:
+            return data.decode("utf-8-sig").replace("\r\n", "\n")
+        except UnicodeDecodeError as error:
+            wrong = error.start
     line = data.count(b"\n", 0, wrong) + 1
     raise ValueError(
         f"{file} cannot be read: line {line} is not UTF-8 text (byte {data[wrong]:#04x}); "

@@ -248,6 +248,7 @@ def test_tests_mirror_the_package_under_unique_names() -> None:
     assert folders <= {path.name for path in (ROOT / "sightloop").iterdir() if path.is_dir()} | {
         "oracles",
         "real",
+        "reliability",
     }
     named = [path.name for path in paths if path.name != "conftest.py"]
     assert len(set(named)) == len(named)

@@ -139,3 +139,28 @@ def test_models_are_opened_in_one_place() -> None:
 )
 def test_another_way_to_open_a_model_is_seen(text: str) -> None:
     assert len(models_opened_elsewhere(Source(path="x.py", module="rewards.x", text=text))) == 1
+
+
+# These read files of the package's own, or code that Python has read already.
+OWN_FILES = {"doctor.environment", "doctor.models", "quizzes.prompt_guard", "report.page"}
+OWN_FILES |= {"rewards.user_functions", "runs.push", "view.live_page"}
+
+
+def files_read_elsewhere(source: Source) -> list[str]:
+    """Files read whole without a look at whether they are pipes, devices or larger than memory."""
+    return [
+        f"{source.path}:{node.lineno} reads a file with {ast.unparse(node)}"
+        for node in ast.walk(source.tree)
+        if isinstance(node, ast.Attribute)
+        and node.attr in {"read_text", "read_bytes"}
+        and source.module not in OWN_FILES
+    ]
+
+
+def test_files_are_read_whole_in_one_place() -> None:
+    assert [line for source in PACKAGE for line in files_read_elsewhere(source)] == []
+
+
+@pytest.mark.parametrize("text", ["path.read_text()", "Path('x').read_bytes()[:3]"])
+def test_another_way_to_read_a_file_is_seen(text: str) -> None:
+    assert len(files_read_elsewhere(Source(path="x.py", module="training.x", text=text))) == 1

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sightloop.text_files import form_of, parse_json, read_json, read_lines
+from sightloop.text_files import form_of, parse_json, read_json, read_lines, read_whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ class CaptionFile:
             if line.is_ended:
                 with form_of(line.place):
                     done.add(str(parse_json(line.text, line.place)["image"]))
-        size = path.read_bytes().rfind(b"\n") + 1
+        size = read_whole(path).rfind(b"\n") + 1
         return CaptionFile(path=path, settings=settings, done=frozenset(done), size=size)
 
     def write(self, pairs: Iterator[tuple[str, str]]) -> int:

@@ -38,6 +38,7 @@ from sightloop.rewards.phrases import contains_bad_phrase, load_phrases
 from sightloop.runs.identity import require_same_inputs
 from sightloop.runs.restore import open_captioner, read_config
 from sightloop.terminal import one_line, say
+from sightloop.text_files import form_of
 from sightloop.training import distributed
 from sightloop.training.run_files import is_run
 from sightloop.types import Evaluation
@@ -232,7 +233,8 @@ def measured_captions(options: CaptionMeasureOptions) -> Evaluation:
     ]
     if options.objects is not None:
         held = read_objects(options.objects, image_root=options.image_root or None).of(given.sources)
-        parts.append(chair(given.captions, held, references=wanted))
+        with form_of(str(options.objects)):
+            parts.append(chair(given.captions, held, references=wanted))
     if options.clip:
         model_config(options.clip)
         encoder = ClipEncoder.from_pretrained(options.clip, device=distributed.device(options.device))

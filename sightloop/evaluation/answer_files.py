@@ -83,6 +83,9 @@ def _text(record: Mapping[str, Any], names: Sequence[str], place: str, *, requir
 
 def _in_order(asked: Rows, rows: Rows, questions: str, file: str) -> Rows:
     """The answers in the order of the questions."""
+    for place, record in (*asked, *rows):
+        if isinstance(named := record.get("question_id"), dict | list):
+            raise ValueError(f"{place} has the question_id {named!r}; give a number or a text")
     ids = [[record.get("question_id") for _, record in each] for each in (asked, rows)]
     if all(None not in each for each in ids):
         for name, each in zip((questions, file), ids, strict=True):

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sightloop.models.only_numbers import NumbersOnly
 from sightloop.models.open import LANGUAGE_MODEL, open_model
-from sightloop.models.written_text import read_texts, spelled_out
+from sightloop.models.written_text import in_template, read_texts, spelled_out
 
 
 class TextModel:
@@ -59,12 +59,8 @@ class TextModel:
         if self.tokenizer.chat_template is None:
             read = read_texts(self.tokenizer, [text], return_tensors="pt")
         else:
-            read = self.tokenizer.apply_chat_template(
-                [{"role": "user", "content": spelled_out(self.tokenizer, text)}],
-                add_generation_prompt=True,
-                return_dict=True,
-                return_tensors="pt",
-            )
+            chat = [{"role": "user", "content": spelled_out(self.tokenizer, text)}]
+            read = in_template(self.tokenizer, chat, return_dict=True, return_tensors="pt")
         ids = read["input_ids"].to(self.model.device)
         pad = (
             self.tokenizer.eos_token_id

@@ -41,6 +41,7 @@ from sightloop.geneval.results import (
 )
 from sightloop.geneval.rules import Detection, verdict_of
 from sightloop.image_files import open_image, read_regular
+from sightloop.text_files import read_whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,7 +182,7 @@ class _DetectionCache:
         if not path.exists():
             path.write_text(json.dumps({"protocol": dict(protocol)}) + "\n", encoding="utf-8")
             return
-        text = path.read_bytes()
+        text = read_whole(path)
         # What a crash cut off in the middle of a line is made again.
         path.write_bytes(text[: text.rfind(b"\n") + 1])
         header, records = read_detections(path)

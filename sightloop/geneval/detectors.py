@@ -25,7 +25,7 @@ from PIL import Image
 from sightloop.geneval.rules import Detection
 from sightloop.image_files import PIL_MAX_PIXELS
 from sightloop.image_files import open_image as open_image
-from sightloop.text_files import form_of, read_json_lines
+from sightloop.text_files import form_of, read_json_lines, read_whole
 
 _SHOWN = 150
 _RENAMED = {"mouse": "computer mouse", "remote": "tv remote", "keyboard": "computer keyboard"}
@@ -61,7 +61,7 @@ class DetectionsFile:
 
     def __init__(self, path: str | Path) -> None:
         header, self._records = read_detections(path)
-        digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()[:12]
+        digest = hashlib.sha256(read_whole(path)).hexdigest()[:12]
         self.protocol = dict(header) if header else {"detector": "file", "detections": digest}
         self.vocabulary: frozenset[str] | None = None
         self.path = Path(path)

@@ -283,7 +283,7 @@ def read_protocol(path: str | Path) -> dict[str, str] | None:
     if not Path(path).is_file():
         return None
     with form_of(str(path)):
-        return read_json(path)["protocol"]
+        return {str(name): str(value) for name, value in read_json(path)["protocol"].items()}
 
 
 def protocol_warning(before: Mapping[str, str] | None, after: Mapping[str, str] | None) -> str:
@@ -305,6 +305,9 @@ def protocol_warning(before: Mapping[str, str] | None, after: Mapping[str, str] 
 def _result(record: Mapping[str, Any]) -> Result:
     if not isinstance(record["correct"], bool):
         raise ValueError(f"correct is {record['correct']!r}")
+    for name in ("filename", "tag", "prompt", "reason", "metadata"):
+        if not isinstance(record[name], str):
+            raise ValueError(f"{name} is {record[name]!r}, not a text")
     parse_prompt(parse_json(record["metadata"], "metadata"))
     details = record.get("details", "{}")
     return Result(

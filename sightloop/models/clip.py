@@ -24,6 +24,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from sightloop.image_files import BrokenImageError, open_image, upright_rgb
+from sightloop.models.downloads import in_one_sentence
 from sightloop.models.only_numbers import unit_rows
 from sightloop.models.open import ModelRole, open_model
 from sightloop.models.written_text import read_texts
@@ -200,7 +201,8 @@ class ClipEncoder:
     def _processed(self, images: ClipImages) -> Float[Tensor, "B 3 h w"]:
         opened = list(images.cpu()) if isinstance(images, Tensor) else [_rgb(each) for each in images]
         form = {"input_data_format": "channels_first"} if isinstance(images, Tensor) else {}
-        return self.image_processor(opened, return_tensors="pt", **form)["pixel_values"]
+        with in_one_sentence(self.tokenizer.name_or_path, "the image processor"):
+            return self.image_processor(opened, return_tensors="pt", **form)["pixel_values"]
 
     def _see(self, values: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B d"]:
         seen = self.model.vision_model(pixel_values=values.to(self.model.device, self.dtype))

@@ -21,7 +21,7 @@ from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from sightloop.text_files import read_json
+from sightloop.text_files import MAX_BYTES, read_json
 
 _INDEX = ".index.json"
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -31,6 +31,9 @@ _READING = (SafetensorError, RuntimeError, EOFError, OSError, UnicodeDecodeError
 _AGAIN = "download it again"
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _TEXT_FILES = ("*.json", "*.txt", "*.jinja", "*.model")
+_TEXT_SUFFIXES = {name.removeprefix("*") for name in _TEXT_FILES}
+_MAX_HEAD = 100_000_000
+"""Bytes of the head of a .safetensors file; the library below takes no longer one."""
 _TENSOR_FILES = ("*.safetensors", "*.bin")
 _FOR_PROCESSORS = ("torchvision", "num2words")
 """The extra `processors` of pyproject.toml."""
@@ -94,11 +97,17 @@ def require_folder(folder: Path) -> None:
     """Look at the files of a model's folder before any of them is read.
 
     Raises:
-        ValueError: one is empty, cut, a pointer, or not what its name says; it is named.
+        ValueError: one is empty, cut, a pointer, no regular file, or not what its name says; it is named.
     """
-    for file in sorted(folder.glob("*.json")):
-        require_file(file)
-        read_json(file, fix=_AGAIN)
+    for file in sorted(folder.iterdir()):
+        # Libraries that read these wait for a pipe, and read a device, without end.
+        if not (file.is_file() or file.is_dir()):
+            raise ValueError(f"{file} cannot be read: it is no regular file; {_AGAIN}")
+        if file.suffix in _TEXT_SUFFIXES and file.stat().st_size > MAX_BYTES:
+            raise ValueError(f"{file} cannot be read: it is far larger than any such file; {_AGAIN}")
+        if file.suffix == ".json":
+            require_file(file)
+            read_json(file, fix=_AGAIN)
     for name in _WEIGHTS:
         index = folder / f"{name}{_INDEX}"
         if (folder / name).is_file():
@@ -128,13 +137,24 @@ def shards_of(index: Path) -> list[Path]:
     Raises:
         ValueError: it names none, or some that are missing.
     """
-    mapped = read_json(index, fix=_AGAIN).get("weight_map")
-    if not isinstance(mapped, dict) or not mapped or not all(isinstance(n, str) for n in mapped.values()):
-        raise ValueError(f"{index} has no weight_map; {_AGAIN}")
-    files = [index.parent / name for name in sorted(set(mapped.values()))]
+    files = [index.parent / name for name in sorted(set(weight_map(index).values()))]
     if missing := [file.name for file in files if not file.is_file()]:
         raise ValueError(f"{index} names shards that are missing: {', '.join(missing[:3])}; download them")
     return files
+
+
+def weight_map(index: Path) -> dict[str, str]:
+    """The shard of each tensor, as an index says it.
+
+    Raises:
+        ValueError: it says nothing, or names files outside its folder.
+    """
+    mapped = read_json(index, fix=_AGAIN).get("weight_map")
+    if not isinstance(mapped, dict) or not mapped or not all(isinstance(n, str) for n in mapped.values()):
+        raise ValueError(f"{index} has no weight_map; {_AGAIN}")
+    if outside := [name for name in mapped.values() if Path(name).name != name]:
+        raise ValueError(f"{index} names {outside[0]!r}, which is no file beside it; {_AGAIN}")
+    return mapped
 
 
 def require_file(file: Path, fix: str = _AGAIN) -> None:
@@ -161,7 +181,7 @@ def _require_length(file: Path) -> None:
     size = file.stat().st_size
     with file.open("rb") as opened:
         length = int.from_bytes(opened.read(8), "little")
-        head = opened.read(length) if length <= size - 8 else b""
+        head = opened.read(length) if length <= min(size - 8, _MAX_HEAD) else b""
     try:
         told = json.loads(head)
         ends = [place["data_offsets"][1] for name, place in told.items() if name != "__metadata__"]

@@ -139,6 +139,9 @@ def open_model(
         text, generation = row.text(model.config), model.generation_config if model.can_generate() else None
         words = _open_words(source) if words is None else words
         require_fitting(words, [text, generation], rows=text.vocab_size, source=str(source))
+        if words.eos_token is not None and (words.pad_token_id or 0) >= text.vocab_size:
+            # Added by someone without a row for it; padding is masked, so that any token will do.
+            words.pad_token = words.eos_token
     return OpenedModel(
         kind=config.model_type,
         name=Path(folder).name if Path(folder).is_dir() else str(folder),

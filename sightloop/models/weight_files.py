@@ -15,9 +15,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from sightloop.models.downloads import weight_map
 from sightloop.models.open import local_folder, read_tensors
 from sightloop.models.open import open_tokenizer as open_class
-from sightloop.text_files import read_json
 
 WEIGHT_FILES = (
     "model.safetensors",
@@ -51,7 +51,7 @@ def weight_files(source: Path) -> list[Path]:
             return [source / name]
         index = source / f"{name}{_INDEX}"
         if index.is_file():
-            files = [source / shard for shard in sorted(set(_weight_map(index).values()))]
+            files = [source / shard for shard in sorted(set(weight_map(index).values()))]
             refuse_problems(
                 f"{index} names shards that are missing", [f.name for f in files if not f.is_file()]
             )
@@ -72,8 +72,8 @@ def read_weights(source: Path) -> dict[str, Tensor]:
         tensors |= read_tensors(file)
     if source.is_dir():
         for index in (source / f"{name}{_INDEX}" for name in WEIGHT_FILES):
-            if index.is_file() and set(_weight_map(index).values()) <= {f.name for f in weight_files(source)}:
-                missing = [f"{name} is missing" for name in _weight_map(index) if name not in tensors]
+            if index.is_file() and set(weight_map(index).values()) <= {f.name for f in weight_files(source)}:
+                missing = [f"{name} is missing" for name in weight_map(index) if name not in tensors]
                 refuse_problems(f"the shards of {index} are not whole", missing)
     return tensors
 
@@ -92,13 +92,6 @@ def tokenizer_file(
     # tokenizer.json is the whole tokenizer. A class named beside it may be another program's, and add tokens.
     reader = PreTrainedTokenizerFast if (folder / _TOKENIZER_FILES[0]).is_file() else AutoTokenizer
     return open_class(reader, folder, **options)
-
-
-def _weight_map(index: Path) -> dict[str, str]:
-    mapped = read_json(index).get("weight_map")
-    if not isinstance(mapped, dict) or not mapped:
-        raise ValueError(f"{index} has no weight_map; download it again")
-    return mapped
 
 
 def misfits(given: Mapping[str, Tensor], wanted: Mapping[str, Sequence[int]]) -> list[str]:

@@ -14,6 +14,16 @@ from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from jinja2 import TemplateError
+from transformers import ProcessorMixin
+
+from sightloop.process.time_limit import limited
+
+_TEMPLATE_SECONDS = 20.0
+"""A template is a program; one that a model was trained with takes milliseconds."""
+_TEMPLATE_ERRORS = (
+    *(TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError),
+)
 _LOOKS_LIKE_A_MARK = re.compile(r"\s*[<\[].+[>\]]\s*")
 """Other added tokens, such as runs of blanks, belong to what people write."""
 
@@ -44,6 +54,23 @@ def text_ids(tokenizer: Any, text: str) -> list[int]:
 def template_ids(tokenizer: Any, filled: str) -> list[int]:
     """The ids of a template whose special tokens count and whose places hold texts `spelled_out`."""
     return tokenizer(filled, add_special_tokens=False).input_ids
+
+
+def in_template(
+    reader: Any, chat: Sequence[Any], *, source: str = "", fix: str = "download it again", **options: Any
+) -> Any:
+    """A chat as the template of a tokenizer or processor writes it, with the place for the answer.
+
+    Raises:
+        ValueError: the template is damaged, or comes to no end; `source` or the model's name is said.
+    """
+    words = reader.tokenizer if isinstance(reader, ProcessorMixin) else reader
+    name = source or f"the chat template of {words.name_or_path!r}"
+    with limited(name, at_most=_TEMPLATE_SECONDS):
+        try:
+            return reader.apply_chat_template(chat, add_generation_prompt=True, **options)
+        except _TEMPLATE_ERRORS as error:
+            raise ValueError(f"{name} cannot be read ({type(error).__name__}: {error}); {fix}") from error
 
 
 def spelled_out(tokenizer: Any, text: str) -> str:

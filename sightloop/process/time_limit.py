@@ -44,14 +44,14 @@ def reward_timeout(seconds: float) -> Iterator[None]:
 
 
 @contextmanager
-def limited(what: str) -> Iterator[None]:
-    """Around a call of the reward or judge `what`.
+def limited(what: str, *, at_most: float = math.inf) -> Iterator[None]:
+    """Around a call of the reward or judge `what`, or of something that needs no more than `at_most` seconds.
 
     Raises:
         ValueError: it took too long; where in the user's own files is said.
     """
-    seconds, main = _SECONDS.get(), threading.main_thread()
-    if not seconds or _INSIDE.get() or threading.current_thread() is not main:
+    seconds, main = min(_SECONDS.get() or math.inf, at_most), threading.main_thread()
+    if seconds == math.inf or _INSIDE.get() or threading.current_thread() is not main:
         yield
         return
     places: list[str] = []
@@ -63,6 +63,8 @@ def limited(what: str) -> Iterator[None]:
 
     def sentence() -> str:
         where = f" ({places[0]})" if places and places[0] else ""
+        if seconds == at_most:
+            return f"{what} took longer than {seconds:g} s{where}: it comes to no end"
         return (
             f"{what} took longer than {seconds:g} s{where}; mend it, give it longer with "
             "--reward-timeout-seconds, or 0 for no limit"

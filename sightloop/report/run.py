@@ -14,7 +14,16 @@ from typing import Any
 from urllib.parse import quote
 
 from sightloop.former_names import current_metric, current_settings
-from sightloop.text_files import Line, form_of, parse_json, read_json, read_lines, read_text_file
+from sightloop.text_files import (
+    MAX_BYTES,
+    Line,
+    form_of,
+    parse_json,
+    read_json,
+    read_lines,
+    read_text_file,
+    read_whole,
+)
 
 _STEP = re.compile(r"step_(\d+)")
 _EVALUATION = re.compile(r"^(?P<name>.+)_step_(?P<step>\d+)$")
@@ -203,7 +212,7 @@ def run_image(run: RunRecords, image: str) -> RunImage | None:
     path = image_file(run.path, image)
     if path is None:
         return None
-    content = _head(path) if run.image_url else path.read_bytes()
+    content = _head(path) if run.image_url else read_whole(path)
     # A PNG tells its width and height, four bytes each, from byte 16 on.
     sides = (int.from_bytes(content[16:20], "big"), int.from_bytes(content[20:24], "big"))
     kind = _kind(content)
@@ -218,7 +227,7 @@ def image_file(folder: Path, image: str) -> Path | None:
     path = (folder / image).resolve()
     if not image or not path.is_relative_to(folder.resolve()) or not path.is_file():
         return None
-    return path if _kind(_head(path)) else None
+    return path if _kind(_head(path)) and path.stat().st_size <= MAX_BYTES else None
 
 
 def _head(path: Path) -> bytes:

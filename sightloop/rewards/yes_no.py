@@ -21,7 +21,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 from sightloop.models.captioners.prompt_reader import processed
 from sightloop.models.only_numbers import require_numbers
 from sightloop.models.open import IMAGE_TO_TEXT, open_model
-from sightloop.models.written_text import spelled_out, text_ids
+from sightloop.models.written_text import in_template, spelled_out, text_ids
 from sightloop.rewards.samples import outcome_images, pil_images, sample_name
 from sightloop.types import Fact, Images, Outcome, on_last_token
 
@@ -70,8 +70,8 @@ class YesNoJudge:
         self._yes, self._no = self._spellings(_YES), self._spellings(_NO)
         if not self._yes or not self._no or set(self._yes) & set(self._no):
             raise ValueError(
-                f"this tokenizer has the tokens {self._yes} for yes and {self._no} for no; a judge needs a "
-                "single token for each"
+                f"the tokenizer {self.processor.tokenizer.name_or_path!r} has the tokens {self._yes} for "
+                f"yes and {self._no} for no; a judge needs a single token for each"
             )
         self._keeps = "logits_to_keep" in inspect.signature(cast("Any", model).forward).parameters
 
@@ -139,7 +139,7 @@ class YesNoJudge:
         if self.processor.chat_template is not None:
             content = [{"type": "image"}, {"type": "text", "text": question}]
             chat = [{"role": "user", "content": content}]
-            return self.processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
+            return in_template(self.processor, chat, tokenize=False)
         return f"{self.processor.image_token}{question}"
 
     def _spellings(self, words: Sequence[str]) -> list[int]:

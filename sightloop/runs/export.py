@@ -20,7 +20,7 @@ from sightloop.models.weight_files import refuse_filled
 from sightloop.recipes.unirl.config import GrpoConfig
 from sightloop.recipes.inputs import settings_of_run
 from sightloop.runs.restore import Restored, family_of, restore, start_folder
-from sightloop.text_files import form_of, read_json
+from sightloop.text_files import form_of, read_json, read_whole
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _CACHED = re.compile(r"/models--([^/]+?)--([^/]+)/snapshots/")
@@ -166,7 +166,8 @@ def _hub_name(base: str) -> str:
 def _license_of(base: str) -> str:
     """The license in the header of a folder's model card; "" if it has none."""
     file = Path(base) / "README.md"
-    header = file.read_text(encoding="utf-8", errors="replace").split("---")[1:2] if file.is_file() else []
+    text = read_whole(file).decode(errors="replace") if file.is_file() else ""
+    header = text.split("---")[1:2]
     found = re.search(r"^license: *([\w.-]+) *$", "".join(header), re.MULTILINE)
     return found[1] if found else ""
 

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 from zlib import crc32
 
+from sightloop.text_files import read_whole
+
 Valid = Callable[[dict[str, Any]], bool]
 
 
@@ -93,7 +95,7 @@ def missing_steps(steps: Iterator[int], last: int) -> str:
 
 def _whole_lines(path: Path) -> list[bytes]:
     # A killed process can leave half a last line.
-    return path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    return read_whole(path).split(b"\n")[:-1] if path.exists() else []
 
 
 def _named(first: int, end: int) -> str:

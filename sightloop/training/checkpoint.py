@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from sightloop.models.open import read_saved, read_tensors
 from sightloop.storage.files import PARTIAL, flush_to_disk, object_or_empty, replace_text
 from sightloop.storage.manifest import MANIFEST, damage_by_manifest, write_manifest
-from sightloop.text_files import read_json
+from sightloop.text_files import read_json, read_whole
 from sightloop.training import distributed
 from sightloop.training.randomness import random_state, seed_everything, set_random_state
 
@@ -29,6 +29,7 @@ DAMAGED = ".damaged"
 _FIX = "name another step, or resume: the run then goes on from the checkpoint before"
 _KEPT, _TRAINABLE, _STATE = "kept.safetensors", "trainable.safetensors", "state.json"
 _STEP = re.compile(r"step_(\d+)")
+_STEP_DIGITS = 40
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -264,8 +265,10 @@ def finished_checkpoints(checkpoints: Path) -> list[Saved]:
 def best_step(checkpoints: Path) -> int | None:
     """The step that `best` names; None = there is no such file, or it names none."""
     file = checkpoints / "best"
-    named = file.read_text(encoding="utf-8", errors="replace").strip() if file.is_file() else ""
-    return int(named) if re.fullmatch(r"[0-9]+", named) else None
+    if not file.is_file() or file.stat().st_size > _STEP_DIGITS:
+        return None
+    named = read_whole(file).strip()
+    return int(named) if re.fullmatch(rb"[0-9]+", named) else None
 
 
 def name_best(checkpoints: Path, step: int | None) -> None:

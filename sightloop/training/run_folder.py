@@ -14,6 +14,7 @@ from typing import Any
 from sightloop.storage.files import PARTIAL, object_or_empty, write_run_json
 from sightloop.storage.owner import require_unowned
 from sightloop.terminal import say
+from sightloop.text_files import read_whole
 from sightloop.training import distributed
 from sightloop.training.checkpoint import finished_checkpoints
 
@@ -168,7 +169,7 @@ def _has_trained(place: Path) -> bool:
     if finished_checkpoints(place / "checkpoints"):
         return True
     metrics = place / "metrics.jsonl"
-    return metrics.is_file() and '"kind": "train"' in metrics.read_text(encoding="utf-8")
+    return metrics.is_file() and b'"kind": "train"' in read_whole(metrics)
 
 
 def _undo_killed_start(place: Path) -> None:

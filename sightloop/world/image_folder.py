@@ -82,7 +82,13 @@ def read_scenes(folder: Path) -> dict[str, Scene]:
 def truth_of(folder: Path) -> Callable[[str, str], FactCount]:
     """Counts the facts of a caption against the scene of its image (named by path)."""
     scenes = read_scenes(folder)
-    return lambda source, caption: count_facts(scenes[Path(source).name], caption)
+
+    def truth(source: str, caption: str) -> FactCount:
+        if (scene := scenes.get(Path(source).name)) is None:
+            raise ValueError(f"{folder / MANIFEST} says nothing about {source}")
+        return count_facts(scene, caption)
+
+    return truth
 
 
 def share_grammatical(captions: list[str]) -> float:

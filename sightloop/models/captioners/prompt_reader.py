@@ -16,7 +16,8 @@ from PIL import Image
 from torch import Tensor
 from transformers import ProcessorMixin
 
-from sightloop.models.written_text import spelled_out
+from sightloop.models.downloads import in_one_sentence
+from sightloop.models.written_text import in_template, spelled_out
 
 _REMEMBERED_PROMPTS = 4096
 
@@ -33,16 +34,21 @@ class TurnsInPlane(Protocol):
 def processed(
     processor: Any, texts: list[str], images: list[Image.Image], *, padding_side: Literal["left", "right"]
 ) -> Any:
-    """What a processor makes of prompts with one image each."""
-    return processor(
-        text=texts,
-        # Some count the images of each text; all take them this way.
-        images=[[image] for image in images],
-        add_special_tokens=not all(_begins(processor.tokenizer, text) for text in texts),
-        padding=True,
-        padding_side=padding_side,
-        return_tensors="pt",
-    )
+    """What a processor makes of prompts with one image each.
+
+    Raises:
+        ValueError: its files are damaged, or its template leaves no place for the image.
+    """
+    with in_one_sentence(processor.tokenizer.name_or_path, "what prepares texts and images"):
+        return processor(
+            text=texts,
+            # Some count the images of each text; all take them this way.
+            images=[[image] for image in images],
+            add_special_tokens=not all(_begins(processor.tokenizer, text) for text in texts),
+            padding=True,
+            padding_side=padding_side,
+            return_tensors="pt",
+        )
 
 
 def _begins(tokenizer: Any, text: str) -> bool:
@@ -81,7 +87,7 @@ class PromptReader:
         if self.processor.chat_template is not None:
             content = [{"type": "image"}, {"type": "text", "text": prompt}]
             chat = [{"role": "user", "content": content[: 2 if prompt else 1]}]
-            return self.processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
+            return in_template(self.processor, chat, tokenize=False)
         return self.tokenizer.convert_ids_to_tokens(self.image_token) + prompt
 
     def begins(self, text: str) -> bool:

@@ -21,11 +21,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 from transformers.models.janus.processing_janus import JanusProcessor
 
 from sightloop.models.prompt_strings import PROMPT_PLACE, QUESTION_PLACE, Frame, PromptOptions
+from sightloop.models.written_text import in_template
 from sightloop.terminal import say
 from sightloop.text_files import read_json, read_text_file
 
@@ -370,13 +370,9 @@ def rendered(tokenizer: Any, template: str, *, system: str = "", source: str) ->
     def written(text: str, *parts: dict[str, str]) -> str:
         content = [*parts, {"type": "text", "text": text}]
         message: Any = [{"role": "user", "content": content}]
-        options: Any = {"chat_template": template, "tokenize": False, "add_generation_prompt": True}
-        try:
-            return cast("str", tokenizer.apply_chat_template(message, **options))
-        except (TemplateError, TypeError) as error:
-            raise ValueError(
-                f"{source} cannot be read ({error}); name --prompts.template and --prompts.drawing"
-            ) from error
+        fix = "name --prompts.template and --prompts.drawing"
+        options: Any = {"chat_template": template, "tokenize": False}
+        return cast("str", in_template(tokenizer, message, source=source, fix=fix, **options))
 
     def frame(first: str, *parts: dict[str, str]) -> Frame:
         pieces = written(_PROBE, *parts).split(_PROBE)
