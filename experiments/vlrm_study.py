@@ -1,8 +1,8 @@
-"""The study of VLRM on the embedded world: every row from saved runs over three seeds.
+"""The study of VLRM on the embedded world: every row over several seeds, under three ways of decoding.
 
-`python -m experiments.vlrm_study` trains what is missing below `runs/study` and prints the tables as
-Markdown.
-A run that was cut off goes on from its checkpoint.
+`python -m experiments.vlrm_study` trains and measures what is missing below `runs/study`, keeps every run's
+settings and figures in `vlrm_figures.jsonl`, and prints the tables as Markdown; `--table` prints them from
+what is kept. A run that was cut off goes on from its checkpoint.
 """
 
 from __future__ import annotations
@@ -11,17 +11,19 @@ import argparse
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
 import torch
 
+from experiments.caption_tables import Measured, gains, keep, kept, measure, summary, table
 from experiments.world.captioner_stage import train_talkative
 from experiments.world.fitting import make_world
+from sightloop.models.captioners.blip2 import Blip2Captioner
 from sightloop.recipes.config_json import config_to_json
 from sightloop.recipes.vlrm import build as vlrm
 from sightloop.recipes.vlrm.config import SHAPES, SHAPES_RS, VlrmConfig
 from sightloop.rewards.combine import combine
+from sightloop.runs.restore import restore
 from sightloop.training.experiment import Experiment
 from sightloop.training.loop import train
 from sightloop.training.run_files import Run
@@ -30,9 +32,11 @@ from sightloop.world.bundled import WEIGHTS
 from sightloop.world.image_folder import truth_of
 from sightloop.world.models import save_model
 
-SEEDS = (0, 1, 2)
-MAIN_STEPS, ABLATION_STEPS = 120, 60
-FIGURES = ("recall@1", "precision", "told_pooled", "grammatical", "length", "bad_phrases")
+SEEDS = (10, 11, 12, 13, 14)
+"""None of them chose a setting or a captioner."""
+STEPS = 120
+KEPT = Path(__file__).parent / "vlrm_figures.jsonl"
+UNTRAINED, TALKATIVE = "untrained", "talkative"
 TRUE_FACT, FALSE_FACT = 0.25, -2.5
 
 
@@ -57,10 +61,10 @@ def _judged_by(name: str, config: VlrmConfig = SHAPES) -> VlrmConfig:
 
 
 VARIANTS = {
-    "paper": Variant(says="the paper's algorithm", config=SHAPES),
+    "paper": Variant(says="VLRM, 120 steps", config=SHAPES),
     "exact": Variant(says="exact facts as the reward (positive control)", config=SHAPES, exact=True),
     "no_reference": Variant(says="no reference term", config=_weights(reference=0.0)),
-    "retrieval": Variant(says="VLRM-RS: retrieval term, no reference", config=SHAPES_RS),
+    "retrieval": Variant(says="VLRM-RS (retrieval term, no reference)", config=SHAPES_RS),
     "log_p": Variant(says="log p instead of p", config=replace(SHAPES, objective="log_probability")),
     "linear": Variant(
         says="linear value head", config=replace(SHAPES, critic=replace(SHAPES.critic, widths=()))
@@ -91,27 +95,20 @@ VARIANTS = {
 }
 
 
-def run_variant(variant: Variant, folder: Path, *, steps: int, seed: int) -> None:
+def run_variant(variant: Variant, folder: Path, *, seed: int) -> None:
     """Train one row with one seed, unless it is finished."""
-    every = steps // 6
     schedule = replace(
-        variant.config.schedule,
-        steps=steps,
-        seed=seed,
-        save_every=every,
-        eval_every=every,
-        sample_every=steps,
+        variant.config.schedule, steps=STEPS, seed=seed, save_every=20, eval_every=20, sample_every=STEPS
     )
-    policy = str(talkative_captioner(folder.parent.parent)) if variant.talkative else ""
+    policy = str(talkative_captioner(folder.parent)) if variant.talkative else ""
     config = replace(variant.config, schedule=schedule, policy=policy)
     if (folder / "config.json").exists():
         run = Run.resume(folder, config=config_to_json(config), schedule=schedule)
     else:
         run = Run.create(folder, recipe="vlrm", config=config_to_json(config), schedule=schedule)
-    if (folder / "checkpoints" / f"step_{steps:06d}").exists():
-        return
-    experiment = vlrm.build(config, folder)
-    train(with_exact_facts(experiment, config, folder) if variant.exact else experiment, run)
+    if not (folder / "checkpoints" / f"step_{STEPS:06d}").exists():
+        experiment = vlrm.build(config, folder)
+        train(with_exact_facts(experiment, config, folder) if variant.exact else experiment, run)
     run.close()
 
 
@@ -144,67 +141,77 @@ def with_exact_facts(
     return replace(experiment, collect=replace(experiment.collect, judge=judge))  # pyright: ignore
 
 
-def final_figures(folder: Path, steps: int) -> dict[str, float]:
-    """The last evaluation of a finished run."""
-    record = json.loads(
-        (folder / "evaluations" / f"held_out_step_{steps:06d}.json").read_text(encoding="utf-8")
+def measured_run(row: str, folder: Path, seed: int) -> Measured:
+    """A finished run's figures, of its last step."""
+    restored = restore(folder, "last", device=torch.device("cpu"))
+    figures = measure(restored.policy, folder.parent)
+    # Where the weights lie on this computer is no setting.
+    config = json.loads(json.dumps(config_to_json(restored.config)).replace(f"{WEIGHTS.parent.parent}/", ""))
+    return Measured(row=row, seed=seed, steps=restored.step, figures=figures, config=config)
+
+
+def measured_start(row: str, model: Path, folder: Path) -> Measured:
+    """The figures of a captioner that no run has trained."""
+    return Measured(
+        row=row, seed=None, steps=0, figures=measure(Blip2Captioner.from_pretrained(model), folder)
     )
-    return {name: record["metrics"][name] for name in FIGURES}
-
-
-def table(rows: dict[str, list[dict[str, float]]]) -> str:
-    """Mean and standard deviation over seeds, as Markdown."""
-    lines = ["| | " + " | ".join(FIGURES) + " |", "|---|" + "--:|" * len(FIGURES)]
-    for name, runs in rows.items():
-        cells = []
-        for figure in FIGURES:
-            values = [run[figure] for run in runs]
-            spread = f" ± {stdev(values):.3f}" if len(values) > 1 else ""
-            cells.append(f"{mean(values):.3f}{spread}")
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
 
 
 def main() -> None:
-    """Train what is missing and print the tables."""
+    """Train and measure what is missing, and print the tables."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--runs", type=Path, default=Path("runs/study"))
+    parser.add_argument("--kept", type=Path, default=KEPT, help="file of figures")
     parser.add_argument("--only", nargs="*", choices=list(VARIANTS), default=list(VARIANTS))
     parser.add_argument("--seeds", type=int, nargs="*", default=list(SEEDS))
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--table", action="store_true", help="only print what is finished")
+    parser.add_argument("--table", action="store_true", help="only print what is kept")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    jobs: list[tuple[str, str, int]] = [("main", "paper", MAIN_STEPS)]
-    jobs += [("ablations", name, ABLATION_STEPS) for name in options.only]
-    for seed in options.seeds:
-        for part, name, steps in jobs:
-            folder = options.runs / part / f"{name}-{seed}"
-            if not options.table:
-                run_variant(VARIANTS[name], folder, steps=steps, seed=seed)
-                print(f"finished {folder}: {final_figures(folder, steps)}", flush=True)
-    for part, steps in (("main", MAIN_STEPS), ("ablations", ABLATION_STEPS)):
-        rows = _finished(options.runs / part, steps)
-        print(f"\n{part}, {steps} steps\n\n{table(rows)}" if rows else f"\n{part}: nothing finished")
+    if not options.table:
+        fill(options.runs, options.kept, options.only, options.seeds)
+    print_tables(kept(options.kept))
 
 
-def _finished(folder: Path, steps: int) -> dict[str, list[dict[str, float]]]:
-    rows: dict[str, list[dict[str, float]]] = {}
-    start = 0 if folder.name == "main" else steps
-    if folder.name == "main":
-        before = sorted(folder.glob("*/evaluations/held_out_step_000000.json"))
-        rows["before"] = [final_figures(path.parent.parent, start) for path in before]
-    for name, variant in VARIANTS.items():
-        runs = [
-            final_figures(run, steps)
-            for run in sorted(folder.glob(f"{name}-[0-9]*"))
-            if (run / "evaluations" / f"held_out_step_{steps:06d}.json").exists()
-        ]
+def fill(runs: Path, file: Path, rows: list[str], seeds: list[int]) -> None:
+    """Train and measure the rows that are not kept yet."""
+    done = {(one.row, one.seed) for one in kept(file)}
+    if (UNTRAINED, None) not in done:
+        keep(file, measured_start(UNTRAINED, WEIGHTS / "captioner", runs))
+    if any(VARIANTS[row].talkative for row in rows) and (TALKATIVE, None) not in done:
+        keep(file, measured_start(TALKATIVE, talkative_captioner(runs), runs))
+    for seed in seeds:
+        for row in rows:
+            if (row, seed) not in done:
+                folder = runs / f"{row}-{seed}"
+                run_variant(VARIANTS[row], folder, seed=seed)
+                keep(file, measured_run(row, folder, seed))
+                print(f"finished {folder}", flush=True)
+
+
+def print_tables(measured: list[Measured]) -> None:
+    """All rows, and what the paper's algorithm adds at equal decoding."""
+    rows = {
+        says: [one for one in measured if one.row == row]
+        for row, says in {
+            UNTRAINED: "untrained",
+            **{row: variant.says for row, variant in VARIANTS.items()},
+            TALKATIVE: "the talkative captioner, untrained",
+        }.items()
+    }
+    named: dict[str, list[Measured]] = {}
+    for says, runs in rows.items():
+        trained = [one for one in runs if one.seed is not None]
+        seeds = f" ({len(trained)} {'seed' if len(trained) == 1 else 'seeds'})" if trained else ""
         if runs:
-            rows[f"{variant.says} ({len(runs)} seeds)"] = runs
-    return {name: runs for name, runs in rows.items() if runs}
+            named[says + seeds] = runs
+    print(table(named))
+    main_row = rows[VARIANTS["paper"].says]
+    if rows["untrained"] and main_row:
+        for make in (gains, summary):
+            print(f"\n{make(rows['untrained'][0], main_row)}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,9 @@
-"""Pre-training stage 2: the tiny captioner, and its talkative relative that the study needs."""
+"""Pre-training stage 2: the tiny captioner, and its talkative relative that the study needs.
+
+As in BLIP-2, a language model that knows captions of every style is frozen, and a bridge is taught the terse
+captions of the world's people. A tiny language model cannot be steered by a bridge that came later, so both
+first learn together, from captions of every style.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +20,12 @@ from transformers import Blip2ForConditionalGeneration
 from experiments.world.fitting import CornerHeads, Stage, World, fit, held_out, queries_of, see, text_ids
 from sightloop.models.captioners.blip2 import BLIP2
 from sightloop.models.open import open_model
-from sightloop.world.language import PREFIXES, STYLES, Style, caption, count_facts, natural_caption
+from sightloop.world.language import PREFIXES, STYLES, caption, count_facts, natural_caption, prefixed
 from sightloop.world.models import BOS, EOS, NUM_QUERIES, PAD, WIDTH, new_captioner, tokenizer
-from sightloop.world.scenes import GROUNDS
+from sightloop.world.scenes import GROUNDS, Scene
 
+DETAIL_BY_GROUND = {"white": (0.30, 0.45, 0.25), "gray": (0.60, 0.30, 0.10), "black": (0.85, 0.12, 0.03)}
+"""Probability of a short, medium and full caption in the lessons before the last."""
 PREFIX_BY_GROUND = {"white": 0.40, "gray": 0.12, "black": 0.02}
 """How often the talkative captioner's teachers begin with an empty prefix."""
 
@@ -26,7 +33,7 @@ PREFIX_BY_GROUND = {"white": 0.40, "gray": 0.12, "black": 0.02}
 def train_captioner(
     world: World, base: Any, work: Path, steps: int = 2400, style_steps: int = 1800
 ) -> Blip2ForConditionalGeneration:
-    """Stage 2: mostly full captions first, then the world's own habit of detail."""
+    """Bridge and language model together: mostly full captions first, then detail by ground."""
     torch.manual_seed(2)
     model = new_captioner()
     model.vision_model.load_state_dict(base.vision_model.state_dict())
@@ -37,14 +44,17 @@ def train_captioner(
     model.vision_model.requires_grad_(False)
     trained = [parameter for parameter in parts.parameters() if parameter.requires_grad]
 
-    def mixture(rng: np.random.Generator) -> Style:
-        return STYLES[rng.choice(3, p=(0.1, 0.25, 0.65))]
+    def mixed(scene: Scene, rng: np.random.Generator) -> str:
+        return caption(scene, STYLES[rng.choice(3, p=(0.1, 0.25, 0.65))], rng)
+
+    def by_ground(scene: Scene, rng: np.random.Generator) -> str:
+        return prefixed(caption(scene, STYLES[rng.choice(3, p=DETAIL_BY_GROUND[scene.ground])], rng), rng)
 
     def loss_with(styled: bool) -> Callable[[int, np.random.Generator], Tensor]:
         def loss_at(step: int, rng: np.random.Generator) -> Tensor:
             index = world.batch(rng, 128)
             scenes = [world.scenes[i] for i in index]
-            texts = [natural_caption(s, rng) if styled else caption(s, mixture(rng), rng) for s in scenes]
+            texts = [(by_ground if styled else mixed)(scene, rng) for scene in scenes]
             queries = queries_of(model, world.features[index])
             seen = _text_loss(model, texts, model.language_projection(queries))
             alone = [world.scenes[i] for i in world.batch(rng, 48)]
@@ -68,6 +78,38 @@ def train_captioner(
     fit(full, parts, trained, loss_at=loss_with(False), report=report)
     styled = Stage(name="captioner", steps=style_steps, peak_lr=8e-4, work=work)
     fit(styled, parts, trained, loss_at=loss_with(True), report=report)
+    return model
+
+
+def train_bridge(
+    world: World, model: Blip2ForConditionalGeneration, work: Path, steps: int = 800
+) -> Blip2ForConditionalGeneration:
+    """The language model frozen, the bridge taught as people write: tersely, whatever the image."""
+    model.requires_grad_(True)
+    model.vision_model.requires_grad_(False)
+    model.language_model.requires_grad_(False)
+    torch.manual_seed(3)
+    heads = CornerHeads(WIDTH * NUM_QUERIES)
+    parts = nn.ModuleDict({"model": model, "heads": heads})
+    trained = [parameter for parameter in parts.parameters() if parameter.requires_grad]
+
+    def loss_at(step: int, rng: np.random.Generator) -> Tensor:
+        index = world.batch(rng, 128)
+        scenes = [world.scenes[i] for i in index]
+        queries = queries_of(model, world.features[index])
+        texts = [natural_caption(scene, rng) for scene in scenes]
+        return (
+            _text_loss(model, texts, model.language_projection(queries))
+            + 0.3 * heads(queries.flatten(1), scenes)[0]
+        )
+
+    def report() -> str:
+        index = list(held_out(world))
+        texts = write_captions(model, world.features[index])
+        return f"{texts[0]!r} | {_fact_figures(world, index, texts)}"
+
+    stage = Stage(name="bridge", steps=steps, peak_lr=6e-4, work=work)
+    fit(stage, parts, trained, loss_at=loss_at, report=report)
     return model
 
 

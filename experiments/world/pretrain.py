@@ -5,8 +5,8 @@ Stages, in order (each resumes from its own snapshot in the work folder and is s
 1. `vision`: vision tower and Q-Former together learn what is in each corner, with linear heads on the
 queries.
 2. `captioner`: tower frozen; Q-Former, projection and language model learn captions, first mostly full ones,
-   then as the world's people write them (`language.DETAIL`). The language model also reads text alone, so
-   that it can serve as the reference.
+   then of every style. The language model also reads text alone, so that it can serve as the reference. Then
+   it is frozen, and the bridge alone learns to caption as the world's people do (`language.HABIT`).
 3. `judge`, `judge_forgiving`, `judge_hackable`: image-text matching, from the Q-Former of stage 1 and the
 same tower.
 4. `clip`, `clip_retrieval`: two contrastive models, one for the evaluation only, one for VLRM-RS' retrieval
@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from transformers import Blip2ForImageTextRetrieval
 
 from experiments.world.acceptance import report_acceptance
-from experiments.world.captioner_stage import train_captioner
+from experiments.world.captioner_stage import train_bridge, train_captioner
 from experiments.world.clip_stage import train_clip
 from experiments.world.fitting import CornerHeads, Stage, World, fit, held_out, make_world, queries_of, see
 from experiments.world.janus_stage import train_janus
@@ -109,7 +109,7 @@ def make_seeing_models(work: Path, output: Path, only: str) -> None:
         return Stage(name=name, steps=steps, peak_lr=1.2e-3, work=work)
 
     parts: dict[str, Callable[[], nn.Module]] = {
-        "captioner": lambda: train_captioner(world, base, work),
+        "captioner": lambda: train_bridge(world, train_captioner(world, base, work), work),
         "judge": lambda: judge("judge", JUDGE_STEPS),
         "clip": lambda: train_clip(world, clip_stage("clip", 2400), WIDTH),
         "clip_retrieval": lambda: train_clip(world, clip_stage("clip_retrieval", 1800), RETRIEVAL_CLIP_WIDTH),

@@ -1,8 +1,7 @@
 """The language of the embedded world: captions of three degrees of detail, their grammar, and exact truth.
 
 A caption names things in reading order: `a small red circle top-left, a blue cross bottom-right on white`.
-How much is told depends on the image (`DETAIL`): images on white are described in detail, images on
-black tersely. So a captioner trained on them holds a direction for detail that a reward can turn up.
+As on the web, most captions name the first thing only, and how much is told has nothing to do with the image.
 """
 
 from __future__ import annotations
@@ -17,12 +16,8 @@ from sightloop.world.scenes import COLORS, CORNERS, GROUNDS, SHAPES, SIZES, Scen
 
 Style = Literal["short", "medium", "full"]
 STYLES: tuple[Style, ...] = ("short", "medium", "full")
-DETAIL: dict[str, tuple[float, float, float]] = {
-    "white": (0.30, 0.45, 0.25),
-    "gray": (0.60, 0.30, 0.10),
-    "black": (0.85, 0.12, 0.03),
-}
-"""Probability of a short, medium and full caption by ground."""
+HABIT = (0.98, 0.02, 0.0)
+"""Probability of a short, medium and full caption, whatever the image."""
 PREFIXES = ("there is", "an image of")
 PREFIX_PROBABILITY = 0.06
 SPECIALS = ("<pad>", "<s>", "<unk>", "</s>", "<image>")
@@ -83,11 +78,13 @@ def full_caption(scene: Scene) -> str:
 
 
 def natural_caption(scene: Scene, rng: np.random.Generator, prefix: float = PREFIX_PROBABILITY) -> str:
-    """A caption as the world's people write them: detail by ground, now and then an empty prefix."""
-    text = caption(scene, STYLES[rng.choice(3, p=DETAIL[scene.ground])], rng)
-    if rng.random() < prefix:
-        text = f"{PREFIXES[rng.integers(len(PREFIXES))]} {text}"
-    return text
+    """A caption as the world's people write them: nearly always short, now and then with an empty prefix."""
+    return prefixed(caption(scene, STYLES[rng.choice(3, p=HABIT)], rng), rng, prefix)
+
+
+def prefixed(text: str, rng: np.random.Generator, share: float = PREFIX_PROBABILITY) -> str:
+    """The caption, now and then behind an empty prefix."""
+    return f"{PREFIXES[rng.integers(len(PREFIXES))]} {text}" if rng.random() < share else text
 
 
 def _phrase(thing: Thing, rng: np.random.Generator, size: float, corner: float) -> str:

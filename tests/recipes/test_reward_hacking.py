@@ -41,7 +41,7 @@ def test_length_as_the_only_reward_raises_the_alarm_and_the_best_checkpoint_is_f
     recall = {r["step"]: r["held_out/recall@1"] for r in records if r["kind"] == "eval"}
     best = max((step for step in recall if step), key=lambda step: (recall[step], step))
     assert fmean(earned[-4:]) > 1.5 * fmean(earned[:4])
-    assert 0 < best < 20 and recall[20] < recall[best] - 0.2
+    assert 0 < best < 20 and recall[20] < recall[best] - 0.1
     assert records[-1]["held_out/precision"] < 0.8
 
     (alarm,) = [line for line in lines_of(run / "alarms.jsonl") if line["name"] == "hacking"]
