@@ -59,7 +59,8 @@ ALLOWED: dict[str, set[str]] = {
     "rewards": OPENED | {"types", "quizzes", "models.clip", "models.captioners.prompt_reader:processed"},
     "rollouts": {"types", "quizzes", "data.images:ImageBatch", "models.protocols"},
     "training": FLOOR | {
-        "storage", "algorithms.masked", "models.open:read_saved", "models.open:read_tensors",
+        "storage", "algorithms.masked", "evaluation.intervals",
+        "models.open:read_saved", "models.open:read_tensors",
     },
     "evaluation": FLOOR | OPENED | {"models.clip", "rewards.phrases"},
     "geneval": FLOOR | OPENED | {"quizzes", "evaluation", "models.clip", "models.transformers_internals"},
@@ -72,7 +73,7 @@ ALLOWED: dict[str, set[str]] = {
     "recipes.vlrm": BELOW | {"recipes", "models.captioners.critic", "models.captioners.vision_towers"},
     "recipes.unirl": BELOW | {"recipes"},
     "planning": BELOW | RECIPES | FAMILIES,
-    "runs": BELOW | RECIPES | {"planning"},
+    "runs": BELOW | RECIPES | {"planning", "report.page:write_report"},
     "integrations": BELOW | RECIPES | {"runs"},
     "doctor": BELOW | RECIPES | {"runs"},
     "api": BELOW | RECIPES | {"runs", "integrations", "report"},

@@ -59,6 +59,15 @@ class TrainOptions:
     reward_timeout_seconds: NotNegative = REWARD_SECONDS
     """A reward or judge that takes longer for a batch ends the run, 0 = none does; also with --resume."""
 
+    track_project: str = "sightloop"
+    """Project of the trackers of --track."""
+    track_group: str = ""
+    """Group of runs there (wandb, trackio)."""
+    track_name: str = ""
+    """Name of the run there; default its folder's."""
+    track_tags: str = ""
+    """Tags of the run there, with commas between them."""
+
     def __post_init__(self) -> None:
         require_ranges(self)
 

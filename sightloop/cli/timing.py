@@ -1,4 +1,4 @@
-"""Options of `train` about time, which no run folder remembers: they may be given anew with --resume."""
+"""Options of `train` that are no settings: about time, and the names under which trackers keep a run."""
 
 from __future__ import annotations
 
@@ -7,18 +7,25 @@ from contextlib import contextmanager
 
 from sightloop.process.time_limit import REWARD_SECONDS, reward_timeout
 from sightloop.training.progress import LOG_SECONDS, logged_every
+from sightloop.training.tracking import TrackedAs, tracked_as
 
 
 @contextmanager
 def timing_given(words: list[str]) -> Iterator[list[str]]:
-    """Inside, what the words say about time holds; the other words.
+    """Inside, what the words say about time and trackers holds; the other words.
 
     Raises:
         ValueError: one of them is no number of seconds.
     """
     log, rest = _seconds("--log-every-seconds", words, LOG_SECONDS)
     reward, rest = _seconds("--reward-timeout-seconds", rest, REWARD_SECONDS)
-    with logged_every(log), reward_timeout(reward):
+    names: dict[str, str] = {}
+    for field in ("project", "group", "name", "tags"):
+        value, rest = taken(f"--track-{field}", rest)
+        if value is not None:
+            names[field] = value
+    tags = tuple(filter(None, (tag.strip() for tag in names.pop("tags", "").split(","))))
+    with logged_every(log), reward_timeout(reward), tracked_as(TrackedAs(tags=tags, **names)):
         yield rest
 
 

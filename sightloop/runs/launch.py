@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sightloop import accelerator
+from sightloop.late import late
 from sightloop.planning.precision import precisions
 from sightloop.recipes.catalog import RECIPES
 from sightloop.recipes.config_json import config_to_json
@@ -32,6 +33,8 @@ from sightloop.training.run_files import Run
 from sightloop.training.run_folder import given_back_if_it_fails, require_room, reserve
 from sightloop.training.tracking import require_trackers
 
+# Looks at nothing before a run has ended.
+_write_report = late("sightloop.report.page:write_report")
 _STATES = 3
 """Of a trained number: itself and Adam's two moments, four bytes each."""
 
@@ -148,6 +151,7 @@ def _drive(name: str, config: Any, folder: Path, *, experiment: Experiment[Any, 
         opened.say(f"nothing is evaluated in this run; {RECIPES[name].to_evaluate}")
     try:
         train(giving_back(experiment), opened)
+        opened.trackers.publish(_write_report)
     finally:
         opened.close()
     if opened.stop.by_interrupt:

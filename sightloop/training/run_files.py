@@ -34,7 +34,8 @@ from sightloop.training.gallery import NUM_EVALUATION_IMAGES, copy_image, galler
 from sightloop.training.progress import Progress
 from sightloop.training.randomness import seed_everything
 from sightloop.training.schedule import Schedule
-from sightloop.training.tracking import Log, Tracker, start_trackers
+from sightloop.training.tracked_tables import Trackers
+from sightloop.training.tracking import Tracker, start_trackers
 from sightloop.types import Credit, Evaluation, Rollout
 
 _BYTES_A_SECOND = 50e6
@@ -61,7 +62,7 @@ class Run:
         self._writes = distributed.rank() == 0
         self._watch = Watch()
         self._records: dict[str, list[Record]] = {"train": [], "eval": []}
-        self._trackers: list[Log] = start_trackers(track, folder, config) if self._writes else []
+        self.trackers = Trackers(start_trackers(track, folder, config) if self._writes else (), folder)
         self._progress: Progress | None = None
         self.saved_step = 0
         """Of the newest checkpoint; 0 = there is none."""
@@ -159,8 +160,7 @@ class Run:
         figures = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
         self._append("metrics.jsonl", {"step": step, "kind": kind, **figures})
         self._records[kind].append({"step": step, **metrics})
-        for tracker in self._trackers:
-            tracker.write(dict(metrics), step)
+        self.trackers.write(metrics, step)
         if kind == "train":
             self._bar.step(dict(metrics))
         for alarm in self._watch.look(step, self._history()):
@@ -170,6 +170,7 @@ class Run:
         """A plain sentence to the terminal and to alarms.jsonl."""
         if self._writes:
             self._append("alarms.jsonl", asdict(alarm))
+            self.trackers.alarm(alarm)
             self.say(f"alarm at step {alarm.step}: {alarm.message}")
 
     def log_evaluation(self, step: int, name: str, evaluation: Evaluation) -> None:
@@ -191,6 +192,7 @@ class Run:
             "protocol": evaluation.protocol,
         }
         write_run_json(self.folder / "evaluations" / f"{name}_step_{step:06d}.json", record)
+        self.trackers.evaluation(name, step, samples, evaluation)
         self._require_watched(name, evaluation)
         figures = self._figures()
         self.improved = self.improved or (step in figures and figures[step] == max(figures.values()))
@@ -203,6 +205,7 @@ class Run:
             write_run_json(
                 self.folder / "samples" / f"step_{step:06d}.json", {"step": step, "samples": samples}
             )
+            self.trackers.gallery(step, samples)
 
     def save(self, step: int, what: checkpoint.Saveable) -> None:
         """A checkpoint; the newest few and the best are kept."""
@@ -274,8 +277,7 @@ class Run:
         """Leave the progress bar as it stands, let trackers finish, and hear no more signals."""
         self._listening.close()
         self._bar.close()
-        for tracker in self._trackers:
-            tracker.close()
+        self.trackers.close()
 
     @property
     def _bar(self) -> Progress:

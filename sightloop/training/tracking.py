@@ -1,42 +1,106 @@
-"""Optional trackers that get the same figures as metrics.jsonl."""
+"""Optional trackers: they get the figures of metrics.jsonl, and as tables what else a run folder holds."""
 
 from __future__ import annotations
 
 import hashlib
 import importlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from sightloop.storage.files import object_or_empty, replace_text
+
 Tracker = Literal["wandb", "tensorboard", "trackio"]
+Row = Mapping[str, str | float | Path]
+"""A line of a table; a path is an image."""
+_FILE = "tracking.json"
+_SIDE = 128
+"""Of the images of a sheet, in pixels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackedAs:
+    """Under which names trackers keep a run."""
+
+    project: str = "sightloop"
+    group: str = ""
+    name: str = ""
+    """Default: the run folder's."""
+    tags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Log:
-    """Where figures go: `write(figures, step)`, and `close` once the run ends."""
+    """Where figures, tables and alarms of a step go, and the page once it is written."""
 
     write: Callable[[dict[str, float], int], object]
+    table: Callable[[str, Sequence[Row], int], object]
+    alarm: Callable[[str, str, int], object]
+    page: Callable[[Path], object]
     close: Callable[[], object]
 
 
+_USUAL = TrackedAs()
+_AS: ContextVar[TrackedAs] = ContextVar("names under which trackers keep a run", default=_USUAL)
+
+
+@contextmanager
+def tracked_as(names: TrackedAs) -> Iterator[None]:
+    """Inside, runs that start are kept under these names."""
+    token = _AS.set(names)
+    try:
+        yield
+    finally:
+        _AS.reset(token)
+
+
 def start_trackers(names: Sequence[Tracker], folder: Path, config: dict[str, Any]) -> list[Log]:
-    """One log a tracker. A resumed run goes on with the curves of its folder.
+    """One log a tracker. A resumed run goes on under the names and the id that it began with.
 
     Raises:
-        ValueError: a tracker is not installed.
+        ValueError: a tracker is not installed, or a resumed run is called otherwise.
     """
-    return [_START[name](folder, config) for name in names]
+    if not names:
+        return []
+    kept, number = _identity(folder)
+    return [_START[name](folder, config, kept, number) for name in names]
 
 
 def require_trackers(names: Sequence[Tracker]) -> None:
     """Look whether the trackers can be imported, without opening them.
 
     Raises:
-        ValueError: one is not installed.
+        ValueError: one is not installed, or names are given for none.
     """
     for name in names:
         _module(name, _MODULES[name])
+    given = [field for field, value in asdict(_AS.get()).items() if value != getattr(_USUAL, field)]
+    if given and not names:
+        raise ValueError(f"--track-{given[0]} has no effect without --track; leave it out")
+
+
+def _identity(folder: Path) -> tuple[TrackedAs, str]:
+    """The names of a run and its id, which stay in its folder."""
+    path, given = folder / _FILE, _AS.get()
+    # Folders of one name are common, so the id holds the whole path.
+    code = hashlib.sha1(str(folder.resolve()).encode()).hexdigest()[:8]
+    saved = object_or_empty(path)
+    if not saved:
+        names = replace(given, name=given.name or folder.name)
+        saved = {**asdict(names), "id": f"{folder.name}-{code}"}
+        replace_text(path, json.dumps(saved, indent=1) + "\n")
+    for field, value in asdict(given).items():
+        was = tuple(saved["tags"]) if field == "tags" else saved[field]
+        if value not in (was, asdict(_USUAL)[field]):
+            raise ValueError(
+                f"--track-{field} is {value!r}, but this run is tracked as {was!r}; leave it out"
+            )
+    names = {field: saved[field] for field in ("project", "group", "name")}
+    return TrackedAs(**names, tags=tuple(saved["tags"])), str(saved["id"])
 
 
 def _module(name: str, module: str) -> Any:
@@ -46,14 +110,14 @@ def _module(name: str, module: str) -> Any:
         raise ValueError(f"--track {name}: {error}; pip install 'sightloop[track]'") from error
 
 
-def _wandb(folder: Path, config: dict[str, Any]) -> Log:
+def _wandb(folder: Path, config: dict[str, Any], names: TrackedAs, number: str) -> Log:
     wandb = _module("wandb", _MODULES["wandb"])
-    # Folders of one name are common, so the id holds the whole path.
-    code = hashlib.sha1(str(folder.resolve()).encode()).hexdigest()[:8]
     run = wandb.init(
-        project="sightloop",
-        name=folder.name,
-        id=f"{folder.name}-{code}",
+        project=names.project,
+        group=names.group or None,
+        name=names.name,
+        tags=list(names.tags) or None,
+        id=number,
         dir=folder,
         config=config,
         resume="allow",
@@ -61,25 +125,86 @@ def _wandb(folder: Path, config: dict[str, Any]) -> Log:
     # wandb's own step cannot go back, as a resume after a crash does.
     run.define_metric("step")
     run.define_metric("*", step_metric="step")
-    return Log(write=lambda metrics, step: run.log({**metrics, "step": step}), close=run.finish)
+
+    def page(path: Path) -> None:
+        artifact = wandb.Artifact(f"report-{number}", type="report")
+        artifact.add_file(str(path))
+        run.log_artifact(artifact)
+
+    return Log(
+        write=lambda metrics, step: run.log({**metrics, "step": step}),
+        table=lambda name, rows, step: run.log({name: _table(wandb, rows), "step": step}),
+        alarm=lambda name, text, step: run.alert(title=name, text=f"step {step}: {text}"),
+        page=page,
+        close=run.finish,
+    )
 
 
-def _trackio(folder: Path, config: dict[str, Any]) -> Log:
+def _trackio(folder: Path, config: dict[str, Any], names: TrackedAs, number: str) -> Log:
     trackio = _module("trackio", _MODULES["trackio"])
-    trackio.init(project="sightloop", name=folder.name, config=config, resume="allow")
-    return Log(write=lambda metrics, step: trackio.log(metrics, step=step), close=trackio.finish)
+    about = {**config, "tags": list(names.tags)} if names.tags else config
+    trackio.init(
+        project=names.project, name=names.name, group=names.group or None, config=about, resume="allow"
+    )
+    return Log(
+        write=lambda metrics, step: trackio.log(metrics, step=step),
+        table=lambda name, rows, step: trackio.log({name: _table(trackio, rows)}, step=step),
+        alarm=lambda name, text, step: trackio.alert(title=name, text=f"step {step}: {text}"),
+        page=lambda path: trackio.log_artifact(path, name=f"report-{number}", type="report"),
+        close=trackio.finish,
+    )
 
 
-def _tensorboard(folder: Path, config: dict[str, Any]) -> Log:
+def _table(library: Any, rows: Sequence[Row]) -> Any:
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    data = [[_cell(library, row.get(name)) for name in columns] for row in rows]
+    return library.Table(columns=columns, data=data)
+
+
+def _cell(library: Any, value: str | float | Path | None) -> Any:
+    return library.Image(str(value)) if isinstance(value, Path) else value
+
+
+def _tensorboard(folder: Path, config: dict[str, Any], names: TrackedAs, _number: str) -> Log:
     writer = _module("tensorboard", _MODULES["tensorboard"]).SummaryWriter(folder / "tensorboard")
-    writer.add_text("config", str(config))
+    writer.add_text("config", f"    {json.dumps(config, indent=1, default=str)}".replace("\n", "\n    "))
+    if names.group or names.tags:
+        writer.add_text("names", ", ".join([names.project, names.group, names.name, *names.tags]))
 
     def write(metrics: dict[str, float], step: int) -> None:
         for name, value in metrics.items():
             writer.add_scalar(name, value, step)
         writer.flush()
 
-    return Log(write=write, close=writer.close)
+    def table(name: str, rows: Sequence[Row], step: int) -> None:
+        images = [value for row in rows for value in row.values() if isinstance(value, Path)]
+        if images:
+            writer.add_images(name, _sheet(images), step, dataformats="NHWC")
+        writer.add_text(name, _markdown(rows), step)
+
+    return Log(
+        write=write,
+        table=table,
+        alarm=lambda name, text, step: writer.add_text(f"alarms/{name}", text, step),
+        page=lambda path: writer.add_text("report", str(path)),
+        close=writer.close,
+    )
+
+
+def _sheet(images: Sequence[Path]) -> Any:
+    # Loaded for tensorboard alone; this file is read before each command.
+    numpy, pillow = importlib.import_module("numpy"), importlib.import_module("PIL.Image")
+    shown = [pillow.open(path).convert("RGB").resize((_SIDE, _SIDE)) for path in images]
+    return numpy.stack([numpy.asarray(each) for each in shown])
+
+
+def _markdown(rows: Sequence[Row]) -> str:
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    lines = [columns, ["---"] * len(columns)]
+    for row in rows:
+        cells = [row.get(name, "") for name in columns]
+        lines.append([f"{c:.4g}" if isinstance(c, float) else str(c).replace("|", "\\|") for c in cells])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 _MODULES: dict[Tracker, str] = {
@@ -87,7 +212,7 @@ _MODULES: dict[Tracker, str] = {
     "tensorboard": "torch.utils.tensorboard",
     "trackio": "trackio",
 }
-_START: dict[Tracker, Callable[[Path, dict[str, Any]], Log]] = {
+_START: dict[Tracker, Callable[[Path, dict[str, Any], TrackedAs, str], Log]] = {
     "wandb": _wandb,
     "tensorboard": _tensorboard,
     "trackio": _trackio,
