@@ -206,18 +206,23 @@ class ReportOptions:
     """Run folders."""
     output: Path | None = None
     """Page to write about several runs; default comparison.html beside the first of them."""
+    all: bool = False
+    """Print all figures of the run, by their full names."""
 
 
 def report(words: list[str]) -> None:
     """Write the page and print the table."""
     options = parsed(ReportOptions, args=words, prog="sightloop report")
-    if not options.run:
+    folders: tuple[Path, ...] = options.run
+    if not folders:
         raise ValueError("not given: a run folder, as in `sightloop report runs/NAME`")
-    if len(options.run) > 1:
-        return _show_comparison(options.run, options.output)
+    if len(folders) > 1:
+        if options.all:
+            raise ValueError("--all has no effect for several runs, which show all figures; leave it out")
+        return _show_comparison(folders, options.output)
     if options.output is not None:
         raise ValueError("--output has no effect for one run, whose page is its report.html; leave it out")
-    _show_report(options.run[0])
+    _show_report(folders[0], all_figures=options.all)
 
 
 def _show_comparison(folders: Sequence[Path], output: Path | None) -> None:
@@ -229,13 +234,15 @@ def _show_comparison(folders: Sequence[Path], output: Path | None) -> None:
     say(f"comparison: {write_comparison(folders, page)}")
 
 
-def _show_report(folder: Path) -> None:
+def _show_report(folder: Path, *, all_figures: bool = False) -> None:
     from sightloop.report.page import write_report
     from sightloop.report.tables import before_after_table
+    from sightloop.report.terminal_summary import run_summary
 
     page = write_report(folder)
-    say(before_after_table(folder))
+    say(before_after_table(folder) if all_figures else run_summary(folder))
     say(f"report: {page}")
+    say(f"in the browser: sightloop view {folder}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

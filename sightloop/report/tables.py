@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -187,8 +187,9 @@ def headline(run: RunRecords, metrics: Iterable[str]) -> str:
     return wanted if wanted in known else first_of(HEADLINES, known) or known[0]
 
 
-def before_after_table(run_folder: Path) -> str:
-    """The evaluation of a run as aligned plain text, with 95% intervals of the paired change.
+def before_after_table(run_folder: Path, *, names: Mapping[str, str] | None = None) -> str:
+    """The evaluation of a run as aligned plain text, with 95% intervals of the paired change; only metrics
+    that have one of the `names`, under it; None = all.
 
     Raises:
         ValueError: if the folder is no run folder or holds a damaged file.
@@ -199,11 +200,11 @@ def before_after_table(run_folder: Path) -> str:
         return f"{one_line(run.name)}: no evaluation yet"
     first, later = steps
     header = ["metric", _step_name(first)]
-    if later == first:
-        rows = [[change.metric, change.formatted(change.before)] for change in changes(run)]
-        return aligned([header, *rows])
-    header += [_step_name(later), *CHANGE_COLUMNS]
-    return aligned([header, *(cells_of(change) for change in changes(run))])
+    shown = [change for change in changes(run) if names is None or change.metric in names]
+    if later != first:
+        header += [_step_name(later), *CHANGE_COLUMNS]
+    rows = [cells_of(change)[: len(header)] for change in shown]
+    return aligned([header, *([(names or {}).get(row[0], row[0]), *row[1:]] for row in rows)])
 
 
 def cells_of(change: Change) -> list[str]:

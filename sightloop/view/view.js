@@ -202,6 +202,7 @@
         if (image && button.name !== "draw") {
           const small = preview.cloneNode();
           small.hidden = false;
+          small.classList.toggle("tiny", preview.naturalWidth <= 64);
           card.append(small);
         }
         const columns = put("div", "", "columns");

@@ -78,7 +78,8 @@ def test_images_are_drawn_and_asked_about(same: Both, pictures: Path, world_mode
     steps = ["--rounds", "4"] if world_model == "show-o" else []
     model = ["--world-model", world_model]
     drawn = same("draw", "a red circle", "--number", "2", "--output", "OUT", *steps, *model)
-    assert len(drawn) == 3
+    # Two images, their sheet, and how they were drawn.
+    assert len(drawn) == 4
     model = ["--model", str(WEIGHTS / ("show_o" if world_model == "show-o" else "janus"))]
     same("ask", str(pictures / "a.png"), "what is there?", "--max-tokens", "6", *model)
 
