@@ -34,8 +34,7 @@ from sightloop.training.gallery import NUM_EVALUATION_IMAGES, copy_image, galler
 from sightloop.training.progress import Progress
 from sightloop.training.randomness import seed_everything
 from sightloop.training.schedule import Schedule
-from sightloop.training.tracked_tables import Trackers
-from sightloop.training.tracking import Tracker, start_trackers
+from sightloop.training.tracking import Tracker, Trackers, start_trackers
 from sightloop.types import Credit, Evaluation, Rollout
 
 _BYTES_A_SECOND = 50e6
@@ -170,7 +169,7 @@ class Run:
         """A plain sentence to the terminal and to alarms.jsonl."""
         if self._writes:
             self._append("alarms.jsonl", asdict(alarm))
-            self.trackers.alarm(alarm)
+            self.trackers.alarm(alarm.name, alarm.message, alarm.step)
             self.say(f"alarm at step {alarm.step}: {alarm.message}")
 
     def log_evaluation(self, step: int, name: str, evaluation: Evaluation) -> None:

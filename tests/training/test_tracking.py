@@ -15,9 +15,14 @@ import pytest
 from PIL import Image
 from sources import ROOT
 
-from sightloop.training.alarms import Alarm
-from sightloop.training.tracked_tables import Trackers
-from sightloop.training.tracking import TrackedAs, Tracker, require_trackers, start_trackers, tracked_as
+from sightloop.training.tracking import (
+    TrackedAs,
+    Tracker,
+    Trackers,
+    require_trackers,
+    start_trackers,
+    tracked_as,
+)
 from sightloop.types import Evaluation
 
 SAMPLE: dict[str, Any] = {
@@ -49,7 +54,7 @@ def told(names: list[Tracker], folder: Path) -> None:
     )
     stored = [{"source": "cat.png", "caption": "a cat", "image": "images/a.png"}] * 2
     trackers.evaluation("held_out", 2, stored, found)
-    trackers.alarm(Alarm(step=2, name="no end", message="7% did not end"))
+    trackers.alarm("no end", "7% did not end", 2)
     trackers.publish(lambda run: run / "report.html")
     trackers.close()
 
