@@ -31,6 +31,7 @@ COMMANDS = {
     "models.show_o.checkpoint": (*DRAWERS, *TRAIN_UNIRL),
     "cli.joint": ("evaluate joint",),
     "cli.convert": ("convert",),
+    "cli.timing": TRAIN,
     "cli.demo_run": ("demo unirl", "demo vlrm"),
     "runs.export": ("export",),
     "runs.push": ("export",),

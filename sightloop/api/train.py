@@ -12,7 +12,7 @@ from sightloop.api.training_run import TrainingRun
 from sightloop.recipes.inputs import settings_of_run
 from sightloop.runs.changes import changed_settings
 from sightloop.runs.launch import launch
-from sightloop.runs.trust import YES, require_trust
+from sightloop.runs.trust import require_trust
 
 
 def train(
@@ -50,8 +50,9 @@ def train(
         if run is not None or preset or overwrite:
             raise ValueError("run, preset and overwrite have no effect with resume; leave them out")
         folder = Path(resume)
-        # What the run names may be anybody's code.
-        require_trust(["--resume", str(folder), *([YES] if settings.pop("trust_rewards", False) else [])])
+        if not settings.pop("trust_rewards", False):
+            # What the run names may be anybody's code.
+            require_trust("--resume", str(folder))
         name, before = settings_of_run(folder)
         rest = give_again(before, rewards=rewards, settings=settings)
         config = configured(before, settings=rest)[1]

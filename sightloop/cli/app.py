@@ -8,7 +8,10 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack, redirect_stderr, redirect_stdout
 from difflib import get_close_matches
+from functools import partial
+from importlib import import_module
 from inspect import cleandoc
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -24,22 +27,25 @@ from sightloop.cli.evaluation_options import CaptionOptions
 from sightloop.cli.help import with_help
 from sightloop.cli.images import ask_command, convert_command, draw_command
 from sightloop.cli.parse import parsed
-from sightloop.cli.timing import taken, timing_given
+from sightloop.cli.timing import RANK_RANGE, timing_given
 from sightloop.cli.view import view_command
 from sightloop.former_names import current_options
 from sightloop.other_libraries import COMMANDS as CALLED_ELSEWHERE
 from sightloop.other_libraries import refuse_names_of_others
+from sightloop.process import ranks
 from sightloop.process.time_limit import REWARD_SECONDS
 from sightloop.ranges import NotNegative, Positive, require_ranges
 from sightloop.recipes.catalog import RECIPES
 from sightloop.recipes.choices import refuse_idle
 from sightloop.recipes.inputs import inputs_given, settings_of_run
 from sightloop.recipes.presets import preset_of
+from sightloop.recipes.words import taken, taken_flag
 from sightloop.runs.changes import MAY_CHANGE, changed_settings
 from sightloop.terminal import say
 from sightloop.training.progress import LOG_SECONDS
 
 Positional = tyro.conf.Positional
+Start = Callable[[], None]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,6 +64,9 @@ class TrainOptions:
     """Where there is no terminal, a line of progress so often; also with --resume."""
     reward_timeout_seconds: NotNegative = REWARD_SECONDS
     """A reward or judge that takes longer for a batch ends the run, 0 = none does; also with --resume."""
+    rank_timeout_seconds: Annotated[float, RANK_RANGE] = ranks.RANK_SECONDS
+    """With several ranks: one that gives no sign for so long ends the run, as does one that keeps the others
+    waiting so long and three times their own time; also with --resume."""
 
     track_project: str = "sightloop"
     """Project of the trackers of --track."""
@@ -74,19 +83,29 @@ class TrainOptions:
 
 def train_command(words: list[str]) -> None:
     """Train a recipe, resume a run, or replay a configuration."""
-    with timing_given(words) as rest:
-        _train(rest)
+    if ranks.num_processes() > 1:
+        import_module("sightloop.training.distributed").connect()
+    with ExitStack() as quiet:
+        if ranks.is_other_rank():
+            # All ranks read the same words: what is wrong with them is said once.
+            for redirected in (redirect_stdout, redirect_stderr):
+                quiet.enter_context(redirected(quiet.enter_context(open(os.devnull, "w"))))
+        with timing_given(words) as rest:
+            start = _chosen(rest)
+            quiet.close()
+            if start is not None:
+                start()
 
 
-def _train(words: list[str]) -> None:
-    if {"--resume", "--config", "--trust-rewards"} & {word.partition("=")[0] for word in words}:
-        from sightloop.runs.trust import require_trust
-
-        words = require_trust(words)
-    if any(word.partition("=")[0] == "--resume" for word in words):
-        return resume(words)
-    if any(word.partition("=")[0] == "--config" for word in words):
-        return replay(words)
+def _chosen(words: list[str]) -> Start | None:
+    """What the words ask for; None if that is done already."""
+    trusted, words = taken_flag("--trust-rewards", words)
+    for option, start in (("--resume", resume), ("--config", replay)):
+        named, _ = taken(option, words)
+        if named is not None:
+            if not trusted:
+                import_module("sightloop.runs.trust").require_trust(option, named)
+            return start(words)
     if not words or words[0] not in RECIPES:
         _fail_or_help("train", words, {name: RECIPES[name].does for name in RECIPES}, _TRAIN_NOTE)
     name, *rest = words
@@ -109,9 +128,10 @@ def _train(words: list[str]) -> None:
     refuse_idle(chosen.settings, recipe.config.choices, starts=[recipe.presets[preset]])
     options: TrainOptions = chosen.options
     if options.plan:
-        return _print_plan(preset, chosen.settings)
+        _print_plan(preset, chosen.settings)
+        return None
     folder = options.run or Path("runs") / f"{name}-{preset}"
-    _start(folder, chosen.settings, run=folder, overwrite=options.overwrite)
+    return partial(_start, folder, chosen.settings, run=folder, overwrite=options.overwrite)
 
 
 def _print_plan(preset: str, settings: Any) -> None:
@@ -120,7 +140,7 @@ def _print_plan(preset: str, settings: Any) -> None:
     print_plan(settings, is_paper=preset.startswith("paper"))
 
 
-def resume(words: list[str]) -> None:
+def resume(words: list[str]) -> Start:
     """Go on with a run from its newest checkpoint, longer or on another machine if that is asked for."""
 
     @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -148,10 +168,10 @@ def resume(words: list[str]) -> None:
     )
     refuse_idle(chosen, chosen.choices, starts=[config])
     changes = changed_settings(config, chosen, run=Path(folder))
-    _start(Path(folder), resume=folder, trust_rewards=True, **changes)
+    return partial(_start, Path(folder), resume=folder, trust_rewards=True, **changes)
 
 
-def replay(words: list[str]) -> None:
+def replay(words: list[str]) -> Start:
     """Start a new run from a saved configuration."""
 
     @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -167,14 +187,14 @@ def replay(words: list[str]) -> None:
     name, config = settings_of_run(chosen.config)
     if named not in ([], [name]):
         raise ValueError(f"{chosen.config} is a configuration of {name}, not of {named[0]}")
-    _start(chosen.run, config, run=chosen.run, overwrite=chosen.overwrite)
+    return partial(_start, chosen.run, config, run=chosen.run, overwrite=chosen.overwrite)
 
 
 def _start(folder: Path, *given: Any, **how: Any) -> None:
     from sightloop.api.train import train
 
     train(*given, **how)
-    if os.environ.get("RANK", "0") == "0":
+    if not ranks.is_other_rank():
         _show_report(folder)
 
 

@@ -11,8 +11,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from sightloop.process.faults import TRACEBACK, ending_of
-from sightloop.process.signals import Ended, ending_the_command
+from sightloop.process import ranks
+from sightloop.process.faults import TRACEBACK, ending_of, notes_of
+from sightloop.process.signals import Ended, ending_the_command, handled
 from sightloop.terminal import one_line, say
 
 _BROKEN_PIPE = 128 + signal.SIGPIPE
@@ -21,9 +22,9 @@ _PATTERNS = "*?["
 
 @contextmanager
 def ended_in_one_sentence(words: list[str]) -> Iterator[None]:
-    """Around a command with these words."""
+    """Around a command with these words; of several ranks, one tells what ended them all."""
     try:
-        with ending_the_command() as came:
+        with ending_the_command(once=ranks.num_processes() > 1) as came:
             try:
                 _require_text(words)
                 yield
@@ -36,9 +37,21 @@ def ended_in_one_sentence(words: list[str]) -> Iterator[None]:
                 if isinstance(error, KeyboardInterrupt):
                     raise Ended(signal.SIGINT) from None
                 raise
+        _leave(0)
     except Ended as ended:
-        _say("interrupted" if ended.number == signal.SIGINT else f"ended by {ended}")
+        _end_together("", ended.code)
+        if not ranks.is_other_rank():
+            _say("interrupted" if ended.number == signal.SIGINT else f"ended by {ended}")
+        _leave(ended.code)
         raise SystemExit(ended.code) from None
+    except ranks.RankFailedError:
+        _end_together("", 1)
+        raise
+    except SystemExit as error:
+        # What it is about was printed where it was raised.
+        if error.code:
+            _end_together("", error.code if isinstance(error.code, int) else 1, said=True)
+        raise
     except BrokenPipeError:
         # Whoever read has seen enough, as `head` has; nothing more can be told there.
         with suppress(OSError, ValueError):
@@ -48,8 +61,36 @@ def ended_in_one_sentence(words: list[str]) -> Iterator[None]:
         if os.environ.get(TRACEBACK):
             raise
         last = ending_of(error, words)
-        _say(_with_option(last.sentence, words))
+        sentence = _with_option(last.sentence, words)
+        _end_together(sentence, last.code)
+        for each in (sentence, *notes_of(error)):
+            _say(each)
         raise SystemExit(last.code) from None
+
+
+def _end_together(sentence: str, code: int, *, said: bool = False) -> None:
+    """With several ranks, end all of them: one says what went wrong first, in this one or in another.
+
+    `sentence` is what went wrong here, "" where a signal came or, `said`, the user has read it.
+    """
+    watch = ranks.watch()
+    if watch is None:
+        return
+    # torchrun signals to the others once one has ended; that must not end this one before it has spoken.
+    with handled(lambda *_: None):
+        code = watch.conclude(sentence, code, say=_say, said=said)
+        if watch.problem is not None or ranks.is_other_rank():
+            _leave(code)
+
+
+def _leave(code: int) -> None:
+    """End here where the ranks parted: leaving in order would wait for operations that some never joined."""
+    watch = ranks.watch()
+    if watch is not None and (watch.apart or code):
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(code)
 
 
 def _say(sentence: str) -> None:

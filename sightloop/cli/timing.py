@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from sightloop.process.ranks import RANK_SECONDS, watch
 from sightloop.process.time_limit import REWARD_SECONDS, reward_timeout
+from sightloop.ranges import Range
+from sightloop.recipes.words import taken
 from sightloop.training.progress import LOG_SECONDS, logged_every
 from sightloop.training.tracking import TrackedAs, tracked_as
+
+RANK_RANGE = Range(least=2, most=86400)
 
 
 @contextmanager
@@ -19,6 +25,13 @@ def timing_given(words: list[str]) -> Iterator[list[str]]:
     """
     log, rest = _seconds("--log-every-seconds", words, LOG_SECONDS)
     reward, rest = _seconds("--reward-timeout-seconds", rest, REWARD_SECONDS)
+    silence, rest = _seconds("--rank-timeout-seconds", rest, RANK_SECONDS)
+    if not RANK_RANGE.holds(silence):
+        raise ValueError(f"--rank-timeout-seconds is {silence:g}; use {RANK_RANGE}")
+    others = watch()
+    if others is not None:
+        others.timeout = silence
+        others.patience = 0.0 if reward == REWARD_SECONDS else reward or math.inf
     names: dict[str, str] = {}
     for field in ("project", "group", "name", "tags"):
         value, rest = taken(f"--track-{field}", rest)
@@ -27,16 +40,6 @@ def timing_given(words: list[str]) -> Iterator[list[str]]:
     tags = tuple(filter(None, (tag.strip() for tag in names.pop("tags", "").split(","))))
     with logged_every(log), reward_timeout(reward), tracked_as(TrackedAs(tags=tags, **names)):
         yield rest
-
-
-def taken(option: str, words: list[str]) -> tuple[str | None, list[str]]:
-    """The value of an option, None if it is not there, and the words without both."""
-    for place, word in enumerate(words):
-        name, equal, value = word.partition("=")
-        if name.replace("_", "-") == option:
-            value = value if equal else "".join(words[place + 1 : place + 2])
-            return value, words[:place] + words[place + (1 if equal else 2) :]
-    return None, words
 
 
 def _seconds(option: str, words: list[str], usual: float) -> tuple[float, list[str]]:

@@ -236,3 +236,11 @@ def _named(config: Mapping[str, Any]) -> str:
         if isinstance(config.get(key), str):
             return f"a model of {key} {config[key]!r}"
     return "a config.json that names no family, _class_name or model_type"
+
+
+def family_named(policy: str | None, world_model: str | None) -> Family | None:
+    """The row of a policy's folder, or without a policy that of the world's model; None if unknown."""
+    if not policy:
+        return FAMILIES.get(world_model or "")
+    found = known_as(Path(policy))
+    return None if found is None else found.row

@@ -80,6 +80,17 @@ def ending_of(error: BaseException, words: list[str]) -> Ending:
     )
 
 
+def notes_of(error: BaseException) -> list[str]:
+    """What was noted about an error on its way, such as how to go on after it."""
+    found: list[str] = []
+    seen: BaseException | None = error
+    while seen is not None:
+        # Python has them only where there are some.
+        found += [note for note in vars(seen).get("__notes__", ()) if note]
+        seen = seen.__cause__
+    return found
+
+
 def raised_on_purpose(error: BaseException) -> bool:
     """Whether a `raise` of sightloop's own files, or of a user's, raised it, rather than a library."""
     frames = list(traceback.walk_tb(error.__traceback__))

@@ -48,13 +48,14 @@ def handled(handler: Handler) -> Iterator[None]:
 
 
 @contextmanager
-def ending_the_command() -> Iterator[list[int]]:
-    """While inside, each of these signals raises `Ended`; those that came are listed."""
+def ending_the_command(*, once: bool) -> Iterator[list[int]]:
+    """While inside, each of these signals raises `Ended`, or the first alone; those that came are listed."""
     came: list[int] = []
 
     def end(number: int, _frame: FrameType | None) -> None:
         came.append(number)
-        raise Ended(number)
+        if len(came) == 1 or not once:
+            raise Ended(number)
 
     with handled(end):
         yield came

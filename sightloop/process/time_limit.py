@@ -13,6 +13,7 @@ from contextvars import ContextVar
 from types import FrameType
 
 from sightloop.late import late
+from sightloop.process import ranks
 from sightloop.terminal import one_line
 
 REWARD_SECONDS = 1800.0
@@ -70,10 +71,16 @@ def limited(what: str, *, at_most: float = math.inf) -> Iterator[None]:
             "--reward-timeout-seconds, or 0 for no limit"
         )
 
-    def end() -> None:
+    def write(text: str) -> None:
         with suppress(OSError, ValueError):
-            os.write(sys.stderr.fileno(), f"sightloop: {one_line(sentence())}\n".encode())
-        os._exit(2)  # As after any mistake that the user can mend.
+            os.write(sys.stderr.fileno(), f"sightloop: {one_line(text)}\n".encode())
+
+    def end() -> None:
+        others, code = ranks.watch(), 2  # As after any mistake that the user can mend.
+        if others is not None:
+            os._exit(others.conclude(sentence(), code, say=write))
+        write(sentence())
+        os._exit(code)
 
     last = threading.Timer(seconds + _GRACE_SECONDS, end)
     first = threading.Timer(seconds, lambda: signal.pthread_kill(begun, signal.SIGUSR2))

@@ -10,9 +10,8 @@ from difflib import get_close_matches
 from typing import Any, TypeVar
 
 from sightloop.former_names import current_settings
-from sightloop.models.families import FAMILIES
+from sightloop.models.families import FAMILIES, family_named
 from sightloop.recipes.choices import refuse_idle, without_idle
-from sightloop.recipes.presets import family_named
 
 Config = TypeVar("Config")
 

@@ -18,6 +18,7 @@ from typing import Any
 from sightloop.data.settings import IN_PYTHON
 from sightloop.recipes.catalog import read_run_config
 from sightloop.recipes.choices import idle_settings, leaves_of, value_of, with_value
+from sightloop.recipes.words import taken, taken_flag
 from sightloop.storage.files import object_or_empty
 
 IDENTITY = "identity.json"
@@ -61,19 +62,16 @@ def inputs_given(words: list[str]) -> Iterator[list[str]]:
     Raises:
         ValueError: a move that does not say from where to where.
     """
-    left: list[str] = []
     moves: list[tuple[str, str]] = []
-    rest = iter(words)
-    for word in rest:
-        option, equal, value = word.partition("=")
-        if option == RELOCATE:
-            old, arrow, new = (value if equal else next(rest, "")).partition("=")
-            if not arrow or not old or not new:
-                raise ValueError(f"{RELOCATE} is {old!r}; say from where to where: {RELOCATE} /old=/new")
-            moves.append((whole_path(old), whole_path(new)))
-        elif word != ALLOW_CHANGED:
-            left.append(word)
-    token = _GIVEN.set(Given(relocated=tuple(moves), allow_changed=ALLOW_CHANGED in words))
+    allow_changed, left = taken_flag(ALLOW_CHANGED, words)
+    move, left = taken(RELOCATE, left)
+    while move is not None:
+        old, _, new = move.partition("=")
+        if not old or not new:
+            raise ValueError(f"{RELOCATE} is {old!r}; say from where to where: {RELOCATE} /old=/new")
+        moves.append((whole_path(old), whole_path(new)))
+        move, left = taken(RELOCATE, left)
+    token = _GIVEN.set(Given(relocated=tuple(moves), allow_changed=allow_changed))
     try:
         yield left
     finally:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from sightloop.models.families import FAMILIES, Family, GeneratorFamily, known_as
+from sightloop.models.families import GeneratorFamily, family_named
+from sightloop.recipes.words import taken
 
 
 def preset_of(presets: Mapping[str, Any], words: Sequence[str]) -> str:
@@ -16,32 +16,14 @@ def preset_of(presets: Mapping[str, Any], words: Sequence[str]) -> str:
     Raises:
         ValueError: no such preset.
     """
-    chosen = _option(words, "--preset")
+    chosen, _ = taken("--preset", words)
     if chosen is not None:
         if chosen not in presets:
             raise ValueError(f"preset {chosen!r} does not exist; there are: {', '.join(presets)}")
         return chosen
-    policy = _option(words, "--model")
+    policy, _ = taken("--model", words)
     fitting = [name for name in presets if name.startswith("shapes") != bool(policy)]
-    row = family_named(policy, _option(words, "--world-model"))
+    row = family_named(policy, taken("--world-model", words)[0])
     ending = row.preset if isinstance(row, GeneratorFamily) else ""
     own = [name for name in fitting if ending and name.endswith(f"-{ending}")]
     return own[0] if own else fitting[0]
-
-
-def _option(words: Sequence[str], name: str) -> str | None:
-    for index, given in enumerate(words):
-        flag, equal, value = given.partition("=")
-        # The command line takes underscores for hyphens.
-        word = f"{flag.replace('_', '-')}{equal}{value}" if flag.startswith("--") else given
-        if word == name or word.startswith(f"{name}="):
-            return word.partition("=")[2] or (words[index + 1] if index + 1 < len(words) else "")
-    return None
-
-
-def family_named(policy: str | None, world_model: str | None) -> Family | None:
-    """The row of a policy's folder, or without a policy that of the world's model; None if unknown."""
-    if not policy:
-        return FAMILIES.get(world_model or "")
-    found = known_as(Path(policy))
-    return None if found is None else found.row

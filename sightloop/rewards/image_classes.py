@@ -24,7 +24,7 @@ from transformers import AutoModelForImageClassification
 from sightloop.models.only_numbers import require_numbers
 from sightloop.models.open import ModelRole, is_classifier, open_model
 from sightloop.rewards.samples import chunks, pil_images
-from sightloop.rewards.user_functions import one_each
+from sightloop.rewards.user_functions import said_of_each
 from sightloop.types import Images
 
 Classify = Callable[[Sequence[Image.Image]], Sequence[Mapping[str, float]]]
@@ -54,8 +54,8 @@ class NamedClasses:
         Raises:
             ValueError: a text names no class, or the classifier answers in another form.
         """
-        opened = pil_images(images)
-        said = one_each(self.classify(opened), len(opened), "classifier")
+        wanted = "the probabilities of the classes of each, by name"
+        said = said_of_each(pil_images(images), self.classify, what="classifier", kind=Mapping, wanted=wanted)
         return torch.tensor([self._score(*pair) for pair in zip(said, texts, strict=True)])
 
     def _score(self, chances: Mapping[str, float], text: str) -> float:

@@ -5,7 +5,9 @@ It compares the captions of `contrast` neighboring rows; the paper does not say 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -47,6 +49,10 @@ class RetrievalReward:
     clip: ClipSimilarity
     contrast: int | None = None
     """Neighboring rows that are compared with each other; None = all rows that are judged together."""
+    gather: Callable[[Tensor], list[Tensor]] | None = None
+    """What the ranks hold, in their order: the rows of all of them are compared; None = only those here."""
+    rank: int = 0
+    """This one among them."""
     logit_scale: float = 1.0  # Paper: eq. 5 has plain cosines
     """Factor on the cosines before the softmaxes: an inverse temperature."""
 
@@ -63,16 +69,22 @@ class RetrievalReward:
         Raises:
             ValueError: the rows cannot be cut into groups of `contrast`.
         """
-        size, rows = self.contrast or len(outcome.tokens), len(outcome.tokens)
+        embedded = self.clip.image_embeddings(outcome_images(outcome))
+        captions = self.clip.text_embeddings(outcome.texts())
+        own = slice(0, len(outcome.tokens))
+        if self.gather is not None:
+            parts = [part.to(embedded) for part in self.gather(torch.stack([embedded, captions]).cpu())]
+            embedded, captions = torch.cat(parts, 1)
+            before = sum(part.shape[1] for part in parts[: self.rank])
+            own = slice(before, before + len(outcome.tokens))
+        size, rows = self.contrast or len(embedded), len(embedded)
         if rows % size:
             raise ValueError(
                 f"{rows} captions cannot be cut into groups of {size}; change contrast or the batch"
             )
-        embedded = self.clip.image_embeddings(outcome_images(outcome))
-        captions = self.clip.text_embeddings(outcome.texts())
         groups = [slice(first, first + size) for first in range(0, rows, size)]
         terms = [retrieval_term(self.logit_scale * embedded[g] @ captions[g].T) for g in groups]
-        return on_last_token(torch.cat(terms), outcome.tokens)
+        return on_last_token(torch.cat(terms)[own], outcome.tokens)
 
 
 def open_retrieval(
@@ -80,9 +92,8 @@ def open_retrieval(
     *,
     dtype: torch.dtype,
     device: torch.device,
-    contrast: int | None = None,
-    logit_scale: float = 1.0,
+    **settings: Any,
 ) -> RetrievalReward:
     """The reward by the CLIP of a folder or hub name."""
     clip = ClipSimilarity.from_pretrained(name, dtype=dtype, device=device)
-    return RetrievalReward(clip=clip, contrast=contrast, logit_scale=logit_scale)
+    return RetrievalReward(clip=clip, **settings)

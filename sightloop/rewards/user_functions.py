@@ -18,13 +18,16 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import ModuleType, TracebackType
-from typing import Any, cast
+from typing import Any, TypeVar, cast
+
+from PIL import Image
 
 from sightloop.process.faults import user_code_message
 
 IN_PYTHON = "python"
 """The place in the names of functions that a Python program gave."""
 _GIVEN: dict[str, Callable[..., Any]] = {}
+Said = TypeVar("Said")
 _FORM = "use module:function, or the path of a file: rewards/mine.py:function"
 
 
@@ -145,17 +148,28 @@ def _given(name: str, what: str) -> Callable[..., Any]:
     return _GIVEN[name]
 
 
-def one_each(said: Any, count: int, what: str) -> Sequence[Any]:
-    """What was said about each of `count` images.
+def said_of_each(
+    images: list[Image.Image],
+    ask: Callable[[list[Image.Image]], Sequence[Said]],
+    *,
+    what: str,
+    kind: type[Any],
+    wanted: str,
+) -> Sequence[Said]:
+    """What a function, used as `what`, says about each image: one `kind` each, `wanted` in the user's words.
 
     Raises:
-        ValueError: it is no list, or one of another length.
+        ValueError: it says another thing, or not one of each image.
     """
+    said, count = cast("Any", ask(images)), len(images)
     if not isinstance(said, Sequence) or isinstance(said, str):
         raise ValueError(f"the {what} said {shortly(said)} about {count} images; give a list, one entry each")
     listed = cast("Sequence[Any]", said)
     if len(listed) != count:
         raise ValueError(f"the {what} gave {len(listed)} answers about {count} images; give one for each")
+    for each in listed:
+        if not isinstance(each, kind):
+            raise ValueError(f"the {what} said {each!r} about an image; give {wanted}")
     return listed
 
 

@@ -24,7 +24,7 @@ from PIL import Image
 from torch import Tensor
 
 from sightloop.rewards.samples import pil_images
-from sightloop.rewards.user_functions import one_each
+from sightloop.rewards.user_functions import said_of_each
 from sightloop.types import Images
 
 Reader = Callable[[Sequence[Image.Image]], Sequence[str]]
@@ -50,7 +50,8 @@ class WrittenWords:
         opened = pil_images(images)
         # Reading takes longer than anything else here.
         rows = [row for row, words in enumerate(wanted) if words]
-        seen: Sequence[str] = self._read([opened[row] for row in rows]) if rows else []
+        some, wish = [opened[row] for row in rows], "one text an image"
+        seen = said_of_each(some, self.read, what="reader", kind=str, wanted=wish) if rows else ()
         found = torch.zeros(len(texts))
         for row, text in zip(rows, seen, strict=True):
             found[row] = sum(share_read(each, text) for each in wanted[row]) / len(wanted[row])
@@ -64,13 +65,6 @@ class WrittenWords:
                 "give it prompts that quote what is to be written"
             )
         return found
-
-    def _read(self, opened: list[Image.Image]) -> Sequence[str]:
-        said = one_each(self.read(opened), len(opened), "reader")
-        for each in said:
-            if not isinstance(each, str):
-                raise ValueError(f"the reader said {each!r} about an image; give one text an image")
-        return said
 
 
 def quoted(text: str) -> list[str]:

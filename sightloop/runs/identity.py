@@ -33,8 +33,13 @@ from sightloop.recipes.inputs import (
 from sightloop.recipes.unirl.config import UniConfig
 from sightloop.recipes.vlrm.build import base_model, shapes_world
 from sightloop.recipes.vlrm.config import VlrmConfig
+from sightloop.rewards.user_functions import names_function
 from sightloop.storage.files import object_or_empty, write_run_json
-from sightloop.storage.fingerprints import fingerprint_of_files, fingerprint_of_model
+from sightloop.storage.fingerprints import (
+    fingerprint_of_files,
+    fingerprint_of_model,
+    fingerprint_of_module,
+)
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
@@ -42,8 +47,9 @@ _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 def write_identity(config: Any, run: Path) -> None:
     """Note what the run is made of; all was loaded before, so that models of the hub are here."""
     known = object_or_empty(run / IDENTITY)
-    named = inputs_of(_filled(config, run))
-    found = {setting: _fingerprint(config, run, setting, name) for setting, name in named.items()}
+    filled = _filled(config, run)
+    named = inputs_of(filled)
+    found = {setting: _fingerprint(filled, run, setting, name) for setting, name in named.items()}
     about = {
         "directory": known.get("directory", os.getcwd()),
         "paths": paths_of(inputs_of(config)),
@@ -71,7 +77,8 @@ def require_same_inputs(config: Any, run: Path, *, of: Callable[[str], bool] = b
     fingerprints, paths = identity.get("fingerprints"), identity.get("paths")
     if not isinstance(fingerprints, dict) or not isinstance(paths, dict):
         return
-    named = {setting: name for setting, name in inputs_of(_filled(config, run)).items() if of(setting)}
+    filled = _filled(config, run)
+    named = {setting: name for setting, name in inputs_of(filled).items() if of(setting)}
     for setting in named.keys() & paths.keys():
         for path in parts_of(setting, with_paths(setting, str(paths[setting]), moved)):
             if not os.path.exists(fixed_part(path)):
@@ -82,7 +89,7 @@ def require_same_inputs(config: Any, run: Path, *, of: Callable[[str], bool] = b
     if about_inputs().allow_changed:
         return
     for setting, name in named.items():
-        found = _fingerprint(config, run, setting, name)
+        found = _fingerprint(filled, run, setting, name)
         if found and setting in fingerprints and found != fingerprints[setting]:
             raise ValueError(
                 f"{setting} of {run} is another than when the run started: files of {name!r} have other "
@@ -99,12 +106,12 @@ def _filled(config: Any, run: Path) -> Any:
     return generator if generator.policy else replace(generator, policy=str(world_folder(generator.world_model)))
 
 
-def _fingerprint(config: Any, run: Path, setting: str, name: str) -> str:
+def _fingerprint(filled: Any, run: Path, setting: str, name: str) -> str:
     """Of what a setting names; "" where there is nothing to compare."""
     if name.startswith(IN_PYTHON):
         return ""
     if setting in IMAGES:
-        settings = value_of(_filled(config, run), setting.partition(".")[0])
+        settings = value_of(filled, setting.partition(".")[0])
         if Path(name).is_relative_to(run) and not Path(name).exists():
             # Scenes of the run itself are drawn again.
             return ""
@@ -123,4 +130,10 @@ def _fingerprint(config: Any, run: Path, setting: str, name: str) -> str:
         elif _HUB_NAME.fullmatch(part):
             cached = try_to_load_from_cache(part, "config.json")
             found.append(Path(cached).parent.name if isinstance(cached, str) else "")
+    function = name.rpartition("=")[0] or name
+    if names_function(function):
+        module = function.rpartition(":")[0].rpartition(":")[2]
+        # The files of rewards are among the parts above.
+        if setting in MODELS or not module.endswith(".py"):
+            found.append(fingerprint_of_module(os.path.expanduser(module)))
     return " ".join(one for one in found if one)

@@ -65,8 +65,7 @@ def launch(
         # The plan builds every network's shapes: loaded only where it is asked.
         advise = import_module("sightloop.planning.advice").out_of_memory_message
         raise ValueError(advise(error, config, folder, num_ranks=distributed.num_ranks())) from error
-    finally:
-        distributed.stop()
+    distributed.stop()
 
 
 def _start(name: str, config: Any, folder: Path, *, overwrite: bool, held: ExitStack) -> None:

@@ -45,27 +45,22 @@ def mark_as_own(folder: Path) -> None:
         write_run_json(file, {**read_json(file), _OWN: os.stat(folder).st_ino})
 
 
-def require_trust(words: list[str]) -> list[str]:
-    """The words of `train` without the yes.
+def require_trust(option: str, name: str) -> None:
+    """Look at the configuration that `--config` or `--resume` names, if it names one.
 
     Raises:
-        ValueError: the configuration that `--config` or `--resume` names would run functions, it was not
-            started here, and the yes is missing; they are listed.
+        ValueError: it would run functions, and it was not started here; they are listed.
     """
-    rest = [word for word in words if word != YES]
-    for option in ("--config", "--resume"):
-        name = _value_of(option, rest)
-        if not name or rest != words:
-            continue
-        run = Path(name) if option == "--resume" else None
-        file = Path(name) if run is None else run / "config.json"
-        functions = functions_of(read_run_config(file)[1])
-        if functions and not (run is not None and _is_own(run)):
-            raise ValueError(
-                f"{file} names code that would be run: {', '.join(functions)}; if you know and trust it, "
-                f"say so with {YES}"
-            )
-    return rest
+    run = Path(name) if option == "--resume" else None
+    file = Path(name) if run is None else run / "config.json"
+    if not name or name.startswith("-"):
+        return
+    functions = functions_of(read_run_config(file)[1])
+    if functions and not (run is not None and _is_own(run)):
+        raise ValueError(
+            f"{file} names code that would be run: {', '.join(functions)}; if you know and trust it, "
+            f"say so with {YES}"
+        )
 
 
 def _is_own(run: Path) -> bool:
@@ -74,10 +69,3 @@ def _is_own(run: Path) -> bool:
     except (ValueError, OSError):
         return False
 
-
-def _value_of(option: str, words: list[str]) -> str:
-    for place, word in enumerate(words):
-        name, equal, value = word.partition("=")
-        if name == option:
-            return value if equal else "".join(words[place + 1 : place + 2])
-    return ""

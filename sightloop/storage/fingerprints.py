@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -33,6 +34,20 @@ def fingerprint_of_model(folder: Path) -> str:
     return _hashed(
         part for path in files for part in (path.relative_to(folder).as_posix().encode(), _sample(str(path)))
     )
+
+
+def fingerprint_of_module(name: str) -> str:
+    """Of the source of a file or of a module by name, a package whole; "" if there is none."""
+    if name.endswith(".py"):
+        return fingerprint_of_file(name) if os.path.isfile(name) else ""
+    # Where commands look for modules; importing it would run it.
+    for place in (*sys.path, os.getcwd()):
+        path = Path(place, *name.split("."))
+        if (path / "__init__.py").is_file():
+            return fingerprint_of_model(path)
+        if (file := path.with_suffix(".py")).is_file():
+            return fingerprint_of_file(file)
+    return ""
 
 
 def fingerprint_of_files(paths: Sequence[str]) -> str:

@@ -86,15 +86,21 @@ def put_back(before: BeforeStep, what: Saveable) -> None:
             value.copy_(before.extra_state[name])
 
 
+def where_it_stands(what: Saveable) -> dict[str, Any]:
+    """What differs from rank to rank."""
+    return {"random": random_state(), "batches": what.batches.state_dict()}
+
+
 def write_checkpoint(
     checkpoints: Path, step: int, what: Saveable, *, lines: Mapping[str, Sequence[int]] | None = None
 ) -> None:
-    """Save everything that the rest of the run depends on. All ranks call it; rank 0 writes.
+    """Save everything that the rest of the run depends on. All ranks call it; rank 0 writes, also alone where
+    the others noted where they stand and then parted.
 
     `lines` are checksums of the lines that belong to this checkpoint, by the name of the file in the run.
     """
-    random_states = distributed.gather(random_state())
-    positions = distributed.gather(what.batches.state_dict())
+    standings = distributed.standings(step, where_it_stands(what))
+    random_states, positions = ([each[part] for each in standings] for part in ("random", "batches"))
     if distributed.rank() == 0:
         final = checkpoints / f"step_{step:06d}"
         partial = checkpoints / f"{final.name}{PARTIAL}"

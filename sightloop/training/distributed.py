@@ -1,12 +1,16 @@
 """Ranks under torchrun: the only file that knows torch.distributed. On one rank all of it is the identity.
 
-Shares sum to 1 over all ranks, so gradients are summed over ranks, never averaged.
+Shares sum to 1 over all ranks, so gradients are summed over ranks, never averaged. Whoever waits for the
+other ranks looks after them meanwhile (`process.ranks`): none waits for one that cannot come.
 """
 
 from __future__ import annotations
 
 import os
+import pickle
+import time
 from collections.abc import Iterable, Sequence
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -15,24 +19,174 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 
 from sightloop import accelerator
+from sightloop.process import ranks
 
 Item = TypeVar("Item")
 _BUCKET_ELEMENTS = 2**24
+_LOOK, _MEETING, _WAITING = timedelta(seconds=0.5), timedelta(minutes=5), timedelta(hours=12)
+_STANDING_SECONDS = 10.0
+_STORES: list[Any] = []
+"""Of the group and of common states, and two for the watch over the others."""
+
+
+def connect() -> None:
+    """Meet the other ranks, if launched by torchrun with more than one process.
+
+    Raises:
+        ValueError: they cannot be met.
+    """
+    number = ranks.num_processes()
+    if number == 1 or _STORES:
+        return
+    if missing := [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]:
+        raise ValueError(f"WORLD_SIZE is {number}, but {', '.join(missing)} is not set; start with torchrun")
+    rank, address, port = (os.environ[name] for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"))
+    by_launcher = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    try:
+        store: Any = dist.TCPStore(  # pyright: ignore[reportPrivateImportUsage]
+            address,
+            int(port),
+            number,
+            is_master=rank == "0" and not by_launcher,
+            timeout=_MEETING,
+            wait_for_workers=False,
+            multi_tenant=True,
+        )
+    except (dist.DistError, ValueError) as error:
+        raise ValueError(
+            f"rank {rank} cannot meet the others at {address}:{port} ({str(error).partition('. ')[0]}); if "
+            "another job uses this port, give torchrun --master-port with a free one"
+        ) from error
+    attempt = f"sightloop/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+    _STORES[:] = [_below(attempt, each) for each in (store, store.clone(), store.clone())]
+    ranks.start_watch((_STORES[1], _STORES[2]), int(rank), number)
 
 
 def start() -> None:
     """Join the process group if launched by torchrun with more than one process."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
+    connect()
+    if not _STORES or dist.is_initialized():
         return
     # Before the group is made: it would put every rank on the first device.
     accelerator.choose()
-    dist.init_process_group(accelerator.collective_backend())
+    dist.init_process_group(
+        accelerator.collective_backend(),
+        store=_below("group", _STORES[0]),
+        rank=int(os.environ["RANK"]),
+        world_size=ranks.num_processes(),
+        timeout=_WAITING,
+    )
+
+
+def _below(name: str, store: Any) -> Any:
+    return dist.PrefixStore(name, store)  # pyright: ignore[reportPrivateImportUsage]
 
 
 def stop() -> None:
     """Leave the process group."""
-    if dist.is_initialized():
+    watch = ranks.watch()
+    if watch is not None and not watch.problem:
+        watch.close()
+    # With an operation that some never joined, leaving would wait for them.
+    if dist.is_initialized() and not (watch and watch.apart):
         dist.destroy_process_group()
+
+
+def part() -> None:
+    """This rank takes part in no common operation any more: what was in flight is dropped, or failed."""
+    watch = ranks.watch()
+    if watch is not None:
+        watch.apart = True
+
+
+def fail() -> None:
+    """This rank fails: it parts, and the others need not wait for it."""
+    watch = ranks.watch()
+    if watch is not None:
+        watch.fail()
+
+
+def doing(phase: str, *, shared: bool = False) -> None:
+    """What this rank does from now on, for the others to name; `shared`: all do it, in about equal time."""
+    watch = ranks.watch()
+    if watch is not None:
+        watch.doing(phase, shared=shared)
+
+
+def advise(how_to_go_on: str) -> None:
+    """What is said after the cause if another rank ends the run."""
+    watch = ranks.watch()
+    if watch is not None:
+        watch.how_to_go_on = how_to_go_on
+
+
+def require_all() -> None:
+    """Look whether all ranks are still there.
+
+    Raises:
+        RankFailedError: one failed, or is lost.
+    """
+    watch = ranks.watch()
+    if watch is not None:
+        watch.find_lost()
+        if watch.problem is not None:
+            raise ranks.RankFailedError(watch.problem.sentence())
+
+
+def note_standing(step: int, standing: Any) -> None:
+    """Leave with the others where this rank stands after a step, for a checkpoint that is written alone."""
+    if _STORES:
+        _STORES[0].set(_standing(step, rank()), pickle.dumps(standing))
+        _STORES[0].delete_key(_standing(step - 2, rank()))
+
+
+def standings(step: int, mine: Item) -> list[Item]:
+    """Where every rank stands after a step; of ranks that take part no more, what they left.
+
+    Raises:
+        RankFailedError: one left nothing.
+    """
+    watch = ranks.watch()
+    if watch is None or not watch.apart:
+        return gather(mine)
+    keys, until = [_standing(step, each) for each in range(num_ranks())], time.monotonic() + _STANDING_SECONDS
+    while not _STORES[0].check(keys):
+        if time.monotonic() > until:
+            raise ranks.RankFailedError(f"not every rank has come to step {step}")
+        time.sleep(0.05)
+    return [pickle.loads(_STORES[0].get(key)) for key in keys]
+
+
+def _standing(step: int, rank: int) -> str:
+    return f"standing/{step}/{rank}"
+
+
+def _finish(work: Any, result: Tensor) -> None:
+    """Wait for a common operation, and look after the other ranks meanwhile.
+
+    Raises:
+        RankFailedError: one of them cannot come.
+        Dropped: a signal came, and they do not come any more.
+    """
+    watch = ranks.watch()
+    if watch is None or result.device.type != "cpu":
+        # A device's operations are ordered on the device, without the host.
+        work.wait()
+        return
+    with watch.waiting():
+        while True:
+            try:
+                work.wait(_LOOK)
+                return
+            except RuntimeError:
+                if work.is_completed():
+                    break
+            watch.look()
+        try:
+            work.wait()
+        except RuntimeError:
+            watch.explain()
+            raise
 
 
 def rank() -> int:
@@ -46,9 +200,10 @@ def num_ranks() -> int:
 
 
 def barrier() -> None:
-    """Wait for all ranks."""
-    if dist.is_initialized():
-        dist.barrier()
+    """Wait for all ranks, unless they parted."""
+    watch = ranks.watch()
+    if dist.is_initialized() and not (watch and watch.apart):
+        any_rank(False)
 
 
 def device(name: str = "auto") -> torch.device:
@@ -65,7 +220,7 @@ def sum_over_ranks(tensor: Tensor, /) -> Tensor:
     if not dist.is_initialized():
         return tensor
     total = tensor.clone()
-    dist.all_reduce(total)
+    _finish(dist.all_reduce(total, async_op=True), total)
     return total
 
 
@@ -73,9 +228,14 @@ def gather(item: Item) -> list[Item]:
     """Every rank's item, in the order of ranks, on every rank."""
     if not dist.is_initialized():
         return [item]
-    items: list[Any] = [None] * num_ranks()
-    dist.all_gather_object(items, item)
-    return items
+    mine = torch.frombuffer(bytearray(pickle.dumps(item)), dtype=torch.uint8)
+    sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(num_ranks())]
+    _finish(dist.all_gather(sizes, torch.tensor([len(mine)]), async_op=True), mine)
+    longest = int(max(sizes))
+    rows = [torch.empty(longest, dtype=torch.uint8) for _ in sizes]
+    padded = torch.cat([mine, mine.new_zeros(longest - len(mine))])
+    _finish(dist.all_gather(rows, padded, async_op=True), mine)
+    return [pickle.loads(row[: int(size)].numpy().tobytes()) for row, size in zip(rows, sizes, strict=True)]
 
 
 def all_ranks(flag: bool) -> bool:
@@ -95,7 +255,7 @@ def broadcast_parameters(modules: Iterable[nn.Module]) -> None:
     for module in modules:
         for parameter in module.parameters():
             if parameter.requires_grad:
-                dist.broadcast(parameter.data, 0)
+                _finish(dist.broadcast(parameter.data, 0, async_op=True), parameter.data)
 
 
 def sum_gradients(parameters: Sequence[nn.Parameter]) -> None:
@@ -122,7 +282,7 @@ def sum_gradients(parameters: Sequence[nn.Parameter]) -> None:
 
 def _sum_flat(gradients: list[Tensor]) -> None:
     flat = torch.cat([gradient.flatten() for gradient in gradients])
-    dist.all_reduce(flat)
+    _finish(dist.all_reduce(flat, async_op=True), flat)
     for gradient, summed in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
         gradient.copy_(summed.view_as(gradient))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -12,16 +13,17 @@ import torch
 from torch import Tensor, nn
 
 from sightloop import accelerator
-from sightloop.process.stopping import Dropped, Stop
+from sightloop.process.ranks import Dropped
+from sightloop.process.stopping import Stop
 from sightloop.training import distributed
 from sightloop.training.alarms import Alarm
-from sightloop.training.checkpoint import Saveable, before_step, put_back
+from sightloop.training.checkpoint import Saveable, before_step, put_back, where_it_stands
 from sightloop.training.experiment import Experiment
 from sightloop.training.gradients import GradientSum, PlainGradients
 from sightloop.training.memory import DRAWING, UPDATING, phase
 from sightloop.training.metrics import UpdateResult, rollout_metrics, update_metrics
 from sightloop.training.micro_batches import by_length, trimmed
-from sightloop.training.not_finite import problem_of, rows_not_finite
+from sightloop.training.not_finite import NotFiniteError, problem_of, rows_not_finite
 from sightloop.training.optimizer import clip_gradients, make_optimizer, set_learning_rate
 from sightloop.training.randomness import untouched_randomness
 from sightloop.training.run_files import Run
@@ -47,29 +49,98 @@ def train(experiment: Experiment[Any, Any], run: Run) -> None:
     )
     first = run.restore(saved)
     run.say_how_to_stop(saved)
+    with _Standing(run, saved, step=first - 1) as standing:
+        _train(experiment, run, optimizer, standing)
+
+
+class _Standing:
+    """Where a run stands between two steps: saved by whatever ends the run before the weights are others."""
+
+    def __init__(self, run: Run, saved: Saveable, *, step: int) -> None:
+        self._run, self._saved = run, saved
+        self.at(step)
+
+    def at(self, step: int) -> None:
+        """The step is done."""
+        self.step, self._before = step, before_step(self._saved)
+        distributed.note_standing(step, where_it_stands(self._saved))
+        distributed.advise(self._how_to_go_on())
+        self._run.stop.completed()
+
+    def save(self) -> None:
+        """A checkpoint of the step that is done."""
+        self._run.save(self.step, self._saved)
+        distributed.advise(self._how_to_go_on())
+
+    def __enter__(self) -> _Standing:
+        return self
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> bool:
+        if isinstance(error, Dropped):
+            distributed.part()
+            self._save_if_sound()
+            distributed.require_all()
+            self._run.stop.say_why()
+            self.say_how_to_resume()
+            return True
+        if isinstance(error, Exception):
+            distributed.fail()
+            # What else goes wrong now is less than what is told.
+            with suppress(Exception):
+                self._save_if_sound()
+            if isinstance(error, NotFiniteError):
+                # Not among the lines of that checkpoint.
+                self._run.alarm(Alarm(step=self.step + 1, name="not_finite", message=str(error)))
+            error.add_note(self._how_to_go_on())
+        return False
+
+    def say_how_to_resume(self) -> None:
+        """The sentence of a run that was asked to stop."""
+        done = f"stopped after step {self.step}" if self.step else "stopped before the first step"
+        if self.step or not self._run.stop.by_interrupt:
+            done = f"{done}; go on with: sightloop train --resume {self._run.folder}"
+        self._run.say(done)
+
+    def _how_to_go_on(self) -> str:
+        """What is said after whatever ends the run now; "" if nothing was trained."""
+        if not self.step:
+            return ""
+        resume = f"go on with: sightloop train --resume {self._run.folder}"
+        if distributed.rank() > 0:
+            # It speaks where rank 0, which knows what is saved, cannot.
+            return resume
+        kept, lost = self._run.saved_step, self.step - self._run.saved_step
+        return f"step {kept} is saved{f', {lost} more are lost' if lost else ''}; {resume}"
+
+    def _save_if_sound(self) -> None:
+        parameters = [p for module in self._saved.trainable.values() for p in module.parameters()]
+        is_sound = not self._run.stop.committed and all(bool(p.isfinite().all()) for p in parameters)
+        if is_sound and self.step != self._run.saved_step:
+            put_back(self._before, self._saved)
+            self.save()
+
+
+def _train(
+    experiment: Experiment[Any, Any], run: Run, optimizer: torch.optim.Optimizer, standing: _Standing
+) -> None:
     schedule = experiment.schedule
-    if not evaluate(experiment, run, first - 1):
-        return run.say_how_to_resume(first - 1)
+    if run.due(standing.step, schedule.eval_every):
+        evaluate(experiment, run, standing.step)
     if distributed.any_rank(run.improved):
         # The evaluation of a run that was stopped in it.
-        run.save(first - 1, saved)
+        standing.save()
     batches = iter(experiment.batches)
-    for step in range(first, schedule.steps + 1):
-        before = before_step(saved)
-        try:
-            with run.stop.in_flight("step"):
-                _step(experiment, run, optimizer, step, batches)
-        except Dropped:
-            put_back(before, saved)
-            if run.saved_step != step - 1:
-                run.save(step - 1, saved)
-            return run.say_how_to_resume(step - 1)
-        evaluated = not run.due(step, schedule.eval_every) or evaluate(experiment, run, step)
+    for step in range(standing.step + 1, schedule.steps + 1):
+        with run.stop.in_flight("step"):
+            _step(experiment, run, optimizer, step, batches)
+        standing.at(step)
+        if run.due(step, schedule.eval_every):
+            evaluate(experiment, run, step)
         stopping = distributed.any_rank(run.stop.requested)
         if stopping or run.due(step, schedule.save_every) or distributed.any_rank(run.improved):
-            run.save(step, saved)
-        if stopping and (step < schedule.steps or not evaluated):
-            return run.say_how_to_resume(step)
+            standing.save()
+        if stopping and step < schedule.steps:
+            return standing.say_how_to_resume()
     run.say(f"finished {schedule.steps} steps in {run.folder}")
 
 
@@ -81,14 +152,13 @@ def _step(
     batches: Iterator[Any],
 ) -> None:
     schedule = experiment.schedule
-    run.stop.drop_if(distributed.any_rank(run.stop.at_once))
     batch = _next_batch(batches, step)
     started = _now()
     run.working(f"step {step}, samples are drawn and judged")
     with phase(DRAWING, step):
         rollout = experiment.collect(experiment.policy, batch)
         collected = _now()
-    run.stop.drop_if(distributed.any_rank(run.stop.at_once))
+    run.stop.drop_if_asked()
     with phase("credit was computed", step):
         rollout, critic_gradients = valued(experiment, rollout)
         credit = experiment.algorithm.credit(experiment.policy, rollout)
@@ -98,9 +168,7 @@ def _step(
     with phase(UPDATING, step):
         measured = _updates(experiment, optimizer, step, rollout, credit, critic_gradients, run.stop)
     if measured.problem is not None:
-        message = f"step {step}: {measured.problem}"
-        run.alarm(Alarm(step=step, name="not_finite", message=message))
-        raise ValueError(message)
+        raise NotFiniteError(f"step {step}: {measured.problem}")
     seconds = {
         "collect": collected - started,
         "credit": credited - collected,
@@ -108,30 +176,26 @@ def _step(
     }
     metrics = rollout_metrics(rollout, credit) | update_metrics(measured, seconds, num_images(rollout))
     # Also where nothing was updated: from here on the step is in the run's files.
-    run.stop.must_be_whole()
+    run.stop.commit(distributed.any_rank)
     run.log(step, "train", metrics | {"learning_rate": optimizer.param_groups[0]["lr"]})
     if run.due(step, schedule.sample_every):
         run.save_gallery(step, rollout, credit)
 
 
-def evaluate(experiment: Experiment[Any, Any], run: Run, step: int) -> bool:
+def evaluate(experiment: Experiment[Any, Any], run: Run, step: int) -> None:
     """Every evaluator's figures that the run folder lacks; training draws the same numbers without them.
 
-    False if the run is asked to stop: what is missing then is evaluated when it goes on.
+    Raises:
+        Dropped: the run is asked to stop; what is missing then is evaluated when it goes on.
     """
-    if not (step == 0 or run.due(step, experiment.schedule.eval_every)):
-        return True
     with untouched_randomness(), phase("the policy was evaluated", step):
         for name in run.not_evaluated(step, experiment.evaluators):
-            try:
-                with run.stop.in_flight("evaluation"):
-                    run.stop.drop_if(distributed.any_rank(run.stop.requested))
-                    run.working(f"step {step}, evaluation {name}")
-                    found = experiment.evaluators[name](experiment.policy)
-            except Dropped:
-                return False
+            if distributed.any_rank(run.stop.requested):
+                raise Dropped
+            with run.stop.in_flight("evaluation"):
+                run.working(f"step {step}, evaluation {name}")
+                found = experiment.evaluators[name](experiment.policy)
             run.log_evaluation(step, name, found)
-    return True
 
 
 def valued(experiment: Experiment[Any, Any], rollout: Rollout) -> tuple[Rollout, CriticGradients]:
@@ -224,8 +288,7 @@ def update(
         )
     else:
         if stop is not None:
-            stop.drop_if(distributed.any_rank(stop.at_once))
-            stop.must_be_whole()
+            stop.commit(distributed.any_rank)
         optimizer.step()
     return UpdateResult(losses=totals, gradient_norms=norms, gradient_metrics=figures, problem=problem)
 

@@ -15,6 +15,10 @@ _NUM_NAMED = 5
 """Samples named in an error."""
 
 
+class NotFiniteError(ValueError):
+    """A loss or gradient is not finite; nothing was updated."""
+
+
 def problem_of(what: str, rollout: Rollout, rows: Tensor) -> str:
     """A sentence about a `what` that is not finite on these rows of this rank; every rank says the same."""
     totals = rollout.rewards.sum(1).tolist()

@@ -65,9 +65,7 @@ class Run:
         self._progress: Progress | None = None
         self.saved_step = 0
         """Of the newest checkpoint; 0 = there is none."""
-        self.stop = Stop(
-            alone=distributed.num_ranks() == 1, speaks=self._writes, after_interrupt=self._after_interrupt
-        )
+        self.stop = Stop(speaks=self._writes, after_interrupt=self._after_interrupt)
         self._listening = ExitStack()
 
     @staticmethod
@@ -262,15 +260,9 @@ class Run:
         self._bar.say(message)
 
     def working(self, what: str) -> None:
-        """What the run does from now on; told where it takes long."""
+        """What the run does from now on, on all ranks; told where it takes long, or goes wrong."""
         self._bar.working(what)
-
-    def say_how_to_resume(self, step: int) -> None:
-        """The sentence of a run that was asked to stop."""
-        done = f"stopped after step {step}" if step else "stopped before the first step"
-        if not step and self.stop.by_interrupt:
-            return self.say(done)
-        self.say(f"{done}; go on with: sightloop train --resume {self.folder}")
+        distributed.doing(what, shared=True)
 
     def close(self) -> None:
         """Leave the progress bar as it stands, let trackers finish, and hear no more signals."""

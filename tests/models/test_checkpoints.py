@@ -27,6 +27,7 @@ from tiny_show_o_folders import (
 from torch import Tensor
 from transformers import CLIPVisionConfig, CLIPVisionModel, PhiForCausalLM
 
+from sightloop.models.downloads import require_folder
 from sightloop.models.families import detect_family, require
 from sightloop.models.show_o.checkpoint import (
     ShowOSizes,
@@ -175,6 +176,18 @@ def test_missing_shards_and_tensors_of_an_index_are_named(tmp_path: Path) -> Non
     (folder / "model-00002-of-00003.safetensors").unlink()
     with pytest.raises(ValueError, match=r"names shards that are missing: model-00002-of-00003\.safetensors"):
         read_weights(folder)
+
+
+@pytest.mark.parametrize("name", ["../other.safetensors", "/etc/passwd", "..", "a/b.safetensors", "a\\b"])
+def test_an_index_names_only_files_beside_it(name: str, tmp_path: Path) -> None:
+    folder = official_folder(tmp_path / "here", name="model.safetensors", shards=3)
+    (tmp_path / "other.safetensors").write_bytes((folder / "model-00001-of-00003.safetensors").read_bytes())
+    index = folder / "model.safetensors.index.json"
+    listed = json.loads(index.read_text())["weight_map"]
+    index.write_text(json.dumps({"weight_map": listed | {next(iter(listed)): name}}))
+    for read in (read_weights, require_folder):
+        with pytest.raises(ValueError, match="which is no file beside it"):
+            read(folder)
 
 
 def test_a_pickle_that_is_more_than_tensors_is_never_run(tmp_path: Path) -> None:

@@ -34,12 +34,16 @@ def test_ranks_share_a_batch_and_what_is_left_over_counts() -> None:
         PAPER_RS.require_ranks(ranks)
     small = replace(SHAPES_RS, batch=24, draw_batch=None)
     small.require_ranks(12)
-    with pytest.raises(ValueError, match="contrast 1 of"):
-        small.require_ranks(24)
+    # All ranks' captions are contrasted, as one rank alone would.
+    assert [small.contrast_over_ranks(ranks) for ranks in (1, 2, 24)] == [None, 24, 24]
+    small.require_ranks(24)
+    assert [PAPER_RS.contrast_over_ranks(ranks) for ranks in (1, 16, 32)] == [None, None, 256]
+    with pytest.raises(ValueError, match="contrast 24 of"):
+        replace(small, judge=replace(small.judge, contrast=7)).require_ranks(8)
     with pytest.raises(ValueError, match="batch is 24, for 5 ranks; use a multiple"):
         small.require_ranks(5)
     replace(small, draw=replace(small.draw, per_image=2)).require_ranks(24)
     pairs = replace(small, judge=replace(small.judge, contrast=4))
     pairs.require_ranks(6)
-    with pytest.raises(ValueError, match="contrast 3 of"):
-        pairs.require_ranks(8)
+    assert [pairs.contrast_over_ranks(ranks) for ranks in (6, 8)] == [None, 4]
+    pairs.require_ranks(8)

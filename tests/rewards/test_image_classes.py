@@ -56,6 +56,9 @@ def test_what_is_no_probability_is_refused() -> None:
         NamedClasses(classify=lambda pictures: [{"cup": 7.5}]).rewards(images, ["a cup"])
     with pytest.raises(ValueError, match="the classifier gave 0 answers about 1 images"):
         NamedClasses(classify=lambda pictures: []).rewards(images, ["a cup"])
+    unnamed: Any = lambda pictures: [0.5]  # noqa: E731
+    with pytest.raises(ValueError, match=r"the classifier said 0\.5 about an image; give the probabilities"):
+        NamedClasses(classify=unnamed).rewards(images, ["a cup"])
 
 
 @pytest.fixture

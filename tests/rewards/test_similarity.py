@@ -1,5 +1,6 @@
 import warnings
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -304,6 +305,17 @@ def test_the_retrieval_reward_contrasts_neighbors_only() -> None:
     torch.testing.assert_close(everyone, retrieval_term(cosine), rtol=1e-4, atol=1e-4)
     sharp = RetrievalReward(clip=judge, logit_scale=50.0)(outcome_of(images, texts)).sum(1)
     torch.testing.assert_close(sharp, retrieval_term(50 * cosine), rtol=1e-3, atol=1e-3)
+
+
+def test_ranks_contrast_what_one_rank_would() -> None:
+    judge, images, texts = clip(), images_of(6), [*TEXTS, "the dog"]
+    held = [(images.rows(torch.arange(6)[part]), texts[part]) for part in (slice(0, 4), slice(4, 6))]
+    told = [torch.stack([judge.image_embeddings(seen), judge.text_embeddings(said)]) for seen, said in held]
+    for contrast in (None, 3, 2):
+        alone = RetrievalReward(clip=judge, contrast=contrast)(outcome_of(images, texts)).sum(1)
+        term = partial(RetrievalReward, clip=judge, contrast=contrast, gather=lambda _: told)
+        shared = [term(rank=rank)(outcome_of(*mine)) for rank, mine in enumerate(held)]
+        torch.testing.assert_close(torch.cat([one.sum(1) for one in shared]), alone, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,18 @@ from sightloop.training.checkpoint import finished_checkpoints
 from sightloop.world.bundled import WEIGHTS
 from sightloop.world.image_folder import write_images
 
-TRAIN = ["train", "vlrm", "--preset", "shapes", "--model", "captioner", "--judge", "judge", "--images", "pics"]
+TRAIN = [
+    "train",
+    "vlrm",
+    "--preset",
+    "shapes",
+    "--model",
+    "captioner",
+    "--judge",
+    "judge",
+    "--images",
+    "pics",
+]
 TRAIN += ["--held-out.images", "held", "--held-out.clip", "clip", "--custom-rewards", "mine.py:short=0.1"]
 TRAIN += ["--batch", "4", "--draw.max-new-tokens", "4", "--held-out.max-tokens", "4", "--save-every", "1"]
 REWARD = "def short(completions):\n    return [-len(text) / 10 for text in completions]\n"
@@ -130,6 +141,20 @@ def test_other_weights_or_data_are_refused(
     assert "--allow-changed-inputs" in told and newest(place / "run")[0] == 2
 
 
+def test_a_reward_of_a_module_is_another_with_another_source(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    package = place / "judges_of_ours"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "short.py").write_text(REWARD)
+    main([*TRAIN, "--custom-rewards", "judges_of_ours.short:short=0.1", "--steps", "1", "--run", "module"])
+    main(["train", "--resume", "module", "--steps", "2"])
+    (package / "short.py").write_text(REWARD.replace("10", "20"))
+    told = refused(capsys, "train", "--resume", "module", "--steps", "3")
+    assert told.startswith("sightloop: custom_rewards 1 of module is another than when the run started")
+
+
 def test_other_weights_are_refused_by_export_and_evaluation_unless_they_are_asked_for(
     place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -137,7 +162,9 @@ def test_other_weights_are_refused_by_export_and_evaluation_unless_they_are_aske
     noisy(place / "captioner" / "model.safetensors")
     for words in (["export", "run", "--output", "out"], ["caption", "pics/00000.png", "--model", "run"]):
         assert "policy of run is another than" in refused(capsys, *words)
-    assert "policy of run is" in refused(capsys, "evaluate", "clip-recall", "--model", "run", "--images", "held")
+    assert "policy of run is" in refused(
+        capsys, "evaluate", "clip-recall", "--model", "run", "--images", "held"
+    )
     main(["caption", "pics/00000.png", "--model", "run", "--allow-changed-inputs"])
 
 
@@ -172,7 +199,9 @@ def test_moved_files_are_found_where_they_are_said_to_be(
     assert "say from where to where" in refused(capsys, "export", "there/run", "--relocate", "x")
 
 
-def test_a_run_of_the_last_release_goes_on_and_is_read(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_of_the_last_release_goes_on_and_is_read(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (place / "run" / "identity.json").unlink()
     for saved in finished_checkpoints(place / "run" / "checkpoints"):
         (saved.folder / "manifest.json").unlink()
@@ -196,7 +225,9 @@ def test_a_run_in_use_is_read_and_not_written(place: Path, capsys: pytest.Captur
         assert newest(place / "run") == before and (place / "out").is_dir()
 
 
-def test_a_damaged_checkpoint_is_named_by_who_reads_it(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_checkpoint_is_named_by_who_reads_it(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     weights = place / "run" / "checkpoints" / "step_000002" / "trainable.safetensors"
     noisy(weights)
     (place / "run" / "checkpoints" / "best").write_text("2")

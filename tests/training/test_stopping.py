@@ -90,6 +90,39 @@ def test_what_is_in_flight_is_dropped_and_done_again(
     }
 
 
+@pytest.mark.parametrize("place", ["step", "evaluation"])
+def test_what_fails_is_told_after_what_was_done_is_saved(place: str, tmp_path: Path) -> None:
+    def fail() -> None:
+        raise KeyError("no such judge")
+
+    train(experiment_of(), run_in(tmp_path / "undisturbed"))
+    in_step = counted(7, fail) if place == "step" else nothing
+    in_evaluation = counted(3, fail) if place == "evaluation" else nothing
+    with pytest.raises(KeyError) as failed:
+        stopped_run(tmp_path / "run", in_step=in_step, in_evaluation=in_evaluation)
+
+    # The evaluation is that of step 6; checkpoints are due at steps 4 and 8.
+    advice = f"step 6 is saved; go on with: sightloop train --resume {tmp_path / 'run'}"
+    assert failed.value.__notes__ == [advice]
+    train(experiment_of(), run_in(tmp_path / "run", resume=True))
+    expected, found = traces(tmp_path / "undisturbed"), traces(tmp_path / "run")
+    differing = {name for name in expected if found.get(name) != expected[name]}
+    assert all(name.endswith("random.pt") for name in differing)
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
+    experiment = experiment_of()
+
+    def spoil() -> None:
+        experiment.policy.table.data[0] = float("nan")
+        raise KeyError("no such judge")
+
+    broken = replace(experiment, collect=Collector(watch=counted(6, spoil)))
+    with pytest.raises(KeyError) as failed:
+        train(broken, run_in(tmp_path / "run"))
+    assert "step 4 is saved, 1 more are lost" in failed.value.__notes__[0]
+
+
 def test_nothing_is_saved_where_nothing_was_trained(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

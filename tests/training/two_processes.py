@@ -136,8 +136,9 @@ def main() -> None:
         "plain": trained(folder / "plain"),
         "sharded": trained(folder / "sharded", shard=True),
         "stopped": stopped_by_one(folder / "stopped", rank),
-        "broken": broken(folder / "broken"),
         "filtered": filtered(folder / "filtered"),
+        # Last, since ranks that failed take part in nothing more.
+        "broken": broken(folder / "broken"),
     }
     (folder / f"rank_{rank}.json").write_text(json.dumps(results))
     distributed.stop()

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from sightloop.algorithms.methods import METHODS
-from sightloop.models.families import FAMILIES
+from sightloop.models.families import FAMILIES, family_named
 from sightloop.recipes.choices import Choice
-from sightloop.recipes.presets import family_named
 
 _CATEGORIES = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 

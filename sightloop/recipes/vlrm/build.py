@@ -19,8 +19,8 @@ Differences from the paper, and readings where it leaves a choice (option, prese
 11. One caption an image (`draw.per_image`).
 12. "Clamp the gradient with threshold 1" is element-wise (`clip`, "value"; "norm" is the other usual
     reading).
-13. The retrieval term of VLRM-RS uses plain cosines (`judge.logit_scale` 1) over the captions judged together
-    (`judge.contrast`).
+13. The retrieval term of VLRM-RS uses plain cosines (`judge.logit_scale` 1) over the captions that one rank
+    would judge together (`judge.contrast`), also where several ranks share them.
 14. The value head's figure is not public: a perceptron of 2h, 4h, 8h has the paper's 275 M parameters
     (`critic.widths`); rank 4 on all six linear layers has its 6 M (`critic.lora_rank`).
 15. Critic and policy share one Adam step; their parameters are disjoint, so the order does not matter.
@@ -367,12 +367,14 @@ def caption_rewards(config: VlrmConfig, policy: Captioner, device: torch.device)
             include_end=judge.reference_includes_end,
         )
     if weights.retrieval:
+        over_ranks = config.contrast_over_ranks(distributed.num_ranks())
+        where: dict[str, Any] = {"dtype": dtype, "device": device, "rank": distributed.rank()}
         rewards["retrieval"] = _retrieval(
             judge.retrieval_clip,
-            dtype=dtype,
-            device=device,
-            contrast=judge.contrast,
             logit_scale=judge.logit_scale,
+            contrast=over_ranks or judge.contrast,
+            gather=distributed.gather if over_ranks else None,
+            **where,
         )
     if weights.missing_end:
         rewards["missing_end"] = missing_end

@@ -203,11 +203,12 @@ class VlrmConfig:
         if not self.rewards.retrieval:
             return
         images, each = self.batch // num_ranks, self.draw.per_image
-        together = images if self.draw_batch is None else max(1, self.draw_batch // each)
-        whole = min(together, images)
-        for number in (whole, images % whole or whole):
+        whole = min(self._judged_together, images)
+        over_ranks = self.contrast_over_ranks(num_ranks)
+        parts = (whole, images % whole or whole) if over_ranks is None else (self.batch,)
+        for number in parts:
             # The term depends on how many are contrasted, so all captions of a batch have as many.
-            contrast = self.judge.contrast or whole * each
+            contrast = over_ranks or self.judge.contrast or whole * each
             if contrast < 2 or number * each % contrast:
                 raise ValueError(
                     f"the retrieval term would contrast {number * each} of the captions that are judged "
@@ -216,6 +217,20 @@ class VlrmConfig:
                     "many and at least 2 (a draw_batch that divides a rank's captions), or a multiple of "
                     "judge.contrast"
                 )
+
+    def contrast_over_ranks(self, num_ranks: int) -> int | None:
+        """How many captions the retrieval term contrasts where each rank has fewer; None = each has enough.
+
+        Only where a rank judges all of its captions at once; the ranks then judge at the same time.
+        """
+        images, each = self.batch // num_ranks, self.draw.per_image
+        wanted = self.judge.contrast or min(self._judged_together, self.batch) * each
+        return wanted if wanted > images * each and self._judged_together >= images else None
+
+    @property
+    def _judged_together(self) -> int:
+        """Images whose captions one rank judges together, if it has so many."""
+        return self.batch if self.draw_batch is None else max(1, self.draw_batch // self.draw.per_image)
 
 
 def settled(config: VlrmConfig) -> VlrmConfig:
