@@ -13,6 +13,7 @@ from sightloop.recipes.inputs import settings_of_run
 from sightloop.runs.changes import changed_settings
 from sightloop.runs.launch import launch
 from sightloop.runs.trust import require_trust
+from sightloop.training.run_folder import recover
 
 
 def train(
@@ -50,6 +51,7 @@ def train(
         if run is not None or preset or overwrite:
             raise ValueError("run, preset and overwrite have no effect with resume; leave them out")
         folder = Path(resume)
+        recover(folder)
         if not settings.pop("trust_rewards", False):
             # What the run names may be anybody's code.
             require_trust("--resume", str(folder))

@@ -103,6 +103,8 @@ def _chosen(words: list[str]) -> Start | None:
     for option, start in (("--resume", resume), ("--config", replay)):
         named, _ = taken(option, words)
         if named is not None:
+            if named and not Path(named).exists():
+                import_module("sightloop.training.run_folder").recover(Path(named))
             if not trusted:
                 import_module("sightloop.runs.trust").require_trust(option, named)
             return start(words)

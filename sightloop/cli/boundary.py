@@ -63,8 +63,7 @@ def ended_in_one_sentence(words: list[str]) -> Iterator[None]:
         last = ending_of(error, words)
         sentence = _with_option(last.sentence, words)
         _end_together(sentence, last.code)
-        for each in (sentence, *notes_of(error)):
-            _say(each)
+        _say("; ".join([sentence, *notes_of(error)]))
         raise SystemExit(last.code) from None
 
 

@@ -200,9 +200,7 @@ class RankWatch:
             self._wait_for(_TOLD)
             return code
         text, code = self._text_of(self.problem, sentence, code)
-        say(text)
-        if self.how_to_go_on:
-            say(self.how_to_go_on)
+        say("; ".join(filter(None, (text, self.how_to_go_on))))
         self._write(_TOLD, "yes")
         return code
 

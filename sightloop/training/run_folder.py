@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,7 @@ def require_room(folder: Path, *, overwrite: bool) -> None:
     """
     if distributed.rank() != 0:
         return
+    recover(folder)
     place = _real(folder)
     for parent in (place, *place.parents):
         if parent.exists():
@@ -84,7 +86,7 @@ def reserve(
             _undo_killed_start(_real(folder))
         require_room(folder, overwrite=overwrite)
         place = _real(folder)
-        starting, aside = place.with_name(f".{place.name}.starting-{os.getpid()}"), None
+        starting, aside = _beside(place), None
         if _holds_something(place):
             aside = place.with_name(f"{place.name}.old-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}")
         elif place.is_dir():
@@ -109,6 +111,20 @@ def reserve(
     distributed.barrier()
 
 
+def recover(folder: Path) -> None:
+    """Put a run back in its place, if a process was killed just while another took it. Only rank 0 does."""
+    place = _real(folder)
+    if distributed.rank() != 0 or place.exists():
+        return
+    for starting in sorted(place.parent.glob(f".{glob.escape(place.name)}.starting-*")):
+        older = _replaced(place, by=starting)
+        if older is not None:
+            os.replace(older, place)
+            shutil.rmtree(starting, ignore_errors=True)
+            say(f"a start was killed while it replaced {folder}; the older run is back there", is_error=True)
+            return
+
+
 @contextmanager
 def given_back_if_it_fails(folder: Path) -> Iterator[None]:
     """Leave nothing behind of a start that fails, and put the older run back.
@@ -128,11 +144,12 @@ def remove_replaced(folder: Path) -> None:
     place = _real(folder)
     aside = _replaced(place)
     if aside is not None:
+        # What names it goes last: a process that is killed meanwhile leaves nothing that nobody names.
+        shutil.rmtree(aside, ignore_errors=True)
         known = object_or_empty(place / "environment.json")
         write_run_json(
             place / "environment.json", {key: value for key, value in known.items() if key != _REPLACES}
         )
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 @contextmanager
@@ -148,16 +165,24 @@ def _given_back(place: Path, aside: Path | None) -> Iterator[None]:
 
 def _give_back(place: Path, aside: Path | None) -> None:
     if not _has_trained(place):
-        shutil.rmtree(place, ignore_errors=True)
+        failed = _beside(place)
+        with suppress(FileNotFoundError):
+            os.replace(place, failed)
         if aside is not None:
             os.replace(aside, place)
+        shutil.rmtree(failed, ignore_errors=True)
     elif aside is not None:
         say(f"the older run is kept as {aside}", is_error=True)
 
 
-def _replaced(place: Path) -> Path | None:
-    """The older run that a run has moved aside and not yet removed."""
-    name = object_or_empty(place / "environment.json").get(_REPLACES)
+def _beside(place: Path) -> Path:
+    """Where a run is that is not in its place yet, or not any more."""
+    return place.with_name(f".{place.name}.starting-{os.getpid()}")
+
+
+def _replaced(place: Path, *, by: Path | None = None) -> Path | None:
+    """The older run that a run, in its place or by it, has moved aside and not yet removed."""
+    name = object_or_empty((by or place) / "environment.json").get(_REPLACES)
     # Nothing else is ever removed, whatever the file says.
     if not isinstance(name, str) or not re.fullmatch(rf"{re.escape(place.name)}\.old-[\d-]+", name):
         return None

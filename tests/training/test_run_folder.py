@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -131,6 +133,36 @@ def test_a_start_that_was_killed_is_undone_by_the_next(run: Path) -> None:
     with pytest.raises(KeyboardInterrupt), run_folder.given_back_if_it_fails(run):
         raise KeyboardInterrupt
     assert everything(run) == before and len(list(run.parent.iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [(["--resume"], "batch is 5, and"), (["vlrm", "--run"], "is not empty; go on with --resume")],
+)
+def test_a_start_that_was_killed_between_two_renames_is_undone(
+    words: list[str], told: str, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before, real = everything(run), os.replace
+
+    def replace(source: Path, target: Path) -> None:
+        if Path(target) == run:
+            os.kill(os.getpid(), signal.SIGKILL)
+        real(source, target)
+
+    child = os.fork()
+    if child == 0:
+        os.replace = replace
+        run_folder.reserve(run, recipe="vlrm", config={}, environment={}, overwrite=True)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert not run.exists()
+
+    with pytest.raises(SystemExit):
+        main(["train", *words, str(run), "--batch", "5"])
+    said = capsys.readouterr().err
+    assert f"a start was killed while it replaced {run}; the older run is back there" in said
+    assert told in said and everything(run) == before
+    assert [path.name for path in run.parent.iterdir()] == [run.name]
 
 
 def test_a_link_to_a_run_stays_a_link(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -40,7 +40,7 @@ from torch import nn
 
 from sightloop.data.batches import Batching, ImageStream
 from sightloop.data.decode import Decoding
-from sightloop.data.sources import FileSource, Source, open_named_images
+from sightloop.data.sources import Source, open_named_images
 from sightloop.late import late
 from sightloop.models.captioners.critic import TrunkCritic
 from sightloop.models.captioners.vision_towers import same_tower
@@ -72,7 +72,6 @@ from sightloop.rewards.phrases import (
 )
 from sightloop.rewards.similarity import ItmSimilarity
 from sightloop.rollouts.caption import CaptionCollector
-from sightloop.terminal import say
 from sightloop.training import distributed
 from sightloop.training.experiment import Experiment
 from sightloop.types import Reward, Sampling
@@ -92,6 +91,7 @@ _read_names = late("sightloop.rewards.custom:read_names")
 _retrieval = late("sightloop.rewards.retrieval_term:open_retrieval")
 _captions_to_try = late("sightloop.recipes.reward_trial:captions_to_try")
 _try_rewards = late("sightloop.recipes.reward_trial:try_rewards")
+_say_if_alike = late("sightloop.recipes.image_variety:say_if_alike")
 _write_images = late("sightloop.world.image_folder:write_images")
 
 
@@ -311,8 +311,8 @@ def _algorithm(config: VlrmConfig, critic: TrunkCritic | None) -> Any:
 
 def _batches(config: VlrmConfig, source: Source, policy: Captioner) -> ImageStream:
     data = config.data
-    if isinstance(source, FileSource) and len(source) < config.batch and distributed.rank() == 0:
-        say(f"{len(source)} images for a batch of {config.batch}: each comes several times", is_error=True)
+    if distributed.rank() == 0:
+        _say_if_alike(source, config.batch)
     decoding = Decoding(size=policy.image_size, fit=data.fit, max_pixels=data.max_pixels)
     batching = Batching(
         batch_size=config.batch,
@@ -368,14 +368,10 @@ def caption_rewards(config: VlrmConfig, policy: Captioner, device: torch.device)
         )
     if weights.retrieval:
         over_ranks = config.contrast_over_ranks(distributed.num_ranks())
-        where: dict[str, Any] = {"dtype": dtype, "device": device, "rank": distributed.rank()}
-        rewards["retrieval"] = _retrieval(
-            judge.retrieval_clip,
-            logit_scale=judge.logit_scale,
-            contrast=over_ranks or judge.contrast,
-            gather=distributed.gather if over_ranks else None,
-            **where,
-        )
+        how: dict[str, Any] = {"dtype": dtype, "device": device, "logit_scale": judge.logit_scale}
+        how |= {"gather": distributed.gather, "rank": distributed.rank()} if over_ranks else {}
+        contrast = over_ranks or judge.contrast
+        rewards["retrieval"] = _retrieval(judge.retrieval_clip, contrast=contrast, **how)
     if weights.missing_end:
         rewards["missing_end"] = missing_end
     if weights.bad_phrases:
