@@ -30,14 +30,14 @@ from transformers.cache_utils import (
 )
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling
+from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.auto.video_processing_auto import AutoVideoProcessor
 from transformers.models.smolvlm import processing_smolvlm
 from transformers.utils import logging as transformers_logging
 from transformers.utils.hub import cached_file
 from transformers.video_processing_utils import BaseVideoProcessor
 
-__all__ = ["BaseModelOutput", "BaseModelOutputWithPooling", "Cache", "GELUActivation", "QuickGELUActivation"]
+__all__ = ["BaseModelOutput", "Cache", "GELUActivation", "QuickGELUActivation"]
 
 Model = TypeVar("Model", bound=type)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -24,13 +24,12 @@ from transformers import (
 
 from sightloop.models.captioners.adapted import AdaptedCaptioner, CaptionerSettings
 from sightloop.models.captioners.blip2 import Bridge
-from sightloop.models.captioners.image_states import Architecture, ImageStates, part_of, replaced
+from sightloop.models.captioners.image_states import Architecture, ImageStates, part_of
 from sightloop.models.checkpointing import Recomputation
 from sightloop.models.kinds import is_captioner
 from sightloop.models.lora import Adapters
 from sightloop.models.open import ModelRole, OpenedModel, open_model, open_tokenizer
 from sightloop.models.protocols import ValuePosition
-from sightloop.models.transformers_internals import BaseModelOutputWithPooling
 from sightloop.types import Images, Prompt, Turn
 
 QUERY_WORDS = "qformer_tokenizer"
@@ -65,9 +64,8 @@ def _flattened(model: Any, features: Tensor, asked: dict[str, Tensor]) -> Tensor
 
 
 def _resampled(model: Any, features: Tensor, asked: dict[str, Tensor]) -> Tensor:
-    seen = BaseModelOutputWithPooling(last_hidden_state=cast("Any", features))
-    with replaced(model.vision_model, lambda *_, **__: seen):
-        return model.get_image_features(features.new_zeros(len(features), 1, 1, 1)).pooler_output
+    seen = model.vision_model.model.post_layernorm(features)
+    return model.image_to_text_projection(nn.functional.normalize(seen, dim=-1))[0]
 
 
 def _queried(model: Any, features: Tensor, asked: dict[str, Tensor]) -> Tensor:
