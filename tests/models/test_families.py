@@ -24,6 +24,7 @@ from transformers import (
 
 from sightloop.cli import main
 from sightloop.models.captioners.encoder_decoder import EncoderDecoderCaptioner
+from sightloop.models.families import CaptionerChoices
 from sightloop.models.named_models import load_captioner
 from sightloop.recipes.vlrm.config import PAPER, settled
 from sightloop.types import Images, Prompt, Sampling, Turn
@@ -183,3 +184,22 @@ def test_adapters_learn_faster_than_a_q_former_where_no_rate_is_given(folders: d
     assert rate(policy="") == 1e-5
     given = replace(PAPER.schedule, learning_rate=3e-5)
     assert rate(policy=str(folders["git"]), schedule=given) == 3e-5
+
+
+@pytest.mark.parametrize(
+    ("name", "choices", "told"),
+    [
+        ("git", CaptionerChoices(reuse_features=False), "leave --captioner.no-reuse-features out"),
+        ("blip2_t5", CaptionerChoices(lora_rank=4), "trains its Q-Former and has no --captioner.lora-"),
+        (
+            "blip",
+            CaptionerChoices(lora_targets=("q_proj",)),
+            r"lora_targets has \['q_proj'\]; there are \['dense'",
+        ),
+    ],
+)
+def test_a_setting_without_effect_is_refused(
+    name: str, choices: CaptionerChoices, told: str, folders: dict[str, Path]
+) -> None:
+    with pytest.raises(ValueError, match=told):
+        load_captioner(str(folders[name]), dtype=torch.float32, device=torch.device("cpu"), choices=choices)

@@ -51,12 +51,12 @@ def load_encoder_decoder(
     if not choices.reuse_features:
         raise ValueError(
             f"{name!r} is {plan.title}, whose tower always runs once an image; leave "
-            "captioner.reuse-features at true"
+            "--captioner.no-reuse-features out"
         )
     plain = CaptionerChoices(template=choices.template, image_size=choices.image_size)
     if plan.bridge and choices != plain:
         raise ValueError(
-            f"{name!r} is {plan.title}, which trains its Q-Former and has no captioner.lora-* settings; "
+            f"{name!r} is {plan.title}, which trains its Q-Former and has no --captioner.lora-* settings; "
             "leave them out"
         )
     captioner = EncoderDecoderCaptioner.from_pretrained(
