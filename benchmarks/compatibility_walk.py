@@ -34,7 +34,7 @@ PICTURES, NUMBER = "pictures", 12
 QUESTION = "What is the color of the object?"
 VLRM = "--batch 8 --micro-batch 4 --steps 1 --save-every 1 --eval-every 1 --sample-every 1 --held-out.limit 8"
 UNIRL = (
-    "--prompts 2 --group 2 --micro-batch 4 --steps 1 --save-every 1 --eval-every 1 --sample-every 1 "
+    "--batch 2 --group 2 --micro-batch 4 --steps 1 --save-every 1 --eval-every 1 --sample-every 1 "
     "--warmup-steps 0 --joint.per-category 4"
 )
 # Lines of a protocol that are meant to differ between versions.
@@ -106,7 +106,7 @@ def steps(weights: Path) -> list[Step]:
         world, folder, geneval = ("--world-model", family), f"drawn_{family}", f"geneval_{family}"
         made += [
             Step(
-                words=("draw", "a photo of a red circle", "--number", "3", "--output", folder, *world),
+                words=("draw", "a photo of a red circle", "--per-prompt", "3", "--output", folder, *world),
                 tells=drawn(folder),
             ),
             Step(words=("ask", f"{folder}/0001.png", QUESTION, *world), tells=lines),
@@ -125,13 +125,13 @@ def steps(weights: Path) -> list[Step]:
             Step(words=("report", run)),
             Step(words=("export", run, "--output", f"exported_{family}")),
             Step(words=("evaluate", "geneval", "--model", f"exported_{family}", "--images", geneval,
-                        "--prompts", "shapes", "--detector", "shapes", "--per-prompt", "1"), tells=lines),
+                        "--prompt-file", "shapes", "--detector", "shapes", "--per-prompt", "1"), tells=lines),
         ]  # fmt: skip
     janus = ("exported_janus", "official_janus")
     made += [
         Step(words=("convert", "janus", *janus, "--to", "official")),
-        Step(words=("draw", "a photo of a blue square", "--number", "1", "--output", "drawn_again", "--model",
-                    janus[1]), tells=drawn("drawn_again")),
+        Step(words=("draw", "a photo of a blue square", "--per-prompt", "1", "--output", "drawn_again",
+                    "--model", janus[1]), tells=drawn("drawn_again")),
     ]  # fmt: skip
     return made
 

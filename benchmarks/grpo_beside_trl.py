@@ -100,7 +100,7 @@ def experiment_of(job: Job, folder: Path, diary: Diary, steps: int) -> Experimen
             micro_batch=job.prompts * GENERATIONS,
             learning_rate=LEARNING_RATE,
             warmup_steps=0,
-            clip="norm",
+            gradient_clip="norm",
             save_every=steps,
             eval_every=steps,
             sample_every=steps,

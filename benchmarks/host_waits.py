@@ -239,7 +239,7 @@ def training_step(words: list[str], micro_batches: int) -> tuple[Cost, Counts]:
 
 
 _STEP = ("--steps", "1", "--eval-every", "9", "--sample-every", "9", "--dtype", "float32")
-_QUIZ = ("--prompts", "2", "--group", "4", "--joint.per-category", "0", "--objectives.per-turn-every", "9")
+_QUIZ = ("--batch", "2", "--group", "4", "--joint.per-category", "0", "--objectives.per-turn-every", "9")
 TRAINING = {
     "vlrm": ("vlrm", "--batch", "8", "--held-out.limit", "8"),
     "unirl-grpo, Show-o": ("unirl-grpo", "--world-model", "show-o", "--draw.rounds", "4", *_QUIZ),

@@ -152,7 +152,7 @@ class OurUnirl:
 
     def gradients(self, rollout: Rollout, credit: Credit) -> None:
         """Leave the gradients of a judged batch in the parameters."""
-        unclipped = replace(self.experiment.schedule, clip="none")
+        unclipped = replace(self.experiment.schedule, gradient_clip="none")
         still = torch.optim.SGD([{"params": self.parameters(), "name": "policy"}], lr=0.0)
         update(replace(self.experiment, schedule=unclipped), still, rollout, credit)
 

@@ -171,7 +171,7 @@ def agreement(ours: OurVlrm, plain: PlainVlrm, pixels: Tensor, *, micro_batch: i
     plain.adopt(adapters)
     rollout, of_critic = valued(ours.experiment, ours.collect(pixels))
     credit = ours.experiment.algorithm.credit(ours.policy, rollout)
-    unclipped = Schedule(micro_batch=micro_batch, clip="none")
+    unclipped = Schedule(micro_batch=micro_batch, gradient_clip="none")
     still = torch.optim.SGD([{"params": ours.parameters(), "name": "all"}], lr=0.0)
     update(replace(ours.experiment, schedule=unclipped), still, rollout, credit, critic_gradients=of_critic)
     pairs = list(zip(ours.policy.trainable_module().parameters(), plain.bridge(), strict=True))

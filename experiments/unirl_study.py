@@ -77,7 +77,7 @@ def _exact(config: GrpoConfig) -> GrpoConfig:
 
 
 def _group(config: GrpoConfig, size: int) -> GrpoConfig:
-    return replace(config, group=size, prompts=config.prompts * config.group // size)
+    return replace(config, group=size, batch=config.batch * config.group // size)
 
 
 def _scored(config: GrpoConfig, **settings: Any) -> GrpoConfig:

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 _CAPTIONER, _GENERATOR, _GRPO = "vlrm", "unirl", "unirl-grpo"
 _BATCH = {
     _CAPTIONER: "--batch counts the images of a step over all ranks, --micro-batch those of a backward pass",
-    _GENERATOR: "--prompts and --group make a step over all ranks, --micro-batch is a backward pass",
+    _GENERATOR: "--batch and --group make a step over all ranks, --micro-batch is a backward pass",
 }
-_LONGEST = {_CAPTIONER: "--draw.max-new-tokens", _GENERATOR: "--answer.max-tokens"}
+_LONGEST = {_CAPTIONER: "--draw.max-tokens", _GENERATOR: "--answer.max-tokens"}
 _DTYPE = "--dtype bfloat16 or float32"
 _RESUME = "sightloop train --resume RUN"
 ANSWERS: dict[str, str | dict[str, str]] = {
@@ -25,7 +25,7 @@ ANSWERS: dict[str, str | dict[str, str]] = {
     "epochs": "--steps",
     "epsilon": {_GRPO: "--clip-low"},
     "epsilon_high": {_GRPO: "--clip-high"},
-    "eval_dataset": {_CAPTIONER: "--held-out.images", _GENERATOR: "--joint.file"},
+    "eval_dataset": {_CAPTIONER: "--held-out.images", _GENERATOR: "--joint.quiz-file"},
     "eval_steps": "--eval-every",
     "fp16": _DTYPE,
     "fsdp": {_CAPTIONER: "--shard, under torchrun"},
@@ -33,11 +33,11 @@ ANSWERS: dict[str, str | dict[str, str]] = {
     "logging_steps": "every step is logged; --sample-every is for galleries of samples",
     "lora_alpha": {_CAPTIONER: "--captioner.lora-alpha", _GENERATOR: "--model.lora-alpha"},
     "lora_r": {_CAPTIONER: "--captioner.lora-rank", _GENERATOR: "--model.lora-rank"},
-    "loss_type": {_CAPTIONER: "--algorithm", _GRPO: "--method"},
+    "loss_type": {_CAPTIONER: "--algorithm", _GRPO: "--algorithm"},
     "lr": "--learning-rate",
     "lr_scheduler_type": "--decay",
     "max_completion_length": _LONGEST,
-    "max_grad_norm": "--clip norm with --clip-at",
+    "max_grad_norm": "--gradient-clip norm with --gradient-clip-at",
     "max_new_tokens": _LONGEST,
     "max_steps": "--steps",
     "model_name": "--model",

@@ -98,7 +98,7 @@ def words_of(recipe: str, folders: Folders, *, tokens: int) -> list[str]:
     """A step of four samples, without evaluation."""
     often = ["--steps", "1", "--eval-every", "9", "--sample-every", "9", "--dtype", "float32"]
     if recipe == "vlrm":
-        law = ["--draw.max-new-tokens", str(tokens), "--draw.temperature", "8"]
+        law = ["--draw.max-tokens", str(tokens), "--draw.temperature", "8"]
         return ["vlrm", *often, *law, "--batch", "4", "--held-out.limit", "4"]
     quiet = ["--joint.per-category", "0", "--objectives.per-turn-every", "9", "--model.trained", "lora"]
     rounds = ["--draw.rounds", "3"] if recipe == "show-o" else []

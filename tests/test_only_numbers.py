@@ -75,7 +75,7 @@ def test_drawings_and_answers_are_refused(
     folder = copy_of(family, tmp_path)
     overflowing(folder / "language_model" if family == "show_o" else folder, "layers.")
     output = tmp_path / "drawn"
-    words = ["draw", "a red circle", "--number", "2", "--model", str(folder), "--output", str(output)]
+    words = ["draw", "a red circle", "--per-prompt", "2", "--model", str(folder), "--output", str(output)]
     told = refusal(capsys, *words, "--temperature", temperature)
     assert TOLD in told and str(folder) in told and "float32" in told
     assert not list(output.glob("*.png"))
@@ -98,7 +98,7 @@ def test_images_of_overflowing_pixels_are_refused(
         lambda tensors: {k: v * 30 if part in k and v.ndim > 1 else v for k, v in tensors.items()},
     )
     told = refusal(
-        capsys, "draw", "a red circle", "--number", "1", "--model", str(folder),
+        capsys, "draw", "a red circle", "--per-prompt", "1", "--model", str(folder),
         "--output", str(tmp_path / "drawn"),
     )  # fmt: skip
     assert TOLD in told and str(folder) in told
@@ -255,7 +255,7 @@ def test_a_text_model_that_overflows_is_refused(tmp_path: Path, capsys: pytest.C
     folder = overflowing(language_model(tmp_path / "words"), "layers.")
     row = {"question": "What is it?", "answer": "a dog", "truth": "a cat"}
     (tmp_path / "answers.jsonl").write_text(json.dumps(row) + "\n")
-    told = refusal(capsys, "evaluate", "answers", str(tmp_path / "answers.jsonl"), "--judge", str(folder))
+    told = refusal(capsys, "evaluate", "answers", str(tmp_path / "answers.jsonl"), "--matching", str(folder))
     assert TOLD in told and str(folder) in told
 
 

@@ -36,7 +36,7 @@ def test_a_reward_is_a_function_and_no_edit(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.chdir(tmp_path)
     Path("mine.py").write_text("\n".join(code_of(page, "python runnable")[:2]))
     doctor, *trained = lines_of(page)
-    main([*doctor, "--json", "found.json"])
+    main([*doctor, "--output", "found.json"])
     (found,) = [
         one for one in json.loads(Path("found.json").read_text())["findings"] if "says_where" in one["name"]
     ]

@@ -29,11 +29,11 @@ def measured_answers(options: AnswerMeasureOptions) -> Evaluation:
     truth = yes_no_truth(rows) if options.judge in ("", YES_NO) else None
     if options.judge == YES_NO and truth is None:
         other = next(row.truth for row in rows if row.truth.strip(" .").lower() not in ("yes", "no"))
-        raise ValueError(f"a true answer is {other!r}, which is neither yes nor no; use --judge exact")
+        raise ValueError(f"a true answer is {other!r}, which is neither yes nor no; use --matching exact")
     if truth is None and options.reading != "strict":
         raise ValueError(f"reading {options.reading!r} is about yes-or-no questions; leave it out")
     if options.literal and (truth is not None or options.judge in ("", EXACT)):
-        raise ValueError("literal is about a language model's replies; name one with --judge FOLDER")
+        raise ValueError("literal is about a language model's replies; name one with --matching FOLDER")
     if truth is not None:
         return yes_no_measures([row.answer for row in rows], truth, reading=options.reading)
     judge: AnswerComparison = ExactMatch()

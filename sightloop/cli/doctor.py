@@ -27,7 +27,7 @@ class DoctorOptions:
     """Starting point of the recipe's settings."""
     check: tuple[str, ...] = ()
     """More rewards to look at: clip:FOLDER, itm:FOLDER, file.py:function (docs/rewards.md)."""
-    json: Path | None = None
+    json: Annotated[Path | None, tyro.conf.arg(name="output")] = None
     """Write all findings there."""
 
 

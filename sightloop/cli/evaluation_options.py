@@ -142,9 +142,9 @@ class AnswerMeasureOptions:
 
     answers: Positional[Path]
     """File of answers, .jsonl: "question", "answer" and "truth" (POPE: "label") a line."""
-    questions: Path | None = None
+    questions: Annotated[Path | None, tyro.conf.arg(name="question-file")] = None
     """File of questions and true answers, if they are not beside the answers (POPE: "text", "label")."""
-    judge: str = ""
+    judge: Annotated[str, tyro.conf.arg(name="matching")] = ""
     """"yes-no", "exact" (the same words), or a causal language model (folder or hub name) that compares;
     default yes-no if every true answer is yes or no, else exact.
     """

@@ -70,7 +70,7 @@ def evaluate_drawn(
         ValueError: no prompts file is named, or as for `draw_prompts` and `run_geneval`.
     """
     if options.prompts is None:
-        raise ValueError(f"name what to draw with --prompts FILE; {_SOURCE}")
+        raise ValueError(f"name what to draw with --prompt-file FILE; {_SOURCE}")
     prompts = read_geneval_prompts(options.prompts)
     sampling = policy.default_sampling(**changes)
     draw_prompts(policy, prompts, options.folder, name=name, sampling=sampling, drawing=drawing)

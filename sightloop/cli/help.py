@@ -35,7 +35,7 @@ class Short:
 
 
 _TRAINED = ("--preset", "--run", "--steps", "--learning-rate", "--micro-batch", "--plan")
-_QUIZZED = ("--model", "--model.trained", "--quiz-file", "--prompts", "--group")
+_QUIZZED = ("--model", "--model.trained", "--quiz-file", "--batch", "--group")
 SHORT: dict[str, Short] = {
     "train vlrm": Short(
         example="sightloop train vlrm --model Salesforce/blip2-opt-2.7b --images photos/ --plan",
@@ -46,7 +46,7 @@ SHORT: dict[str, Short] = {
     ),
     "train unirl-grpo": Short(
         example="sightloop train unirl-grpo --model show-o-512x512/ --run runs/first --plan",
-        options=(*_QUIZZED, "--method", "--kl-weight", *_TRAINED),
+        options=(*_QUIZZED, "--algorithm", "--kl-weight", *_TRAINED),
     ),
     "train unirl-sft": Short(
         example="sightloop train unirl-sft --model show-o-512x512/ --run runs/first --plan",
@@ -55,14 +55,14 @@ SHORT: dict[str, Short] = {
     "evaluate geneval": Short(
         example="sightloop evaluate geneval --images drawn/ --model RUN --detector DETECTOR --colors CLIP",
         options=(
-            *("--images", "--model", "--detector", "--colors", "--detections", "--prompts"),
+            *("--images", "--model", "--detector", "--colors", "--detections", "--prompt-file"),
             *("--output", "--results", "--compare", "--device"),
         ),
     ),
     "evaluate joint": Short(
         example="sightloop evaluate joint --model RUN --against BASE",
         options=(
-            *("--model", "--against", "--file", "--per-category", "--detector", "--colors"),
+            *("--model", "--against", "--quiz-file", "--per-category", "--detector", "--colors"),
             *("--output", "--image-dir", "--dtype", "--device"),
         ),
     ),

@@ -69,7 +69,7 @@ class DrawOptions:
     """What the images shall show."""
     prompt_file: Path | None = None
     """File of prompts instead, one a line."""
-    number: Count = 4
+    number: Annotated[Count, tyro.conf.arg(name="per-prompt")] = 4
     """How many images to draw of a prompt."""
     output: Path = Path("drawings")
     """Folder; its images are kept and their numbers continued."""

@@ -54,7 +54,7 @@ def opened(config: UniConfig, folder: Path) -> Opened:
 
     def sample(judge: MeasuringJudge) -> Tensor:
         measuring = replace(judges, judge=judge)
-        few = replace(config, prompts=_PROMPTS, group=_PER_PROMPT, draw=replace(config.draw, batch=None))
+        few = replace(config, batch=_PROMPTS, group=_PER_PROMPT, draw_batch=None)
         collect = collector_of(
             few, measuring, setup.vocabulary, sampling=sampling, answerer=answerer, second_turn=second
         )

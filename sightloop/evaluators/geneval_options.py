@@ -74,11 +74,11 @@ class GenEvalOptions:
     images: Path | None = None
     """Folder of 00000/metadata.jsonl and 00000/samples/0000.png and so on."""
     judge: Annotated[DetectorOptions, tyro.conf.arg(name="")] = DetectorOptions()
-    prompts: Path | None = None
+    prompts: Annotated[Path | None, tyro.conf.arg(name="prompt-file")] = None
     """File of the prompts that the folder has to hold; default the numbers of the 553 official ones;
     "shapes" = 24 of the embedded world.
     """
-    batch: Count = 1
+    batch: Annotated[Count, tyro.conf.arg(name="detect-batch")] = 1
     """Images that go through the detector together."""
     output: Path | None = None
     """The results file; default results.jsonl in the folder of images."""

@@ -44,7 +44,7 @@ PER_PROMPT = 4
 class JointSettings:
     """The evaluation of drawing and answering; its judge of drawings is never a reward unless named."""
 
-    file: str = ""
+    quiz_file: str = ""
     """Quizzes as in `quizzes.file`; empty = a fixed set made by the grammar, kept out of training."""
     per_category: CountOrNone = 48
     """Drawings a category, at least 4 a prompt; 0 = no evaluation. With a file: 4 a prompt."""

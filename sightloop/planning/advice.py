@@ -71,8 +71,8 @@ def _smaller(config: Any, num_ranks: int) -> Iterator[tuple[str, Any]]:
         if num_ranks > 1 and not config.shard:
             yield "--shard", replace(config, shard=True)
         return
-    drawn = config.draw.batch or -(-config.prompts // num_ranks) * config.group
+    drawn = config.draw_batch or -(-config.batch // num_ranks) * config.group
     if drawn > 1:
-        yield f"--draw.batch {drawn // 2}", replace(config, draw=replace(config.draw, batch=drawn // 2))
+        yield f"--draw-batch {drawn // 2}", replace(config, draw_batch=drawn // 2)
     if config.model.trained == "full":
         yield "--model.trained lora", replace(config, model=replace(config.model, trained="lora"))

@@ -38,7 +38,7 @@ class CaptionPlan:
         self.networks = captioner_networks_of(config, config.policy or str(WEIGHTS / "captioner"))
         self.half = DTYPES[config.dtype].itemsize
         self.judge = self.clip = self.reference = None
-        self.words = CAPTION_SHARE * config.draw.max_new_tokens
+        self.words = CAPTION_SHARE * config.draw.max_tokens
         dtype = DTYPES[config.dtype]
         self.match = self.see = Pass()
         if config.rewards.similarity:
@@ -82,7 +82,7 @@ class CaptionPlan:
 
     def _logits(self, rows: int, vocabulary: int) -> float:
         """Bytes of the logits by which rows are scored, three times over."""
-        return 3 * 4 * min(_LOGITS, rows * self.config.draw.max_new_tokens * vocabulary)
+        return 3 * 4 * min(_LOGITS, rows * self.config.draw.max_tokens * vocabulary)
 
     def _parameters(self) -> dict[str, int]:
         nets = self.networks
@@ -123,7 +123,7 @@ class CaptionPlan:
 
     def _works(self, num_ranks: int) -> Iterator[Work]:
         config, nets, words = self.config, self.networks, self.words
-        limit, places = config.draw.max_new_tokens, nets.places
+        limit, places = config.draw.max_tokens, nets.places
         rows = -(-config.batch // num_ranks) * config.draw.per_image
         chunk, micro = min(config.draw_batch or rows, rows), min(config.schedule.micro_batch, rows)
         head = 2 * nets.vocabulary * nets.policy.width / self.half * words
@@ -219,7 +219,7 @@ class CaptionPlan:
                 phase="reference",
                 name="captions as text",
                 flops=written * (language.read(words, words) + head),
-                live=-(-chunk // 4) * config.draw.max_new_tokens * language.reading.live
+                live=-(-chunk // 4) * config.draw.max_tokens * language.reading.live
                 + self._logits(chunk, vocabulary),
             )
 

@@ -75,7 +75,7 @@ class ImagePlan:
             parameters=nets.parameters | {learned: count(nets.trained)} | judges,
             parts=tuple(part for part in self._parts() if part.size),
             works=tuple(self._works(num_ranks)),
-            step=f"a step of {config.prompts} prompts with {config.group} drawings, prompts of {PROMPT} "
+            step=f"a step of {config.batch} prompts with {config.group} drawings, prompts of {PROMPT} "
             f"tokens, answers of {ANSWER_SHARE:.0%} of the limit",
             notes=tuple(notes),
         )
@@ -107,8 +107,8 @@ class ImagePlan:
 
     def _works(self, num_ranks: int) -> Iterator[Work]:
         config, nets = self.config, self.networks
-        rows, mine = config.prompts * config.group, -(-config.prompts // num_ranks) * config.group
-        chunk, micro = min(mine, config.draw.batch or mine), min(config.schedule.micro_batch, mine)
+        rows, mine = config.batch * config.group, -(-config.batch // num_ranks) * config.group
+        chunk, micro = min(mine, config.draw_batch or mine), min(config.schedule.micro_batch, mine)
         casts = 2.0 * count(nets.trained) * is_mixed(config)
         yield Work(
             phase="generate",
@@ -261,7 +261,7 @@ def has_reference(config: UniConfig) -> bool:
         return config.kl_weight > 0
     if not isinstance(config, GrpoConfig):
         return False
-    return METHODS[config.method].penalty if config.kl_weight is None else config.kl_weight > 0
+    return METHODS[config.algorithm].penalty if config.kl_weight is None else config.kl_weight > 0
 
 
 def judges_needed(config: UniConfig) -> dict[str, nn.Module]:

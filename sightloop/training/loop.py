@@ -276,7 +276,7 @@ def update(
     for parameter, gradient in (critic_gradients or {}).items():
         parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
     figures = gradients.join()
-    norms = clip_gradients(optimizer, schedule.clip, schedule.clip_at)
+    norms = clip_gradients(optimizer, schedule.gradient_clip, schedule.gradient_clip_at)
     rows, finite = (torch.cat(parts) for parts in zip(*seen, strict=True))
     lossy = rows[~finite.cpu()].sort().values
     problem = None

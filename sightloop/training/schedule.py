@@ -22,9 +22,9 @@ class Schedule:
     """Steps over which the rates rise from 0, linearly."""
     decay: Literal["none", "linear", "cosine"] = "none"
     """How the rates fall to 0 after the warm-up."""
-    clip: Literal["value", "norm", "none"] = "value"
+    gradient_clip: Literal["value", "norm", "none"] = "value"
     """Clamp every gradient element, or scale the gradient of each trainable part."""
-    clip_at: Positive = 1.0
+    gradient_clip_at: Positive = 1.0
     """Where the gradient is clamped, or the norm it is scaled to."""
     save_every: Count = 50
     """Steps between checkpoints."""
@@ -62,7 +62,7 @@ class CriticSchedule(Schedule):
     """Steps over which the rates rise from 0, linearly (Paper: section 3.6)."""
     decay: Literal["none", "linear", "cosine"] = "none"
     """How the rates fall to 0 after the warm-up (Paper: none)."""
-    clip: Literal["value", "norm", "none"] = "value"
+    gradient_clip: Literal["value", "norm", "none"] = "value"
     """Clamp every gradient element, or scale the gradient of each trainable part (Paper: "clamp")."""
     critic_learning_rate: Rate | None = None
     """None = as the policy's."""

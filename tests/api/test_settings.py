@@ -31,7 +31,7 @@ def test_names_of_options_fields_and_groups_lead_to_the_same() -> None:
     assert config.judge.model == "matcher" and config.held_out.limit == 5
     assert config.critic.lora_rank == 2 and config.draw.temperature == 0.5
     # All else as the preset has it.
-    assert config.batch == SHAPES.batch and config.draw.max_new_tokens == SHAPES.draw.max_new_tokens
+    assert config.batch == SHAPES.batch and config.draw.max_tokens == SHAPES.draw.max_tokens
 
 
 def test_a_policy_brings_the_papers_settings_and_a_preset_its_own() -> None:

@@ -128,7 +128,7 @@ def test_the_column_of_a_parquet_file_and_its_largest_image_are_options_of_train
     pq.write_table(table, tmp_path / "two.parquet")
     words = ["train", "vlrm", "--images", str(tmp_path / "two.parquet"), "--model", CAPTIONER]
     words += ["--preset", "shapes", "--judge", JUDGE, "--batch", "4", "--steps", "1"]
-    words += ["--draw.max-new-tokens", "4", "--run", str(tmp_path / "run")]
+    words += ["--draw.max-tokens", "4", "--run", str(tmp_path / "run")]
     assert "--data.column" in refused(capsys, *words)
     told = refused(capsys, *words, "--data.column", "left", "--data.max-pixels", "2499")
     assert (

@@ -55,7 +55,18 @@ def said(capsys: pytest.CaptureFixture[str], words: list[str]) -> str:
 def test_images_and_their_sheet_are_written_and_their_paths_printed(
     show_o: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    main(["draw", "a red circle", "--model", str(show_o), "--number", "3", "--output", str(tmp_path / "out")])
+    main(
+        [
+            "draw",
+            "a red circle",
+            "--model",
+            str(show_o),
+            "--per-prompt",
+            "3",
+            "--output",
+            str(tmp_path / "out"),
+        ]
+    )
     names = ["0001.png", "0002.png", "0003.png", "sheet_0001-0003.png"]
     assert capsys.readouterr().out.splitlines() == [str(tmp_path / "out" / name) for name in names]
     record = "sheet_0001-0003.json"
@@ -97,8 +108,10 @@ def test_prompts_come_from_a_file_too(
 ) -> None:
     (tmp_path / "prompts.txt").write_text("a red circle\n\nthe square\n", encoding="utf-8")
     words = ["draw", "--prompt-file", str(tmp_path / "prompts.txt"), "--model", str(show_o)]
-    main([*words, "--number", "2", "--output", str(tmp_path / "out")])
-    main(["draw", "the square", "--model", str(show_o), "--number", "1", "--output", str(tmp_path / "one")])
+    main([*words, "--per-prompt", "2", "--output", str(tmp_path / "out")])
+    main(
+        ["draw", "the square", "--model", str(show_o), "--per-prompt", "1", "--output", str(tmp_path / "one")]
+    )
     of_file, alone = (Image.open(tmp_path / name) for name in ("out/0003.png", "one/0001.png"))
     assert of_file.info["prompt"] == "the square" and of_file.tobytes() == alone.tobytes()
     assert (tmp_path / "out" / "sheet_0001-0004.png").is_file()
@@ -159,7 +172,7 @@ def test_an_official_folder_is_drawn_with_when_its_parts_are_named(show_o: Path,
     write_magvit2(magvit(), tmp_path / "magvit", official=True)
     tokenizer().save_pretrained(tmp_path / "words")
     parts = ["--magvit", str(tmp_path / "magvit"), "--tokenizer", str(tmp_path / "words")]
-    common = ["draw", "a circle", "--number", "1", "--output"]
+    common = ["draw", "a circle", "--per-prompt", "1", "--output"]
     main([*common, str(tmp_path / "a"), "--model", str(tmp_path / "theirs"), *parts])
     main([*common, str(tmp_path / "b"), "--model", str(show_o)])
     first, second = (Image.open(tmp_path / folder / "0001.png").tobytes() for folder in "ab")
@@ -170,7 +183,7 @@ def test_an_official_folder_is_drawn_with_when_its_parts_are_named(show_o: Path,
     ("options", "message"),
     [
         ([" "], "the prompt is empty"),
-        (["a", "--number", "0"], "number is 0; use at least 1"),
+        (["a", "--per-prompt", "0"], "--per-prompt is 0; use at least 1"),
         (["a", "--guidance", "-1"], "guidance is -1.0; use 0"),
         (["a", "--rounds", "5"], "decode_steps is 5; use 1 to max_tokens (4)"),
         (["a", "--temperature", "-2"], "temperature is -2.0"),
@@ -221,7 +234,7 @@ def test_images_that_cannot_be_asked_about_are_one_line(
 def test_without_a_model_the_embedded_worlds_draws_and_answers(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    main(["draw", "a photo of a red circle", "--number", "1", "--output", str(tmp_path)])
+    main(["draw", "a photo of a red circle", "--per-prompt", "1", "--output", str(tmp_path)])
     assert capsys.readouterr().out.splitlines()[0] == str(tmp_path / "0001.png")
     main(["ask", str(tmp_path / "0001.png"), "is there a circle?"])
     assert capsys.readouterr().out.strip()

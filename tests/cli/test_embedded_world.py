@@ -72,7 +72,7 @@ def test_the_tiny_models_draw_and_answer_in_the_words_they_know(
     assert "0.png is not; name a model" in refused(
         capsys, "ask", str(photographs / "0.png"), "what is the main object?"
     )
-    main(["draw", "a photo of a red circle", "--number", "1", "--output", str(tmp_path / "drawn")])
+    main(["draw", "a photo of a red circle", "--per-prompt", "1", "--output", str(tmp_path / "drawn")])
     drawn = str(tmp_path / "drawn" / "0001.png")
     capsys.readouterr()
     main(["ask", drawn, "What color is the circle?"])
@@ -85,7 +85,7 @@ def vlrm_run(folder: Path, *, clip: str) -> Path:
     main(
         [
             *("train", "vlrm", "--run", str(folder), "--batch", "4", "--steps", "1", "--held-out.limit", "4"),
-            *("--held-out.clip", clip, "--draw.max-new-tokens", "4", "--held-out.max-tokens", "4"),
+            *("--held-out.clip", clip, "--draw.max-tokens", "4", "--held-out.max-tokens", "4"),
         ]
     )
     return folder
@@ -151,7 +151,7 @@ def test_quizzes_in_other_words_need_a_model_of_ones_own(
     assert "does not know 'dog' in 'a photo of a dog'" in told and told.endswith("--model")
     run[1] = str(tmp_path / "another")
     assert "no --model" in refused(capsys, "train", "unirl-sft", "--quizzes.vocabulary", "real", *run)
-    assert "does not know 'dog'" in refused(capsys, "evaluate", "joint", "--file", file)
+    assert "does not know 'dog'" in refused(capsys, "evaluate", "joint", "--quiz-file", file)
     samples = tmp_path / "shown" / "00000" / "samples"
     samples.mkdir(parents=True)
     include[0]["class"] = "circle"

@@ -190,11 +190,11 @@ def test_yes_no_answers_are_told_from_free_ones(folder: Path, capsys: pytest.Cap
     lines(folder / "free.jsonl", {"question": "How many?", "truth": "three", "answer": "3"})
     assert measured(folder, kind="answers", file="free.jsonl")["protocol"]["judge"] == "exact-match"
     for words, told in (
-        (["free.jsonl", "--judge", "yes-no"], "a true answer is 'three', which is neither yes nor no"),
+        (["free.jsonl", "--matching", "yes-no"], "a true answer is 'three', which is neither yes nor no"),
         (["free.jsonl", "--reading", "pope"], "is about yes-or-no questions"),
-        (["free.jsonl", "--literal"], "name one with --judge FOLDER"),
-        (["pope.jsonl", "--literal"], "name one with --judge FOLDER"),
-        (["free.jsonl", "--judge", str(folder)], "is not a model folder: it has no config.json"),
+        (["free.jsonl", "--literal"], "name one with --matching FOLDER"),
+        (["pope.jsonl", "--literal"], "name one with --matching FOLDER"),
+        (["free.jsonl", "--matching", str(folder)], "is not a model folder: it has no config.json"),
     ):
         assert told in mistake(capsys, "answers", str(folder / words[0]), *words[1:])
 
@@ -212,5 +212,5 @@ def test_answers_of_another_order_than_the_questions_are_refused(
         {"question": "Is there a cat?", "answer": "no"},
         {"question": "Is there a dog?", "answer": "yes"},
     )
-    told = mistake(capsys, "answers", str(given), "--questions", str(asked))
+    told = mistake(capsys, "answers", str(given), "--question-file", str(asked))
     assert "given.jsonl line 1 answers 'Is there a cat?'" in told and "in another order" in told

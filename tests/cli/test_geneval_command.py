@@ -222,7 +222,7 @@ def test_the_command_prints_the_table_and_what_changed(
     world: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["evaluate", "geneval", "--images", str(world / "images"), "--detector", "shapes"]
-    words += ["--prompts", str(world / "prompts.jsonl")]
+    words += ["--prompt-file", str(world / "prompts.jsonl")]
     main([*words, "--output", str(world / "first.jsonl")])
     assert "overall" in capsys.readouterr().out
     main([*words, "--output", str(world / "second.jsonl"), "--compare", str(world / "first.jsonl")])
@@ -241,7 +241,7 @@ def test_a_policy_draws_and_is_evaluated_in_one_go(world: Path) -> None:
     assert run.summary.images == 36 and run.summary.overall.value == 1.0
     record = json.loads(record_path(world / "drawn" / "results.jsonl").read_text())
     assert record["drawing"]["guidance"] == 1.5 and record["drawing"]["policy"] == "painter"
-    with pytest.raises(ValueError, match=r"--prompts FILE; GenEval's prompts are the file"):
+    with pytest.raises(ValueError, match=r"--prompt-file FILE; GenEval's prompts are the file"):
         evaluate_drawn(
             Painter(QUIZZES),
             GenEvalOptions(images=world / "drawn", judge=SHAPES),
@@ -258,7 +258,7 @@ def test_results_that_are_there_are_told_and_compared_without_looking_again(
     evaluated(world, output=world / "after.jsonl", threshold=0.999999)
     shutil.rmtree(world / "images")
     words = ["evaluate", "geneval", "--results", str(world / "after.jsonl")]
-    words += ["--prompts", str(world / "prompts.jsonl")]
+    words += ["--prompt-file", str(world / "prompts.jsonl")]
     main([*words, "--compare", str(world / "before.jsonl")])
     told = capsys.readouterr().out
     assert "geneval (shapes-checker): 12 prompts, 2 images each" in told
@@ -349,7 +349,7 @@ def test_a_model_that_detects_nothing_is_refused(world: Path) -> None:
 def test_the_command_draws_with_the_worlds_policy_and_goes_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["evaluate", "geneval", "--images", str(tmp_path / "drawn"), "--prompts", "shapes"]
+    words = ["evaluate", "geneval", "--images", str(tmp_path / "drawn"), "--prompt-file", "shapes"]
     words += ["--detector", "shapes", "--model", "shapes", "--per-prompt", "1", "--rounds", "2"]
     main(words)
     told = capsys.readouterr().out
@@ -373,7 +373,7 @@ def test_options_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
         ),
         (
             GenEvalOptions(images=tmp_path, judge=SHAPES, drawer=DrawerOptions(policy="shapes")),
-            r"--prompts FILE; GenEval's prompts are the file prompts/evaluation_metadata.jsonl",
+            r"--prompt-file FILE; GenEval's prompts are the file prompts/evaluation_metadata.jsonl",
         ),
         (GenEvalOptions(results=tmp_path / "r.jsonl", judge=SHAPES), "is done; leave --detector"),
         (

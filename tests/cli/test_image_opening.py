@@ -21,7 +21,7 @@ from sightloop.training.gallery import copy_image
 from sightloop.world.bundled import WEIGHTS
 
 CLIP, CAPTIONER = str(WEIGHTS / "clip"), str(WEIGHTS / "captioner")
-GENEVAL = ["evaluate", "geneval", "--detector", "shapes", "--prompts", "shapes"]
+GENEVAL = ["evaluate", "geneval", "--detector", "shapes", "--prompt-file", "shapes"]
 
 
 @pytest.fixture(autouse=True)
@@ -110,7 +110,9 @@ def test_geneval_and_sheets_refuse_it_too(
     (drawn / "00000" / "metadata.jsonl").write_text(json.dumps(prompt))
     (drawn / "prompts.jsonl").write_text(json.dumps(prompt) + "\n")
     hostile(sample)
-    told = refused(capsys, *GENEVAL[:4], "--prompts", str(drawn / "prompts.jsonl"), "--images", str(drawn))
+    told = refused(
+        capsys, *GENEVAL[:4], "--prompt-file", str(drawn / "prompts.jsonl"), "--images", str(drawn)
+    )
     assert "00000/samples/0000.png" in told
     told = refused(capsys, "evaluate", "joint", "--fixed", str(drawn), "--per-category", "4")
     assert "0000.png" in told
@@ -169,7 +171,7 @@ def test_geneval_takes_jpeg_files_and_passes_hidden_ones_over(
     with Image.open(other / "0000.png") as picture:
         picture.save(other / "0000.JPG", quality=100)
     (other / "0000.png").unlink()
-    words = [*GENEVAL[:4], "--prompts", str(drawn / "prompts.jsonl"), "--images", str(copy)]
+    words = [*GENEVAL[:4], "--prompt-file", str(drawn / "prompts.jsonl"), "--images", str(copy)]
     capsys.readouterr()
     main(words)
     assert "overall" in capsys.readouterr().out.lower()

@@ -45,7 +45,16 @@ def test_a_janus_that_does_not_tell_its_roles_is_drawn_and_asked_with_given_ones
 ) -> None:
     picture = tmp_path / "picture.png"
     Image.new("RGB", (32, 32), "red").save(picture)
-    drawn = ["draw", "a dog", "--model", str(untold), "--number", "1", "--output", str(tmp_path / "drawn")]
+    drawn = [
+        "draw",
+        "a dog",
+        "--model",
+        str(untold),
+        "--per-prompt",
+        "1",
+        "--output",
+        str(tmp_path / "drawn"),
+    ]
     asked = ["ask", str(picture), "What?", "--model", str(untold), "--max-tokens", "2"]
     roles = ["--prompts.roles", "User", "Assistant"]
     for words in (drawn, asked):
@@ -61,7 +70,7 @@ def test_show_o_takes_a_template_and_refuses_what_it_does_not_read(
 ) -> None:
     folders = show_o_folders(tmp_path / "hub")
     parts = ["--magvit", str(folders["magvit"]), "--tokenizer", str(folders["tokenizer"])]
-    words = ["draw", "a dog", "--model", str(folders["model"]), "--number", "1", *parts]
+    words = ["draw", "a dog", "--model", str(folders["model"]), "--per-prompt", "1", *parts]
     words += ["--output", str(tmp_path / "drawn"), "--rounds", "2"]
     assert "reads prompts for images as they are" in said(capsys, [*words, "--prompts.drawing", "{prompt}"])
     assert "w-clip-vit) has a system prompt" in said(capsys, [*words, "--prompts.system", "Be brief."])

@@ -58,7 +58,7 @@ def test_a_planted_fault_gives_exit_code_1_and_its_cause(
 ) -> None:
     judge = swapped_judge(tmp_path / "judge")
     with pytest.raises(SystemExit) as stop:
-        main(["doctor", "--recipe", "vlrm", "--judge", str(judge), "--json", str(tmp_path / "found.json")])
+        main(["doctor", "--recipe", "vlrm", "--judge", str(judge), "--output", str(tmp_path / "found.json")])
     said = capsys.readouterr().out
     assert stop.value.code == 1
     assert "FAIL ranks the right caption first" in said and "in the other order" in said
@@ -90,7 +90,7 @@ def test_rewards_are_looked_at_without_a_recipe(tmp_path: Path, capsys: pytest.C
 def test_a_recipe_is_calibrated(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], names: list[str]
 ) -> None:
-    main(["doctor", "--recipe", *words, "--json", str(tmp_path / "found.json")])
+    main(["doctor", "--recipe", *words, "--output", str(tmp_path / "found.json")])
     assert "checks passed" in capsys.readouterr().out
     findings = json.loads((tmp_path / "found.json").read_text())["findings"]
     calibrated = {f["name"]: f["figures"] for f in findings if f["part"] == "calibration"}

@@ -92,7 +92,7 @@ def test_every_category_has_its_drawings_and_a_prompt_has_four() -> None:
 def test_prompts_of_the_evaluation_stay_out_of_training_where_there_are_others() -> None:
     held = {normalized_prompt(prompt, SHAPES_VOCABULARY) for prompt in kept_out(ASKS, SHAPES_VOCABULARY)}
     assert len(held) >= 5
-    config = replace(GRPO_SHAPES, prompts=150)
+    config = replace(GRPO_SHAPES, batch=150)
     stream = quiz_stream(config, replace(setup_of(config), asks=ASKS))
     batch = next(stream)
     drawn = [normalized_prompt(quiz.prompt, SHAPES_VOCABULARY) for quiz in batch.quizzes]

@@ -48,8 +48,8 @@ def mine(tmp_path: Path) -> Path:
 
 def evaluate(folder: Path, function: str, *options: str) -> None:
     words = ["evaluate", "geneval", "--images", str(folder / "images"), "--detector"]
-    words += [f"{folder / 'mine.py'}:{function}", "--prompts", str(folder / "prompts.jsonl")]
-    main([*words, *options, "--threshold", "0.8", "--counting-threshold", "0.8", "--batch", "4"])
+    words += [f"{folder / 'mine.py'}:{function}", "--prompt-file", str(folder / "prompts.jsonl")]
+    main([*words, *options, "--threshold", "0.8", "--counting-threshold", "0.8", "--detect-batch", "4"])
 
 
 def test_a_function_in_a_file_sees_the_objects(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -149,7 +149,7 @@ def test_a_family_is_trained_resumed_captions_and_is_exported(
 ) -> None:
     run, out, images = tmp_path / "run", tmp_path / "out", pictures(tmp_path / "images")
     words = f"--preset shapes --judge {WEIGHTS / 'judge'} --images {images} --model {folders[name]}"
-    words += f" --batch 4 --steps 2 --warmup-steps 0 --draw.max-new-tokens 8 --run {run} --learning-rate None"
+    words += f" --batch 4 --steps 2 --warmup-steps 0 --draw.max-tokens 8 --run {run} --learning-rate None"
     main(["train", "vlrm", *words.split()])
     told = json.loads((run / "config.json").read_text())["config"]["schedule"]
     assert told["learning_rate"] == (1e-5 if name in BRIDGED else 1e-4)

@@ -44,7 +44,7 @@ def test_a_model_that_was_fetched_draws_and_answers_by_its_name(
     family: str, fetched: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fetch(fetched, NAMES[family], WEIGHTS / family)
-    options = ["--number", "1", "--output"]
+    options = ["--per-prompt", "1", "--output"]
     for place, name in ((tmp_path / "by_name", NAMES[family]), (tmp_path / "by_folder", WEIGHTS / family)):
         main(["draw", "a red circle", "--model", str(name), *options, str(place)])
     images = [next((tmp_path / by).glob("*.png")) for by in ("by_name", "by_folder")]
@@ -67,7 +67,7 @@ def test_an_official_show_o_takes_its_parts_by_name(fetched: Path, tmp_path: Pat
         fetch(fetched, name, folder)
     fetch(fetched, "tiny/phi", WEIGHTS / "show_o" / "tokenizer")
     parts = ["--magvit", "tiny/magvitv2", "--tokenizer", "tiny/phi"]
-    main(["draw", "a red circle", "--model", "tiny/show-o", *parts, "--number", "1", "--output",
+    main(["draw", "a red circle", "--model", "tiny/show-o", *parts, "--per-prompt", "1", "--output",
           str(tmp_path / "drawn")])  # fmt: skip
     assert (tmp_path / "drawn" / "0001.png").is_file()
     main(["convert", "show-o", "tiny/show-o", str(tmp_path / "ours"), *parts])

@@ -135,9 +135,9 @@ def test_settings_move_the_figures_they_concern() -> None:
     # Both gradients stand side by side where they are compared.
     apart = "gradients of each side, where compared"
     assert sizes(plan)[apart] == 2 * sizes(plan)["gradients"] and apart not in sizes(one_side)
-    more = planned(replace(GRPO_SHAPES, prompts=2 * GRPO_SHAPES.prompts))
+    more = planned(replace(GRPO_SHAPES, batch=2 * GRPO_SHAPES.batch))
     assert more.step_flops == pytest.approx(2 * plan.step_flops)
-    twice = planned(replace(GRPO_SHAPES, method="grpo", updates=2))
+    twice = planned(replace(GRPO_SHAPES, algorithm="grpo", updates=2))
     drawings = "drawings, forward and backward"
     assert flops(twice)[drawings] == 2 * flops(plan)[drawings]
     assert "reference" not in planned(replace(GRPO_SHAPES, kl_weight=0.0)).phases

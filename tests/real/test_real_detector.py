@@ -138,7 +138,17 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     (root / "prompts.jsonl").write_text("\n".join(json.dumps(prompt) for _, prompt, _ in CASES))
     words = ["evaluate", "geneval", "--images", str(root / "images"), "--detector", DETECTOR]
     # Three cups in a row are seen with .5 and more; the official .9 was set for another detector.
-    main([*words, "--prompts", str(root / "prompts.jsonl"), "--counting-threshold", "0.5", "--batch", "3"])
+    main(
+        [
+            *words,
+            "--prompt-file",
+            str(root / "prompts.jsonl"),
+            "--counting-threshold",
+            "0.5",
+            "--detect-batch",
+            "3",
+        ]
+    )
     lines = (root / "images" / "results.jsonl").read_text().splitlines()
     return [json.loads(line) for line in lines]
 

@@ -28,7 +28,7 @@ ONE_STEP = {
     "schedule.sample_every": 1, "schedule.warmup_steps": 0,
 }  # fmt: skip
 VLRM = ONE_STEP | {"batch": 4, "held_out.limit": 4}
-UNIRL = ONE_STEP | {"prompts": 2, "group": 2, "joint.per_category": 4}
+UNIRL = ONE_STEP | {"batch": 2, "group": 2, "joint.per_category": 4}
 NOT_EVALUATED = {"joint.per_category": 0}
 # Recipe, preset, and the choices made: together they make every choice, and leave every one out.
 RUNS: dict[str, tuple[str, str, Mapping[str, Any]]] = {
@@ -38,7 +38,7 @@ RUNS: dict[str, tuple[str, str, Mapping[str, Any]]] = {
         "shapes",
         VLRM | {
             "algorithm": "scst", "rewards.similarity": 0.0, "rewards.reference": 0.0, "rewards.repeats": 0.0,
-            "rewards.bad_phrases": 0.0, "schedule.clip": "none", "captioner.reuse_features": True,
+            "rewards.bad_phrases": 0.0, "schedule.gradient_clip": "none", "captioner.reuse_features": True,
         },
     ),
     "group, retrieval": (
@@ -50,7 +50,7 @@ RUNS: dict[str, tuple[str, str, Mapping[str, Any]]] = {
     "grpo of an average": (
         "unirl-grpo",
         "shapes-janus",
-        UNIRL | {"method": "grpo", "objectives.answering": 0.0, "answer.answerer": "average"},
+        UNIRL | {"algorithm": "grpo", "objectives.answering": 0.0, "answer.answerer": "average"},
     ),
     "a checker alone": (
         "unirl-grpo",
@@ -196,7 +196,7 @@ SILENT = [
         "--objectives.answering 0 --objectives.per-turn-every 3",
         "belongs to training of both sides",
     ),
-    ("unirl-grpo", "--clip-low 0.2", "belongs to --method grpo"),
+    ("unirl-grpo", "--clip-low 0.2", "belongs to --algorithm grpo"),
     (
         "unirl-grpo",
         "--quiz-file quizzes.jsonl --quizzes.counting 3",
@@ -223,7 +223,7 @@ SILENT = [
     ("vlrm", "--data.split test", "belongs to a Karpathy JSON in data.images"),
     ("vlrm", "--data.image-root here", "belongs to a Karpathy JSON in data.images"),
     ("vlrm", "--images photos --model p --held-out.beams 2", "belongs to an evaluation; name its images"),
-    ("vlrm", "--clip none --clip-at 2", "belongs to --clip value or norm"),
+    ("vlrm", "--gradient-clip none --gradient-clip-at 2", "belongs to --gradient-clip value or norm"),
 ]
 
 
@@ -243,7 +243,7 @@ def test_a_preset_may_be_left_with_what_its_other_choices_had() -> None:
     for recipe, preset, changes in (
         ("vlrm", "shapes", {"algorithm": "scst"}),
         ("unirl-grpo", "shapes", {"objectives.answering": 0.0}),
-        ("unirl-sft", "shapes-janus", {"schedule.clip": "none"}),
+        ("unirl-sft", "shapes-janus", {"schedule.gradient_clip": "none"}),
     ):
         config = made(recipe, preset, changes)
         assert checked(config, presets=RECIPES[recipe].presets.values()) == config

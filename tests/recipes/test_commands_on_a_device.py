@@ -77,7 +77,7 @@ def test_captions_are_written_by_beams(same: Both, pictures: Path) -> None:
 def test_images_are_drawn_and_asked_about(same: Both, pictures: Path, world_model: str) -> None:
     steps = ["--rounds", "4"] if world_model == "show-o" else []
     model = ["--world-model", world_model]
-    drawn = same("draw", "a red circle", "--number", "2", "--output", "OUT", *steps, *model)
+    drawn = same("draw", "a red circle", "--per-prompt", "2", "--output", "OUT", *steps, *model)
     # Two images, their sheet, and how they were drawn.
     assert len(drawn) == 4
     model = ["--model", str(WEIGHTS / ("show_o" if world_model == "show-o" else "janus"))]
@@ -95,13 +95,13 @@ def test_clip_recall_and_clip_scores_are_the_same(same: Both, pictures: Path) ->
 def test_a_language_model_judges_answers_the_same(same: Both, tmp_path: Path, text_model: Path) -> None:
     rows = [{"question": "what?", "answer": "a red dog", "truth": "a dog"}]
     (tmp_path / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    same("evaluate", "answers", str(tmp_path / "answers.jsonl"), "--judge", str(text_model))
+    same("evaluate", "answers", str(tmp_path / "answers.jsonl"), "--matching", str(text_model))
 
 
 def test_geneval_draws_and_sees_the_same(
     same: Both, tmp_path: Path, mask2former: Path, zero_shot: Path
 ) -> None:
-    draw = ["--model", "shapes", "--per-prompt", "1", "--rounds", "2", "--prompts", "shapes"]
+    draw = ["--model", "shapes", "--per-prompt", "1", "--rounds", "2", "--prompt-file", "shapes"]
     written = same("evaluate", "geneval", "--images", "OUT", "--detector", "shapes", *draw)
     assert len(written) > 24
     (place := tmp_path / "images" / "00000" / "samples").mkdir(parents=True)
@@ -114,7 +114,7 @@ def test_geneval_draws_and_sees_the_same(
     pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(place / "0000.png")
     (tmp_path / "prompts.jsonl").write_text(json.dumps(asked) + "\n")
-    files = ["--images", str(tmp_path / "images"), "--prompts", str(tmp_path / "prompts.jsonl")]
+    files = ["--images", str(tmp_path / "images"), "--prompt-file", str(tmp_path / "prompts.jsonl")]
     for detector in (mask2former, zero_shot / "grounding-dino", zero_shot / "owlv2"):
         seen = ["--detector", str(detector), "--colors", CLIP, "--threshold", "0.01"]
         (tmp_path / "out-cpu").exists()
@@ -132,7 +132,7 @@ def test_joint_of_a_run_are_the_same(same: Both, tmp_path: Path) -> None:
 def test_the_doctor_finds_the_same(emulated: torch.device, tmp_path: Path, words: list[str]) -> None:
     found: list[dict[str, str]] = []
     for device in ("cpu", str(emulated)):
-        main(["doctor", *words, "--json", str(tmp_path / "found.json"), "--device", device])
+        main(["doctor", *words, "--output", str(tmp_path / "found.json"), "--device", device])
         findings = json.loads((tmp_path / "found.json").read_text())["findings"]
         assert any(finding["name"] == "gpu 0" for finding in findings)
         found.append({f"{f['part']}, {f['name']}": f["mark"] for f in findings})

@@ -56,7 +56,7 @@ def test_captioners_of_other_families_train_as_on_the_cpu(
 ) -> None:
     options = ["--model", str(family(tmp_path / "model")), "--judge", str(WEIGHTS / "judge")]
     options += ["--held-out.clip", str(WEIGHTS / "clip"), "--held-out.max-tokens", "6"]
-    options += ["--draw.max-new-tokens", "6", "--draw.prompt", "describe"]
+    options += ["--draw.max-tokens", "6", "--draw.prompt", "describe"]
     assert_same(*train_on_both(tmp_path, emulated, [*VLRM, *options]))
 
 
@@ -71,7 +71,7 @@ def test_captioners_of_other_families_train_as_on_the_cpu(
         ),
         (
             "show-o", "unirl-grpo",
-            "--method dapo --updates 2 --likelihood.unmasking trajectory --draw.batch 2 --dtype float32",
+            "--algorithm dapo --updates 2 --likelihood.unmasking trajectory --draw-batch 2 --dtype float32",
         ),
         (
             "show-o", "unirl-grpo",
@@ -91,11 +91,11 @@ def test_captioners_of_other_families_train_as_on_the_cpu(
         ),
         (
             "janus", "unirl-grpo",
-            "--model.trained full --dtype bfloat16 --kl-weight 0.1 --method grpo --updates 2 "
+            "--model.trained full --dtype bfloat16 --kl-weight 0.1 --algorithm grpo --updates 2 "
             "--answer.answerer frozen --objectives.answering 0",
         ),
         ("janus", "unirl-sft", "--end-to-end --model.trained full --dtype bfloat16 --gradient-checkpointing"),
-        ("janus", "unirl-grpo", "--model.trained full --dtype float32 --method gspo --judge.scale group"),
+        ("janus", "unirl-grpo", "--model.trained full --dtype float32 --algorithm gspo --judge.scale group"),
         ("janus", "unirl-sft", "--end-to-end --relaxation.no-hard --model.trained lora --dtype bfloat16"),
         ("janus", "unirl-sft", "--no-end-to-end --model.trained full --gradient-checkpointing"),
     ],

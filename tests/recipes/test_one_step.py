@@ -25,7 +25,7 @@ def small(recipe: str, preset: str) -> Any:
     schedule = replace(config.schedule, micro_batch=4)
     if recipe == "vlrm":
         return replace(config, batch=8, schedule=schedule)
-    return replace(config, prompts=2, group=2, schedule=schedule)
+    return replace(config, batch=2, group=2, schedule=schedule)
 
 
 @pytest.fixture(scope="module")

@@ -65,7 +65,7 @@ def test_a_drawing_run_says_it_too(
     line = the_line(capsys, ["train", "unirl-grpo", *options])
     assert "out of memory in step 1 while samples were drawn and judged" in line
     assert (
-        "--draw.batch" in line
+        "--draw-batch" in line
         and "--dtype bfloat16" in line
         and "--micro-batch" not in line
         and "is whole" not in line

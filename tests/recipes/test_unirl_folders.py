@@ -83,12 +83,12 @@ def test_a_run_is_repeated_and_resumed_bit_by_bit(
 @pytest.mark.parametrize(
     ("family", "options", "wanted"),
     [
-        ("show-o", "--method grpo --updates 2", {"drawing/ratio", "drawing/clipped", "answering/kl"}),
-        ("janus", "--method grpo --updates 2", {"drawing/ratio", "drawing/clipped", "answering/kl"}),
-        ("show-o", "--method dapo", {"drawing/ratio", "groups/zero_variance"}),
-        ("janus", "--method dr_grpo --kl-weight 0.1", {"drawing/ratio", "drawing/kl"}),
-        ("show-o", "--method gspo", {"answering/ratio"}),
-        ("janus", "--method rloo", {"drawing/kl"}),
+        ("show-o", "--algorithm grpo --updates 2", {"drawing/ratio", "drawing/clipped", "answering/kl"}),
+        ("janus", "--algorithm grpo --updates 2", {"drawing/ratio", "drawing/clipped", "answering/kl"}),
+        ("show-o", "--algorithm dapo", {"drawing/ratio", "groups/zero_variance"}),
+        ("janus", "--algorithm dr_grpo --kl-weight 0.1", {"drawing/ratio", "drawing/kl"}),
+        ("show-o", "--algorithm gspo", {"answering/ratio"}),
+        ("janus", "--algorithm rloo", {"drawing/kl"}),
         ("show-o", "--advantages leave-one-out --objectives.balance", {"gradient/norm_drawing"}),
         (
             "janus",
@@ -96,7 +96,7 @@ def test_a_run_is_repeated_and_resumed_bit_by_bit(
             {"reward/negative_questions"},
         ),
         ("show-o", "--gradient-checkpointing --model.trained lora", {"gradient/cosine"}),
-        ("janus", "--gradient-checkpointing --draw.batch 2 --answer.temperature 0.7", {"gradient/cosine"}),
+        ("janus", "--gradient-checkpointing --draw-batch 2 --answer.temperature 0.7", {"gradient/cosine"}),
         ("janus", "--dtype bfloat16 --model.trained lora", {"drawing/kl"}),
     ],
 )

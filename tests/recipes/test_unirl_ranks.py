@@ -19,7 +19,7 @@ WAYS = {
     "trajectory": ("unirl-grpo", "--likelihood.unmasking trajectory --likelihood.guided"),
     "some rounds": ("unirl-grpo", "--likelihood.unmasking subsampled --likelihood.number 2"),
     "fresh masks": ("unirl-grpo", "--likelihood.unmasking remasked --likelihood.number 2"),
-    "fresh masks, old policy": ("unirl-grpo", "--likelihood.unmasking remasked --method grpo --updates 2"),
+    "fresh masks, old policy": ("unirl-grpo", "--likelihood.unmasking remasked --algorithm grpo --updates 2"),
     "supervised, fresh masks": ("unirl-sft", "--no-end-to-end --likelihood.unmasking remasked"),
     "supervised, all codes relaxed": ("unirl-sft", "--relaxation.codes all --kl-weight 0.5"),
     "supervised, some rounds relaxed": (

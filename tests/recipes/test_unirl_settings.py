@@ -108,11 +108,11 @@ def test_every_preset_survives_json(recipe: str) -> None:
     ("options", "message"),
     [
         (["--group", "1"], "group is 1; GRPO compares the drawings of a prompt, use at least 2"),
-        (["--prompts", "0"], "prompts is 0; use at least 1"),
+        (["--batch", "0"], "--batch is 0; use at least 1"),
         (["--updates", "2"], "updates is 2, but method 'unirl' has no old policy"),
-        (["--updates", "2", "--method", "rloo"], "updates is 2, but method 'rloo' has no old policy"),
-        (["--updates", "0", "--method", "grpo"], "updates is 0; use at least 1"),
-        (["--clip-high", "0.2"], "--clip-high is 0.2, which has no effect here: it belongs to --method"),
+        (["--updates", "2", "--algorithm", "rloo"], "updates is 2, but algorithm 'rloo' has no old policy"),
+        (["--updates", "0", "--algorithm", "grpo"], "updates is 0; use at least 1"),
+        (["--clip-high", "0.2"], "--clip-high is 0.2, which has no effect here: it belongs to --algorithm"),
         (["--joint.per-category", "1"], "--joint.per-category is 1; a prompt is drawn 4 times"),
         (
             ["--answer.answerer", "frozen"],
@@ -152,7 +152,7 @@ def test_every_preset_survives_json(recipe: str) -> None:
         (["--model", "no/such/folder"], "no/such/folder is not a folder"),
         (["--quizzes.position", "-1"], "quizzes.position is -1.0; use 0 or more"),
         (
-            ["--prompts", "2", "--draw.temperature", "0"],
+            ["--batch", "2", "--draw.temperature", "0"],
             "under.temperature is 0: greedy tokens have no gradient",
         ),
     ],
@@ -167,7 +167,7 @@ def test_a_grpo_run_that_cannot_work_says_so_in_one_line(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--micro-batch", "3"], "micro_batch is 3, a rank draws 4 (prompts x group); raise micro_batch"),
+        (["--micro-batch", "3"], "micro_batch is 3, a rank draws 4 (batch x group); raise micro_batch"),
         (["--filter", "best_of_group", "--group", "1"], "filter is 'best_of_group' and group is 1"),
         (["--relaxation.temperature", "0"], "relaxation.temperature is 0.0; use more than 0"),
         (["--relaxation.round", "3"], "only 'one-round' has a use for it"),
@@ -217,7 +217,7 @@ def test_a_broken_line_of_quizzes_is_named_with_its_number(
     wrong = {name: value for name, value in (LINE | change).items() if value is not None}
     file = tmp_path / "quizzes.jsonl"
     file.write_text(json.dumps(LINE) + "\n" + json.dumps(wrong) + "\n")
-    for option in ("--quiz-file", "--joint.file"):
+    for option in ("--quiz-file", "--joint.quiz-file"):
         said = refused(capsys, "unirl-grpo", tmp_path / option, option, file)
         assert f"{file} {message}" in said
 
@@ -292,8 +292,8 @@ def test_silent_groups_and_what_is_asked_about_follow_the_settings_before_the_me
     def skips(**changes: Any) -> bool:
         return algorithm_of(replace(GRPO_SHAPES, **changes), policy, law).drop_zero_variance_groups
 
-    assert not skips() and skips(drop_zero_variance_groups=True) and skips(method="dapo")
-    assert not skips(method="dapo", drop_zero_variance_groups=False)
+    assert not skips() and skips(drop_zero_variance_groups=True) and skips(algorithm="dapo")
+    assert not skips(algorithm="dapo", drop_zero_variance_groups=False)
     judges, answerer = rewards_of(GRPO_SHAPES, in_world=True), answerer_of(GRPO_SHAPES, policy)[0]
     for input in ("reencoded", "codes"):
         config = replace(GRPO_SHAPES, answer=replace(GRPO_SHAPES.answer, input=input))

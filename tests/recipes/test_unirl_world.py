@@ -88,7 +88,7 @@ def test_a_resumed_run_is_the_unbroken_one(
 
 @pytest.mark.slow
 def test_two_ranks_do_what_one_does(tmp_path: Path) -> None:
-    options = ["--likelihood.unmasking", "trajectory", "--method", "grpo", "--updates", "2"]
+    options = ["--likelihood.unmasking", "trajectory", "--algorithm", "grpo", "--updates", "2"]
     options += ["--objectives.balance", "--objectives.answering", "1", *TELLING, "--draw.rounds", "3"]
     alone = train("unirl-grpo", tmp_path / "one", *options)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -138,8 +138,8 @@ def colored_pairs() -> list[str]:
 def test_the_exact_checker_as_reward_raises_the_share_drawn_right(tmp_path: Path) -> None:
     file = tmp_path / "quizzes.jsonl"
     file.write_text("\n".join(colored_pairs()))
-    options = ["--quiz-file", str(file), "--joint.file", str(file), "--learning-rate", "0.003"]
-    options += ["--prompts", "4", "--group", "12", "--micro-batch", "48", "--kl-weight", "0"]
+    options = ["--quiz-file", str(file), "--joint.quiz-file", str(file), "--learning-rate", "0.003"]
+    options += ["--batch", "4", "--group", "12", "--micro-batch", "48", "--kl-weight", "0"]
     options += ["--rewards.object-identification", "0", "--rewards.points", "0", "--rewards.all-facts", "0"]
     options += ["--rewards.detector", "1", "--objectives.answering", "0", "--advantages", "standardized"]
     options += ["--likelihood.unmasking", "trajectory", "--likelihood.guided", "--draw.rounds", "8"]

@@ -19,7 +19,7 @@ from sightloop.world.bundled import WEIGHTS
 HERE = Path(__file__).resolve().parent
 # Rows end at different tokens, so ranks that did not wait for each other would hang.
 SMALL = ["--steps", "2", "--save-every", "2", "--batch", "4", "--micro-batch", "1", "--dtype", "float32"]
-SMALL += ["--draw.max-new-tokens", "8", "--draw.temperature", "2", "--device", "cpu"]
+SMALL += ["--draw.max-tokens", "8", "--draw.temperature", "2", "--device", "cpu"]
 WAYS = {
     "from its parts": [],
     "as a whole": ["--captioner.no-reuse-features", "--gradient-checkpointing"],

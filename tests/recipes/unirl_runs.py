@@ -19,7 +19,7 @@ from sightloop.models.janus.checkpoint import write_official_janus
 from sightloop.models.show_o.checkpoint import write_magvit2
 
 SMALL = (
-    "--prompts", "2", "--group", "2", "--micro-batch", "4", "--steps", "2", "--save-every", "1",
+    "--batch", "2", "--group", "2", "--micro-batch", "4", "--steps", "2", "--save-every", "1",
     "--eval-every", "2", "--sample-every", "2", "--warmup-steps", "0",
 )  # fmt: skip
 TIMED = ("seconds/", "speed/", "memory/")
@@ -72,7 +72,7 @@ def small(recipe: str, *options: str) -> list[str]:
     pairs = set(pairwise(options))
     both = recipe == "unirl-grpo" or "--no-end-to-end" in options or "--objectives.drawing" in options
     compared = both and ("--objectives.answering", "0") not in pairs
-    evaluated = () if "--joint.file" in options else ("--joint.per-category", "4")
+    evaluated = () if "--joint.quiz-file" in options else ("--joint.per-category", "4")
     return [*SMALL, *evaluated, *(("--objectives.per-turn-every", "1") if compared else ()), *options]
 
 

@@ -48,7 +48,7 @@ def trained(base: Path, images: Path, run: Path) -> Path:
     words = ["--model", base, "--images", images, "--judge", WEIGHTS / "judge", "--run", run]
     words += ["--batch", 4, "--steps", 2, "--save-every", 2, "--sample-every", 2, "--learning-rate", 0.05]
     words += ["--held-out.images", images, "--held-out.clip", WEIGHTS / "clip", "--eval-every", 2]
-    words += ["--held-out.max-tokens", 6, "--draw.max-new-tokens", 8, "--draw.prompt", "describe"]
+    words += ["--held-out.max-tokens", 6, "--draw.max-tokens", 8, "--draw.prompt", "describe"]
     words += ["--captioner.lora-targets", "q_proj", "down_proj", "--captioner.lora-rank", 3]
     words += ["--captioner.lora-alpha", 7.5, "--warmup-steps", 0, "--critic.widths", 1]
     main(["train", "vlrm", "--preset", "shapes", *map(str, words)])

@@ -143,7 +143,7 @@ def test_a_run_draws_and_answers_by_command(
 ) -> None:
     run = str(run_of(family, "lora"))
     main(
-        ["draw", "a photo of a red circle", "--model", run, "--number", "1", "--output", str(tmp_path / "a")]
+        ["draw", "a photo of a red circle", "--model", run, "--per-prompt", "1", "--output", str(tmp_path / "a")]
     )
     main(
         [
@@ -151,7 +151,7 @@ def test_a_run_draws_and_answers_by_command(
             "a photo of a red circle",
             "--world-model",
             family,
-            "--number",
+            "--per-prompt",
             "1",
             "--output",
             str(tmp_path),

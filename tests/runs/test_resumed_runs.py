@@ -30,7 +30,7 @@ TRAIN = [
     "pics",
 ]
 TRAIN += ["--held-out.images", "held", "--held-out.clip", "clip", "--custom-rewards", "mine.py:short=0.1"]
-TRAIN += ["--batch", "4", "--draw.max-new-tokens", "4", "--held-out.max-tokens", "4", "--save-every", "1"]
+TRAIN += ["--batch", "4", "--draw.max-tokens", "4", "--held-out.max-tokens", "4", "--save-every", "1"]
 REWARD = "def short(completions):\n    return [-len(text) / 10 for text in completions]\n"
 
 
@@ -296,7 +296,7 @@ def test_the_older_run_stays_in_its_place_until_all_is_loaded(
 def test_models_that_draw_start_late_and_go_on_longer(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    train = ["train", "unirl-sft", "--world-model", "janus", "--prompts", "1", "--group", "1", "--steps", "1"]
+    train = ["train", "unirl-sft", "--world-model", "janus", "--batch", "1", "--group", "1", "--steps", "1"]
     train += ["--no-end-to-end", "--joint.per-category", "0", "--custom-rewards", "mine.py:short=0.1"]
     main([*train, "--run", "drawn"])
     main(["train", "unirl-sft", "--resume", "drawn", "--steps", "2"])

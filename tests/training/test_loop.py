@@ -21,7 +21,7 @@ from sightloop.training.optimizer import make_optimizer
 from sightloop.types import Algorithm, Credit, LossOutput, Policy, Prompt, Rollout, Tokens, Turn
 
 BATCH = 11
-LOOSE = replace(SCHEDULE, clip="none", warmup_steps=0)
+LOOSE = replace(SCHEDULE, gradient_clip="none", warmup_steps=0)
 
 
 def gradients(experiment: Experiment[ToyPolicy, list[int]], micro_batch: int) -> list[Tensor]:

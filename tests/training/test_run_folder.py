@@ -17,7 +17,7 @@ from sightloop.world.bundled import WEIGHTS
 from sightloop.world.image_folder import write_images
 
 CAPTIONER, JUDGE = str(WEIGHTS / "captioner"), str(WEIGHTS / "judge")
-START = ["train", "vlrm", "--batch", "4", "--steps", "1", "--draw.max-new-tokens", "4"]
+START = ["train", "vlrm", "--batch", "4", "--steps", "1", "--draw.max-tokens", "4"]
 START += ["--held-out.max-tokens", "4", "--held-out.limit", "4"]
 
 

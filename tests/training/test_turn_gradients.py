@@ -25,7 +25,9 @@ from sightloop.training.schedule import Schedule
 from sightloop.training.turn_gradients import Comparison, TurnGradients
 from sightloop.types import Modality, Prompt, Rollout, Tokens, Turn
 
-LOOSE = replace(SCHEDULE, clip="none", warmup_steps=0, learning_rate=0.1, best_metric=None, micro_batch=4)
+LOOSE = replace(
+    SCHEDULE, gradient_clip="none", warmup_steps=0, learning_rate=0.1, best_metric=None, micro_batch=4
+)
 REWARDS, GROUP = [1.0, 3.0, 0.0, 4.0], [5, 5, 2, 2]
 
 

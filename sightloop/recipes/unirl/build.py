@@ -92,7 +92,7 @@ def require_inputs(config: UniConfig) -> None:
             refuse_as(found, wanted, name)
     quizzes, evaluation = config.quizzes, config.joint
     named = {"quizzes.file": quizzes.file, "quizzes.excluded": quizzes.excluded}
-    named |= {"joint.file": evaluation.file, "joint.fixed": evaluation.fixed}
+    named |= {"joint.quiz_file": evaluation.quiz_file, "joint.fixed": evaluation.fixed}
     for setting, name in named.items():
         if name and not Path(name).exists():
             raise ValueError(f"{setting} is {name!r}, which does not exist")
@@ -242,7 +242,7 @@ def collector_of(
         blind=config.judge.subtract_blind_baseline,
         encode_anew=config.answer.input == "reencoded",
         show=True,
-        chunk=config.draw.batch,
+        chunk=config.draw_batch,
     )
 
 

@@ -108,8 +108,8 @@ SHARED = (
     ),
     Choice(
         settings=("joint.per_category",),
-        made=lambda c: not c.joint.file or c.joint.per_category == 0,
-        name="quizzes made by the grammar, and joint.file names others",
+        made=lambda c: not c.joint.quiz_file or c.joint.per_category == 0,
+        name="quizzes made by the grammar, and joint.quiz_file names others",
     ),
     Choice(
         settings=("objectives.per_turn_every",),
@@ -117,7 +117,9 @@ SHARED = (
         name="training of both sides, and one of them weighs 0",
     ),
     Choice(
-        settings=("schedule.clip_at",), made=lambda c: c.schedule.clip != "none", name="--clip value or norm"
+        settings=("schedule.gradient_clip_at",),
+        made=lambda c: c.schedule.gradient_clip != "none",
+        name="--gradient-clip value or norm",
     ),
 )
 
@@ -142,8 +144,8 @@ GRPO_CHOICES = (
     *_likelihood(lambda c: c.drawing_weight > 0),
     Choice(
         settings=("clip_low", "clip_high"),
-        made=lambda c: METHODS[c.method].old_policy,
-        name=f"--method {' or '.join(name for name, row in METHODS.items() if row.old_policy)}",
+        made=lambda c: METHODS[c.algorithm].old_policy,
+        name=f"--algorithm {' or '.join(name for name, row in METHODS.items() if row.old_policy)}",
     ),
 )
 SFT_CHOICES = (

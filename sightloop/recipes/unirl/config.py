@@ -79,8 +79,6 @@ class DrawSettings:
     """Rounds of a masked decoder."""
     temperature: NotNegative = 1.0
     """Temperature of sampling; 1 = the model's own distribution."""
-    batch: Count | None = None
-    """Images drawn and asked about at once on a rank; None = all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,10 +156,12 @@ class UniConfig:
     """Folder or hub name of a Show-o or Janus; empty = the embedded world's."""
     world_model: WorldModel = "show-o"
     """Which of the embedded world's models, if no policy is named."""
-    prompts: Count = 8
+    batch: Count = 8
     """Prompts a step, over all ranks (the paper: one a GPU on eight)."""
     group: Count = 3
     """Drawings a prompt."""
+    draw_batch: Count | None = None
+    """Images drawn and asked about at once on a rank; None = all."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """Frozen weights, and products of a language model that is trained as a whole; trained weights are always
     float32."""
@@ -188,7 +188,7 @@ class UniConfig:
         default_factory=lambda: Schedule(
             steps=3000,
             warmup_steps=0,
-            clip="norm",
+            gradient_clip="norm",
             save_every=100,
             eval_every=100,
             sample_every=100,
@@ -224,7 +224,7 @@ class UniConfig:
 class GrpoConfig(UniConfig):
     """Draw, ask yourself about the drawing, reinforce what was answered right (UniRL, arXiv 2505.23380)."""
 
-    method: MethodName = "unirl"
+    algorithm: MethodName = "unirl"
     """UniRL's objective, or a relative by name; `updates`, `kl_weight` and clips below stay yours."""
     advantages: Literal["standardized", "centered", "leave-one-out"] | None = None
     """Rewards minus the group's mean and divided by its deviation, not divided, or minus the mean of the
@@ -246,13 +246,13 @@ class GrpoConfig(UniConfig):
         super().__post_init__()
         if self.group < 2:
             raise ValueError(f"group is {self.group}; GRPO compares the drawings of a prompt, use at least 2")
-        if self.method not in METHODS:
-            raise ValueError(f"method is {self.method!r}; there are: {', '.join(METHODS)}")
-        if self.updates > 1 and not METHODS[self.method].old_policy:
+        if self.algorithm not in METHODS:
+            raise ValueError(f"algorithm is {self.algorithm!r}; there are: {', '.join(METHODS)}")
+        if self.updates > 1 and not METHODS[self.algorithm].old_policy:
             others = ", ".join(name for name, method in METHODS.items() if method.old_policy)
             raise ValueError(
-                f"updates is {self.updates}, but method {self.method!r} has no old policy; use 1, or one of "
-                f"{others}"
+                f"updates is {self.updates}, but algorithm {self.algorithm!r} has no old policy; use 1, or "
+                f"one of {others}"
             )
         if self.answer.answerer != "self" and self.objectives.answering > 0:
             raise ValueError(
@@ -312,7 +312,7 @@ _SHAPES_SCHEDULE = Schedule(
     micro_batch=72,
     learning_rate=2e-4,
     warmup_steps=5,
-    clip="norm",
+    gradient_clip="norm",
     save_every=25,
     eval_every=50,
     sample_every=25,
@@ -322,7 +322,7 @@ _SHAPES_ANSWERS = AnswerSettings(max_tokens=12, temperature=0.5)
 _SHAPES_REWARDS = QuizRewards(points=0.0, all_facts=1.0)
 GRPO_SHAPES_JANUS = GrpoConfig(
     world_model="janus",
-    prompts=9,
+    batch=9,
     group=8,
     dtype="float32",
     answer=_SHAPES_ANSWERS,
@@ -338,7 +338,7 @@ GRPO_SHAPES_JANUS = GrpoConfig(
 GRPO_SHAPES = replace(
     GRPO_SHAPES_JANUS,
     world_model="show-o",
-    prompts=12,
+    batch=12,
     quizzes=QuizSettings(single_object=0.5, counting=1.5),
     # The usual guidance hides from a group what else could have been drawn.
     draw=DrawSettings(guidance=1.0),
@@ -353,7 +353,7 @@ GRPO_SHAPES = replace(
 """The tiny Show-o; of the rounds, which are many, a quarter is scored."""
 SFT_SHAPES_JANUS = SftConfig(
     world_model="janus",
-    prompts=9,
+    batch=9,
     group=8,
     dtype="float32",
     answer=_SHAPES_ANSWERS,
@@ -364,7 +364,7 @@ SFT_SHAPES_JANUS = SftConfig(
 SFT_SHAPES = replace(
     SFT_SHAPES_JANUS,
     world_model="show-o",
-    prompts=GRPO_SHAPES.prompts,
+    batch=GRPO_SHAPES.batch,
     quizzes=GRPO_SHAPES.quizzes,
     draw=GRPO_SHAPES.draw,
     answer=GRPO_SHAPES.answer,

@@ -10,7 +10,7 @@ Differences from the paper, and readings where it leaves a choice (option, prese
    evaluation has one, which invites learning the question.
 3. Prompts of the evaluation never come in training, also not in other words: GenEval's where
    words are the real ones (`quizzes.geneval_prompts`), those of `quizzes.excluded`, and the run's own.
-4. No old policy (`method` "unirl"): the ratio is 1, one update a rollout, nothing to clip. Relatives with
+4. No old policy (`algorithm` "unirl"): the ratio is 1, one update a rollout, nothing to clip. Relatives with
    real ratios and clipping are named methods.
 5. Advantages are divided by the group's standard deviation (`advantages`); drawing and answering weigh the
    same (`objectives`), each a mean over its own tokens. The paper's weights are not known.
@@ -28,7 +28,7 @@ Differences from the paper, and readings where it leaves a choice (option, prese
    anew is not known. What that means for flattery is measured in docs/papers/unirl.md.
 10. Adam at a constant rate without warm-up and weight decay, the gradient's norm clipped at 1; the paper's
     evaluation code has AdamW with 0.01, its schedule and clipping are not known.
-11. Groups are 3 drawings for Show-o and 8 for Janus, one prompt a GPU on 8 GPUs (`prompts` 8). 3000 steps are
+11. Groups are 3 drawings for Show-o and 8 for Janus, one prompt a GPU on 8 GPUs (`batch` 8). 3000 steps are
     those of the published Show-o checkpoint; how long Janus was trained is not known. That run's name also
     holds "bs6", "drpo" and "journey", which we cannot explain.
 12. All weights of the language model learn (`model.trained`); adapters are an option.
@@ -108,7 +108,7 @@ def algorithm_of(config: GrpoConfig, policy: ImageGenerator, sampling: Sampling)
     answers = answer_sampling(config)
     if answers.temperature != 1.0 and objectives.answering.weight > 0:
         objectives = replace(objectives, answering=replace(objectives.answering, under=answers))
-    method = METHODS[config.method]
+    method = METHODS[config.algorithm]
     if method.average_over == "length":
         drawing = replace(
             objectives.drawing, max_length=policy.num_image_tokens if objectives.drawing.weight else None
@@ -127,7 +127,7 @@ def algorithm_of(config: GrpoConfig, policy: ImageGenerator, sampling: Sampling)
         reduce=distributed.sum_over_ranks,
         gather=distributed.gather,
     )
-    found = grpo_method(config.method, plain)
+    found = grpo_method(config.algorithm, plain)
     usual = DEFAULT_KL if method.penalty else 0.0
     weight = usual if config.kl_weight is None else config.kl_weight
     if weight > 0:

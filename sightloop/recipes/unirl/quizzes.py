@@ -44,7 +44,7 @@ def quiz_setup(
     if evaluation.per_category:
         asks = fixed_asks(
             words,
-            file=evaluation.file,
+            file=evaluation.quiz_file,
             per_category=evaluation.per_category,
             per_prompt=PER_PROMPT,
             seed=evaluation.seed,
@@ -95,7 +95,7 @@ def quiz_stream(config: UniConfig, setup: QuizSetup) -> QuizStream:
         source = GrammarQuizzes(vocabulary, seed=seed, weights=weights, excluded=is_held)
         _require_known(setup, [source.quiz(index) for index in range(_SEEN)])
     rank, ranks = distributed.rank(), distributed.num_ranks()
-    return QuizStream(source, batch_size=config.prompts, seed=seed, rank=rank, num_ranks=ranks)
+    return QuizStream(source, batch_size=config.batch, seed=seed, rank=rank, num_ranks=ranks)
 
 
 def _guard(held: list[str], vocabulary: Vocabulary, *, geneval: bool) -> Callable[[Quiz], bool] | None:

@@ -62,11 +62,11 @@ def build(config: SftConfig, run_folder: Path, *, claim: Claim = distributed.bar
         ValueError: a setting that cannot work, with the value and the fix.
     """
     config = checked(config, presets=SFT_PRESETS.values())
-    samples = config.prompts * config.group // distributed.num_ranks()
+    samples = config.batch * config.group // distributed.num_ranks()
     if config.end_to_end and config.schedule.micro_batch < samples:
         raise ValueError(
             f"relaxed drawings allow one backward pass: micro_batch is {config.schedule.micro_batch}, a rank "
-            f"draws {samples} (prompts x group); raise micro_batch, or use --no-end-to-end"
+            f"draws {samples} (batch x group); raise micro_batch, or use --no-end-to-end"
         )
     require_inputs(config)
     setup = setup_of(config)

@@ -17,14 +17,14 @@ Differences from the paper, and readings where it leaves a choice (option, prese
    Phrases of the prose that the table lacks are off (`judge.extra_phrases`).
 10. Repeats exempt articles, prepositions and colors by lists of ours (`judge.exempt_words` adds to them).
 11. One caption an image (`draw.per_image`).
-12. "Clamp the gradient with threshold 1" is element-wise (`clip`, "value"; "norm" is the other usual
+12. "Clamp the gradient with threshold 1" is element-wise (`gradient_clip`, "value"; "norm" is the other usual
     reading).
 13. The retrieval term of VLRM-RS uses plain cosines (`judge.logit_scale` 1) over the captions that one rank
     would judge together (`judge.contrast`), also where several ranks share them.
 14. The value head's figure is not public: a perceptron of 2h, 4h, 8h has the paper's 275 M parameters
     (`critic.widths`); rank 4 on all six linear layers has its 6 M (`critic.lora_rank`).
 15. Critic and policy share one Adam step; their parameters are disjoint, so the order does not matter.
-16. Length of training captions, prompt and image crop are not stated (`draw.max_new_tokens` 60,
+16. Length of training captions, prompt and image crop are not stated (`draw.max_tokens` 60,
     `draw.prompt` empty, `data.fit` "squash").
 """
 
@@ -287,7 +287,7 @@ def _critic(config: VlrmConfig, policy: Captioner) -> TrunkCritic:
 def drawing(config: VlrmConfig) -> Sampling:
     """The distribution that draws captions in training."""
     draw = config.draw
-    return Sampling(max_tokens=draw.max_new_tokens, temperature=draw.temperature, top_k=draw.top_k)
+    return Sampling(max_tokens=draw.max_tokens, temperature=draw.temperature, top_k=draw.top_k)
 
 
 def _algorithm(config: VlrmConfig, critic: TrunkCritic | None) -> Any:

@@ -80,6 +80,8 @@ CHOICES = (
         name="an evaluation; name its images with --held-out.images",
     ),
     Choice(
-        settings=("schedule.clip_at",), made=lambda c: c.schedule.clip != "none", name="--clip value or norm"
+        settings=("schedule.gradient_clip_at",),
+        made=lambda c: c.schedule.gradient_clip != "none",
+        name="--gradient-clip value or norm",
     ),
 )

@@ -110,7 +110,7 @@ class CaptionSampling:
     """Temperature of sampling; 1 = the model's own distribution."""
     top_k: CountOrNone = 6
     """Tokens are drawn among the k likeliest; none = among all."""
-    max_new_tokens: Count = 60
+    max_tokens: Count = 60
     """Longest caption in tokens, its end included."""
     prompt: str = ""
     """Text that captions continue; empty = the model's own."""
@@ -264,7 +264,7 @@ SHAPES = replace(
     # Two hidden layers, not three: the trunk is 96 wide.
     critic=CriticSettings(widths=(2, 4)),
     # Temperature 2 spoils a vocabulary of 32 words.
-    draw=CaptionSampling(temperature=1.0, max_new_tokens=36),
+    draw=CaptionSampling(temperature=1.0, max_tokens=36),
     held_out=HeldOutSettings(clip="", limit=500, beams=1, no_repeat_ngram=0, min_tokens=1, max_tokens=36),
     schedule=CriticSchedule(
         steps=120,
@@ -272,7 +272,7 @@ SHAPES = replace(
         learning_rate=2e-4,
         critic_learning_rate=1e-3,
         warmup_steps=10,
-        clip="norm",
+        gradient_clip="norm",
         save_every=20,
         eval_every=20,
         sample_every=20,
