@@ -21,10 +21,12 @@ DRAWERS = ("draw", "ask", "evaluate geneval", "evaluate joint")
 # From which commands a message of a module, or of one function of it, can come; only these may name options.
 COMMANDS = {
     "data.batches": ("train vlrm",),
+    "data.karpathy": ("train vlrm", "evaluate clip-recall"),
     "data.shards": ("train vlrm",),
     "data.sources": ("caption", "evaluate clip-recall", "train vlrm"),
     "evaluation.pairs": ("evaluate captions", "evaluate clip-recall"),
     "models.weight_files": (*DRAWERS, *TRAIN_UNIRL, "convert"),
+    "models.captioners.family.load_encoder_decoder": ("train vlrm",),
     "models.captioners.from_parts": ("train vlrm", "caption", "evaluate clip-recall"),
     "models.janus.conversation": (*DRAWERS, *TRAIN_UNIRL, "convert"),
     "models.prompt_strings": (*DRAWERS, *TRAIN_UNIRL, "convert"),
@@ -46,6 +48,7 @@ COMMANDS = {
     "evaluators.open_detector.check_detector": ("evaluate geneval",),
     "evaluators.open_detector.open_detector": ("evaluate geneval",),
     "evaluators.open_detector.require_fit": ("evaluate geneval",),
+    "planning.captioner_networks": ("train vlrm",),
     "planning.networks": TRAIN_UNIRL,
     "cli.captions": ("evaluate clip-recall",),
     "cli.captions.pairs_of": ("caption", "evaluate clip-recall"),

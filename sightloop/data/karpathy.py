@@ -77,7 +77,7 @@ def _paths(entries: list[dict[str, Any]], root: Path) -> tuple[str, ...]:
             return paths
     raise ValueError(
         f"neither {foldered[0]} nor {flat[0]} exists, nor any of the next; name the folder of the images "
-        "with --data.image-root or --held-out.image-root"
+        "with --image-root, in training with --data.image-root or --held-out.image-root"
     )
 
 

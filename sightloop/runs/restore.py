@@ -136,7 +136,7 @@ def open_generator(
         )
     if parts != Parts():
         raise ValueError(
-            f"{name} is a run, which knows its parts; leave --magvit, --tokenizer, --tower, --prompts out"
+            f"{name} is a run, which knows its parts; leave --magvit, --tokenizer, --tower and strings of prompts out"
         )
     image_config(Path(name))
     return restore(Path(name), "best", device=where, dtype=dtype).policy

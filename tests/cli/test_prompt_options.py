@@ -116,7 +116,7 @@ def test_a_run_tells_its_strings_and_its_export_has_them(
     made = processor.apply_chat_template(talk, add_generation_prompt=True)
     assert made == policy.prompts.strings.asking.whole("What?")
     capsys.readouterr()
-    assert "leave --magvit, --tokenizer, --tower, --prompts out" in said(
+    assert "leave --magvit, --tokenizer, --tower and strings of prompts out" in said(
         capsys, ["draw", "a", "--model", str(run), "--prompts.system", ""]
     )
 

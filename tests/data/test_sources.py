@@ -284,7 +284,10 @@ def test_what_is_wrong_with_coco_is_said(tmp_path: Path) -> None:
         ValueError, match=re.escape("no split 'dev'; it has restval (1), test (1), train (1), val (1)")
     ):
         open_source(spec, split="dev")
-    with pytest.raises(ValueError, match=r"name the folder of the images with --data\.image-root"):
+    with pytest.raises(
+        ValueError,
+        match=r"name the folder of the images with --image-root, in training with --data\.image-root",
+    ):
         open_source(spec, split="test")
     (tmp_path / "captions.json").write_text(json.dumps({"images": [{"id": 1}], "annotations": []}))
     with pytest.raises(ValueError, match="is no Karpathy JSON"):
