@@ -29,7 +29,7 @@ def test_a_demonstration_leaves_a_run_and_a_sheet(tmp_path: Path) -> None:
     rhythm = {"steps": 2, "save_every": 2, "eval_every": 2, "sample_every": 2}
     config = replace(
         usual,
-        prompts=2,
+        batch=2,
         group=2,
         joint=replace(usual.joint, per_category=4),
         schedule=replace(usual.schedule, **rhythm),
