@@ -63,7 +63,7 @@ def joint_evaluator(
         return None
     check = open_check(settings.detector, settings.colors, in_world=setup.in_world, device=device)
     if check is None:
-        for name in ("file", "fixed"):
+        for name in ("quiz_file", "fixed"):
             if given := getattr(settings, name):
                 raise ValueError(
                     f"{name} is {given!r}, but nothing judges drawings; name a detector with --detector "

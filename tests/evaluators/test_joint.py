@@ -157,7 +157,7 @@ def test_folders_without_sound_images_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "settings"),
-    [("file", JointSettings(file="given")), ("fixed", JointSettings(fixed="given"))],
+    [("quiz_file", JointSettings(quiz_file="given")), ("fixed", JointSettings(fixed="given"))],
 )
 def test_images_and_files_that_nothing_would_judge_are_refused(name: str, settings: JointSettings) -> None:
     setup = replace(setup_of(replace(GRPO_SHOW_O, policy="somewhere")), asks=ASKS)
