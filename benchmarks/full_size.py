@@ -120,9 +120,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    config = VlrmConfig(
-        batch=options.batch, draw_batch=None, draw=CaptionSampling(max_tokens=options.tokens)
-    )
+    config = VlrmConfig(batch=options.batch, draw_batch=None, draw=CaptionSampling(max_tokens=options.tokens))
     config = replace(config, schedule=replace(config.schedule, micro_batch=options.batch))
     ledger = Ledger(CaptionPlan(config).plan(1))
     sizes, clock = Sizes(), Clock()

@@ -11,8 +11,8 @@ from sightloop.cli.app import run_command
 
 _LINES: dict[str, tuple[str, ...]] = {
     "train vlrm": ("--batch", "8", "--learning-rate", "1e-4"),
-    "train unirl-grpo": ("--prompts", "2", "--draw.guidance", "1.5", "--kl-weight", "0.1"),
-    "train unirl-sft": ("--prompts", "2", "--group", "4"),
+    "train unirl-grpo": ("--batch", "2", "--draw.guidance", "1.5", "--kl-weight", "0.1"),
+    "train unirl-sft": ("--batch", "2", "--group", "4"),
     "train": ("--resume", "/nowhere"),
     "train ": ("--config", "/nowhere/config.json", "--run", "/nowhere/run"),
     "evaluate captions": ("/nowhere/captions.jsonl", "--references", "/nowhere/x.json"),
@@ -22,7 +22,7 @@ _LINES: dict[str, tuple[str, ...]] = {
     "evaluate joint": ("--model", "/nowhere", "--per-category", "4"),
     "report": ("/nowhere",),
     "export": ("/nowhere", "--output", "/nowhere/out", "--step", "3"),
-    "draw": ("a red circle", "--number", "1", "--model", "/nowhere", "--temperature", "1"),
+    "draw": ("a red circle", "--per-prompt", "1", "--model", "/nowhere", "--temperature", "1"),
     "ask": ("/nowhere/a.png", "what is it?"),
     "caption": ("/nowhere/a.png", "--beams", "2"),
     "convert": ("show-o", "/nowhere", "/nowhere/out"),

@@ -111,7 +111,7 @@ def _geneval(folder: Path) -> None:
         folder / "prompts.jsonl", [{k: q[k] for k in ("tag", "prompt", "include")} for q in some_quizzes(2)]
     )
     words = ["evaluate", "geneval", "--model", "shapes", "--per-prompt", "1", "--rounds", "1"]
-    words += ["--images", str(folder / "images"), "--prompts", str(folder / "prompts.jsonl")]
+    words += ["--images", str(folder / "images"), "--prompt-file", str(folder / "prompts.jsonl")]
     command([*words, "--detector", "shapes", "--output", str(folder / "results.jsonl")])
     for kind in ("jsonl", "protocol.json"):
         shutil.copy(folder / f"results.{kind}", folder / f"before.{kind}")

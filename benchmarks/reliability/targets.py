@@ -73,7 +73,7 @@ def _of(files: str, *words: str, source: str = "texts", weight: float = 4) -> Ta
 def _texts() -> dict[str, Target]:
     """What evaluations read."""
     measure = ("evaluate", "captions", "{}/captions.jsonl")
-    geneval = ("evaluate", "geneval", "--images", "{}/images", "--prompts", "{}/prompts.jsonl")
+    geneval = ("evaluate", "geneval", "--images", "{}/images", "--prompt-file", "{}/prompts.jsonl")
     seen = (*geneval, "--detections", "{}/results.detections.jsonl")
     found = {
         f"captions {suffix}": _of(f"captions.{suffix}", "evaluate", "captions", f"{{}}/captions.{suffix}")
@@ -90,8 +90,8 @@ def _texts() -> dict[str, Target]:
             ("phrases", "phrases.txt"),
         )
     }
-    asked = ("evaluate", "answers", "{}/said.jsonl", "--questions", "{}/questions.jsonl")
-    spoken = ("evaluate", "geneval", "--results", "{}/results.jsonl", "--prompts", "{}/prompts.jsonl")
+    asked = ("evaluate", "answers", "{}/said.jsonl", "--question-file", "{}/questions.jsonl")
+    spoken = ("evaluate", "geneval", "--results", "{}/results.jsonl", "--prompt-file", "{}/prompts.jsonl")
     recall = ("evaluate", "clip-recall", "--captions", "{}/captions.jsonl", "--clip", "<>/models/clip")
     return found | {
         "scenes": _of("images/scenes.jsonl", *measure, "--scenes", "{}/images"),
@@ -111,7 +111,7 @@ def _asked() -> dict[str, Target]:
     model, captioner = ("--model", "<>/models/show_o"), ("--model", "<>/models/captioner")
     draws = (*train_words("grpo show-o", Path("<>"), Path("{}-run")), *_ONE_STEP)
     train = (*train_words("a2c", Path("<>"), Path("{}-run")), *_ONE_STEP)
-    draw = ("draw", *model, "--output", "{}-out", "--number", "1", "--rounds", "1")
+    draw = ("draw", *model, "--output", "{}-out", "--per-prompt", "1", "--rounds", "1")
     ask = ("ask", "{}/images/00000.png", *model, "--question-file", "{}/plain.txt")
     go_on = ("caption", "{}/images", *captioner, "--output", "{}/written.jsonl", *BRIEF)
     joint = ("evaluate", "joint", *model, "--detector", "shapes", "--against", "none")
@@ -187,7 +187,7 @@ def _models() -> dict[str, Target]:
     def of(name: str, *words: str, weight: float = 0.6) -> Target:
         return Target(source=f"models/{name}", words=words, weight=weight)
 
-    draw = ("draw", "a red circle", "--number", "1", "--model", "{}", "--output", "{}-out")
+    draw = ("draw", "a red circle", "--per-prompt", "1", "--model", "{}", "--output", "{}-out")
     found = {
         name: of(name, "caption", image, "--model", "{}", *BRIEF, weight=2)
         for name in ("captioner", "sharded", "pickled", "llava")

@@ -12,7 +12,7 @@ from sightloop.world.bundled import WEIGHTS
 from sightloop.world.image_folder import write_images
 from sightloop.world.quizzes import sample_quiz
 
-_QUIZZES = ("--prompts", "2", "--group", "2", "--micro-batch", "2", "--log-every-seconds", "600")
+_QUIZZES = ("--batch", "2", "--group", "2", "--micro-batch", "2", "--log-every-seconds", "600")
 _ROUNDS = ("--draw.rounds", "2")
 _ONE_PASS = ("--micro-batch", "4")
 RECIPES: dict[str, tuple[str, ...]] = {
@@ -50,7 +50,7 @@ def train_words(recipe: str, place: Path, run: Path) -> list[str]:
     name, preset, *rest = RECIPES[recipe]
     words = ["train", name, "--preset", preset, "--run", str(run)]
     if name != "vlrm":
-        evaluated = ("--joint.file", str(place / "quiz.jsonl"))
+        evaluated = ("--joint.quiz-file", str(place / "quiz.jsonl"))
         return [*words, *_QUIZZES, *evaluated, *rest]
     words += ["--model", str(WEIGHTS / "captioner"), "--judge", str(WEIGHTS / "judge")]
     words += ["--images", str(place / "images"), "--held-out.images", str(place / "held_out")]
@@ -62,7 +62,7 @@ def train_words(recipe: str, place: Path, run: Path) -> list[str]:
         "4",
         "--micro-batch",
         "2",
-        "--draw.max-new-tokens",
+        "--draw.max-tokens",
         "4",
         "--log-every-seconds",
         "600",

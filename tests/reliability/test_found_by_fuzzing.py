@@ -76,7 +76,7 @@ def test_an_id_that_is_none_is_named_with_its_line(
     rows = [json.loads(line) for line in (texts / name).read_text().splitlines()]
     rows[2]["question_id"] = wrong
     (texts / name).write_text("\n".join(map(json.dumps, rows)))
-    words = ["evaluate", "answers", texts / "said.jsonl", "--questions", texts / "questions.jsonl"]
+    words = ["evaluate", "answers", texts / "said.jsonl", "--question-file", texts / "questions.jsonl"]
     assert f"{texts / name} line 3 has the question_id {wrong!r}" in refused(capsys, *words)
 
 
