@@ -109,7 +109,7 @@ def test_every_preset_survives_json(recipe: str) -> None:
     [
         (["--group", "1"], "group is 1; GRPO compares the drawings of a prompt, use at least 2"),
         (["--batch", "0"], "--batch is 0; use at least 1"),
-        (["--updates", "2"], "updates is 2, but method 'unirl' has no old policy"),
+        (["--updates", "2"], "updates is 2, but algorithm 'unirl' has no old policy"),
         (["--updates", "2", "--algorithm", "rloo"], "updates is 2, but algorithm 'rloo' has no old policy"),
         (["--updates", "0", "--algorithm", "grpo"], "updates is 0; use at least 1"),
         (["--clip-high", "0.2"], "--clip-high is 0.2, which has no effect here: it belongs to --algorithm"),
