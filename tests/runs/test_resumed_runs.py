@@ -106,7 +106,7 @@ def test_what_may_change_changes_and_is_kept(place: Path) -> None:
     [
         (["--batch", "8"], "batch is 8, and run was trained with 4: it is another experiment"),
         (["--seed", "1"], "schedule.seed is 1, and run was trained with 0"),
-        (["--judge.max-text-tokens", "8"], "judge.max_text_tokens is 8, and run was trained with 64"),
+        (["--judge.max-text-tokens", "8"], "--judge.max-text-tokens is 8, and run was trained with 64"),
         (["--steps", "1"], "steps is 1, and run is at step 2 already"),
         (["unirl-grpo"], "run is a run of vlrm, not of unirl-grpo"),
     ],
@@ -303,7 +303,7 @@ def test_models_that_draw_start_late_and_go_on_longer(
     assert newest(place / "drawn")[0] == 2 and (place / "drawn" / "prompts.json").is_file()
     told = refused(capsys, "train", "--resume", "drawn", "--group", "2")
     assert "group is 2, and drawn was trained with 1: it is another experiment" in told
-    (place / "bad.py").write_text("def nothing(completions):\n    return [None] * len(completions)\n")
+    (place / "bad.py").write_text("def nothing(completions):\n    return None\n")
     train[-1] = "bad.py:nothing"
     monkeypatch.setattr("sightloop.recipes.unirl.sft.load_policy", None)
-    assert "returned None" in refused(capsys, *train, "--run", "new") and not (place / "new").exists()
+    assert "returned NoneType None" in refused(capsys, *train, "--run", "new") and not (place / "new").exists()
