@@ -83,9 +83,9 @@ def _evaluating(chance: Chance) -> None:
     left, moment, whole = chance.randint(1, 2), chance.uniform(0.001, 0.1), Run.working
     signal.signal(signal.SIGALRM, _die)
 
-    def working(run: Run, what: str) -> None:
+    def working(self: Run, what: str) -> None:
         nonlocal left
-        whole(run, what)
+        whole(self, what)
         left -= "evaluation" in what
         if not left:
             signal.setitimer(signal.ITIMER_REAL, moment)
@@ -97,9 +97,9 @@ def _after_saves(_: Chance) -> None:
     """Dies once two checkpoints are there."""
     saves, whole = 0, Run.save
 
-    def save(run: Run, step: int, what: Any) -> None:
+    def save(self: Run, step: int, what: Any) -> None:
         nonlocal saves
-        whole(run, step, what)
+        whole(self, step, what)
         saves += 1
         if saves == 2:
             _die()

@@ -131,7 +131,7 @@ def replace_file(file: Path, chance: random.Random) -> str:
         file.write_bytes(chance.choice(others).read_bytes())
     else:
         file.unlink()
-        _INSTEAD.get(name, file.touch)(file)
+        _INSTEAD.get(name, _INSTEAD["missing"])(file)
     return name
 
 

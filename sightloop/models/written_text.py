@@ -57,7 +57,7 @@ def template_ids(tokenizer: Any, filled: str) -> list[int]:
 
 
 def in_template(
-    reader: Any, chat: Sequence[Any], *, source: str = "", fix: str = "download it again", **options: Any
+    reader: Any, chat: list[Any], *, source: str = "", fix: str = "download it again", **options: Any
 ) -> Any:
     """A chat as the template of a tokenizer or processor writes it, with the place for the answer.
 
