@@ -127,7 +127,8 @@ def _train(
     if run.due(standing.step, schedule.eval_every):
         evaluate(experiment, run, standing.step)
     if distributed.any_rank(run.improved):
-        # The evaluation of a run that was stopped in it.
+        # The evaluation of a run that was stopped in it; the checkpoint stays as its last step left it.
+        set_learning_rate(optimizer, standing.step, schedule)
         standing.save()
     batches = iter(experiment.batches)
     for step in range(standing.step + 1, schedule.steps + 1):

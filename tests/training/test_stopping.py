@@ -62,7 +62,7 @@ def stopped_run(folder: Path, *, in_step: Action = nothing, in_evaluation: Actio
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
-@pytest.mark.parametrize("place", ["step", "evaluation"])
+@pytest.mark.parametrize("place", ["step", "evaluation", "last evaluation"])
 def test_what_is_in_flight_is_dropped_and_done_again(
     number: signal.Signals, place: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -72,13 +72,14 @@ def test_what_is_in_flight_is_dropped_and_done_again(
     send = sends(number)
     # Evaluations are made before training and at every third step.
     in_step = counted(4, send) if place == "step" else nothing
-    in_evaluation = counted(2, send) if place == "evaluation" else nothing
+    which = {"evaluation": 2, "last evaluation": 5}
+    in_evaluation = counted(which[place], send) if place in which else nothing
     stopped_run(tmp_path / "run", in_step=in_step, in_evaluation=in_evaluation)
 
     signal.signal(number, was)
     done = checkpoint.finished_checkpoints(tmp_path / "run" / "checkpoints")[-1].step
     err = capfd.readouterr().err
-    assert f"{number.name}: saving, without the {place} in flight" in err
+    assert f"{number.name}: saving, without the {place.split()[-1]} in flight" in err
     assert f"stopped after step {done}; go on with: sightloop train --resume" in err
     train(experiment_of(), run_in(tmp_path / "run", resume=True))
     expected, found = traces(tmp_path / "undisturbed"), traces(tmp_path / "run")
