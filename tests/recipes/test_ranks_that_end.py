@@ -72,7 +72,7 @@ def cases(place: Path) -> dict[str, dict[str, Any]]:
         words = ["train", "vlrm", "--preset", "shapes", "--run", str(place / name), *images]
         for option, folder in models.items():
             words += [f"--{option}", str(WEIGHTS / folder)]
-        words += ["--batch", "6", "--draw.max-new-tokens", "4", "--held-out.max-tokens", "4", "--steps", "3"]
+        words += ["--batch", "6", "--draw.max-tokens", "4", "--held-out.max-tokens", "4", "--steps", "3"]
         words += ["--save-every", "9", "--custom-rewards", f"{place / 'mine.py'}:{reward}=0.1"]
         return [*words, *more]
 
