@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import torch
 from huggingface_hub.utils import enable_progress_bars
+from huggingface_hub.utils import logging as hub_logging
 from jaxtyping import Int
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedConfig, ProcessorMixin
@@ -44,6 +45,8 @@ Model = TypeVar("Model", bound=type)
 # Its bars and advice would stand in every log; what matters of them is said by whoever opens a model.
 transformers_logging.disable_progress_bar()
 transformers_logging.set_verbosity_error()
+# Of a hub that cannot be reached, whoever opens a model says so once; each try would be two lines more.
+hub_logging.set_verbosity_error()
 if sys.stderr.isatty():
     # That one is of downloads, which take minutes.
     enable_progress_bars()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import signal
 import time
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -38,6 +40,12 @@ def test_a_reward_that_hangs_is_named_with_the_users_own_line(tmp_path: Path) ->
 def test_a_model_loads_without_the_bars_of_libraries(capfd: pytest.CaptureFixture[str]) -> None:
     ClipEncoder.from_pretrained(str(WEIGHTS / "clip"), device=torch.device("cpu"))
     assert capfd.readouterr() == ("", "")
+
+
+def test_the_hubs_client_does_not_tell_each_of_its_tries(capfd: pytest.CaptureFixture[str]) -> None:
+    import_module("sightloop.models.open")
+    logging.getLogger("huggingface_hub.utils._http").warning("Retrying in 1s [Retry 1/5].")
+    assert capfd.readouterr().err == ""
 
 
 def test_a_limit_leaves_no_trace(tmp_path: Path) -> None:
