@@ -39,6 +39,7 @@ COMMANDS = {
     "runs.push": ("export",),
     "api.caption_file": ("caption",),
     "cli.app": ("export",),
+    "cli.app.report": ("report",),
     "cli.draw": ("draw",),
     "evaluators.geneval_run": ("evaluate geneval",),
     "cli.geneval": ("evaluate geneval",),

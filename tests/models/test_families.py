@@ -190,7 +190,11 @@ def test_adapters_learn_faster_than_a_q_former_where_no_rate_is_given(folders: d
     ("name", "choices", "told"),
     [
         ("git", CaptionerChoices(reuse_features=False), "leave --captioner.no-reuse-features out"),
-        ("blip2_t5", CaptionerChoices(lora_rank=4), "trains its Q-Former and has no --captioner.lora-"),
+        (
+            "blip2_t5",
+            CaptionerChoices(lora_rank=4),
+            "trains its Q-Former and no adapters; leave --captioner.lora-rank",
+        ),
         (
             "blip",
             CaptionerChoices(lora_targets=("q_proj",)),

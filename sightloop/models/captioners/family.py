@@ -56,8 +56,8 @@ def load_encoder_decoder(
     plain = CaptionerChoices(template=choices.template, image_size=choices.image_size)
     if plan.bridge and choices != plain:
         raise ValueError(
-            f"{name!r} is {plan.title}, which trains its Q-Former and has no --captioner.lora-* settings; "
-            "leave them out"
+            f"{name!r} is {plan.title}, which trains its Q-Former and no adapters; leave "
+            "--captioner.lora-rank and its neighbors out"
         )
     captioner = EncoderDecoderCaptioner.from_pretrained(
         folders[-1],
