@@ -31,7 +31,9 @@ def changed_settings(before: Any, after: Any, *, run: Path) -> dict[str, Any]:
         splits_contrast = setting == "draw_batch" and after.rewards.retrieval > 0
         if setting not in MAY_CHANGE or splits_contrast:
             known = [name.removeprefix("schedule.") for name in MAY_CHANGE if name in set(leaves_of(after))]
-            why = "captions judged together would be others" if splits_contrast else "it is another experiment"
+            why = (
+                "captions judged together would be others" if splits_contrast else "it is another experiment"
+            )
             raise ValueError(
                 f"{setting} is {value!r}, and {run} was trained with {value_of(before, setting)!r}: {why}. "
                 f"Leave it out, or start a new run; what may change is {', '.join(known)}"

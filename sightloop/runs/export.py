@@ -17,8 +17,8 @@ from sightloop.models.families import CaptionerFamily, GeneratorFamily
 from sightloop.models.precision import DTYPES
 from sightloop.models.protocols import Card, Export, Usage
 from sightloop.models.weight_files import refuse_filled
-from sightloop.recipes.unirl.config import GrpoConfig
 from sightloop.recipes.inputs import settings_of_run
+from sightloop.recipes.unirl.config import GrpoConfig
 from sightloop.runs.restore import Restored, family_of, restore, start_folder
 from sightloop.text_files import form_of, read_json, read_whole
 
@@ -58,9 +58,7 @@ def export_run(
     if isinstance(row, GeneratorFamily):
         if form == "tensors":
             raise ValueError(f"{run} is a run of {recipe}; VLRM's tensors are BLIP-2's, use --form folder")
-        return _export_generator(
-            run, row, output, step=step, dtype=DTYPES[dtype], license_name=license_name
-        )
+        return _export_generator(run, row, output, step=step, dtype=DTYPES[dtype], license_name=license_name)
     assert isinstance(row, CaptionerFamily)
     if row.export is None:
         raise ValueError(_cannot(run, row.title, "export"))
@@ -113,7 +111,9 @@ def _card(
 ) -> Card:
     before, after = (_evaluation(run, evaluation, step) for step in (0, restored.step))
     told = {
-        title: name for name, title in called.items() if name in before["metrics"] and name in after["metrics"]
+        title: name
+        for name, title in called.items()
+        if name in before["metrics"] and name in after["metrics"]
     }
     intervals = {title: _interval(before, after, name) for title, name in told.items()}
     return Card(
@@ -151,7 +151,7 @@ def _interval(before: Mapping[str, Any], after: Mapping[str, Any], name: str) ->
 
 
 def _hub_name(base: str) -> str:
-    """What the hub calls the model of a folder: as the folder says, or the cache that it is in; "" if unknown."""
+    """The hub's name of the model in a folder, by the folder or the cache that it is in; "" if unknown."""
     folder = Path(base)
     if not folder.exists():
         return ""

@@ -103,7 +103,9 @@ def _filled(config: Any, run: Path) -> Any:
         world = config if config.data.images else shapes_world(config, run)
         return replace(world, policy=base_model(config))
     generator: UniConfig = config
-    return generator if generator.policy else replace(generator, policy=str(world_folder(generator.world_model)))
+    return (
+        generator if generator.policy else replace(generator, policy=str(world_folder(generator.world_model)))
+    )
 
 
 def _fingerprint(filled: Any, run: Path, setting: str, name: str) -> str:

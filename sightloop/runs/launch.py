@@ -15,12 +15,12 @@ from typing import Any
 from sightloop import accelerator
 from sightloop.late import late
 from sightloop.planning.precision import precisions
+from sightloop.process.signals import Ended
 from sightloop.recipes.catalog import RECIPES
 from sightloop.recipes.config_json import config_to_json
-from sightloop.process.signals import Ended
-from sightloop.runs.trust import mark_as_own
 from sightloop.recipes.inputs import IDENTITY, about_inputs
 from sightloop.runs.identity import require_same_inputs, write_identity
+from sightloop.runs.trust import mark_as_own
 from sightloop.storage.environment import run_environment
 from sightloop.storage.owner import owned
 from sightloop.terminal import say
@@ -95,14 +95,14 @@ def _start(name: str, config: Any, folder: Path, *, overwrite: bool, held: ExitS
     _drive(name, config, folder, experiment=experiment, run=Run)
 
 
-def _resume(
-    name: str, config: Any, folder: Path, *, changes: Mapping[str, Any], held: ExitStack
-) -> None:
+def _resume(name: str, config: Any, folder: Path, *, changes: Mapping[str, Any], held: ExitStack) -> None:
     _own(folder, held)
     require_same_inputs(config, folder)
     experiment = _built(name, config, folder)
     given = about_inputs()
-    if distributed.rank() == 0 and (given.relocated or given.allow_changed or not (folder / IDENTITY).exists()):
+    if distributed.rank() == 0 and (
+        given.relocated or given.allow_changed or not (folder / IDENTITY).exists()
+    ):
         write_identity(config, folder)
     _drive(name, config, folder, experiment=experiment, run=partial(Run.resume, changes=changes))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from huggingface_hub import HfApi
-from huggingface_hub.errors import HFValidationError, HfHubHTTPError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 
@@ -18,7 +18,9 @@ def require_repository(name: str) -> None:
     try:
         validate_repo_id(name)
     except HFValidationError as error:
-        raise ValueError(f"--push {name!r} is no name of a repository, as in ORGANIZATION/NAME: {error}") from error
+        raise ValueError(
+            f"--push {name!r} is no name of a repository, as in ORGANIZATION/NAME: {error}"
+        ) from error
     if "/" not in name:
         raise ValueError(f"--push {name!r} names no owner; give ORGANIZATION/NAME")
 
@@ -36,8 +38,8 @@ def push_folder(folder: Path, name: str, *, is_private: bool) -> str:
     except (HfHubHTTPError, OSError) as error:
         first = " ".join(str(error).split())[:300]
         raise ValueError(
-            f"{name} could not be pushed ({first}); log in with `hf auth login`, or later upload {folder} with "
-            f"`hf upload {name} {folder}`"
+            f"{name} could not be pushed ({first}); log in with `hf auth login`, or later upload {folder} "
+            f"with `hf upload {name} {folder}`"
         ) from error
 
 

@@ -11,8 +11,8 @@ import torch
 
 from sightloop.models.families import Family, Parts, WorldModel, draws
 from sightloop.models.named_models import captioner_family, generator_family
-from sightloop.models.precision import DTYPES
 from sightloop.models.open import local_folder
+from sightloop.models.precision import DTYPES
 from sightloop.models.protocols import Captioner, ImageGenerator
 from sightloop.recipes.image_policies import load_image_policy, world_folder
 from sightloop.recipes.inputs import settings_of_run
@@ -136,7 +136,8 @@ def open_generator(
         )
     if parts != Parts():
         raise ValueError(
-            f"{name} is a run, which knows its parts; leave --magvit, --tokenizer, --tower and strings of prompts out"
+            f"{name} is a run, which knows its parts; leave --magvit, --tokenizer, --tower and strings of "
+            "prompts out"
         )
     image_config(Path(name))
     return restore(Path(name), "best", device=where, dtype=dtype).policy

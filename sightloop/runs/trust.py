@@ -11,8 +11,8 @@ from sightloop.recipes.choices import leaves_of, value_of
 from sightloop.rewards.custom import OFFERED
 from sightloop.rewards.user_functions import names_function
 from sightloop.storage.files import write_run_json
-from sightloop.training import distributed
 from sightloop.text_files import read_json
+from sightloop.training import distributed
 
 YES = "--trust-rewards"
 _CODE = ("custom_rewards", "judge.detector", "joint.detector")
@@ -68,4 +68,3 @@ def _is_own(run: Path) -> bool:
         return read_json(run / "environment.json").get(_OWN) == os.stat(run).st_ino
     except (ValueError, OSError):
         return False
-

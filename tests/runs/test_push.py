@@ -1,4 +1,4 @@
-"""What goes to the hub is shown before it goes; names that it cannot have are refused before anything is done."""
+"""What goes to the hub is shown before it goes; names that it cannot have are refused first."""
 
 from __future__ import annotations
 
@@ -51,5 +51,7 @@ def test_a_base_is_called_as_the_hub_calls_it(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"_name_or_path": "llava-hf/llava-1.5-7b-hf"}', encoding="utf-8")
     assert _hub_name(str(tmp_path)) == "llava-hf/llava-1.5-7b-hf"
     assert _hub_name("llava-hf/llava-1.5-7b-hf") == ""
-    (tmp_path / "README.md").write_text("---\nlicense: mit\ntags: [x]\n---\nlicense: none\n", encoding="utf-8")
+    (tmp_path / "README.md").write_text(
+        "---\nlicense: mit\ntags: [x]\n---\nlicense: none\n", encoding="utf-8"
+    )
     assert _license_of(str(tmp_path)) == "mit" and _license_of(str(cached)) == ""

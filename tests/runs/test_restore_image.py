@@ -12,15 +12,14 @@ from typing import Any
 
 import pytest
 import torch
-from PIL import Image
 from image_runs import STARTS, made_run
+from PIL import Image
 from torch import Tensor
 
 from experiments.world.unified_models import NUM_IMAGE_TOKENS, SIDE
 from sightloop.cli import main
-from sightloop.models.janus.policy import Janus
-from sightloop.models.show_o.policy import ShowO
 from sightloop.models.families import Parts
+from sightloop.models.show_o.policy import ShowO
 from sightloop.recipes.image_policies import load_image_policy
 from sightloop.recipes.unirl.config import PolicySettings
 from sightloop.runs.restore import before_training, open_generator, restore
@@ -94,8 +93,7 @@ def test_an_exported_run_scores_as_its_policy_does(
 def test_the_best_the_last_and_a_named_step_are_told_apart(run_of: Callable[[str, str], Path]) -> None:
     run = run_of("show-o", "lora")
     scores = {
-        step: log_probs(restore(run, step, device=CPU).policy)[0]
-        for step in ("best", "last", "2", "4")
+        step: log_probs(restore(run, step, device=CPU).policy)[0] for step in ("best", "last", "2", "4")
     }
     assert torch.equal(scores["best"], scores["2"])
     assert torch.equal(scores["last"], scores["4"])
@@ -143,7 +141,16 @@ def test_a_run_draws_and_answers_by_command(
 ) -> None:
     run = str(run_of(family, "lora"))
     main(
-        ["draw", "a photo of a red circle", "--model", run, "--per-prompt", "1", "--output", str(tmp_path / "a")]
+        [
+            "draw",
+            "a photo of a red circle",
+            "--model",
+            run,
+            "--per-prompt",
+            "1",
+            "--output",
+            str(tmp_path / "a"),
+        ]
     )
     main(
         [

@@ -306,4 +306,6 @@ def test_models_that_draw_start_late_and_go_on_longer(
     (place / "bad.py").write_text("def nothing(completions):\n    return None\n")
     train[-1] = "bad.py:nothing"
     monkeypatch.setattr("sightloop.recipes.unirl.sft.load_policy", None)
-    assert "returned NoneType None" in refused(capsys, *train, "--run", "new") and not (place / "new").exists()
+    assert (
+        "returned NoneType None" in refused(capsys, *train, "--run", "new") and not (place / "new").exists()
+    )

@@ -69,7 +69,11 @@ def test_a_foreign_configuration_runs_code_only_after_a_yes(
     ],
 )
 def test_every_setting_that_names_code_is_listed(
-    recipe: str, setting: str, value: str | tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    recipe: str,
+    setting: str,
+    value: str | tuple[str, ...],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     config = config_to_json(RECIPES[recipe].config())
     group, _, name = setting.rpartition(".")
