@@ -40,7 +40,19 @@ _NAMES = {
     "train": "sightloop.api.train",
 }
 """Where each public name is. A release that takes one away says so in CHANGELOG.md."""
-__all__ = ["__version__", *sorted(_NAMES)]
+__all__ = [
+    "Evaluation",
+    "GrpoConfig",
+    "Model",
+    "Outcome",
+    "SftConfig",
+    "TrainingRun",
+    "VlrmConfig",
+    "__version__",
+    "evaluate",
+    "load",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

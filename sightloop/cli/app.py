@@ -235,16 +235,16 @@ class ReportOptions:
 def report(words: list[str]) -> None:
     """Write the page and print the table."""
     options = parsed(ReportOptions, args=words, prog="sightloop report")
-    folders: tuple[Path, ...] = options.run
-    if not folders:
+    first, *others = options.run or (None,)
+    if first is None:
         raise ValueError("not given: a run folder, as in `sightloop report runs/NAME`")
-    if len(folders) > 1:
+    if others:
         if options.all:
             raise ValueError("--all has no effect for several runs, which show all figures; leave it out")
-        return _show_comparison(folders, options.output)
+        return _show_comparison([first, *others], options.output)
     if options.output is not None:
         raise ValueError("--output has no effect for one run, whose page is its report.html; leave it out")
-    _show_report(folders[0], all_figures=options.all)
+    _show_report(first, all_figures=options.all)
 
 
 def _show_comparison(folders: Sequence[Path], output: Path | None) -> None:

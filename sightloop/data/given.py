@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeGuard, runtime_checkable
 
 import numpy as np
 from PIL import Image
@@ -97,7 +97,7 @@ def source_of(images: Any, *, name: str = "images", column: str = "") -> Source:
     if isinstance(rows, _Places):
         if not len(rows):
             raise ValueError(f"{name} is empty; give at least one image")
-        if all(isinstance(row, str | Path) for row in rows) if isinstance(rows, Sequence) else False:
+        if isinstance(rows, Sequence) and all(isinstance(row, str | Path) for row in rows):
             return FileSource(spec=spec, paths=tuple(map(str, rows)))
         found = _column(rows[0], column, name)
         paths = tuple(f"{spec}!{number}" for number in range(len(rows)))
@@ -161,7 +161,7 @@ def _column(row: Any, wanted: str, name: str) -> str:
     return str(holding[0])
 
 
-def _is_file(value: Any) -> bool:
+def _is_file(value: Any) -> TypeGuard[Mapping[str, Any]]:
     """Whether this is how `datasets` holds an image that is not decoded."""
     return isinstance(value, Mapping) and {"bytes", "path"} >= set(value) and bool(value)
 

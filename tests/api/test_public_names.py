@@ -43,7 +43,7 @@ MEMBERS = {
 
 
 def test_the_public_names_are_these() -> None:
-    assert sightloop.__all__ == ["__version__", *NAMES]
+    assert sorted(sightloop.__all__) == sorted(["__version__", *NAMES])
     assert set(NAMES) <= set(dir(sightloop))
     for name, members in MEMBERS.items():
         assert [each for each in members if not hasattr(getattr(sightloop, name), each)] == []

@@ -6,7 +6,7 @@ Light to import: the command line reads it before any network is loaded.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import tyro
 
@@ -242,7 +242,7 @@ def settled(config: VlrmConfig) -> VlrmConfig:
     if config.schedule.learning_rate is not None:
         return config
     # The embedded world's captioner is a BLIP-2.
-    row = _captioner_family(config.policy) if config.policy else FAMILIES["blip-2"]
+    row: Any = _captioner_family(config.policy) if config.policy else FAMILIES["blip-2"]
     return replace(config, schedule=replace(config.schedule, learning_rate=row.learning_rate))
 
 
