@@ -63,7 +63,7 @@ def test_all_of_them_are_documented_and_typed() -> None:
 
 
 def test_a_name_that_is_not_there_is_answered_with_those_that_are() -> None:
-    with pytest.raises(AttributeError, match=r"sightloop has no 'Trainer'; it has __version__, Evaluation"):
+    with pytest.raises(AttributeError, match=r"sightloop has no 'Trainer'; it has Evaluation, GrpoConfig"):
         sightloop.Trainer  # noqa: B018  # pyright: ignore[reportAttributeAccessIssue]
 
 
