@@ -14,16 +14,11 @@ from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from jinja2 import TemplateError
-from transformers import ProcessorMixin
-
 from sightloop.process.time_limit import limited
 
 _TEMPLATE_SECONDS = 20.0
 """A template is a program; one that a model was trained with takes milliseconds."""
-_TEMPLATE_ERRORS = (
-    *(TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError),
-)
+_TEMPLATE_ERRORS = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError)
 _LOOKS_LIKE_A_MARK = re.compile(r"\s*[<\[].+[>\]]\s*")
 """Other added tokens, such as runs of blanks, belong to what people write."""
 
@@ -64,12 +59,16 @@ def in_template(
     Raises:
         ValueError: the template is damaged, or comes to no end; `source` or the model's name is said.
     """
+    # The command line reads options of this file's users and must not wait for these.
+    from jinja2 import TemplateError
+    from transformers import ProcessorMixin
+
     words = reader.tokenizer if isinstance(reader, ProcessorMixin) else reader
     name = source or f"the chat template of {words.name_or_path!r}"
     with limited(name, at_most=_TEMPLATE_SECONDS):
         try:
             return reader.apply_chat_template(chat, add_generation_prompt=True, **options)
-        except _TEMPLATE_ERRORS as error:
+        except (TemplateError, *_TEMPLATE_ERRORS) as error:
             raise ValueError(f"{name} cannot be read ({type(error).__name__}: {error}); {fix}") from error
 
 
