@@ -51,6 +51,11 @@ def template_ids(tokenizer: Any, filled: str) -> list[int]:
     return tokenizer(filled, add_special_tokens=False).input_ids
 
 
+def template_batch(tokenizer: Any, filled: Sequence[str]) -> Any:
+    """The same of several, padded on the right, with a mask and what the tokenizer adds."""
+    return tokenizer(list(filled), padding=True, padding_side="right", return_tensors="pt")
+
+
 def in_template(
     reader: Any, chat: list[Any], *, source: str = "", fix: str = "download it again", **options: Any
 ) -> Any:

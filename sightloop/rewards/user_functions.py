@@ -27,7 +27,7 @@ from sightloop.process.faults import user_code_message
 IN_PYTHON = "python"
 """The place in the names of functions that a Python program gave."""
 _GIVEN: dict[str, Callable[..., Any]] = {}
-Said = TypeVar("Said")
+_Said = TypeVar("_Said")
 _FORM = "use module:function, or the path of a file: rewards/mine.py:function"
 
 
@@ -150,12 +150,12 @@ def _given(name: str, what: str) -> Callable[..., Any]:
 
 def said_of_each(
     images: list[Image.Image],
-    ask: Callable[[list[Image.Image]], Sequence[Said]],
+    ask: Callable[[list[Image.Image]], Sequence[_Said]],
     *,
     what: str,
     kind: type[Any],
     wanted: str,
-) -> Sequence[Said]:
+) -> Sequence[_Said]:
     """What a function, used as `what`, says about each image: one `kind` each, `wanted` in the user's words.
 
     Raises:

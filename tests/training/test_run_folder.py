@@ -184,7 +184,7 @@ def test_only_an_older_run_beside_it_is_ever_removed(run: Path) -> None:
         assert other.is_dir()
 
 
-def test_a_run_that_has_trained_stays_though_it_fails_before_its_first_checkpoint(
+def test_a_run_that_fails_before_its_first_checkpoint_saves_what_it_learned_and_then_replaces_the_older(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     mine = run.parent / "mine.py"
@@ -198,10 +198,10 @@ def test_a_run_that_has_trained_stays_though_it_fails_before_its_first_checkpoin
     words = [*START, "--run", str(run), "--overwrite", "--custom-rewards", f"{mine}:sometimes"]
     told = refused(capsys, *words, "--steps", "2", "--save-every", "2")
     assert "enough" in told
-    (older,) = run.parent.glob("mine.old-*")
-    assert (older / "checkpoints" / "step_000001").is_dir()
+    assert "step 1 is saved" in told
+    assert (run / "checkpoints" / "step_000001" / "manifest.json").is_file()
     assert '"kind": "train"' in (run / "metrics.jsonl").read_text()
-    assert not (run / "checkpoints").exists()
+    assert not list(run.parent.glob("mine.old-*"))
 
 
 @pytest.mark.parametrize(

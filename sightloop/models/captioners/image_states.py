@@ -27,7 +27,7 @@ from sightloop.models.transformers_internals import (
     cache_argument,
     roomy_cache,
 )
-from sightloop.models.written_text import spelled_out
+from sightloop.models.written_text import spelled_out, template_batch, template_ids
 from sightloop.types import Images, Prompt, Sampling, Tokens, Turn
 
 Form = Literal["beside", "encoded", "before", "in front"]
@@ -146,7 +146,7 @@ class ImageStates:
     def _asked(self, tokenizer: Any, texts: list[str]) -> dict[str, Tensor]:
         """Prompts with their special tokens, padded on the right."""
         asked = [self.prompt_text(text) for text in texts]
-        read = tokenizer(asked, padding=True, padding_side="right", return_tensors="pt")
+        read = template_batch(tokenizer, asked)
         device = self.head.weight.device
         return {name: read[name].to(device, non_blocking=True) for name in ("input_ids", "attention_mask")}
 
@@ -184,7 +184,7 @@ class ImageStates:
         if self.plan.form == "encoded":
             return [self.start] * len(texts)
         asked = {text: self.plan.lead + self.prompt_text(text) for text in set(texts)}
-        known = {text: self.words(whole, add_special_tokens=False).input_ids for text, whole in asked.items()}
+        known = {text: template_ids(self.words, whole) for text, whole in asked.items()}
         return [[*self.start, *known[text]] for text in texts]
 
     # -- the text model
