@@ -101,6 +101,7 @@ def steps(weights: Path) -> list[Step]:
         Step(words=("caption", PICTURES, "--model", "exported_vlrm"), tells=lines),
         Step(words=("train", "vlrm", "--preset", "paper", "--plan"), tells=lines),
         Step(words=("doctor",)),
+        Step(words=("completion", "bash")),
     ]  # fmt: skip
     for family in ("show-o", "janus"):
         world, folder, geneval = ("--world-model", family), f"drawn_{family}", f"geneval_{family}"

@@ -89,22 +89,22 @@ def captions(device: torch.device) -> dict[str, Cost]:
         "min_new_tokens": LENGTH,
     }
 
-    def ours(temperature: float) -> int:
-        law = Sampling(max_tokens=LENGTH, temperature=temperature)
-        return policy.sample(prompt, law).ids.shape[1]
+    def sampled() -> int:
+        # Hot, so that most of them are long.
+        return policy.sample(prompt, Sampling(max_tokens=LENGTH, temperature=8.0)).ids.shape[1]
 
     def theirs(**options: Any) -> int:
         return policy.model.language_model.generate(**fixed, **options).shape[1]
 
-    def beams() -> int:
-        policy.write(images, beams=5, min_tokens=LENGTH, max_tokens=LENGTH)
+    def written(beams: int) -> int:
+        repeats = 2 * (beams > 1)
+        policy.write(images, beams=beams, no_repeat_ngram=repeats, min_tokens=LENGTH, max_tokens=LENGTH)
         return LENGTH
 
     return {
-        "captions greedy": cost_of(partial(ours, 0.0)),
-        # Hot, so that most of them are long.
-        "captions sampled": cost_of(partial(ours, 8.0)),
-        "captions beams": cost_of(beams),
+        "captions greedy": cost_of(partial(written, 1)),
+        "captions sampled": cost_of(sampled),
+        "captions beams": cost_of(partial(written, 5)),
         "captions greedy, transformers": cost_of(partial(theirs, do_sample=False)),
         "captions sampled, transformers": cost_of(partial(theirs, do_sample=True, top_k=0)),
         "captions beams, transformers": cost_of(partial(theirs, do_sample=False, num_beams=5)),

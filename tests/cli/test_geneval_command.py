@@ -285,7 +285,7 @@ def test_results_of_other_prompts_or_without_some_are_refused(world: Path) -> No
             [*lines, *(line.replace("a photo of", "a map of") for line in lines[:2])],
             "1 prompts are not in the prompts file",
         ),
-        (['{"correct": true}'], "line 1 has no 'metadata'"),
+        (['{"correct": true}'], "line 1 has no 'filename'"),
         ([lines[0].replace('\\"count\\"', '\\"number\\"')], "line 1: metadata of"),
     ):
         output.write_text("\n".join(kept))

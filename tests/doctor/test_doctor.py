@@ -38,8 +38,11 @@ def red(images, completions):
 def same(completions, **columns):
     return [1.0] * len(completions)
 
-def broken(completions, **columns):
+def silent(completions, **columns):
     return [None] * len(completions)
+
+def broken(completions, **columns):
+    return None
 """
 
 
@@ -131,12 +134,13 @@ def test_a_turned_sign_and_a_blind_reward_fail() -> None:
 
 def test_functions_of_the_user_are_run(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(FUNCTIONS)
-    named = read_names([f"{tmp_path / 'mine.py'}:{name}" for name in ("red", "same", "broken")])
+    named = read_names([f"{tmp_path / 'mine.py'}:{name}" for name in ("red", "same", "silent", "broken")])
     rewards = {one.short: one.load(Loading()) for one in named}
-    red, same, broken = examine_rewards(rewards, drawn_probe())
+    red, same, silent, broken = examine_rewards(rewards, drawn_probe())
     assert red.mark == "pass" and red.figures["right"] > 0
     assert same.mark == "warn" and "says 1 about every image" in same.says
-    assert broken.mark == "fail" and "None (not applicable)" in broken.says
+    assert silent.mark == "warn" and "says 0 about every image" in silent.says
+    assert broken.mark == "fail" and "None" in broken.says
 
 
 def test_every_probe_image_has_its_own_captions() -> None:
