@@ -101,8 +101,8 @@ def test_exported_adapters_are_a_model_for_captions_and_training(make: Make, tmp
     torch.testing.assert_close(scores[1], scores[0], atol=1e-5, rtol=0)
     assert (scores[2] - scores[0]).abs().max() > 1e-3
 
-    main(["caption", str(shown), "--model", str(folder), "--output", str(tmp_path / "captions.jsonl")])
-    assert len((tmp_path / "captions.jsonl").read_text().splitlines()) == 4
+    main(["caption", str(shown), "--model", str(folder), "--output", str(tmp_path / "written.jsonl")])
+    assert len((tmp_path / "written.jsonl").read_text().splitlines()) == 4
     run = tmp_path / "run"
     main(["train", "vlrm", "--preset", "shapes", "--model", str(folder), "--run", str(run), "--batch", "4",
           "--steps", "1", "--data.images", str(shown), "--held-out.images", str(shown),
