@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 
 import sightloop
+from sightloop.world.bundled import WEIGHTS
+from sightloop.world.image_folder import write_images
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 SCRIPTS = {
@@ -22,22 +24,28 @@ SCRIPTS = {
     "drawings_before_and_after.py": ["--steps", "1", "--number", "1"],
 }
 FEWER: dict[str, dict[str, Any]] = {
-    "vlrm": {"batch": 8, "micro_batch": 8, "steps": 1, "eval_every": 1, "held_out": {"limit": 8}},
-    "unirl-grpo": {"prompts": 2, "group": 2, "steps": 1, "eval_every": 1, "joint": {"per_category": 4}},
+    "vlrm": {"batch": 8, "micro_batch": 8, "steps": 1, "eval_every": 1},
+    "unirl-grpo": {"batch": 2, "group": 2, "steps": 1, "eval_every": 1, "joint": {"per_category": 4}},
 }
 """What makes a run of an example short enough for a test."""
 
 
 @pytest.fixture
 def few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs of one step, in a folder of their own."""
+    """Runs of one step on few images, in a folder of their own."""
     train: Callable[..., Any] = sightloop.train
+    images = str(write_images(tmp_path / "few", number=8, seed=0))
+    given: dict[str, Any] = {
+        "preset": "shapes",
+        "model": str(WEIGHTS / "captioner"),
+        "judge": str(WEIGHTS / "judge"),
+        "images": images,
+        "held_out": {"images": images, "clip": str(WEIGHTS / "clip")},
+    }
 
     def short_run(recipe: str, **settings: Any) -> Any:
-        fewer = dict(FEWER[recipe])
-        if "images" in settings:
-            del fewer["held_out"]
-        return train(recipe, **{**settings, **fewer})
+        own = given if recipe == "vlrm" and "images" not in settings else {}
+        return train(recipe, **{**settings, **own, **FEWER[recipe]})
 
     monkeypatch.setattr(sightloop, "train", short_run)
     monkeypatch.chdir(tmp_path)
