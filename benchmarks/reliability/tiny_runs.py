@@ -24,8 +24,15 @@ RECIPES: dict[str, tuple[str, ...]] = {
     "grpo janus": ("unirl-grpo", "shapes-janus"),
     "sft show-o": ("unirl-sft", "shapes", *_ROUNDS, *_ONE_PASS),
     "sft janus": ("unirl-sft", "shapes-janus", *_ONE_PASS),
-    "grpo show-o, 2 updates": ("unirl-grpo", "shapes", *_ROUNDS, "--updates", "2"),
-    "grpo janus, averaged grader": ("unirl-grpo", "shapes-janus", "--answer.answerer", "average"),
+    "grpo show-o, 2 updates": ("unirl-grpo", "shapes", *_ROUNDS, "--algorithm", "grpo", "--updates", "2"),
+    "grpo janus, averaged grader": (
+        "unirl-grpo",
+        "shapes-janus",
+        "--answer.answerer",
+        "average",
+        "--objectives.answering",
+        "0",
+    ),
 }
 
 
