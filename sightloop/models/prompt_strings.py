@@ -9,8 +9,10 @@ import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sightloop.models.written_text import text_ids
+from sightloop.late import late
 
+# It loads transformers, which options do not need.
+_text_ids = late("sightloop.models.written_text:text_ids")
 PROMPT_PLACE, QUESTION_PLACE, IMAGE_PLACE = "{prompt}", "{question}", "{image}"
 _LAST_WORD = re.compile(r"\S+\s*$")
 _TEXT = re.compile(r"\{(?:prompt|question)\}")
@@ -98,6 +100,6 @@ def answer_ids(tokenizer: Any, text: str, *, behind: str) -> list[int]:
     said, mark = text.strip(), _LAST_WORD.search(behind)
     before = ":" if mark is None else mark.group()
     blank = " " if said and not before[-1].isspace() else ""
-    alone, both = text_ids(tokenizer, before), text_ids(tokenizer, f"{before}{blank}{said}")
+    alone, both = _text_ids(tokenizer, before), _text_ids(tokenizer, f"{before}{blank}{said}")
     # A tokenizer that joins what is before with the blank leaves the answer to itself.
-    return both[len(alone) :] if both[: len(alone)] == alone else text_ids(tokenizer, f"{blank}{said}")
+    return both[len(alone) :] if both[: len(alone)] == alone else _text_ids(tokenizer, f"{blank}{said}")

@@ -14,6 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from jinja2 import TemplateError
+from transformers import ProcessorMixin
+
 from sightloop.process.time_limit import limited
 
 _TEMPLATE_SECONDS = 20.0
@@ -64,10 +67,6 @@ def in_template(
     Raises:
         ValueError: the template is damaged, or comes to no end; `source` or the model's name is said.
     """
-    # The command line reads options of this file's users and must not wait for these.
-    from jinja2 import TemplateError
-    from transformers import ProcessorMixin
-
     words = reader.tokenizer if isinstance(reader, ProcessorMixin) else reader
     name = source or f"the chat template of {words.name_or_path!r}"
     with limited(name, at_most=_TEMPLATE_SECONDS):
