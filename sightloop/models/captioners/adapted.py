@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from sightloop.models.checkpointing import Recomputation, no_dropout
 from sightloop.models.decoding.beams import Rules
 from sightloop.models.decoding.sampling import token_log_probs
-from sightloop.models.decoding.token_pieces import Pieces
+from sightloop.models.decoding.token_pieces import Pieces, token_batch
 from sightloop.models.lora import Adapters, adaptable, is_transposed
 from sightloop.models.only_numbers import require_numbers
 from sightloop.models.protocols import Contexts, ValuePosition
@@ -238,10 +238,7 @@ class AdaptedCaptioner(nn.Module):
     def encode(self, texts: list[str]) -> Tokens:
         """Words of given captions with the end token, right-padded."""
         rows = [[*text_ids(self.tokenizer, text), self.end] for text in texts]
-        longest, device = max(map(len, rows)), self._head.weight.device
-        ids = torch.tensor([row + [self.pad] * (longest - len(row)) for row in rows], device=device)
-        lengths = torch.tensor([len(row) for row in rows], device=device)
-        return Tokens(ids=ids, mask=torch.arange(longest, device=device)[None] < lengths[:, None])
+        return token_batch(rows, pad=self.pad, device=self._head.weight.device)
 
     def decode(self, tokens: Tokens) -> list[list[str]]:
         """The text of each token up to the end token, which has none."""

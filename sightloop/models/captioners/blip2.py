@@ -27,7 +27,7 @@ from sightloop.models.checkpointing import Recomputation, no_dropout
 from sightloop.models.decoding.beams import Rules, write_texts
 from sightloop.models.decoding.sampling import TextDecoder, alone, draw_tokens, like_lengths, token_log_probs
 from sightloop.models.decoding.static_texts import FixedDecoder, StaticTexts
-from sightloop.models.decoding.token_pieces import Pieces
+from sightloop.models.decoding.token_pieces import Pieces, token_batch
 from sightloop.models.only_numbers import require_numbers
 from sightloop.models.open import ModelRole, is_blip2, open_model
 from sightloop.models.protocols import Contexts, ValuePosition
@@ -297,11 +297,7 @@ class Blip2Captioner(nn.Module):
     def encode(self, texts: list[str]) -> Tokens:
         """Words of given captions with the end token, right-padded."""
         rows = [[*self._text_ids(text), self.ends[0]] for text in texts]
-        longest = max(map(len, rows))
-        device = self._head.device
-        ids = torch.tensor([row + [self.pad] * (longest - len(row)) for row in rows], device=device)
-        lengths = torch.tensor([len(row) for row in rows], device=device)
-        return Tokens(ids=ids, mask=torch.arange(longest, device=device)[None] < lengths[:, None])
+        return token_batch(rows, pad=self.pad, device=self._head.device)
 
     def decode(self, tokens: Tokens) -> list[list[str]]:
         """The text of each token up to the end token, which has none."""

@@ -8,8 +8,9 @@ the pairs do not add up (a character spread over several tokens) are cut by deco
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
+import torch
 from transformers import PreTrainedTokenizerBase
 
 from sightloop.models.only_numbers import require_drawn
@@ -103,3 +104,11 @@ class Pieces:
 def _shared_length(one: str, other: str) -> int:
     pairs = enumerate(zip(one, other, strict=False))
     return next((k for k, (a, b) in pairs if a != b), min(len(one), len(other)))
+
+
+def token_batch(rows: Sequence[Sequence[int]], *, pad: int, device: torch.device) -> Tokens:
+    """Rows of ids as one batch; what fills the shorter ones up does not count."""
+    longest = max(map(len, rows))
+    ids = torch.tensor([[*row, *[pad] * (longest - len(row))] for row in rows], device=device)
+    lengths = torch.tensor([len(row) for row in rows], device=device)
+    return Tokens(ids=ids, mask=torch.arange(longest, device=device)[None] < lengths[:, None])

@@ -31,7 +31,7 @@ from sightloop.models.decoding.code_likelihood import (
     unit_exponentials,
 )
 from sightloop.models.decoding.sampling import token_log_probs
-from sightloop.models.decoding.token_pieces import Pieces
+from sightloop.models.decoding.token_pieces import Pieces, token_batch
 from sightloop.models.deduplicate import image_keys
 from sightloop.models.janus.answers import JanusAnswers
 from sightloop.models.janus.body import JanusBody
@@ -349,10 +349,7 @@ class Janus(nn.Module):
         """Words of given answers as they stand behind a question, with the end token, right-padded."""
         mark = self.prompts.strings.asking.after
         rows = [[*answer_ids(self.tokenizer, text, behind=mark), self.end] for text in texts]
-        longest, device = max(map(len, rows)), self._head.device
-        ids = torch.tensor([row + [self.prompts.pad] * (longest - len(row)) for row in rows], device=device)
-        lengths = torch.tensor([len(row) for row in rows], device=device)
-        return Tokens(ids=ids, mask=torch.arange(longest, device=device)[None] < lengths[:, None])
+        return token_batch(rows, pad=self.prompts.pad, device=self._head.device)
 
     def decode(self, tokens: Tokens) -> list[list[str]]:
         """The text of each word of an answer; the end token has none."""
