@@ -7,7 +7,7 @@ to the subject of their sentence, never to a neighbor; negation lasts to the nex
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sightloop.quizzes.answer_words import items_of, plural_word, words_of
 from sightloop.quizzes.lexicon import COLORS, FRUITS, Item, Kind
@@ -107,6 +107,7 @@ class _Reader:
         self._subjects: list[str] = []
         self._clause_nouns: list[str] = []
         self._told = False
+        self._counted: Attribute | None = None
         self._start_part()
         self._negated = False
 
@@ -118,6 +119,7 @@ class _Reader:
         self._side = ""
         self._bound = ""
         self._partitive = False
+        self._is_part = False
         self._compared = False
         self._described: list[Item] = []
 
@@ -132,7 +134,12 @@ class _Reader:
         behind = self._items[place + 1 :]
         following = behind[0][0] if behind else "stop"
         # "A red and blue circle", "three or four bowls": both belong to what comes.
-        if kind in ("and", "or") and self._pending and following == self._pending[-1][0]:
+        if (
+            kind in ("and", "or")
+            and self._pending
+            and not self._between
+            and following == self._pending[-1][0]
+        ):
             return
         self._flush()
         self._end_part()
@@ -173,10 +180,10 @@ class _Reader:
         elif kind in ("not", "missing"):
             self._flush()
             self._deny(place, kind)
+        elif kind == "bound_before" or (kind == "bound" and self._follows(place) in _PARTS):
+            self._bind_before(place, value)
         elif kind == "bound":
             self._bound = f"{value} "
-        elif kind == "bound_before":
-            self._pending = [(k, f"{value} {v}" if k == "number" else v) for k, v in self._pending]
         elif kind == "partitive":
             self._take_part(value)
         elif kind == "like":
@@ -204,6 +211,15 @@ class _Reader:
         elif kind == "pronoun" and value in ("it", "them") and self._relation is not None:
             self._relate_to(self._other_than(self._subject()))
 
+    def _bind_before(self, place: int, value: str) -> None:
+        # "Four or more bowls", "four bowls or more".
+        known, ends = self._counted, self._follows(place) in _PARTS
+        waits = any(kind == "number" for kind, _ in self._pending)
+        if known is not None and known in self.affirmed and ends and not waits:
+            self.affirmed.remove(known)
+            self.affirmed.add(replace(known, value=f"{value} {known.value}"))
+        self._pending = [(k, f"{value} {v}" if k == "number" else v) for k, v in self._pending]
+
     def _follows(self, place: int) -> Kind:
         return self._items[place + 1][0] if place + 1 < len(self._items) else "stop"
 
@@ -225,6 +241,9 @@ class _Reader:
             if known and self._follows(place) in ("is", "are") and (value == "1" or counted):
                 return  # "Three dogs, one is brown and two are black."
             value, self._bound = self._bound + value, ""
+        if kind == "color" and self._bound:
+            self._bound = ""
+            return  # "Darker than pink" names another color.
         self._pending.append((kind, value))
 
     def _thing(self, place: int, kind: Kind, value: str) -> None:
@@ -260,6 +279,7 @@ class _Reader:
     def _take_part(self, value: str) -> None:
         if not any(kind == "number" for kind, _ in self._pending):
             self._flush()
+            self._is_part = self._unknown and not self._clause_nouns
         elif value in ("of the", "of its"):
             self._partitive = True
         elif any(isinstance(claim, str) for claim in self.affirmed):
@@ -268,6 +288,8 @@ class _Reader:
 
     def _claim(self, claim: Claim) -> None:
         (self.denied if self._negated else self.affirmed).add(claim)
+        if isinstance(claim, Attribute) and claim.kind == "number":
+            self._counted = claim
 
     def _noun(self, name: str) -> None:
         bound = [item for item in self._pending if item[0] != "article"]
@@ -279,6 +301,9 @@ class _Reader:
             self._claim(Attribute(kind=kind, owner=name if known else UNKNOWN, value=value))
         if ("number", "0") in bound:
             self.denied.add(name)
+        elif self._relation is not None and self._subject() != BARE:
+            # "The dog is not left of the cat": both are there.
+            self.affirmed.add(name)
         elif not (self._negated and bound):
             # "No red circle" denies the color: there may be a circle.
             self._claim(name)
@@ -298,6 +323,10 @@ class _Reader:
         if self._order and self._ordered:
             self._claim(Relation(subject=self._ordered, name=self._order, target=name))
         self._ordered = name
+        if self._is_part:
+            # "The wheels of the car are pink."
+            self._is_part = False
+            return
         self._part_nouns.append(name)
         self._clause_nouns.append(name)
 

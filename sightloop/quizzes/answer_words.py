@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 
-from sightloop.quizzes.lexicon import FRUITS, HEADS, LONGEST, PHRASES, Item
+from sightloop.quizzes.lexicon import FRUITS, LONGEST, PHRASES, Item, is_head
 
 _WORD = re.compile(r"[a-z]+|[0-9]+|'s|[.,;:!?&]")
 
@@ -18,7 +18,9 @@ def words_of(text: str) -> list[str]:
     ['there', 'is', 'not', 'a', 'wine', 'glass', '.']
     """
     plain = text.lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
-    plain = re.sub(r"([0-9])\s*\+", r"\1 or more ", plain)
+    plain = re.sub(r"([0-9])\s*\+|-plus\b", r"\1 or more ", plain)
+    # "A dog-like creature" is no dog, as a dog statue is none; British colors are colors.
+    plain = re.sub(r"-(?:like|themed|print|style)\b", " copy", plain).replace("olour", "olor")
     return _WORD.findall(plain.replace("can't", "can not").replace("n't", " not"))
 
 
@@ -48,10 +50,10 @@ def items_of(
                 item = ("number", phrase[0]) if phrase[0].isdigit() else ("other", phrase[0])
             if item is None:
                 continue
-            behind = [word for word in words[place + size : place + size + 2] if word != "'s"][:1]
+            behind = [word for word in words[place + size : place + size + 3] if word != "'s"][:2]
             if phrase[0] in FRUITS and size == 1:
                 item = _color_or_fruit(words, place, item)
-            elif phrase in singular and HEADS.issuperset(behind or ".") and tuple(behind) not in spelled:
+            elif phrase in singular and tuple(behind[:1]) not in spelled and is_head(*behind):
                 # "A dog house": the last word says what it is.
                 item = ("other", " ".join(phrase))
             items.append(item)

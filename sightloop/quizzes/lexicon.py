@@ -128,8 +128,8 @@ for _name, _given in _RELATIONS.items():
     _words, *_longer = _given.split("|")
     for _phrase in (*_words.split(), *_longer):
         PHRASES[tuple(_phrase.split())] = ("relation", _name)
-for _place, _name in (("top", "above"), ("bottom", "below")):
-    for _start in ("at the", "on the", "on", "at"):
+for _place, _name in (("top", "above"), ("upper", "above"), ("bottom", "below"), ("lower", "below")):
+    for _start in ("at the", "on the", "in the", "on", "at", "in"):
         PHRASES[*_start.split(), _place] = ("place", _name)
 
 _KINDS: dict[Kind, str] = {
@@ -150,7 +150,8 @@ _KINDS: dict[Kind, str] = {
         "answer shown shows show see seen i you we can visible present depicted pictured featured placed "
         "located positioned situated sitting "
         "standing lying laying side directly immediately slightly light dark bright pale deep vivid small "
-        "large big little tiny huge round group set bunch arranged main"
+        "large big little tiny huge round group set bunch arranged main body exterior coat fur paint skin "
+        "part portion half corner section area edge"
     ),
     "missing": "missing absent gone lacking lacks nowhere invisible",
     "like": "like resembles resemble resembling",
@@ -171,9 +172,11 @@ for _word, _color in COLORS.items():
 _MARKS: dict[Kind, str] = {
     "bound": (
         "more than|less than|fewer than|greater than|at least|at most|up to|no more than|no less than|"
-        "no fewer than|not more than|not less than|not fewer than|as many as"
+        "no fewer than|not more than|not less than|not fewer than|as many as|minimum of|maximum of|"
+        "upwards of|in excess of|exceeding|beyond|than"
     ),
-    "bound_before": "or more|or fewer|or less|and more|or so",
+    "bound_before": "or more|or fewer|or less|and more|or so|minimum|maximum",
+    "not": "instead of|rather than",
     "partitive": "of them|of these|of those|of which|of the|of its",
     "like": "looks like|look like|looking like|similar to|shaped like|in the shape of|reminds of",
     "missing": "not there",
@@ -195,16 +198,40 @@ for _name in (
     PHRASES[tuple(_name.split())] = PHRASES[tuple(f"{_name}s".split())] = ("other", _name)
 FRUITS = frozenset(("orange", "peach", "lime", "olive", "salmon"))
 """Colors that are things, too: "an orange" is a fruit, "an orange cat" a color."""
-HEADS: frozenset[str] = frozenset(
+HEADS = frozenset(
     """
-    bag barn bath bed block blossom book bowl box brush bush button cage cap car carrier carriage case catcher
-    chain charger cleaner collar computer cord core costume counter crate cup cutter dish door driver ears
-    faucet feeder field fin food frame fur garden glove gloves handle hanger holder hook house houses hut
-    juice kennel lace lamp lane leash leg lid lock maker mat mitt nest opener organ pad pads paper park parts
-    path pen peel pedal pie pit pot rack rider room sauce screen seat shade shed shell shelf
-    shop shoe sign soup stall stand station stop store strap string suit tail tower toy toys tracks
-    trailer tray tree walker washer wheel wheels zoo
+    bed bedding bus building claws dress ears field fur glass gloves handles harness houses keys mattress
+    mitts pads parts ring room shaped shed shoes sled string tracks toys wheels wing wings
     """.split()  # noqa: SIM905
 )
-"""Words that make of the name before them another thing: "a dog house" holds no dog."""
+"""Words that make of the name before them another thing, as any unknown one does: "a dog house" holds no
+dog."""
+BEHIND_A_NAME = frozenset(
+    """
+    about across after against alone along alongside am amid among apart around as asleep away awake back
+    because before between can clearly could do does doing down during each ever everywhere far first
+    forward had having here if indoors inside last like made may maybe might mid middle most much must near
+    nearby next off often once onto opposite out outdoors outside past per perhaps please quite rather right
+    since so somewhere still through throughout today together too toward twice under until up upon upright
+    via when where whose why will within would animal bit bunch calf chunk creature cub floret foal half
+    kitten lamb loaf piece puppy slice vehicle wedge ate bent broken built caught cut drawn drove eat eaten
+    flew flown graze grown held hidden hit hung kept laid lain lay led left lie lit met put ran ridden rode
+    sat saw seen set shown shut sit sleep spread stand stood stuck sunk swam taken thrown took torn walk
+    went wore worn
+    """.split()  # noqa: SIM905
+)
+"""Words behind a name that leave the thing what it is, besides those in -s, -ing, -ed, -ly and -ward: "a dog
+near a tree"."""
+_STARTS = {phrase[0] for phrase in PHRASES}
+_ENDINGS = ("s", "ing", "ed", "ly", "ward")
+
+
+def is_head(word: str = ".", following: str = ".") -> bool:
+    """Whether a word makes of the name before it another thing; "larger", before "than", does not."""
+    if word in HEADS:
+        return True
+    known = word in _STARTS or word in BEHIND_A_NAME or not word.isalpha() or following == "than"
+    return not known and not word.endswith(_ENDINGS)
+
+
 LONGEST = max(map(len, PHRASES))
