@@ -20,6 +20,7 @@ from sightloop.text_files import read_json
 Form = Literal["sightloop", "official", "transformers"]
 WorldModel = Literal["show-o", "janus"]
 """The image generators of the embedded world."""
+_KIND_OF = late("sightloop.models.open:kind_of")
 _KEYS = ("family", "_class_name", "model_type")
 """Where config.json says what it is, in the order in which it is believed."""
 
@@ -188,8 +189,12 @@ def detect_family(folder: Path) -> Found:
     config = read_json(folder / "config.json")
     found = _marked(config, drawing)
     if found is None:
-        known = f"{', '.join(first)} and {last}"
-        raise ValueError(f"{folder} holds {_named(config)}; known are {known}")
+        try:
+            what, takes = _KIND_OF(folder)
+        except ValueError:
+            known = f"{', '.join(first)} and {last}"
+            raise ValueError(f"{folder} holds {_named(config)}; known are {known}") from None
+        raise ValueError(f"{folder} is {what}, not a {', '.join(first)} or {last}; {takes}")
     return found
 
 

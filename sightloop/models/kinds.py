@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 from sightloop.models.transformers_internals import is_language_model
 
 MATCHER = "a BLIP-2 matcher"
-_KNOWN = {
+KNOWN = {
     "clip": (
         "a CLIP",
         "--clip, --held-out.clip, --judge.retrieval-clip and --custom-rewards clip:NAME take it",
@@ -17,10 +17,13 @@ _KNOWN = {
     "blip": ("a BLIP that writes no captions", "of BLIP, --model takes BlipForConditionalGeneration"),
     "janus": ("a Janus", "`draw`, `ask` and `train unirl-grpo --model` take it"),
     "multi_modality": ("a Janus", "`draw`, `ask` and `train unirl-grpo --model` take it"),
+    "show-o": ("a Show-o", "`draw`, `ask` and `train unirl-grpo --model` take it"),
+    "magvit2": ("a MAGVIT-v2, which is a part of a Show-o", "`draw`, `ask` and `convert --magvit` take it"),
     "mask2former": ("a Mask2Former", "`evaluate geneval --detector` takes it"),
     "grounding-dino": ("a Grounding DINO", "`evaluate geneval --detector` takes it"),
     "owlv2": ("an OWLv2", "`evaluate geneval --detector` takes it"),
 }
+"""Kinds that have options of their own, by transformers' names or those of families.py."""
 _CLASSIC = {
     "blip": "a BLIP captioner",
     "git": "a GIT captioner",
@@ -60,7 +63,7 @@ def is_captioner(config: Any) -> bool:
     if config.model_type == "blip":
         named = config.to_dict().get("architectures") or ["BlipForConditionalGeneration"]
         return "BlipForConditionalGeneration" in named
-    if config.model_type in _KNOWN or is_classifier(config):
+    if config.model_type in KNOWN or is_classifier(config):
         # In the form of transformers, Janus reads images like any other.
         return config.model_type == "janus"
     return "vision_config" in config.to_dict() or not is_language_model(config)
@@ -78,8 +81,8 @@ def kind_named(config: Any) -> tuple[str, str]:
         return _BLIP2[is_matcher(config)]
     if is_classic(config):
         return _CLASSIC[kind], "--model takes it"
-    if kind in _KNOWN:
-        return _KNOWN[kind]
+    if kind in KNOWN:
+        return KNOWN[kind]
     if is_classifier(config):
         return f"an image classifier ({kind})", "--custom-rewards class:NAME takes it"
     if is_language_model(config):

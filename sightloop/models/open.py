@@ -38,7 +38,17 @@ from sightloop.models.downloads import (
     read_tensors,
     require_folder,
 )
-from sightloop.models.kinds import MATCHER, is_blip2, is_captioner, is_classifier, is_matcher, refuse_as
+from sightloop.models.families import known_as
+from sightloop.models.kinds import (
+    KNOWN,
+    MATCHER,
+    is_blip2,
+    is_captioner,
+    is_classifier,
+    is_matcher,
+    kind_named,
+    refuse_as,
+)
 from sightloop.models.transformers_internals import exact_in, is_language_model, videos_left_out
 
 __all__ = ["MATCHER", "is_blip2", "is_captioner", "is_classifier", "is_language_model", "is_matcher"]
@@ -168,6 +178,9 @@ def open_config(folder: str | Path) -> Any:
         told, _ = PreTrainedConfig.get_config_dict(folder)
         kind = told.get("model_type")
         if "auto_map" not in told and (not isinstance(kind, str) or kind not in CONFIG_MAPPING):
+            if (own := known_as(place)) is not None and own.name in KNOWN:
+                what, takes = KNOWN[own.name]
+                raise SentenceError(f"{str(folder)!r} is {what}, none of transformers' models; {takes}")
             raise SentenceError(
                 f"{str(folder)!r} has a config.json without a model_type that transformers knows; name a "
                 "model's folder"
@@ -195,10 +208,19 @@ def _open_weights(row: ModelRole, folder: str | Path, dtype: torch.dtype, device
             f"{str(folder)!r} holds {name} with the shape {tuple(held)}, its config.json wants "
             f"{tuple(wanted)}; the two are not of one model"
         )
-    _require_all(model, info, str(folder), _class_name(kind))
+    _require_all(model, info, str(folder), _class_name(type(model)))
     model = model.to(device).eval().requires_grad_(False)
     require_finite(model, str(folder))
     return model
+
+
+def kind_of(folder: str | Path) -> tuple[str, str]:
+    """What a folder or hub name holds by transformers' names, and which options take it.
+
+    Raises:
+        ValueError: as `open_config`.
+    """
+    return kind_named(open_config(folder))
 
 
 def open_generation(folder: str | Path) -> GenerationConfig:

@@ -73,8 +73,9 @@ class ClipSimilarity:
         Raises:
             ValueError: a model of another family, or without some of its weights.
         """
+        families = ("siglip",) if scale == "probability" else ("clip", "siglip")
         encoder = ClipEncoder.from_pretrained(
-            folder, processor=processor, families=("clip", "siglip"), dtype=dtype, device=device
+            folder, processor=processor, families=families, dtype=dtype, device=device
         )
         return ClipSimilarity(encoder, key=key or f"clip:{folder}", scale=scale)
 
@@ -196,16 +197,15 @@ def read_layers(
 def _has_relu(names: list[str], source: str) -> bool:
     """What stands between layers has no weights; the numbers of its places are missing."""
     places = tuple(number for name in names for number in _numbers_in(name)[-1:])
-    first = places[0] if places else 0
-    if len(names) == 1 or places in (_LAION_LINEAR, tuple(range(first, first + len(names)))):
+    if len(names) == 1 or places == _LAION_LINEAR:
         return False
     if places == _LAION_RELU:
         return True
     told, linear, relu = (", ".join(map(str, numbers)) for numbers in (places, _LAION_LINEAR, _LAION_RELU))
     raise ValueError(
         f"the layers of {source!r} have the numbers {told or 'none'}, which leave open what stands between "
-        f"them; known are LAION's {linear} (dropout) and {relu} (ReLU), and layers that follow each other; "
-        "write this head as a reward of your own (module:function)"
+        f"them; known are LAION's {linear} (dropout) and {relu} (ReLU), and a single layer; write this "
+        "head as a reward of your own (module:function)"
     )
 
 

@@ -212,9 +212,7 @@ def test_wrong_models_are_one_line_that_names_what_was_found(
     assert "nowhere is not a folder" in said(capsys, [*words, "nowhere"])
     assert "config.json cannot be read: it does not exist" in said(capsys, [*words, str(tmp_path)])
     (tmp_path / "config.json").write_text('{"model_type": "blip-2"}')
-    assert "model_type 'blip-2'; known are Show-o, MAGVIT-v2 and Janus" in said(
-        capsys, [*words, str(tmp_path)]
-    )
+    assert "is a BLIP-2 captioner, not a Show-o, MAGVIT-v2 or Janus" in said(capsys, [*words, str(tmp_path)])
     assert "is MAGVIT-v2 alone, which cannot draw" in said(capsys, [*words, str(show_o / "magvit2")])
 
 

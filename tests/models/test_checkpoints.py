@@ -134,7 +134,8 @@ def test_tensors_that_do_not_fit_are_named(
     ("config", "message"),
     [
         ({"_class_name": None}, "names no family, _class_name or model_type"),
-        ({"_class_name": None, "model_type": "blip-2"}, "model_type 'blip-2'; known are Show-o"),
+        ({"_class_name": None, "model_type": "blip-2"}, "is a BLIP-2 captioner, not a Show-o"),
+        ({"_class_name": None, "model_type": "mine"}, "a model of model_type 'mine'; known are Show-o"),
         ({"_class_name": "MAGVITv2"}, "holds magvit2, not show-o"),
         ({"num_vq_tokens": None}, "num_image_tokens is missing"),
         ({"llm_vocab_size": 3}, "the embedding has .* rows; 3 text tokens, 10 special ones, 32 codes"),

@@ -123,7 +123,7 @@ def test_a_config_that_does_not_fit_is_named(official: Path, tmp_path: Path) -> 
     given = json.loads((official / "config.json").read_text())
     tower = given["vision_config"]["params"]
     for config, message in (
-        ({"model_type": "blip-2"}, "holds a model of model_type 'blip-2'; known are Show-o"),
+        ({"model_type": "blip-2"}, "is a BLIP-2 captioner, not a Show-o, MAGVIT-v2 or Janus"),
         ({"language_config": None}, "has no language_config"),
         ({"vision_config": {"params": {**tower, "num_heads": None}}}, "number of heads is unknown"),
         ({"vision_config": {"params": {**tower, "select_layer": -2}}}, "select_layer is -2, only -1"),

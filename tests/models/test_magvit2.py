@@ -136,7 +136,7 @@ def test_saved_weights_come_back(model: Magvit2, tmp_path: Path) -> None:
     ("spoil", "message"),
     [
         (lambda t: t.pop("decoder.mid.attn_1.q.bias"), "decoder.mid.attn_1.q.bias is missing"),
-        (lambda t: t.pop("encoder.conv_in.weight"), "no MAGVIT-v2 checkpoint: encoder.conv_in.weight"),
+        (lambda t: t.pop("encoder.conv_in.weight"), "is no MAGVIT-v2: encoder.conv_in.weight"),
         (lambda t: t.update(extra=torch.ones(1)), "extra is unknown"),
         (lambda t: t.update({"decoder.conv_in.bias": torch.ones(3)}), "is \\(3,\\), the model wants"),
         (lambda t: t["quantize.embedding"].neg_(), "quantize.embedding does not number the codes"),

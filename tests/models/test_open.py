@@ -172,6 +172,10 @@ def test_code_of_a_model_folder_is_never_run(
         ("custom_rewards", "class:clip", "is a CLIP, not an image classifier", "--held-out.clip"),
         ("custom_rewards", "vqa:clip", "is a CLIP, not a model that answers", "--held-out.clip"),
         ("custom_rewards", "clip:judge", "is a BLIP-2 matcher, not a CLIP or a SigLIP", "--judge.model"),
+        ("custom_rewards", "siglip:clip", "is a CLIP, not a SigLIP", "--custom-rewards clip:NAME"),
+        ("policy", "show_o", "is a Show-o, none of transformers' models", "`draw`, `ask`"),
+        ("judge__model", "show_o/magvit2", "is a MAGVIT-v2, which is a part", "`convert --magvit`"),
+        ("held_out__clip", "show_o", "is a Show-o, none of transformers' models", "`draw`, `ask`"),
     ],
 )
 def test_a_model_at_the_wrong_option_is_sent_to_the_right_one(
@@ -182,6 +186,34 @@ def test_a_model_at_the_wrong_option_is_sent_to_the_right_one(
     named = f"{reward}:{WEIGHTS / model}" if reward else str(WEIGHTS / model)
     told = refusal(capsys, *train(tmp_path, **{option: named}))
     assert is_what in told and takes in told
+
+
+@pytest.mark.parametrize(
+    ("name", "is_what", "takes"),
+    [
+        ("clip", "is a CLIP", "--held-out.clip"),
+        ("captioner", "is a BLIP-2 captioner", "--model"),
+        ("judge", "is a BLIP-2 matcher", "--custom-rewards itm:NAME"),
+        ("llm", "is a language model (llama)", "--judge.reference-model"),
+    ],
+)
+def test_what_cannot_draw_is_sent_to_the_option_that_takes_it(
+    name: str, is_what: str, takes: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = WEIGHTS / name if name != "llm" else tmp_path / "llm"
+    if name == "llm":
+        LlamaConfig(vocab_size=9, **tiny_captioners.SIZES).save_pretrained(given)
+    run, image = str(tmp_path / "run"), str(pictures(tmp_path) / "0.png")
+    for words in (
+        ["draw", "a red circle"],
+        ["ask", image, "what?"],
+        ["train", "unirl-grpo", "--run", run, "--steps", "1"],
+        ["evaluate", "geneval", "--detector", "shapes", "--images", run, "--prompt-file", "shapes"],
+    ):
+        told = refusal(capsys, *words, "--model", str(given))
+        assert f"{is_what}, not a Show-o, MAGVIT-v2 or Janus" in told and takes in told
+    told = refusal(capsys, "draw", "a", "--model", str(WEIGHTS / "show_o"), "--magvit", str(given))
+    assert is_what in told or "no weights" in told
 
 
 @pytest.mark.parametrize("command", ["draw", "ask"])

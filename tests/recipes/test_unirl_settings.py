@@ -194,7 +194,7 @@ def test_a_policy_that_cannot_draw_is_named(capsys: pytest.CaptureFixture[str], 
     blip2.mkdir()
     (blip2 / "config.json").write_text(json.dumps({"model_type": "blip-2"}))
     said = refused(capsys, "unirl-grpo", tmp_path / "run", "--model", blip2)
-    assert f"{blip2} holds a model of model_type 'blip-2'; known are Show-o, MAGVIT-v2 and Janus" in said
+    assert f"{blip2} is a BLIP-2 captioner, not a Show-o, MAGVIT-v2 or Janus" in said
     write_magvit2(magvit(), tmp_path / "magvit", official=True)
     said = refused(capsys, "unirl-sft", tmp_path / "other", "--model", tmp_path / "magvit")
     assert (

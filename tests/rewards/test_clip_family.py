@@ -12,6 +12,7 @@ from rewards.tiny_clips import NUM_WORDS, SIDE, WIDTH, clip_folder, siglip_folde
 from safetensors.torch import load_file, save_file
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer, Siglip2Config
 
+from sightloop.models.clip import ClipEncoder
 from sightloop.rewards.clip_family import AestheticReward, ClipSimilarity, read_layers
 from sightloop.rewards.custom import load_rewards
 from sightloop.rewards.samples import ImageReward, measured, outcome_of_texts
@@ -95,19 +96,14 @@ def test_one_image_at_a_time_changes_nothing(tmp_path: Path) -> None:
     torch.testing.assert_close(judge.rewards(images, TEXTS), together, rtol=1e-5, atol=1e-6)
 
 
-def test_aesthetic_heads_are_linear_layers_on_the_unit_embedding(tmp_path: Path) -> None:
+def test_an_aesthetic_head_is_a_linear_layer_on_the_unit_embedding(tmp_path: Path) -> None:
     folder, images = clip_folder(tmp_path / "clip"), pictures()
     embedded = raw(folder, images).image_embeds
-    first, second = torch.randn(3, WIDTH), torch.randn(1, 3)
-    layers = {
-        "layers.3.weight": second,
-        "layers.3.bias": torch.tensor([5.0]),
-        "layers.2.weight": first,
-        "layers.2.bias": torch.tensor([1.0, 2.0, 3.0]),
-    }
+    only = torch.randn(1, WIDTH)
+    layers = {"weight": only, "bias": torch.tensor([5.0])}
     save_file(layers, tmp_path / "head.safetensors")
     torch.save(layers, tmp_path / "head.pth")
-    wanted = (embedded @ first.T + torch.tensor([1.0, 2.0, 3.0])) @ second[0] + 5
+    wanted = embedded @ only[0] + 5
     for name in ("head.safetensors", "head.pth"):
         found = AestheticReward.from_pretrained(folder, tmp_path / name).rewards(images)
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
@@ -142,7 +138,9 @@ def test_the_numbers_of_laions_heads_tell_their_activations(tmp_path: Path, plac
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("places", [(0, 2, 4, 6, 8), (0, 3, 6, 9, 10), (1, 3, 5, 7, 8)])
+@pytest.mark.parametrize(
+    "places", [(0, 2, 4, 6, 8), (0, 3, 6, 9, 10), (1, 3, 5, 7, 8), (0, 1, 2, 3, 4), (0, 3, 6, 9, 12)]
+)
 def test_a_head_that_leaves_its_activations_open_is_refused(tmp_path: Path, places: tuple[int, ...]) -> None:
     torch.save(laion_head(places)[1], tmp_path / "head.pth")
     with pytest.raises(ValueError, match=r"leave open what stands between them; known are LAION's 0, 2, 4"):
@@ -226,8 +224,10 @@ def test_folders_that_cannot_judge_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="a SigLIP 2 of any resolution, not a CLIP or a SigLIP; of Sig"):
         ClipSimilarity.from_pretrained(tmp_path / "naflex")
     whole = clip_folder(tmp_path / "whole")
-    with pytest.raises(ValueError, match="which only SigLIP was trained for"):
+    with pytest.raises(ValueError, match=r"is a CLIP, not a SigLIP; .*--custom-rewards clip:NAME"):
         ClipSimilarity.from_pretrained(whole, scale="probability")
+    with pytest.raises(ValueError, match="which only SigLIP was trained for"):
+        ClipSimilarity(ClipEncoder.from_pretrained(whole), scale="probability")
 
 
 def test_heads_that_do_not_fit_are_refused(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from jaxtyping import Float, Int, UInt8
 from PIL import Image
 from torch import Tensor, nn
 
+from sightloop.models.families import require
 from sightloop.models.mixed_precision import in_own_precision
 from sightloop.models.only_numbers import require_numbers
 from sightloop.models.show_o.magvit2_layers import Codebook, Encoder, ImageDecoder, Magvit2Config
@@ -42,7 +43,7 @@ class Magvit2(nn.Module):
         Raises:
             ValueError: tensors are missing, unknown, of another shape, or the codebook is not the signs.
         """
-        model = cls(Magvit2Config.of_tensors(tensors))
+        model = cls(Magvit2Config.of_tensors(tensors, source=source))
         load_exactly(model, tensors, source=source)
         for name, wanted in Codebook(model.config.num_bits).state_dict().items():
             if not torch.equal(tensors[f"quantize.{name}"].to(wanted), wanted):
@@ -57,7 +58,12 @@ class Magvit2(nn.Module):
         Raises:
             ValueError: no weights there, or not those of this model.
         """
-        return cls.from_state_dict(read_weights(Path(source)), source=str(source))
+        try:
+            return cls.from_state_dict(read_weights(Path(source)), source=str(source))
+        except ValueError:
+            if (Path(source) / "config.json").is_file():
+                require(Path(source), "magvit2")
+            raise
 
     @property
     def num_codes(self) -> int:

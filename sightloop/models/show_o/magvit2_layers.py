@@ -60,7 +60,7 @@ class Magvit2Config:
         return 2**self.num_bits
 
     @classmethod
-    def of_tensors(cls, tensors: Mapping[str, Tensor]) -> Magvit2Config:
+    def of_tensors(cls, tensors: Mapping[str, Tensor], *, source: str = "it") -> Magvit2Config:
         """The sizes that a checkpoint's shapes tell.
 
         Raises:
@@ -68,7 +68,7 @@ class Magvit2Config:
         """
         needed = ("encoder.conv_in.weight", "encoder.conv_out.weight", "decoder.conv_out.weight")
         refuse_problems(
-            "no MAGVIT-v2 checkpoint", [f"{name} is missing" for name in needed if name not in tensors]
+            f"{source} is no MAGVIT-v2", [f"{name} is missing" for name in needed if name not in tensors]
         )
         channels = tensors["encoder.conv_in.weight"].shape[0]
 
@@ -80,7 +80,7 @@ class Magvit2Config:
                     blocks.setdefault(int(part[0]), set()).add(int(part[2]))
             first = [f"{prefix}{level}.block.0.conv1.weight" for level in range(len(blocks))]
             refuse_problems(
-                "no MAGVIT-v2 checkpoint", [f"{name} is missing" for name in first if name not in tensors]
+                f"{source} is no MAGVIT-v2", [f"{name} is missing" for name in first if name not in tensors]
             )
             widths = tuple(tensors[name].shape[0] // channels for name in first)
             return widths, tuple(len(blocks[level]) for level in range(len(blocks)))
