@@ -35,6 +35,11 @@ _HELD_BYTES = 1 << 20
 """A larger row is read again when it is wanted: many of them wait among those to be shuffled."""
 _MAX_INFLATION = 20
 """Images are compressed already: a column that grows so much as it is unpacked holds none."""
+_VIDEOS = {
+    "format_whitelist": "mov,mp4,matroska,webm,avi,mpeg,mpegts,mpegvideo",
+    "protocol_whitelist": "file",
+}
+"""What is read as a video, by content: lists of other files and addresses are formats of the library, too."""
 
 
 class _Headers(io.FileIO):
@@ -269,7 +274,7 @@ def video_images(path: str, start: int) -> Iterator[EncodedImage]:
 
     number = 0
     try:
-        with av.open(path) as container:
+        with av.open(path, options=_VIDEOS) as container:
             if not container.streams.video:
                 raise BrokenImageError("it has no video stream")
             stream = container.streams.video[0]
@@ -294,7 +299,7 @@ def _keyframe(path: str, pts: int) -> Image.Image:
     try:
         # Not every container can be searched; those that cannot are decoded from their start.
         for search in (True, False):
-            with av.open(path) as container:
+            with av.open(path, options=_VIDEOS) as container:
                 stream = container.streams.video[0]
                 stream.codec_context.skip_frame = "NONKEY"
                 if search:

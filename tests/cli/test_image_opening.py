@@ -48,6 +48,14 @@ def as_eps(path: Path) -> None:
     Image.new("RGB", (8, 8), "red").save(path, format="EPS")
 
 
+def as_postscript(path: Path) -> None:
+    path.write_bytes(b"%!PS-Adobe-3.0\nshowpage\n")
+
+
+def as_pdf(path: Path) -> None:
+    Image.new("RGB", (8, 8), "red").save(path, format="PDF")
+
+
 def as_pipe(path: Path) -> None:
     os.mkfifo(path)
 
@@ -66,7 +74,7 @@ def as_folder(path: Path) -> None:
     path.mkdir()
 
 
-HOSTILE = [as_eps, as_pipe, as_device, as_half, as_folder]
+HOSTILE = [as_eps, as_postscript, as_pdf, as_pipe, as_device, as_half, as_folder]
 
 
 def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
