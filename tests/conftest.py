@@ -7,6 +7,7 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
+import annotations_checked
 import numpy as np
 import pytest
 import torch
@@ -77,6 +78,12 @@ def emulated() -> Iterator[torch.device]:
         pytest.skip(reason)
     with emulated_accelerator.switched_on() as device:
         yield device
+
+
+@pytest.fixture(autouse=True)
+def annotations_checked_anew() -> None:
+    """The first calls of every function are checked in every test."""
+    annotations_checked.begin_test()
 
 
 @pytest.fixture(autouse=True)

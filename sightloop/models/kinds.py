@@ -17,13 +17,18 @@ KNOWN = {
     "blip": ("a BLIP that writes no captions", "of BLIP, --model takes BlipForConditionalGeneration"),
     "janus": ("a Janus", "`draw`, `ask` and `train unirl-grpo --model` take it"),
     "multi_modality": ("a Janus", "`draw`, `ask` and `train unirl-grpo --model` take it"),
-    "show-o": ("a Show-o", "`draw`, `ask` and `train unirl-grpo --model` take it"),
-    "magvit2": ("a MAGVIT-v2, which is a part of a Show-o", "`draw`, `ask` and `convert --magvit` take it"),
+    **dict.fromkeys(
+        ("show-o", "Showo"), ("a Show-o", "`draw`, `ask` and `train unirl-grpo --model` take it")
+    ),
+    **dict.fromkeys(
+        ("magvit2", "MAGVITv2"),
+        ("a MAGVIT-v2, which is a part of a Show-o", "`draw`, `ask` and `convert --magvit` take it"),
+    ),
     "mask2former": ("a Mask2Former", "`evaluate geneval --detector` takes it"),
     "grounding-dino": ("a Grounding DINO", "`evaluate geneval --detector` takes it"),
     "owlv2": ("an OWLv2", "`evaluate geneval --detector` takes it"),
 }
-"""Kinds that have options of their own, by transformers' names or those of families.py."""
+"""Kinds that have options of their own, by transformers' names, or ours and the authors' own."""
 _CLASSIC = {
     "blip": "a BLIP captioner",
     "git": "a GIT captioner",

@@ -38,7 +38,6 @@ from sightloop.models.downloads import (
     read_tensors,
     require_folder,
 )
-from sightloop.models.families import known_as
 from sightloop.models.kinds import (
     KNOWN,
     MATCHER,
@@ -178,8 +177,9 @@ def open_config(folder: str | Path) -> Any:
         told, _ = PreTrainedConfig.get_config_dict(folder)
         kind = told.get("model_type")
         if "auto_map" not in told and (not isinstance(kind, str) or kind not in CONFIG_MAPPING):
-            if (own := known_as(place)) is not None and own.name in KNOWN:
-                what, takes = KNOWN[own.name]
+            own = next((told[key] for key in ("family", "_class_name") if str(told.get(key)) in KNOWN), "")
+            if own:
+                what, takes = KNOWN[own]
                 raise SentenceError(f"{str(folder)!r} is {what}, none of transformers' models; {takes}")
             raise SentenceError(
                 f"{str(folder)!r} has a config.json without a model_type that transformers knows; name a "

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from image_samples import encoded, numbered, photo_like, write_tar
+from image_samples import encoded, numbered, photo_like, write_tar, write_video
 from PIL import Image
 
 from sightloop.data import shards
@@ -138,6 +138,22 @@ def test_a_json_of_captions_reaches_nothing_outside_its_folder(field: str, tmp_p
     (tmp_path / "data" / "a.json").write_text(json.dumps({"images": [entry]}))
     with pytest.raises(ValueError, match="leads out of the folder"):
         open_source(str(tmp_path / "data" / "a.json"))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "ffconcat version 1.0\nfile 'secret.mp4'\n",
+        "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nsecret.mp4\n#EXT-X-ENDLIST\n",
+    ],
+)
+def test_a_list_of_other_files_is_no_video(content: str, tmp_path: Path) -> None:
+    pytest.importorskip("av")
+    write_video(tmp_path / "secret.mp4", [np.zeros((32, 32, 3), np.uint8)], keyframe_every=1)
+    (tmp_path / "a.mp4").write_text(content)
+    (found,) = open_source(str(tmp_path / "a.mp4")).pictures()
+    broken = load(found, Decoding(size=4))
+    assert isinstance(broken, Broken) and "cannot be read beyond 0 keyframes" in broken.reason
 
 
 def test_a_large_photograph_is_decoded_in_a_reduced_size_and_looks_the_same(tmp_path: Path) -> None:

@@ -333,22 +333,6 @@ def test_a_turned_video_is_upright(tmp_path: Path) -> None:
     assert pixels[4].mean() < 150 and pixels[-4].mean() > 190
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        "ffconcat version 1.0\nfile 'secret.mp4'\n",
-        "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nsecret.mp4\n#EXT-X-ENDLIST\n",
-    ],
-)
-def test_a_list_of_other_files_is_no_video(content: str, tmp_path: Path) -> None:
-    pytest.importorskip("av")
-    write_video(tmp_path / "secret.mp4", flat_frames([200]), keyframe_every=1)
-    (tmp_path / "a.mp4").write_text(content)
-    (found,) = open_source(str(tmp_path / "a.mp4")).pictures()
-    broken = load(found, Decoding(size=4))
-    assert isinstance(broken, Broken) and "cannot be read beyond 0 keyframes" in broken.reason
-
-
 def test_a_damaged_video_is_one_broken_image(tmp_path: Path) -> None:
     pytest.importorskip("av", reason="PyAV is an optional dependency")
     (tmp_path / "a.mp4").write_bytes(b"no video at all")
