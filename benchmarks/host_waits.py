@@ -122,7 +122,7 @@ def captions_of_any(policy: GenericCaptioner, *, text: str) -> dict[str, Cost]:
     pixels = torch.randint(256, shape, dtype=torch.uint8, generator=generator)
     images = policy.encode_images(Images(pixels=pixels))
     prompt = Prompt(texts=[text] * ROWS, images=images, seeds=list(range(ROWS)))
-    inputs = policy._composed.reader.inputs(prompt.texts, pixels)
+    inputs = policy._composed.reader.inputs(prompt.texts, images.pictures())
     fixed: Any = {**inputs, "min_new_tokens": LENGTH, "max_new_tokens": LENGTH, "pad_token_id": policy.pad}
 
     def sample() -> int:

@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol, cast
 
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
+from PIL import Image
 from torch import Tensor, nn
 
 Modality = Literal["text", "image"]
@@ -89,13 +90,15 @@ class Sampling:
 
 @dataclass(frozen=True, kw_only=True)
 class Images:
-    """Images of one size, with the features of frozen towers that were already computed for them.
+    """Images as squares of one size, with the features of frozen towers that were already computed for them.
 
     A frozen tower sees an image once: whoever runs it returns the same `Images` with the features added
     under the tower's key, and sampler, scorer, critic and judge read them from there.
     """
 
     pixels: UInt8[Tensor, "B 3 H W"]
+    whole: list[UInt8[Tensor, "3 _ _"]] | None = None
+    """In their own shapes, for models that prepare them as their authors do; None = squares are all."""
     features: Mapping[str, Float[Tensor, "B ..."]] = field(default_factory=dict[str, Tensor])
     keys: list[bytes] | None = None
     """Of each image, equal where images are; None = the host has not looked at them yet."""
@@ -106,6 +109,16 @@ class Images:
     def rows(self, index: Int[Tensor, " N"]) -> Images:
         """The images at `index`, features included."""
         return Images(**picked(vars(self), index))
+
+    @property
+    def sizes(self) -> list[tuple[int, int]]:
+        """Height and width of each, in its own shape."""
+        return [(each.shape[1], each.shape[2]) for each in self.whole or [self.pixels[0]] * len(self)]
+
+    def pictures(self) -> list[Image.Image]:
+        """Each as a PIL image, RGB, in its own shape."""
+        each = self.pixels.cpu().unbind() if self.whole is None else self.whole
+        return [Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy()) for picture in each]
 
 
 @dataclass(frozen=True, kw_only=True)

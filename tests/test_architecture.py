@@ -90,7 +90,7 @@ ALLOWED: dict[str, set[str]] = {
 # Where the libraries from outside are limited too; everyone else may import what pyproject.toml declares.
 OUTSIDE = {
     "accelerator": {"torch"},
-    "types": {"torch", "jaxtyping"},
+    "types": {"torch", "jaxtyping", "PIL"},
     "algorithms": {"torch", "jaxtyping"},
     "evaluation.intervals": {"numpy"},
     "report": {"numpy"},

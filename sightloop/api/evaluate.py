@@ -19,6 +19,7 @@ from sightloop.evaluation.ranking import Ties
 from sightloop.evaluation.retrieval import clip_recall as recall_of_captions
 from sightloop.models.clip import ClipEncoder
 from sightloop.models.named_models import model_config
+from sightloop.models.protocols import sees_whole
 from sightloop.recipes.inputs import settings_of_run
 from sightloop.recipes.vlrm.config import VlrmConfig
 from sightloop.rewards.phrases import contains_bad_phrase
@@ -56,7 +57,7 @@ def clip_recall(
         return recall_of_captions(encoder, encoder.see(pixels), list(model), ties=ties)
     opened = model if isinstance(model, Model) else load(model, device=device)
     writing = writing_of(opened.name, how)
-    decoding = Decoding(size=opened.captioner.image_size, fit=writing.fit)
+    decoding = Decoding(size=opened.captioner.image_size, fit=writing.fit, whole=sees_whole(opened.captioner))
     pairs = list(caption_images(opened.captioner, ImageSet(source, decoding), writing))
     sources, captions = [name for name, _ in pairs], [text for _, text in pairs]
     measured = recall_of_captions(encoder, encoder.see(pixels), captions, sources=sources, ties=ties)

@@ -23,7 +23,7 @@ from sightloop.image_files import BrokenImageError, upright_rgb
 from sightloop.integrations.answerer import AnswererSettings, Asked, Respondent
 from sightloop.models.families import Parts, WorldModel, draws
 from sightloop.models.open import local_folder
-from sightloop.models.protocols import Captioner, ImageGenerator, missing_members
+from sightloop.models.protocols import Captioner, ImageGenerator, missing_members, sees_whole
 from sightloop.recipes.inputs import settings_of_run
 from sightloop.recipes.unirl.config import UniConfig
 from sightloop.recipes.vlrm.config import PAPER, SHAPES
@@ -122,7 +122,7 @@ class Model:
         else:
             source = source_of(listed, column=column)
         captioner, writing = self.captioner, writing_of(self.name, how)
-        decoding = Decoding(size=captioner.image_size, fit=writing.fit)
+        decoding = Decoding(size=captioner.image_size, fit=writing.fit, whole=sees_whole(captioner))
         pictures = ImageSet(source, decoding, batch_size=batch_size)
         return [caption for _, caption in caption_images(captioner, pictures, writing)]
 

@@ -33,7 +33,7 @@ from sightloop.evaluators.held_out_captions import Writing
 from sightloop.evaluators.settings import HeldOutSettings
 from sightloop.models.clip import ClipEncoder
 from sightloop.models.named_models import model_config
-from sightloop.models.protocols import Captioner
+from sightloop.models.protocols import Captioner, sees_whole
 from sightloop.rewards.phrases import contains_bad_phrase, load_phrases
 from sightloop.runs.identity import require_same_inputs
 from sightloop.runs.restore import open_captioner, read_config
@@ -89,7 +89,7 @@ def write_captions(options: CaptionOptions) -> None:
             return
     policy = open_captioner(options.model, device=distributed.device(options.device), dtype=options.dtype)
     source = FileSource(spec=", ".join(options.images), paths=tuple(paths))
-    decoding = Decoding(size=policy.image_size, fit=options.fit)
+    decoding = Decoding(size=policy.image_size, fit=options.fit, whole=sees_whole(policy))
     pictures = _image_set(source, decoding, on_broken=options.on_broken)
     pairs = pairs_of(policy, pictures, writing)
     if file is None:
@@ -170,7 +170,7 @@ def measured_recall(options: RecallOptions) -> Evaluation:
     encoder = _encoder(options, source.paths, device)
     policy = open_captioner(options.model, device=device, dtype=options.dtype)
     writing = writing_of(options.model, asdict(options.decode))
-    decoding = Decoding(size=policy.image_size, fit=writing.fit)
+    decoding = Decoding(size=policy.image_size, fit=writing.fit, whole=sees_whole(policy))
     pictures = _image_set(source, decoding, on_broken=options.on_broken, limit=options.limit)
     written = caption_set(list(pairs_of(policy, pictures, writing)))
     _tell_left_out(pictures)

@@ -44,7 +44,9 @@ class CaptionOptions:
     """
     decode: Annotated[DecodeOptions, tyro.conf.arg(name="")] = DecodeOptions()
     fit: Literal["crop", "squash"] = "crop"
-    """How images become squares: their middle is cropped out, or they are squashed."""
+    """How images become squares for captioners that read squares (BLIP-2): their middle is cropped out, or
+    they are squashed.
+    """
     on_broken: BrokenImages = "leave-out"
     """Images that cannot be read are left out and named at the end, or the first one stops the command."""
     device: str = "auto"

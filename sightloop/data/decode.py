@@ -5,8 +5,9 @@ First frame of an animation; color profiles are not applied, as in those process
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
@@ -28,6 +29,9 @@ from sightloop.image_files import (
 )
 
 Fit = Literal["crop", "squash"]
+MOST_WHOLE = 1 << 22
+"""Pixels of a whole image that is kept; one of more is brought down to so many."""
+_MOST_ELONGATED = 100
 _WHITE_16_BIT = 65535
 
 
@@ -36,12 +40,14 @@ class Decoding:
     """How an image becomes a square of `size` x `size` pixels.
 
     `fit` "crop" brings the shorter side to `size` and keeps the center (as CLIP); "squash" brings both sides
-    to `size` (as BLIP). Both are bicubic. An image of more than `max_pixels` pixels counts as broken.
+    to `size` (as BLIP). Both are bicubic. An image of more than `max_pixels` pixels counts as broken. `whole`
+    also keeps the image in its own shape.
     """
 
     size: int
     fit: Fit = "crop"
     max_pixels: int = PIL_MAX_PIXELS
+    whole: bool = False
 
     def __post_init__(self) -> None:
         if self.size < 1:
@@ -52,18 +58,38 @@ class Decoding:
             raise ValueError(f"max_pixels is {self.max_pixels}; use at least 1")
 
 
+class Decoded(NamedTuple):
+    """An image as an RGB square, and in its own shape where that is wanted."""
+
+    square: UInt8[np.ndarray, "S S 3"]
+    whole: UInt8[np.ndarray, "H W 3"] | None = None
+
+
 def decode(picture: bytes | Image.Image, decoding: Decoding) -> UInt8[np.ndarray, "H W 3"]:
     """The image as an RGB square.
 
     Raises:
         BrokenImageError: it is no image of a known format, is damaged, or is larger than `max_pixels`.
     """
+    return decode_both(picture, decoding).square
+
+
+def decode_both(picture: bytes | Image.Image, decoding: Decoding) -> Decoded:
+    """The image as an RGB square, and whole if that is wanted.
+
+    Raises:
+        BrokenImageError: as for `decode`, or it is too elongated to be looked at whole.
+    """
     try:
         image = _opened(picture, decoding.max_pixels)
         _check_shape(image.size, decoding)
         with one_if_large(image.size):
-            reduce_while_decoding(image, decoding.size)
-            return np.asarray(_square(_upright(image), decoding))
+            if not decoding.whole:
+                reduce_while_decoding(image, decoding.size)
+                return Decoded(np.asarray(_square(_upright(image), decoding)))
+            reduce_while_decoding(image, math.isqrt(MOST_WHOLE))
+            whole = _brought_down(_upright(image))
+            return Decoded(np.asarray(_square(whole, decoding)), np.array(whole))
     except BrokenImageError:
         raise
     except DAMAGE as error:
@@ -100,6 +126,11 @@ def _upright(image: Image.Image) -> Image.Image:
 
 def _check_shape(size: tuple[int, int], decoding: Decoding) -> None:
     width, height = size
+    if decoding.whole and max(size) > _MOST_ELONGATED * min(size):
+        raise BrokenImageError(
+            f"{width} x {height} pixels is too elongated to be looked at whole: more than "
+            f"{_MOST_ELONGATED} times as long as wide"
+        )
     # The crop is cut from a resized whole, which for a very long image can be far larger than the image.
     long = decoding.size * max(size) // min(size)
     if decoding.fit == "crop" and long * decoding.size > max(decoding.max_pixels, PIL_MAX_PIXELS):
@@ -139,6 +170,15 @@ def _deep_grey_to_rgb(image: Image.Image) -> Image.Image:
         return Image.fromarray(np.rint(levels).astype(np.uint8)).convert("RGB")
 
     return in_strips(image, to_8_bits)
+
+
+def _brought_down(image: Image.Image) -> Image.Image:
+    """An image of at most `MOST_WHOLE` pixels."""
+    scale = math.sqrt(MOST_WHOLE / (image.width * image.height))
+    if scale >= 1:
+        return image
+    size = (max(1, int(scale * image.width)), max(1, int(scale * image.height)))
+    return image.resize(size, Image.Resampling.BICUBIC)
 
 
 def _square(image: Image.Image, decoding: Decoding) -> Image.Image:

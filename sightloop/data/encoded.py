@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from sightloop.data.decode import BrokenImageError, Decoding, decode
+from sightloop.data.decode import BrokenImageError, Decoded, Decoding, decode_both
 from sightloop.image_files import read_regular
 
 
@@ -32,9 +32,15 @@ class Broken:
 
 
 def load(picture: EncodedImage, decoding: Decoding) -> UInt8[np.ndarray, "H W 3"] | Broken:
-    """The pixels, or why there are none."""
+    """The square, or why there is none."""
+    found = load_both(picture, decoding)
+    return found if isinstance(found, Broken) else found.square
+
+
+def load_both(picture: EncodedImage, decoding: Decoding) -> Decoded | Broken:
+    """The square, and the whole image if that is wanted, or why there is none."""
     try:
-        return decode(picture.read(), decoding)
+        return decode_both(picture.read(), decoding)
     except (BrokenImageError, OSError) as error:
         return Broken(source=picture.source, reason=str(error))
 

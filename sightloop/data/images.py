@@ -11,18 +11,17 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import Int
 from torch import Tensor
 
-from sightloop.data.decode import Decoding
-from sightloop.data.encoded import Broken, EncodedImage, load
+from sightloop.data.decode import Decoded, Decoding
+from sightloop.data.encoded import Broken, EncodedImage, load_both
 from sightloop.data.order import sample_seeds
 from sightloop.data.sources import Source
 from sightloop.terminal import one_line
 from sightloop.types import Images
 
 logger = logging.getLogger(__name__)
-Pixels = UInt8[np.ndarray, "H W 3"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +106,7 @@ class ImageSet:
         with ThreadPoolExecutor(self._workers) as pool:
             while chunk := list(itertools.islice(numbered, self._batch_size)):
                 loaded = load_many([picture for _, picture in chunk], self._decoding, pool=pool)
-                used: list[tuple[int, EncodedImage, Pixels]] = []
+                used: list[tuple[int, EncodedImage, Decoded]] = []
                 for (index, picture), pixels in zip(chunk, loaded, strict=True):
                     if isinstance(pixels, Broken):
                         self._leave_out(pixels)
@@ -127,18 +126,19 @@ class ImageSet:
         self.left_out.append(broken)
 
 
-def _batch(used: Sequence[tuple[int, EncodedImage, Pixels]], seed: int) -> ImageBatch:
+def _batch(used: Sequence[tuple[int, EncodedImage, Decoded]], seed: int) -> ImageBatch:
     indices, pictures, pixels = zip(*used, strict=True)
     return make_batch(pictures, pixels, indices=list(indices), seed=seed)
 
 
 def make_batch(
-    pictures: Sequence[EncodedImage], pixels: Sequence[Pixels], *, indices: list[int], seed: int
+    pictures: Sequence[EncodedImage], pixels: Sequence[Decoded], *, indices: list[int], seed: int
 ) -> ImageBatch:
     """A batch of decoded images."""
-    stacked = np.ascontiguousarray(np.stack(pixels).transpose(0, 3, 1, 2))
+    stacked = np.ascontiguousarray(np.stack([each.square for each in pixels]).transpose(0, 3, 1, 2))
+    whole = [torch.from_numpy(each.whole).permute(2, 0, 1) for each in pixels if each.whole is not None]
     return ImageBatch(
-        images=Images(pixels=torch.from_numpy(stacked)),
+        images=Images(pixels=torch.from_numpy(stacked), whole=whole or None),
         sources=[picture.source for picture in pictures],
         references=[picture.reference for picture in pictures],
         indices=indices,
@@ -148,6 +148,6 @@ def make_batch(
 
 def load_many(
     pictures: Sequence[EncodedImage], decoding: Decoding, *, pool: Executor | None
-) -> list[Pixels | Broken]:
+) -> list[Decoded | Broken]:
     """The pixels of each image, or why there are none; in parallel if there is a pool."""
-    return list((map if pool is None else pool.map)(lambda picture: load(picture, decoding), pictures))
+    return list((map if pool is None else pool.map)(lambda picture: load_both(picture, decoding), pictures))

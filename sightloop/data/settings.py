@@ -28,7 +28,9 @@ class DataSettings:
     column: str = ""
     """Column of the images in parquet files that have several; empty = the only one, or "image"."""
     fit: Literal["crop", "squash"] = "squash"
-    """Square images by cropping, or as BLIP-2's own processor does."""
+    """Square images by cropping, or as BLIP-2's own processor does; for captioners that read squares (BLIP-2,
+    and others with --captioner.image-size).
+    """
     workers: Count = 2
     """Threads that read images ahead."""
     max_broken_fraction: Fraction = 0.05

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from sightloop.doctor.findings import Finding
 from sightloop.doctor.probes import Probe, drawn_probe, world_probe
+from sightloop.models.clip import SIGLIPS
 from sightloop.models.transformers_internals import GELUActivation, QuickGELUActivation
 from sightloop.rewards.clip_family import ClipSimilarity
 from sightloop.rewards.similarity import ItmSimilarity
@@ -100,7 +101,9 @@ def _configuration(found: _Findings, judge: Judge, model: str) -> Iterator[Findi
     if isinstance(judge, YesNoJudge):
         return
     prepared = judge.preparation
-    if prepared.shortest_side not in (None, prepared.height):
+    if prepared is None:
+        yield found.ok("image size", "images in their own shapes")
+    elif prepared.shortest_side not in (None, prepared.height):
         yield found.note(
             "image size",
             f"images are brought to {prepared.shortest_side} pixels and cut to {prepared.height}: "
@@ -126,11 +129,10 @@ def _activations(judge: Judge, model: str) -> list[tuple[str, str, tuple[str, ..
     config: Any = judge.model.config
     if isinstance(judge, ItmSimilarity):
         return [
-            (part, getattr(config, part).hidden_act, ("gelu",))
-            for part in ("vision_config", "qformer_config")
+            (part, getattr(config, part).hidden_act, ("gelu",)) for part in ("vision_config", judge.reader)
         ]
     known: tuple[str, ...] = ("gelu", "quick_gelu")
-    if config.model_type == "siglip":
+    if config.model_type in SIGLIPS:
         known = ("gelu_pytorch_tanh",)
     elif "openai" in model:
         known = ("quick_gelu",)
@@ -233,11 +235,8 @@ def _knows_world_only(judge: Judge) -> bool:
 def settings_of(judge: ItmSimilarity | ClipSimilarity) -> dict[str, Any]:
     """What of configuration and processor decides the scores."""
     config, prepared = judge.model.config, judge.preparation
-    parts = (
-        ("vision_config", "qformer_config")
-        if isinstance(judge, ItmSimilarity)
-        else ("vision_config", "text_config")
-    )
+    assert prepared is not None, "bundled judges see squares"
+    parts = ("vision_config", judge.reader if isinstance(judge, ItmSimilarity) else "text_config")
     acts = {f"{part}.hidden_act": getattr(config, part).hidden_act for part in parts}
     eps = {f"{part}.layer_norm_eps": getattr(config, part).layer_norm_eps for part in parts}
     pixels = {

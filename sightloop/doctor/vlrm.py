@@ -15,6 +15,7 @@ from sightloop.doctor.calibration import MeasuringJudge
 from sightloop.doctor.findings import Finding, loaded
 from sightloop.doctor.models import ModelToExamine
 from sightloop.doctor.run import Opened, as_model
+from sightloop.models.protocols import sees_whole
 from sightloop.recipes.vlrm import build as vlrm
 from sightloop.recipes.vlrm.config import VlrmConfig
 from sightloop.rewards.custom import read_names
@@ -71,7 +72,12 @@ def opened(config: VlrmConfig, folder: Path) -> Opened:
     rewards, weights = vlrm.weighted_rewards(config, policy, device)
 
     def sample(judge: MeasuringJudge) -> Tensor:
-        decoding = Decoding(size=policy.image_size, fit=config.data.fit, max_pixels=config.data.max_pixels)
+        decoding = Decoding(
+            size=policy.image_size,
+            fit=config.data.fit,
+            max_pixels=config.data.max_pixels,
+            whole=sees_whole(policy),
+        )
         batching = Batching(batch_size=_IMAGES, seed=config.schedule.seed)
         batches = ImageStream(open_named_images(config.data), decoding, batching)
         collect = CaptionCollector(

@@ -17,7 +17,7 @@ from sightloop.evaluation.protocol import protocol_hash
 from sightloop.evaluation.retrieval import clip_recall
 from sightloop.evaluators.settings import HeldOutSettings
 from sightloop.models.clip import ClipEncoder, SeenImages
-from sightloop.models.protocols import Captioner, SupportsBeams, require_members
+from sightloop.models.protocols import Captioner, SupportsBeams, require_members, sees_whole
 from sightloop.rewards.phrases import contains_bad_phrase
 from sightloop.training import distributed
 from sightloop.training.gallery import NUM_EVALUATION_IMAGES, save_image
@@ -84,7 +84,8 @@ class Writing:
         CLIP, images and counts.
         """
         ours = {name: str(value) for name, value in dataclasses.asdict(self).items()}
-        ours |= {"captioner_size": str(policy.image_size), "captioner_dtype": _frozen_dtype(policy)}
+        size = "whole" if sees_whole(policy) else str(policy.image_size)
+        ours |= {"captioner_size": size, "captioner_dtype": _frozen_dtype(policy)}
         protocol = measured.protocol | ours
         return dataclasses.replace(measured, protocol=protocol | {"hash": protocol_hash(protocol)})
 
@@ -104,6 +105,12 @@ class HeldOutImages:
     sources: list[str]
     references: list[list[str]]
     """What people wrote about each; empty lists where nothing is known."""
+    whole: list[Tensor] | None = None
+    """The images in their own shapes, for captioners that see them so."""
+
+    def chunk(self, rows: Tensor) -> Images:
+        """Some of them."""
+        return Images(pixels=self.pixels, whole=self.whole).rows(rows)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +162,7 @@ class HeldOut:
         mine = {
             int(row): caption
             for chunk in rows.split(_CHUNK)
-            for row, caption in zip(chunk, self._write(policy, self.pictures.pixels[chunk]), strict=True)
+            for row, caption in zip(chunk, self._write(policy, self.pictures.chunk(chunk)), strict=True)
         }
         everyones = {row: caption for part in distributed.gather(mine) for row, caption in part.items()}
         return [everyones[row] for row in range(len(everyones))]
@@ -165,15 +172,6 @@ class HeldOut:
         """How the captions are written."""
         return Writing.of(self.settings, self.prompt)
 
-    def require(self, policy: Captioner) -> None:
-        """Refuse a captioner that cannot write as the settings ask.
-
-        Raises:
-            ValueError: it has no beam search, and the settings want it.
-        """
-        if not self.writing.is_greedy:
-            require_members(policy, SupportsBeams, what=_BEAMS, instead=GREEDY)
-
     def _kept(self, row: int) -> dict[str, str]:
         """Where the run keeps an image of a program, an archive or a video."""
         is_file = Path(self.pictures.sources[row]).is_file()
@@ -181,25 +179,31 @@ class HeldOut:
             return {}
         return {"image": save_image(self.folder, self.pictures.pixels[row])}
 
-    def _write(self, policy: Captioner, pixels: Tensor) -> list[str]:
-        return self.writing(policy, policy.encode_images(Images(pixels=pixels)))
+    def _write(self, policy: Captioner, images: Images) -> list[str]:
+        return self.writing(policy, policy.encode_images(images))
 
 
 def held_out_of(
     settings: HeldOutSettings,
     *,
     prompt: str,
-    image_size: int,
+    captioner: Captioner,
     device: torch.device,
     shared_work: bool = True,
     folder: Path | None = None,
 ) -> HeldOut | None:
-    """The evaluation that the settings name; None if they name no images."""
+    """The evaluation that the settings name; None if they name no images.
+
+    Raises:
+        ValueError: the captioner has no beam search, and the settings want it.
+    """
     if not settings.images:
         return None
+    if not Writing.of(settings, prompt).is_greedy:
+        require_members(captioner, SupportsBeams, what=_BEAMS, instead=GREEDY)
     encoder = ClipEncoder.from_pretrained(settings.clip, device=device)
-    pictures = load_images(settings, size=image_size)
-    same = settings.fit == "crop" and encoder.size == image_size
+    pictures = load_images(settings, size=captioner.image_size, whole=sees_whole(captioner))
+    same = settings.fit == "crop" and encoder.size == captioner.image_size
     seen = pictures if same else load_images(dataclasses.replace(settings, fit="crop"), size=encoder.size)
     return HeldOut(
         settings=settings,
@@ -212,9 +216,9 @@ def held_out_of(
     )
 
 
-def load_images(settings: HeldOutSettings, *, size: int) -> HeldOutImages:
+def load_images(settings: HeldOutSettings, *, size: int, whole: bool = False) -> HeldOutImages:
     """All held-out images in the order of their source."""
-    decoding = Decoding(size=size, fit=settings.fit)
+    decoding = Decoding(size=size, fit=settings.fit, whole=whole)
     source = open_named_images(settings)
     batches = list(ImageSet(source, decoding, limit=settings.limit))
     sources = [name for batch in batches for name in batch.sources]
@@ -224,4 +228,5 @@ def load_images(settings: HeldOutSettings, *, size: int) -> HeldOutImages:
         pixels=torch.cat([batch.images.pixels for batch in batches]),
         sources=sources,
         references=references,
+        whole=[each for batch in batches for each in batch.images.whole or []] or None,
     )

@@ -14,7 +14,7 @@ from torch import Tensor
 from sightloop.data.decode import Decoding, Fit, decode
 from sightloop.image_files import BrokenImageError, upright_rgb
 from sightloop.models.families import WorldModel
-from sightloop.models.protocols import Captioner, missing_members
+from sightloop.models.protocols import Captioner, missing_members, sees_whole
 from sightloop.runs.restore import open_policy
 from sightloop.training import distributed
 from sightloop.types import Images, Policy, Prompt, Sampling, Tokens, Turn
@@ -141,8 +141,8 @@ class Respondent:
         )
 
     def _seen(self, picture: Image.Image) -> np.ndarray:
-        """What a captioner sees is its own square; policies that draw prepare images themselves."""
-        if self._captioner is not None:
+        """Some captioners see their own square; all others prepare images themselves."""
+        if self._captioner is not None and not sees_whole(self._captioner):
             return decode(picture, Decoding(size=self._captioner.image_size, fit=self.fit))
         try:
             return np.asarray(upright_rgb(picture))

@@ -19,40 +19,63 @@ import transformers
 from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor, nn
-from transformers import CLIPModel, PreTrainedTokenizerBase, SiglipModel
+from transformers import (
+    AltCLIPModel,
+    CLIPModel,
+    MetaClip2Model,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Siglip2Model,
+    SiglipModel,
+)
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+from transformers.models.siglip2.image_processing_pil_siglip2 import Siglip2ImageProcessorPil
 
 from sightloop.image_files import BrokenImageError, open_image, upright_rgb
 from sightloop.models.downloads import in_one_sentence
+from sightloop.models.kinds import CLIPS
 from sightloop.models.only_numbers import unit_rows
 from sightloop.models.open import ModelRole, open_model
 from sightloop.models.written_text import read_texts
+from sightloop.types import Images
 
 ClipImage = Image.Image | Path | str
 ClipImages = UInt8[Tensor, "N 3 H W"] | Sequence[ClipImage]
 MAX_CHARACTERS = 300
 
 
-Prepare = Callable[[UInt8[Tensor, "B 3 H W"]], Float[Tensor, "B 3 h w"]]
+Prepare = Callable[[Images], Float[Tensor, "B 3 h w"]]
+SIGLIPS = ("siglip", "siglip2")
+SIMILARITIES = (*CLIPS, *SIGLIPS)
+"""All that say how close an image and a text are."""
 _WANTED = {
     # Last projections are read and computed in float32: three digits, which bfloat16 has, make ties.
-    "clip": ModelRole(
-        what="a CLIP",
-        fits=lambda config: config.model_type == "clip",
-        model=CLIPModel,
-        exact=("visual_projection", "text_projection", "logit_scale"),
-        text=lambda config: config.text_config,
-        images=CLIPImageProcessorPil,
-    ),
-    "siglip": ModelRole(
-        what="a SigLIP",
-        fits=lambda config: config.model_type == "siglip",
-        model=SiglipModel,
-        exact=("head", "logit_scale", "logit_bias"),
-        text=lambda config: config.text_config,
-        images=SiglipImageProcessorPil,
-    ),
+    **{
+        kind: ModelRole(
+            what="a CLIP",
+            fits=lambda config, kind=kind: config.model_type == kind,
+            model=model,
+            exact=("visual_projection", "text_projection", "logit_scale"),
+            text=lambda config: config.text_config,
+            images=CLIPImageProcessorPil,
+        )
+        for kind, model in zip(CLIPS, (CLIPModel, MetaClip2Model, AltCLIPModel), strict=True)
+    },
+    **{
+        kind: ModelRole(
+            what="a SigLIP",
+            fits=lambda config, kind=kind: config.model_type == kind,
+            model=model,
+            exact=("head", "logit_scale", "logit_bias"),
+            text=lambda config: config.text_config,
+            images=images,
+        )
+        for kind, model, images in (
+            ("siglip", SiglipModel, SiglipImageProcessorPil),
+            ("siglip2", Siglip2Model, Siglip2ImageProcessorPil),
+        )
+    },
 }
 
 
@@ -66,13 +89,15 @@ class SeenImages:
 
 
 class ClipEncoder:
-    """A CLIP or SigLIP of transformers. Towers run in any precision, their last projections in float32."""
+    """A CLIP or SigLIP of transformers, MetaCLIP 2, AltCLIP and SigLIP 2 of any resolution (NaFlex) among
+    them. Towers run in any precision, their last projections in float32.
+    """
 
     def __init__(
         self,
-        model: CLIPModel | SiglipModel,
+        model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
-        image_processor: CLIPImageProcessorPil | SiglipImageProcessorPil,
+        image_processor: CLIPImageProcessorPil | SiglipImageProcessorPil | Siglip2ImageProcessorPil,
         *,
         name: str,
     ) -> None:
@@ -80,8 +105,10 @@ class ClipEncoder:
         self.tokenizer: Any = tokenizer
         self.image_processor: Any = image_processor
         self.name = name
-        self.is_siglip = isinstance(model, SiglipModel)
-        self.max_tokens = int(self.model.config.text_config.max_position_embeddings)
+        self.is_siglip = self.model.config.model_type in SIGLIPS
+        self.sees_shapes = self.model.config.model_type == "siglip2"
+        """Whether it takes images in their own shapes."""
+        self.max_tokens = _max_tokens(self.model.config)
         """Begin and end token included."""
         # The model's own would be that of its first weight, which is a temperature in float32.
         self.dtype: torch.dtype = self.model.vision_model.embeddings.patch_embedding.weight.dtype
@@ -92,7 +119,7 @@ class ClipEncoder:
         folder: str | Path,
         *,
         processor: str | Path = "",
-        families: Sequence[str] = ("clip",),
+        families: Sequence[str] = CLIPS,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> ClipEncoder:
@@ -151,12 +178,22 @@ class ClipEncoder:
         return SeenImages(embeddings=unit_rows(torch.cat(rows), self.name), digest=digest)
 
     @torch.no_grad()
-    def prepared_images(
-        self, pixels: UInt8[Tensor, "N 3 H W"], prepare: Prepare, *, batch: int = 64
-    ) -> Float[Tensor, "N d"]:
-        """Unit embeddings, float32, of pixels that `prepare` makes ready on the model's device."""
-        parts = pixels.split(batch)
-        rows = [self._see(prepare(part.to(self.model.device))) for part in parts]
+    def prepared_images(self, images: Images, prepare: Prepare, *, batch: int = 64) -> Float[Tensor, "N d"]:
+        """Unit embeddings, float32, of images that `prepare` makes ready on the model's device."""
+        parts = torch.arange(len(images)).split(batch)
+        return unit_rows(torch.cat([self._see(prepare(images.rows(part))) for part in parts]), self.name)
+
+    @torch.no_grad()
+    def shaped_images(self, images: Images, *, batch: int = 64) -> Float[Tensor, "N d"]:
+        """The same of images in their own shapes, by a model that takes any, prepared by its processor."""
+        rows: list[Tensor] = []
+        for part in torch.arange(len(images)).split(batch):
+            with in_one_sentence(self.tokenizer.name_or_path, "the image processor"):
+                made = self.image_processor(images.rows(part).pictures(), return_tensors="pt")
+            given = {name: value.to(self.model.device) for name, value in made.items()}
+            given["pixel_values"] = given["pixel_values"].to(self.dtype)
+            seen = self.model.vision_model(**given).last_hidden_state
+            rows.append(self._image_head(seen.float(), given["pixel_attention_mask"]))
         return unit_rows(torch.cat(rows), self.name)
 
     @torch.no_grad()
@@ -227,8 +264,21 @@ class ClipEncoder:
             return self.model.visual_projection.float(), self.model.text_projection.float()
         heads = self.model.vision_model.head.float(), self.model.text_model.head.float()
         # The towers would run them in their own precision.
-        self.model.vision_model.head, self.model.text_model.head = nn.Identity(), nn.Identity()
+        self.model.vision_model.head, self.model.text_model.head = _Later(), _Later()
         return heads
+
+
+class _Later(nn.Module):
+    """Stands in the place of a layer that is called by itself."""
+
+    def forward(self, hidden: Tensor, *_: Any) -> Tensor:
+        return hidden
+
+
+def _max_tokens(config: Any) -> int:
+    text = config.text_config
+    # The first positions of a RoBERTa, which AltCLIP reads with, are those of padding.
+    return int(text.max_position_embeddings) - (text.pad_token_id + 1) * (config.model_type == "altclip")
 
 
 def _rgb(image: ClipImage) -> Image.Image:

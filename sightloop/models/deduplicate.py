@@ -34,10 +34,16 @@ def image_keys(images: Images | Tokens) -> list[bytes]:
     if images.keys is not None:
         return images.keys
     if isinstance(images, Images):
-        return row_keys(images.pixels)
+        return row_keys(images.pixels) if images.whole is None else [_key(each) for each in images.whole]
     return row_keys(images.ids.masked_fill(~images.mask, -1))
 
 
 def row_keys(rows: Shaped[Tensor, "B ..."]) -> list[bytes]:
     """The same of rows of numbers."""
     return [hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in rows.cpu().numpy()]
+
+
+def _key(picture: Tensor) -> bytes:
+    whole = hashlib.blake2b(str(tuple(picture.shape)).encode(), digest_size=16)
+    whole.update(picture.numpy().tobytes())
+    return whole.digest()

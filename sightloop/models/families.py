@@ -40,7 +40,9 @@ class CaptionerChoices:
     or the image and then the prompt where it has none.
     """
     image_size: Count | None = None
-    """Side of the images in pixels; None = as the vision tower's configuration says."""
+    """Side of square images in pixels; None = images in their own shapes, as the model's own processor makes
+    its input of them.
+    """
     reuse_features: bool = True
     """Run the frozen tower once an image; False runs the whole model in every pass."""
 

@@ -6,14 +6,20 @@ from typing import Any, NoReturn
 
 from sightloop.models.transformers_internals import is_language_model
 
+CLIPS = ("clip", "metaclip_2", "altclip")
+"""Models whose scores are cosines, by transformers' names."""
 MATCHER = "a BLIP-2 matcher"
+"""Or a BLIP one, which is rarer."""
 KNOWN = {
-    "clip": (
-        "a CLIP",
-        "--clip, --held-out.clip, --judge.retrieval-clip and --custom-rewards clip:NAME take it",
-    ),
+    **{
+        kind: (
+            name,
+            "--clip, --held-out.clip, --judge.retrieval-clip and --custom-rewards clip:NAME take it",
+        )
+        for kind, name in zip(CLIPS, ("a CLIP", "a MetaCLIP 2", "an AltCLIP"), strict=True)
+    },
     "siglip": ("a SigLIP", "--custom-rewards siglip:NAME takes it"),
-    "siglip2": ("a SigLIP 2 of any resolution", "of SigLIP 2 use one of a fixed resolution"),
+    "siglip2": ("a SigLIP 2 of any resolution", "--custom-rewards siglip:NAME takes it"),
     "blip": ("a BLIP that writes no captions", "of BLIP, --model takes BlipForConditionalGeneration"),
     "janus": ("a Janus", "`draw`, `ask` and `train unirl-grpo --model` take it"),
     "multi_modality": ("a Janus", "`draw`, `ask` and `train unirl-grpo --model` take it"),
@@ -45,7 +51,7 @@ _BLIP2 = {
 
 
 def is_matcher(config: Any) -> bool:
-    """Whether a BLIP-2 judges pairs instead of writing captions."""
+    """Whether a BLIP-2 or BLIP judges pairs instead of writing captions."""
     kind_named = config.to_dict().get("architectures") or []
     reads_text = config.to_dict().get("qformer_config", {}).get("use_qformer_text_input", False)
     return bool(reads_text) or any("ImageTextRetrieval" in name for name in kind_named)
@@ -82,8 +88,9 @@ def is_classic(config: Any) -> bool:
 def kind_named(config: Any) -> tuple[str, str]:
     """What it is, and which options take it."""
     kind = config.model_type
-    if kind == "blip-2":
-        return _BLIP2[is_matcher(config)]
+    if kind == "blip-2" or (kind == "blip" and is_matcher(config)):
+        what, takes = _BLIP2[is_matcher(config)]
+        return what.replace("BLIP-2", "BLIP") if kind == "blip" else what, takes
     if is_classic(config):
         return _CLASSIC[kind], "--model takes it"
     if kind in KNOWN:

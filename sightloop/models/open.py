@@ -138,7 +138,7 @@ def open_model(
     config, source = open_config(folder), beside or folder
     row = next((each for each in wanted if each.fits(config)), None)
     if row is None:
-        refuse_as(config, " or ".join(each.what for each in wanted), str(folder))
+        refuse_as(config, " or ".join(dict.fromkeys(each.what for each in wanted)), str(folder))
     processor = open_processor(source, config) if row.has_processor else None
     if processor is not None and row.text is not None and not isinstance(processor, ProcessorMixin):
         raise ValueError(f"{str(folder)!r} has no processor for images and text (processor_config.json)")
@@ -190,7 +190,9 @@ def open_config(folder: str | Path) -> Any:
 
 def _open_weights(row: ModelRole, folder: str | Path, dtype: torch.dtype, device: torch.device | str) -> Any:
     kind = row.model
-    reader = exact_in(row.exact)(type(kind.__name__, (kind,), {})) if row.exact else kind
+    # Of a class of other modules, transformers does not bring older names of weights up to date.
+    own = {"__module__": kind.__module__}
+    reader = exact_in(row.exact)(type(kind.__name__, (kind,), own)) if row.exact else kind
     with in_one_sentence(folder, "the model"):
         # Sizes that differ are told below, in one line.
         model, info = reader.from_pretrained(

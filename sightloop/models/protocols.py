@@ -71,6 +71,18 @@ class SupportsBeams(Protocol):
         ...
 
 
+class SeesWhole(Protocol):
+    """A captioner whose own processor makes its input of images in their own shapes (`Images.whole`)."""
+
+    sees_whole: bool
+    """False where squares of a fixed size are wanted."""
+
+
+def sees_whole(captioner: Any) -> bool:
+    """Whether a captioner is to be given images in their own shapes."""
+    return not missing_members(captioner, SeesWhole) and captioner.sees_whole
+
+
 class SupportsCritic(Protocol):
     """A captioner whose hidden states a critic can read."""
 

@@ -162,6 +162,28 @@ def roomy_cache(num_layers: int, room: int) -> Cache:
     return Cache(layers=[PreallocatedCacheLayer(room) for _ in range(num_layers)])
 
 
+class _RowsCache(Cache):
+    """Knows which of its first rows each of its rows was."""
+
+    rows: Tensor | None = None
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep only these rows."""
+        super().batch_select_indices(indices)
+        self.rows = indices if self.rows is None else self.rows[indices]
+
+
+def known_rows(cache: Cache) -> Cache:
+    """The same empty cache, which can be asked for `rows_in`."""
+    return _RowsCache(layers=cache.layers)
+
+
+def rows_in(cache: Cache) -> Tensor:
+    """Which row each is of those that there were before any was picked."""
+    assert isinstance(cache, _RowsCache) and cache.rows is not None
+    return cache.rows
+
+
 class CrossCache(EncoderDecoderCache):
     """Of a decoder that attends to images: room for so many positions of its own, and the images' states."""
 

@@ -19,6 +19,7 @@ from sightloop.data.settings import IN_PYTHON
 from sightloop.recipes.catalog import read_run_config
 from sightloop.recipes.choices import idle_settings, leaves_of, value_of, with_value
 from sightloop.recipes.words import taken, taken_flag
+from sightloop.rewards.custom import is_served
 from sightloop.storage.files import object_or_empty
 
 IDENTITY = "identity.json"
@@ -98,7 +99,8 @@ def inputs_of(config: Any) -> dict[str, str]:
     settings = [setting for setting in (*MODELS, *IMAGES, *_FILES) if setting in used]
     named = {setting: str(value_of(config, setting)) for setting in settings}
     for number, reward in enumerate(config.custom_rewards):
-        named[f"{_REWARDS} {number + 1}"] = reward
+        if not is_served(reward):
+            named[f"{_REWARDS} {number + 1}"] = reward
     return {setting: name for setting, name in named.items() if name}
 
 

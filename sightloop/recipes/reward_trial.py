@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from sightloop.data.decode import Decoding
+from sightloop.data.decode import Decoded, Decoding
 from sightloop.data.encoded import Broken, load
 from sightloop.data.images import make_batch
 from sightloop.data.sources import Source
@@ -40,7 +40,7 @@ def captions_to_try(source: Source) -> Outcome:
     pictures = list(itertools.islice(source.pictures(), _SAMPLES))
     loaded = [load(picture, Decoding(size=_SIDE, fit="crop")) for picture in pictures]
     blank = np.full((_SIDE, _SIDE, 3), 127, dtype=np.uint8)
-    pixels = [blank if isinstance(one, Broken) else one for one in loaded]
+    pixels = [Decoded(blank if isinstance(one, Broken) else one) for one in loaded]
     batch = make_batch(pictures, pixels, indices=list(range(len(pictures))), seed=0)
     tokens, pieces = _written(["a photo of something"] * len(batch))
     return Outcome(

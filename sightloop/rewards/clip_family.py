@@ -1,8 +1,9 @@
 """The CLIP family: how close the embeddings of an image and a text are, and what a head says of an image.
 
-One class serves CLIP, SigLIP (also SigLIP 2 of fixed resolution), PickScore and HPSv2 as a CLIP conversion:
-they differ in tower, in the scale of the score and in how texts are padded, which their folders say. Scores
-of PickScore are its logits (about 20), those of HPSv2 its cosines (about 0.3).
+One class serves CLIP, MetaCLIP 2, AltCLIP, SigLIP and SigLIP 2 (of one resolution, or of any), PickScore and
+HPSv2 as a CLIP conversion: they differ in tower, in the scale of the score and in how texts are padded,
+which their folders say. Scores of PickScore are its logits (about 20), those of HPSv2 its cosines (about
+0.3).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -18,7 +20,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from sightloop.models.clip import ClipEncoder
+from sightloop.models.clip import SIGLIPS, SIMILARITIES, ClipEncoder
 from sightloop.models.only_numbers import require_numbers
 from sightloop.models.open import read_tensors
 from sightloop.rewards.pixels import Preparation
@@ -46,8 +48,10 @@ class ClipSimilarity:
         self.encoder = encoder
         self.model, self.tokenizer = encoder.model, encoder.tokenizer
         prepared = Preparation.of_blip if encoder.is_siglip else Preparation.of_clip
-        self.preparation = prepared(encoder.image_processor)
-        self.preparation.require_size(self.model.config.vision_config.image_size)
+        self.preparation = None if encoder.sees_shapes else prepared(encoder.image_processor)
+        """How squares are made; None = it takes images in their own shapes."""
+        if self.preparation is not None:
+            self.preparation.require_size(self.model.config.vision_config.image_size)
         if scale not in ("cosine", "logit", "probability"):
             raise ValueError(f'scale is {scale!r}; use "cosine", "logit" or "probability"')
         if scale == "probability" and not encoder.is_siglip:
@@ -73,7 +77,7 @@ class ClipSimilarity:
         Raises:
             ValueError: a model of another family, or without some of its weights.
         """
-        families = ("siglip",) if scale == "probability" else ("clip", "siglip")
+        families = SIGLIPS if scale == "probability" else SIMILARITIES
         encoder = ClipEncoder.from_pretrained(
             folder, processor=processor, families=families, dtype=dtype, device=device
         )
@@ -92,7 +96,10 @@ class ClipSimilarity:
         known = images.features.get(self.key)
         if known is not None:
             return known.to(self.model.device)
-        return self.encoder.prepared_images(images.pixels, self.preparation, batch=self.batch)
+        if self.preparation is None:
+            return self.encoder.shaped_images(images, batch=self.batch)
+        prepare = partial(self.preparation.of, device=self.model.device)
+        return self.encoder.prepared_images(images, prepare, batch=self.batch)
 
     @torch.no_grad()
     def text_embeddings(self, texts: list[str]) -> Float[Tensor, "B d"]:

@@ -17,9 +17,14 @@ from sightloop.rewards.loading import CLASSIFIER, READER, Loading, clip_and_head
 from sightloop.rewards.user_functions import load_function, names_function
 from sightloop.types import Reward
 
+_require_address = late("sightloop.rewards.served.client:require_address")
 _CLIP = late("sightloop.rewards.offered:clip")
 PICKSCORE_PROCESSOR = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
 """PickScore's own page takes words and pixels from there."""
+
+
+def _whole_address(scheme: str, rest: str) -> object:
+    return _require_address(f"{scheme}:{rest}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +41,8 @@ class Offer:
     """Its model is named with the file of a head: CLIP+HEAD."""
     function: str = ""
     """What a function of the user's can be in its place, as `NAME:module:function`; "" = nothing."""
+    check: Callable[[str], object] | None = None
+    """Of one that another program serves: refuses a text that does not say where; None = it runs here."""
 
 
 OFFERED: dict[str, Offer] = {
@@ -93,6 +100,26 @@ OFFERED: dict[str, Offer] = {
         load=late("sightloop.rewards.offered:classes"),
         function=CLASSIFIER,
     ),
+    **{
+        scheme: Offer(
+            does="score of a judge that another program serves there, asked by POST",
+            model="",
+            load=partial(late("sightloop.rewards.offered:posted"), scheme=scheme),
+            check=partial(_whole_address, scheme),
+        )
+        for scheme in ("http", "https")
+    },
+    "openai": Offer(
+        does="as vqa, by a chat model that an OpenAI-compatible server has: MODEL@URL",
+        model="",
+        load=late("sightloop.rewards.offered:served"),
+        check=late("sightloop.rewards.served.client:split_model"),
+    ),
+    "vqascore": Offer(
+        does="VQAScore: probability of the answer yes among all words, by a FLAN-T5 (0 to 1)",
+        model="Salesforce/instructblip-flan-t5-xl",
+        load=late("sightloop.rewards.offered:vqascore"),
+    ),
     "jpeg": Offer(
         does="compressibility: minus the size as JPEG in 500 kB",
         model="",
@@ -147,6 +174,12 @@ class Named:
         return self.name.partition(":")[2] or offer.model
 
 
+def is_served(named: str) -> bool:
+    """Whether a reward with its weight names a judge that another program serves, and no file."""
+    offer = OFFERED.get(named.partition(":")[0])
+    return offer is not None and offer.check is not None
+
+
 def read_names(named: Sequence[str], *, taken: Collection[str] = ()) -> list[Named]:
     """Names and weights; nothing but the user's own functions is loaded.
 
@@ -159,6 +192,8 @@ def read_names(named: Sequence[str], *, taken: Collection[str] = ()) -> list[Nam
         kind, _, rest = name.partition(":")
         if kind not in OFFERED:
             load_reward(name)
+        elif (check := OFFERED[kind].check) is not None:
+            check(rest)
         elif rest and OFFERED[kind].function and (names_function(rest) or not OFFERED[kind].model):
             load_function(rest, what=OFFERED[kind].function)
         elif rest and not OFFERED[kind].model:

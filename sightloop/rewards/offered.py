@@ -7,6 +7,7 @@ from sightloop.rewards.image_classes import ImageClassifier, NamedClasses
 from sightloop.rewards.loading import CLASSIFIER, READER, Loading, clip_and_head, processor_for
 from sightloop.rewards.plain import JpegSize, caption_length
 from sightloop.rewards.samples import ImageReward
+from sightloop.rewards.served.judges import PostedScores, ServedYesNo
 from sightloop.rewards.similarity import ItmSimilarity
 from sightloop.rewards.user_functions import load_function, names_function
 from sightloop.rewards.written_words import WrittenWords, rapid_reader
@@ -45,6 +46,22 @@ def vqa(model: str, how: Loading) -> Reward:
     """A model that is asked whether the text fits."""
     loaded = YesNoJudge.from_pretrained(model, dtype=how.dtype, device=how.device)
     return ImageReward(rewards=loaded.rewards, text=how.text)
+
+
+def vqascore(model: str, how: Loading) -> Reward:
+    """The same as VQAScore has it: yes against all words."""
+    loaded = YesNoJudge.from_pretrained(model, dtype=how.dtype, device=how.device, against="all words")
+    return ImageReward(rewards=loaded.rewards, text=how.text)
+
+
+def posted(model: str, how: Loading, *, scheme: str) -> Reward:
+    """A judge that answers a plain POST."""
+    return ImageReward(rewards=PostedScores.at(f"{scheme}:{model}").rewards, text=how.text)
+
+
+def served(model: str, how: Loading) -> Reward:
+    """A chat model behind an OpenAI-compatible server."""
+    return ImageReward(rewards=ServedYesNo.at(model).rewards, text=how.text)
 
 
 def facts(model: str, how: Loading) -> Reward:

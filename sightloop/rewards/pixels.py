@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+
+from sightloop.types import Images
 
 _FILTERS: dict[int, Literal["bilinear", "bicubic"]] = {2: "bilinear", 3: "bicubic"}
 """Pillow's numbers."""
@@ -62,6 +65,12 @@ class Preparation:
         values = self._crop(self._resize(pixels.float())) / 255
         mean, std = (values.new_tensor(each).view(1, 3, 1, 1) for each in (self.mean, self.std))
         return (values - mean) / std
+
+    def of(self, images: Images, device: torch.device) -> Float[Tensor, "B 3 h w"]:
+        """The same of images, in their own shapes where these are known."""
+        if images.whole is None:
+            return self(images.pixels.to(device))
+        return torch.cat([self(each[None].to(device)) for each in images.whole])
 
     def _resize(self, values: Tensor) -> Tensor:
         size = (self.height, self.width)

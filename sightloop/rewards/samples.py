@@ -95,9 +95,8 @@ def texts_of(outcome: Outcome, which: Judged) -> list[str]:
 
 
 def pil_images(images: Images) -> list[Image.Image]:
-    """The images as PIL images, RGB."""
-    pixels: Any = images.pixels.permute(0, 2, 3, 1).cpu().numpy()
-    return [Image.fromarray(each) for each in pixels]
+    """The images as PIL images, RGB, in their own shapes where these are known."""
+    return images.pictures()
 
 
 def sample_name(outcome: Outcome, row: int) -> str:

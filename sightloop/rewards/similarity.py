@@ -1,4 +1,4 @@
-"""How well a caption fits its image: BLIP-2's image-text matching.
+"""How well a caption fits its image: BLIP-2's image-text matching, and BLIP's.
 
 Differences from the paper (VLRM, arXiv 2404.01911):
 1. The matching reward is the mean over queries of the logit of class 1 ("matched"), without softmax: section
@@ -11,13 +11,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import (
     Blip2ForImageTextRetrieval,
+    BlipForImageTextRetrieval,
     PreTrainedTokenizerBase,
 )
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
@@ -38,14 +39,25 @@ _MATCHER = ModelRole(
     text=lambda config: config.qformer_config,
     images=BlipImageProcessorPil,
 )
+_BLIP_MATCHER = ModelRole(
+    what=MATCHER,
+    fits=lambda config: config.model_type == "blip" and is_matcher(config),
+    model=BlipForImageTextRetrieval,
+    exact=("text_encoder", "itm_head"),
+    text=lambda config: config.text_config,
+    images=BlipImageProcessorPil,
+)
 
 
 class ItmSimilarity:
     """Image-text matching of BLIP-2: the logit of "matched", averaged over the queries (unbounded)."""
 
+    reader = "qformer_config"
+    """The part of the configuration that reads texts."""
+
     def __init__(
         self,
-        model: Blip2ForImageTextRetrieval,
+        model: Blip2ForImageTextRetrieval | BlipForImageTextRetrieval,
         tokenizer: PreTrainedTokenizerBase,
         image_processor: BlipImageProcessorPil,
         *,
@@ -57,8 +69,8 @@ class ItmSimilarity:
         Raises:
             ValueError: the model reads no text, or `max_text_tokens` is more than it has positions for.
         """
-        reader = cast("Any", model.config).qformer_config
-        if not reader.use_qformer_text_input:
+        reader = getattr(model.config, self.reader)
+        if self.reader == "qformer_config" and not reader.use_qformer_text_input:
             raise ValueError(
                 "this BLIP-2 has no text branch; use an image-text matching checkpoint (blip2-itm-vit-g)"
             )
@@ -77,6 +89,9 @@ class ItmSimilarity:
         """Where the images carry the tower's features, taken before its last LayerNorm."""
         self._tower: nn.Module | None = self.model.vision_model
         self._last_norm: nn.LayerNorm = self.model.vision_model.post_layernorm
+        self._make_exact()
+
+    def _make_exact(self) -> None:
         # Logits in half precision are too coarse for a reward, and the parts behind the tower are small.
         for part in (self.model.qformer, self.model.embeddings, self.model.itm_head):
             part.float()
@@ -91,8 +106,9 @@ class ItmSimilarity:
         max_text_tokens: int = 64,
     ) -> ItmSimilarity:
         """Load a folder of the hub's format (or a hub name); the tower in `dtype`, the rest in float32."""
-        found = open_model(folder, _MATCHER, dtype=dtype, device=device)
-        return ItmSimilarity(found.model, found.words, found.images, max_text_tokens=max_text_tokens)
+        found = open_model(folder, _MATCHER, _BLIP_MATCHER, dtype=dtype, device=device)
+        kind = BlipSimilarity if found.kind == "blip" else ItmSimilarity
+        return kind(found.model, found.words, found.images, max_text_tokens=max_text_tokens)
 
     @property
     def tower(self) -> nn.Module:
@@ -149,7 +165,7 @@ class ItmSimilarity:
         if self._tower is None:
             raise ValueError(f"the images carry no features under {self.tower_key!r}; `look` at them first")
         tower: Any = self._tower
-        values = self.preparation(images.pixels.to(device)).to(self._last_norm.weight.dtype)
+        values = self.preparation.of(images, device).to(self._last_norm.weight.dtype)
         return tower.encoder(inputs_embeds=tower.embeddings(values)).last_hidden_state
 
     def _match(self, features: Tensor, rows: list[list[int]]) -> Float[Tensor, " B"]:
@@ -172,3 +188,26 @@ class ItmSimilarity:
         if not texts:
             return []
         return read_texts(self.tokenizer, texts, truncation=True, max_length=self.max_text_tokens).input_ids
+
+
+class BlipSimilarity(ItmSimilarity):
+    """Image-text matching of BLIP, whose text encoder attends to the image: the logit of "matched"."""
+
+    reader = "text_config"
+
+    def _make_exact(self) -> None:
+        for part in (self.model.text_encoder, self.model.itm_head):
+            part.float()
+
+    def _match(self, features: Tensor, rows: list[list[int]]) -> Float[Tensor, " B"]:
+        device, longest = self.model.device, max(map(len, rows))
+        ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows], device=device)
+        lengths = torch.tensor([len(row) for row in rows], device=device)
+        seen = self._last_norm(features.to(self._last_norm.weight.dtype)).float()
+        hidden = self.model.text_encoder(
+            input_ids=ids,
+            attention_mask=(torch.arange(longest, device=device)[None] < lengths[:, None]).long(),
+            encoder_hidden_states=seen,
+            encoder_attention_mask=ids.new_ones(seen.shape[:2]),
+        ).last_hidden_state
+        return self.model.itm_head(hidden[:, 0])[:, 1]

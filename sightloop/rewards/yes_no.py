@@ -1,8 +1,10 @@
 """A judge that is asked: how likely does an image-text-to-text model say yes about an image?
 
-Any such model of transformers that goes on where its prompt ends. One question about the whole text is the
+Any such model of transformers that goes on where its prompt ends, or answers by a decoder (BLIP-2 and
+InstructBLIP with FLAN-T5, the kind of judge that VQAScore has). One question about the whole text is the
 manner of VQAScore (arXiv 2404.01291); one question a fact, averaged, that of TIFA and of GenEval 2 (arXiv
-2512.16853). Only yes and no compete: `p(yes) / (p(yes) + p(no))`, each summed over its spellings.
+2512.16853). Only yes and no compete: `p(yes) / (p(yes) + p(no))`, each summed over its spellings; or yes
+against all words, as VQAScore has it.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel, ProcessorMixin
@@ -32,6 +35,7 @@ _ANSWER = "Please answer yes or no."
 Questions = Callable[[Outcome], list[list[str]]]
 """The questions about each sample, all of which a good image, or a true text, answers with yes."""
 Mean = Literal["arithmetic", "geometric"]
+Against = Literal["no", "all words"]
 
 
 class YesNoJudge:
@@ -45,6 +49,7 @@ class YesNoJudge:
         template: str = "",
         question: str = FITS,
         batch: int = 8,
+        against: Against = "no",
     ) -> None:
         """Take a model and its processor; `question` has a place for {text}.
 
@@ -52,15 +57,14 @@ class YesNoJudge:
         template, or the image and then the question where it has none.
 
         Raises:
-            ValueError: the model has no single token for yes or for no, or one for both; it answers by an
-                encoder; a template or question without its place.
+            ValueError: the model has no single token for yes or for no, or one for both; it does not say what
+                its answers begin with; a template or question without its place.
         """
         self.model: Any = model.eval().requires_grad_(False)
         self.processor: Any = processor
-        if self.model.config.is_encoder_decoder:
-            raise ValueError(
-                "the judge has an encoder and a decoder; use a model that goes on from its prompt"
-            )
+        self.against: Against = against
+        self._start = _first_token(self.model)
+        """What an answer of an encoder-decoder begins with; None = it goes on from the prompt."""
         for what, text, place in (("template", template, "{question}"), ("question", question, "{text}")):
             if text and place not in text:
                 raise ValueError(f"the {what} {text!r} has no {place}")
@@ -83,6 +87,7 @@ class YesNoJudge:
         device: torch.device | str = "cpu",
         template: str = "",
         question: str = FITS,
+        against: Against = "no",
     ) -> YesNoJudge:
         """Load a folder of the hub's format (or a hub name).
 
@@ -91,11 +96,11 @@ class YesNoJudge:
         """
         wanted = replace(IMAGE_TO_TEXT, what="a model that answers questions about images")
         found = open_model(folder, wanted, dtype=dtype, device=device)
-        return YesNoJudge(found.model, found.processor, template=template, question=question)
+        return YesNoJudge(found.model, found.processor, template=template, question=question, against=against)
 
     @torch.no_grad()
     def log_yes(self, images: Images, questions: Sequence[str]) -> Float[Tensor, " B"]:
-        """Log-probability (nats) of yes against no for each image and its question, float32."""
+        """Log-probability (nats) of yes, against no or all words, of each image and question, float32."""
         opened = pil_images(images)
         texts = [self._prompt(question) for question in questions]
         found = torch.zeros(len(texts), device=self.model.device)
@@ -105,7 +110,8 @@ class YesNoJudge:
             rows = order[first : first + self.batch]
             logits = self._next_word([texts[r] for r in rows], [opened[r] for r in rows])
             yes, no = logits[:, self._yes].logsumexp(1), logits[:, self._no].logsumexp(1)
-            found[rows] = torch.nn.functional.logsigmoid(yes - no)
+            among_all = yes - logits.logsumexp(1)
+            found[rows] = among_all if self.against == "all words" else F.logsigmoid(yes - no)
         return require_numbers(found, self.model.name_or_path)
 
     def rewards(self, images: Images, texts: list[str]) -> Float[Tensor, " B"]:
@@ -121,6 +127,9 @@ class YesNoJudge:
         inputs |= {n: v.to(self.model.device) for n, v in made.items() if n == "token_type_ids"}
         if "pixel_values" in inputs:
             inputs["pixel_values"] = inputs["pixel_values"].to(self.model.dtype)
+        if self._start is not None:
+            starts = torch.full((len(texts), 1), self._start, device=self.model.device)
+            return self.model(**inputs, decoder_input_ids=starts).logits[:, 0].float()
         last = inputs["attention_mask"].sum(1) - 1
         places = last.unique()
         kept = {"logits_to_keep": places} if self._keeps else {}
@@ -136,6 +145,9 @@ class YesNoJudge:
         question = spelled_out(self.processor.tokenizer, question)
         if self.template:
             return self.template.replace("{question}", question)
+        if self._start is not None:
+            # Its processor puts the image in front.
+            return question
         if self.processor.chat_template is not None:
             content = [{"type": "image"}, {"type": "text", "text": question}]
             chat = [{"role": "user", "content": content}]
@@ -152,6 +164,27 @@ class YesNoJudge:
             if len(ids) == 1 and tokenizer.decode(ids).strip() == word.strip():
                 found.add(ids[0])
         return sorted(found)
+
+
+def _first_token(model: Any) -> int | None:
+    """What an answer begins with, of a model whose language model has a decoder of its own."""
+    parts = [model, vars(model)["_modules"].get("language_model")]
+    if not any(part is not None and part.config.is_encoder_decoder for part in parts):
+        return None
+    told = [
+        vars(config).get("decoder_start_token_id")
+        for part in parts[::-1]
+        if part is not None
+        for config in (part.generation_config, part.config)
+        if config is not None
+    ]
+    known = [token for token in told if token is not None]
+    if not known:
+        raise ValueError(
+            f"{model.name_or_path!r} does not say what its answers begin with; write "
+            "decoder_start_token_id into its config.json"
+        )
+    return known[0]
 
 
 @dataclass(frozen=True, kw_only=True)

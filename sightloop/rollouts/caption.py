@@ -63,7 +63,7 @@ class CaptionCollector:
         rewards, parts = self.judge(outcome)
         group = torch.tensor([batch.indices[row] for row in picked])[each]
         if not self.keep_features:
-            prompt = replace(prompt, images=Images(pixels=_pictures(prompt).pixels))
+            prompt = replace(prompt, images=replace(_pictures(prompt), features={}))
         return Rollout(
             turns=(Turn(prompt=prompt, tokens=tokens),),
             rewards=rewards,

@@ -51,9 +51,22 @@ def _join_seen(parts: Sequence[Images | Tokens | None]) -> Images | Tokens | Non
         return _join_tokens(codes)
     if not seen:
         return None
-    features = {key: torch.cat([part.features[key] for part in seen]) for key in seen[0].features}
-    pixels = torch.cat([part.pixels for part in seen])
-    return Images(pixels=pixels, features=features, keys=_join_keys(seen))
+    # Features of images in their own shapes are as many as the largest of a part has.
+    features = {key: _join_features([part.features[key] for part in seen]) for key in seen[0].features}
+    return Images(
+        pixels=torch.cat([part.pixels for part in seen]),
+        whole=[each for part in seen for each in part.whole or []] or None,
+        features=features,
+        keys=_join_keys(seen),
+    )
+
+
+def _join_features(values: list[Tensor]) -> Tensor:
+    if values[0].ndim < 3:
+        return torch.cat(values)
+    most = max(value.shape[1] for value in values)
+    gaps = [(0, 0) * (value.ndim - 2) + (0, most - value.shape[1]) for value in values]
+    return torch.cat([F.pad(value, gap) for value, gap in zip(values, gaps, strict=True)])
 
 
 def _join_keys(parts: Sequence[Images] | Sequence[Tokens]) -> list[bytes] | None:

@@ -16,7 +16,7 @@ from transformers import AutoModelForImageTextToText
 from sightloop.cli import main
 from sightloop.models.captioners.adapter_folder import export_adapter, load_adapter
 from sightloop.models.named_models import load_captioner
-from sightloop.types import Turn
+from sightloop.types import Images, Turn
 from sightloop.world.bundled import WEIGHTS
 
 
@@ -29,7 +29,7 @@ def test_peft_runs_the_exported_adapters(make: Make, tmp_path: Path) -> None:
     peft = PeftModel.from_pretrained(plain, tmp_path / "adapter").eval()
     asked = prompt(captioner, ["describe"])
     tokens = captioner.encode(["a cat"])
-    inputs = captioner._composed.reader.inputs(["describe"], noise(1))
+    inputs = captioner._composed.reader.inputs(["describe"], Images(pixels=noise(1)).pictures())
     length = inputs["input_ids"].shape[1]
     inputs["input_ids"] = torch.cat([inputs["input_ids"], tokens.ids], 1)
     inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])

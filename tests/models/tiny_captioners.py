@@ -237,7 +237,7 @@ def prompt(captioner: GenericCaptioner, texts: Sequence[str] = TEXTS) -> Prompt:
 @torch.no_grad()
 def whole_model_logits(captioner: GenericCaptioner, images: Images, text: str, ids: list[int]) -> Tensor:
     """What transformers' own forward pass says at each of the tokens `ids` about one image."""
-    inputs = captioner._composed.reader.inputs([text], images.pixels)
+    inputs = captioner._composed.reader.inputs([text], images.pictures())
     before = inputs["input_ids"]
     for name, value in inputs.items():
         if value.shape == before.shape:

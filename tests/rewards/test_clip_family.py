@@ -7,8 +7,16 @@ from typing import Any
 
 import pytest
 import torch
-from PIL import Image
-from rewards.tiny_clips import NUM_WORDS, SIDE, WIDTH, clip_folder, siglip_folder
+from rewards.tiny_clips import (
+    NUM_WORDS,
+    SIDE,
+    WIDTH,
+    altclip_folder,
+    clip_folder,
+    metaclip2_folder,
+    siglip2_folder,
+    siglip_folder,
+)
 from safetensors.torch import load_file, save_file
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer, Siglip2Config
 
@@ -29,15 +37,15 @@ def pictures(number: int = 4) -> Images:
 def raw(folder: Path, images: Images, texts: list[str] = TEXTS) -> Any:
     """The whole model's forward pass of transformers, images through its own processor."""
     model, words = AutoModel.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
-    seen = [Image.fromarray(each) for each in images.pixels.permute(0, 2, 3, 1).numpy()]
+    seen = images.pictures()
     values = AutoImageProcessor.from_pretrained(folder, use_fast=False)(seen, return_tensors="pt")
-    siglip = model.config.model_type == "siglip"
+    siglip = model.config.model_type in ("siglip", "siglip2")
     padding: dict[str, Any] = (
         {"padding": "max_length", "max_length": NUM_WORDS} if siglip else {"padding": True}
     )
     encoded = words(texts, return_tensors="pt", **padding)
     mask = {} if siglip else {"attention_mask": encoded.attention_mask}
-    return model.eval()(pixel_values=values.pixel_values, input_ids=encoded.input_ids, **mask)
+    return model.eval()(**values, input_ids=encoded.input_ids, **mask)
 
 
 def test_clips_cosine_and_logit_are_those_of_the_forward_pass(tmp_path: Path) -> None:
@@ -50,6 +58,49 @@ def test_clips_cosine_and_logit_are_those_of_the_forward_pass(tmp_path: Path) ->
     logit = ClipSimilarity.from_pretrained(folder, scale="logit").rewards(images, TEXTS)
     torch.testing.assert_close(logit, wanted.logits_per_image.diagonal(), rtol=1e-5, atol=1e-6)
     assert wanted.logits_per_image.std() > 0.1
+
+
+@pytest.mark.parametrize("make", [metaclip2_folder, altclip_folder])
+def test_relatives_of_clip_have_its_scores(make: Any, tmp_path: Path) -> None:
+    folder, images = make(tmp_path), pictures()
+    wanted = raw(folder, images)
+    rewards, _ = load_rewards([f"clip:{folder}"])
+    cosine = rewards["clip"](outcome_of_texts(images, TEXTS)).sum(1)
+    torch.testing.assert_close(
+        cosine, (wanted.image_embeds * wanted.text_embeds).sum(1), rtol=1e-5, atol=1e-6
+    )
+    assert cosine.std() > 1e-3
+    encoder = ClipEncoder.from_pretrained(folder)
+    assert encoder.max_tokens == NUM_WORDS and encoder.size == SIDE
+    # A text at the end of what it reads.
+    long = raw(folder, images, ["a red dog on the left a big blue cat"] * 4).text_embeds
+    torch.testing.assert_close(
+        encoder.texts(["a red dog on the left a big blue cat"]), long[:1], rtol=1e-5, atol=1e-6
+    )
+
+
+def test_siglip_2_sees_images_in_their_own_shapes(tmp_path: Path) -> None:
+    folder, square = siglip2_folder(tmp_path), pictures(3)
+    shapes = [(16, 40), (40, 16), (24, 24)]
+    whole = [torch.randint(256, (3, *shape), dtype=torch.uint8) for shape in shapes]
+    images = Images(pixels=square.pixels, whole=whole)
+    wanted = raw(folder, images, TEXTS[:3])
+    judge, _ = load_rewards([f"siglip:{folder}"])
+    found = judge["siglip"](outcome_of_texts(images, TEXTS[:3])).sum(1)
+    torch.testing.assert_close(found, wanted.logits_per_image.diagonal().sigmoid(), rtol=1e-4, atol=1e-5)
+    half = ClipSimilarity.from_pretrained(folder, dtype=torch.bfloat16).rewards(images, TEXTS[:3])
+    whole_precision = ClipSimilarity.from_pretrained(folder).rewards(images, TEXTS[:3])
+    assert half.dtype == torch.float32
+    torch.testing.assert_close(half, whole_precision, rtol=0.1, atol=0.05)
+
+
+def test_whole_images_are_prepared_as_the_processor_prepares_files(tmp_path: Path) -> None:
+    folder = clip_folder(tmp_path)
+    whole = [torch.randint(256, (3, *shape), dtype=torch.uint8) for shape in [(SIDE, 40), (40, SIDE)]]
+    images = Images(pixels=pictures(2).pixels, whole=whole)
+    judge = ClipSimilarity.from_pretrained(folder)
+    wanted = raw(folder, images, TEXTS[:2]).image_embeds
+    torch.testing.assert_close(judge.image_embeddings(images), wanted, rtol=1e-5, atol=1e-6)
 
 
 def test_siglips_probability_is_the_sigmoid_of_the_forward_pass(tmp_path: Path) -> None:
@@ -221,8 +272,8 @@ def test_folders_that_cannot_judge_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"lacks 1 of \d+ weights \(text_projection\.weight\)"):
         ClipSimilarity.from_pretrained(folder)
     Siglip2Config().save_pretrained(tmp_path / "naflex")
-    with pytest.raises(ValueError, match="a SigLIP 2 of any resolution, not a CLIP or a SigLIP; of Sig"):
-        ClipSimilarity.from_pretrained(tmp_path / "naflex")
+    with pytest.raises(ValueError, match="a SigLIP 2 of any resolution, not a CLIP; --custom-rewards sig"):
+        ClipEncoder.from_pretrained(tmp_path / "naflex")
     whole = clip_folder(tmp_path / "whole")
     with pytest.raises(ValueError, match=r"is a CLIP, not a SigLIP; .*--custom-rewards clip:NAME"):
         ClipSimilarity.from_pretrained(whole, scale="probability")

@@ -1,18 +1,24 @@
 import warnings
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rewards.tiny_clips import blip_matcher_folder
 from rewards.words_of_a_few import BEGIN, END, PAD, WORDS, few_words
 from torch import Tensor
 from transformers import (
+    AutoImageProcessor,
+    AutoTokenizer,
     Blip2Config,
     Blip2ForImageTextRetrieval,
     Blip2QFormerConfig,
     Blip2VisionConfig,
+    BlipForImageTextRetrieval,
     CLIPConfig,
     CLIPModel,
     OPTConfig,
@@ -22,6 +28,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from sightloop.models.clip import ClipEncoder
 from sightloop.rewards.clip_family import ClipSimilarity
+from sightloop.rewards.custom import load_rewards
 from sightloop.rewards.pixels import Preparation
 from sightloop.rewards.retrieval_term import RetrievalReward, retrieval_term
 from sightloop.rewards.similarity import ItmSimilarity
@@ -331,3 +338,24 @@ def test_rows_that_do_not_fill_the_contrast_are_refused() -> None:
         RetrievalReward(clip=clip(), contrast=2)(outcome_of(images_of(5), TEXTS))
     with pytest.raises(ValueError, match="1 is too few"):
         RetrievalReward(clip=clip())(outcome_of(images_of(1), TEXTS[:1]))
+
+
+def test_blips_matching_logit_is_that_of_its_forward_pass(tmp_path: Path) -> None:
+    folder, images = blip_matcher_folder(tmp_path / "judge"), images_of(4, 16, 16)
+    texts = ["a red dog", "cat", "a big blue cat", "the red street"]
+    model: Any = BlipForImageTextRetrieval.from_pretrained(folder)
+    processor = AutoImageProcessor.from_pretrained(folder, use_fast=False)
+    with torch.no_grad():
+        wanted = [
+            model(
+                pixel_values=processor(picture, return_tensors="pt").pixel_values,
+                **AutoTokenizer.from_pretrained(folder)(text, return_tensors="pt"),
+            ).itm_score[0, 1]
+            for picture, text in zip(images.pictures(), texts, strict=True)
+        ]
+    rewards, _ = load_rewards([f"itm:{folder}"])
+    found = rewards["itm"](outcome_of(images, texts)).sum(1)
+    torch.testing.assert_close(found, torch.stack(wanted), rtol=1e-4, atol=1e-5)
+    assert found.std() > 1e-2
+    half = ItmSimilarity.from_pretrained(folder, dtype=torch.bfloat16).logits(images, texts)
+    assert half.dtype == torch.float32

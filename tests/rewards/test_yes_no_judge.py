@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from models.classic_folders import CLASSIC
 from models.tiny_captioners import SIDE, idefics3, llava, random_weights
 from PIL import Image
 from torch import Tensor
@@ -71,6 +72,30 @@ def test_the_probability_of_yes_is_that_of_a_forward_pass_without_padding(tmp_pa
     judge._keeps = False
     torch.testing.assert_close(judge.log_yes(images, QUESTIONS).exp(), wanted, rtol=1e-4, atol=1e-5)
     assert wanted.std() > 1e-3
+
+
+@pytest.mark.parametrize("name", ["blip2_t5", "instructblip_t5"])
+def test_a_flan_t5_judges_as_vqascore_has_it(name: str, tmp_path: Path) -> None:
+    folder, images = knows_yes_and_no(CLASSIC[name](tmp_path)), pictures()
+    model: Any = AutoModelForImageTextToText.from_pretrained(folder)
+    processor: Any = AutoProcessor.from_pretrained(folder)
+    yes, also, no = processor.tokenizer.convert_tokens_to_ids(WORDS)
+    texts = ["a cat", "two", "red"]
+    law = []
+    for picture, text in zip(images.pictures(), texts, strict=True):
+        asked = f'Does this figure show "{text}"? Please answer yes or no.'
+        inputs = processor(images=picture, text=asked, return_tensors="pt")
+        start = torch.tensor([[model.generation_config.decoder_start_token_id]])
+        with torch.no_grad():
+            law.append(model(**inputs, decoder_input_ids=start).logits[0, -1].softmax(0))
+    chances = torch.stack(law)
+    wanted = chances[:, yes] + chances[:, also]
+    rewards, _ = load_rewards([f"vqascore:{folder}", f"vqa:{folder}"])
+    outcome = outcome_of_texts(images, texts)
+    torch.testing.assert_close(rewards["vqascore"](outcome).sum(1), wanted, rtol=1e-4, atol=1e-6)
+    among = wanted / (wanted + chances[:, no])
+    torch.testing.assert_close(rewards["vqa"](outcome).sum(1), among, rtol=1e-4, atol=1e-5)
+    assert wanted.std() > 1e-5
 
 
 def test_a_template_of_ones_own_and_the_question_about_a_whole_text(tmp_path: Path) -> None:

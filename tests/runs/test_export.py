@@ -96,7 +96,7 @@ def test_peft_writes_the_captions_that_sightloop_writes(
     policy = restore(run, "best", device=torch.device("cpu")).policy
     assert isinstance(policy, GenericCaptioner)
     pixels = torch.from_numpy(np.array(Image.open(images / "0.png"))).permute(2, 0, 1)[None]
-    inputs = policy._composed.reader.inputs(["describe"], Images(pixels=pixels).pixels)
+    inputs = policy._composed.reader.inputs(["describe"], Images(pixels=pixels).pictures())
     with torch.no_grad(), policy.adapters.switched(True):
         own = policy.model(**inputs).logits
         theirs = torch.load(logits, weights_only=True)

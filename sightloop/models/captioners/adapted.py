@@ -42,7 +42,8 @@ class CaptionerSettings:
     """The whole prompt, with `{prompt}` and the model's image token in it; None = the model's chat
     template, or the image and then the prompt where it has none."""
     image_size: int | None = None
-    """Side of the images in pixels; None = as the vision tower's configuration says."""
+    """Side of square images in pixels; None = images in their own shapes, as the model's processor makes
+    its input of them."""
     reuse_features: bool = True
     """Run the frozen tower once an image, where the model can be composed that way; False runs the whole
     model in every pass."""

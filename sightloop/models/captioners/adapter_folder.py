@@ -16,7 +16,7 @@ from sightloop.models.atomic_files import atomic_write
 from sightloop.models.captioners.adapted import AdaptedCaptioner
 from sightloop.models.lora import is_transposed
 from sightloop.models.open import read_tensors
-from sightloop.models.protocols import Card
+from sightloop.models.protocols import Card, sees_whole
 from sightloop.models.weight_files import refuse_problems
 from sightloop.text_files import form_of, read_json
 
@@ -157,6 +157,8 @@ def _named(captioner: AdaptedCaptioner) -> dict[str, Tensor]:
 
 def _card_text(captioner: AdaptedCaptioner, base: str, card: AdapterCard) -> str:
     run = card.run
+    size = captioner.image_size
+    seen = "an RGB image" if sees_whole(captioner) else f"a square RGB image of {size} pixels"
     head = run.head("library_name: peft", "pipeline_tag: image-text-to-text")
     lines = [
         *head,
@@ -174,7 +176,7 @@ def _card_text(captioner: AdaptedCaptioner, base: str, card: AdapterCard) -> str
         *captioner.usage(run.published_base or base, card.prompt, card.decoding),
         "```",
         "",
-        f"`image` is a square RGB image of {captioner.image_size} pixels, as in training. Captions may",
+        f"`image` is {seen}, as in training. Captions may",
         "name things that are not there; check before relying on them. The base model's license applies too.",
     ]
     return "\n".join(lines) + "\n"

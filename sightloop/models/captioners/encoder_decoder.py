@@ -219,6 +219,7 @@ class EncoderDecoderCaptioner(AdaptedCaptioner):
         self._end_with(self.plan.ends(found.model))
         self.begin: int = self.end
         self.image_size: int = settings.image_size or _side(found.model.config, found.images)
+        self.sees_whole = settings.image_size is None
         self.states = ImageStates(
             found.model,
             self.plan,

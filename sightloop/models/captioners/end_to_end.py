@@ -43,7 +43,7 @@ class WholeModel:
 
     def hidden(self, turn: Turn) -> tuple[Float[Tensor, "B L h"], int]:
         """Last hidden states over prompt and tokens, and the position that predicts the first token."""
-        inputs = self.reader.inputs(turn.prompt.texts, images_in(turn.prompt).pixels)
+        inputs = self.reader.inputs(turn.prompt.texts, images_in(turn.prompt).pictures())
         # Only the last token of a text can be an image token, which nobody reads on from.
         ids = turn.tokens.ids.masked_fill(turn.tokens.ids == self.reader.image_token, self.pad)
         shape = inputs["input_ids"].shape
@@ -95,7 +95,7 @@ class WholeModel:
 
     def generate(self, prompt: Prompt, **options: Any) -> Int[Tensor, "B T"]:
         """New tokens by transformers' own loop, with these options and none of the checkpoint's."""
-        inputs = self.reader.inputs(prompt.texts, images_in(prompt).pixels)
+        inputs = self.reader.inputs(prompt.texts, images_in(prompt).pictures())
         with self._own_options():
             ids = self.model.generate(**inputs, do_sample=False, synced_gpus=self.sharded, **options)
         return ids[:, inputs["input_ids"].shape[1] :]
@@ -111,7 +111,7 @@ class WholeModel:
             return
         self._compared = True
         some = prompt.rows(torch.tensor([prompt.texts.index(text) for text in sorted(set(prompt.texts))[:4]]))
-        inputs = self.reader.inputs(some.texts, images_in(some).pixels)
+        inputs = self.reader.inputs(some.texts, images_in(some).pictures())
         options = {"do_sample": False, "min_new_tokens": 3, "max_new_tokens": 3}
         with self._own_options():
             wrote = self.model.generate(**inputs, **options, output_logits=True, return_dict_in_generate=True)

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from sightloop.models.captioners.end_to_end import distance, images_in
 from sightloop.models.captioners.prompt_reader import PromptReader
@@ -27,8 +28,11 @@ from sightloop.models.transformers_internals import (
     deep_arguments,
     deep_features,
     growing_cache,
+    known_rows,
     reads_deep,
     remembers_by_keys,
+    roomy_cache,
+    rows_in,
 )
 from sightloop.types import Images, Prompt, Sampling, Tokens, Turn
 
@@ -49,8 +53,8 @@ class Context:
     embeds: Float[Tensor, "D L h"]
     mask: Bool[Tensor, "D L"] | None
     positions: Int[Tensor, "P D L"]
-    shift: int
-    """Position of the next token, less the number of tokens before it."""
+    shift: Int[Tensor, " D"] | int
+    """Position of the next token, less the number of tokens before it; one number if all have the same."""
     places: Int[Tensor, " B"]
     """The prompt of each row."""
     ids: Int[Tensor, "D L"]
@@ -59,13 +63,21 @@ class Context:
     """Where the images are."""
     deep: Float[Tensor, "D N w"]
     """What the first layers add there, side by side; w is 0 for most architectures."""
+    are_alike: bool
+    """Whether all images have equally many features, N."""
+
+    def shift_of(self, rows: Int[Tensor, " B"]) -> Int[Tensor, "B 1"] | int:
+        """The shift of some prompts."""
+        return self.shift if isinstance(self.shift, int) else self.shift[rows, None]
 
     def deep_arguments(self, rows: Int[Tensor, " B"] | None = None, *, new: int = 0) -> dict[str, Any]:
         """For the language model: what its first layers add to these rows, which `new` tokens follow."""
         if not self.deep.shape[2]:
             return {}
         slots, deep = (self.slots, self.deep) if rows is None else (self.slots[rows], self.deep[rows])
-        layers = deep.flatten(0, 1).split(self.embeds.shape[2], dim=1)
+        places = torch.arange(deep.shape[1], device=deep.device)
+        deep = deep.flatten(0, 1) if self.are_alike else deep[places < slots.sum(1, keepdim=True)]
+        layers = deep.split(self.embeds.shape[2], dim=1)
         return deep_arguments(F.pad(slots, (0, new)), list(layers))
 
 
@@ -106,14 +118,22 @@ class ComposedModel:
         return replace(images, features={**images.features, self.key: self._see(images)})
 
     def _see(self, images: Images) -> Float[Tensor, "B N w"]:
-        """What enters the language model: its input, and beside it what its first layers add."""
-        inputs = self.reader.image_inputs(images.pixels)
+        """What enters the language model: its input, and beside it what its first layers add.
+
+        Behind the features of images that have fewer than others are zeros.
+        """
+        inputs, places = self.reader.image_inputs(images.pictures())
         seen = self.model.base_model.get_image_features(**inputs)
         entering = [seen.pooler_output]
         if reads_deep(self.model.base_model.get_decoder()):
             entering += deep_features(seen)
-        rows = [_joined(part).unflatten(0, (len(images), -1)) for part in entering]
-        return torch.cat(rows, 2)
+        rows = torch.cat([_joined(part) for part in entering], 1)
+        if len(rows) != sum(places):
+            raise ValueError(
+                f"{len(images)} images have {len(rows)} features and {sum(places)} places in their prompts; "
+                "the template must name the image token once"
+            )
+        return pad_sequence(rows.split(places), batch_first=True)
 
     @torch.no_grad()
     def context(self, prompt: Prompt) -> Context:
@@ -124,41 +144,48 @@ class ComposedModel:
         if len(firsts) < len(places):
             prompt = replace(prompt, seeds=None).rows(torch.tensor(firsts))
         images = images_in(prompt)
-        # Most batches ask one question, so each is padded once and then picked.
-        texts = {text: place for place, text in enumerate(dict.fromkeys(prompt.texts))}
-        each = torch.tensor([texts[text] for text in prompt.texts])
-        rows = [self.reader.row(text, *images.pixels.shape[2:]) for text in texts]
+        # Most batches ask one question of images of few shapes, so each is padded once and then picked.
+        asked = [(text, *size) for text, size in zip(prompt.texts, images.sizes, strict=True)]
+        kinds = {kind: place for place, kind in enumerate(dict.fromkeys(asked))}
+        each = torch.tensor([kinds[kind] for kind in asked])
+        rows = [self.reader.row(*kind) for kind in kinds]
         gaps = torch.tensor([max(len(row.ids) for row in rows) - len(row.ids) for row in rows])
         pairs = list(zip(rows, gaps.tolist(), strict=True))
         ids = torch.stack([F.pad(row.ids, (gap, 0), value=self.pad) for row, gap in pairs])[each]
         positions = torch.stack([F.pad(row.positions, (gap, 0)) for row, gap in pairs], 1)[:, each]
         mask = torch.arange(ids.shape[1]) >= gaps[each, None]
-        shifts = {row.shift for row in rows}
-        assert len(shifts) == 1, "images of one size take equally many positions"
+        shifts = torch.tensor([row.shift for row in rows])[each]
         features = images.features.get(self.key)
         features = self._see(images) if features is None else features
         slots = (ids == self.reader.image_token) & mask
-        if int(slots.sum()) != features.shape[0] * features.shape[1]:
+        numbers, most = slots.sum(1), features.shape[1]
+        if (numbers > most).any() or (images.whole is None and (numbers < most).any()):
             raise ValueError(
-                f"an image has {features.shape[1]} features and {int(slots.sum()) / len(ids):g} places in "
-                "the prompt; the template must name the image token once"
+                f"an image has {most} features and {int(numbers.max())} places in the prompt; the template "
+                "must name the image token once"
             )
+        are_alike = bool((numbers == most).all())
+        real = (torch.arange(most) < numbers[:, None]).flatten().nonzero()[:, 0]
         # All of it was laid out on the host: the device is asked nothing.
         ids, positions, mask, slots = (
             part.to(device, non_blocking=True) for part in (ids, positions, mask, slots)
         )
         embeds = self.embed(ids)
         features, width = features.to(embeds), embeds.shape[2]
-        embeds = embeds.masked_scatter(slots[..., None], features[..., :width])
+        entering = features[..., :width]
+        if not are_alike:
+            entering = entering.flatten(0, 1)[real.to(device, non_blocking=True)]
+        embeds = embeds.masked_scatter(slots[..., None], entering)
         return Context(
             embeds=embeds,
             mask=mask if gaps.any() else None,
             positions=positions,
-            shift=shifts.pop(),
+            shift=int(shifts[0]) if (shifts == shifts[0]).all() else shifts.to(device, non_blocking=True),
             places=torch.tensor(places).to(device, non_blocking=True),
             ids=ids,
             slots=slots,
             deep=features[..., width:],
+            are_alike=are_alike,
         )
 
     # -- the language model
@@ -185,7 +212,7 @@ class ComposedModel:
         return out.last_hidden_state
 
     def _cache(self) -> Cache:
-        return growing_cache(self._num_layers)
+        return known_rows(growing_cache(self._num_layers))
 
     def _decoder(self, context: Context) -> Decoder:
         planes = len(context.positions)
@@ -198,11 +225,13 @@ class ComposedModel:
                 hidden = self.run(context.embeds, context.mask, context.positions, cache, deep=deep)
                 cache.batch_select_indices(context.places)
                 return hidden[context.places]
-            if mask is None:
-                before = torch.arange(seen, seen + new, device=embeds.device).expand(size, new)
+            rows = rows_in(cache)
+            if context.mask is None:
+                mask, before = None, torch.arange(seen, seen + new, device=embeds.device).expand(size, new)
             else:
+                mask = F.pad(context.mask[rows], (0, seen + new - context.mask.shape[1]), value=True)
                 before = mask.long().cumsum(1)[:, -new:] - 1
-            return self.run(embeds, mask, (before + context.shift).expand(planes, size, new), cache)
+            return self.run(embeds, mask, (before + context.shift_of(rows)).expand(planes, size, new), cache)
 
         return cast("Decoder", run)
 
@@ -215,17 +244,17 @@ class ComposedModel:
             ends=self.stops,
             pad=self.pad,
             source=self.model.name_or_path,
+            new_cache=lambda layers, room: known_rows(roomy_cache(layers, room)),
             all_ranks_finished=self.all_ranks_finished,
         )
 
     def draw(self, prompt: Prompt, sampling: Sampling) -> Tokens:
         """Draw one text a row."""
         context = self.context(prompt)
-        mask = None if context.mask is None else context.mask[context.places]
         return draw_tokens(
             self._writer(context),
             context.embeds[context.places],
-            mask=mask,
+            mask=None,
             sampling=sampling,
             seeds=prompt.seeds,
         )
@@ -237,7 +266,6 @@ class ComposedModel:
             ValueError: the model computes something that is not a number.
         """
         context = self.context(prompt)
-        assert context.mask is None, "equal prompts are not padded"
         each = context.places
         return write_texts(self._writer(context), context.embeds[each], context.ids[each], rules)
 
@@ -254,9 +282,7 @@ class ComposedModel:
         last = decoder(context.embeds, context.mask, cache)[:, -1:]
         if not ids.shape[1]:
             return last, 0
-        mask = context.mask
-        mask = None if mask is None else F.pad(mask[context.places], (0, ids.shape[1]), value=True)
-        return torch.cat([last, decoder(self.embed(ids), mask, cache)], 1), 0
+        return torch.cat([last, decoder(self.embed(ids), None, cache)], 1), 0
 
     def _hidden_at_once(
         self, context: Context, ids: Int[Tensor, "B T"]
@@ -267,7 +293,7 @@ class ComposedModel:
             mask, real = None, torch.full((size,), length, device=ids.device)
         else:
             mask, real = F.pad(context.mask[each], (0, new), value=True), context.mask.sum(1)[each]
-        after = real[:, None] + torch.arange(new, device=ids.device) + context.shift
+        after = real[:, None] + torch.arange(new, device=ids.device) + context.shift_of(each)
         before = context.positions[:, each]
         positions = torch.cat([before, after.expand(len(before), size, new)], 2)
         embeds = torch.cat([context.embeds[each], self.embed(ids)], 1)
@@ -302,10 +328,10 @@ class ComposedModel:
         return self._objection
 
     def _compare(self, prompt: Prompt) -> str | None:
-        shape, generator = images_in(prompt).pixels.shape[1:], torch.Generator().manual_seed(0)
-        noise = torch.randint(256, (1, *shape), generator=generator, dtype=torch.uint8)
-        one = Prompt(texts=prompt.texts[:1], images=Images(pixels=noise))
-        own = self.model(**self.reader.inputs(one.texts, noise), logits_to_keep=1).logits[:, -1]
+        size, generator = images_in(prompt).sizes[0], torch.Generator().manual_seed(0)
+        noise = Images(pixels=torch.randint(256, (1, 3, *size), generator=generator, dtype=torch.uint8))
+        one = Prompt(texts=prompt.texts[:1], images=noise)
+        own = self.model(**self.reader.inputs(one.texts, noise.pictures()), logits_to_keep=1).logits[:, -1]
         context = self.context(one)
         # A text goes on after its prompt: what the cache holds must be what the whole pass sees.
         ids = torch.full((1, 2), self.stops[0], device=self._head.device)

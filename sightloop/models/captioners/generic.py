@@ -47,6 +47,7 @@ class GenericCaptioner(AdaptedCaptioner):
         self.image_token: int = config.get("image_token_id") or config.get("image_token_index") or -1
         self._check(self.model)
         self.image_size: int = settings.image_size or _side(config["vision_config"].get("image_size"))
+        self.sees_whole = settings.image_size is None
         self.hidden_size = int(model.config.get_text_config().hidden_size)
         self._end_with(self.model.generation_config.eos_token_id)
         begin = self.tokenizer.bos_token_id

@@ -13,7 +13,6 @@ from typing import Any, Literal, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
-from PIL import Image
 from torch import Tensor, nn
 
 from sightloop.models.captioners.end_to_end import distance, images_in
@@ -132,9 +131,8 @@ class ImageStates:
         """Add the frozen tower's features; images that have them are returned as they are."""
         if self.key in images.features:
             return images
-        pictures = [Image.fromarray(each) for each in images.pixels.permute(0, 2, 3, 1).cpu().numpy()]
         like = next(self.tower.parameters())
-        pixels = self.images(images=pictures, return_tensors="pt")["pixel_values"].to(like)
+        pixels = self.images(images=images.pictures(), return_tensors="pt")["pixel_values"].to(like)
         seen = self.tower(pixels).last_hidden_state
         return replace(images, features={**images.features, self.key: seen})
 

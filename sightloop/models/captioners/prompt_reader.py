@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import Int
 from PIL import Image
 from torch import Tensor
 from transformers import ProcessorMixin
@@ -94,10 +94,9 @@ class PromptReader:
         """Whether a prompt's text starts with the begin token, so that the processor must not add one."""
         return _begins(self.tokenizer, text)
 
-    def inputs(self, prompts: list[str], pixels: UInt8[Tensor, "B 3 H W"]) -> dict[str, Tensor]:
+    def inputs(self, prompts: list[str], images: list[Image.Image]) -> dict[str, Tensor]:
         """Everything the model reads, by the names of its forward pass; prompts are padded on the left."""
         texts = [self.text(prompt) for prompt in prompts]
-        images = [Image.fromarray(picture) for picture in pixels.permute(0, 2, 3, 1).cpu().numpy()]
         made = processed(self.processor, texts, images, padding_side="left")
         # Some processors make training labels of the prompt, which would have the model compute a loss.
         inputs = {name: value.to(self._core.device) for name, value in made.items() if name != "labels"}
@@ -109,14 +108,14 @@ class PromptReader:
             )
         return inputs
 
-    def image_inputs(self, pixels: UInt8[Tensor, "B 3 H W"]) -> dict[str, Tensor]:
-        """What the vision tower reads."""
-        inputs = self.inputs([""] * len(pixels), pixels)
-        shape = inputs["input_ids"].shape
-        return {name: value for name, value in inputs.items() if value.shape != shape}
+    def image_inputs(self, images: list[Image.Image]) -> tuple[dict[str, Tensor], list[int]]:
+        """What the vision tower reads, and how many places each image takes in its prompt."""
+        inputs = self.inputs([""] * len(images), images)
+        shape, places = inputs["input_ids"].shape, (inputs["input_ids"] == self.image_token).sum(1)
+        return {name: value for name, value in inputs.items() if value.shape != shape}, places.tolist()
 
     def _row(self, prompt: str, height: int, width: int) -> PromptRow:
-        inputs = self.inputs([prompt], torch.zeros(1, 3, height, width, dtype=torch.uint8))
+        inputs = self.inputs([prompt], [Image.new("RGB", (width, height))])
         ids = inputs["input_ids"]
         if isinstance(self._core, TurnsInPlane):
             known = ("input_ids", "mm_token_type_ids", "image_grid_thw")

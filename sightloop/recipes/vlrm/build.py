@@ -44,6 +44,7 @@ from sightloop.data.sources import Source, open_named_images
 from sightloop.late import late
 from sightloop.models.captioners.critic import TrunkCritic
 from sightloop.models.captioners.vision_towers import same_tower
+from sightloop.models.kinds import CLIPS
 from sightloop.models.named_models import captioner_family, load_captioner, model_config
 from sightloop.models.open import MATCHER, is_language_model, is_matcher, refuse_as
 from sightloop.models.precision import DTYPES
@@ -55,6 +56,7 @@ from sightloop.models.protocols import (
     SupportsSharding,
     missing_members,
     require_members,
+    sees_whole,
 )
 from sightloop.recipes.config_json import checked
 from sightloop.recipes.vlrm.algorithms import ALGORITHMS
@@ -80,7 +82,7 @@ from sightloop.world.bundled import WEIGHTS, is_bundled, is_world_folder
 Claim = Callable[[], object]
 """What a builder calls once all is loaded."""
 _DRAWN = "pictures"
-_CLIP: tuple[str, Callable[[Any], bool]] = ("a CLIP", lambda config: config.model_type == "clip")
+_CLIP: tuple[str, Callable[[Any], bool]] = ("a CLIP", lambda config: config.model_type in CLIPS)
 NUM_SCENES, NUM_HELD_OUT = 4096, 500
 """Images that the embedded world draws for a run."""
 # Loaded where a configuration asks for them.
@@ -190,17 +192,14 @@ def draw_scenes(config: VlrmConfig, run_folder: Path) -> None:
 
 
 def _evaluator(config: VlrmConfig, policy: Captioner, device: torch.device, folder: Path) -> Any:
-    held_out = _held_out_of(
+    return _held_out_of(
         config.held_out,
         prompt=config.draw.prompt,
-        image_size=policy.image_size,
+        captioner=policy,
         device=device,
         shared_work=not config.shard,
         folder=folder,
     )
-    if held_out is not None:
-        held_out.require(policy)
-    return held_out
 
 
 def require_images(config: VlrmConfig) -> None:
@@ -313,7 +312,8 @@ def _batches(config: VlrmConfig, source: Source, policy: Captioner) -> ImageStre
     data = config.data
     if distributed.rank() == 0:
         _say_if_alike(source, config.batch)
-    decoding = Decoding(size=policy.image_size, fit=data.fit, max_pixels=data.max_pixels)
+    size, whole = policy.image_size, sees_whole(policy)
+    decoding = Decoding(size=size, fit=data.fit, max_pixels=data.max_pixels, whole=whole)
     batching = Batching(
         batch_size=config.batch,
         seed=config.schedule.seed,
