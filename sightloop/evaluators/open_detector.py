@@ -17,6 +17,7 @@ from sightloop.geneval.prompts import GenEvalPrompt
 from sightloop.geneval.rules import Detection, GenEvalRules, kept_objects, objects_to_color
 from sightloop.geneval.zero_shot import FAMILIES, USUAL_THRESHOLD, ZeroShotDetector
 from sightloop.models.clip import ClipEncoder
+from sightloop.models.kinds import DETECTOR, is_detector, kind_named
 from sightloop.models.named_models import model_config
 from sightloop.rewards.user_functions import load_function, names_function
 from sightloop.training import distributed
@@ -155,15 +156,16 @@ def open_detector(options: DetectorOptions, rules: GenEvalRules) -> Detector:
         return ShapesDetector()
     if names_function(options.detector):
         return function_detector(options.detector)
-    kind, device = model_kind(options.detector), distributed.device(options.device)
-    if kind in FAMILIES:
-        return ZeroShotDetector.from_pretrained(options.detector, floor=rules.floor, device=device)
-    if kind != "mask2former":
+    config, device = model_config(options.detector), distributed.device(options.device)
+    if not is_detector(config):
+        what, takes = kind_named(config)
         raise ValueError(
-            f"{options.detector} is a {kind} model; use a Mask2Former, {' or '.join(FAMILIES)}, or let "
-            "`sightloop evaluate geneval` read what another one saw with --detections, or name a function of "
-            "your own that runs it (file.py:function)"
+            f"{options.detector} is {what}, not {DETECTOR}; {takes}; of another detector let "
+            "`sightloop evaluate geneval` read what it saw with --detections, or name a function of your own "
+            "that runs it (file.py:function)"
         )
+    if config.model_type in FAMILIES:
+        return ZeroShotDetector.from_pretrained(options.detector, floor=rules.floor, device=device)
     return Mask2FormerDetector.from_pretrained(options.detector, floor=rules.floor, device=device)
 
 

@@ -10,6 +10,7 @@ CLIPS = ("clip", "metaclip_2", "altclip")
 """Models whose scores are cosines, by transformers' names."""
 MATCHER = "a BLIP-2 matcher"
 """Or a BLIP one, which is rarer."""
+DETECTOR = "a Mask2Former, Grounding DINO or OWLv2"
 KNOWN = {
     **{
         kind: (
@@ -65,6 +66,11 @@ def is_blip2(config: Any) -> bool:
 def is_classifier(config: Any) -> bool:
     """Whether it gives an image probabilities of classes."""
     return any("ForImageClassification" in name for name in config.to_dict().get("architectures") or [])
+
+
+def is_detector(config: Any) -> bool:
+    """Whether it finds objects and is known here."""
+    return config.model_type in ("mask2former", "grounding-dino", "owlv2")
 
 
 def is_captioner(config: Any) -> bool:

@@ -188,6 +188,16 @@ def test_a_model_at_the_wrong_option_is_sent_to_the_right_one(
     assert is_what in told and takes in told
 
 
+@pytest.mark.parametrize("option", ["--judge.detector", "--joint.detector"])
+def test_what_detects_nothing_is_found_before_anything_is_loaded(
+    option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weigh = ["--rewards.detector", "1"] if "judge" in option else []
+    words = ["--run", str(tmp_path / "run"), "--model", str(WEIGHTS / "show_o"), "--steps", "1", *weigh]
+    told = refusal(capsys, "train", "unirl-grpo", *words, option, str(WEIGHTS / "clip"))
+    assert "is a CLIP, not a Mask2Former, Grounding DINO or OWLv2" in told and "--held-out.clip" in told
+
+
 @pytest.mark.parametrize(
     ("name", "is_what", "takes"),
     [

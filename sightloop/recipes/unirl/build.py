@@ -15,6 +15,7 @@ from sightloop.algorithms.turn_objectives import TurnObjective, TurnObjectives, 
 from sightloop.algorithms.unmasking import FreshMasks, SomeRounds
 from sightloop.late import late
 from sightloop.models.families import Learning, Parts
+from sightloop.models.kinds import DETECTOR, is_detector
 from sightloop.models.mixed_precision import keep_products_in
 from sightloop.models.named_models import generator_family, model_config
 from sightloop.models.open import is_language_model, refuse_as
@@ -75,9 +76,9 @@ def require_inputs(config: UniConfig) -> None:
     detected, evaluated = config.rewards.detector > 0, joint.per_category > 0
     needed: list[tuple[str, bool, str, Callable[[Any], bool]]] = [
         (judge.text_model, config.rewards.text_judge > 0, "a language model", is_language_model),
-        (judge.detector, detected, "a detector", lambda _: True),
+        (judge.detector, detected, DETECTOR, is_detector),
         (judge.colors, detected and bool(judge.detector), "a CLIP", _is_clip),
-        (joint.detector, evaluated, "a detector", lambda _: True),
+        (joint.detector, evaluated, DETECTOR, is_detector),
         (joint.colors, evaluated and bool(joint.detector), "a CLIP", _is_clip),
         *(
             (name, True, "", lambda _: True)
