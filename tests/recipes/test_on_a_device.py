@@ -10,14 +10,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from models.hub_folders import FOLDERS
 from models.tiny_captioners import idefics3, llava
 from recipes.device_runs import assert_same, train_on_both
 from recipes.unirl_runs import Folders, official_folders, resumed, small
+from rewards.test_image_classes import folder as classifier
+from rewards.tiny_clips import WIDTH, clip_folder, siglip_folder
 
 from sightloop.cli import main
 from sightloop.recipes.vlrm import build as vlrm
 from sightloop.world.bundled import WEIGHTS
 
+__all__ = ["classifier"]
 VLRM = (
     "vlrm", "--batch", "4", "--micro-batch", "2", "--steps", "1", "--save-every", "1", "--sample-every", "1",
     "--held-out.limit", "4",
@@ -48,6 +52,22 @@ def few_images(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_vlrm_trains_as_on_the_cpu(tmp_path: Path, emulated: torch.device, options: str) -> None:
     assert_same(*train_on_both(tmp_path, emulated, [*VLRM, *options.split()]))
+
+
+def test_models_that_reward_judge_as_on_the_cpu(
+    tmp_path: Path, emulated: torch.device, classifier: Path
+) -> None:
+    clip = clip_folder(tmp_path / "clip")
+    torch.save({"weight": torch.randn(1, WIDTH), "bias": torch.ones(1)}, tmp_path / "head.pth")
+    rewards = [f"clip:{clip}=2", f"siglip:{siglip_folder(tmp_path / 'siglip')}=2"]
+    rewards += [
+        f"aesthetic:{clip}+{tmp_path / 'head.pth'}",
+        f"itm:{WEIGHTS / 'judge'}",
+        f"class:{classifier}",
+    ]
+    rewards += [f"vqa:{FOLDERS['smolvlm'](tmp_path / 'answers')}", "jpeg-size", "length=0.1"]
+    words = [word for name in rewards for word in ("--custom-rewards", name)]
+    assert_same(*train_on_both(tmp_path, emulated, [*VLRM, "--algorithm", "scst", *words]))
 
 
 @pytest.mark.parametrize("family", [llava, idefics3])
