@@ -9,10 +9,12 @@ from typing import Annotated, Any
 import tyro
 
 from sightloop.cli.parse import parsed
+from sightloop.doctor.findings import as_text
 from sightloop.former_names import current_options
 from sightloop.recipes.catalog import RECIPES
 from sightloop.recipes.choices import refuse_idle
 from sightloop.recipes.presets import preset_of
+from sightloop.terminal import say
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,6 +44,12 @@ class _WithoutRecipe(DoctorOptions):
 def doctor_command(words: list[str]) -> None:
     """Look at everything; exit code 1 if something is wrong."""
     options, config = _chosen(words)
+    from sightloop.doctor.environment import broken_libraries, environment
+
+    if broken_libraries():
+        # Nothing else can be loaded then.
+        say(as_text(environment()))
+        raise SystemExit(1)
     from sightloop.doctor.run import doctor as run
 
     device = options.device if isinstance(options, _WithoutRecipe) else config.device

@@ -6,6 +6,8 @@ import os
 import platform
 import shutil
 from collections.abc import Iterator
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -24,13 +26,28 @@ _EXTRAS = {
     "wandb": "track",
 }
 _PART = "environment"
+_LOADED_BY_OTHERS = ("torchvision",)
+"""Of another build than torch's, it takes half of transformers with it."""
 _SMALL_DISK, _SMALL_MEMORY = 5.0, 2.0
 """In GB: less is worth a note."""
 
 
 def environment() -> list[Finding]:
     """Versions, extras, devices that count right, free memory and disk."""
-    return [*_versions(), *_devices(), *_room()]
+    return [*_versions(), *broken_libraries(), *_devices(), *_room()]
+
+
+def broken_libraries() -> list[Finding]:
+    """Libraries that others load as soon as they are installed, and that cannot be loaded."""
+    found: list[Finding] = []
+    for name in filter(find_spec, _LOADED_BY_OTHERS):
+        try:
+            import_module(name)
+        except (AttributeError, ImportError, OSError, RuntimeError) as error:
+            fix = f"install a {name} that fits torch {torch.__version__}, or pip uninstall {name}"
+            says = f"cannot be loaded ({type(error).__name__}: {error}); transformers needs it to work"
+            found.append(Finding(part=_PART, name=name, mark="fail", says=says, fix=fix))
+    return found
 
 
 def _versions() -> Iterator[Finding]:

@@ -68,6 +68,8 @@ def ending_of(error: BaseException, words: list[str]) -> Ending:
         return Ending(sentence=sentence, code=USER)
     if any(part in text for part in _FULL):
         return Ending(sentence=f"a file could not be written ({text}); {_NEXT[errno.ENOSPC]}", code=USER)
+    if isinstance(error, ImportError) and (sentence := _of_library(error)):
+        return Ending(sentence=sentence, code=USER)
     if isinstance(error, ImportError) and not (error.name or "").startswith("sightloop"):
         name = (error.name or "").partition(".")[0]
         return Ending(sentence=f"{text}; install it with `pip install {name or 'NAME'}`", code=USER)
@@ -77,6 +79,23 @@ def ending_of(error: BaseException, words: list[str]) -> Ending:
         sentence=f"this is a fault of sightloop, not of yours: {type(error).__name__}: {text} ({where}); "
         f"{file or 'the traceback could not be written to a file'}; please report it with that file",
         code=FAULT,
+    )
+
+
+def _of_library(error: ImportError) -> str:
+    """Of a library that is there and fails while another one loads it; "" of any other error."""
+    first: BaseException = error
+    while first.__cause__ is not None:
+        first = first.__cause__
+    frames = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(first.__traceback__)]
+    names = [name.partition(".")[0] for name in frames]
+    below = names[len(names) - names[::-1].index("transformers") :] if "transformers" in names else []
+    name = next((name for name in below if name != "importlib"), "")
+    if first is error or not name:
+        return ""
+    return (
+        f"the library {name} cannot be loaded ({type(first).__name__}: {' '.join(str(first).split())}); "
+        f"install a version of it that fits the others here, or do without it: `pip uninstall {name}`"
     )
 
 

@@ -16,6 +16,7 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
+import sightloop
 from sightloop.cli import app, main
 
 
@@ -103,6 +104,34 @@ def test_arguments_that_are_no_text_are_refused_and_names_of_files_are_not(
     with pytest.raises(SystemExit):
         main(["caption", str(tmp_path / name)])
     assert "caf\\udce9.png" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [(["caption", "x.png", "--model", "sightloop/world/weights/captioner"], 2), (["doctor"], 1)],
+)
+def test_a_library_of_another_build_is_named(words: list[str], code: int, tmp_path: Path) -> None:
+    # As torchvision ends beside another torch; transformers loads it as soon as it is installed.
+    (tmp_path / "torchvision").mkdir()
+    text = 'raise RuntimeError("operator torchvision::nms does not exist")'
+    (tmp_path / "torchvision" / "__init__.py").write_text(text)
+    (tmp_path / "torchvision-0.28.0.dist-info").mkdir()
+    told = "Metadata-Version: 2.1\nName: torchvision\nVersion: 0.28.0\n"
+    (tmp_path / "torchvision-0.28.0.dist-info" / "METADATA").write_text(told)
+    paths = os.pathsep.join([str(tmp_path), str(Path(sightloop.__path__[0]).parent)])
+    done = subprocess.run(
+        [sys.executable, "-m", "sightloop", *words],
+        env={**os.environ, "PYTHONPATH": paths},
+        cwd=Path(sightloop.__path__[0]).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    said = done.stdout + done.stderr
+    assert done.returncode == code and "torchvision::nms does not exist" in said, said
+    assert "pip uninstall torchvision" in said and "Traceback" not in said
+    assert code == 1 or done.stderr.startswith("sightloop: the library torchvision cannot be loaded")
 
 
 def test_a_reader_that_has_seen_enough_is_no_error(tmp_path: Path) -> None:
