@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from importlib import import_module
 from typing import Any, TypeVar
 
 import torch
@@ -32,7 +33,9 @@ from transformers.cache_utils import (
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput
+from transformers.models import pixtral
 from transformers.models.auto.video_processing_auto import AutoVideoProcessor
+from transformers.models.pixtral import image_processing_pil_pixtral
 from transformers.models.smolvlm import processing_smolvlm
 from transformers.utils import logging as transformers_logging
 from transformers.utils.hub import cached_file
@@ -332,7 +335,8 @@ class _NoVideos(BaseVideoProcessor):
 def videos_left_out() -> Iterator[None]:
     """Processors that are opened inside read images and texts only.
 
-    Their part for videos needs torchvision, and SmolVLM's spells numbers of frames with num2words.
+    Their part for videos needs torchvision, and SmolVLM's spells numbers of frames with num2words. Pixtral's
+    takes one function from the file of an image processor that needs torchvision, and the other has it too.
     """
     require = ProcessorMixin.check_argument_for_proper_class
 
@@ -347,7 +351,21 @@ def videos_left_out() -> Iterator[None]:
         _replaced(ProcessorMixin, "check_argument_for_proper_class", check),
         _replaced(processing_smolvlm, "num2words", str),
     ):
+        _find_pixtral()
         yield
+
+
+def _find_pixtral() -> None:
+    """Let Pixtral's processor be found without torchvision."""
+    missing = "transformers.models.pixtral.image_processing_pixtral"
+    known = sys.modules.setdefault(missing, image_processing_pil_pixtral)
+    try:
+        found = import_module("transformers.models.pixtral.processing_pixtral")
+    finally:
+        if known is image_processing_pil_pixtral:
+            del sys.modules[missing]
+    # In its place stands a class that asks for the library.
+    vars(pixtral)["PixtralProcessor"] = found.PixtralProcessor
 
 
 @contextmanager

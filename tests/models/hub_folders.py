@@ -32,13 +32,13 @@ from transformers import (
     SmolVLMForConditionalGeneration,
 )
 
-_HALF = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
+HALF = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
 _TOWER = {"hidden_size": 24, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
 _ROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1]}
 _QWEN = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
 
 
-def _words(*specials: str, **named: str) -> Any:
+def words_with(*specials: str, **named: str) -> Any:
     """The tests' tokenizer with a family's special tokens and words for yes and no."""
     words = tokenizer()
     words.add_special_tokens({"additional_special_tokens": [*specials, *named.values()]})  # pyright: ignore
@@ -52,7 +52,7 @@ def _words(*specials: str, **named: str) -> Any:
     )
 
 
-def _save(
+def save_files(
     folder: Path, model: Any, words: PreTrainedTokenizerFast, *, image: str, files: dict[str, dict[str, Any]]
 ) -> Path:
     random_weights(model)
@@ -79,7 +79,7 @@ def _qwen(
     """A Qwen-VL with 4 places for an image of 16 pixels, whose video processor shares a file with the other
     or has its own.
     """
-    words = _words(*_QWEN)
+    words = words_with(*_QWEN)
     begin, end, picture, video = map(words.convert_tokens_to_ids, _QWEN)
     make: Any = config
     given = {"patch_size": 4, "spatial_merge_size": 2, "temporal_patch_size": 2, "depth": 2, "num_heads": 4}
@@ -95,7 +95,7 @@ def _qwen(
             vision_end_token_id=end,
         )
     )  # fmt: skip
-    patches = {"patch_size": 4, "temporal_patch_size": 2, "merge_size": 2, **_HALF}
+    patches = {"patch_size": 4, "temporal_patch_size": 2, "merge_size": 2, **HALF}
     of_images = {**patches, "image_processor_type": "Qwen2VLImageProcessor", "processor_class": processor}
     if processor == "Qwen3VLProcessor":
         size = {"size": {"shortest_edge": 64, "longest_edge": 1024}}
@@ -109,7 +109,7 @@ def _qwen(
         }  # fmt: skip
     else:
         files = {"preprocessor_config.json": {**of_images, "min_pixels": 64, "max_pixels": 1024}}
-    return _save(folder, built, words, image="<|vision_start|><|image_pad|><|vision_end|>", files=files)
+    return save_files(folder, built, words, image="<|vision_start|><|image_pad|><|vision_end|>", files=files)
 
 
 def qwen2_vl(folder: Path) -> Path:
@@ -161,7 +161,7 @@ def qwen3_5(folder: Path) -> Path:
 
 def llava_onevision(folder: Path) -> Path:
     """LLaVA-OneVision: the whole image and its tiles."""
-    words = _words("<video>")
+    words = words_with("<video>")
     grid = {"image_grid_pinpoints": [[SIDE, SIDE], [SIDE, 2 * SIDE], [2 * SIDE, SIDE]]}
     made: Any = LlavaOnevisionConfig
     config = made(
@@ -177,7 +177,7 @@ def llava_onevision(folder: Path) -> Path:
         video_token_index=words.convert_tokens_to_ids("<video>"),
         **grid,
     )
-    size = {"size": {"height": SIDE, "width": SIDE}, **_HALF, "processor_class": "LlavaOnevisionProcessor"}
+    size = {"size": {"height": SIDE, "width": SIDE}, **HALF, "processor_class": "LlavaOnevisionProcessor"}
     files = {
         "preprocessor_config.json": {
             **size,
@@ -193,12 +193,14 @@ def llava_onevision(folder: Path) -> Path:
             "processor_class": "LlavaOnevisionProcessor",
         },
     }
-    return _save(folder, LlavaOnevisionForConditionalGeneration(config), words, image="<image>", files=files)
+    return save_files(
+        folder, LlavaOnevisionForConditionalGeneration(config), words, image="<image>", files=files
+    )
 
 
 def internvl(folder: Path) -> Path:
     """InternVL, whose configuration tells the height and the width of its images."""
-    words = _words(
+    words = words_with(
         start_image_token="<img>",
         end_image_token="</img>",
         context_image_token="<IMG_CONTEXT>",
@@ -212,20 +214,22 @@ def internvl(folder: Path) -> Path:
         image_seq_length=4,
         tie_word_embeddings=False,
     )
-    size = {"size": {"height": SIDE, "width": SIDE}, **_HALF, "processor_class": "InternVLProcessor"}
+    size = {"size": {"height": SIDE, "width": SIDE}, **HALF, "processor_class": "InternVLProcessor"}
     tiles = {"crop_to_patches": False, "min_patches": 1, "max_patches": 12}
     files = {
         "preprocessor_config.json": {**size, **tiles, "image_processor_type": "GotOcr2ImageProcessorFast"},
         "video_preprocessor_config.json": {**size, "video_processor_type": "InternVLVideoProcessor"},
         "processor_config.json": {"image_seq_length": 4, "processor_class": "InternVLProcessor"},
     }
-    return _save(folder, InternVLForConditionalGeneration(config), words, image="<IMG_CONTEXT>", files=files)
+    return save_files(
+        folder, InternVLForConditionalGeneration(config), words, image="<IMG_CONTEXT>", files=files
+    )
 
 
 def smolvlm(folder: Path) -> Path:
     """SmolVLM, which counts the images of each text, with image splitting as on the hub."""
     rows = [f"<row_{i}_col_{j}>" for i in range(1, 4) for j in range(1, 4)]
-    words = _words(
+    words = words_with(
         *("<global-img>", "<fake_token_around_image>", "<end_of_utterance>", "<video>", *rows),
         image_token="<image>",
     )
@@ -235,7 +239,7 @@ def smolvlm(folder: Path) -> Path:
         image_token_id=IMAGE,
         scale_factor=2,
     )
-    size = {"size": {"longest_edge": 2 * SIDE}, "max_image_size": {"longest_edge": SIDE}, **_HALF}
+    size = {"size": {"longest_edge": 2 * SIDE}, "max_image_size": {"longest_edge": SIDE}, **HALF}
     size |= {"processor_class": "SmolVLMProcessor"}
     sampled = {"video_sampling": {"fps": 1, "max_frames": 64, "video_size": {"longest_edge": SIDE}}}
     files = {
@@ -244,13 +248,13 @@ def smolvlm(folder: Path) -> Path:
         },
         "processor_config.json": {"image_seq_len": 4, "processor_class": "SmolVLMProcessor"},
     }  # fmt: skip
-    return _save(folder, SmolVLMForConditionalGeneration(config), words, image="<image>", files=files)
+    return save_files(folder, SmolVLMForConditionalGeneration(config), words, image="<image>", files=files)
 
 
 def gemma3(folder: Path) -> Path:
     """Gemma 3, whose images are attended to in both directions; it counts the images of each text."""
     named = {"boi_token": "<start_of_image>", "eoi_token": "<end_of_image>", "image_token": "<image_soft>"}
-    words = _words(**named)
+    words = words_with(**named)
     begin, end, picture = map(words.convert_tokens_to_ids, named.values())
     made: Any = Gemma3Config
     config = made(
@@ -268,12 +272,14 @@ def gemma3(folder: Path) -> Path:
         image_token_index=picture,
         tie_word_embeddings=False,
     )
-    size = {"size": {"height": SIDE, "width": SIDE}, **_HALF, "processor_class": "Gemma3Processor"}
+    size = {"size": {"height": SIDE, "width": SIDE}, **HALF, "processor_class": "Gemma3Processor"}
     files = {
         "preprocessor_config.json": {**size, "image_processor_type": "Gemma3ImageProcessor"},
         "processor_config.json": {"image_seq_length": 4, "processor_class": "Gemma3Processor"},
     }
-    return _save(folder, Gemma3ForConditionalGeneration(config), words, image="<start_of_image>", files=files)
+    return save_files(
+        folder, Gemma3ForConditionalGeneration(config), words, image="<start_of_image>", files=files
+    )
 
 
 FOLDERS: dict[str, Callable[[Path], Path]] = {

@@ -40,6 +40,9 @@ TITLES = {
     "qwen3_5": "Qwen3.5",
     "internvl": "InternVL",
     "gemma3": "Gemma 3",
+    "pixtral": "Pixtral",
+    "mistral3": "Mistral 3",
+    "aya_vision": "Aya Vision",
     "paligemma": "PaliGemma",
     "janus": "Janus, in transformers' form",
 }

@@ -29,6 +29,7 @@ from sightloop.types import Images, Prompt, Sampling, Turn
 SHAPES = [(16, 44), (44, 16), (24, 24), (20, 44)]
 """Height and width."""
 RAGGED = ["llava_next", "llava_onevision", "idefics3", "smolvlm", "qwen2_5_vl", "qwen3_vl", "internvl"]
+RAGGED += ["pixtral", "mistral3", "aya_vision"]
 GREEDY = Sampling(max_tokens=6, temperature=0)
 TOWERS = ("visual", "vision_tower", "vision_model")
 
