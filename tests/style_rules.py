@@ -9,7 +9,7 @@ from pathlib import Path
 from sources import FunctionNode, Source
 
 # Makes one sentence of whatever the libraries below raise for a damaged model, which may be `Exception`.
-BOUNDARY = {"models.downloads", "cli.boundary"}
+BOUNDARY = {"models.downloads", "process.boundary"}
 # Spells what others wrote so that a terminal obeys none of it.
 PRINTER = "terminal"
 BANNED_WORDS = {
@@ -61,6 +61,8 @@ def careless(source: Source) -> list[str]:
                 wrong.append(f"{place} probes with {name}")
         if isinstance(node, ast.Call) and source.module != PRINTER:
             called = ast.unparse(node.func)
+            if called.endswith(".resolve") and called != "Path(__file__).resolve":
+                wrong.append(f"{place} follows links with {called}, which a link to itself breaks")
             if called == "print" or re.fullmatch(r"sys\.std(out|err)\.write", called):
                 wrong.append(f"{place} prints with {called}")
         if isinstance(node, ast.ExceptHandler):

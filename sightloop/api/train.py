@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import itertools
 import os
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from sightloop.api.settings import configured, give_again
 from sightloop.api.training_run import TrainingRun
+from sightloop.process import ranks
+from sightloop.process.boundary import ended_in_one_sentence
 from sightloop.recipes.inputs import settings_of_run
 from sightloop.runs.changes import changed_settings
 from sightloop.runs.launch import launch
 from sightloop.runs.trust import require_trust
+from sightloop.training import distributed
 from sightloop.training.run_folder import recover
 
 
@@ -42,11 +46,29 @@ def train(
     goes on with a run, longer with more `steps`; what it took from a program is given again, as `images` and
     `rewards`.
     Functions in files that a run of somebody else names run only with `trust_rewards=True`.
-    Under torchrun every process calls this.
+    Under torchrun every process calls this; there an error ends all of them, with one sentence.
 
     Raises:
         ValueError: a setting, file or model that cannot work, with the value and the fix.
     """
+    several = ranks.num_processes() > 1
+    with ended_in_one_sentence(["train"]) if several else nullcontext():
+        distributed.connect()
+        return _trained(
+            recipe, run=run, preset=preset, rewards=rewards, overwrite=overwrite, resume=resume, **settings
+        )
+
+
+def _trained(
+    recipe: Any,
+    *,
+    run: Any,
+    preset: str,
+    rewards: Any,
+    overwrite: bool,
+    resume: Any,
+    **settings: Any,
+) -> TrainingRun:
     if resume is not None:
         if run is not None or preset or overwrite:
             raise ValueError("run, preset and overwrite have no effect with resume; leave them out")
@@ -59,12 +81,10 @@ def train(
         rest = give_again(before, rewards=rewards, settings=settings)
         config = configured(before, settings=rest)[1]
         changes = changed_settings(before, config, run=folder)
-        launch(name, config, folder, resume=True, changes=changes)
-        return TrainingRun(folder)
+        return TrainingRun(folder, stopped=launch(name, config, folder, resume=True, changes=changes))
     name, config = configured(recipe, preset=preset, rewards=rewards, settings=settings)
     folder = _free_folder(name) if run is None else Path(run)
-    launch(name, config, folder, overwrite=overwrite)
-    return TrainingRun(folder)
+    return TrainingRun(folder, stopped=launch(name, config, folder, overwrite=overwrite))
 
 
 def _free_folder(recipe: str) -> Path:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sightloop.late import late
-from sightloop.report.captions import has_captions, shown_rows
+from sightloop.report.captions import has_captions, records_with_captions, shown_rows
 from sightloop.report.labels import label_of
 from sightloop.report.markup import Markup, element, together
 from sightloop.report.page import write_report
@@ -24,8 +24,10 @@ _STYLE = "border:1px solid #8884;padding:4px 8px;text-align:left"
 class TrainingRun:
     """A run folder. What it holds is read anew each time, also while the run goes on."""
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, *, stopped: bool = False) -> None:
         self.folder = Path(folder)
+        self.stopped = stopped
+        """Whether a signal, such as a scheduler's, ended the training in this process."""
 
     def __repr__(self) -> str:
         return f"<sightloop.TrainingRun {self.folder}>"
@@ -126,13 +128,9 @@ def _pairs(run: RunRecords) -> list[dict[str, Any]]:
 def _records_of(run: RunRecords) -> tuple[EvaluationRecord, EvaluationRecord]:
     """The first evaluation of captions, and the one to compare it with."""
     steps = evaluated_steps(run)
-    held = [each for each in run.evaluations.values() if any(_has_captions(one) for one in each.values())]
+    held = records_with_captions(run)
     assert steps is not None and held
-    return held[0][min(held[0])], held[0].get(steps[1], held[0][max(held[0])])
-
-
-def _has_captions(record: EvaluationRecord) -> bool:
-    return bool(record.samples) and "caption" in record.samples[0]
+    return held[min(held)], held.get(steps[1], held[max(held)])
 
 
 def _cards(run: RunRecords) -> list[list[Markup | str]]:

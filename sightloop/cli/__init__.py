@@ -2,7 +2,7 @@
 
 import sys
 
-from sightloop.cli.boundary import ended_in_one_sentence
+from sightloop.process.boundary import ended_in_one_sentence
 
 
 def main(words: list[str] | None = None) -> None:

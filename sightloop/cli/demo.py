@@ -47,7 +47,8 @@ def run_demo(words: list[str], show_report: Callable[[Path], None]) -> None:
     is_unirl = isinstance(options, UnirlDemo)
     config = recipe.demo_config("unirl", options.world_model) if is_unirl else recipe.demo_config("vlrm")
     config = dataclasses.replace(config, device=options.device)
-    recipe.train_demo("unirl" if is_unirl else "vlrm", config, options.run)
+    if recipe.train_demo("unirl" if is_unirl else "vlrm", config, options.run):
+        return
     show_report(options.run)
     if is_unirl:
         say(f"images before and after: {recipe.before_after_sheet(options.run)}")

@@ -29,14 +29,14 @@ def demo_config(demo: Demo, world_model: Literal["show-o", "janus"] = "show-o") 
     return replace(config, schedule=replace(config.schedule, **_SHORT))
 
 
-def train_demo(demo: Demo, config: Any, folder: Path) -> None:
-    """Train it in `folder`, in place of an older run there.
+def train_demo(demo: Demo, config: Any, folder: Path) -> bool:
+    """Train it in `folder`, in place of an older run there; whether a signal asked for the end.
 
     Raises:
         ValueError: the folder holds something that is no run.
     """
     try:
-        launch(_RECIPES[demo], config, folder, overwrite=True)
+        return launch(_RECIPES[demo], config, folder, overwrite=True)
     except NoRunError as error:
         raise ValueError(f"{folder} is not empty and not a run; name another folder with --run") from error
 

@@ -44,6 +44,8 @@ _NEXT = {
     errno.EADDRINUSE: "another job uses this port; give torchrun --master-port with a free one",
 }
 _FULL = ("No space left", "PytorchStreamWriter failed", "unexpected pos", "File too large")
+_FRAMES = ("Exception raised from ", "frame #0", "C++ CapturedTraceback", "Compile with `TORCH_USE_CUDA_DSA`")
+"""What torch writes behind its own sentences."""
 _NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 
@@ -57,7 +59,7 @@ class Ending:
 
 def ending_of(error: BaseException, words: list[str]) -> Ending:
     """What is said about an error, which is written to a file if it is a fault of sightloop's."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = _first_words(error)
     if isinstance(error, OSError) and error.errno is not None:
         return Ending(sentence=_of_system(error), code=USER)
     if isinstance(error, ValueError | OSError) and raised_on_purpose(error):
@@ -97,6 +99,14 @@ def _of_library(error: ImportError) -> str:
         f"the library {name} cannot be loaded ({type(first).__name__}: {' '.join(str(first).split())}); "
         f"install a version of it that fits the others here, or do without it: `pip uninstall {name}`"
     )
+
+
+def _first_words(error: BaseException) -> str:
+    """What an error says, without what torch tells its developers."""
+    text = str(error)
+    for mark in _FRAMES:
+        text = text.partition(mark)[0]
+    return " ".join(text.split()) or type(error).__name__
 
 
 def notes_of(error: BaseException) -> list[str]:

@@ -33,7 +33,7 @@ _OTHERS_CODE = 2
 """The exit code of a rank that ends because another one did."""
 _STORE_ERRORS = (RuntimeError, OSError, ValueError)
 """What torch raises of a store that is gone."""
-_FIRST, _TOLD = "first", "told"
+_FIRST, _FIRST_WORDS, _TOLD = "first", "first words", "told"
 
 
 class Store(Protocol):
@@ -159,9 +159,11 @@ class RankWatch:
             self.look()
             time.sleep(self._beat / 10)
 
-    def fail(self) -> None:
-        """Note that this rank fails, so that the others need not wait for it."""
+    def fail(self, sentence: str) -> None:
+        """Note that this rank fails, so that the others need not wait for it; more may be said later."""
+        self._is_unwinding = True
         self._declare(Problem(rank=self.rank, kind="failed", phase=self._phase))
+        self._write(f"{_FIRST_WORDS}/{self.rank}", json.dumps([sentence, _OTHERS_CODE]))
 
     def find_lost(self) -> None:
         """A connection broke, or torchrun sent a signal: look whether a rank gives no more signs."""
@@ -331,8 +333,11 @@ class RankWatch:
     def _text_of(self, problem: Problem, own: str, code: int) -> tuple[str, int]:
         if problem.rank == self.rank and own:
             return own, code
-        key = f"{_TOLD}/{problem.rank}"
-        if problem.kind != "failed" or not self._wait_for(key):
+        key, before = f"{_TOLD}/{problem.rank}", f"{_FIRST_WORDS}/{problem.rank}"
+        if problem.kind == "failed" and not self._wait_for(key):
+            # What it would say at the end takes long.
+            key = before if self._wait_for(before) else ""
+        if problem.kind != "failed" or not key:
             return problem.sentence(), code
         told, code = json.loads(self._near.get(key))
         # A mistake that all ranks see is nobody's own.

@@ -6,19 +6,23 @@ from collections.abc import Sequence
 
 
 def taken(option: str, words: Sequence[str]) -> tuple[str | None, list[str]]:
-    """The value of an option, None if it is not there, and the words without both.
+    """The value of an option, None if it is not there, and the words without both; of several, the last.
 
     >>> taken("--run", ["--run=a", "b"]), taken("--run", ["b", "--run", "a"]), taken("--run", ["b"])
     (('a', ['b']), ('a', ['b']), (None, ['b']))
     """
-    given = list(words)
-    for place, word in enumerate(given):
+    found: str | None = None
+    left, rest = list(words), list[str]()
+    while left:
+        word = left.pop(0)
         name, equal, value = word.partition("=")
         # The command line takes underscores for hyphens.
-        if name.replace("_", "-") == option:
-            value = value if equal else "".join(given[place + 1 : place + 2])
-            return value, given[:place] + given[place + (1 if equal else 2) :]
-    return None, given
+        if name.replace("_", "-") != option:
+            rest.append(word)
+        else:
+            found = value if equal else "".join(left[:1])
+            del left[: 0 if equal else 1]
+    return found, rest
 
 
 def taken_flag(flag: str, words: Sequence[str]) -> tuple[bool, list[str]]:

@@ -6,10 +6,13 @@ other ranks looks after them meanwhile (`process.ranks`): none waits for one tha
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
+import socket
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -25,8 +28,14 @@ Item = TypeVar("Item")
 _BUCKET_ELEMENTS = 2**24
 _LOOK, _MEETING, _WAITING = timedelta(seconds=0.5), timedelta(minutes=5), timedelta(hours=12)
 _STANDING_SECONDS = 10.0
+_TRY = timedelta(seconds=10)
+_PORT_SECONDS = 30.0
+"""So long a port may still be a process's that is about to end."""
+_CONNECTIONS: list[Any] = []
+"""To the store that all ranks reach: one of the group, two of the watch over the others."""
 _STORES: list[Any] = []
-"""Of the group and of common states, and two for the watch over the others."""
+"""The same, with names of the present meeting: a process may train several times."""
+_MEETINGS: list[None] = []
 
 
 def connect() -> None:
@@ -40,26 +49,74 @@ def connect() -> None:
         return
     if missing := [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]:
         raise ValueError(f"WORLD_SIZE is {number}, but {', '.join(missing)} is not set; start with torchrun")
+    if not _CONNECTIONS:
+        store = _opened_store(number)
+        _CONNECTIONS[:] = [store, store.clone(), store.clone()]
+    _MEETINGS.append(None)
+    attempt = f"sightloop/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/{len(_MEETINGS)}"
+    _STORES[:] = [_below(attempt, each) for each in _CONNECTIONS]
+    ranks.start_watch((_STORES[1], _STORES[2]), int(os.environ["RANK"]), number)
+
+
+def _opened_store(number: int) -> Any:
     rank, address, port = (os.environ[name] for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"))
     by_launcher = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    is_master = rank == "0" and not by_launcher
+    until = time.monotonic() + _MEETING.total_seconds()
     try:
-        store: Any = dist.TCPStore(  # pyright: ignore[reportPrivateImportUsage]
-            address,
-            int(port),
-            number,
-            is_master=rank == "0" and not by_launcher,
-            timeout=_MEETING,
-            wait_for_workers=False,
-            multi_tenant=True,
-        )
-    except (dist.DistError, ValueError) as error:
+        while True:
+            # torch waits where no signal is heard, and tells of each try.
+            if is_master:
+                _wait_for_port(int(port))
+            else:
+                _wait_for_store(address, int(port), until)
+            try:
+                store = dist.TCPStore(  # pyright: ignore[reportPrivateImportUsage]
+                    address,
+                    int(port),
+                    number,
+                    is_master=is_master,
+                    timeout=_TRY,
+                    wait_for_workers=False,
+                    multi_tenant=True,
+                )
+            except dist.DistError:
+                # Whoever answers may be a process that is about to end.
+                if is_master or time.monotonic() > until:
+                    raise
+            else:
+                store.set_timeout(_MEETING)
+                return store
+    except (dist.DistError, ValueError, OSError, OverflowError) as error:
         raise ValueError(
             f"rank {rank} cannot meet the others at {address}:{port} ({str(error).partition('. ')[0]}); if "
             "another job uses this port, give torchrun --master-port with a free one"
         ) from error
-    attempt = f"sightloop/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
-    _STORES[:] = [_below(attempt, each) for each in (store, store.clone(), store.clone())]
-    ranks.start_watch((_STORES[1], _STORES[2]), int(rank), number)
+
+
+def _wait_for_port(port: int) -> None:
+    """Until nobody else has the port, such as an earlier start that is about to end."""
+    until = time.monotonic() + _PORT_SECONDS
+    while True:
+        try:
+            with socket.socket() as asked:
+                asked.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                return asked.bind(("", port))
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or time.monotonic() > until:
+                raise
+        time.sleep(0.2)
+
+
+def _wait_for_store(address: str, port: int, until: float) -> None:
+    """Until rank 0, or the launcher, has opened it."""
+    while time.monotonic() < until:
+        with suppress(OSError), socket.create_connection((address, port), timeout=5) as asked:
+            # On one computer a connection may, by chance, be one with itself.
+            if asked.getsockname() != asked.getpeername():
+                return
+        time.sleep(0.2)
+    raise ValueError(f"nobody answered there for {_MEETING.total_seconds():.0f} s")
 
 
 def start() -> None:
@@ -90,6 +147,7 @@ def stop() -> None:
     # With an operation that some never joined, leaving would wait for them.
     if dist.is_initialized() and not (watch and watch.apart):
         dist.destroy_process_group()
+        _STORES.clear()
 
 
 def part() -> None:
@@ -99,11 +157,11 @@ def part() -> None:
         watch.apart = True
 
 
-def fail() -> None:
+def fail(sentence: str) -> None:
     """This rank fails: it parts, and the others need not wait for it."""
     watch = ranks.watch()
     if watch is not None:
-        watch.fail()
+        watch.fail(sentence)
 
 
 def doing(phase: str, *, shared: bool = False) -> None:

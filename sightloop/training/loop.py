@@ -84,7 +84,7 @@ class _Standing:
             self.say_how_to_resume()
             return True
         if isinstance(error, Exception):
-            distributed.fail()
+            distributed.fail(str(error))
             # What else goes wrong now is less than what is told.
             with suppress(Exception):
                 self._save_if_sound()

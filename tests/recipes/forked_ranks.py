@@ -1,8 +1,9 @@
 """Runs of several ranks with a stand-in for torchrun, one after another: `forked_ranks.py FILE`.
 
-FILE is a JSON list of objects: `words` of the command line, and optionally `after` seconds from when `mark`
-exists on, `signal` to `rank`. Ranks are forks of this process, which has loaded everything. As torchrun does,
-it has their store, and once a rank ends badly it sends SIGTERM to the others and, 30 seconds later, SIGKILL.
+FILE is a JSON list of objects: `words` of the command line or a `script`, and optionally `after` seconds from
+when `mark` exists on, `signal` to `rank`. Ranks are forks of this process, which has loaded everything. As
+torchrun does, it has their store, and once a rank ends badly it sends SIGTERM to the others and, 30 seconds
+later, SIGKILL.
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import runpy
 import signal
 import sys
 import time
+import traceback
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -39,10 +42,14 @@ def forked(case: dict[str, Any], rank: int, port: int, folder: Path) -> int:
         os.dup2(file, number)
     code = 1
     try:
-        main(case["words"])
+        main(case["words"]) if "words" in case else runpy.run_path(case["script"])
         code = 0
     except SystemExit as ended:
         code = int(ended.code or 0)
+    except Exception:
+        traceback.print_exc()
+    sys.stdout.flush()
+    sys.stderr.flush()
     os._exit(code)
 
 
@@ -85,7 +92,7 @@ def launched(case: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    for module in ("sightloop.runs.launch", "sightloop.recipes.vlrm.build", "sightloop.report.page"):
+    for module in ("sightloop.api.train", "sightloop.recipes.vlrm.build", "sightloop.report.page"):
         importlib.import_module(module)
     file = Path(sys.argv[1])
     cases = json.loads(file.read_text(encoding="utf-8"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,7 @@ HERE = Path(__file__).resolve().parent
 REWARD = """
 import os, time
 from pathlib import Path
+import torch
 from sightloop.evaluators.held_out_captions import HeldOut
 
 calls = []
@@ -56,10 +58,36 @@ def captions(self, policy):
         time.sleep(100)
     return written(self, policy)
 
+def memory(self, policy):
+    if os.environ["RANK"] == "1":
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB. Of the allocated")
+    return written(self, policy)
+
+def fills(completions):
+    HeldOut.captions = memory
+    return plain(completions)
+
 def evaluates(completions):
     calls.extend([1] * (len(completions) > 2))
     HeldOut.captions = captions
     return plain(completions)
+"""
+
+
+SCRIPT = """
+import sightloop
+
+def short(completions):
+    return [-len(text) / 10 for text in completions]
+
+how = {"held_out": "{held}", "held_out__clip": "{weights}/clip", "held_out__max_tokens": 4}
+how |= {"preset": "shapes", "model": "{weights}/captioner", "judge": "{weights}/judge", "images": "{pics}"}
+how |= {"batch": 6, "draw__max_tokens": 4, "steps": 1, "rewards": {"similarity": 1, "short": short}}
+for name in ("one", "two"):
+    run = sightloop.train("vlrm", run="{place}/script-" + name, **how)
+    print(len(run.metrics("eval")))
+sightloop.train("vlrm", run="{place}/script-three", **how | {"images": "{place}/nowhere"})
+print("never")
 """
 
 
@@ -96,6 +124,19 @@ def cases(place: Path) -> dict[str, dict[str, Any]]:
             "words": train("evaluation-run", "evaluates", "--eval-every", "1"),
             **sent("SIGUSR1", 1, "evaluates"),
         },
+        "memory": {"words": train("memory-run", "fills", "--eval-every", "1")},
+        "broken": {"words": train("broken-run", "plain", "--held-out.images", str(place / "broken"))},
+        "script": {"script": str(place / "script.py")},
+        "rs": {
+            "words": train(
+                "rs-run",
+                "plain",
+                "--preset",
+                "shapes-rs",
+                "--judge.retrieval-clip",
+                str(WEIGHTS / "clip_retrieval"),
+            )
+        },
         "alone-unset": {"words": ["train", "vlrm", "--rank-timeout-seconds", "1"]},
     }
 
@@ -111,13 +152,24 @@ def found(place: Path) -> dict[str, dict[str, Any]]:
     """How each of them ended."""
     write_images(place / "pics", number=8, seed=0)
     write_images(place / "held", number=4, seed=1)
+    shutil.copytree(place / "held", place / "broken")
+    (place / "broken" / "00003.png").write_bytes(b"not an image")
     (place / "mine.py").write_text(REWARD)
+    script = SCRIPT
+    for name, path in {
+        "held": place / "held",
+        "pics": place / "pics",
+        "place": place,
+        "weights": WEIGHTS,
+    }.items():
+        script = script.replace("{" + name + "}", str(path))
+    (place / "script.py").write_text(script)
     file = place / "said" / "cases.json"
     file.parent.mkdir()
     file.write_text(json.dumps(cases(place)))
     environment = {**os.environ, "PYTHONPATH": str(HERE.parents[1]), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(HERE / "forked_ranks.py"), str(file)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1200, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(file.with_suffix(".found").read_text())
 
@@ -220,3 +272,37 @@ def test_a_signal_to_one_rank_stops_all_at_the_same_point(
     assert f"stopped after step {step}; go on with: sightloop train --resume {folder}" in case["err_0"]
     assert case["err_1"] == ""
     assert (folder / "checkpoints" / f"step_{step:06d}").is_dir()
+
+
+def test_memory_that_ends_on_one_rank_is_told_with_what_would_fit(
+    found: dict[str, dict[str, Any]], place: Path
+) -> None:
+    case = found["memory"]
+    assert case["codes"] == [2, 2]
+    (cause,) = last_words(case)
+    assert cause.startswith(
+        "sightloop: rank 1: out of memory in step 0 while the policy was evaluated: CUDA out"
+    )
+    assert cause.count("rank 1") == 1
+
+
+def test_an_image_that_one_rank_cannot_read_is_named(found: dict[str, dict[str, Any]], place: Path) -> None:
+    case = found["broken"]
+    assert all(case["codes"])
+    (cause,) = last_words(case)
+    assert str(place / "broken" / "00003.png") in cause
+
+
+def test_a_script_trains_twice_and_its_error_is_one_sentence(
+    found: dict[str, dict[str, Any]], place: Path
+) -> None:
+    case = found["script"]
+    assert case["codes"] == [2, 2]
+    assert case["out_0"] == case["out_1"] == "2\n2\n"
+    (cause,) = last_words(case)
+    assert cause.startswith(f"sightloop: no images found in '{place / 'nowhere'}'")
+    assert case["err_1"] == ""
+
+
+def test_the_two_stages_of_rs_run_on_two_ranks(found: dict[str, dict[str, Any]]) -> None:
+    assert found["rs"]["codes"] == [0, 0], found["rs"]
