@@ -5,11 +5,17 @@ Names of files, captions, answers and messages of other programs hold whatever t
 
 from __future__ import annotations
 
+import shutil
 import sys
+import threading
 import unicodedata
+from contextlib import suppress
 
 _JOINERS = "\u200c\u200d"
 """Invisible, and part of how Persian, Hindi and emoji are written."""
+_PASSING: list[str] = []
+"""The line that stands on the terminal for the moment."""
+_PRINTING = threading.Lock()
 
 
 def one_line(text: object) -> str:
@@ -34,7 +40,24 @@ def say(text: object = "", *, is_error: bool = False) -> None:
     stream = sys.stderr if is_error else sys.stdout
     # Letters that the terminal has no code for are spelled too.
     encoding = stream.encoding or "utf-8"
-    print(printable(text).encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
+    with _PRINTING:
+        _wipe()
+        print(printable(text).encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
+
+
+def in_place(text: str) -> None:
+    """A line on the terminal that goes when anything else is printed; "" takes it away."""
+    with suppress(OSError, ValueError), _PRINTING:
+        _wipe()
+        if text:
+            _PASSING.append(one_line(text)[: shutil.get_terminal_size().columns - 1])
+            print(_PASSING[0], end="", file=sys.stderr, flush=True)
+
+
+def _wipe() -> None:
+    if _PASSING:
+        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+        _PASSING.clear()
 
 
 def _with_tabs(line: str) -> str:

@@ -24,6 +24,7 @@ from sightloop.integrations.answerer import AnswererSettings, Asked, Respondent
 from sightloop.models.families import Parts, WorldModel, draws
 from sightloop.models.open import local_folder
 from sightloop.models.protocols import Captioner, ImageGenerator, missing_members, sees_whole
+from sightloop.process.long_work import at_work
 from sightloop.recipes.inputs import settings_of_run
 from sightloop.recipes.unirl.config import UniConfig
 from sightloop.recipes.vlrm.config import PAPER, SHAPES
@@ -140,10 +141,12 @@ class Model:
         if self.can_generate:
             image_rows = torch.from_numpy(pixels).permute(2, 0, 1)[None]
             said: list[str] = []
-            for start in range(0, len(questions), _QUESTIONS):
-                some = questions[start : start + _QUESTIONS]
-                images = Images(pixels=image_rows.expand(len(some), -1, -1, -1))
-                said += most_likely_answers(self.generator, some, images, max_tokens)
+            with at_work("answers", total=len(questions), unit="questions") as work:
+                for start in range(0, len(questions), _QUESTIONS):
+                    some = questions[start : start + _QUESTIONS]
+                    images = Images(pixels=image_rows.expand(len(some), -1, -1, -1))
+                    said += most_likely_answers(self.generator, some, images, max_tokens)
+                    work.advance(len(some))
         else:
             asked = [Asked(picture=Image.fromarray(pixels), question=each) for each in questions]
             said = Respondent(self.policy).answers(asked, AnswererSettings(max_tokens=max_tokens))
@@ -174,13 +177,15 @@ class Model:
             raise ValueError(f"number is {number}; draw at least 1 image")
         generator, sampling = self.generator, self.sampling(**how)
         drawn: list[Image.Image] = []
-        for start in range(0, number, _BATCH):
-            places = range(start, min(start + _BATCH, number))
-            seeds = [image_seed(prompt, place, seed) for place in places]
-            with torch.no_grad():
-                wanted = Prompt(texts=[prompt] * len(places), wants="image", seeds=seeds)
-                pixels = generator.pixels(generator.sample(wanted, sampling)).pixels.cpu()
-            drawn += [Image.fromarray(each.permute(1, 2, 0).numpy()) for each in pixels]
+        with at_work("drawn", total=number, unit="images") as work:
+            for start in range(0, number, _BATCH):
+                places = range(start, min(start + _BATCH, number))
+                seeds = [image_seed(prompt, place, seed) for place in places]
+                with torch.no_grad():
+                    wanted = Prompt(texts=[prompt] * len(places), wants="image", seeds=seeds)
+                    pixels = generator.pixels(generator.sample(wanted, sampling)).pixels.cpu()
+                drawn += [Image.fromarray(each.permute(1, 2, 0).numpy()) for each in pixels]
+                work.advance(len(places))
         return drawn
 
     def sampling(self, **how: Any) -> Sampling:
@@ -242,10 +247,12 @@ def caption_images(
     Raises:
         UnreadableImageError: an image is broken, and none is to be left out.
     """
-    for batch in pictures:
-        with torch.no_grad():
-            captions = writing(policy, policy.encode_images(batch.images), instead=instead)
-        yield from zip(batch.sources, captions, strict=True)
+    with at_work("captions", total=pictures.most, unit="images") as work:
+        for batch in pictures:
+            with torch.no_grad():
+                captions = writing(policy, policy.encode_images(batch.images), instead=instead)
+            work.advance(len(captions))
+            yield from zip(batch.sources, captions, strict=True)
 
 
 def image_pixels(image: Any) -> np.ndarray:

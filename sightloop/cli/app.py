@@ -33,6 +33,7 @@ from sightloop.former_names import current_options
 from sightloop.other_libraries import COMMANDS as CALLED_ELSEWHERE
 from sightloop.other_libraries import refuse_names_of_others
 from sightloop.process import ranks
+from sightloop.process.long_work import LOG_SECONDS, at_work
 from sightloop.process.time_limit import REWARD_SECONDS
 from sightloop.ranges import NotNegative, Positive, require_ranges
 from sightloop.recipes.catalog import RECIPES
@@ -42,7 +43,6 @@ from sightloop.recipes.presets import preset_of
 from sightloop.recipes.words import taken, taken_flag
 from sightloop.runs.changes import MAY_CHANGE, changed_settings
 from sightloop.terminal import say
-from sightloop.training.progress import LOG_SECONDS
 
 Positional = tyro.conf.Positional
 Start = Callable[[], None]
@@ -195,8 +195,9 @@ def replay(words: list[str]) -> Start:
 def _start(folder: Path, *given: Any, **how: Any) -> None:
     from sightloop.api.train import train
 
-    train(*given, **how)
-    if not ranks.is_other_rank():
+    trained = train(*given, **how)
+    # Whoever sent a signal counts the seconds.
+    if not (trained.stopped or ranks.is_other_rank()):
         _show_report(folder)
 
 
@@ -252,7 +253,7 @@ def _show_comparison(folders: Sequence[Path], output: Path | None) -> None:
     from sightloop.report.comparison import write_comparison
 
     say(compare_runs(folders))
-    page = output or folders[0].resolve().parent / "comparison.html"
+    page = output or Path(os.path.realpath(folders[0])).parent / "comparison.html"
     say(f"comparison: {write_comparison(folders, page)}")
 
 
@@ -261,9 +262,9 @@ def _show_report(folder: Path, *, all_figures: bool = False) -> None:
     from sightloop.report.tables import before_after_table
     from sightloop.report.terminal_summary import run_summary
 
-    page = write_report(folder)
+    # First what needs nothing written: a run may lie where nobody may write.
     say(before_after_table(folder) if all_figures else run_summary(folder))
-    say(f"report: {page}")
+    say(f"report: {write_report(folder)}")
     say(f"in the browser: sightloop view {folder}")
 
 
@@ -369,7 +370,7 @@ def run_command(words: list[str]) -> None:
         return completion_command(words[1:])
     if not words or words[0] not in COMMANDS:
         _fail_or_help("", words, {name: does for name, (_, does) in COMMANDS.items()}, "")
-    with inputs_given(words) as left:
+    with inputs_given(words) as left, at_work(words[0], told_after=10):
         with_help(COMMANDS[words[0]][0], current_options(words[0], left[1:]), name=words[0])
 
 

@@ -13,6 +13,7 @@ from sightloop.api.model import Model, image_pixels
 from sightloop.cli.image_options import AskOptions, DrawOptions, ModelOptions
 from sightloop.models.atomic_files import atomic_write
 from sightloop.models.protocols import ImageGenerator
+from sightloop.process.long_work import counted
 from sightloop.recipes.image_policies import world_folder
 from sightloop.runs.restore import open_generator
 from sightloop.terminal import one_line, say
@@ -46,7 +47,7 @@ def generate_images(options: DrawOptions) -> list[Path]:
         (int(path.stem) for path in options.output.glob("*.png") if path.stem.isdigit()), default=0
     )
     drawings: list[_Drawing] = []
-    for prompt in prompts:
+    for prompt in counted(prompts, "drawn", total=len(prompts), unit="prompts"):
         drawn = model.generate(prompt, number=options.number, seed=options.seed, **how)
         options.output.mkdir(parents=True, exist_ok=True)
         for place, picture in enumerate(drawn):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ def evaluate_geneval(options: GenEvalOptions) -> str:
         return _reported_again(options, options.results)
     options = _with_world_prompts(options)
     output = options.results_file
-    if options.compare is not None and options.compare.resolve() == output.resolve():
+    if _is_same(options.compare, output):
         raise ValueError(f"{output} would be compared with itself; name another --output or --compare")
     if options.drawer.policy:
         run, lines = _drawn_first(options), [f"drew into {options.images}, see contact_sheet.png there"]
@@ -142,9 +143,13 @@ def _reported_again(options: GenEvalOptions, results: Path) -> str:
     prompts = options.prompts
     if prompts == Path(EMBEDDED):
         raise ValueError("name the file of the prompts: prompts.jsonl in the folder of the images")
-    if options.compare is not None and options.compare.resolve() == results.resolve():
+    if _is_same(options.compare, results):
         raise ValueError(f"{results} would be compared with itself; name another file with --compare")
     return "\n".join([geneval_table(read_geneval_run(results, prompts=prompts)), *_change(options, results)])
+
+
+def _is_same(compared_with: Path | None, file: Path) -> bool:
+    return compared_with is not None and os.path.realpath(compared_with) == os.path.realpath(file)
 
 
 def _change(options: GenEvalOptions, results: Path) -> list[str]:

@@ -6,11 +6,12 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from sightloop.process.long_work import LOG_SECONDS
 from sightloop.process.ranks import RANK_SECONDS, watch
 from sightloop.process.time_limit import REWARD_SECONDS, reward_timeout
 from sightloop.ranges import Range
 from sightloop.recipes.words import taken
-from sightloop.training.progress import LOG_SECONDS, logged_every
+from sightloop.training.progress import logged_every
 from sightloop.training.tracking import TrackedAs, tracked_as
 
 RANK_RANGE = Range(least=2, most=86400)

@@ -9,6 +9,7 @@ from typing import Annotated
 import tyro
 
 from sightloop.cli.parse import parsed
+from sightloop.process.long_work import speaks_itself
 from sightloop.ranges import Range, require_ranges
 
 Port = Annotated[int, Range(least=0, most=65535)]
@@ -42,4 +43,5 @@ def view_command(words: list[str]) -> None:
         raise ValueError(
             f"the page is served with {error.name}, which is missing: pip install 'sightloop[web]'"
         ) from error
-    serve(options.run, options.port)
+    with speaks_itself():
+        serve(options.run, options.port)

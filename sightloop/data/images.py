@@ -17,7 +17,7 @@ from torch import Tensor
 from sightloop.data.decode import Decoded, Decoding
 from sightloop.data.encoded import Broken, EncodedImage, load_both
 from sightloop.data.order import sample_seeds
-from sightloop.data.sources import Source
+from sightloop.data.sources import FileSource, Source
 from sightloop.terminal import one_line
 from sightloop.types import Images
 
@@ -93,6 +93,12 @@ class ImageSet:
         self._on_broken: OnBroken = on_broken
         self._workers = workers
         self._seed = seed
+
+    @property
+    def most(self) -> int:
+        """So many images at most; 0 = nobody has counted them."""
+        known = len(self.source.paths) if isinstance(self.source, FileSource) else 0
+        return min(known, self._limit or known)
 
     def __iter__(self) -> Iterator[ImageBatch]:
         """Batches in order, the last one possibly smaller.

@@ -16,6 +16,7 @@ from typing import Protocol
 
 from sightloop.evaluation.protocol import protocol_hash
 from sightloop.evaluation.words import caption_words
+from sightloop.process.long_work import counted
 from sightloop.types import Evaluation
 
 _ARTICLES = frozenset(("a", "an", "the"))
@@ -78,7 +79,11 @@ class TextModelComparison:
 
     def verdicts(self, rows: Sequence[Answered]) -> list[bool | None]:
         """The model's verdicts; equal rows are asked once."""
-        told = {row: read_verdict(self.ask(_asked(row)), literal=self.literal) for row in dict.fromkeys(rows)}
+        several = dict.fromkeys(rows)
+        told = {
+            row: read_verdict(self.ask(_asked(row)), literal=self.literal)
+            for row in counted(several, "compared", total=len(several), unit="answers")
+        }
         return [told[row] for row in rows]
 
 

@@ -14,11 +14,11 @@ import torch
 from jaxtyping import UInt8
 from PIL import Image, PngImagePlugin
 from torch import Tensor
-from tqdm import tqdm
 
 from sightloop.geneval.prompts import GenEvalPrompt
 from sightloop.image_files import open_image
 from sightloop.models.protocols import ImageGenerator
+from sightloop.process.long_work import at_work
 from sightloop.rollouts.seeds import image_seed
 from sightloop.text_files import form_of, read_json
 from sightloop.types import Prompt, Sampling
@@ -75,7 +75,8 @@ def draw_prompts(
         if not (folder / _file(place, number)).exists()
     ]
     total = len(prompts) * drawing.per_prompt
-    with tqdm(total=total, initial=total - len(missing), desc="drawn", unit="image", disable=None) as bar:
+    with at_work("drawn", total=total, unit="images") as work:
+        work.advance(total - len(missing))
         for some in _parts(missing, drawing.batch):
             texts = [prompts[place].text for place, _ in some]
             seeds = [image_seed(prompts[place].text, number, drawing.seed) for place, number in some]
@@ -84,7 +85,7 @@ def draw_prompts(
                 pixels = policy.pixels(tokens).pixels.cpu()
             for (place, number), text, picture in zip(some, texts, pixels, strict=True):
                 _save(folder / _file(place, number), picture, {PROMPT_KEY: text, MODEL_KEY: name})
-            bar.update(len(some))
+            work.advance(len(some))
     contact_sheet(prompts, folder).save(folder / _SHEET)
     return len(missing)
 

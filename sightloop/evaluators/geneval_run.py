@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import PIL
-from tqdm import tqdm
 
 from sightloop.evaluation.intervals import Interval
 from sightloop.evaluation.protocol import protocol_hash
@@ -41,7 +40,8 @@ from sightloop.geneval.results import (
 )
 from sightloop.geneval.rules import Detection, verdict_of
 from sightloop.image_files import open_image, read_regular
-from sightloop.text_files import read_whole
+from sightloop.process.long_work import at_work, counted
+from sightloop.text_files import form_of, read_whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +85,9 @@ def read_geneval_run(results: Path, *, prompts: Path | None = None) -> GenEvalRu
             official ones), each with as many images.
     """
     lines = read_results(results)
-    check_results(lines, expected=None if prompts is None else read_geneval_prompts(prompts))
+    expected = None if prompts is None else read_geneval_prompts(prompts)
+    with form_of(str(results)):
+        check_results(lines, expected=expected)
     return GenEvalRun(
         results=lines, summary=summarize(lines), protocol=read_protocol(record_path(results)) or {}
     )
@@ -154,12 +156,12 @@ def _seen(
     folder, detector = options.folder, judge.detector
     todo = [(each.prompt, file) for each in shown for file in each.files]
     if isinstance(detector, DetectionsFile):
-        for prompt, file in tqdm(todo, desc="images", unit="image", disable=None):
+        for prompt, file in counted(todo, "looked at", total=len(todo), unit="images"):
             picture, _ = _opened(folder, prompt, file)
             yield prompt, file, judge.colored(prompt, picture, detector.detect([picture])[0])
         return
     kept = _DetectionCache(detections_path(options.results_file), protocol)
-    with tqdm(total=len(todo), desc="images", unit="image", disable=None) as bar:
+    with at_work("looked at", total=len(todo), unit="images") as work:
         for start in range(0, len(todo), options.batch):
             some = todo[start : start + options.batch]
             opened = [_opened(folder, *each) for each in some]
@@ -168,7 +170,7 @@ def _seen(
             for row, seen in zip(fresh, found, strict=True):
                 prompt, picture = some[row][0], opened[row][0]
                 kept.add(prompt, *opened[row], judge.colored(prompt, picture, seen))
-            bar.update(len(some))
+            work.advance(len(some))
             for prompt, file in some:
                 yield prompt, file, kept.of(file)
 

@@ -23,6 +23,7 @@ from sightloop.evaluation.protocol import protocol_hash
 from sightloop.evaluators.geneval_images import templates_of
 from sightloop.evaluators.image_checks import ImageCheck
 from sightloop.models.protocols import ImageGenerator
+from sightloop.process.long_work import counted
 from sightloop.quizzes.asks import Ask
 from sightloop.quizzes.grammar import CATEGORIES, Quiz
 from sightloop.rewards.answers import facts_stated
@@ -104,7 +105,8 @@ class JointEvaluator:
         assert self.fixed is not None
         everyones: dict[int, bool] = {}
         mine: dict[int, bool] = {}
-        for rows in _parts(len(self.fixed.quizzes), self.chunk):
+        chunks = _parts(len(self.fixed.quizzes), self.chunk)
+        for rows in counted(chunks, "asked about fixed images", total=len(chunks), unit="batches"):
             quizzes = [self.fixed.quizzes[row] for row in rows]
             images = self.fixed.images.rows(torch.tensor(rows))
             told = _right(quizzes, self._answers(policy, quizzes, images))
@@ -116,7 +118,8 @@ class JointEvaluator:
     @torch.no_grad()
     def _mine(self, policy: ImageGenerator) -> Iterator[tuple[int, Seen]]:
         kept = set(np.linspace(0, len(self.asks) - 1, NUM_SHOWN).round().astype(int).tolist())
-        for rows in _parts(len(self.asks), self.chunk):
+        chunks = _parts(len(self.asks), self.chunk)
+        for rows in counted(chunks, "drawn and asked about", total=len(chunks), unit="batches"):
             asks = [self.asks[row] for row in rows]
             quizzes = [ask.quiz for ask in asks]
             prompt = Prompt(
@@ -261,7 +264,7 @@ def _sample(quiz: Quiz, one: Seen) -> dict[str, Any]:
     return sample | ({"image": one.image} if one.image else {})
 
 
-def _parts(number: int, size: int) -> Iterator[list[int]]:
+def _parts(number: int, size: int) -> list[list[int]]:
     """Rows of this rank, some at a time."""
     mine = list(range(number))[distributed.rank() :: distributed.num_ranks()]
-    return (mine[start : start + size] for start in range(0, len(mine), size))
+    return [mine[start : start + size] for start in range(0, len(mine), size)]

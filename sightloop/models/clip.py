@@ -38,6 +38,7 @@ from sightloop.models.kinds import CLIPS
 from sightloop.models.only_numbers import unit_rows
 from sightloop.models.open import ModelRole, open_model
 from sightloop.models.written_text import read_texts
+from sightloop.process.long_work import counted
 from sightloop.types import Images
 
 ClipImage = Image.Image | Path | str
@@ -170,7 +171,8 @@ class ClipEncoder:
             raise ValueError("no images to encode")
         rows: list[Tensor] = []
         digests: list[bytes] = []
-        for start in range(0, len(images), batch):
+        starts = range(0, len(images), batch)
+        for start in counted(starts, f"seen by {self.name}", total=len(starts), unit="batches of images"):
             values = self._processed(images[start : start + batch])
             digests += [hashlib.sha256(each.numpy().tobytes()).digest() for each in values]
             rows.append(self._see(values))

@@ -21,6 +21,7 @@ from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from sightloop.process.long_work import at_work
 from sightloop.text_files import MAX_BYTES, read_json
 
 _INDEX = ".index.json"
@@ -218,7 +219,7 @@ def local_folder(name: str | Path, *, weights: bool = True) -> Path:
 @cache
 def _fetched(name: str, weights: bool) -> Path:
     wanted = [*_TEXT_FILES, *(_TENSOR_FILES if weights else ())]
-    with in_one_sentence(name, "the model"):
+    with in_one_sentence(name, "the model"), at_work(f"fetching {name}"):
         return Path(cast("str", snapshot_download(name, allow_patterns=wanted)))
 
 

@@ -49,9 +49,10 @@ from sightloop.models.kinds import (
     refuse_as,
 )
 from sightloop.models.transformers_internals import exact_in, is_language_model, videos_left_out
+from sightloop.process.long_work import at_work
 
 __all__ = ["MATCHER", "is_blip2", "is_captioner", "is_classifier", "is_language_model", "is_matcher"]
-__all__ += ["local_folder", "read_saved", "read_shapes", "read_tensors", "refuse_as"]
+__all__ += ["in_one_sentence", "local_folder", "read_saved", "read_shapes", "read_tensors", "refuse_as"]
 
 _NAMED = 3
 _VOCABULARY_FILES = (
@@ -142,7 +143,8 @@ def open_model(
     processor = open_processor(source, config) if row.has_processor else None
     if processor is not None and row.text is not None and not isinstance(processor, ProcessorMixin):
         raise ValueError(f"{str(folder)!r} has no processor for images and text (processor_config.json)")
-    model = _open_weights(row, folder, dtype, device)
+    with at_work(f"loading {folder}"):
+        model = _open_weights(row, folder, dtype, device)
     words = None if processor is None or row.text is None else cast("Any", processor).tokenizer
     if row.text is not None:
         text, generation = row.text(model.config), model.generation_config if model.can_generate() else None
@@ -320,7 +322,10 @@ def open_tokenizer(kind: Any, folder: str | Path, **options: Any) -> PreTrainedT
     # The class itself reads tokenizer.json and takes no such option.
     own = {} if kind is PreTrainedTokenizerFast else {"trust_remote_code": False}
     with in_one_sentence(folder, "the tokenizer"):
-        return cast("PreTrainedTokenizerBase", kind.from_pretrained(folder, **own, **options))
+        words = cast("PreTrainedTokenizerBase", kind.from_pretrained(folder, **own, **options))
+        # Some settings are first looked at when it reads.
+        words("a")
+        return words
 
 
 def _open_images(kind: Any, folder: str | Path) -> Any:
@@ -369,6 +374,8 @@ def require_fitting(words: Any, configs: Iterable[Any], *, rows: int, source: st
         ValueError: it makes ids that the embedding has no row for, or it is much smaller than the embedding
             and ends its texts with another token than the configuration.
     """
+    for config in configs:
+        _require_ids({} if config is None else config.to_dict(), source)
     known = words.get_vocab()
     beyond = {token: id for token, id in known.items() if id >= rows and token != words.pad_token}
     if beyond:
@@ -384,6 +391,17 @@ def require_fitting(words: Any, configs: Iterable[Any], *, rows: int, source: st
             f"the tokenizer of {source!r} has {len(known)} tokens, the model's embedding {rows} rows, and "
             "their end tokens differ; the two are not of one model"
         )
+
+
+def _require_ids(told: Mapping[str, Any], source: str) -> None:
+    """Refuse numbers of tokens that are none."""
+    for name, value in told.items():
+        listed = value if isinstance(value, list) and value else [value]
+        if name.endswith("_token_id") and not all(each is None or type(each) is int for each in listed):
+            raise ValueError(
+                f"{source!r} says {name} {str(value)[:60]!r} in config.json or generation_config.json, which "
+                "is no number of a token; compare these files with those of the model's page"
+            )
 
 
 def _class_name(kind: Any) -> str:

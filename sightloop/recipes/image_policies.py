@@ -9,6 +9,7 @@ import torch
 from sightloop.models.families import FAMILIES, GeneratorFamily, Learning, Parts, WorldModel
 from sightloop.models.named_models import load_generator
 from sightloop.models.protocols import ImageGenerator
+from sightloop.process.long_work import at_work
 from sightloop.world.bundled import WEIGHTS
 
 WORLD_MODELS: dict[str, Path] = {
@@ -34,7 +35,8 @@ def load_image_policy(
         ValueError: as for `load_generator`.
     """
     folder = Path(name) if name else world_folder(world_model)
-    return load_generator(folder, device=device, dtype=dtype, parts=parts, learning=learning)
+    with at_work(f"loading {folder}"):
+        return load_generator(folder, device=device, dtype=dtype, parts=parts, learning=learning)
 
 
 def world_folder(world_model: WorldModel) -> Path:

@@ -15,6 +15,7 @@ from typing import Any
 from sightloop import accelerator
 from sightloop.late import late
 from sightloop.planning.precision import precisions
+from sightloop.process.long_work import speaks_itself
 from sightloop.process.signals import Ended
 from sightloop.recipes.catalog import RECIPES
 from sightloop.recipes.config_json import config_to_json
@@ -47,9 +48,9 @@ def launch(
     overwrite: bool = False,
     resume: bool = False,
     changes: Mapping[str, Any] | None = None,
-) -> None:
+) -> bool:
     """Train recipe `name` in `folder`; every rank calls it. `changes` are settings of `config` that a resumed
-    run did not have before.
+    run did not have before. Whether a signal asked for the end, so that nothing long should follow.
 
     Raises:
         ValueError: a setting or file that cannot work, with the value and the fix; or out of memory.
@@ -58,17 +59,18 @@ def launch(
     try:
         with ExitStack() as held:
             if resume:
-                _resume(name, config, folder, changes=changes or {}, held=held)
+                stopped = _resume(name, config, folder, changes=changes or {}, held=held)
             else:
-                _start(name, config, folder, overwrite=overwrite, held=held)
+                stopped = _start(name, config, folder, overwrite=overwrite, held=held)
     except OutOfMemoryError as error:
         # The plan builds every network's shapes: loaded only where it is asked.
         advise = import_module("sightloop.planning.advice").out_of_memory_message
         raise ValueError(advise(error, config, folder, num_ranks=distributed.num_ranks())) from error
     distributed.stop()
+    return stopped
 
 
-def _start(name: str, config: Any, folder: Path, *, overwrite: bool, held: ExitStack) -> None:
+def _start(name: str, config: Any, folder: Path, *, overwrite: bool, held: ExitStack) -> bool:
     """What is cheap to look at first, then what is loaded, then the folder, then the first step."""
     require_room(folder, overwrite=overwrite)
     require_trackers(config.track)
@@ -92,10 +94,10 @@ def _start(name: str, config: Any, folder: Path, *, overwrite: bool, held: ExitS
     _require_disk(experiment, folder)
     if distributed.rank() == 0:
         write_identity(config, folder)
-    _drive(name, config, folder, experiment=experiment, run=Run)
+    return _drive(name, config, folder, experiment=experiment, run=Run)
 
 
-def _resume(name: str, config: Any, folder: Path, *, changes: Mapping[str, Any], held: ExitStack) -> None:
+def _resume(name: str, config: Any, folder: Path, *, changes: Mapping[str, Any], held: ExitStack) -> bool:
     _own(folder, held)
     require_same_inputs(config, folder)
     experiment = _built(name, config, folder)
@@ -104,7 +106,7 @@ def _resume(name: str, config: Any, folder: Path, *, changes: Mapping[str, Any],
         given.relocated or given.allow_changed or not (folder / IDENTITY).exists()
     ):
         write_identity(config, folder)
-    _drive(name, config, folder, experiment=experiment, run=partial(Run.resume, changes=changes))
+    return _drive(name, config, folder, experiment=experiment, run=partial(Run.resume, changes=changes))
 
 
 def _own(folder: Path, held: ExitStack) -> None:
@@ -142,16 +144,19 @@ def _require_disk(experiment: Experiment[Any, Any], folder: Path) -> None:
         )
 
 
-def _drive(name: str, config: Any, folder: Path, *, experiment: Experiment[Any, Any], run: Any) -> None:
+def _drive(name: str, config: Any, folder: Path, *, experiment: Experiment[Any, Any], run: Any) -> bool:
     """Everything is built before trackers hear of the run; then it trains."""
     opened: Run = run(folder, config=config_to_json(config), schedule=config.schedule, track=config.track)
     opened.stop_on_signals()
     if not experiment.evaluators:
         opened.say(f"nothing is evaluated in this run; {RECIPES[name].to_evaluate}")
     try:
-        train(giving_back(experiment), opened)
-        opened.trackers.publish(_write_report)
+        with speaks_itself():
+            train(giving_back(experiment), opened)
+        if not opened.stop.requested:
+            opened.trackers.publish(_write_report)
     finally:
         opened.close()
     if opened.stop.by_interrupt:
         raise Ended(signal.SIGINT)
+    return opened.stop.requested

@@ -13,9 +13,9 @@ from contextvars import ContextVar
 
 from tqdm import tqdm
 
+from sightloop.process.long_work import LOG_SECONDS, how_far
 from sightloop.terminal import one_line
 
-LOG_SECONDS = 30.0
 _EVERY: ContextVar[float] = ContextVar("seconds between lines of progress", default=LOG_SECONDS)
 _SHOWN = {"recall@1": "R@1", "drawn": "drawn", "answered_fixed": "answered"}
 """Held-out figures that the bar shows."""
@@ -109,7 +109,9 @@ class Progress:
         """Say what takes long, unless a line came lately; whether there is more to say later."""
         now = time.monotonic()
         if self._work and now - self._said >= self._every and now - self._working_since >= self._every:
-            self.say(f"{self._work}: {now - self._working_since:.0f} s so far")
+            inside = how_far()
+            told = f"{self._work}: {now - self._working_since:.0f} s so far"
+            self.say(f"{told}, {inside}" if inside else told)
         return not self._is_closed
 
     def _listed(self) -> str:

@@ -33,7 +33,7 @@ from sightloop.models.weight_files import (
     write_json,
     write_weights,
 )
-from sightloop.text_files import read_json
+from sightloop.text_files import form_of, read_json
 
 OFFICIAL_WEIGHTS = "pytorch_model.bin"
 """The only name that the official code looks for."""
@@ -200,7 +200,8 @@ def read_tokenizer(folder: Path | str, sizes: ShowOSizes) -> PreTrainedTokenizer
         ValueError: there is none, or it has not as many tokens as the checkpoint's text part.
     """
     tokenizer = tokenizer_file(Path(folder), hint=f"the folder of {sizes.language_model}'s")
-    vocabulary_of(tokenizer, num_codes=sizes.num_codes, size=sizes.vocabulary)
+    with form_of(f"the tokenizer in {folder}"):
+        vocabulary_of(tokenizer, num_codes=sizes.num_codes, size=sizes.vocabulary)
     return tokenizer
 
 
