@@ -301,6 +301,8 @@ def _keyframe(path: str, pts: int) -> Image.Image:
         for search in (True, False):
             with av.open(path, options=_VIDEOS) as container:
                 stream = container.streams.video[0]
+                if stream.codec_context is None:
+                    raise BrokenImageError("it is of a codec that FFmpeg does not know")
                 stream.codec_context.skip_frame = "NONKEY"
                 if search:
                     container.seek(pts, stream=stream)

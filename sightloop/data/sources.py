@@ -272,6 +272,8 @@ def expand_braces(pattern: str) -> list[str]:
         choices = match[1].split(",")
     else:
         first, last = int(inside[1]), int(inside[2])
+        if first > last:
+            raise ValueError(f"{pattern!r} counts from {first} to {last}; write the smaller number first")
         choices = [str(number).zfill(len(inside[1])) for number in range(first, last + 1)]
     head, tail = pattern[: match.start()], pattern[match.end() :]
     return [head + choice + rest for choice in choices for rest in expand_braces(tail)]

@@ -102,7 +102,7 @@ def _in_order(asked: Rows, rows: Rows, questions: str, file: str) -> Rows:
         return [by_id[value] for value in ids[0]]
     if len(asked) != len(rows):
         raise ValueError(
-            f"{len(rows)} answers to {len(asked)} questions; give one a question, "
+            f"{file} has {len(rows)} answers to {len(asked)} questions of {questions}; give one a question, "
             "or question_id in both files"
         )
     for (where, question), (place, row) in zip(asked, rows, strict=True):

@@ -53,7 +53,7 @@ def caption_set(
     listed = [(Path(image), caption) for image, caption in pairs]
     if not listed:
         raise ValueError("no captions; give at least one pair of image and caption")
-    files = {image: image.resolve() for image, _ in listed}
+    files = {image: Path(os.path.realpath(image)) for image, _ in listed}
     missing = [image for image, file in files.items() if not file.is_file()]
     if missing and must_exist:
         raise ValueError(

@@ -11,7 +11,7 @@ import transformers
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sightloop.models.only_numbers import NumbersOnly
-from sightloop.models.open import LANGUAGE_MODEL, open_model
+from sightloop.models.open import LANGUAGE_MODEL, in_one_sentence, open_model
 from sightloop.models.written_text import in_template, read_texts, spelled_out
 
 
@@ -55,7 +55,15 @@ class TextModel:
 
     @torch.no_grad()
     def __call__(self, text: str) -> str:
-        """The reply, stripped of white space."""
+        """The reply, stripped of white space.
+
+        Raises:
+            ValueError: what lies beside the weights says how to write in a way that cannot be followed.
+        """
+        with in_one_sentence(self.model.name_or_path, "what tells how to write"):
+            return self._reply(text)
+
+    def _reply(self, text: str) -> str:
         if self.tokenizer.chat_template is None:
             read = read_texts(self.tokenizer, [text], return_tensors="pt")
         else:

@@ -117,6 +117,7 @@ def read_detections(path: str | Path) -> tuple[dict[str, str], dict[str, dict[st
         if not records and not header and "protocol" in record:
             with form_of(place):
                 header = {str(name): str(value) for name, value in record["protocol"].items()}
+                float(header.get("floor", 0))
             continue
         file = record.get("file")
         if not isinstance(file, str) or not isinstance(record.get("detections"), list):

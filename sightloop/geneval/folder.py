@@ -58,7 +58,8 @@ def read_folder(folder: str | Path, *, expected: Sequence[GenEvalPrompt] | None 
             raise ValueError(
                 f"{path} has {len(each.files)} images, others have {most}; give every prompt as many"
             )
-    check_complete([each.prompt for each in drawn], expected=expected)
+    with form_of(str(root)):
+        check_complete([each.prompt for each in drawn], expected=expected)
     return drawn
 
 

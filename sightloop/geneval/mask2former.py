@@ -34,7 +34,7 @@ from sightloop.geneval.detectors import DetectorImage
 from sightloop.geneval.prompts import CLASSES
 from sightloop.geneval.rules import OFFICIAL, Detection
 from sightloop.models.only_numbers import require_numbers
-from sightloop.models.open import ModelRole, open_model
+from sightloop.models.open import ModelRole, in_one_sentence, open_model
 from sightloop.models.transformers_internals import without_tensors
 
 MAX_INSTANCES = 100
@@ -150,7 +150,8 @@ class Mask2FormerDetector:
         for places in _of_one_size(pictures, self.resizing):
             images = [pictures[place].image for place in places]
             pixels = torch.stack([prepared(image, self.resizing) for image in images])
-            classes, masks = self.model(pixels.to(self.model.device, self.model.dtype))
+            with in_one_sentence(self.model.name_or_path, "the model"):
+                classes, masks = self.model(pixels.to(self.model.device, self.model.dtype))
             for values in (classes, masks):
                 require_numbers(values, self.model.name_or_path, "detections")
             for row, (place, image) in enumerate(zip(places, images, strict=True)):

@@ -33,7 +33,7 @@ from sightloop.geneval.detectors import DetectorImage
 from sightloop.geneval.mask2former import Resizing, prepared
 from sightloop.geneval.rules import Detection
 from sightloop.models.only_numbers import require_numbers
-from sightloop.models.open import ModelRole, open_model
+from sightloop.models.open import ModelRole, in_one_sentence, open_model
 from sightloop.models.written_text import read_texts
 
 Family = Literal["grounding-dino", "owlv2"]
@@ -163,9 +163,10 @@ class ZeroShotDetector:
         )
         offsets: list[tuple[int, int]] = [(int(a), int(b)) for a, b in read.pop("offset_mapping")[0].tolist()]
         pixels = torch.stack([prepared(image, self.resizing) for image in images])
-        seen = self.model(
-            pixel_values=pixels.to(self.model.device, self.model.dtype), **read.to(self.model.device)
-        )
+        with in_one_sentence(self.model.name_or_path, "the model"):
+            seen = self.model(
+                pixel_values=pixels.to(self.model.device, self.model.dtype), **read.to(self.model.device)
+            )
         chances = seen.logits.float().sigmoid()
         columns = [
             [place for place, (a, b) in enumerate(offsets) if start <= a < b <= end] for start, end in spans
@@ -187,11 +188,12 @@ class ZeroShotDetector:
             max_length=config.text_config.max_position_embeddings,
         ).to(self.model.device)
         pixels = torch.stack([squared(image, int(config.vision_config.image_size)) for image in images])
-        seen = self.model(
-            input_ids=read["input_ids"],
-            attention_mask=read["attention_mask"],
-            pixel_values=pixels.to(self.model.device, self.model.dtype),
-        )
+        with in_one_sentence(self.model.name_or_path, "the model"):
+            seen = self.model(
+                input_ids=read["input_ids"],
+                attention_mask=read["attention_mask"],
+                pixel_values=pixels.to(self.model.device, self.model.dtype),
+            )
         return seen.logits.float().sigmoid(), _corners(seen.pred_boxes.float()) * max(images[0].size)
 
     def _detections(

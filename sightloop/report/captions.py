@@ -92,14 +92,20 @@ def shown_rows(record: EvaluationRecord) -> list[int]:
 
 
 def records_with_captions(run: RunRecords) -> dict[int, EvaluationRecord]:
-    """Evaluations of one evaluator: the one that stored most images, else most captions."""
+    """Evaluations of one evaluator: the one that stored most images, else most captions.
+
+    They have a caption of each image that the first one has: files may be lost.
+    """
 
     def told(by_step: dict[int, EvaluationRecord]) -> tuple[int, int]:
         samples = [sample for sample in next(iter(by_step.values())).samples if "caption" in sample]
         return sum("image" in sample for sample in samples), len(samples)
 
     best = max(run.evaluations.values(), key=told, default={})
-    return best if best and told(best)[1] else {}
+    if not best or not told(best)[1]:
+        return {}
+    number = len(next(iter(best.values())).samples)
+    return {step: record for step, record in best.items() if len(record.samples) == number}
 
 
 def caption_card(

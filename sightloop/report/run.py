@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
+import os
 import re
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
@@ -178,7 +179,7 @@ def read_run(run_folder: Path, *, kept: KeptParts | None = None, image_url: str 
     Raises:
         ValueError: if the folder is missing, is no run folder, or holds a damaged file.
     """
-    folder = run_folder.resolve()
+    folder = Path(os.path.realpath(run_folder))
     if not folder.is_dir():
         raise ValueError(f"no run folder at {run_folder}; give the folder that holds config.json")
     if not (folder / "config.json").is_file() and not (folder / "metrics.jsonl").is_file():
@@ -224,8 +225,8 @@ def run_image(run: RunRecords, image: str) -> RunImage | None:
 
 def image_file(folder: Path, image: str) -> Path | None:
     """The file of the image at `image` below `folder`; None if it is missing, no image, or lies elsewhere."""
-    path = (folder / image).resolve()
-    if not image or not path.is_relative_to(folder.resolve()) or not path.is_file():
+    path = Path(os.path.realpath(folder / image))
+    if not image or not path.is_relative_to(os.path.realpath(folder)) or not path.is_file():
         return None
     return path if _kind(_head(path)) and path.stat().st_size <= MAX_BYTES else None
 
@@ -374,7 +375,7 @@ def _gallery_sample(sample: dict[str, Any]) -> GallerySample:
 def _best_step(path: Path) -> int | None:
     """`best` may be a text file that names a step, or a link to that step's checkpoint."""
     if path.is_symlink() or path.is_dir():
-        text = path.resolve().name
+        text = os.path.basename(os.path.realpath(path))
     elif path.is_file():
         text = read_text_file(path)
     else:

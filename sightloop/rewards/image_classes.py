@@ -22,7 +22,7 @@ from torch import Tensor
 from transformers import AutoModelForImageClassification
 
 from sightloop.models.only_numbers import require_numbers
-from sightloop.models.open import ModelRole, is_classifier, open_model
+from sightloop.models.open import ModelRole, in_one_sentence, is_classifier, open_model
 from sightloop.rewards.samples import chunks, pil_images
 from sightloop.rewards.user_functions import said_of_each
 from sightloop.types import Images
@@ -103,7 +103,9 @@ class ImageClassifier:
         rows: list[list[float]] = []
         for some in chunks(range(len(images)), self.batch):
             pixels = self.prepare(images=[images[row] for row in some], return_tensors="pt").pixel_values
-            logits = self.model(pixel_values=pixels.to(self.model.device, self.model.dtype)).logits.float()
+            with in_one_sentence(self.model.name_or_path, "the model"):
+                seen = self.model(pixel_values=pixels.to(self.model.device, self.model.dtype))
+            logits = seen.logits.float()
             require_numbers(logits, self.model.name_or_path)
             rows += (logits.softmax(1) if self.is_exclusive else logits.sigmoid()).tolist()
         found: list[dict[str, float]] = []

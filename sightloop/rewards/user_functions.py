@@ -10,6 +10,7 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import os
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Sequence
@@ -198,7 +199,7 @@ def _module(place: str, name: str, what: str) -> ModuleType:
 def _module_of_file(path: Path, what: str) -> ModuleType:
     if not path.is_file():
         raise ValueError(f"there is no file {str(path)!r} with a {what}")
-    path = path.resolve()
+    path = Path(os.path.realpath(path))
     called = f"sightloop_user_{path.stem}_{abs(hash(str(path))):x}"
     if called in sys.modules:
         return sys.modules[called]

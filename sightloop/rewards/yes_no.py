@@ -23,7 +23,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from sightloop.models.captioners.prompt_reader import processed
 from sightloop.models.only_numbers import require_numbers
-from sightloop.models.open import IMAGE_TO_TEXT, open_model
+from sightloop.models.open import IMAGE_TO_TEXT, in_one_sentence, open_model
 from sightloop.models.written_text import in_template, spelled_out, text_ids
 from sightloop.rewards.samples import outcome_images, pil_images, sample_name
 from sightloop.types import Fact, Images, Outcome, on_last_token
@@ -133,7 +133,8 @@ class YesNoJudge:
         last = inputs["attention_mask"].sum(1) - 1
         places = last.unique()
         kept = {"logits_to_keep": places} if self._keeps else {}
-        logits = self.model(**inputs, **kept).logits
+        with in_one_sentence(self.model.name_or_path, "the model"):
+            logits = self.model(**inputs, **kept).logits
         at = (
             torch.searchsorted(places, last)
             if self._keeps

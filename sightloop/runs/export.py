@@ -3,6 +3,7 @@ it."""
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -155,7 +156,7 @@ def _hub_name(base: str) -> str:
     folder = Path(base)
     if not folder.exists():
         return ""
-    if cached := _CACHED.search(folder.resolve().as_posix()):
+    if cached := _CACHED.search(os.path.realpath(folder)):
         return f"{cached[1]}/{cached[2]}"
     file = folder / "config.json"
     name = read_json(file).get("_name_or_path") if file.is_file() else None

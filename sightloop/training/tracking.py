@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import json
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -96,7 +97,7 @@ def _identity(folder: Path) -> tuple[TrackedAs, str]:
     """The names of a run and its id, which stay in its folder."""
     path, given = folder / _FILE, _AS.get()
     # Folders of one name are common, so the id holds the whole path.
-    code = hashlib.sha1(str(folder.resolve()).encode()).hexdigest()[:8]
+    code = hashlib.sha1(os.path.realpath(folder).encode()).hexdigest()[:8]
     saved = object_or_empty(path)
     if not saved:
         names = replace(given, name=given.name or folder.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -11,7 +12,7 @@ MANIFEST = "scenes.jsonl"
 
 def is_bundled(name: str | Path) -> bool:
     """Whether this names a model that comes with the library."""
-    return Path(name).resolve().is_relative_to(WEIGHTS.resolve())
+    return Path(os.path.realpath(name)).is_relative_to(os.path.realpath(WEIGHTS))
 
 
 def is_world_folder(name: str) -> bool:

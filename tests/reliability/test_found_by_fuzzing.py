@@ -9,17 +9,25 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from models import tiny_captioners
 from PIL import Image
+from transformers import LlamaConfig, LlamaForCausalLM
 
-from benchmarks.reliability.examples import make_texts
+from benchmarks.reliability.examples import make_texts, make_video
+from sightloop.api.training_run import TrainingRun
 from sightloop.cli import main
+from sightloop.data.sources import open_source
+from sightloop.geneval.detectors import read_detections
 from sightloop.geneval.results import read_results
+from sightloop.image_files import BrokenImageError
 from sightloop.models import written_text
 from sightloop.models.clip import ClipEncoder
 from sightloop.models.open import open_config
 from sightloop.models.weight_files import read_weights
+from sightloop.rewards.yes_no import YesNoJudge
 from sightloop.training.checkpoint import best_step
+from sightloop.types import Images
 from sightloop.world.bundled import WEIGHTS
 
 
@@ -173,3 +181,109 @@ def test_a_chat_template_that_fails_or_comes_to_no_end_is_named(
     (folder / "chat_template.jinja").write_text("no place for an image")
     said = refused(capsys, "caption", image, "--model", folder, "--prompt", "what")
     assert f"what prepares texts and images of {str(folder)!r} cannot be opened" in said
+
+
+@pytest.fixture(scope="module")
+def language(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("hub") / "language"
+    words = tiny_captioners.tokenizer()
+    LlamaForCausalLM(LlamaConfig(vocab_size=len(words), **tiny_captioners.SIZES)).save_pretrained(folder)
+    words.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("file", "told"),
+    [
+        ("generation_config.json", {"eos_token_id": []}),
+        ("generation_config.json", {"eos_token_id": "</s>"}),
+        ("generation_config.json", {"pad_token_id": [[1]]}),
+        ("generation_config.json", {"bos_token_id": True}),
+        ("generation_config.json", {"no_repeat_ngram_size": [3]}),
+        ("generation_config.json", {"repetition_penalty": "high"}),
+        ("tokenizer_config.json", {"model_max_length": [512]}),
+        ("tokenizer_config.json", {"chat_template": "{# nothing #}"}),
+    ],
+)
+def test_what_cannot_be_followed_of_what_a_language_model_is_told_is_named(
+    file: str, told: dict[str, object], language: Path, texts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(shutil.copytree(language, texts / "language"))
+    (folder / file).write_text(json.dumps(json.loads((folder / file).read_text()) | told))
+    said = refused(capsys, "evaluate", "answers", texts / "answers.jsonl", "--matching", folder)
+    assert str(folder) in said and "fault of sightloop" not in said
+
+
+@pytest.mark.parametrize("ends", [[], "</s>", [2.5]])
+def test_a_captioner_told_to_end_with_no_token_is_named(
+    ends: object, texts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(shutil.copytree(WEIGHTS / "captioner", texts / "captioner"))
+    file = folder / "generation_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"eos_token_id": ends}))
+    said = refused(capsys, "caption", texts / "images" / "00000.png", "--model", folder)
+    assert str(folder) in said and "eos_token_id" in said
+
+
+def test_a_link_to_itself_is_named(texts: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    link = texts / "loop.jsonl"
+    link.symlink_to(link.name)
+    words = ["evaluate", "geneval", "--results", texts / "captions.jsonl", "--compare", link]
+    assert "fault of sightloop" not in refused(capsys, *words)
+
+
+def test_a_video_of_an_unknown_codec_is_broken(tmp_path: Path) -> None:
+    make_video(tmp_path / "moving.mp4")
+    whole = bytearray((tmp_path / "moving.mp4").read_bytes().replace(b"mp4v", b"xxxx"))
+    # The box of the decoder says the codec a second time.
+    whole[whole.index(b"\x04\x80\x80\x80", whole.index(b"esds")) + 5] = 0xFF
+    (tmp_path / "moving.mp4").write_bytes(whole)
+    for picture in open_source(str(tmp_path / "moving.mp4")).pictures():
+        with pytest.raises(BrokenImageError, match="codec"):
+            picture.read()
+
+
+def test_a_threshold_of_detections_that_is_no_number_is_named_with_its_line(tmp_path: Path) -> None:
+    file = tmp_path / "detections.jsonl"
+    file.write_text(json.dumps({"protocol": {"detector": "x", "floor": ""}}))
+    with pytest.raises(ValueError, match=f"{file} line 1"):
+        read_detections(file)
+
+
+def test_answers_to_another_number_of_questions_are_named_with_both_files(
+    texts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (texts / "questions.jsonl").write_text(json.dumps({"text": "red?", "label": "no"}))
+    words = ["evaluate", "answers", texts / "said.jsonl", "--question-file", texts / "questions.jsonl"]
+    told = f"{texts / 'said.jsonl'} has 4 answers to 1 questions of {texts / 'questions.jsonl'}"
+    assert told in refused(capsys, *words)
+
+
+def test_a_judge_whose_files_are_not_of_one_model_is_named(tmp_path: Path) -> None:
+    folder = tiny_captioners.llava(tmp_path / "llava")
+    told = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(told | {"image_token_index": 9, "image_token_id": 9}))
+    judge = YesNoJudge.from_pretrained(folder)
+    with pytest.raises(ValueError, match=f"the model of '{folder}' cannot be opened"):
+        judge.log_yes(Images(pixels=torch.zeros(1, 3, 16, 16, dtype=torch.uint8)), ["is it red?"])
+
+
+def test_numbers_in_braces_count_upward(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "'{9..0}' counts from 9 to 0" in refused(
+        capsys, "caption", "{9..0}", "--model", WEIGHTS / "captioner"
+    )
+
+
+def test_a_lost_evaluation_leaves_out_what_would_be_compared(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    (run / "evaluations").mkdir(parents=True)
+    (run / "config.json").write_text(json.dumps({"recipe": "vlrm", "config": {}}))
+    lines = [{"step": step, "kind": "eval", "held_out/recall@1": 0.5} for step in (0, 1)]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    record = {"name": "held_out", "metrics": {"recall@1": 0.5}, "per_sample": {"recall@1": [0.0, 1.0]}}
+    for step, captions in ((0, ["a dog", "a cat"]), (1, [])):
+        samples = [{"source": f"{text}.png", "caption": text} for text in captions]
+        told = record | {"step": step, "samples": samples, "protocol": {}}
+        (run / "evaluations" / f"held_out_step_{step:06}.json").write_text(json.dumps(told))
+    main(["report", str(run)])
+    assert list(TrainingRun(run).captions()["before"]) == ["a dog", "a cat"]
