@@ -22,7 +22,7 @@ DOCS_STAMP := $(DOCS)/.sightloop-installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-unirl test test-real check compatibility fuzz soak resume-matrix docs weights study
+.PHONY: help setup demo demo-unirl test test-real check compatibility fuzz soak sigterm resume-matrix docs weights study
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -86,6 +86,10 @@ fuzz: $(STAMP) ## 10,000 mutated inputs to every way in (under half an hour; ARG
 
 soak: $(STAMP) ## 2,000 steps of each tiny recipe: memory, open files and threads (an hour or two)
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.reliability.soak $(ARGS)
+	$(BIN)/python -m benchmarks.reliability.page
+
+sigterm: $(STAMP) ## the demonstration, sent SIGTERM at random moments: seconds until all is saved (a quarter of an hour)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.reliability.sigterm $(ARGS)
 	$(BIN)/python -m benchmarks.reliability.page
 
 resume-matrix: $(STAMP) ## runs killed, stopped, damaged at many moments go on bit for bit (a quarter of an hour)

@@ -19,7 +19,7 @@ from PIL import Image
 from benchmarks.reliability.tiny_models import make_models
 from benchmarks.reliability.tiny_runs import make_images, some_quizzes, train_words
 from sightloop.cli.app import run_command
-from sightloop.cli.boundary import ended_in_one_sentence
+from sightloop.process.boundary import ended_in_one_sentence
 from sightloop.world.bundled import WEIGHTS
 from sightloop.world.image_folder import write_images
 
@@ -29,6 +29,10 @@ FORMS = {
 }
 BRIEF = ("--beams", "1", "--no-repeat-ngram", "0", "--min-tokens", "1", "--max-tokens", "2")
 _TEXTS = ("a small red circle top-left", "a large blue square", "a green cross on black", "a red triangle")
+_DETECTOR = """
+def detect(images):
+    return [[{"class": "circle", "box": [0, 0, 9, 9], "score": 0.9, "color": "red"}] for _ in images]
+"""
 _REWARD = "def short(completions):\n    return [-len(text) / 10 for text in completions]\n"
 
 
@@ -101,6 +105,7 @@ def make_texts(folder: Path) -> Path:
     (folder / "words.txt").write_text("dog: puppy, hound\ncat: kitten\n")
     (folder / "prompts.txt").write_text('a photo of a dog\n{"prompt": "two cats"}\n')
     (folder / "mine.py").write_text(_REWARD)
+    (folder / "finds.py").write_text(_DETECTOR)
     _lines(folder / "quizzes.jsonl", some_quizzes(4))
     return folder
 
@@ -150,17 +155,19 @@ def _shards(folder: Path, images: Path) -> None:
         tar.addfile(link)
     rows = [{"bytes": file.read_bytes(), "path": file.name} for file in files]
     pq.write_table(pa.table({"image": rows, "text": ["a dog"] * len(files)}), folder / "pictures.parquet")
-    _video(folder / "moving.mp4", files[0])
+    make_video(folder / "moving.mp4")
     raw = pa.table({"image": [file.read_bytes() for file in files]})
     pq.write_table(raw, folder / "raw.parquet", compression="zstd")
 
 
-def _video(file: Path, image: Path) -> None:
+def make_video(file: Path) -> None:
+    """Five frames."""
+    image = Image.new("RGB", (32, 24), "red")
     with av.open(file, "w") as container:
         stream: Any = container.add_stream("mpeg4", rate=5)
         stream.width, stream.height, stream.pix_fmt = 32, 24, "yuv420p"
         for _ in range(5):
-            frame = av.VideoFrame.from_image(Image.open(image).convert("RGB").resize((32, 24)))
+            frame = av.VideoFrame.from_image(image)
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
 

@@ -28,7 +28,7 @@ from benchmarks.reliability.command_lines import lines_and_options
 from benchmarks.reliability.examples import make_examples
 from benchmarks.reliability.guarded import GIB, Limits, Outcome, guarded
 from benchmarks.reliability.records import record
-from benchmarks.reliability.targets import Case, case_of, grouped, targets
+from benchmarks.reliability.targets import FURTHER, Case, case_of, grouped, num_whole
 
 MEMORY = 2 * GIB
 _LIMITS = Limits(memory_bytes=MEMORY + GIB)
@@ -152,6 +152,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--number", type=int, default=10_000)
+    parser.add_argument("--further", type=int, help="of the ways in that came later; default a fifth")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--only", type=int, nargs="*")
@@ -161,8 +162,10 @@ def main() -> None:
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         # In a long run the examples as they are come first.
-        first = -len(targets()) if options.number > 1000 else 0
-        numbers = range(first, options.number) if options.only is None else options.only
+        first = -num_whole() if options.number > 1000 else 0
+        further = options.number // 5 if options.further is None else options.further
+        numbers = [*range(first, min(options.number, FURTHER)), *range(FURTHER, FURTHER + further)]
+        numbers = numbers if options.only is None else options.only
         place = (options.place or Path(folder)).resolve()
         ended = fuzz(numbers, place, seed=options.seed, jobs=options.jobs)
     for each in ended:
@@ -181,7 +184,7 @@ def main() -> None:
 def _keep(ended: list[Ended], seconds: float, seed: int) -> None:
     group_of = {name: group for group, known in grouped().items() for name in known}
     counts = {
-        "groups": dict(Counter(group_of.get(each.target, "command lines") for each in ended)),
+        "groups": dict(Counter(group_of.get(each.target, each.target) for each in ended)),
         "inputs": len(ended),
         "taken": sum(each.kind == "done" for each in ended),
         "refused": sum(each.kind == "refused" for each in ended),

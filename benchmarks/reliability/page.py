@@ -18,7 +18,12 @@ _BLOCK = re.compile(r"(<!-- (\w+) -->\n).*?(<!-- /\2 -->)", re.DOTALL)
 
 def filled(text: str) -> str:
     """The page with every table made anew."""
-    made = {"fuzz": fuzz_table(), "soak": soak_table(), "resume": resume_table()}
+    made = {
+        "fuzz": fuzz_table(),
+        "soak": soak_table(),
+        "resume": resume_table(),
+        "sigterm": sigterm_table(),
+    }
     return _BLOCK.sub(lambda match: f"{match[1]}{made[match[2]]}\n{match[3]}", text)
 
 
@@ -71,6 +76,16 @@ def resume_table() -> str:
     for where, day in days.items():
         cells = [f"{good[where, n]} of {tried[where, n]}" if tried[where, n] else "-" for n in DISTURBANCES]
         rows.append(f"| {where} | {' | '.join(cells)} | {day} |")
+    return "\n".join(rows)
+
+
+def sigterm_table() -> str:
+    """How long the demonstration took from SIGTERM to its end."""
+    rows = ["| moment | signals | saved after | gone after | day | commit |", "|---|--:|--:|--:|---|---|"]
+    for moment, row in recorded("sigterm").items():
+        made = f"{row['date']} | {row['commit']}"
+        times = f"{row['saved_seconds']:.1f} s | {row['gone_seconds']:.1f} s"
+        rows.append(f"| {moment} | {row['signals']} | {times} | {made} |")
     return "\n".join(rows)
 
 

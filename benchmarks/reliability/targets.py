@@ -11,16 +11,20 @@ from pathlib import Path
 from benchmarks.reliability.command_lines import lines_and_options
 from benchmarks.reliability.examples import BRIEF, command
 from benchmarks.reliability.mutations import ODD_PATHS, damage_file, damaged_words, replace_file
+from benchmarks.reliability.programs import called, requested
+from benchmarks.reliability.tiny_models import CLASSIC, DETECTORS
 from benchmarks.reliability.tiny_runs import train_words
-from sightloop.cli.boundary import ended_in_one_sentence
 from sightloop.data.decode import Decoding
 from sightloop.data.encoded import load
 from sightloop.data.sources import open_source
 from sightloop.evaluation.chair import read_object_words
+from sightloop.process.boundary import ended_in_one_sentence
 from sightloop.quizzes.grammar import user_quizzes
 from sightloop.quizzes.prompt_guard import read_prompts
 from sightloop.recipes.catalog import read_run_config
 
+FURTHER = 10_000
+"""From this number on, inputs are of the ways in that came later: older numbers stay what they were."""
 _ONE_STEP = ("--steps", "1", "--eval-every", "9", "--save-every", "9", "--sample-every", "9")
 
 
@@ -52,8 +56,14 @@ class Case:
 
 
 def targets() -> dict[str, Target]:
-    """All of them."""
-    return {name: target for group in grouped().values() for name, target in group.items()}
+    """Those that a number below `FURTHER` chooses from."""
+    found = {name: target for group in grouped().values() for name, target in group.items()}
+    return {name: target for name, target in found.items() if name not in _further()}
+
+
+def num_whole() -> int:
+    """How many inputs there are that nobody touched."""
+    return len(targets()) + len(_further())
 
 
 def grouped() -> dict[str, dict[str, Target]]:
@@ -62,7 +72,7 @@ def grouped() -> dict[str, dict[str, Target]]:
         "texts": {**_texts(), **_asked()},
         "images": _images(),
         "run folders": _runs(),
-        "models": _models(),
+        "models": {**_models(), **_further()},
     }
 
 
@@ -218,20 +228,50 @@ def _models() -> dict[str, Target]:
     }
 
 
+def _further() -> dict[str, Target]:
+    """Detectors, and captioners whose images do not stand among the words."""
+    image = "<>/texts/images/00000.png"
+    drawn = ("evaluate", "geneval", "--images", "<>/geneval/images", "--output", "{}-out.jsonl")
+    drawn += ("--prompt-file", "<>/geneval/prompts.jsonl", "--detector")
+    found = {
+        name: Target(source=f"models/{name}", words=("caption", image, "--model", "{}", *BRIEF))
+        for name in CLASSIC
+    }
+    found |= {name: Target(source=f"models/{name}", words=(*drawn, "{}")) for name in DETECTORS}
+    mine = Target(source="texts", files="finds.py", words=(*drawn, "{}/finds.py:detect"), weight=2)
+    return found | {"a detector of the user's": mine}
+
+
 def case_of(number: int, examples: Path, place: Path, *, seed: int = 0) -> Case:
     """The mutated input of this number, written below `place`; below 0: one that nobody touched."""
     chance = random.Random(f"{seed} {number}")
     known = targets()
     if number < 0:
-        name = list(known)[number]
-        return mutated(name, known[name], examples, place, chance=None)
+        every = {**_further(), **known}
+        name = list(every)[number]
+        return mutated(name, every[name], examples, place, chance=None)
+    if number >= FURTHER:
+        return _further_case(examples, place, chance)
     if chance.random() < 0.3:
         lines, options = lines_and_options()
         name = chance.choice(list(lines))
         words = damaged_words(list(lines[name]), options[name], chance)
         # Without it a whole training would begin.
         words += ["--model", "/nowhere"] if words[:1] == ["train"] and "/nowhere" not in words else []
-        return Case(target="command line", told=repr(words), names=(), work=lambda: command(words))
+        return Case(target="command lines", told=repr(words), names=(), work=lambda: command(words))
+    name = chance.choices(list(known), [each.weight for each in known.values()])[0]
+    return mutated(name, known[name], examples, place, chance=chance)
+
+
+def _further_case(examples: Path, place: Path, chance: random.Random) -> Case:
+    kind = chance.random()
+    if kind < 0.35:
+        told, work = called(examples, place, chance)
+        return Case(target="calls in Python", told=told, names=(), work=work)
+    if kind < 0.55:
+        told, work = requested(examples, chance)
+        return Case(target="requests to view", told=told, names=(), work=work)
+    known = _further()
     name = chance.choices(list(known), [each.weight for each in known.values()])[0]
     return mutated(name, known[name], examples, place, chance=chance)
 

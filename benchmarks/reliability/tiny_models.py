@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,10 @@ from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPi
 from sightloop.models.weight_files import read_weights
 from sightloop.world.bundled import WEIGHTS
 
+# Made by the tests of these families.
+CLASSIC = ("blip", "git", "vit_gpt2", "florence2", "kosmos2")
+DETECTORS = ("grounding_dino", "owlv2")
+_TESTS = Path(__file__).parents[2] / "tests"
 _MARKS = ["<pad>", "<s>", "</s>", "<image>"]
 _SIDE = 16
 _CHAT = (
@@ -58,6 +64,14 @@ def make_models(folder: Path) -> None:
     ViTForImageClassification(config).save_pretrained(folder / "classifier")
     side = {"height": _SIDE, "width": _SIDE}
     ViTImageProcessorPil(size=side).save_pretrained(folder / "classifier")
+
+    sys.path.append(str(_TESTS))
+    for module, names in (
+        ("models.classic_folders", CLASSIC),
+        ("geneval.test_detection_zero_shot", DETECTORS),
+    ):
+        for name in names:
+            vars(import_module(module))[name](folder / name)
 
 
 def _beside(model: Any, folder: Path, **how: Any) -> None:

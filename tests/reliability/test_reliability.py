@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.reliability import page, resume_matrix
+from benchmarks.reliability import page
 from benchmarks.reliability.disturbances import DISTURBANCES
 from benchmarks.reliability.soak import Reading, slope_of
 from benchmarks.reliability.tiny_runs import RECIPES
@@ -45,7 +45,6 @@ def test_a_killed_run_goes_on_bit_for_bit_from_the_command_line() -> None:
 
 def test_every_recipe_and_way_of_the_matrix_has_a_name_that_the_page_can_show() -> None:
     assert not any("|" in name for name in (*RECIPES, *DISTURBANCES))
-    assert set(resume_matrix.TWO_RANKS) <= set(RECIPES)
 
 
 def test_the_slope_is_that_of_the_line_with_an_interval_from_blocks() -> None:
