@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from sightloop.models.transformers_internals import is_language_model
@@ -118,3 +119,18 @@ def refuse_as(config: Any, wanted: str, source: str) -> NoReturn:
     """
     what, takes = kind_named(config)
     raise ValueError(f"{source!r} is {what}, not {wanted}; {takes}")
+
+
+def require_token_ids(told: Mapping[str, Any], source: str) -> None:
+    """Refuse what a configuration gives as numbers of tokens and is none.
+
+    Raises:
+        ValueError: the name and the value are told.
+    """
+    for name, value in told.items():
+        listed = value if isinstance(value, list) and value else [value]
+        if name.endswith("_token_id") and not all(each is None or type(each) is int for each in listed):
+            raise ValueError(
+                f"{source!r} says {name} {str(value)[:60]!r} in config.json or generation_config.json, which "
+                "is no number of a token; compare these files with those of the model's page"
+            )

@@ -47,6 +47,7 @@ from sightloop.models.kinds import (
     is_matcher,
     kind_named,
     refuse_as,
+    require_token_ids,
 )
 from sightloop.models.transformers_internals import exact_in, is_language_model, videos_left_out
 from sightloop.process.long_work import at_work
@@ -375,7 +376,7 @@ def require_fitting(words: Any, configs: Iterable[Any], *, rows: int, source: st
             and ends its texts with another token than the configuration.
     """
     for config in configs:
-        _require_ids({} if config is None else config.to_dict(), source)
+        require_token_ids({} if config is None else config.to_dict(), source)
     known = words.get_vocab()
     beyond = {token: id for token, id in known.items() if id >= rows and token != words.pad_token}
     if beyond:
@@ -391,17 +392,6 @@ def require_fitting(words: Any, configs: Iterable[Any], *, rows: int, source: st
             f"the tokenizer of {source!r} has {len(known)} tokens, the model's embedding {rows} rows, and "
             "their end tokens differ; the two are not of one model"
         )
-
-
-def _require_ids(told: Mapping[str, Any], source: str) -> None:
-    """Refuse numbers of tokens that are none."""
-    for name, value in told.items():
-        listed = value if isinstance(value, list) and value else [value]
-        if name.endswith("_token_id") and not all(each is None or type(each) is int for each in listed):
-            raise ValueError(
-                f"{source!r} says {name} {str(value)[:60]!r} in config.json or generation_config.json, which "
-                "is no number of a token; compare these files with those of the model's page"
-            )
 
 
 def _class_name(kind: Any) -> str:
