@@ -370,7 +370,7 @@ def run_command(words: list[str]) -> None:
         return completion_command(words[1:])
     if not words or words[0] not in COMMANDS:
         _fail_or_help("", words, {name: does for name, (_, does) in COMMANDS.items()}, "")
-    with inputs_given(words) as left, at_work(words[0], told_after=10):
+    with inputs_given(words) as left, at_work(words[0], told_after=LOG_SECONDS):
         with_help(COMMANDS[words[0]][0], current_options(words[0], left[1:]), name=words[0])
 
 
