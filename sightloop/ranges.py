@@ -80,6 +80,8 @@ def require_ranges(settings: Any, at: str = "") -> None:
             require_ranges(value, f"{at}{option}." if option else at)
         elif allowed is not None:
             for number in value if isinstance(value, tuple) else (value,):
+                if not isinstance(number, int | float | str | None):
+                    raise ValueError(f"{at}{option} is {value!r}, which is no number; use {allowed}")
                 if isinstance(number, int | float) and not allowed.holds(number):
                     raise ValueError(f"{at}{option} is {value}; use {allowed}")
 

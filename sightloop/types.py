@@ -72,8 +72,8 @@ class Sampling:
     """Masked decoders: instead, end with this round, relaxed whole; negative counts from the end."""
 
     def __post_init__(self) -> None:
-        if self.max_tokens < 1:
-            raise ValueError(f"max_tokens is {self.max_tokens}; a turn needs at least 1 token")
+        if not isinstance(self.max_tokens, int) or self.max_tokens < 1:
+            raise ValueError(f"max_tokens is {self.max_tokens!r}; a turn needs at least 1 token")
         if self.temperature < 0:
             raise ValueError(f"temperature is {self.temperature}; use 0 for greedy or a positive value")
         if self.top_k is not None and self.top_k < 1:

@@ -23,6 +23,7 @@ from sightloop.image_files import BrokenImageError, upright_rgb
 from sightloop.integrations.answerer import AnswererSettings, Asked, Respondent
 from sightloop.models.families import Parts, WorldModel, draws
 from sightloop.models.open import local_folder
+from sightloop.models.precision import DTYPES
 from sightloop.models.protocols import Captioner, ImageGenerator, missing_members, sees_whole
 from sightloop.process.long_work import at_work
 from sightloop.recipes.inputs import settings_of_run
@@ -64,6 +65,8 @@ def load(
     Raises:
         ValueError: there is no such model, or it can neither caption nor draw.
     """
+    if dtype is not None and not (isinstance(dtype, str) and dtype in DTYPES):
+        raise ValueError(f"dtype is {dtype!r}; there are: {', '.join(DTYPES)}")
     name = os.fspath(source)
     where = distributed.device(device)
     if name and is_run(name):

@@ -78,8 +78,8 @@ class ImageSet:
         workers: int = 2,
         seed: int = 0,
     ) -> None:
-        if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}; use at least 1")
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size!r}; use at least 1")
         if limit is not None and limit < 1:
             raise ValueError(f"limit is {limit}; use None for all images or at least 1")
         if workers < 1:

@@ -60,7 +60,7 @@ def read_objects(file: str | Path, *, image_root: str | Path | None = None) -> O
     for image, names in pairs:
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise ValueError(f"{path}: the objects of {image} are {names!r}; give a list of names")
-        if not isinstance(image, str):
+        if not isinstance(image, str) or "\0" in image:
             raise ValueError(f"{path} names the image {image!r}; give a path")
         key = os.path.realpath(root / image)
         if key in found:

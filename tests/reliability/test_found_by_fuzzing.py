@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -275,3 +277,39 @@ def test_a_lost_evaluation_leaves_out_what_would_be_compared(tmp_path: Path) -> 
         (run / "evaluations" / f"held_out_step_{step:06}.json").write_text(json.dumps(told))
     main(["report", str(run)])
     assert list(TrainingRun(run).captions()["before"]) == ["a dog", "a cat"]
+
+
+_WRONG = """
+import sightloop
+from sightloop.world.bundled import WEIGHTS
+
+model = sightloop.load(WEIGHTS / "captioner")
+for call in (
+    lambda: model.caption("images", batch_size="/dev/zero"),
+    lambda: sightloop.load(WEIGHTS / "captioner", dtype=1j),
+    lambda: sightloop.train("vlrm", preset="shapes", batch=[object()]),
+):
+    try:
+        call()
+    except ValueError as error:
+        print(error)
+"""
+
+
+def test_values_of_other_types_are_told_in_the_python_interface_too(texts: Path) -> None:
+    # In a process of its own: here, annotations are checked before the library sees a value.
+    environment = {**os.environ, "PYTHONPATH": str(WEIGHTS.parents[2]), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", _WRONG], cwd=texts, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    first, second, third = done.stdout.splitlines()
+    assert first.startswith("batch_size is '/dev/zero'; use at least 1")
+    assert second == "dtype is 1j; there are: float16, bfloat16, float32"
+    assert third.startswith("batch is (<object object") and "which is no number" in third
+
+
+def test_objects_of_a_name_that_is_none_are_named(texts: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (texts / "objects.jsonl").write_text(json.dumps({"image": "a\0b", "objects": ["dog"]}))
+    words = ["evaluate", "captions", texts / "captions.jsonl", "--objects", texts / "objects.jsonl"]
+    assert f"{texts / 'objects.jsonl'} names the image 'a\\x00b'" in refused(capsys, *words)

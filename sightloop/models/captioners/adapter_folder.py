@@ -121,7 +121,8 @@ def merge_folder(captioner: AdaptedCaptioner, folder: Path) -> None:
         wanted = tuple((weight.T if is_transposed(layers[name]) else weight).shape)
         problems += [f"{name} changes {shape}, the model has {wanted}"] if shape != wanted else []
     refuse_problems(f"{folder} does not fit {captioner.model.name_or_path!r}", problems)
-    scale = config["lora_alpha"] / config["r"]
+    with form_of(str(folder / "adapter_config.json")):
+        scale = config["lora_alpha"] / config["r"]
     for name in names:
         weight = layers[name].get_parameter("weight")
         down, up = (given[f"{name}{end}"].to(weight.device).double() for end in ends)

@@ -40,7 +40,7 @@ _QUERIES = ("query_tokens", "qformer", "language_projection")
 def _told(name: str, *owners: Any) -> Any:
     """What the first of these models says for its writing, in its options or its configuration."""
     for owner in owners:
-        for config in (owner.generation_config, owner.config):
+        for config in (vars(owner).get("generation_config"), owner.config):
             value = vars(config).get(name) if config is not None else None
             if value is not None:
                 return value

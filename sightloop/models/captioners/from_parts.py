@@ -22,6 +22,7 @@ from sightloop.models.captioners.prompt_reader import PromptReader
 from sightloop.models.decoding.beams import Rules, write_texts
 from sightloop.models.decoding.sampling import Decoder, TextDecoder, alone, draw_tokens
 from sightloop.models.deduplicate import distinct, image_keys
+from sightloop.models.open import in_one_sentence
 from sightloop.models.transformers_internals import (
     Cache,
     cache_argument,
@@ -331,7 +332,9 @@ class ComposedModel:
         size, generator = images_in(prompt).sizes[0], torch.Generator().manual_seed(0)
         noise = Images(pixels=torch.randint(256, (1, 3, *size), generator=generator, dtype=torch.uint8))
         one = Prompt(texts=prompt.texts[:1], images=noise)
-        own = self.model(**self.reader.inputs(one.texts, noise.pictures()), logits_to_keep=1).logits[:, -1]
+        with in_one_sentence(self.model.name_or_path, "the model"):
+            read = self.reader.inputs(one.texts, noise.pictures())
+            own = self.model(**read, logits_to_keep=1).logits[:, -1]
         context = self.context(one)
         # A text goes on after its prompt: what the cache holds must be what the whole pass sees.
         ids = torch.full((1, 2), self.stops[0], device=self._head.device)
