@@ -277,8 +277,10 @@ class ExportOptions:
     run: Positional[Path]
     output: Path | None = None
     """Folder (form "folder"), or file (.pt or .safetensors) to write; with --push default exported/NAME."""
-    form: Literal["folder", "tensors"] = "folder"
-    """A folder of transformers, or VLRM's 257 tensors in one file."""
+    form: Literal["folder", "merged", "tensors"] = "folder"
+    """A folder: of transformers, or of the adapters that were trained; "merged" puts these into the weights
+    of a folder of transformers. Or VLRM's 257 tensors in one file.
+    """
     step: str = "best"
     """Checkpoint: "best", "last" or a step number."""
     dtype: Literal["float16", "bfloat16", "float32"] = "float16"

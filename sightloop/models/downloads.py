@@ -11,13 +11,14 @@ import pickle
 import re
 import zipfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from huggingface_hub import snapshot_download
+from huggingface_hub import hf_hub_download, snapshot_download
+from huggingface_hub.errors import EntryNotFoundError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -225,6 +226,19 @@ def _fetched(name: str, weights: bool) -> Path:
 
 class SentenceError(ValueError):
     """A sentence already."""
+
+
+def fetched_file(name: str, file: str) -> Path:
+    """One file of a repository of the hub, with its model card beside it.
+
+    Raises:
+        ValueError: the hub does not hand it out.
+    """
+    with in_one_sentence(name, file):
+        place = Path(hf_hub_download(name, file))
+        with suppress(EntryNotFoundError):
+            hf_hub_download(name, "README.md")
+        return place
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from sightloop.models.lora import Adapters
+from sightloop.models.lora import Adapters, is_transposed
 
 
 @torch.no_grad()
@@ -15,7 +15,8 @@ def merge_adapters(adapters: Adapters, trunk: nn.Module) -> None:
     Sums are made in double precision: what is lost is one rounding to the weights' own.
     """
     for key, up in adapters.up.items():
-        weight: Tensor = trunk.get_submodule(key.replace("/", ".")).get_parameter("weight")
+        layer = trunk.get_submodule(key.replace("/", "."))
+        weight: Tensor = layer.get_parameter("weight")
         change = adapters.scale * up.double() @ adapters.down[key].double()
-        weight.copy_(weight.double() + change)
+        weight.copy_(weight.double() + (change.T if is_transposed(layer) else change))
         up.zero_()

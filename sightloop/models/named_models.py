@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import torch
 from transformers import PreTrainedConfig
 
+from sightloop.late import late
+from sightloop.models.downloads import fetched_file
 from sightloop.models.families import (
     ANY_CAPTIONER,
     FAMILIES,
@@ -20,9 +23,14 @@ from sightloop.models.families import (
 )
 from sightloop.models.open import local_folder, open_config
 from sightloop.models.protocols import Captioner, ImageGenerator, require_members
-from sightloop.text_files import read_json
+from sightloop.text_files import read_json, read_whole
 
 ADAPTER_CONFIG = "adapter_config.json"
+_TENSORS = (".pt", ".safetensors")
+_IN_REPOSITORY = re.compile(r"([A-Za-z0-9][\w.-]*/[\w.-]+)/([\w./-]+\.(?:pt|safetensors))")
+_BASE_MODEL = re.compile(r"^base_model: *(?:\n *- *)?[\"']?([\w./-]+)", re.MULTILINE)
+_VLRM_STARTED_FROM = "Salesforce/blip2-opt-2.7b"
+_load_trained = late("sightloop.models.captioners.vlrm_checkpoint:load_trained")
 
 
 def model_config(name: str) -> PreTrainedConfig:
@@ -38,11 +46,14 @@ def model_config(name: str) -> PreTrainedConfig:
 
 
 def base_of(name: str) -> str:
-    """The model that the adapters of a folder in peft's form were trained on; any other name as it is.
+    """The model that the adapters of a folder in peft's form, or VLRM's tensors, were trained on; any other
+    name as it is.
 
     Raises:
         ValueError: the folder does not say.
     """
+    if (file := tensor_file(name)) is not None:
+        return _base_of_tensors(file)
     config = Path(name) / ADAPTER_CONFIG
     if not config.is_file() or (Path(name) / "config.json").is_file():
         return name
@@ -69,6 +80,45 @@ def captioner_family(name: str) -> CaptionerFamily:
     return row
 
 
+def tensor_file(name: str) -> Path | None:
+    """The file of trained tensors that a name means, in the form in which VLRM's authors published theirs:
+    a file, one in a repository of the hub (ORGANIZATION/NAME/FILE.pt), which is fetched, or the only one of a
+    folder that holds no model. None for any other name.
+
+    Raises:
+        ValueError: the folder holds several.
+    """
+    place = Path(name)
+    if place.suffix in _TENSORS and place.is_file():
+        return place
+    if not place.exists() and (in_repository := _IN_REPOSITORY.fullmatch(name)):
+        return fetched_file(*in_repository.groups())
+    if not place.is_dir() or any((place / known).exists() for known in ("config.json", ADAPTER_CONFIG)):
+        return None
+    files = sorted(file for file in place.iterdir() if file.suffix in _TENSORS and not _is_of_model(file))
+    if len(files) > 1:
+        names = ", ".join(file.name for file in files)
+        raise ValueError(
+            f"{name!r} holds several files of trained tensors ({names}); name one, as {files[0]}"
+        )
+    return files[0] if files else None
+
+
+def _is_of_model(file: Path) -> bool:
+    return file.name.startswith(("model", "pytorch_model"))
+
+
+def _base_of_tensors(file: Path) -> str:
+    """The model beside a file of trained tensors, or else the one that a model card there names."""
+    beside = file.parent
+    if (beside / "config.json").is_file() and any(map(_is_of_model, beside.iterdir())):
+        return str(beside)
+    card = beside / "README.md"
+    header = read_whole(card).decode(errors="replace").split("---")[1:2] if card.is_file() else []
+    found = _BASE_MODEL.search("".join(header))
+    return found[1] if found else _VLRM_STARTED_FROM
+
+
 def load_captioner(
     name: str, *, dtype: torch.dtype, device: torch.device, choices: CaptionerChoices | None = None
 ) -> Captioner:
@@ -79,9 +129,12 @@ def load_captioner(
     """
     choices = CaptionerChoices() if choices is None else choices
     row = captioner_family(name)
-    return require_members(
-        row.load(name, dtype=dtype, device=device, choices=choices), Captioner, what="every captioner"
-    )
+    file = tensor_file(name)
+    start = name if file is None else base_of(name)
+    captioner = row.load(start, dtype=dtype, device=device, choices=choices)
+    if file is not None:
+        _load_trained(captioner, file, start)
+    return require_members(captioner, Captioner, what="every captioner")
 
 
 def generator_family(folder: Path) -> GeneratorFamily:

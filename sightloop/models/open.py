@@ -159,7 +159,7 @@ def open_model(
         name=Path(folder).name if Path(folder).is_dir() else str(folder),
         model=model,
         words=words,
-        images=None if row.images is None else _open_images(row.images, source),
+        images=None if row.images is None else open_images(row.images, source),
         processor=processor,
     )
 
@@ -329,7 +329,7 @@ def open_tokenizer(kind: Any, folder: str | Path, **options: Any) -> PreTrainedT
         return words
 
 
-def _open_images(kind: Any, folder: str | Path) -> Any:
+def open_images(kind: Any, folder: str | Path) -> Any:
     """The image processor of a folder, of this class.
 
     Raises:

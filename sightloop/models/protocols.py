@@ -256,7 +256,7 @@ class Export:
     """How a run's captioner is to be written."""
 
     run: Path
-    form: Literal["folder", "tensors"]
+    form: Literal["folder", "merged", "tensors"]
     dtype: torch.dtype
     card: Card
     prompt: str

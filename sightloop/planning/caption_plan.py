@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,7 +14,7 @@ from sightloop.models.precision import DTYPES
 from sightloop.models.transformers_internals import is_language_model
 from sightloop.planning.captioner_networks import captioner_networks_of
 from sightloop.planning.counting import Pass, count, language_of, on_meta, passing
-from sightloop.planning.published import config_of
+from sightloop.planning.published import config_of, downloads
 from sightloop.planning.resources import LEARNED, Part, Phase, Plan, Work
 from sightloop.recipes.vlrm.algorithms import ALGORITHMS
 from sightloop.recipes.vlrm.config import VlrmConfig
@@ -68,6 +69,8 @@ class CaptionPlan:
             parameters=self._parameters(),
             parts=tuple(part for part in self._parts(num_ranks) if part.size),
             works=tuple(self._works(num_ranks)),
+            saved=12.0 * (count(self.networks.trained, self.networks.head, self.networks.adapters)),
+            downloads=self._downloads(),
             step=f"a step of {config.batch} images, captions of {CAPTION_SHARE:.0%} of the limit",
             notes=self._notes(),
         )
@@ -78,7 +81,7 @@ class CaptionPlan:
 
     @property
     def _shares_tower(self) -> bool:
-        return self.networks.is_blip2 and self.config.judge.reuse_tower == "auto"
+        return self.networks.shares_tower and self.config.judge.reuse_tower == "auto"
 
     def _logits(self, rows: int, vocabulary: int) -> float:
         """Bytes of the logits by which rows are scored, three times over."""
@@ -86,9 +89,9 @@ class CaptionPlan:
 
     def _parameters(self) -> dict[str, int]:
         nets = self.networks
-        blip2 = nets.is_blip2
+        has_bridge = nets.has_bridge
         found = {"captioner": count(nets.model)}
-        title = "  of it trainable (queries, Q-Former, projection)" if blip2 else "adapters, which learn"
+        title = "  of it trainable (queries, Q-Former, projection)" if has_bridge else "adapters, which learn"
         found[title] = count(nets.trained)
         found |= {"value head": count(nets.head), "critic's adapters": count(nets.adapters)}
         found |= {"judge": count(self.judge), "CLIP of the retrieval term": count(self.clip)}
@@ -96,14 +99,25 @@ class CaptionPlan:
         found |= {f"reward {name}": number for name, number in self.custom.items()}
         return {name: number for name, number in found.items() if number}
 
+    def _downloads(self) -> dict[str, float]:
+        config = self.config
+        named = {
+            config.policy: count(self.networks.model),
+            config.judge.model: count(self.judge),
+            config.judge.retrieval_clip: count(self.clip),
+            config.judge.reference_model: count(self.reference),
+            config.held_out.clip: self.encoder,
+        }
+        return downloads(named | self.custom)
+
     def _parts(self, num_ranks: int) -> Iterator[Part]:
         config, nets, half = self.config, self.networks, self.half
         learned, critic = count(nets.trained), count(nets.head) + count(nets.adapters)
-        frozen = count(nets.model) - (learned if nets.is_blip2 else 0)
+        frozen = count(nets.model) - (learned if nets.has_bridge else 0)
         if config.shard:
             frozen -= nets.sharded - nets.sharded // num_ranks
         yield Part(name="frozen tower and language model", size=frozen * half)
-        yield Part(name="trained: bridge" if nets.is_blip2 else "trained: adapters", size=learned * 4)
+        yield Part(name="trained: bridge" if nets.has_bridge else "trained: adapters", size=learned * 4)
         yield Part(name="value head", size=count(nets.head) * 4)
         yield Part(name="critic's adapters", size=count(nets.adapters) * 4)
         yield Part(name="Adam's moments", size=(learned + critic) * 8, phases=LEARNED)
@@ -138,11 +152,12 @@ class CaptionPlan:
             live=max(1, chunk // config.draw.per_image) * nets.tower.live,
         )
         read = nets.policy.read(places, places) + nets.policy.read(words, places + words / 2) + head
-        cache = (places + limit) * nets.policy.cached + 3 * nets.vocabulary * 4
+        cache = (places + limit) * nets.policy.cached + nets.kept_states + 3 * nets.vocabulary * 4
         yield Work(
             phase="generate",
             name="captions written",
             flops=written * (nets.bridge.forward + read),
+            reads=self._read(written / self._samples * rows, chunk),
             live=chunk * max(cache, places * (nets.policy.cached + nets.policy.reading.live)),
         )
         yield from self._judged(written, chunk)
@@ -169,7 +184,8 @@ class CaptionPlan:
         )
         if self.encoder:
             settings = config.held_out
-            room = (places + settings.max_tokens) * nets.policy.cached + 3 * nets.vocabulary * 4
+            room = (places + settings.max_tokens) * nets.policy.cached + nets.kept_states
+            room += 3 * nets.vocabulary * 4
             each = settings.beams * (read - nets.policy.read(places, places)) + nets.policy.read(
                 places, places
             )
@@ -178,8 +194,16 @@ class CaptionPlan:
                 phase="evaluate",
                 name=f"{number} images, {settings.beams} beams",
                 flops=number * (nets.tower.forward + nets.bridge.forward + each),
+                reads=self._read(number / num_ranks * settings.beams, _EVALUATED * settings.beams),
                 live=_EVALUATED * max(settings.beams * room, nets.tower.live),
             )
+
+    def _read(self, rows: float, at_once: int) -> float:
+        """Bytes that are read to write captions: the weights for every word, and what stands before it."""
+        nets, words = self.networks, self.words
+        weights = nets.policy.reading.forward / 2 * self.half
+        cache = words * ((nets.places + words / 2) * nets.policy.cached + nets.kept_states)
+        return math.ceil(rows / at_once) * self.config.draw.max_tokens * weights + rows * cache
 
     def _judged(self, written: int, chunk: int) -> Iterator[Work]:
         config, nets, words = self.config, self.networks, self.words

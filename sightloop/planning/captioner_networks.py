@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -14,11 +14,12 @@ from transformers import AutoModelForImageTextToText, Blip2ForConditionalGenerat
 from sightloop.models.captioners.blip2 import Blip2Captioner, Bridge
 from sightloop.models.captioners.critic import ValueHead
 from sightloop.models.captioners.prompt_reader import PromptReader
-from sightloop.models.kinds import is_captioner, is_classic, kind_named
+from sightloop.models.kinds import is_captioner, is_classic
 from sightloop.models.lora import Adapters
 from sightloop.models.named_models import base_of
 from sightloop.models.open import open_processor, refuse_as
 from sightloop.models.precision import DTYPES
+from sightloop.planning.classic_networks import classic_networks_of
 from sightloop.planning.counting import Language, Pass, count, language_of, on_meta, passing
 from sightloop.planning.published import config_of
 from sightloop.recipes.vlrm.algorithms import ALGORITHMS
@@ -54,10 +55,14 @@ class CaptionerNetworks:
     critic: Language | None
     value: Pass
     """A word through the critic's head."""
+    kept_states: float = 0.0
+    """Bytes that a row keeps of its image while it is written, besides its positions."""
+    shares_tower: bool = False
+    """Whether a judge of the same family may read this one's tower."""
 
     @property
-    def is_blip2(self) -> bool:
-        """Whether a judge of the same family may read this one's tower."""
+    def has_bridge(self) -> bool:
+        """Whether a part of the model itself is trained, and no adapters."""
         return isinstance(self.trained, Bridge)
 
 
@@ -70,13 +75,9 @@ def captioner_networks_of(config: VlrmConfig, source: str) -> CaptionerNetworks:
     given = config_of(source)
     if not is_captioner(given):
         refuse_as(given, "a captioner that reads images and writes text", source)
-    what = kind_named(given)[0]
     text = given.to_dict().get("text_config") or {}
     if is_classic(given) or (given.model_type == "blip-2" and text.get("model_type") != "opt"):
-        raise ValueError(
-            f"{source!r} is {what}; the plan counts BLIP-2 with OPT and models whose images stand among the "
-            "words of a prompt only: leave --plan out and start with a small batch"
-        )
+        return _classic(config, source, given)
     return (_blip2 if given.model_type == "blip-2" else _generic)(config, source, given)
 
 
@@ -111,7 +112,8 @@ def _blip2(config: VlrmConfig, source: str, given: Any) -> CaptionerNetworks:
         tower=passing(see, model.vision_model),
         bridge=passing(bridge, trained, learns=True),
         policy=language_of(decoder, width=hidden, dtype=dtype, gradient_from_below=True),
-        **_critic(config, decoder, Blip2Captioner.linears_of(model), hidden),
+        shares_tower=True,
+        **_critic(config, Blip2Captioner.linears_of(model), hidden, _read_by(decoder, hidden, dtype)),
     )
 
 
@@ -144,8 +146,42 @@ def _generic(config: VlrmConfig, source: str, given: Any) -> CaptionerNetworks:
         tower=tower_pass(tower, given.to_dict()["vision_config"], inputs["pixel_values"].numel(), dtype),
         bridge=Pass(),
         policy=policy,
-        **_critic(config, decoder, linears, width),
+        **_critic(config, linears, width, _read_by(decoder, width, dtype)),
     )
+
+
+def _classic(config: VlrmConfig, source: str, given: Any) -> CaptionerNetworks:
+    found = classic_networks_of(config, source, given)
+    adapters = found.trained if isinstance(found.trained, Adapters) else None
+    policy, once = found.text.language(adapters)
+    bridge = Pass(
+        forward=found.bridge.forward + once.forward,
+        backward=found.bridge.backward + once.backward,
+        live=found.bridge.live,
+    )
+    return CaptionerNetworks(
+        name=source,
+        model=found.model,
+        trained=found.trained,
+        # One copy a rank.
+        sharded=0,
+        places=found.places,
+        features=found.features,
+        vocabulary=found.vocabulary,
+        tower=found.tower,
+        bridge=bridge,
+        policy=policy,
+        kept_states=found.text.kept,
+        **_critic(config, found.linears, found.width, lambda its: found.text.language(its)[0]),
+    )
+
+
+def _read_by(decoder: nn.Module, width: int, dtype: torch.dtype) -> Callable[[Adapters], Language]:
+    def read(adapters: Adapters) -> Language:
+        with adapters.switched(True):
+            return language_of(decoder, width=width, dtype=dtype, gradient_from_below=False)
+
+    return read
 
 
 def _inputs(config: VlrmConfig, source: str, given: Any) -> dict[str, Tensor]:
@@ -179,7 +215,10 @@ def tower_pass(tower: int, vision: Mapping[str, Any], pixels: int, dtype: torch.
 
 
 def _critic(
-    config: VlrmConfig, decoder: nn.Module, linears: dict[str, nn.Linear], width: int
+    config: VlrmConfig,
+    linears: Mapping[str, nn.Module],
+    width: int,
+    read: Callable[[Adapters], Language],
 ) -> dict[str, Any]:
     """Nothing without a critic."""
     if not ALGORITHMS[config.algorithm].has_critic:
@@ -189,7 +228,5 @@ def _critic(
         head = ValueHead(width, settings.widths, torch.device("meta"))
         adapters = Adapters(linears, rank=settings.lora_rank, alpha=1.0)
     value = passing(lambda: head(torch.empty(_WORDS, width, device="meta")), head, learns=True)
-    with adapters.switched(True):
-        language = language_of(decoder, width=width, dtype=DTYPES[config.dtype], gradient_from_below=False)
     each = Pass(forward=value.forward / _WORDS, backward=value.backward / _WORDS, live=value.live / _WORDS)
-    return {"head": head, "adapters": adapters, "critic": language, "value": each}
+    return {"head": head, "adapters": adapters, "critic": read(adapters), "value": each}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,11 +11,12 @@ from torch import nn
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForUniversalSegmentation
 
 from sightloop.algorithms.methods import METHODS
+from sightloop.models.precision import DTYPES
 from sightloop.models.transformers_internals import is_language_model
 from sightloop.planning.counting import count, on_meta
 from sightloop.planning.networks import is_relaxed, networks_of
 from sightloop.planning.precision import is_mixed
-from sightloop.planning.published import config_of
+from sightloop.planning.published import config_of, downloads
 from sightloop.planning.resources import LEARNED, Part, Plan, Work
 from sightloop.recipes.unirl.choices import asks_anyone
 from sightloop.recipes.unirl.config import GrpoConfig, SftConfig, UniConfig
@@ -39,7 +41,8 @@ class ImagePlan:
         self.config, self.networks = config, networks_of(config, is_paper=is_paper)
         nets = self.networks
         likelihood = config.likelihood if isinstance(config, GrpoConfig | SftConfig) else None
-        self.judges = judges_needed(config)
+        self._names = judges_named(config)
+        self.judges = {title: _judge(name) for title, name in self._names.items()}
         self.asks = asks_anyone(config)
         self.answer = ANSWER_SHARE * config.answer.max_tokens
         guidance = nets.guidance if config.draw.guidance is None else config.draw.guidance
@@ -75,10 +78,25 @@ class ImagePlan:
             parameters=nets.parameters | {learned: count(nets.trained)} | judges,
             parts=tuple(part for part in self._parts() if part.size),
             works=tuple(self._works(num_ranks)),
+            saved=(12.0 + 4.0 * (config.answer.answerer == "average")) * count(nets.trained),
+            downloads=self._downloads(),
             step=f"a step of {config.batch} prompts with {config.group} drawings, prompts of {PROMPT} "
             f"tokens, answers of {ANSWER_SHARE:.0%} of the limit",
             notes=tuple(notes),
         )
+
+    def _downloads(self) -> dict[str, float]:
+        settings, nets = self.config, self.networks
+        found = downloads({self._names[title]: count(model) for title, model in self.judges.items()})
+        if settings.policy or nets.is_world:
+            # A policy that is named was fetched to read its sizes.
+            return found
+        # Janus was published in half precision, as a whole.
+        whole = {"deepseek-ai/Janus-1.3B": 2.0 * nets.parameters.get("Janus", 0)}
+        if settings.world_model == "show-o":
+            number, coder = nets.parameters["Show-o's language model"], nets.parameters["MAGVIT-v2"]
+            whole = {"showlab/show-o-512x512": 4.0 * number, "showlab/magvitv2": 4.0 * coder}
+        return whole | found
 
     def _parts(self) -> Iterator[Part]:
         config, nets = self.config, self.networks
@@ -114,6 +132,7 @@ class ImagePlan:
             phase="generate",
             name="codes drawn",
             flops=rows * self._drawn(),
+            reads=self._read_drawing(mine, chunk),
             live=chunk * self._drawing_live() + casts,
         )
         at_once = min(chunk, nets.drawn_at_once or chunk)
@@ -139,6 +158,7 @@ class ImagePlan:
                 phase="judge",
                 name="questions answered",
                 flops=rows * (self._answered() + more * self._asked()),
+                reads=(1 + more) * self._read_answers(mine, chunk),
                 live=chunk * self._answering_live() + casts,
             )
         turns = self._turns()
@@ -221,6 +241,7 @@ class ImagePlan:
             phase="evaluate",
             name=f"{number} drawings made and asked about",
             flops=number * each,
+            reads=self._read_drawing(number, at_once) + self._read_answers(number, at_once),
             live=max(most + casts, pixels),
         )
 
@@ -230,6 +251,23 @@ class ImagePlan:
         context = PROMPT + (nets.canvas if nets.by_rounds else nets.canvas / 2)
         one = nets.language.read(nets.canvas, context) + nets.codes * nets.code
         return self.guided * (nets.rounds * one + nets.language.read(self.prompt, PROMPT))
+
+    def _read_drawing(self, rows: int, at_once: int) -> float:
+        """Bytes that are read to draw: the weights for every round or code, and codes that came before."""
+        nets = self.networks
+        passes = nets.rounds if nets.by_rounds else nets.codes
+        cache = 0.0 if nets.by_rounds else nets.codes * (PROMPT + nets.codes / 2) * nets.language.cached
+        return math.ceil(rows / at_once) * passes * self._weights + rows * self.guided * cache
+
+    def _read_answers(self, rows: int, at_once: int) -> float:
+        nets, limit = self.networks, self.config.answer.max_tokens
+        cache = self.answer * (nets.seen + QUESTION + self.answer / 2) * nets.language.cached
+        return math.ceil(rows / at_once) * limit * self._weights + rows * cache
+
+    @property
+    def _weights(self) -> float:
+        """Bytes of the language model, two operations a weight."""
+        return self.networks.language.reading.forward / 2 * DTYPES[self.config.dtype].itemsize
 
     def _asked(self) -> float:
         """FLOPs of a question and its answer, the image being read already."""
@@ -264,13 +302,10 @@ def has_reference(config: UniConfig) -> bool:
     return METHODS[config.algorithm].penalty if config.kl_weight is None else config.kl_weight > 0
 
 
-def judges_needed(config: UniConfig) -> dict[str, nn.Module]:
-    """Detectors, color judges and language models that rewards and the evaluation name, on the meta device.
+def judges_named(config: UniConfig) -> dict[str, str]:
+    """Detectors, color judges and language models that rewards and the evaluation name.
 
     What a function of the user's needs, nobody knows.
-
-    Raises:
-        ValueError: one cannot be found.
     """
     given = {
         "rewards: detector": config.judge.detector if config.rewards.detector else "",
@@ -281,7 +316,7 @@ def judges_needed(config: UniConfig) -> dict[str, nn.Module]:
     }
     for reward in read_names(config.custom_rewards):
         given |= {f"reward {model}": model for model in reward.models}
-    return {title: _judge(name) for title, name in given.items() if name and not names_function(name)}
+    return {title: name for title, name in given.items() if name and not names_function(name)}
 
 
 def _judge(name: str) -> Any:

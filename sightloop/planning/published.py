@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import (
     Blip2Config,
     Blip2QFormerConfig,
@@ -112,6 +113,19 @@ _PUBLISHED: dict[str, Callable[[], Any]] = {
     "openai/clip-vit-large-patch14": lambda: _clip(_tower(1024, 4096, 24), 768, 12, 768),
     SHOW_O_TOWER: lambda: CLIPVisionConfig(**_tower(1024, 4096, 24, objective=336)),
 }
+
+
+def downloads(named: Mapping[str, int]) -> dict[str, float]:
+    """Bytes of weights by hub name, for so many parameters each; folders that are there are left out.
+
+    Weights are published in the precision that a configuration names, else in float32.
+    """
+    found: dict[str, float] = {}
+    for name, number in named.items():
+        if name and number and not Path(name).exists():
+            kept = config_of(name).dtype
+            found[name] = number * (kept or torch.float32).itemsize
+    return found
 
 
 def config_of(name: str) -> Any:

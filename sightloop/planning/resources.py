@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 GIB = 2**30
@@ -34,6 +35,8 @@ class Work:
     """Of a step over all ranks; of an evaluation for `evaluate`."""
     live: float = 0.0
     """Bytes on a rank while it lasts, besides the parts."""
+    reads: float = 0.0
+    """Bytes that a rank reads where one word follows another: the weights each time, and caches."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +49,10 @@ class Plan:
     works: tuple[Work, ...]
     step: str
     """What a step is, in words."""
+    saved: float
+    """Bytes of a checkpoint."""
+    downloads: Mapping[str, float] = field(default_factory=dict[str, float])
+    """Bytes of weights by the hub's name."""
     notes: tuple[str, ...] = ()
 
     def resident(self, phase: Phase) -> float:
@@ -98,6 +105,13 @@ def _memory(plans: dict[str, Plan], columns: list[Plan]) -> list[str]:
 
 def _row(name: str, sizes: list[float]) -> str:
     return f"  {name:<52} " + " ".join(f"{size / GIB:>15.3f}" for size in sizes)
+
+
+def disk_lines(plan: Plan, kept: int) -> list[str]:
+    """What is fetched, and what checkpoints take: those that are kept, the best and the one being written."""
+    lines = [f"  {f'download {name}':<52} {size / 1e9:>12.2f} GB" for name, size in plan.downloads.items()]
+    title = f"{kept + 2} checkpoints of {plan.saved / 1e9:.2f} GB at most"
+    return ["disk", *lines, f"  {title:<52} {(kept + 2) * plan.saved / 1e9:>12.2f} GB"]
 
 
 def _flops(plan: Plan) -> list[str]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from sightloop.planning.caption_plan import CaptionPlan
+from sightloop.planning.gpus import time_lines
 from sightloop.planning.image_plan import ImagePlan
 from sightloop.planning.precision import precision_lines
-from sightloop.planning.resources import Plan, table
+from sightloop.planning.resources import Plan, disk_lines, table
 from sightloop.recipes.unirl.config import UniConfig
 from sightloop.recipes.vlrm.config import VlrmConfig
 from sightloop.terminal import say
@@ -30,8 +31,9 @@ def plans_of(
 
 
 def print_plan(config: VlrmConfig | UniConfig, *, is_paper: bool = False) -> None:
-    """Parameters, precision, memory by part and phase, FLOPs; `is_paper` = in the paper's sizes."""
+    """Parameters, precision, memory, FLOPs, hours on GPUs, disk; `is_paper` = in the paper's sizes."""
     plans = plans_of(config, is_paper=is_paper)
-    say(
-        table({"1 rank" if n == 1 else f"of {n}": plan for n, plan in plans.items()}, precision_lines(config))
-    )
+    named = {"1 rank" if n == 1 else f"of {n}": plan for n, plan in plans.items()}
+    times = time_lines(plans, config.schedule, dtype=config.dtype, tf32=config.tf32)
+    disk = disk_lines(plans[1], config.schedule.keep_checkpoints)
+    say("\n".join([table(named, precision_lines(config)), *times, *disk]))

@@ -42,7 +42,7 @@ def export_run(
     run: Path,
     output: Path,
     *,
-    form: Literal["folder", "tensors"],
+    form: Literal["folder", "merged", "tensors"],
     step: str,
     dtype: Literal["float16", "bfloat16", "float32"],
     license_name: str,

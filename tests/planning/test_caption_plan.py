@@ -6,15 +6,25 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from models import hub_folders, tiny_captioners
+from models.classic_folders import CLASSIC
+from models.tiny_captioners import LAW, noise
+from torch.utils.flop_counter import FlopCounterMode
 
 from sightloop.cli import main
 from sightloop.models.captioners.generic import GenericCaptioner
+from sightloop.models.named_models import load_captioner
+from sightloop.models.transformers_internals import attend_by
 from sightloop.planning.caption_plan import CaptionPlan
+from sightloop.planning.captioner_networks import captioner_networks_of
+from sightloop.planning.counting import count
 from sightloop.planning.resources import GIB, Plan
 from sightloop.recipes.vlrm.config import PAPER, PAPER_RS, SHAPES, JudgeSettings, VlrmConfig
+from sightloop.types import Images, Prompt, Turn
 
 BRIDGE, HEAD, ADAPTERS = 107_130_880, 275_307_521, 5_898_240
 
@@ -39,6 +49,12 @@ def test_the_papers_networks_have_its_parameters(capsys: pytest.CaptureFixture[s
     assert "4096 images" in printed
     assert re.search(r"frozen tower and language model +bfloat16", printed)
     assert re.search(r"products of float32 matrices on a CUDA device +TF32", printed)
+    # 3.745 and 1.172 billion weights, published in float32; 388 million that learn, with two moments each.
+    assert re.search(r"download Salesforce/blip2-opt-2.7b +14.98 GB", printed)
+    assert re.search(r"download Salesforce/blip2-itm-vit-g +4.69 GB", printed)
+    assert re.search(r"4 checkpoints of 4.66 GB at most +18.64 GB", printed)
+    assert re.search(r"A100 80 GB +\d+ s a step, \S+ h in all +\d+ s a step, \S+ h in all", printed)
+    assert re.search(r"RTX 4090 24 GB +does not fit \(\d+ of 24 GiB\)", printed)
 
     counted = CaptionPlan(PAPER)
     plan = counted.plan(1)
@@ -159,3 +175,39 @@ def test_what_cannot_be_planned_is_named(capsys: pytest.CaptureFixture[str]) -> 
         CaptionPlan(replace(PAPER, policy="openai/clip-vit-large-patch14"))
     with pytest.raises(ValueError, match="'no/such/judge' is neither a folder nor"):
         CaptionPlan(replace(SHAPES, judge=JudgeSettings(model="no/such/judge")))
+
+
+@pytest.mark.parametrize("name", CLASSIC)
+def test_the_plan_of_a_classic_captioner_counts_what_training_computes(name: str, tmp_path: Path) -> None:
+    folder = CLASSIC[name](tmp_path / name)
+    captioner: Any = load_captioner(str(folder), dtype=torch.float32, device=torch.device("cpu"))
+    # torch's counter does not know the fused attention of a CPU.
+    attend_by(captioner.model, "eager")
+    config = replace(SHAPES, policy=str(folder))
+    nets = captioner_networks_of(config, str(folder))
+    assert count(nets.model) == sum(p.numel() for p in captioner.model.parameters())
+    assert count(nets.trained) == sum(p.numel() for p in captioner.trainable_module().parameters())
+
+    images = captioner.encode_images(Images(pixels=noise(1, side=captioner.image_size)))
+    assert nets.features == sum(each.numel() for each in images.features.values())
+    asked = Prompt(texts=[""], images=images, seeds=[1])
+    tokens = captioner.sample(asked, replace(LAW, max_tokens=24))
+    number = int(tokens.mask.sum())
+    with FlopCounterMode(display=False) as real:
+        captioner.score(Turn(prompt=asked, tokens=tokens)).log_probs.sum().backward()
+    positions = nets.places + number
+    head = 2 * nets.vocabulary * captioner.hidden_size * number
+    scored = nets.bridge.forward + nets.bridge.backward + 3 * head
+    scored += nets.policy.learn(positions, positions, recomputed=False)
+    assert real.get_total_flops() == pytest.approx(scored, rel=0.15)
+
+
+def test_the_plan_of_a_classic_captioner_is_printed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = CLASSIC["florence2"](tmp_path / "florence2")
+    main(["train", "vlrm", "--model", str(folder), "--rewards.similarity", "0", "--plan"])
+    printed = capsys.readouterr().out
+    assert f"policy: {folder}" in printed and "adapters, which learn" in printed
+    assert "download" not in printed
+    assert re.search(r"A100 80 GB +\S+ \S+ a step, \S+ \S+ in all", printed)

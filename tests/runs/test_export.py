@@ -93,6 +93,12 @@ def test_peft_writes_the_captions_that_sightloop_writes(
     main(["caption", str(images / "0.png"), "--model", str(exported), "--prompt", "describe", *greedy])
     assert capsys.readouterr().out.strip().partition("\t")[2] == ours
 
+    merged = tmp_path / "merged"
+    main(["export", str(run), "--output", str(merged), "--form", "merged", "--dtype", "float32"])
+    capsys.readouterr()
+    main(["caption", str(images / "0.png"), "--model", str(merged), "--prompt", "describe", *greedy])
+    assert capsys.readouterr().out.strip().partition("\t")[2] == ours
+
     policy = restore(run, "best", device=torch.device("cpu")).policy
     assert isinstance(policy, GenericCaptioner)
     pixels = torch.from_numpy(np.array(Image.open(images / "0.png"))).permute(2, 0, 1)[None]

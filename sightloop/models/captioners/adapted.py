@@ -147,6 +147,11 @@ class AdaptedCaptioner(nn.Module):
         """The trainable part: the policy's adapters."""
         return self.adapters
 
+    @property
+    def trunk(self) -> nn.Module:
+        """What adapters sit on: the language model."""
+        return self._language
+
     def trunk_linears(self) -> dict[str, nn.Module]:
         """All linear layers of the language model, the head not among them."""
         return {name: part for name, part in adaptable(self._language).items() if part is not self._head}

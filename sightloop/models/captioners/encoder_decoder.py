@@ -40,6 +40,7 @@ _QUERIES = ("query_tokens", "qformer", "language_projection")
 def _told(name: str, *owners: Any) -> Any:
     """What the first of these models says for its writing, in its options or its configuration."""
     for owner in owners:
+        # A part that cannot write by itself has no such options.
         for config in (vars(owner).get("generation_config"), owner.config):
             value = vars(config).get(name) if config is not None else None
             if value is not None:
@@ -303,6 +304,9 @@ class EncoderDecoderCaptioner(AdaptedCaptioner):
             prepared = (
                 f'AutoProcessor.from_pretrained(base)(images=image, text={asked!r}, return_tensors="pt")'
             )
+            if self.plan.form == "encoded" and len(self.states.start) > 1:
+                # Texts begin with more than `generate` would begin them with.
+                prepared = f'{{**{prepared}, "decoder_input_ids": torch.tensor([{self.states.start}])}}'
             if self.plan.form == "in front":
                 written = 'ids[:, inputs["input_ids"].shape[1] :]'
         else:

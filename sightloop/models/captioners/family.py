@@ -12,6 +12,7 @@ from sightloop.models.captioners.adapter_folder import AdapterCard, export_adapt
 from sightloop.models.captioners.blip2 import Blip2Captioner
 from sightloop.models.captioners.encoder_decoder import EncoderDecoderCaptioner, architecture_of
 from sightloop.models.captioners.generic import GenericCaptioner
+from sightloop.models.captioners.merged_folder import export_merged
 from sightloop.models.captioners.vlrm_checkpoint import export_folder, export_tensors
 from sightloop.models.families import CaptionerChoices
 from sightloop.models.named_models import base_of
@@ -120,11 +121,13 @@ def export_bridge(policy: Blip2Captioner | EncoderDecoderCaptioner, output: Path
     """
     if wanted.form == "tensors":
         return export_tensors(policy, output, dtype=wanted.dtype)
-    export_folder(policy, output, base=wanted.card.base, card=wanted.card, dtype=wanted.dtype)
+    base = _adapters_over(wanted.card.base)[-1]
+    export_folder(policy, output, base=base, card=wanted.card, dtype=wanted.dtype)
 
 
 def export_adapters(policy: AdaptedCaptioner, output: Path, wanted: Export) -> None:
-    """A folder of adapters for peft, in float32, with a model card.
+    """A folder of adapters for peft, in float32, or one of the whole model with them in its weights, with a
+    model card.
 
     Raises:
         ValueError: the output is in the way, or VLRM's tensors are asked for.
@@ -134,6 +137,8 @@ def export_adapters(policy: AdaptedCaptioner, output: Path, wanted: Export) -> N
         raise ValueError(
             f"{wanted.run} trained adapters of {base!r}; VLRM's tensors are BLIP-2's, use --form folder"
         )
+    if wanted.form == "merged":
+        return export_merged(policy, output, wanted, base=_adapters_over(base)[-1])
     card = AdapterCard(run=wanted.card, prompt=wanted.prompt, decoding=wanted.decoding)
     export_adapter(policy, output, base=base, card=card)
 

@@ -109,6 +109,20 @@ def _read(file: Path, prefixes: tuple[str, ...] = ("",)) -> dict[str, Tensor]:
     return read_tensors(file, prefixes=prefixes)
 
 
+def load_trained(captioner: Any, file: Path, base: str) -> None:
+    """Put published tensors into a captioner over the model `base`.
+
+    Raises:
+        ValueError: it has no Q-Former, or as for `load_vlrm`.
+    """
+    if not isinstance(captioner.trainable_module(), Bridge):
+        raise ValueError(
+            f"{file} holds trained tensors of a Q-Former, and {base!r} has none; name its BLIP-2 as "
+            f"base_model in {file.parent / 'README.md'}, or put the file into the folder of its BLIP-2"
+        )
+    load_vlrm(captioner.model, file)
+
+
 # -- out
 
 
@@ -122,7 +136,7 @@ def export_tensors(
     """
     if path.suffix not in {".pt", ".safetensors"}:
         raise ValueError(f"{path} must end in .pt or .safetensors")
-    tensors = _cast(captioner.trainable_module().state_dict(), dtype)
+    tensors = cast_to(captioner.trainable_module().state_dict(), dtype)
     with atomic_write(path) as partial:
         if path.suffix == ".pt":
             torch.save(tensors, partial)
@@ -148,20 +162,29 @@ def export_folder(
     """
     if output.is_file() or (output.is_dir() and any(output.iterdir())):
         raise ValueError(f"{output} is not empty; choose another folder")
-    state = _cast(captioner.model.state_dict(), dtype)
-    with torch.device("meta"):
-        plain = set(type(captioner.model)(captioner.model.config).state_dict())
-    refuse_problems("the model has parts that transformers does not know", sorted(set(state) - plain))
+    state = cast_to(captioner.model.state_dict(), dtype)
+    problems = sorted(set(state) - plain_names(captioner.model))
+    refuse_problems("the model has parts that transformers does not know", problems)
     with atomic_write(output) as partial:
         partial.mkdir(parents=True)
         captioner.model.save_pretrained(partial, state_dict=state, max_shard_size=shard)
-        _write_config(captioner, partial / "config.json", dtype)
+        write_config(captioner, partial / "config.json", dtype)
         _write_processor(captioner, partial, base)
         (partial / "README.md").write_text(card_text(card, type(captioner.model).__name__), encoding="utf-8")
 
 
-def _cast(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-    """The same tensors in `dtype`; tensors that share memory still do."""
+def plain_names(model: Any) -> set[str]:
+    """The names of the tensors that transformers' own class has."""
+    with torch.device("meta"):
+        return set(type(model)(model.config).state_dict())
+
+
+def cast_to(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """The same tensors in `dtype`; tensors that share memory still do.
+
+    Raises:
+        ValueError: a weight is too large for it.
+    """
     made: dict[tuple[int, torch.Size], Tensor] = {}
     for tensor in tensors.values():
         key = (tensor.data_ptr(), tensor.shape)
@@ -173,9 +196,9 @@ def _cast(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor
     return cast
 
 
-def _write_config(
-    captioner: Blip2Captioner | EncoderDecoderCaptioner, file: Path, dtype: torch.dtype
-) -> None:
+def write_config(captioner: Any, file: Path, dtype: torch.dtype) -> None:
+    """Correct a config.json that was just written: the precision of the weights, and the image token."""
+
     def corrected(value: Any) -> Any:
         if not isinstance(value, dict):
             return value
@@ -183,7 +206,7 @@ def _write_config(
         return {k: str(dtype).split(".")[1] if k == "dtype" else corrected(v) for k, v in value.items()}
 
     config = corrected(read_json(file))
-    if config.get("image_token_index") is None:
+    if isinstance(captioner, Blip2Captioner) and config.get("image_token_index") is None:
         config["image_token_index"] = _image_token(captioner.model.config, captioner.tokenizer)
     _write_json(file, config)
 
