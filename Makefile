@@ -40,11 +40,11 @@ $(STAMP): $(BIN)/python pyproject.toml constraints.txt
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev,data,video,web]'
 	@touch $@
 
-demo: $(STAMP) ## train the bundled captioner with VLRM on this computer, no download
-	OMP_NUM_THREADS=1 $(BIN)/sightloop train vlrm --run runs/demo-vlrm --overwrite
+demo: $(STAMP) ## train the bundled captioner with VLRM on this computer, about 6 minutes, no download
+	$(BIN)/sightloop demo vlrm
 
-demo-unirl: $(STAMP) ## train the bundled Show-o on what it sees in its own drawings, no download
-	OMP_NUM_THREADS=1 $(BIN)/sightloop demo unirl
+demo-unirl: $(STAMP) ## train the bundled Show-o on what it sees in its own drawings, about 5 minutes, no download
+	$(BIN)/sightloop demo unirl
 
 test: $(STAMP) ## run the tests (ARGS="-m 'not slow'": the quick ones; JOBS=4: in four processes)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)

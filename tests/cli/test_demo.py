@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from sightloop.cli import main
-from sightloop.cli.demo_run import before_after_sheet, demo_config, train_demo
+from sightloop.cli import demo_run, main
+from sightloop.cli.demo import free_folder, run_demo
+from sightloop.cli.demo_run import before_after_sheet, demo_config, minutes, train_demo
 from sightloop.recipes.catalog import RECIPES
 from sightloop.recipes.inputs import settings_of_run
 
@@ -35,7 +36,8 @@ def test_a_demonstration_leaves_a_run_and_a_sheet(tmp_path: Path) -> None:
         schedule=replace(usual.schedule, **rhythm),
     )
     run = tmp_path / "run"
-    for _ in range(2):
+    train_demo("unirl", config, run)
+    with pytest.raises(ValueError, match="is there already, and a demonstration replaces nothing"):
         train_demo("unirl", config, run)
     assert settings_of_run(run) == ("unirl-grpo", config)
     with Image.open(before_after_sheet(run)) as sheet:
@@ -44,6 +46,35 @@ def test_a_demonstration_leaves_a_run_and_a_sheet(tmp_path: Path) -> None:
     main(["export", str(run), "--output", str(tmp_path / "exported")])
     card = (tmp_path / "exported" / "README.md").read_text(encoding="utf-8")
     assert "| answered right about images not its own |" in card
+
+
+def test_demonstrations_are_made_shorter_and_leave_other_runs_alone(tmp_path: Path) -> None:
+    config = demo_config("vlrm", steps=5, seed=3)
+    assert (config.schedule.steps, config.schedule.eval_every, config.schedule.seed) == (5, 5, 3)
+    assert minutes("vlrm", "show-o", 120) == 6 and minutes("vlrm", "show-o", 5) == 1
+    wanted = tmp_path / "demo-vlrm"
+    assert free_folder(wanted) == wanted
+    for taken in ("demo-vlrm", "demo-vlrm-2"):
+        (tmp_path / taken).mkdir()
+    assert free_folder(wanted) == tmp_path / "demo-vlrm-3"
+
+
+def test_a_demonstration_says_how_long_it_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    trained: list[Path] = []
+
+    def train(name: str, config: object, folder: Path) -> bool:
+        trained.append(folder)
+        return False
+
+    monkeypatch.setattr(demo_run, "train_demo", train)
+    run_demo(["vlrm", "--steps", "40"], lambda folder: None)
+    assert capsys.readouterr().out == (
+        "40 steps, about 2 minutes on a core of a laptop, fewer on several; run folder runs/demo-vlrm\n"
+    )
+    assert trained == [Path("runs/demo-vlrm")]
 
 
 @pytest.mark.parametrize("words", [["demo", "unril"], ["demo"]])
