@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from sightloop.types import Evaluation as Evaluation
     from sightloop.types import Outcome as Outcome
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 _NAMES = {
     "Evaluation": "sightloop.types",
     "GrpoConfig": "sightloop.recipes.unirl.config",
