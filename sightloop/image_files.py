@@ -154,6 +154,19 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     return over_white(upright) if upright.has_transparency_data else as_rgb(upright)
 
 
+def reduced_copy(data: bytes, side: int) -> bytes:
+    """An encoded image as a JPEG whose sides are at most `side`; one that cannot be read as it is."""
+    out = io.BytesIO()
+    try:
+        with open_encoded(data) as image:
+            reduced = upright_rgb(image)
+            reduced.thumbnail((side, side))
+            reduced.save(out, "JPEG", quality=80)
+    except DAMAGE:
+        return data
+    return out.getvalue()
+
+
 def as_rgb(image: Image.Image) -> Image.Image:
     """RGB of an image without transparency; itself if it is that."""
     return image if image.mode == "RGB" else image.convert("RGB")

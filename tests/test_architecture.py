@@ -68,7 +68,7 @@ ALLOWED: dict[str, set[str]] = {
     "evaluators": FLOOR | MODELS | JUDGED | {
         "evaluation", "geneval", "data", "rollouts.seeds", "training.distributed", "training.gallery",
     },
-    "report": {"evaluation.intervals", "evaluation.shares"},
+    "report": {"evaluation.intervals", "evaluation.shares", "image_files"},
     "recipes": BELOW | RECIPES,
     "recipes.vlrm": BELOW | {"recipes", "models.captioners.critic", "models.captioners.vision_towers"},
     "recipes.unirl": BELOW | {"recipes"},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from sightloop.report.cards import spread, value_at, with_image
+from sightloop.report.cards import more_cards, spread, value_at, with_image
 from sightloop.report.labels import (
     GUARDS,
     HEADLINES,
@@ -58,6 +58,8 @@ def before_and_after(run: RunRecords) -> Markup:
             element("h3", f"Largest losses among them: {label_of(metric).text}"),
             element("div", *(caption_card(run, records, row, later.step) for row in losers), class_="cards"),
         ]
+    rest = [row for row in _pictured(first) if row not in {*rows, *losers}]
+    parts.append(more_cards((caption_card(run, records, row, later.step) for row in rest), len(rest)))
     return together(parts)
 
 
@@ -87,8 +89,12 @@ def losses(run: RunRecords, first: EvaluationRecord, later: int) -> tuple[str, l
 
 def shown_rows(record: EvaluationRecord) -> list[int]:
     """Rows of an evaluation that are shown: those with an image if there are any, evenly spaced."""
+    return spread(_pictured(record), MAX_PAIRS)
+
+
+def _pictured(record: EvaluationRecord) -> list[int]:
     pictured = [row for row, sample in enumerate(record.samples) if sample.get("image")]
-    return spread(pictured or list(range(len(record.samples))), MAX_PAIRS)
+    return pictured or list(range(len(record.samples)))
 
 
 def records_with_captions(run: RunRecords) -> dict[int, EvaluationRecord]:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from sightloop.report.markup import Markup, element
 from sightloop.report.run import RunRecords, run_image
+
+MORE = 6_000_000
+"""Bytes of cards that wait to be asked for, in one place of a page."""
 
 
 def spread(items: Sequence[int], limit: int) -> list[int]:
@@ -33,6 +36,26 @@ def image_of(run: RunRecords, image: str, alt: str) -> Markup:
     if picture is None:
         return element("div", "no image stored", class_="missing")
     return element("img", class_="picture tiny" if picture.is_tiny else "picture", src=picture.uri, alt=alt)
+
+
+def more_cards(cards: Iterator[Markup], number: int, *, kind: str = "cards", room: int = MORE) -> Markup:
+    """As many of `number` cards as there is room for; a browser makes them when they are asked for."""
+    taken: list[Markup] = []
+    for card in cards:
+        room -= len(card)
+        if room < 0:
+            break
+        taken.append(card)
+    if not taken:
+        return Markup("")
+    left = number - len(taken)
+    others = f"; {left:,} others are in `sightloop view`" if left else ""
+    return element(
+        "details",
+        element("summary", f"Show {len(taken):,} more{others}"),
+        element("template", element("div", *taken, class_=kind)),
+        class_="more",
+    )
 
 
 def with_image(run: RunRecords, source: str, image: str, body: Sequence[str]) -> Markup:

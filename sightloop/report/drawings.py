@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sightloop.report.cards import image_of, spread
+from sightloop.report.cards import MORE, image_of, more_cards, spread
 from sightloop.report.labels import category_name
 from sightloop.report.markup import Markup, element, together
 from sightloop.report.run import EvaluationRecord, RunRecords, run_image
@@ -69,7 +69,11 @@ def drawings_before_and_after(run: RunRecords, drawings: Drawings) -> Markup:
             title = "Drawn right" if kind[0] else "Drawn wrong"
         cards = [drawing_card(run, drawings, row) for row in picked[kind]]
         count = element("span", f"{len(cards)} of {len(rows[kind]):,}", class_="count")
-        parts += [element("h3", title, " ", count), element("div", *cards, class_=f"cards drawings{wide}")]
+        kind_of_cards = f"cards drawings{wide}"
+        parts += [element("h3", title, " ", count), element("div", *cards, class_=kind_of_cards)]
+        rest = [row for row in rows[kind] if row not in picked[kind] and _is_pictured(run, drawings, row)]
+        more = (drawing_card(run, drawings, row) for row in rest)
+        parts.append(more_cards(more, len(rest), kind=kind_of_cards, room=MORE // len(KINDS)))
     return together(parts)
 
 
@@ -92,7 +96,7 @@ def _chosen(run: RunRecords, drawings: Drawings, rows: Sequence[int]) -> list[in
 
     Only rows whose images are there; any row if no image is.
     """
-    pictured = [row for row in rows if all(_has_image(run, record, row) for record in drawings.both)]
+    pictured = [row for row in rows if _is_pictured(run, drawings, row)]
     samples = drawings.first.samples
     queues: dict[str, list[tuple[int, int]]] = {}
     times: dict[str, int] = {}
@@ -112,6 +116,10 @@ def _chosen(run: RunRecords, drawings: Drawings, rows: Sequence[int]) -> list[in
     return [row for _, _, row in sorted(picked, key=lambda turn: (categories.index(turn[1]), turn[0]))]
 
 
+def _is_pictured(run: RunRecords, drawings: Drawings, row: int) -> bool:
+    return all(_has_image(run, record, row) for record in drawings.both)
+
+
 def _has_image(run: RunRecords, record: EvaluationRecord, row: int) -> bool:
     return (run.path / record.samples[row].get("image", "")).is_file()
 
@@ -126,8 +134,8 @@ def _intro(drawings: Drawings, rows: dict[tuple[bool, bool], list[int]]) -> str:
     prompts = len({sample.get("source") for sample in first.samples})
     total = f"{len(first.samples):,} drawings of {prompts:,} prompts"
     chosen = (
-        f"At most {MAX_PER_KIND} of each kind are shown, of those whose images were kept: the categories "
-        "take turns, each with its first prompts."
+        f"At most {MAX_PER_KIND} of each kind are shown at first, of those whose images were kept: the "
+        "categories take turns, each with its first prompts."
     )
     if drawings.later is None:
         return f"{total}, before training. {chosen}"

@@ -88,6 +88,13 @@
     dialog.showModal();
   });
 
+  // Further samples: made when they are asked for.
+  document.addEventListener("toggle", (event) => {
+    if (!(event.target instanceof Element) || !event.target.matches("details.more")) return;
+    const waiting = event.target.querySelector(":scope > template");
+    if (waiting) waiting.replaceWith(waiting.content);
+  }, true);
+
   // Galleries: buttons instead of a stack of folded steps.
   document.querySelectorAll(".steps").forEach((stack) => {
     const steps = [...stack.querySelectorAll(":scope > .step")];

@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import quote
 
 from sightloop.former_names import current_metric, current_settings
+from sightloop.image_files import reduced_copy
 from sightloop.text_files import (
     MAX_BYTES,
     Line,
@@ -30,6 +31,8 @@ _STEP = re.compile(r"step_(\d+)")
 _EVALUATION = re.compile(r"^(?P<name>.+)_step_(?P<step>\d+)$")
 TINY_SIDE = 64
 """Largest side of an image that is enlarged without blurring, in pixels."""
+_HELD_BYTES, _HELD_SIDE = 60_000, 384
+"""Larger images are held by a page as JPEG with such sides, so that hundreds of them can be sent by mail."""
 _SIGNATURES = {
     b"\x89PNG\r\n\x1a\n": "image/png",
     b"\xff\xd8\xff": "image/jpeg",
@@ -219,7 +222,8 @@ def run_image(run: RunRecords, image: str) -> RunImage | None:
     kind = _kind(content)
     uri = f"{run.image_url}{quote(image)}"
     if not run.image_url:
-        uri = f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
+        held = reduced_copy(content, _HELD_SIDE) if len(content) > _HELD_BYTES else content
+        uri = f"data:{_kind(held)};base64,{base64.b64encode(held).decode('ascii')}"
     return RunImage(uri=uri, is_tiny=kind == "image/png" and max(sides) <= TINY_SIDE)
 
 
