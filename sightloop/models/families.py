@@ -90,6 +90,8 @@ class CaptionerFamily(Family):
     load: Callable[..., Any]
     export: Callable[..., Any] | None = None
     """None = a run of it cannot be exported."""
+    load_trained: Callable[..., None] | None = None
+    """Puts a file of VLRM's tensors into a captioner; None = the family has no Q-Former."""
     learning_rate: float = 1e-5
     """Where none is given. That of a Q-Former; adapters, which start from nothing, need more."""
     of_transformers: bool = True
@@ -119,6 +121,7 @@ _CLASSIC = {
 }
 """Captioners whose images do not stand among the words, by transformers' names."""
 _ADAPTERS_RATE = 1e-4
+_LOAD_TRAINED = late("sightloop.models.captioners.family:load_trained")
 ANY_CAPTIONER = "captioner"
 """The row of whatever transformers reads images and writes text with, unless another row knows it."""
 FAMILIES: dict[str, Family] = {
@@ -127,6 +130,7 @@ FAMILIES: dict[str, Family] = {
         marks={("model_type", "blip-2"): "transformers"},
         load=late("sightloop.models.captioners.family:load_blip2"),
         export=late("sightloop.models.captioners.family:export_bridge"),
+        load_trained=_LOAD_TRAINED,
     ),
     **{
         name: CaptionerFamily(
@@ -134,6 +138,7 @@ FAMILIES: dict[str, Family] = {
             marks={("model_type", name): "transformers"},
             load=late("sightloop.models.captioners.family:load_encoder_decoder"),
             export=late("sightloop.models.captioners.family:export_encoder_decoder"),
+            load_trained=_LOAD_TRAINED if name == "instructblip" else None,
             learning_rate=1e-5 if name == "instructblip" else _ADAPTERS_RATE,
         )
         for name, title in _CLASSIC.items()

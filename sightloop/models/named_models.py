@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedConfig
 
-from sightloop.late import late
 from sightloop.models.downloads import fetched_file
 from sightloop.models.families import (
     ANY_CAPTIONER,
@@ -30,7 +29,6 @@ _TENSORS = (".pt", ".safetensors")
 _IN_REPOSITORY = re.compile(r"([A-Za-z0-9][\w.-]*/[\w.-]+)/([\w./-]+\.(?:pt|safetensors))")
 _BASE_MODEL = re.compile(r"^base_model: *(?:\n *- *)?[\"']?([\w./-]+)", re.MULTILINE)
 _VLRM_STARTED_FROM = "Salesforce/blip2-opt-2.7b"
-_load_trained = late("sightloop.models.captioners.vlrm_checkpoint:load_trained")
 
 
 def model_config(name: str) -> PreTrainedConfig:
@@ -131,9 +129,14 @@ def load_captioner(
     row = captioner_family(name)
     file = tensor_file(name)
     start = name if file is None else base_of(name)
+    if file is not None and row.load_trained is None:
+        raise ValueError(
+            f"{file} holds trained tensors of a Q-Former, and {start!r} has none; name its BLIP-2 as "
+            f"base_model in {file.parent / 'README.md'}, or put the file into the folder of its BLIP-2"
+        )
     captioner = row.load(start, dtype=dtype, device=device, choices=choices)
-    if file is not None:
-        _load_trained(captioner, file, start)
+    if file is not None and row.load_trained is not None:
+        row.load_trained(captioner, file)
     return require_members(captioner, Captioner, what="every captioner")
 
 

@@ -183,20 +183,22 @@ class CaptionPlan:
             live=micro * kept + self._logits(micro, nets.vocabulary),
         )
         if self.encoder:
-            settings = config.held_out
-            room = (places + settings.max_tokens) * nets.policy.cached + nets.kept_states
-            room += 3 * nets.vocabulary * 4
-            each = settings.beams * (read - nets.policy.read(places, places)) + nets.policy.read(
-                places, places
-            )
-            number = settings.limit or 1000
-            yield Work(
-                phase="evaluate",
-                name=f"{number} images, {settings.beams} beams",
-                flops=number * (nets.tower.forward + nets.bridge.forward + each),
-                reads=self._read(number / num_ranks * settings.beams, _EVALUATED * settings.beams),
-                live=_EVALUATED * max(settings.beams * room, nets.tower.live),
-            )
+            yield self._evaluated(read, num_ranks)
+
+    def _evaluated(self, read: float, num_ranks: int) -> Work:
+        """An evaluation, a caption of one beam being `read` FLOPs."""
+        settings, nets, places = self.config.held_out, self.networks, self.networks.places
+        room = (places + settings.max_tokens) * nets.policy.cached + nets.kept_states
+        room += 3 * nets.vocabulary * 4
+        once = nets.policy.read(places, places)
+        each, number = settings.beams * (read - once) + once, settings.limit or 1000
+        return Work(
+            phase="evaluate",
+            name=f"{number} images, {settings.beams} beams",
+            flops=number * (nets.tower.forward + nets.bridge.forward + each),
+            reads=self._read(number / num_ranks * settings.beams, _EVALUATED * settings.beams),
+            live=_EVALUATED * max(settings.beams * room, nets.tower.live),
+        )
 
     def _read(self, rows: float, at_once: int) -> float:
         """Bytes that are read to write captions: the weights for every word, and what stands before it."""

@@ -20,6 +20,7 @@ from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTo
 from sightloop.models.captioners.blip2 import Bridge
 from sightloop.models.captioners.encoder_decoder import architecture_of
 from sightloop.models.captioners.image_states import ImageStates, SeenStates, part_of
+from sightloop.models.families import CaptionerChoices
 from sightloop.models.lora import Adapters, adaptable
 from sightloop.models.open import open_images, open_tokenizer
 from sightloop.models.precision import DTYPES
@@ -64,14 +65,7 @@ def classic_networks_of(config: VlrmConfig, source: str, given: Any) -> ClassicN
         for name, part in adaptable(part_of(model, plan.language)).items()
         if part is not states.head
     }
-    trained: Any = None
-    if plan.bridge:
-        trained = Bridge(model).float().requires_grad_(True)
-    else:
-        wanted = chosen.lora_targets
-        adapted = {n: part for n, part in linears.items() if not wanted or n.rsplit(".", 1)[-1] in wanted}
-        with torch.device("meta"):
-            trained = Adapters(adapted, rank=chosen.lora_rank, alpha=1.0)
+    trained = Bridge(model).float().requires_grad_(True) if plan.bridge else _adapters(linears, chosen)
     pixels = images(images=[Image.new("RGB", (64, 64))], return_tensors="pt")["pixel_values"]
     seen: list[Tensor] = []
 
@@ -91,19 +85,15 @@ def classic_networks_of(config: VlrmConfig, source: str, given: Any) -> ClassicN
         entered = enter()
     bridge = passing(enter, trained, learns=True) if plan.bridge else Pass()
     if plan.form == "encoded":
-        encoder, places = part_of(model, plan.encoder), entered.shape[1] + asked.shape[1]
-        entered = torch.empty(1, places, entered.shape[2], device="meta")
-        with _on(None if plan.bridge else trained):
-            through = passing(
-                lambda: (
-                    encoder(
-                        inputs_embeds=_input(entered.shape, dtype, learns=bool(plan.bridge))
-                    ).last_hidden_state
-                ),
-                encoder,
-                learns=True,
-            )
-        bridge = _sum(bridge, through)
+        entered = torch.empty(1, entered.shape[1] + asked.shape[1], entered.shape[2], device="meta")
+        encoder = part_of(model, plan.encoder)
+
+        def encode() -> Tensor:
+            embedded = _input(entered.shape, dtype, learns=bool(plan.bridge))
+            return encoder(inputs_embeds=embedded).last_hidden_state
+
+        with _on(trained if isinstance(trained, Adapters) else None):
+            bridge = _sum(bridge, passing(encode, encoder, learns=True))
     starts = max(1, len(states.starts([config.draw.prompt])[0]))
     text = MeasuredText(states, entered.shape, dtype)
     return ClassicNetworks(
@@ -118,6 +108,15 @@ def classic_networks_of(config: VlrmConfig, source: str, given: Any) -> ClassicN
         vocabulary=states.head.out_features,
         width=states.head.in_features,
     )
+
+
+def _adapters(linears: dict[str, nn.Module], chosen: CaptionerChoices) -> Adapters:
+    wanted = chosen.lora_targets
+    adapted = {
+        name: part for name, part in linears.items() if not wanted or name.rsplit(".", 1)[-1] in wanted
+    }
+    with torch.device("meta"):
+        return Adapters(adapted, rank=chosen.lora_rank, alpha=1.0)
 
 
 class MeasuredText:

@@ -13,7 +13,7 @@ from sightloop.models.captioners.blip2 import Blip2Captioner
 from sightloop.models.captioners.encoder_decoder import EncoderDecoderCaptioner, architecture_of
 from sightloop.models.captioners.generic import GenericCaptioner
 from sightloop.models.captioners.merged_folder import export_merged
-from sightloop.models.captioners.vlrm_checkpoint import export_folder, export_tensors
+from sightloop.models.captioners.vlrm_checkpoint import export_folder, export_tensors, load_vlrm
 from sightloop.models.families import CaptionerChoices
 from sightloop.models.named_models import base_of
 from sightloop.models.open import open_config
@@ -111,6 +111,15 @@ def _merged(captioner: Captioner, folders: list[str]) -> Captioner:
     for folder in reversed(folders[:-1]):
         merge_folder(captioner, Path(folder))
     return captioner
+
+
+def load_trained(captioner: Blip2Captioner | EncoderDecoderCaptioner, file: Path) -> None:
+    """Put VLRM's tensors into a captioner with a Q-Former.
+
+    Raises:
+        ValueError: they are not of this model.
+    """
+    load_vlrm(captioner.model, file)
 
 
 def export_bridge(policy: Blip2Captioner | EncoderDecoderCaptioner, output: Path, wanted: Export) -> None:

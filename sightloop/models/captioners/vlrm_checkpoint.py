@@ -109,20 +109,6 @@ def _read(file: Path, prefixes: tuple[str, ...] = ("",)) -> dict[str, Tensor]:
     return read_tensors(file, prefixes=prefixes)
 
 
-def load_trained(captioner: Any, file: Path, base: str) -> None:
-    """Put published tensors into a captioner over the model `base`.
-
-    Raises:
-        ValueError: it has no Q-Former, or as for `load_vlrm`.
-    """
-    if not isinstance(captioner.trainable_module(), Bridge):
-        raise ValueError(
-            f"{file} holds trained tensors of a Q-Former, and {base!r} has none; name its BLIP-2 as "
-            f"base_model in {file.parent / 'README.md'}, or put the file into the folder of its BLIP-2"
-        )
-    load_vlrm(captioner.model, file)
-
-
 # -- out
 
 
