@@ -278,9 +278,7 @@ class ExportOptions:
     output: Path | None = None
     """Folder (form "folder"), or file (.pt or .safetensors) to write; with --push default exported/NAME."""
     form: Literal["folder", "merged", "tensors"] = "folder"
-    """A folder: of transformers, or of the adapters that were trained; "merged" puts these into the weights
-    of a folder of transformers. Or VLRM's 257 tensors in one file.
-    """
+    """A folder of transformers or adapters, the whole with adapters merged, or VLRM's tensors in a file."""
     step: str = "best"
     """Checkpoint: "best", "last" or a step number."""
     dtype: Literal["float16", "bfloat16", "float32"] = "float16"

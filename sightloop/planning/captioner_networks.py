@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText, Blip2ForConditionalGeneration
 
@@ -194,7 +195,7 @@ def _inputs(config: VlrmConfig, source: str, given: Any) -> dict[str, Tensor]:
         image_token=_image_token(given),
         template=config.captioner.template or None,
     )
-    return reader.inputs([config.draw.prompt], torch.zeros(1, 3, objective, objective, dtype=torch.uint8))
+    return reader.inputs([config.draw.prompt], [Image.new("RGB", (objective, objective))])
 
 
 def _image_token(given: Any) -> int:

@@ -121,7 +121,7 @@ def test_a_models_folder_is_no_run(tmp_path: Path, config: str, capsys: pytest.C
     told = refused(capsys, *START, "--run", str(tmp_path), "--overwrite")
     assert "--overwrite only replaces runs" in told
     told = refused(capsys, "demo", "vlrm", "--run", str(tmp_path))
-    assert "is not empty and not a run; name another folder with --run" in told
+    assert "is there already, and a demonstration replaces nothing; name another --run" in told
     assert everything(tmp_path) == {"config.json": config.encode()}
 
 
