@@ -37,6 +37,15 @@ _TEXT_SUFFIXES = {name.removeprefix("*") for name in _TEXT_FILES}
 _MAX_HEAD = 100_000_000
 """Bytes of the head of a .safetensors file; the library below takes no longer one."""
 _TENSOR_FILES = ("*.safetensors", "*.bin")
+_GIGABYTES = {
+    "Salesforce/blip2-opt-2.7b": 15.0,
+    "Salesforce/blip2-itm-vit-g": 4.7,
+    "laion/CLIP-ViT-g-14-laion2B-s12B-b42K": 5.5,
+    "laion/CLIP-ViT-bigG-14-laion2B-39B-b160k": 10.2,
+    "openai/clip-vit-large-patch14": 1.7,
+    "sashakunitsyn/vlrm-blip2-opt-2.7b": 7.5,
+}
+"""Weights of the checkpoints that presets and guides name."""
 _FOR_PROCESSORS = ("torchvision", "num2words")
 """The extra `processors` of pyproject.toml."""
 
@@ -256,6 +265,10 @@ def in_one_sentence(folder: str | Path, part: str) -> Iterator[None]:
         raise _sentence(error, str(folder), part) from error
 
 
+def _size(name: str) -> str:
+    return f", {_GIGABYTES[name]:.1f} GB of weights" if name in _GIGABYTES else ""
+
+
 def _sentence(error: Exception, source: str, part: str) -> ValueError:
     text = str(error).strip() or type(error).__name__
     line = f"{type(error).__name__}: {' '.join(text.split())[:300]}"
@@ -276,8 +289,8 @@ def _sentence(error: Exception, source: str, part: str) -> ValueError:
     if not Path(source).is_dir():
         return ValueError(
             f"{source!r} is neither a folder nor a model that the hub hands out just now; check the "
-            f"spelling, or fetch it where there is a connection (`hf download {source}`) and set "
-            "HF_HUB_OFFLINE=1"
+            f"spelling, or fetch it where there is a connection (`hf download {source}`{_size(source)}) and "
+            "set HF_HUB_OFFLINE=1"
         )
     return ValueError(
         f"{part} of {source!r} cannot be opened ({line}); compare its files with those of the model's page, "

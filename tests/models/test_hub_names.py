@@ -102,3 +102,13 @@ def test_without_a_connection_every_command_says_how_to_fetch_it(
     told = refusal(capsys, *(given.get(word, word) for word in words))
     assert "`hf download deepseek-ai/Janus-Pro-1B`" in told
     assert not (tmp_path / "new").exists()
+
+
+def test_what_is_to_be_fetched_is_told_with_its_size(
+    fetched: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = tmp_path / "one.png"
+    Image.new("RGB", (32, 32)).save(image)
+    with pytest.raises(SystemExit):
+        main(["caption", str(image), "--model", "Salesforce/blip2-opt-2.7b"])
+    assert "(`hf download Salesforce/blip2-opt-2.7b`, 15.0 GB of weights)" in capsys.readouterr().err
