@@ -12,6 +12,7 @@ import pytest
 import torch
 from models.chat_folders import CHAT_FOLDERS
 from models.classic_folders import CLASSIC
+from models.damaged_folders import change_json
 from models.tiny_captioners import EOS, LAW, PAD, random_weights
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForImageTextToText, GenerationConfig
@@ -142,6 +143,13 @@ def test_a_classic_captioner_sees_what_its_processor_makes_of_the_file(
     processor: Any = AutoImageProcessor.from_pretrained(folder)
     opened = [Image.open(file) for file in batch.sources]
     assert torch.equal(seen[0], processor(images=opened, return_tensors="pt")["pixel_values"])
+
+
+def test_squares_that_only_people_see_are_small(tmp_path: Path) -> None:
+    folder = CHAT_FOLDERS["pixtral"](tmp_path / "pixtral")
+    change_json(folder / "config.json", lambda told: told["vision_config"].update({"image_size": 1540}))
+    assert loaded(folder).image_size == 448
+    assert loaded(folder, image_size=1540).image_size == 1540
 
 
 def test_a_fixed_size_stays_an_option(pictures: Path, tmp_path: Path) -> None:

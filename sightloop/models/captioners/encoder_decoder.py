@@ -37,14 +37,17 @@ QUERY_WORDS = "qformer_tokenizer"
 _QUERIES = ("query_tokens", "qformer", "language_projection")
 
 
-def _told(name: str, *owners: Any) -> Any:
-    """What the first of these models says for its writing, in its options or its configuration."""
-    for owner in owners:
-        # A part that cannot write by itself has no such options.
-        for config in (vars(owner).get("generation_config"), owner.config):
-            value = vars(config).get(name) if config is not None else None
-            if value is not None:
-                return value
+def _told(names: str, *owners: Any) -> Any:
+    """What the first of these models says for its writing, in its options or its configuration; of several
+    names the first that is told.
+    """
+    for name in names.split():
+        for owner in owners:
+            # A part that cannot write by itself has no such options.
+            for config in (vars(owner).get("generation_config"), owner.config):
+                value = vars(config).get(name) if config is not None else None
+                if value is not None:
+                    return value
     return None
 
 
@@ -123,9 +126,7 @@ ARCHITECTURES = {
         text="decoder",
         language="decoder",
         enter=_projected,
-        start=lambda model, words: [
-            _told("decoder_start_token_id", model) or _told("bos_token_id", model, model.decoder)
-        ],
+        start=lambda model, words: [_told("decoder_start_token_id bos_token_id", model, model.decoder)],
         ends=lambda model: _told("eos_token_id", model, model.decoder),
     ),
     "git": Architecture(

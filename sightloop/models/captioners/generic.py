@@ -27,7 +27,7 @@ from sightloop.terminal import say
 from sightloop.types import Images, Prompt
 
 ANY_SIZE = 448
-"""Side of the images in pixels for models that take any size."""
+"""Side of squares in pixels for models that take any size, or that see images in their own shapes."""
 
 
 class GenericCaptioner(AdaptedCaptioner):
@@ -46,7 +46,9 @@ class GenericCaptioner(AdaptedCaptioner):
         config = model.config.to_dict()
         self.image_token: int = config.get("image_token_id") or config.get("image_token_index") or -1
         self._check(self.model)
-        self.image_size: int = settings.image_size or _side(config["vision_config"].get("image_size"))
+        # Of images in their own shapes, squares are only shown to people.
+        side = _side(config["vision_config"].get("image_size"))
+        self.image_size: int = settings.image_size or min(side, ANY_SIZE)
         self.sees_whole = settings.image_size is None
         self.hidden_size = int(model.config.get_text_config().hidden_size)
         self._end_with(self.model.generation_config.eos_token_id)
