@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -48,7 +48,7 @@ class ClipSimilarity:
         self.encoder = encoder
         self.model, self.tokenizer = encoder.model, encoder.tokenizer
         prepared = Preparation.of_blip if encoder.is_siglip else Preparation.of_clip
-        self.preparation = None if encoder.sees_shapes else prepared(encoder.image_processor)
+        self.preparation: Any = None if encoder.sees_shapes else prepared(encoder.image_processor)
         """How squares are made; None = it takes images in their own shapes."""
         if self.preparation is not None:
             self.preparation.require_size(self.model.config.vision_config.image_size)

@@ -169,23 +169,19 @@ class YesNoJudge:
 
 def _first_token(model: Any) -> int | None:
     """What an answer begins with, of a model whose language model has a decoder of its own."""
-    parts = [model, vars(model)["_modules"].get("language_model")]
-    if not any(part is not None and part.config.is_encoder_decoder for part in parts):
+    inner: Any = dict(model.named_children()).get("language_model")
+    parts: list[Any] = [part for part in (inner, model) if part is not None]
+    if not any(part.config.is_encoder_decoder for part in parts):
         return None
-    told = [
-        vars(config).get("decoder_start_token_id")
-        for part in parts[::-1]
-        if part is not None
-        for config in (part.generation_config, part.config)
-        if config is not None
-    ]
-    known = [token for token in told if token is not None]
-    if not known:
+    configs: list[Any] = [config for part in parts for config in (part.generation_config, part.config)]
+    told: list[Any] = [vars(config).get("decoder_start_token_id") for config in configs if config is not None]
+    start: int | None = next((token for token in told if token is not None), None)
+    if start is None:
         raise ValueError(
             f"{model.name_or_path!r} does not say what its answers begin with; write "
             "decoder_start_token_id into its config.json"
         )
-    return known[0]
+    return start
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -134,7 +134,7 @@ class ComposedModel:
                 f"{len(images)} images have {len(rows)} features and {sum(places)} places in their prompts; "
                 "the template must name the image token once"
             )
-        return pad_sequence(rows.split(places), batch_first=True)
+        return pad_sequence(list(rows.split(places)), batch_first=True)
 
     @torch.no_grad()
     def context(self, prompt: Prompt) -> Context:

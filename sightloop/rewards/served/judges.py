@@ -65,7 +65,7 @@ class PostedScores:
         return torch.tensor([score for scores in said for score in scores], dtype=torch.float32)
 
     def _scores(self, answer: Any) -> list[float]:
-        scores = cast("Any", answer.get("scores")) if isinstance(answer, Mapping) else answer
+        scores = cast("Any", answer).get("scores") if isinstance(answer, Mapping) else answer
         if not isinstance(scores, list) or not all(map(_is_number, cast("list[Any]", scores))):
             raise ValueError(
                 f"the judge at {self.client.server.address} answered {shortly(answer)}; it must answer "
