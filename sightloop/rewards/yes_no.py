@@ -173,7 +173,9 @@ def _first_token(model: Any) -> int | None:
     parts: list[Any] = [part for part in (inner, model) if part is not None]
     if not any(part.config.is_encoder_decoder for part in parts):
         return None
-    configs: list[Any] = [config for part in parts for config in (part.generation_config, part.config)]
+    configs: list[Any] = [
+        config for part in parts for config in (vars(part).get("generation_config"), part.config)
+    ]
     told: list[Any] = [vars(config).get("decoder_start_token_id") for config in configs if config is not None]
     start: int | None = next((token for token in told if token is not None), None)
     if start is None:
