@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 from sightloop.data.sources import FileSource, Source
 from sightloop.storage.fingerprints import fingerprint_of_file
@@ -23,7 +24,8 @@ def say_if_alike(source: Source, batch: int) -> None:
     paths, known = list(source.paths), len(source)
     if known < batch:
         say(f"warning: {known} images for a batch of {batch}: each comes several times in it", is_error=True)
-    some = paths[:: max(1, len(paths) // _LOOKED_AT)][:_LOOKED_AT]
+    # Images that a program holds have names that are no files.
+    some = [path for path in paths[:: max(1, len(paths) // _LOOKED_AT)][:_LOOKED_AT] if Path(path).is_file()]
     made = [fingerprint_of_file(path) for path in some]
     copies = Counter(made)
     if len(some) > 1 and len(some) >= _MANY * len(copies):
