@@ -67,16 +67,19 @@ def at_work(what: str, *, total: int = 0, unit: str = "", told_after: float = 0.
     if is_other_rank() or threading.current_thread() is not threading.main_thread():
         yield work
         return
+    is_outermost = not _STACK
     _STACK.append(work)
     ended = threading.Event()
     teller = threading.Thread(target=_tell, args=(ended,), name="sightloop-long-work", daemon=True)
-    if len(_STACK) == 1:
+    if is_outermost:
         teller.start()
     try:
         yield work
     finally:
-        _STACK.remove(work)
-        if not _STACK:
+        # A generator that an error left may end after what it was part of.
+        if work in _STACK:
+            del _STACK[_STACK.index(work) :]
+        if is_outermost:
             ended.set()
             teller.join()
             in_place("")

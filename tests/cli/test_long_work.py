@@ -41,6 +41,23 @@ def test_without_a_terminal_there_are_lines_and_results_stay_alone(
     assert "\r" not in said.err
 
 
+def test_an_error_among_what_is_counted_is_one_sentence(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = []
+
+    def fail(_words: list[str]) -> None:
+        kept.append(counted(range(4), "captions", total=4, unit="images"))
+        next(kept[0])
+        raise ValueError("no such image")
+
+    monkeypatch.setattr(app, "COMMANDS", app.COMMANDS | {"doctor": (fail, "")})
+    with pytest.raises(SystemExit):
+        main(["doctor"])
+    kept.pop().close()
+    assert capsys.readouterr().err.splitlines()[-1] == "sightloop: no such image"
+
+
 def test_on_a_terminal_one_line_is_written_again_and_gone_at_the_end(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
