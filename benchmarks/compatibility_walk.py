@@ -37,6 +37,7 @@ UNIRL = (
     "--batch 2 --group 2 --micro-batch 4 --steps 1 --save-every 1 --eval-every 1 --sample-every 1 "
     "--warmup-steps 0 --joint.per-category 4"
 )
+ROWS = "--batch 2 --group 2 --steps 1 --save-every 1 --eval-every 1 --sample-every 1 --held-out.limit 4"
 # Lines of a protocol that are meant to differ between versions.
 PROTOCOL = {"torch", "transformers", "numpy", "pillow", "hash"}
 # What depends on the clock in a run's figures.
@@ -100,6 +101,7 @@ def steps(weights: Path) -> list[Step]:
         Step(words=("export", "runs/vlrm", "--output", "vlrm.pt", "--form", "tensors")),
         Step(words=("caption", PICTURES, "--model", "exported_vlrm"), tells=lines),
         Step(words=("train", "vlrm", "--preset", "paper", "--plan"), tells=lines),
+        Step(words=("train", "grpo", "--run", "runs/rows", *ROWS.split()), tells=figures("runs/rows")),
         Step(words=("doctor",)),
         Step(words=("completion", "bash")),
     ]  # fmt: skip

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sightloop.api.model import load as load
     from sightloop.api.train import train as train
     from sightloop.api.training_run import TrainingRun as TrainingRun
+    from sightloop.recipes.rows.config import RowsConfig as RowsConfig
     from sightloop.recipes.unirl.config import GrpoConfig as GrpoConfig
     from sightloop.recipes.unirl.config import SftConfig as SftConfig
     from sightloop.recipes.vlrm.config import VlrmConfig as VlrmConfig
@@ -32,6 +33,7 @@ _NAMES = {
     "GrpoConfig": "sightloop.recipes.unirl.config",
     "Model": "sightloop.api.model",
     "Outcome": "sightloop.types",
+    "RowsConfig": "sightloop.recipes.rows.config",
     "SftConfig": "sightloop.recipes.unirl.config",
     "TrainingRun": "sightloop.api.training_run",
     "VlrmConfig": "sightloop.recipes.vlrm.config",
@@ -45,6 +47,7 @@ __all__ = [
     "GrpoConfig",
     "Model",
     "Outcome",
+    "RowsConfig",
     "SftConfig",
     "TrainingRun",
     "VlrmConfig",

@@ -113,11 +113,13 @@ def texts_in(path: str | Path) -> dict[str, str]:
 
 
 def path_inside(folder: str | Path, name: str) -> Path:
-    """The path of a file that a data file names by its place below a folder.
+    """The path of a file that a data file names by its place below a folder, or whole.
 
     Raises:
         BrokenImageError: the name leads out of that folder.
     """
+    if os.path.isabs(name) and Path(name).is_relative_to(Path(folder).absolute()):
+        name = os.path.relpath(name, Path(folder).absolute()) if ".." not in Path(name).parts else name
     if os.path.isabs(name) or ".." in Path(name).parts or "\0" in name:
         raise BrokenImageError(f"{name!r} leads out of the folder {str(folder)!r}; name a file below it")
     return Path(folder) / name

@@ -5,35 +5,48 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-_CAPTIONER, _GENERATOR, _GRPO = "vlrm", "unirl", "unirl-grpo"
+_CAPTIONER, _GENERATOR, _GRPO, _ROWS = "vlrm", "unirl", "unirl-grpo", "grpo"
 _BATCH = {
     _CAPTIONER: "--batch counts the images of a step over all ranks, --micro-batch those of a backward pass",
-    _GENERATOR: "--batch and --group make a step over all ranks, --micro-batch is a backward pass",
+    **dict.fromkeys(
+        (_GENERATOR, _ROWS),
+        "--batch and --group make a step over all ranks, --micro-batch is a backward pass",
+    ),
 }
-_LONGEST = {_CAPTIONER: "--draw.max-tokens", _GENERATOR: "--answer.max-tokens"}
+_LONGEST = {_CAPTIONER: "--draw.max-tokens", _ROWS: "--draw.max-tokens", _GENERATOR: "--answer.max-tokens"}
 _DTYPE = "--dtype bfloat16 or float32"
 _RESUME = "sightloop train --resume RUN"
 ANSWERS: dict[str, str | dict[str, str]] = {
     "batch_size": _BATCH,
-    "beta": {_GENERATOR: "--kl-weight"},
+    "beta": {_GENERATOR: "--kl-weight", _ROWS: "--kl-weight"},
     "bf16": _DTYPE,
-    "dataloader_num_workers": {_CAPTIONER: "--data.workers"},
-    "dataset": {_CAPTIONER: "--images", _GENERATOR: "--quiz-file"},
-    "dataset_name": {_CAPTIONER: "--images", _GENERATOR: "--quiz-file"},
+    "dataloader_num_workers": {_CAPTIONER: "--data.workers", _ROWS: "--data.workers"},
+    "dataset": {_CAPTIONER: "--images", _GENERATOR: "--quiz-file", _ROWS: "--rows"},
+    "dataset_name": {_CAPTIONER: "--images", _GENERATOR: "--quiz-file", _ROWS: "--rows"},
     "deepspeed": {_CAPTIONER: "--shard, under torchrun"},
     "device_map": "--device",
     "epochs": "--steps",
-    "epsilon": {_GRPO: "--clip-low"},
-    "epsilon_high": {_GRPO: "--clip-high"},
-    "eval_dataset": {_CAPTIONER: "--held-out.images", _GENERATOR: "--joint.quiz-file"},
+    "epsilon": {_GRPO: "--clip-low", _ROWS: "--clip-low"},
+    "epsilon_high": {_GRPO: "--clip-high", _ROWS: "--clip-high"},
+    "eval_dataset": {
+        _CAPTIONER: "--held-out.images",
+        _GENERATOR: "--joint.quiz-file",
+        _ROWS: "--held-out.rows",
+    },
     "eval_steps": "--eval-every",
     "fp16": _DTYPE,
     "fsdp": {_CAPTIONER: "--shard, under torchrun"},
     "gradient_accumulation_steps": "--micro-batch splits a step; any size gives the same gradient",
     "logging_steps": "every step is logged; --sample-every is for galleries of samples",
-    "lora_alpha": {_CAPTIONER: "--captioner.lora-alpha", _GENERATOR: "--model.lora-alpha"},
-    "lora_r": {_CAPTIONER: "--captioner.lora-rank", _GENERATOR: "--model.lora-rank"},
-    "loss_type": {_CAPTIONER: "--algorithm", _GRPO: "--algorithm"},
+    "lora_alpha": {
+        **dict.fromkeys((_CAPTIONER, _ROWS), "--captioner.lora-alpha"),
+        _GENERATOR: "--model.lora-alpha",
+    },
+    "lora_r": {
+        **dict.fromkeys((_CAPTIONER, _ROWS), "--captioner.lora-rank"),
+        _GENERATOR: "--model.lora-rank",
+    },
+    "loss_type": {_CAPTIONER: "--algorithm", _GRPO: "--algorithm", _ROWS: "--algorithm"},
     "lr": "--learning-rate",
     "lr_scheduler_type": "--decay",
     "max_completion_length": _LONGEST,
@@ -43,8 +56,8 @@ ANSWERS: dict[str, str | dict[str, str]] = {
     "model_name": "--model",
     "model_name_or_path": "--model",
     "num_epochs": "--steps",
-    "num_generations": {_CAPTIONER: "--draw.per-image", _GENERATOR: "--group"},
-    "num_iterations": {_GRPO: "--updates"},
+    "num_generations": {_CAPTIONER: "--draw.per-image", _GENERATOR: "--group", _ROWS: "--group"},
+    "num_iterations": {_GRPO: "--updates", _ROWS: "--updates"},
     "num_train_epochs": "--steps",
     "output_dir": "--run",
     "overwrite_output_dir": "--overwrite",
@@ -58,9 +71,9 @@ ANSWERS: dict[str, str | dict[str, str]] = {
     "save_steps": "--save-every",
     "save_total_limit": "--keep-checkpoints",
     "temperature": "--draw.temperature",
-    "top_k": {_CAPTIONER: "--draw.top-k"},
+    "top_k": {_CAPTIONER: "--draw.top-k", _ROWS: "--draw.top-k"},
     "torch_dtype": _DTYPE,
-    "train_dataset": {_CAPTIONER: "--images", _GENERATOR: "--quiz-file"},
+    "train_dataset": {_CAPTIONER: "--images", _GENERATOR: "--quiz-file", _ROWS: "--rows"},
     "warmup_ratio": "--warmup-steps",
     "zero3": {_CAPTIONER: "--shard, under torchrun"},
 }
@@ -70,7 +83,7 @@ COMMANDS = {
     "chat": "ask",
     "eval": "evaluate",
     "generate": "draw",
-    "grpo": "train unirl-grpo",
+    "grpo": "train grpo",
     "infer": "caption",
     "push": "export RUN --push REPO",
     "sft": "train unirl-sft",

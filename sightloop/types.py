@@ -9,39 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, Protocol
 
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image
 from torch import Tensor, nn
 
+from sightloop.picking import picked
+
 Modality = Literal["text", "image"]
 MaskSchedule = Literal["cosine", "linear", "pow", "sigmoid"]
-
-
-def numbers_of(index: Int[Tensor, " N"]) -> list[int]:
-    """Row numbers as Python integers."""
-    return cast("list[int]", index.tolist())  # pyright: ignore[reportUnknownMemberType]
-
-
-def picked(value: Any, index: Tensor) -> Any:
-    """The samples at `index` of whatever holds a batch: a tensor on any device, a list, several by name.
-
-    What nobody filled, None or an empty list, stays so.
-    """
-    if value is None:
-        return None
-    if isinstance(value, Tensor):
-        return value[index.to(value.device)]
-    if isinstance(value, list):
-        return [value[row] for row in numbers_of(index)] if value else []
-    if isinstance(value, tuple):
-        return tuple(picked(part, index) for part in cast("tuple[Any, ...]", value))
-    if isinstance(value, Mapping):
-        parts = cast("Mapping[str, Any]", value)
-        return {name: picked(part, index) for name, part in parts.items()}
-    return value.rows(index)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,9 +80,18 @@ class Images:
     features: Mapping[str, Float[Tensor, "B ..."]] = field(default_factory=dict[str, Tensor])
     keys: list[bytes] | None = None
     """Of each image, equal where images are; None = the host has not looked at them yet."""
+    more: tuple[Images, ...] = ()
+    """Second, third and further images of each sample; blank where it has fewer."""
+    counts: list[int] | None = None
+    """How many images each sample has, 0 for a text alone; None = one each."""
 
     def __len__(self) -> int:
         return self.pixels.shape[0]
+
+    @property
+    def are_single(self) -> bool:
+        """Whether every sample has one image."""
+        return self.counts is None or all(count == 1 for count in self.counts)
 
     def rows(self, index: Int[Tensor, " N"]) -> Images:
         """The images at `index`, features included."""
@@ -256,6 +243,10 @@ class Outcome:
     """What a right answer says."""
     group: Int[Tensor, " B"] | None = None
     """Samples of one prompt share an id."""
+    prompts: list[str] = field(default_factory=list[str])
+    """What was asked, where each sample has a prompt of its own."""
+    columns: Mapping[str, list[Any]] = field(default_factory=dict[str, list[Any]])
+    """What else stands in the rows of the data, by column."""
     others: Mapping[OtherQuestion, Outcome] = field(default_factory=dict["OtherQuestion", "Outcome"])
     """Further answers to compare with, sample by sample."""
 

@@ -26,18 +26,20 @@ OPENED = {"models.open", "models.only_numbers", "models.written_text"}
 FAMILIES = {"models.captioners", "models.show_o", "models.janus"}
 JUDGED = {"rewards", "quizzes", "world"}
 MEASURED = {"evaluation", "geneval", "evaluators"}
-RECIPES = {"recipes", "recipes.vlrm", "recipes.unirl"}
+RECIPES = {"recipes", "recipes.vlrm", "recipes.rows", "recipes.unirl"}
 BELOW = {
     *FLOOR, *MODELS, *JUDGED, *MEASURED, "algorithms", "data", "rollouts", "storage", "training",
 }  # fmt: skip
 EVERYONES = {
-    *("accelerator", "former_names", "late", "other_libraries", "process", "ranges", "terminal"),
-    "text_files",
+    *("accelerator", "former_names", "late", "messages", "other_libraries", "picking", "process"),
+    *("ranges", "terminal", "text_files"),
 }
 ALLOWED: dict[str, set[str]] = {
     "accelerator": set(),
     "former_names": set(),
     "late": set(),
+    "messages": set(),
+    "picking": set(),
     "ranges": set(),
     "other_libraries": set(),
     "terminal": set(),
@@ -66,11 +68,13 @@ ALLOWED: dict[str, set[str]] = {
     "geneval": FLOOR | OPENED | {"quizzes", "evaluation", "models.clip", "models.transformers_internals"},
     "world": FLOOR | {"quizzes", "geneval.rules"},
     "evaluators": FLOOR | MODELS | JUDGED | {
-        "evaluation", "geneval", "data", "rollouts.seeds", "training.distributed", "training.gallery",
+        "evaluation", "geneval", "data", "rollouts.seeds", "rollouts.caption", "training.distributed",
+        "training.gallery",
     },
     "report": {"evaluation.intervals", "evaluation.shares", "image_files"},
     "recipes": BELOW | RECIPES,
     "recipes.vlrm": BELOW | {"recipes", "models.captioners.critic", "models.captioners.vision_towers"},
+    "recipes.rows": BELOW | {"recipes"},
     "recipes.unirl": BELOW | {"recipes"},
     "planning": BELOW | RECIPES | FAMILIES,
     "runs": BELOW | RECIPES | {"planning", "report.page:write_report"},
@@ -79,7 +83,7 @@ ALLOWED: dict[str, set[str]] = {
     "api": BELOW | RECIPES | {"runs", "integrations", "report"},
     "view": {"image_files", "report", "api.model"},
     # The public names, imported when they are used.
-    "": {"api", "recipes.unirl.config", "recipes.vlrm.config", "types"},
+    "": {"api", "recipes.rows.config", "recipes.unirl.config", "recipes.vlrm.config", "types"},
     "cli": BELOW | RECIPES | {
         "", "planning", "runs", "doctor", "integrations", "report", "api", "view",
         # `convert` names the family whose files it rewrites.

@@ -126,6 +126,18 @@ def group_relative(
     return advantages / (variance.sqrt() + eps)
 
 
+def batch_standardized(
+    values: Float[Tensor, " B"], *, eps: float = 1e-4, gather: Gather = identity_gather
+) -> Float[Tensor, " B"]:
+    """Values less the mean of all ranks' batch, divided by (its standard deviation (n - 1) + `eps`).
+
+    >>> batch_standardized(torch.tensor([1.0, 2.0, 3.0]), eps=0)
+    tensor([-1.,  0.,  1.])
+    """
+    everyone = torch.cat([part.to(values.device) for part in gather(values)])
+    return (values - everyone.mean()) / (everyone.std() + eps)
+
+
 def require_company(group: Int[Tensor, " B"], *, gather: Gather = identity_gather) -> None:
     """Check that every group has at least two samples, on all ranks together.
 

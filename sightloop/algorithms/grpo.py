@@ -26,6 +26,7 @@ from torch import Tensor
 
 from sightloop.algorithms.credit import (
     Gather,
+    batch_standardized,
     group_relative,
     groups_with_signal,
     identity_gather,
@@ -34,16 +35,8 @@ from sightloop.algorithms.credit import (
 from sightloop.algorithms.methods import METHODS
 from sightloop.algorithms.ratios import clipped_ratio, is_clipped, kl_to_reference, sequence_log_probs
 from sightloop.algorithms.turn_objectives import ScoredTurn, TurnObjectives, in_turn_columns, loss_weights_of
-from sightloop.types import (
-    Credit,
-    LossOutput,
-    Policy,
-    Reduction,
-    Rollout,
-    Turn,
-    identity_reduction,
-    numbers_of,
-)
+from sightloop.picking import numbers_of
+from sightloop.types import Credit, LossOutput, Policy, Reduction, Rollout, Turn, identity_reduction
 
 Old = Literal["none", "rescored", "recorded"]
 OLD: tuple[Old, ...] = ("none", "rescored", "recorded")
@@ -63,6 +56,8 @@ class GRPO:
     std_eps: float = 1e-4
     leave_one_out: bool = False
     """Compare with the mean of the other samples only."""
+    standardize_batch: bool = False
+    """Then give the advantages of the batch mean 0 and deviation 1 (GDPO)."""
     drop_zero_variance_groups: bool = False
     """Leave groups whose samples all earned the same out of the batch (DAPO); else only the penalty acts."""
     old: Old = "none"
@@ -140,6 +135,8 @@ class GRPO:
             eps=self.std_eps,
             gather=self.gather,
         )
+        if self.standardize_batch:
+            advantages = batch_standardized(advantages, eps=self.std_eps, gather=self.gather)
         signal = groups_with_signal(totals, group, gather=self.gather)
         keep = signal if self.drop_zero_variance_groups else torch.ones_like(signal)
         loss_weights = loss_weights_of(scored_turns, keep, reduce=self.reduce, dtype=advantages.dtype)

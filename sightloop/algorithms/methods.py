@@ -18,6 +18,8 @@ class Method:
     average_over: Literal["sample", "token", "length"] | None = None
     """What weighs the same in the loss; `length` needs the longest drawing and answer
     (`TurnObjective.max_length`)."""
+    separate_rewards: bool = False
+    """Each reward is standardized in its group before they are added up: whoever judges sees to it."""
     changes: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Fields of GRPO with their values."""
 
@@ -41,6 +43,12 @@ METHODS: dict[str, Method] = {
     ),
     # arXiv 2507.18071
     "gspo": Method(old_policy=True, changes={"ratio": "sequence", "clip_low": 3e-4, "clip_high": 4e-4}),
+    # arXiv 2601.05242
+    "gdpo": Method(
+        old_policy=True,
+        separate_rewards=True,
+        changes={**_CLIPS, "divide_by_std": False, "standardize_batch": True},
+    ),
     # arXiv 2402.14740
     "rloo": Method(changes={"divide_by_std": False, "leave_one_out": True}),
 }

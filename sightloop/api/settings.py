@@ -13,6 +13,7 @@ from typing import Any, cast
 import tyro
 
 from sightloop.data.given import given_images
+from sightloop.data.rows import give_rows
 from sightloop.former_names import current_setting
 from sightloop.other_libraries import here_called, in_python
 from sightloop.recipes.catalog import RECIPES
@@ -23,6 +24,8 @@ from sightloop.rewards.user_functions import give_function
 _OPTION = type(tyro.conf.arg())
 _IMAGES = {"data.images": "images", "held_out.images": "held_out"}
 """Settings that name images, and what images of a program are called there."""
+_ROWS = {"data.rows": "rows", "held_out.rows": "held_out"}
+"""The same of rows."""
 
 
 def recipe_of(config: Any) -> str:
@@ -88,9 +91,11 @@ def give_again(
     left: dict[str, Any] = {}
     for key, value in (settings or {}).items():
         place = _place(type(config), key, recipe_of(config), value)
-        name = _IMAGES.get("held_out.images" if place == "held_out" else place, "")
+        name = _ROWS.get(place) or _IMAGES.get("held_out.images" if place == "held_out" else place, "")
         if not name or isinstance(value, str | Path | Mapping) or dataclasses.is_dataclass(value):
             left[key] = value
+        elif place in _ROWS:
+            give_rows(value, name=name)
         else:
             given_images(value, name=name, column=config.data.column if name == "images" else "")
     functions = rewards if isinstance(rewards, Mapping) else _named(rewards)
@@ -147,6 +152,8 @@ def _place(config: type[Any], key: str, recipe: str, value: Any = None) -> str:
     leaves = set(options.values())
     groups = {leaf.rpartition(".")[0] for leaf in leaves} - {""}
     is_group = isinstance(value, Mapping) or dataclasses.is_dataclass(value)
+    if wanted == "held_out" and "held_out.rows" in leaves and not is_group:
+        return "held_out.rows"
     # Some groups have the name of an option: `judge` is a model or its settings.
     if wanted in groups and (is_group or wanted not in options):
         return wanted
@@ -165,6 +172,8 @@ def _plain(place: str, value: Any, *, column: str) -> Any:
     """A value as a configuration holds it."""
     if place in _IMAGES:
         return given_images(value, name=_IMAGES[place], column=column if place == "data.images" else "")
+    if place in _ROWS:
+        return give_rows(value, name=_ROWS[place])
     if isinstance(value, Path):
         return str(value)
     if dataclasses.is_dataclass(value):
@@ -204,8 +213,9 @@ def _changed(config: Any, changes: Mapping[str, Any]) -> Any:
 
 def _put_rewards(nested: dict[str, Any], start: Any, rewards: Any) -> None:
     """Rewards by name are all that there are: of the recipe's own, those not named weigh nothing."""
-    own = {field.name for field in dataclasses.fields(start.rewards)}
-    if type(rewards) is type(start.rewards):
+    weighed = start.rewards if "rewards" in {field.name for field in dataclasses.fields(start)} else None
+    own = {field.name for field in dataclasses.fields(weighed)} if weighed is not None else set[str]()
+    if weighed is not None and type(rewards) is type(weighed):
         nested["rewards"] = rewards
         return
     weights, custom = dict.fromkeys(own, 0.0), []
@@ -223,7 +233,8 @@ def _put_rewards(nested: dict[str, Any], start: Any, rewards: Any) -> None:
             weights[name] = float(weight)
         else:
             custom.append(f"{name}={weight}")
-    nested["rewards"] = weights
+    if own:
+        nested["rewards"] = weights
     nested["custom_rewards"] = (*nested.get("custom_rewards", ()), *custom)
 
 

@@ -32,11 +32,12 @@ def train(
 ) -> TrainingRun:
     """Train, and hand back the run.
 
-    `recipe` is "vlrm", "unirl-grpo" or "unirl-sft", or a whole configuration (`VlrmConfig`, `GrpoConfig`,
-    `SftConfig`). Settings are keywords, called as on the command line (`steps`, `learning_rate`, `policy` or
-    `model`, `judge`, `images`, `batch`; `held_out__clip` for `--held-out.clip`), groups of them mappings or
-    dataclasses. `images` and `held_out` take a folder, a glob, a list of PIL images, a `datasets.Dataset`,
-    map-style or streaming. Without a policy, the embedded world's tiny one learns on its own images.
+    `recipe` is "vlrm", "grpo", "unirl-grpo" or "unirl-sft", or a whole configuration (`VlrmConfig`,
+    `RowsConfig`, `GrpoConfig`, `SftConfig`). Settings are keywords, called as on the command line (`steps`,
+    `learning_rate`, `policy` or `model`, `judge`, `images`, `rows`, `batch`; `held_out__clip` for
+    `--held-out.clip`), groups of them mappings or dataclasses. `images`, `rows` and `held_out` take a folder,
+    a glob, a list (of PIL images; of rows as mappings), a `datasets.Dataset`, map-style or streaming. Without
+    a policy, the embedded world's tiny one learns on its own images.
 
     `rewards` are all rewards of the run by name, each a weight, a function, or both as (function, weight):
     `{"similarity": 1, "short": my_function, "clip:FOLDER": 0.5}`; or a list of functions as for TRL. Without

@@ -344,7 +344,7 @@ _TRAIN_NOTE = (
 )
 COMMANDS: dict[str, tuple[Callable[[list[str]], None], str]] = {
     "demo": (demo, "minutes of training without a download (unirl, vlrm), with images before and after"),
-    "train": (train_command, "train a model on what a judge sees (vlrm, unirl-grpo, unirl-sft)"),
+    "train": (train_command, "train a model on what a judge sees (vlrm, grpo, unirl-grpo, unirl-sft)"),
     "evaluate": (evaluate_command, "measure captions, answers, drawings (clip-recall, geneval, joint ...)"),
     "caption": (caption_command, "write captions of images"),
     "draw": (draw_command, "draw images of a prompt (Show-o, Janus)"),

@@ -44,6 +44,14 @@ SHORT: dict[str, Short] = {
             *("--custom-rewards", "--algorithm", "--batch", *_TRAINED),
         ),
     ),
+    "train grpo": Short(
+        example="sightloop train grpo --model Qwen/Qwen2-VL-2B-Instruct --rows rows.jsonl "
+        "--custom-rewards mine.py:right --plan",
+        options=(
+            *("--model", "--rows", "--held-out.rows", "--custom-rewards", "--algorithm", "--kl-weight"),
+            *("--batch", "--group", "--draw.max-tokens", *_TRAINED),
+        ),
+    ),
     "train unirl-grpo": Short(
         example="sightloop train unirl-grpo --model show-o-512x512/ --run runs/first --plan",
         options=(*_QUIZZED, "--algorithm", "--kl-weight", *_TRAINED),

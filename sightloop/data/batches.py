@@ -15,9 +15,9 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any
 
-from sightloop.data.decode import Decoded, Decoding
-from sightloop.data.encoded import Broken, load_both
-from sightloop.data.images import ImageBatch, load_many, make_batch
+from sightloop.data.decode import Decoding
+from sightloop.data.encoded import Broken, load_row
+from sightloop.data.images import ImageBatch, OneSample, load_many, make_batch
 from sightloop.data.order import order_of
 from sightloop.data.sources import Source
 from sightloop.terminal import one_line
@@ -151,12 +151,12 @@ class ImageStream:
         broken = [result for result in loaded if isinstance(result, Broken)]
         num_seen = before.num_seen + num_rows
         self._check(num_seen, before, broken)
-        pixels: list[Decoded] = []
+        pixels: list[OneSample] = []
         for row, result in enumerate(loaded):
             attempt = 0
             while isinstance(result, Broken):
                 pictures[row] = self._order.ahead(first + row + attempt)
-                result = load_both(pictures[row], self._decoding)
+                result = load_row(pictures[row], self._decoding)
                 attempt += 1
                 num_seen += 1
                 if isinstance(result, Broken):

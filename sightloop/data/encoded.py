@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -12,15 +13,35 @@ from PIL import Image
 from sightloop.data.decode import BrokenImageError, Decoded, Decoding, decode_both
 from sightloop.image_files import read_regular
 
+Reading = Callable[[], bytes | Image.Image]
+"""Fetches the bytes of an image (or, for a video, its frame) when it is wanted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """What stands beside an image where data are rows."""
+
+    prompt: str
+    """A text, or a `MessagePrompt`."""
+    columns: Mapping[str, Any]
+    """Everything else, by column."""
+    more: tuple[Reading, ...] = ()
+    """Its second image and further ones."""
+    is_list: bool = False
+    """Whether its images are a list, which may hold one."""
+    has_image: bool = True
+
 
 @dataclass(frozen=True, kw_only=True)
 class EncodedImage:
-    """Where an image is, and how its bytes (or, for a video, its frame) are fetched when it is wanted."""
+    """Where an image is, and how it is fetched when it is wanted."""
 
     source: str
     """A path, or `shard!member`."""
-    read: Callable[[], bytes | Image.Image]
+    read: Reading
     reference: str = ""
+    row: Row | None = None
+    """The row that it is the first image of."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,14 +54,17 @@ class Broken:
 
 def load(picture: EncodedImage, decoding: Decoding) -> UInt8[np.ndarray, "H W 3"] | Broken:
     """The square, or why there is none."""
-    found = load_both(picture, decoding)
-    return found if isinstance(found, Broken) else found.square
+    found = load_row(picture, decoding)
+    return found if isinstance(found, Broken) else found[0].square
 
 
-def load_both(picture: EncodedImage, decoding: Decoding) -> Decoded | Broken:
-    """The square, and the whole image if that is wanted, or why there is none."""
+def load_row(picture: EncodedImage, decoding: Decoding) -> tuple[Decoded, ...] | Broken:
+    """All images of its row, itself alone where it is in none, as squares and whole if that is wanted; or why
+    there are none.
+    """
+    reads = (picture.read, *(picture.row.more if picture.row else ()))
     try:
-        return decode_both(picture.read(), decoding)
+        return tuple(decode_both(read(), decoding) for read in reads)
     except (BrokenImageError, OSError) as error:
         return Broken(source=picture.source, reason=str(error))
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeGuard, runtime_checkable
+from typing import Any, Protocol, TypeGuard, cast, runtime_checkable
 
 import numpy as np
 from PIL import Image
@@ -28,7 +28,7 @@ _WANTED = (
 
 
 @runtime_checkable
-class _Places(Protocol):
+class Places(Protocol):
     """Has a length and places."""
 
     def __len__(self) -> int: ...
@@ -41,6 +41,13 @@ class _Skips(Protocol):
     """A stream that can begin later."""
 
     def skip(self, n: int) -> Any: ...
+
+
+@runtime_checkable
+class _Lists(Protocol):
+    """A column of lists, by what they hold."""
+
+    feature: Any
 
 
 @runtime_checkable
@@ -64,7 +71,7 @@ class HeldImages(FileSource):
         return EncodedImage(source=self.paths[number], read=partial(self._read, number))
 
     def _read(self, number: int) -> bytes | Image.Image:
-        return _image_in(self.rows[number], self.column)
+        return image_in(self.rows[number], self.column)
 
 
 def given_images(images: Any, *, name: str, column: str = "") -> str:
@@ -93,8 +100,8 @@ def source_of(images: Any, *, name: str = "images", column: str = "") -> Source:
         raise ValueError(f"{name} has the parts {', '.join(map(str, images))}; give one of them")
     if is_one_image(images):
         raise ValueError(f"{name} is one image; give a list: [image]")
-    rows = _undecoded(images)
-    if isinstance(rows, _Places):
+    rows = undecoded(images)
+    if isinstance(rows, Places):
         if not len(rows):
             raise ValueError(f"{name} is empty; give at least one image")
         if isinstance(rows, Sequence) and all(isinstance(row, str | Path) for row in rows):
@@ -126,16 +133,19 @@ def is_one_image(images: Any) -> bool:
 def _walk(shard: str, start: int, *, rows: Any, column: str) -> Iterator[EncodedImage]:
     left = iter(rows.skip(start)) if isinstance(rows, _Skips) else itertools.islice(rows, start, None)
     for number, row in enumerate(left, start):
-        yield EncodedImage(source=f"{shard}!{number}", read=partial(_image_in, row, column))
+        yield EncodedImage(source=f"{shard}!{number}", read=partial(image_in, row, column))
 
 
-def _undecoded(images: Any) -> Any:
+def undecoded(images: Any) -> Any:
     """A data set of `datasets` whose images stay files until they are wanted; anything else as it is."""
     if not isinstance(images, _Described):
         return images
     for name, kind in (images.features or {}).items():
         if type(kind).__name__ == "Image" and kind.decode:
             images = images.cast_column(name, replace(kind, decode=False))
+        if isinstance(kind, _Lists) and type(kind.feature).__name__ == "Image" and kind.feature.decode:
+            inside = replace(kind.feature, decode=False)
+            images = images.cast_column(name, replace(cast("Any", kind), feature=inside))
     return images
 
 
@@ -145,7 +155,7 @@ def _column(row: Any, wanted: str, name: str) -> str:
         if wanted:
             raise ValueError(f"{name} has no columns; leave column {wanted!r} out")
         try:
-            _image_in(row, "")
+            image_in(row, "")
         except BrokenImageError as error:
             raise ValueError(f"{name} holds {_shortly(row)}: {error}; give {_WANTED}") from error
         return ""
@@ -172,7 +182,7 @@ def _is_image(value: Any) -> bool:
     return isinstance(value, Image.Image | bytes) or _is_file(value)
 
 
-def _image_in(row: Any, column: str) -> bytes | Image.Image:
+def image_in(row: Any, column: str) -> bytes | Image.Image:
     """The image of a row.
 
     Raises:

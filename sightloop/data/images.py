@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,13 +15,16 @@ from jaxtyping import Int
 from torch import Tensor
 
 from sightloop.data.decode import Decoded, Decoding
-from sightloop.data.encoded import Broken, EncodedImage, load_both
+from sightloop.data.encoded import Broken, EncodedImage, Row, load_row
 from sightloop.data.order import sample_seeds
 from sightloop.data.sources import FileSource, Source
+from sightloop.picking import picked
 from sightloop.terminal import one_line
 from sightloop.types import Images
 
 logger = logging.getLogger(__name__)
+OneSample = Sequence[Decoded]
+"""The images of one sample, which are one where data are not rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,20 +40,17 @@ class ImageBatch:
     """Running numbers: unique over the endless stream and all its ranks, or the places in an `ImageSet`."""
     seeds: list[int]
     """One a sample, 63 bits, made from the seed of the stream and the running number."""
+    prompts: list[str] = field(default_factory=list[str])
+    """What is asked, where data are rows."""
+    columns: Mapping[str, list[Any]] = field(default_factory=dict[str, list[Any]])
+    """Everything else that stands in the rows, by column."""
 
     def __len__(self) -> int:
         return len(self.sources)
 
     def rows(self, index: Int[Tensor, " N"]) -> ImageBatch:
         """The samples at `index`."""
-        picked = index.tolist()
-        return ImageBatch(
-            images=self.images.rows(index),
-            sources=[self.sources[i] for i in picked],
-            references=[self.references[i] for i in picked],
-            indices=[self.indices[i] for i in picked],
-            seeds=[self.seeds[i] for i in picked],
-        )
+        return ImageBatch(**picked(vars(self), index))
 
 
 class UnreadableImageError(ValueError):
@@ -112,7 +112,7 @@ class ImageSet:
         with ThreadPoolExecutor(self._workers) as pool:
             while chunk := list(itertools.islice(numbered, self._batch_size)):
                 loaded = load_many([picture for _, picture in chunk], self._decoding, pool=pool)
-                used: list[tuple[int, EncodedImage, Decoded]] = []
+                used: list[tuple[int, EncodedImage, OneSample]] = []
                 for (index, picture), pixels in zip(chunk, loaded, strict=True):
                     if isinstance(pixels, Broken):
                         self._leave_out(pixels)
@@ -132,28 +132,49 @@ class ImageSet:
         self.left_out.append(broken)
 
 
-def _batch(used: Sequence[tuple[int, EncodedImage, Decoded]], seed: int) -> ImageBatch:
+def _batch(used: Sequence[tuple[int, EncodedImage, OneSample]], seed: int) -> ImageBatch:
     indices, pictures, pixels = zip(*used, strict=True)
     return make_batch(pictures, pixels, indices=list(indices), seed=seed)
 
 
 def make_batch(
-    pictures: Sequence[EncodedImage], pixels: Sequence[Decoded], *, indices: list[int], seed: int
+    pictures: Sequence[EncodedImage], pixels: Sequence[OneSample], *, indices: list[int], seed: int
 ) -> ImageBatch:
     """A batch of decoded images."""
-    stacked = np.ascontiguousarray(np.stack([each.square for each in pixels]).transpose(0, 3, 1, 2))
-    whole = [torch.from_numpy(each.whole).permute(2, 0, 1) for each in pixels if each.whole is not None]
+    rows = [picture.row for picture in pictures if picture.row is not None]
     return ImageBatch(
-        images=Images(pixels=torch.from_numpy(stacked), whole=whole or None),
+        images=_images(pixels, rows),
         sources=[picture.source for picture in pictures],
         references=[picture.reference for picture in pictures],
         indices=indices,
         seeds=sample_seeds(seed, indices),
+        prompts=[row.prompt for row in rows],
+        columns={name: [row.columns.get(name) for row in rows] for name in _names(rows)},
     )
+
+
+def _names(rows: Sequence[Row]) -> list[str]:
+    return list(dict.fromkeys(name for row in rows for name in row.columns))
+
+
+def _images(pixels: Sequence[OneSample], rows: Sequence[Row]) -> Images:
+    """First images, and further ones where any sample has some; where one has fewer, its first again."""
+    most = max(map(len, pixels))
+    parts = [_stacked([each[place if place < len(each) else 0] for each in pixels]) for place in range(most)]
+    if most == 1 and all(row.has_image and not row.is_list for row in rows):
+        return parts[0]
+    counts = [len(each) if row.has_image else 0 for each, row in zip(pixels, rows, strict=True)]
+    return replace(parts[0], more=tuple(parts[1:]), counts=counts)
+
+
+def _stacked(images: Sequence[Decoded]) -> Images:
+    stacked = np.ascontiguousarray(np.stack([each.square for each in images]).transpose(0, 3, 1, 2))
+    whole = [torch.from_numpy(each.whole).permute(2, 0, 1) for each in images if each.whole is not None]
+    return Images(pixels=torch.from_numpy(stacked), whole=whole or None)
 
 
 def load_many(
     pictures: Sequence[EncodedImage], decoding: Decoding, *, pool: Executor | None
-) -> list[Decoded | Broken]:
+) -> list[OneSample | Broken]:
     """The pixels of each image, or why there are none; in parallel if there is a pool."""
-    return list((map if pool is None else pool.map)(lambda picture: load_both(picture, decoding), pictures))
+    return list((map if pool is None else pool.map)(lambda picture: load_row(picture, decoding), pictures))

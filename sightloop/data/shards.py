@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import os
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import groupby
 from pathlib import Path, PurePosixPath
@@ -126,7 +126,7 @@ def image_column(path: str, wanted: str | None) -> str:
         schema = pq.read_schema(path)
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{path} cannot be read as parquet: {error}") from error
-    candidates = [field.name for field in schema if _holds_images(field.type)]
+    candidates = [field.name for field in schema if holds_images(field.type)]
     columns = ", ".join(f"{field.name} ({field.type})" for field in schema)
     if wanted is not None and wanted not in candidates:
         raise ValueError(f"column {wanted!r} of {path} holds no images; its columns are {columns}")
@@ -143,13 +143,14 @@ def image_column(path: str, wanted: str | None) -> str:
     return wanted or ("image" if "image" in candidates else candidates[0])
 
 
-def _holds_images(kind: Any) -> bool:
+def holds_images(kind: Any) -> bool:
+    """Whether a column of this type holds images: bytes, a struct of bytes and path, or lists of these."""
     import pyarrow.types as kinds
 
     if kinds.is_list(kind) or kinds.is_large_list(kind):
-        return _holds_images(kind.value_type)
+        return holds_images(kind.value_type)
     if kinds.is_struct(kind):
-        return kind.get_field_index("bytes") >= 0 and _holds_images(kind.field("bytes").type)
+        return kind.get_field_index("bytes") >= 0 and holds_images(kind.field("bytes").type)
     return kinds.is_binary(kind) or kinds.is_large_binary(kind)
 
 
@@ -159,18 +160,22 @@ def parquet_images(path: str, start: int, *, column: str) -> Iterator[EncodedIma
 
     row = start
     try:
-        for row, value in _rows(path, start, column):
-            yield _row_image(path, column, row, value)
+        for row, (value,) in parquet_values(path, start, (column,)):
+            images = row_images(path, column, row, value, Path(path).parent)
+            several = f"the row holds {len(images)} images; rows of one image are read"
+            yield images[0] if len(images) == 1 else damaged(f"{path}!{row}", several)
             row += 1
     except (pa.ArrowException, OSError, KeyError, BrokenImageError) as error:
         yield damaged(path, f"the shard cannot be read beyond row {row}: {error}")
 
 
-def _rows(path: str, start: int, column: str) -> Iterator[tuple[int, Any]]:
-    """Numbers and values of rows; a value that stands in many of them is in memory once."""
+def parquet_values(path: str, start: int, columns: Sequence[str]) -> Iterator[tuple[int, tuple[Any, ...]]]:
+    """Numbers of rows, and what each has in these columns, images in the first of them; an image that stands
+    in many of them is in memory once.
+    """
     import pyarrow.parquet as pq
 
-    row = 0
+    row, column = 0, columns[0]
     told = pq.read_metadata(path)
     names = {told.schema.column(number).path for number in range(told.num_columns)}
     leaves = sorted(name for name in names if name == column or _is_of_bytes(name, column))
@@ -184,11 +189,11 @@ def _rows(path: str, start: int, column: str) -> Iterator[tuple[int, Any]]:
                 continue
             at_once = _rows_at_once(told.row_group(group), column)
             # One group at a time: batches then start at the same rows wherever the walk starts.
-            for batch in file.iter_batches(at_once, row_groups=[group], columns=[column]):
+            for batch in file.iter_batches(at_once, row_groups=[group], columns=list(columns)):
                 skipped = min(max(start - row, 0), batch.num_rows)
                 row += skipped
-                for value in batch.column(column).slice(skipped):
-                    yield row, value
+                for values in zip(*(batch.column(name).slice(skipped) for name in columns), strict=True):
+                    yield row, values
                     row += 1
 
 
@@ -206,16 +211,23 @@ def _rows_at_once(group: Any, column: str) -> int:
     return max(1, min(_ROWS_AT_ONCE, _BATCH_BYTES * group.num_rows // max(1, size)))
 
 
-def _row_image(path: str, column: str, row: int, value: Any) -> EncodedImage:
+def row_images(path: str, column: str, row: int, value: Any, root: Path) -> list[EncodedImage]:
+    """The images of a row: one, or those of its list; names of files start from `root`."""
+    import pyarrow as pa
+
+    is_list = isinstance(value, pa.ListScalar) and value.is_valid
+    values = list(value.values) if is_list else [value]
+    names = {"path": path, "column": column, "row": row}
+    return [_row_image(each, place=place, root=root, **names) for place, each in enumerate(values)]
+
+
+def _row_image(value: Any, *, path: str, column: str, row: int, place: int, root: Path) -> EncodedImage:
     source = f"{path}!{row}"
-    value, number = _only(value)
-    if number != 1:
-        return damaged(source, f"the row holds {number} images; rows of one image are read")
     encoded = _encoded(value)
     if encoded is not None and encoded.size > MAX_BYTES:
         return damaged(source, f"it has {encoded.size} bytes, more than the {MAX_BYTES} that are read")
     if encoded is not None and encoded.size > _HELD_BYTES:
-        return EncodedImage(source=source, read=partial(_read_row, path, column, row))
+        return EncodedImage(source=source, read=partial(_read_row, path, column, row, place))
     if encoded is not None:
         data = encoded.to_pybytes()
         return EncodedImage(source=source, read=lambda: data)
@@ -223,21 +235,9 @@ def _row_image(path: str, column: str, row: int, value: Any) -> EncodedImage:
     if not isinstance(elsewhere, str):
         return damaged(source, "the row holds no image")
     try:
-        return EncodedImage(
-            source=source, read=partial(read_file, str(path_inside(Path(path).parent, elsewhere)))
-        )
+        return EncodedImage(source=source, read=partial(read_file, str(path_inside(root, elsewhere))))
     except BrokenImageError as error:
         return damaged(source, str(error))
-
-
-def _only(value: Any) -> tuple[Any, int]:
-    """The image of a row, of a list of one where it holds lists, and how many there are."""
-    import pyarrow as pa
-
-    if not isinstance(value, pa.ListScalar) or not value.is_valid:
-        return value, 1
-    images = value.values
-    return (images[0] if len(images) else value), len(images)
 
 
 def _is_struct(value: Any) -> bool:
@@ -257,13 +257,13 @@ def _encoded(value: Any) -> Any:
     return value.as_buffer() if value.is_valid and isinstance(value, pa.BinaryScalar) else None
 
 
-def _read_row(path: str, column: str, row: int) -> bytes:
+def _read_row(path: str, column: str, row: int, place: int) -> bytes:
     import pyarrow as pa
 
     try:
-        _, value = next(_rows(path, row, column))
-        return _encoded(_only(value)[0]).to_pybytes()
-    except (pa.ArrowException, StopIteration, AttributeError) as error:
+        _, (value,) = next(parquet_values(path, row, (column,)))
+        return _encoded(value.values[place] if isinstance(value, pa.ListScalar) else value).to_pybytes()
+    except (pa.ArrowException, StopIteration, LookupError, AttributeError) as error:
         raise BrokenImageError(f"it cannot be read again: {type(error).__name__}: {error}") from error
 
 
@@ -290,6 +290,34 @@ def video_images(path: str, start: int) -> Iterator[EncodedImage]:
     except (FFmpegError, BrokenImageError, OSError) as error:
         if number >= start:
             yield damaged(path, f"the video cannot be read beyond {number} keyframes: {error}")
+
+
+def video_frame(path: str, share: float) -> Image.Image:
+    """The frame of a video at a share of its length, 0 the first and 1 the last.
+
+    Raises:
+        BrokenImageError: it cannot be read.
+    """
+    import av
+    from av.error import FFmpegError
+
+    found = None
+    try:
+        with av.open(path) as container:
+            if not container.streams.video:
+                raise BrokenImageError("it has no video stream")
+            stream = container.streams.video[0]
+            length = stream.duration or 0
+            wanted = (stream.start_time or 0) + round(length * share)
+            container.seek(wanted, stream=stream)
+            for found in container.decode(stream):
+                if found.pts is None or found.pts >= wanted:
+                    break
+    except (FFmpegError, OSError) as error:
+        raise BrokenImageError(f"{type(error).__name__}: {error}") from error
+    if found is None:
+        raise BrokenImageError("no frame of it can be decoded")
+    return found.to_image().rotate(found.rotation, expand=True)
 
 
 def _keyframe(path: str, pts: int) -> Image.Image:

@@ -165,6 +165,18 @@ def open_source(
     return source
 
 
+def files_of(spec: str, *, kind: str, wanted: str) -> tuple[str, ...]:
+    """The files of one kind that a folder or glob names.
+
+    Raises:
+        ValueError: there are none, or files of other kinds.
+    """
+    paths = _find(spec)
+    if (found := _one_kind(spec, paths)) != kind:
+        raise ValueError(f"{spec!r} holds {found}, not {kind}; give {wanted}")
+    return paths
+
+
 def _given(spec: str) -> Source:
     if spec not in _GIVEN:
         name = spec.removeprefix(IN_PYTHON)
@@ -181,13 +193,18 @@ def _walk_of(
     if kind == "tar shards":
         return tar_images
     if kind == "videos":
-        _require("av", extra="video", kind=kind)
+        require_library("av", extra="video", kind=kind)
         return video_images
-    _require("pyarrow", extra="data", kind=kind)
+    require_library("pyarrow", extra="data", kind=kind)
     return partial(parquet_images, column=image_column(paths[0], column))
 
 
-def _require(library: str, *, extra: str, kind: str) -> None:
+def require_library(library: str, *, extra: str, kind: str) -> None:
+    """Refuse what takes a library that is missing.
+
+    Raises:
+        ValueError: it is missing; the extra that installs it is named.
+    """
     if find_spec(library) is None:
         raise ValueError(
             f"{kind} are read with {library}, which is missing: pip install 'sightloop[{extra}]'"

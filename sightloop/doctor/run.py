@@ -29,6 +29,7 @@ from sightloop.types import Reward
 
 RECIPE_PROBES = {
     "vlrm": "sightloop.doctor.vlrm",
+    "grpo": "sightloop.doctor.rows",
     "unirl-grpo": "sightloop.doctor.unirl",
     "unirl-sft": "sightloop.doctor.unirl",
 }

@@ -58,3 +58,15 @@ class JointSettings:
     """
     seed: Seed = 1
     """Everything random follows from it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOutRowSettings:
+    """Held-out rows, which are answered greedily and judged by the rewards of training."""
+
+    rows: str = ""
+    """As `data.rows`; empty = no evaluation (the embedded world brings its own)."""
+    split: str = "test"
+    """Split of a data set that has several."""
+    limit: Count | None = None
+    """At most so many rows, from the first."""

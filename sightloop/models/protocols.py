@@ -83,6 +83,12 @@ def sees_whole(captioner: Any) -> bool:
     return not missing_members(captioner, SeesWhole) and captioner.sees_whole
 
 
+class ReadsMessages(Protocol):
+    """A captioner whose prompts may hold several messages, and several images or none."""
+
+    reads_messages: bool
+
+
 class SupportsCritic(Protocol):
     """A captioner whose hidden states a critic can read."""
 

@@ -10,6 +10,7 @@ from typing import Any
 from sightloop.planning.networks import is_relaxed
 from sightloop.planning.resources import PHASES, Phase
 from sightloop.planning.summary import plans_of
+from sightloop.recipes.captioner_runs import as_captions, trains_captioner
 from sightloop.recipes.unirl.config import UniConfig
 from sightloop.recipes.vlrm.config import VlrmConfig
 from sightloop.training.checkpoint import finished_checkpoints
@@ -47,7 +48,7 @@ def _planned(config: Any, num_ranks: int, phase: str) -> float:
     """GiB on each rank in a phase, as the training loop names it."""
     plan = plans_of(config, ranks=(num_ranks,))[num_ranks]
     # A drawing run scores its reference with the update, a caption run has it among its judges.
-    is_reward = phase == DRAWING and isinstance(config, VlrmConfig)
+    is_reward = phase == DRAWING and trains_captioner(config)
     meant = (*_MEANT.get(phase, PHASES), *(("reference",) if is_reward else ()))
     return max((plan.total(one) for one in plan.phases if one in meant), default=plan.peak)
 
@@ -62,13 +63,14 @@ def _smaller(config: Any, num_ranks: int) -> Iterator[tuple[str, Any]]:
         yield "--gradient-checkpointing", replace(config, gradient_checkpointing=True)
     if config.dtype == "float32":
         yield "--dtype bfloat16", replace(config, dtype="bfloat16")
-    if isinstance(config, VlrmConfig):
-        drawn = config.draw_batch or -(-config.batch * config.draw.per_image // num_ranks)
+    if trains_captioner(config):
+        each = as_captions(config).draw.per_image
+        drawn = config.draw_batch or -(-config.batch * each // num_ranks)
         if drawn > 1:
             yield f"--draw-batch {drawn // 2}", replace(config, draw_batch=drawn // 2)
         if config.keep_features:
             yield "--no-keep-features", replace(config, keep_features=False)
-        if num_ranks > 1 and not config.shard:
+        if num_ranks > 1 and isinstance(config, VlrmConfig) and not config.shard:
             yield "--shard", replace(config, shard=True)
         return
     drawn = config.draw_batch or -(-config.batch // num_ranks) * config.group

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+from sightloop.recipes.captioner_runs import trains_captioner
+from sightloop.recipes.rows.config import RowsConfig
 from sightloop.recipes.unirl.config import UniConfig
 from sightloop.recipes.vlrm.config import VlrmConfig
 
 
-def precisions(config: VlrmConfig | UniConfig) -> dict[str, str]:
+def precisions(config: VlrmConfig | RowsConfig | UniConfig) -> dict[str, str]:
     """The precision of each part, by its name."""
     found = {"trained weights, gradients, Adam's moments": "float32"}
-    if isinstance(config, VlrmConfig):
-        found |= {
-            "frozen tower and language model": config.dtype,
-            "judge: tower": config.dtype,
-            "judge: Q-Former, embeddings, head": "float32",
-            "log-probabilities, rewards, advantages": "float32",
-        }
+    if trains_captioner(config):
+        found["frozen tower and language model"] = config.dtype
+        if isinstance(config, VlrmConfig):
+            found |= {"judge: tower": config.dtype, "judge: Q-Former, embeddings, head": "float32"}
+        found["log-probabilities, rewards, advantages"] = "float32"
     else:
         whole = config.model.trained == "full"
         if whole:
@@ -38,6 +38,6 @@ def is_mixed(config: UniConfig) -> bool:
     return config.model.trained == "full" and config.dtype != "float32"
 
 
-def precision_lines(config: VlrmConfig | UniConfig) -> list[str]:
+def precision_lines(config: VlrmConfig | RowsConfig | UniConfig) -> list[str]:
     """The same as a small table."""
     return ["precision", *(f"  {name:<60} {kept:>8}" for name, kept in precisions(config).items())]

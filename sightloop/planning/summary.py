@@ -7,6 +7,8 @@ from sightloop.planning.gpus import time_lines
 from sightloop.planning.image_plan import ImagePlan
 from sightloop.planning.precision import precision_lines
 from sightloop.planning.resources import Plan, disk_lines, table
+from sightloop.planning.rows_plan import RowsPlan
+from sightloop.recipes.rows.config import RowsConfig
 from sightloop.recipes.unirl.config import UniConfig
 from sightloop.recipes.vlrm.config import VlrmConfig
 from sightloop.terminal import say
@@ -16,21 +18,23 @@ _RANKS = (1, 8)
 
 
 def plans_of(
-    config: VlrmConfig | UniConfig, *, ranks: tuple[int, ...] = _RANKS, is_paper: bool = False
+    config: VlrmConfig | RowsConfig | UniConfig, *, ranks: tuple[int, ...] = _RANKS, is_paper: bool = False
 ) -> dict[int, Plan]:
     """The resources of one rank, by the number of all; no weight is loaded.
 
     Raises:
         ValueError: a model does not exist, or its folder does not tell its sizes.
     """
-    if isinstance(config, VlrmConfig):
-        found: CaptionPlan | ImagePlan = CaptionPlan(config)
+    if isinstance(config, RowsConfig):
+        found: CaptionPlan | ImagePlan = RowsPlan(config)
+    elif isinstance(config, VlrmConfig):
+        found = CaptionPlan(config)
     else:
         found = ImagePlan(config, is_paper=is_paper)
     return {number: found.plan(number) for number in ranks}
 
 
-def print_plan(config: VlrmConfig | UniConfig, *, is_paper: bool = False) -> None:
+def print_plan(config: VlrmConfig | RowsConfig | UniConfig, *, is_paper: bool = False) -> None:
     """Parameters, precision, memory, FLOPs, hours on GPUs, disk; `is_paper` = in the paper's sizes."""
     plans = plans_of(config, is_paper=is_paper)
     named = {"1 rank" if n == 1 else f"of {n}": plan for n, plan in plans.items()}

@@ -12,9 +12,9 @@ from jaxtyping import Int
 from torch import Tensor
 
 from sightloop.data.order import derive, mix, permutation, sample_seeds
+from sightloop.picking import numbers_of
 from sightloop.quizzes.grammar import CATEGORIES, Category, Quiz, random_quiz
 from sightloop.quizzes.vocabulary import Vocabulary
-from sightloop.types import numbers_of
 
 EVEN: dict[str, float] = dict.fromkeys(CATEGORIES, 1.0)
 """Every category as often as any other."""

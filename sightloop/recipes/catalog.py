@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sightloop.late import late
 from sightloop.recipes.config_json import config_of_run
+from sightloop.recipes.rows.config import ROWS_PRESETS, RowsConfig
 from sightloop.recipes.unirl.config import GRPO_PRESETS, SFT_PRESETS, GrpoConfig, SftConfig
 from sightloop.recipes.vlrm.config import VLRM_PRESETS, VlrmConfig, settled
 from sightloop.text_files import form_of, read_json
@@ -44,6 +46,14 @@ RECIPES = {
         builder="sightloop.recipes.vlrm.build",
         to_evaluate="name images with --held-out.images, and the CLIP that measures with --held-out.clip",
         settled=settled,
+    ),
+    "grpo": Recipe(
+        does="a model answers rows of images and prompts, and any rewards judge it",
+        config=RowsConfig,
+        presets=ROWS_PRESETS,
+        builder="sightloop.recipes.rows.build",
+        to_evaluate="name rows with --held-out.rows",
+        settled=late("sightloop.recipes.rows.build:settled_rows"),
     ),
     "unirl-grpo": Recipe(
         does="a model that draws and answers reinforces what it sees in its own drawings",

@@ -32,7 +32,15 @@ MODELS = (
 )
 """Settings that name a model: a folder, a file or a name of the hub."""
 IMAGES = ("data.images", "held_out.images")
-_FILES = ("data.image_root", "held_out.image_root", "judge.phrases", "quizzes.file", "quizzes.excluded")
+_FILES = (
+    "data.rows",
+    "held_out.rows",
+    "data.image_root",
+    "held_out.image_root",
+    "judge.phrases",
+    "quizzes.file",
+    "quizzes.excluded",
+)
 _FILES += ("joint.quiz_file", "joint.fixed")
 _REWARDS = "custom_rewards"
 _PARTS = re.compile(r"([:=+])")

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from sightloop.data.decode import Decoded, Decoding
-from sightloop.data.encoded import Broken, load
+from sightloop.data.encoded import Broken, load_row
 from sightloop.data.images import make_batch
 from sightloop.data.sources import Source
 from sightloop.late import late
@@ -38,9 +38,9 @@ def try_rewards(named: Sequence[str], samples: Callable[[], Outcome]) -> None:
 def captions_to_try(source: Source) -> Outcome:
     """Two images of the run's own with a caption that nobody wrote."""
     pictures = list(itertools.islice(source.pictures(), _SAMPLES))
-    loaded = [load(picture, Decoding(size=_SIDE, fit="crop")) for picture in pictures]
-    blank = np.full((_SIDE, _SIDE, 3), 127, dtype=np.uint8)
-    pixels = [Decoded(blank if isinstance(one, Broken) else one) for one in loaded]
+    loaded = [load_row(picture, Decoding(size=_SIDE, fit="crop")) for picture in pictures]
+    blank = (Decoded(np.full((_SIDE, _SIDE, 3), 127, dtype=np.uint8)),)
+    pixels = [blank if isinstance(one, Broken) else one for one in loaded]
     batch = make_batch(pictures, pixels, indices=list(range(len(pictures))), seed=0)
     tokens, pieces = _written(["a photo of something"] * len(batch))
     return Outcome(
@@ -50,6 +50,9 @@ def captions_to_try(source: Source) -> Outcome:
         images=batch.images,
         references=batch.references,
         sources=batch.sources,
+        group=torch.arange(len(batch)),
+        prompts=batch.prompts,
+        columns=batch.columns,
     )
 
 

@@ -125,6 +125,11 @@ OFFERED: dict[str, Offer] = {
         model="",
         load=late("sightloop.rewards.offered:jpeg"),
     ),
+    "exact": Offer(
+        does="1 for the true answer, whatever its case and white space; 0 for any other",
+        model="",
+        load=late("sightloop.rewards.offered:exact"),
+    ),
     "length": Offer(
         does="words of the caption; hackable, for tests",
         model="",

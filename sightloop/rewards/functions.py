@@ -2,7 +2,8 @@
 
 Three forms are told apart by the names of the function's parameters:
 
-1. `completions` among them: as TRL calls its reward functions, `(prompts, completions, **columns) -> list`.
+1. `completions` among them: as TRL calls its reward functions, `(prompts, completions, **columns) -> list`;
+   where data are rows, their columns too. Of conversations, prompts and completions are lists of messages.
 2. `images` or `prompts` without it: a reward of images, `(images, prompts, facts) -> list`.
 3. Neither: the library's own, one `Outcome` in, a tensor `B` or `B T` out.
 
@@ -25,11 +26,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sightloop.accelerator import in_float64
+from sightloop.messages import MessagePrompt, user_message, with_images
+from sightloop.picking import numbers_of
 from sightloop.process.faults import user_code_message
 from sightloop.process.time_limit import limited
 from sightloop.rewards.samples import pil_images, rows_of, sample_name
 from sightloop.rewards.user_functions import awaited, load_function, shortly
-from sightloop.types import Outcome, numbers_of, on_last_token
+from sightloop.types import Images, Outcome, on_last_token
 
 COLUMNS: dict[str, str] = {
     "prompts": "what the image was drawn from; of captions the question, or nothing",
@@ -44,7 +47,8 @@ COLUMNS: dict[str, str] = {
     "facts": "what a right answer says, as tuples of `sightloop.types.Fact`",
 }
 """What a function may ask for by the name of a parameter."""
-_OWN, _COLUMNS = "own", "columns"
+_THEIRS = {"completions", "completion_ids"}
+"""Who asks for one of these is called as TRL calls its reward functions."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +62,8 @@ class CustomReward:
     """Columns that it is given; none = it is given the outcome."""
     required: frozenset[str] = field(default_factory=frozenset[str])
     """Columns that it cannot do without."""
+    takes_all: bool = False
+    """Whether it is given every column of the rows that the data are."""
     may_pass: bool = False
     """Whether it may say None of a sample, which then earns nothing."""
 
@@ -84,9 +90,13 @@ class CustomReward:
         return awaited(self.function(**given) if self.columns else self.function(outcome))
 
     def _given(self, outcome: Outcome) -> dict[str, list[Any]]:
-        given = {name: values for name in self.columns if (values := _column(name, outcome)) is not None}
+        names = [*self.columns, *(outcome.columns if self.takes_all else ())]
+        given = {name: values for name in names if (values := _column(name, outcome)) is not None}
         for name in sorted(self.required - given.keys()):
-            raise ValueError(f"reward {self.name!r} asks for {name!r}, of which these samples have none")
+            there = f"; their columns are {', '.join(outcome.columns)}" if outcome.columns else ""
+            raise ValueError(
+                f"reward {self.name!r} asks for {name!r}, of which these samples have none{there}"
+            )
         return given
 
     def _placed(self, said: Any, outcome: Outcome) -> Float[Tensor, "B T"]:
@@ -176,19 +186,30 @@ def load_reward(name: str) -> CustomReward:
     """
     found = load_function(name, what="reward").function
     columns, required = _asks_for(found, name)
-    may_pass = bool({"completions", "completion_ids"} & inspect.signature(found).parameters.keys())
-    return CustomReward(name=name, function=found, columns=columns, required=required, may_pass=may_pass)
+    parameters = inspect.signature(found).parameters
+    return CustomReward(
+        name=name,
+        function=found,
+        columns=columns,
+        required=required,
+        takes_all=any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()),
+        may_pass=bool(_THEIRS & parameters.keys()),
+    )
 
 
 def _column(name: str, outcome: Outcome) -> list[Any] | None:
     """One entry a sample; None if these samples have none."""
     if name in ("images", "image"):
-        return None if outcome.images is None else list(pil_images(outcome.images))
-    if name in ("completions", "answers"):
+        return None if outcome.images is None else _images(outcome.images, several=name == "images")
+    if name == "completions" and _are_messages(outcome):
+        return [[{"role": "assistant", "content": text}] for text in outcome.texts()]
+    if name in ("completions", "answers") and name not in outcome.columns:
         return list(outcome.texts())
     if name == "completion_ids":
         rows = zip(outcome.tokens.ids.cpu(), outcome.tokens.mask.cpu(), strict=True)
         return [numbers_of(ids[mask]) for ids, mask in rows]
+    if name == "prompts" and outcome.prompts:
+        return _messages(outcome) if _are_messages(outcome) else list(outcome.prompts)
     if name == "prompts":
         # Drawings come with what is asked about them, and their source is the prompt.
         return list(outcome.sources if outcome.questions else [""] * len(outcome.pieces))
@@ -198,7 +219,43 @@ def _column(name: str, outcome: Outcome) -> list[Any] | None:
         "questions": outcome.questions,
         "facts": outcome.facts,
     }
-    return list(values[name]) or None
+    return list(outcome.columns.get(name, values.get(name, ()))) or None
+
+
+def _images(images: Images, *, several: bool) -> list[Any]:
+    """The image of each sample, or of samples that may have several a list each."""
+    if images.counts is None or not several:
+        return list(pil_images(images))
+    parts = [list(pil_images(part)) for part in (images, *images.more)]
+    return [[part[row] for part in parts[:count]] for row, count in enumerate(images.counts)]
+
+
+def _are_messages(outcome: Outcome) -> bool:
+    return any(isinstance(prompt, MessagePrompt) for prompt in outcome.prompts)
+
+
+def _messages(outcome: Outcome) -> list[list[dict[str, Any]]]:
+    """The prompts as messages with their images in place, as TRL hands them over."""
+    assert outcome.images is not None
+    parts = [list(pil_images(part)) for part in (outcome.images, *outcome.images.more)]
+    counts = outcome.images.counts or [1] * len(outcome.prompts)
+    found: list[list[dict[str, Any]]] = []
+    for row, (prompt, count) in enumerate(zip(outcome.prompts, counts, strict=True)):
+        shown = iter([part[row] for part in parts[:count]])
+        asked = prompt.messages if isinstance(prompt, MessagePrompt) else [user_message(prompt)]
+        found.append(
+            [
+                message
+                | {
+                    "content": [
+                        part | {"image": next(shown)} if part.get("type") == "image" else part
+                        for part in message["content"]
+                    ]
+                }
+                for message in with_images(asked, count)
+            ]
+        )
+    return found
 
 
 def _asks_for(function: Any, name: str) -> tuple[tuple[str, ...], frozenset[str]]:
@@ -214,11 +271,13 @@ def _asks_for(function: Any, name: str) -> tuple[tuple[str, ...], frozenset[str]
                 f"the columns {', '.join(COLUMNS)} by name"
             )
         return (), frozenset()
-    for wrong in required:
+    # What TRL's form asks for may stand in rows of data, which nobody has opened yet.
+    for wrong in () if names & _THEIRS else required:
         if wrong not in COLUMNS:
             raise ValueError(f"{name!r} asks for {wrong!r}; the columns are {', '.join(COLUMNS)}")
     everything = any(p.kind is p.VAR_KEYWORD for p in parameters)
-    columns = tuple(column for column in COLUMNS if everything or column in names)
+    own = [p.name for p in plain if p.name not in COLUMNS] if names & _THEIRS else []
+    columns = (*(column for column in COLUMNS if everything or column in names), *own)
     return columns, frozenset(required)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sightloop.rewards.clip_family import AestheticReward, ClipSimilarity, Scale
 from sightloop.rewards.image_classes import ImageClassifier, NamedClasses
 from sightloop.rewards.loading import CLASSIFIER, READER, Loading, clip_and_head, processor_for
-from sightloop.rewards.plain import JpegSize, caption_length
+from sightloop.rewards.plain import JpegSize, caption_length, exact_answer
 from sightloop.rewards.samples import ImageReward
 from sightloop.rewards.served.judges import PostedScores, ServedYesNo
 from sightloop.rewards.similarity import ItmSimilarity
@@ -90,6 +90,11 @@ def classes(model: str, how: Loading) -> Reward:
 def jpeg(model: str, how: Loading) -> Reward:
     """Compressibility."""
     return ImageReward(rewards=JpegSize().rewards)
+
+
+def exact(model: str, how: Loading) -> Reward:
+    """Whether the true answer was given."""
+    return exact_answer
 
 
 def length(model: str, how: Loading) -> Reward:

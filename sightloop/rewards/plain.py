@@ -50,6 +50,18 @@ class JpegSize:
         return file.tell() / 1000
 
 
+def exact_answer(outcome: Outcome) -> Float[Tensor, "B T"]:
+    """1 for a text that is the true answer, or a line of it, whatever its case, white space and last stop."""
+    told = [_bare(text) for text in outcome.texts()]
+    right = [{_bare(line) for line in reference.split("\n")} for reference in outcome.references]
+    values = [float(text in known) for text, known in zip(told, right, strict=True)]
+    return on_last_token(torch.tensor(values), outcome.tokens)
+
+
+def _bare(text: str) -> str:
+    return " ".join(text.lower().split()).removesuffix(".")
+
+
 def caption_length(outcome: Outcome) -> Float[Tensor, "B T"]:
     """The number of words of each caption, on its last token: the simplest reward to hack."""
     return on_last_token(torch.tensor([float(len(text.split())) for text in outcome.texts()]), outcome.tokens)

@@ -15,7 +15,8 @@ from PIL import Image
 from torch import Tensor
 
 from sightloop.accelerator import in_float64
-from sightloop.types import Evaluation, Images, Outcome, Tokens, numbers_of, on_last_token, picked
+from sightloop.picking import numbers_of, picked
+from sightloop.types import Evaluation, Images, Outcome, Tokens, on_last_token
 
 RewardsOfImages = Callable[[Images, list[str]], Float[Tensor, " B"]]
 """Says how well each image and its text fit, or how good the image is alone."""
@@ -124,6 +125,8 @@ def rows_of(outcome: Outcome, index: Tensor) -> Outcome:
         questions=of(outcome.questions),
         facts=of(outcome.facts),
         group=picked(outcome.group, index),
+        prompts=of(outcome.prompts),
+        columns={name: of(values) for name, values in outcome.columns.items()},
         others={name: rows_of(other, index) for name, other in outcome.others.items()},
     )
 

@@ -120,7 +120,7 @@ class YesNoJudge:
 
     def _next_word(self, texts: list[str], opened: list[Any]) -> Float[Tensor, "B V"]:
         # On the right no position moves, whatever a model makes of padding.
-        made = processed(self.processor, texts, opened, padding_side="right")
+        made = processed(self.processor, texts, [[image] for image in opened], padding_side="right")
         inputs = {
             n: v.to(self.model.device) for n, v in made.items() if n not in ("labels", "token_type_ids")
         }

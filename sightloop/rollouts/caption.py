@@ -10,7 +10,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sightloop.data.images import ImageBatch
-from sightloop.models.protocols import Captioner
+from sightloop.messages import MessagePrompt
+from sightloop.models.protocols import Captioner, ReadsMessages, require_members
 from sightloop.rollouts.join import join_rollouts
 from sightloop.rollouts.seeds import repeated_seeds
 from sightloop.types import Images, Judge, Outcome, Prompt, Rollout, Sampling, Tokens, Turn
@@ -53,11 +54,13 @@ class CaptionCollector:
         outcome_of = self._outcomes(batch, picked)
         each = torch.arange(len(picked)).repeat_interleave(self.per_image)
         seeds = repeated_seeds([batch.seeds[row] for row in picked], self.per_image)
+        asked = batch.prompts or [self.prompt] * len(batch)
         prompt = Prompt(
-            texts=[self.prompt] * len(each),
+            texts=[asked[picked[place]] for place in each.tolist()],
             images=images.rows(each) if self.per_image > 1 else images,
             seeds=seeds,
         )
+        _require_read(policy, prompt)
         tokens = policy.sample(prompt, self.sampling)
         outcome = outcome_of(policy, tokens, _pictures(prompt), each)
         rewards, parts = self.judge(outcome)
@@ -71,6 +74,7 @@ class CaptionCollector:
             group=group,
             pieces=outcome.pieces,
             sources=outcome.sources,
+            references=outcome.references if batch.prompts else [],
             baseline=self._baseline(policy, images, outcome_of, each) if self.greedy_baseline else None,
         )
 
@@ -84,6 +88,9 @@ class CaptionCollector:
                 images=images,
                 references=[batch.references[i] for i in at],
                 sources=[batch.sources[i] for i in at],
+                group=torch.tensor([batch.indices[i] for i in at]),
+                prompts=[batch.prompts[i] for i in at] if batch.prompts else [],
+                columns={name: [values[i] for i in at] for name, values in batch.columns.items()},
             )
 
         return outcome_of
@@ -103,6 +110,22 @@ OutcomeMaker = Callable[[Captioner, Tokens, Images, Tensor], Outcome]
 def _pictures(prompt: Prompt) -> Images:
     assert isinstance(prompt.images, Images)
     return prompt.images
+
+
+def _require_read(policy: Captioner, prompt: Prompt) -> None:
+    """Refuse prompts that the captioner would not read whole.
+
+    Raises:
+        ValueError: several messages, or several images or none, and it takes one text and one image.
+    """
+    if _pictures(prompt).are_single and not any(isinstance(text, MessagePrompt) for text in prompt.texts):
+        return
+    require_members(
+        policy,
+        ReadsMessages,
+        what="prompts of several messages, with several images or without one",
+        instead="give each row one text and one image",
+    )
 
 
 def _ended(policy: Captioner, tokens: Tokens) -> Bool[Tensor, " B"]:

@@ -51,13 +51,21 @@ def _join_seen(parts: Sequence[Images | Tokens | None]) -> Images | Tokens | Non
         return _join_tokens(codes)
     if not seen:
         return None
+    return _join_images(seen)
+
+
+def _join_images(seen: Sequence[Images]) -> Images:
     # Features of images in their own shapes are as many as the largest of a part has.
     features = {key: _join_features([part.features[key] for part in seen]) for key in seen[0].features}
+    # The parts are of one batch, whose samples are filled up to equally many images.
+    more = zip(*(part.more for part in seen), strict=True)
     return Images(
         pixels=torch.cat([part.pixels for part in seen]),
         whole=[each for part in seen for each in part.whole or []] or None,
         features=features,
         keys=_join_keys(seen),
+        more=tuple(map(_join_images, more)),
+        counts=[count for part in seen for count in part.counts or ()] or None,
     )
 
 

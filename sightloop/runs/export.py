@@ -18,6 +18,7 @@ from sightloop.models.families import CaptionerFamily, GeneratorFamily
 from sightloop.models.precision import DTYPES
 from sightloop.models.protocols import Card, Export, Usage
 from sightloop.models.weight_files import refuse_filled
+from sightloop.recipes.captioner_runs import as_captions
 from sightloop.recipes.inputs import settings_of_run
 from sightloop.recipes.unirl.config import GrpoConfig
 from sightloop.runs.restore import Restored, family_of, restore, start_folder
@@ -27,7 +28,7 @@ _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _CACHED = re.compile(r"/models--([^/]+?)--([^/]+)/snapshots/")
 _TOLERANCE = 1e-3
 """An interval belongs to a figure only if its values average to it."""
-_CAPTIONS = {name: name for name in ("recall@1", "recall@5", "mrr", "precision", "told", "length")}
+_CAPTIONS = {name: name for name in ("recall@1", "recall@5", "mrr", "reward", "precision", "told", "length")}
 _BOTH_SIDES = {
     "drawn": "drawn right",
     "answered": "answered right about its own drawings",
@@ -69,7 +70,7 @@ def export_run(
         form=form,
         dtype=DTYPES[dtype],
         card=_card(run, restored, "held_out", _CAPTIONS, license_name),
-        prompt=restored.config.draw.prompt,
+        prompt=as_captions(restored.config).draw.prompt,
         decoding=_decoding(restored),
     )
     row.export(restored.policy, output, wanted)
@@ -98,7 +99,7 @@ def _cannot(run: Path, title: str, function: str) -> str:
 
 
 def _decoding(restored: Restored) -> dict[str, int]:
-    held_out = restored.config.held_out
+    held_out = as_captions(restored.config).held_out
     return {
         "num_beams": held_out.beams,
         "no_repeat_ngram_size": held_out.no_repeat_ngram,

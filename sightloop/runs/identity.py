@@ -13,6 +13,7 @@ from huggingface_hub import try_to_load_from_cache
 
 from sightloop.data.settings import IN_PYTHON
 from sightloop.data.sources import FileSource, open_named_images
+from sightloop.recipes.captioner_runs import as_captions, trains_captioner
 from sightloop.recipes.choices import value_of
 from sightloop.recipes.image_policies import world_folder
 from sightloop.recipes.inputs import (
@@ -102,6 +103,8 @@ def _filled(config: Any, run: Path) -> Any:
     if isinstance(config, VlrmConfig):
         world = config if config.data.images else shapes_world(config, run)
         return replace(world, policy=base_model(config))
+    if trains_captioner(config):
+        return replace(config, policy=as_captions(config).policy)
     generator: UniConfig = config
     return (
         generator if generator.policy else replace(generator, policy=str(world_folder(generator.world_model)))

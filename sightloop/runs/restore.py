@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -14,8 +13,10 @@ from sightloop.models.named_models import captioner_family, generator_family
 from sightloop.models.open import local_folder
 from sightloop.models.precision import DTYPES
 from sightloop.models.protocols import Captioner, ImageGenerator
+from sightloop.recipes.captioner_runs import as_captions, trains_captioner
 from sightloop.recipes.image_policies import load_image_policy, world_folder
 from sightloop.recipes.inputs import settings_of_run
+from sightloop.recipes.rows.config import RowsConfig
 from sightloop.recipes.unirl import build as unirl
 from sightloop.recipes.unirl.config import UniConfig
 from sightloop.recipes.vlrm import build as vlrm
@@ -43,10 +44,10 @@ class Restored:
         return start_of(self.config)
 
 
-def start_of(config: VlrmConfig | UniConfig) -> str:
+def start_of(config: VlrmConfig | RowsConfig | UniConfig) -> str:
     """The model that a run of this configuration starts from."""
-    if isinstance(config, VlrmConfig):
-        return vlrm.base_model(config)
+    if trains_captioner(config):
+        return vlrm.base_model(as_captions(config))
     return config.policy or f"{config.world_model} of the embedded world"
 
 
@@ -144,15 +145,15 @@ def open_generator(
 
 
 def read_config(run: Path) -> VlrmConfig:
-    """The configuration of a captioner's run.
+    """The configuration of a captioner's run, of another recipe as that of one that captions.
 
     Raises:
         ValueError: the folder is no run, or not one of a captioner.
     """
     recipe, config = settings_of_run(run)
-    if not isinstance(config, VlrmConfig):
+    if not trains_captioner(config):
         raise ValueError(f"{run} is a run of {recipe}, whose model draws and answers; name a captioner's run")
-    return config
+    return as_captions(config)
 
 
 def image_config(run: Path) -> UniConfig:
@@ -195,10 +196,10 @@ def saved_step(run: Path, step: str) -> checkpoint.Saved:
     return saved_step(run, str(max(others)))
 
 
-def family_of(config: VlrmConfig | UniConfig) -> Family:
+def family_of(config: VlrmConfig | RowsConfig | UniConfig) -> Family:
     """The row of the model that a run of this configuration starts from."""
-    if isinstance(config, VlrmConfig):
-        return captioner_family(vlrm.base_model(config))
+    if trains_captioner(config):
+        return captioner_family(start_of(config))
     return generator_family(start_folder(config))
 
 
@@ -206,7 +207,6 @@ def _start(config: Any, run: Path, device: torch.device, dtype: Precision | None
     require_same_policy(config, run)
     # Training offers two precisions; drawing with what was trained works in three.
     changes: dict[str, Any] = {} if dtype is None else {"dtype": dtype}
-    load: Callable[..., Any] = (
-        vlrm.load_trained_captioner if isinstance(config, VlrmConfig) else unirl.load_policy
-    )
-    return load(replace(config, **changes), device)
+    if trains_captioner(config):
+        return vlrm.load_trained_captioner(replace(as_captions(config), **changes), device)
+    return unirl.load_policy(replace(config, **changes), device)

@@ -18,6 +18,7 @@ NAMES = [
     "GrpoConfig",
     "Model",
     "Outcome",
+    "RowsConfig",
     "SftConfig",
     "TrainingRun",
     "VlrmConfig",

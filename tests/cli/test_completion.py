@@ -22,7 +22,7 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str], word: str) -
     ("typed", "found"),
     [
         (["dr"], ["draw"]),
-        (["train", ""], ["vlrm", "unirl-grpo", "unirl-sft"]),
+        (["train", ""], ["vlrm", "grpo", "unirl-grpo", "unirl-sft"]),
         (["evaluate", "clip"], ["clip-recall"]),
         (["train", "vlrm", "--learning"], ["--learning-rate"]),
         (["train", "vlrm", "--algorithm", "sc"], ["scst"]),

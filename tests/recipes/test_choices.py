@@ -19,9 +19,12 @@ from sightloop.cli import main
 from sightloop.recipes.catalog import RECIPES
 from sightloop.recipes.choices import leaves_of, value_of, with_value
 from sightloop.recipes.config_json import checked, config_of_run, config_to_json
+from sightloop.recipes.rows import build as rows
 from sightloop.recipes.vlrm import build as vlrm
 from sightloop.recipes.vlrm.config import VlrmConfig
 from sightloop.runs.launch import launch
+from sightloop.world.bundled import WEIGHTS
+from sightloop.world.image_folder import write_images
 
 ONE_STEP = {
     "schedule.steps": 1, "schedule.micro_batch": 8, "schedule.eval_every": 1, "schedule.save_every": 1,
@@ -29,6 +32,7 @@ ONE_STEP = {
 }  # fmt: skip
 VLRM = ONE_STEP | {"batch": 4, "held_out.limit": 4}
 UNIRL = ONE_STEP | {"batch": 2, "group": 2, "joint.per_category": 4}
+ROWS = ONE_STEP | {"batch": 2, "group": 2, "held_out.limit": 4}
 NOT_EVALUATED = {"joint.per_category": 0}
 # Recipe, preset, and the choices made: together they make every choice, and leave every one out.
 RUNS: dict[str, tuple[str, str, Mapping[str, Any]]] = {
@@ -58,6 +62,16 @@ RUNS: dict[str, tuple[str, str, Mapping[str, Any]]] = {
         UNIRL
         | NOT_EVALUATED
         | {"rewards.all_facts": 0.0, "rewards.detector": 1.0, "objectives.answering": 0.0},
+    ),
+    "rows of the world": ("grpo", "shapes", ROWS),
+    "rows of one's own": (
+        "grpo",
+        "default",
+        ROWS
+        | {
+            "algorithm": "dapo", "data.rows": "OWN", "policy": str(WEIGHTS / "janus"), "dtype": "float32",
+            "data.allow_text": True, "schedule.gradient_clip": "none", "draw.max_tokens": 4,
+        },
     ),
     "end to end": ("unirl-sft", "shapes", UNIRL),
     "own drawings": ("unirl-sft", "shapes-janus", UNIRL | NOT_EVALUATED | {"end_to_end": False}),
@@ -128,14 +142,27 @@ def is_refused(config: Any, setting: str, recipe: str) -> bool:
     return False
 
 
+def own_rows(folder: Path) -> str:
+    """A folder of `datasets` with splits: frames of a video, and a row without an image."""
+    from datasets import Dataset, DatasetDict
+
+    frame = str(write_images(folder / "images", number=1, seed=0) / "00000.png")
+    own = [{"video": [frame, frame], "prompt": "why?"}, {"video": None, "prompt": "why?"}] * 2
+    DatasetDict({"train": Dataset.from_list(own)}).save_to_disk(folder / "set")
+    return str(folder / "set")
+
+
 @pytest.fixture(scope="module")
 def read_by_runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
     """What every run of `RUNS` reads of its configuration, from the launch to the end of its step."""
     found: dict[str, set[str]] = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(vlrm, "NUM_SCENES", 8)
+        patch.setattr(rows, "NUM_ROWS", 8)
         for name, (recipe, preset, changes) in RUNS.items():
             config = made(recipe, preset, changes)
+            if changes.get("data.rows"):
+                config = with_value(config, "data.rows", own_rows(tmp_path_factory.mktemp("own")))
             with reads_of(config) as read:
                 launch(recipe, config, tmp_path_factory.mktemp("runs") / "run")
             found[name] = read
@@ -207,6 +234,10 @@ SILENT = [
     ("unirl-sft", "--no-end-to-end --relaxation.temperature 2", "belongs to --end-to-end"),
     ("unirl-sft", "--likelihood.guided", "belongs to the likelihood of drawings"),
     ("unirl-sft", "--world-model janus --relaxation.round 3", "only 'one-round' has a use for it"),
+    ("grpo", "--data.allow-text", "belongs to rows of your own"),
+    ("grpo", "--algorithm rloo --clip-low 0.2", "belongs to --algorithm grpo"),
+    ("grpo", "--rows a.jsonl --model b --held-out.limit 3", "belongs to an evaluation"),
+    ("unirl-grpo", "--algorithm gdpo --judge.scale group", "do not standardize each reward anyway"),
     ("vlrm", f"{SCST} --critic.lora-rank 2", "belongs to --algorithm a2c"),
     ("vlrm", f"{SCST} --critic-learning-rate 1", "belongs to --algorithm a2c"),
     (

@@ -68,7 +68,7 @@ def wrong_shape(outcome):
 def two(first, second):
     return []
 
-def solution(completions, solution):
+def rated(images, solution):
     return []
 
 async def later(completions, **kwargs):
@@ -237,7 +237,7 @@ def test_what_goes_wrong_names_the_function_and_the_sample(mine: str, function: 
         ("MINE:price", "is int 3; name a function"),
         ("MINE:Kind", "name a function, or an object to call"),
         ("MINE:two", "takes .first, second.; a reward takes one Outcome"),
-        ("MINE:solution", "asks for 'solution'; the columns are prompts"),
+        ("MINE:rated", "asks for 'solution'; the columns are prompts"),
         ("python:never_given", r"'never_given' was given in Python .* rewards=."),
     ],
 )

@@ -161,6 +161,10 @@ class AdaptedCaptioner(nn.Module):
         own = self.adapters.checkpoint_contexts
         self._recomputation.enable(*([own] if contexts is None else [own, contexts]))
 
+    def adapters_off(self) -> AbstractContextManager[None]:
+        """The captioner as it was before training, inside."""
+        return self._switched(False)
+
     def _switched(self, on: bool) -> AbstractContextManager[None]:
         """What was trained of the language model, on or off inside."""
         return self.adapters.switched(on)

@@ -14,10 +14,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
-from sightloop.models.captioners.prompt_reader import PromptReader, TurnsInPlane
+from sightloop.models.captioners.prompt_reader import PromptReader, TurnsInPlane, images_of_each
 from sightloop.models.decoding.beams import Rules
 from sightloop.models.decoding.sampling import draw, uniform_numbers
 from sightloop.models.only_numbers import NumbersOnly, marked
+from sightloop.models.transformers_internals import text_generation
 from sightloop.types import Images, Prompt, Sampling, Tokens, Turn
 
 ROUNDING = 1e-3
@@ -43,7 +44,7 @@ class WholeModel:
 
     def hidden(self, turn: Turn) -> tuple[Float[Tensor, "B L h"], int]:
         """Last hidden states over prompt and tokens, and the position that predicts the first token."""
-        inputs = self.reader.inputs(turn.prompt.texts, images_in(turn.prompt).pictures())
+        inputs = self.reader.inputs(turn.prompt.texts, images_of_each(images_in(turn.prompt)))
         # Only the last token of a text can be an image token, which nobody reads on from.
         ids = turn.tokens.ids.masked_fill(turn.tokens.ids == self.reader.image_token, self.pad)
         shape = inputs["input_ids"].shape
@@ -95,9 +96,9 @@ class WholeModel:
 
     def generate(self, prompt: Prompt, **options: Any) -> Int[Tensor, "B T"]:
         """New tokens by transformers' own loop, with these options and none of the checkpoint's."""
-        inputs = self.reader.inputs(prompt.texts, images_in(prompt).pictures())
+        inputs = self.reader.inputs(prompt.texts, images_of_each(images_in(prompt)))
         with self._own_options():
-            ids = self.model.generate(**inputs, do_sample=False, synced_gpus=self.sharded, **options)
+            ids = text_generation(self.model)(**inputs, do_sample=False, synced_gpus=self.sharded, **options)
         return ids[:, inputs["input_ids"].shape[1] :]
 
     @torch.no_grad()
@@ -111,10 +112,12 @@ class WholeModel:
             return
         self._compared = True
         some = prompt.rows(torch.tensor([prompt.texts.index(text) for text in sorted(set(prompt.texts))[:4]]))
-        inputs = self.reader.inputs(some.texts, images_in(some).pictures())
+        inputs = self.reader.inputs(some.texts, images_of_each(images_in(some)))
         options = {"do_sample": False, "min_new_tokens": 3, "max_new_tokens": 3}
         with self._own_options():
-            wrote = self.model.generate(**inputs, **options, output_logits=True, return_dict_in_generate=True)
+            wrote = text_generation(self.model)(
+                **inputs, **options, output_logits=True, return_dict_in_generate=True
+            )
         ids = wrote.sequences[:, -3:]
         tokens = Tokens(ids=ids, mask=torch.ones_like(ids, dtype=torch.bool))
         hidden, start = self.hidden(Turn(prompt=some, tokens=tokens))

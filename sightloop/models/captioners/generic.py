@@ -33,6 +33,8 @@ ANY_SIZE = 448
 class GenericCaptioner(AdaptedCaptioner):
     """A `Captioner` on any transformers model that reads an image and writes text."""
 
+    reads_messages = True
+
     def __init__(
         self,
         model: PreTrainedModel,
@@ -161,13 +163,16 @@ class GenericCaptioner(AdaptedCaptioner):
     @torch.no_grad()
     def encode_images(self, images: Images) -> Images:
         """Add the frozen tower's features; images that have them are returned as they are."""
-        return self._composed.encode_images(images) if self._chosen() is self._composed else images
+        composed = images.are_single and self._chosen() is self._composed
+        return self._composed.encode_images(images) if composed else images
 
     def _chosen(self, prompt: Prompt | None = None) -> ComposedModel | WholeModel:
         """The way in which this model runs, which its parts and the first prompt decide."""
         objection = None
         if self._way is self._composed:
             objection = self._composed.unfit
+            if prompt is not None and isinstance(prompt.images, Images) and not prompt.images.are_single:
+                objection = "some prompts have several images or none"
             if objection is None and prompt is not None:
                 objection = self._composed.objection(prompt)
         if objection is not None:

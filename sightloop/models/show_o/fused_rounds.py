@@ -20,7 +20,8 @@ from sightloop.models.show_o.fused_phi import Before, LeanPhi
 from sightloop.models.show_o.layout import TokenLayout, right_padded
 from sightloop.models.show_o.likelihood import guided_logits, prompts_of
 from sightloop.models.show_o.sampling import Noise, pick_codes, rounds_of, unknown_share
-from sightloop.types import Sampling, Tokens, numbers_of
+from sightloop.picking import numbers_of
+from sightloop.types import Sampling, Tokens
 
 
 class Easel:

@@ -44,7 +44,7 @@ from sightloop.recipes.unirl.config import (
     folder_of,
 )
 from sightloop.recipes.unirl.quizzes import quiz_stream
-from sightloop.recipes.unirl.rewards import Judges
+from sightloop.recipes.unirl.rewards import Judges, reward_scale
 from sightloop.rewards.combine import standardized_in_group
 from sightloop.rewards.user_functions import names_function
 from sightloop.rollouts.quiz import Answerer, MovingAverage, QuizCollector, SecondTurn, always, itself
@@ -232,7 +232,7 @@ def collector_of(
         judge=judges.judge if asked else None,
         image_judge=judges.image,
         image_weight=config.rewards.detector,
-        image_scale=standardized_in_group if config.judge.scale == "group" else None,
+        image_scale=standardized_in_group if reward_scale(config) == "group" else None,
         per_prompt=config.group,
         answerer=answerer,
         second_turn=second_turn,

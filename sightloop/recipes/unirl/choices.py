@@ -141,6 +141,11 @@ def _likelihood(is_scored: Any) -> tuple[Choice, ...]:
 
 GRPO_CHOICES = (
     *SHARED,
+    Choice(
+        settings=("judge.scale",),
+        made=lambda c: not METHODS[c.algorithm].separate_rewards,
+        name="methods that do not standardize each reward anyway",
+    ),
     *_likelihood(lambda c: c.drawing_weight > 0),
     Choice(
         settings=("clip_low", "clip_high"),

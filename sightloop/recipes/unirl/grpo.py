@@ -43,9 +43,10 @@ from pathlib import Path
 
 import torch
 
-from sightloop.algorithms.grpo import GRPO, grpo_method
+from sightloop.algorithms.grpo import GRPO
 from sightloop.algorithms.methods import METHODS
 from sightloop.models.protocols import ImageGenerator
+from sightloop.recipes.chosen_method import chosen_method
 from sightloop.recipes.config_json import checked
 from sightloop.recipes.unirl.build import (
     Claim,
@@ -127,18 +128,4 @@ def algorithm_of(config: GrpoConfig, policy: ImageGenerator, sampling: Sampling)
         reduce=distributed.sum_over_ranks,
         gather=distributed.gather,
     )
-    found = grpo_method(config.algorithm, plain)
-    usual = DEFAULT_KL if method.penalty else 0.0
-    weight = usual if config.kl_weight is None else config.kl_weight
-    if weight > 0:
-        found = replace(found, kl_weight=weight, reference=reference_of(policy))
-    if config.advantages is not None:
-        found = replace(
-            found,
-            divide_by_std=config.advantages == "standardized",
-            leave_one_out=config.advantages == "leave-one-out",
-        )
-    if config.drop_zero_variance_groups is not None:
-        found = replace(found, drop_zero_variance_groups=config.drop_zero_variance_groups)
-    clips = {"clip_low": config.clip_low, "clip_high": config.clip_high}
-    return replace(found, **{name: value for name, value in clips.items() if value is not None})
+    return chosen_method(plain, config, usual_kl=DEFAULT_KL, reference=lambda: reference_of(policy))

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from sightloop.algorithms.methods import METHODS
 from sightloop.late import late
 from sightloop.models.precision import DTYPES
 from sightloop.quizzes.grammar import Quiz
 from sightloop.recipes.unirl.choices import asks_anyone
-from sightloop.recipes.unirl.config import UniConfig
+from sightloop.recipes.unirl.config import GrpoConfig, UniConfig
 from sightloop.rewards.answers import (
     FactReward,
     JudgedAnswer,
@@ -22,7 +23,7 @@ from sightloop.rewards.answers import (
     points,
     share,
 )
-from sightloop.rewards.combine import combine
+from sightloop.rewards.combine import Scale, combine
 from sightloop.rewards.loading import Loading
 from sightloop.training import distributed
 from sightloop.types import Images, Judge, Reward
@@ -61,8 +62,14 @@ def rewards_of(config: UniConfig, *, in_world: bool) -> Judges:
         image = check.share
     if not any(weights.values()) and image is None:
         raise ValueError("every reward weight is 0; give at least one a weight")
-    judge = combine(rewards, weights, scale=config.judge.scale) if rewards else None
+    judge = combine(rewards, weights, scale=reward_scale(config)) if rewards else None
     return Judges(answers=rewards, weights=weights, judge=judge, image=image)
+
+
+def reward_scale(config: UniConfig) -> Scale:
+    """How rewards are scaled before they are weighed."""
+    separate = isinstance(config, GrpoConfig) and METHODS[config.algorithm].separate_rewards
+    return "group" if separate else config.judge.scale
 
 
 def answer_rewards(config: UniConfig) -> tuple[dict[str, Reward], dict[str, float]]:
