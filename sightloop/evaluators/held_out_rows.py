@@ -51,7 +51,7 @@ class HeldOutRows:
             "rewards": ", ".join(f"{name}={weights[name]:g}" for name in rewards),
             "decoding": f"greedy, {max_tokens} tokens",
             "image_size": str(decoding.size),
-            "fit": decoding.fit,
+            "fit": "own shape" if decoding.whole else decoding.fit,
         }
         return HeldOutRows(
             batches=batches,

@@ -39,6 +39,7 @@ from sightloop.models.protocols import (
     SupportsReference,
     missing_members,
     require_members,
+    sees_whole,
 )
 from sightloop.models.reference import Reference, frozen_copy
 from sightloop.recipes.chosen_method import chosen_method
@@ -237,8 +238,9 @@ def _reference(policy: Any) -> Policy:
 
 
 def decoding_of(config: RowsConfig, policy: Captioner) -> Decoding:
-    """How images become the model's squares."""
-    return Decoding(size=policy.image_size, fit=config.data.fit, max_pixels=config.data.max_pixels)
+    """How images become what the model sees."""
+    size, whole = policy.image_size, sees_whole(policy)
+    return Decoding(size=size, fit=config.data.fit, max_pixels=config.data.max_pixels, whole=whole)
 
 
 def batches_of(config: RowsConfig, source: Source, policy: Captioner) -> ImageStream:
