@@ -346,3 +346,12 @@ def test_every_method_learns_to_draw_and_say_the_rewarded(name) -> None:
             optimizer.step()
     for table in (policy.picture, policy.answer):
         assert (table.softmax(-1)[:, 1] > 0.6).all()
+
+
+def test_gdpo_gives_the_advantages_of_the_batch_deviation_one() -> None:
+    policy = tables()
+    # Less their group's mean: 1, -1, 3, -3; the deviation of the four is sqrt(20 / 3).
+    rollout = two_turns(policy, [2.0, 0.0, 7.0, 1.0], [5, 5, 2, 2])
+    credit = grpo_method("gdpo", GRPO(kl_weight=0, std_eps=0)).credit(policy, rollout)
+    wanted = torch.tensor([1.0, -1.0, 3.0, -3.0]) / (20 / 3) ** 0.5
+    torch.testing.assert_close(credit.advantages[:, 0], wanted)
