@@ -21,13 +21,7 @@ from huggingface_hub.utils import enable_progress_bars
 from huggingface_hub.utils import logging as hub_logging
 from jaxtyping import Int
 from torch import Tensor, nn
-from transformers import (
-    AutoModelForCausalLM,
-    GenerationConfig,
-    GenerationMixin,
-    PreTrainedConfig,
-    ProcessorMixin,
-)
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedConfig, ProcessorMixin
 from transformers.activations import GELUActivation, QuickGELUActivation
 from transformers.cache_utils import (
     Cache,
@@ -401,9 +395,3 @@ def deep_features(seen: Any) -> list[Any]:
 def deep_arguments(slots: Tensor, layers: list[Tensor]) -> dict[str, Any]:
     """Arguments of such a language model: where images are, and what is added there behind each layer."""
     return {"visual_pos_masks": slots, "deepstack_visual_embeds": layers}
-
-
-def text_generation(model: Any) -> Callable[..., Any]:
-    """The loop that draws texts: a Janus' own `generate` loses what is to look at its logits."""
-    is_janus = model.config.model_type == "janus"
-    return partial(GenerationMixin.generate, model) if is_janus else model.generate

@@ -5,20 +5,20 @@ The slow and general way: for beam search, and for architectures that cannot be 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers import GenerationConfig, GenerationMixin, LogitsProcessor, LogitsProcessorList
 
 from sightloop.models.captioners.prompt_reader import PromptReader, TurnsInPlane, images_of_each
 from sightloop.models.decoding.beams import Rules
 from sightloop.models.decoding.sampling import draw, uniform_numbers
 from sightloop.models.only_numbers import NumbersOnly, marked
-from sightloop.models.transformers_internals import text_generation
 from sightloop.types import Images, Prompt, Sampling, Tokens, Turn
 
 ROUNDING = 1e-3
@@ -98,7 +98,7 @@ class WholeModel:
         """New tokens by transformers' own loop, with these options and none of the checkpoint's."""
         inputs = self.reader.inputs(prompt.texts, images_of_each(images_in(prompt)))
         with self._own_options():
-            ids = text_generation(self.model)(**inputs, do_sample=False, synced_gpus=self.sharded, **options)
+            ids = _text_generation(self.model)(**inputs, do_sample=False, synced_gpus=self.sharded, **options)
         return ids[:, inputs["input_ids"].shape[1] :]
 
     @torch.no_grad()
@@ -115,7 +115,7 @@ class WholeModel:
         inputs = self.reader.inputs(some.texts, images_of_each(images_in(some)))
         options = {"do_sample": False, "min_new_tokens": 3, "max_new_tokens": 3}
         with self._own_options():
-            wrote = text_generation(self.model)(
+            wrote = _text_generation(self.model)(
                 **inputs, **options, output_logits=True, return_dict_in_generate=True
             )
         ids = wrote.sequences[:, -3:]
@@ -155,6 +155,12 @@ class _Draws(LogitsProcessor):
         drawn, sure = draw(scores, self.sampling, uniform)
         self.sure.append(sure)
         return torch.full_like(scores, -torch.inf).scatter(1, drawn[:, None], 0.0)
+
+
+def _text_generation(model: Any) -> Callable[..., Any]:
+    """The loop that draws texts: a Janus' own `generate` loses what is to look at its logits."""
+    is_janus = model.config.model_type == "janus"
+    return partial(GenerationMixin.generate, model) if is_janus else model.generate
 
 
 def distance(one: Tensor, other: Tensor) -> float:
