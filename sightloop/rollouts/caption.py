@@ -10,7 +10,6 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sightloop.data.images import ImageBatch
-from sightloop.messages import MessagePrompt
 from sightloop.models.protocols import Captioner, ReadsMessages, require_members
 from sightloop.rollouts.join import join_rollouts
 from sightloop.rollouts.seeds import repeated_seeds
@@ -118,7 +117,8 @@ def _require_read(policy: Captioner, prompt: Prompt) -> None:
     Raises:
         ValueError: several messages, or several images or none, and it takes one text and one image.
     """
-    if _pictures(prompt).are_single and not any(isinstance(text, MessagePrompt) for text in prompt.texts):
+    # Several messages are a string of a type of their own.
+    if _pictures(prompt).are_single and all(type(text) is str for text in prompt.texts):
         return
     require_members(
         policy,

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from sightloop.algorithms.grpo import GRPO
+from sightloop.algorithms.grpo import GRPO, chosen_method
 from sightloop.algorithms.methods import METHODS
 from sightloop.algorithms.turn_objectives import TurnObjective, TurnObjectives
 from sightloop.data.batches import Batching, ImageStream
@@ -42,7 +42,6 @@ from sightloop.models.protocols import (
     sees_whole,
 )
 from sightloop.models.reference import Reference, frozen_copy
-from sightloop.recipes.chosen_method import chosen_method
 from sightloop.recipes.config_json import checked
 from sightloop.recipes.reward_trial import captions_to_try, try_rewards
 from sightloop.recipes.rows.config import ROWS_PRESETS, RowsConfig

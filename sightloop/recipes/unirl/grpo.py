@@ -43,10 +43,9 @@ from pathlib import Path
 
 import torch
 
-from sightloop.algorithms.grpo import GRPO
+from sightloop.algorithms.grpo import GRPO, chosen_method
 from sightloop.algorithms.methods import METHODS
 from sightloop.models.protocols import ImageGenerator
-from sightloop.recipes.chosen_method import chosen_method
 from sightloop.recipes.config_json import checked
 from sightloop.recipes.unirl.build import (
     Claim,
