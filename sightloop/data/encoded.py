@@ -13,6 +13,10 @@ from PIL import Image
 from sightloop.data.decode import BrokenImageError, Decoded, Decoding, decode_both
 from sightloop.image_files import read_regular
 
+IMAGE_SUFFIXES = (
+    ".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm",
+    ".jp2", ".avif",
+)  # fmt: skip
 Reading = Callable[[], bytes | Image.Image]
 """Fetches the bytes of an image (or, for a video, its frame) when it is wanted."""
 

@@ -17,10 +17,10 @@ from typing import Any
 
 from PIL import Image
 
-from sightloop.data.encoded import EncodedImage, Reading, Row, damaged, read_file
+from sightloop.data.encoded import IMAGE_SUFFIXES, EncodedImage, Reading, Row, damaged, read_file
 from sightloop.data.given import Places, image_in, undecoded
 from sightloop.data.settings import IN_PYTHON, RowSettings
-from sightloop.data.shards import IMAGE_SUFFIXES, holds_images, parquet_values, row_images, video_frame
+from sightloop.data.shards import holds_images, parquet_values, row_images, video_frame
 from sightloop.data.sources import FileSource, ShardSource, Source, files_of, require_library
 from sightloop.image_files import BrokenImageError, path_inside
 from sightloop.messages import MessagePrompt, with_images

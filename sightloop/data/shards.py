@@ -18,13 +18,9 @@ from typing import Any
 from PIL import Image
 
 from sightloop.data.decode import BrokenImageError
-from sightloop.data.encoded import EncodedImage, damaged, read_file, read_range
+from sightloop.data.encoded import IMAGE_SUFFIXES, EncodedImage, damaged, read_file, read_range
 from sightloop.image_files import DAMAGE, MAX_BYTES, path_inside
 
-IMAGE_SUFFIXES = (
-    ".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm",
-    ".jp2", ".avif",
-)  # fmt: skip
 _BLOCK = 512
 _HEADERS_BYTES = 1 << 20
 """Of one member of an archive; long names take some thousands."""

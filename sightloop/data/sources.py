@@ -18,11 +18,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol
 
-from sightloop.data.encoded import EncodedImage, read_file
-from sightloop.data.karpathy import read_karpathy
+from sightloop.data.encoded import IMAGE_SUFFIXES, EncodedImage, read_file
 from sightloop.data.settings import IN_PYTHON
-from sightloop.data.shards import IMAGE_SUFFIXES, image_column, parquet_images, tar_images, video_images
+from sightloop.late import late
 
+_read_karpathy = late("sightloop.data.karpathy:read_karpathy")
+_tar_images, _video_images, _parquet_images, _image_column = (
+    late(f"sightloop.data.shards:{name}")
+    for name in ("tar_images", "video_images", "parquet_images", "image_column")
+)
 SUPPORTED = (
     "a folder or a glob ('photos/**/*.jpg') of images, tar shards ('shards/{000..012}.tar'), parquet files "
     "with an image column, videos, or a Karpathy JSON ('dataset_coco.json') with a split and an image root; "
@@ -141,7 +145,7 @@ def open_source(
         return _given(spec)
     if spec.endswith(".json"):
         _refuse(spec, "column", column, "parquet files")
-        paths, references = read_karpathy(spec, split=split, image_root=image_root)
+        paths, references = _read_karpathy(spec, split=split, image_root=image_root)
         return FileSource(spec=spec, paths=paths, all_references=references)
     _refuse(spec, "image_root", image_root, "a Karpathy JSON")
     paths = _find(spec)
@@ -191,12 +195,12 @@ def _walk_of(
     kind: str, paths: tuple[str, ...], column: str | None
 ) -> Callable[[str, int], Iterator[EncodedImage]]:
     if kind == "tar shards":
-        return tar_images
+        return _tar_images
     if kind == "videos":
         require_library("av", extra="video", kind=kind)
-        return video_images
+        return _video_images
     require_library("pyarrow", extra="data", kind=kind)
-    return partial(parquet_images, column=image_column(paths[0], column))
+    return partial(_parquet_images, column=_image_column(paths[0], column))
 
 
 def require_library(library: str, *, extra: str, kind: str) -> None:
