@@ -291,7 +291,7 @@ _SHARES = tuple(number / 63 for number in range(64))
 """Places in a video of which frames are taken."""
 
 
-def _spread(reads: list[Reading], number: int) -> list[Reading]:
+def _spread(reads: list[Any], number: int) -> list[Any]:
     """At most so many of them, evenly from the first to the last.
 
     >>> _spread([*"abcdefg"], 3)
