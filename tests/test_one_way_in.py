@@ -48,8 +48,8 @@ TOKENIZERS = {"words", "tokenizer"}
 READING = {"apply_chat_template", "batch_encode_plus", "encode", "encode_plus", "tokenize"}
 # A chat template's place holds a text that was spelled out; the embedded world asks which words it knows.
 SPELLED_OUT = {"rewards.yes_no", "evaluation.text_model", "models.captioners.prompt_reader"}
-# It asks a folder for its own strings, not for those of a text.
-READERS = {"models.written_text", "models.janus.conversation", "world.boundary"}
+# They ask a folder for its own strings, or whether its tokenizer reads at all, not for those of a text.
+READERS = {"models.open", "models.written_text", "models.janus.conversation", "world.boundary"}
 
 
 def read_elsewhere(source: Source) -> list[str]:

@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from sightloop.data.settings import IN_PYTHON
+from sightloop.late import late
 from sightloop.recipes.catalog import read_run_config
 from sightloop.recipes.choices import idle_settings, leaves_of, value_of, with_value
 from sightloop.recipes.words import taken, taken_flag
-from sightloop.rewards.custom import is_served
 from sightloop.storage.files import object_or_empty
 
+_is_served = late("sightloop.rewards.custom:is_served")
 IDENTITY = "identity.json"
 RELOCATE, ALLOW_CHANGED = "--relocate", "--allow-changed-inputs"
 _POLICY = ("policy", "model.magvit", "model.tokenizer", "model.tower")
@@ -107,7 +108,7 @@ def inputs_of(config: Any) -> dict[str, str]:
     settings = [setting for setting in (*MODELS, *IMAGES, *_FILES) if setting in used]
     named = {setting: str(value_of(config, setting)) for setting in settings}
     for number, reward in enumerate(config.custom_rewards):
-        if not is_served(reward):
+        if not _is_served(reward):
             named[f"{_REWARDS} {number + 1}"] = reward
     return {setting: name for setting, name in named.items() if name}
 

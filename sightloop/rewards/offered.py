@@ -7,7 +7,7 @@ from sightloop.rewards.image_classes import ImageClassifier, NamedClasses
 from sightloop.rewards.loading import CLASSIFIER, READER, Loading, clip_and_head, processor_for
 from sightloop.rewards.plain import JpegSize, caption_length, exact_answer
 from sightloop.rewards.samples import ImageReward
-from sightloop.rewards.served.judges import PostedScores, ServedYesNo
+from sightloop.rewards.served.judges import PostedJudge, ServedYesNo
 from sightloop.rewards.similarity import ItmSimilarity
 from sightloop.rewards.user_functions import load_function, names_function
 from sightloop.rewards.written_words import WrittenWords, rapid_reader
@@ -56,7 +56,7 @@ def vqascore(model: str, how: Loading) -> Reward:
 
 def posted(model: str, how: Loading, *, scheme: str) -> Reward:
     """A judge that answers a plain POST."""
-    return ImageReward(rewards=PostedScores.at(f"{scheme}:{model}").rewards, text=how.text)
+    return ImageReward(rewards=PostedJudge.at(f"{scheme}:{model}").rewards, text=how.text)
 
 
 def served(model: str, how: Loading) -> Reward:

@@ -39,7 +39,7 @@ WRONG = {
     "demo vlrm --fast": "there is no option --fast",
     "doctor --recipe vlrm --steps many": "--steps is 'many'; use a whole number",
     "report": "not given: ",
-    "export --form tensor": "--form is 'tensor'; use folder or tensors",
+    "export --form tensor": "--form is 'tensor'; use folder or merged or tensors",
     "export runs/first --outpu there": "there is no option --outpu",
 }
 

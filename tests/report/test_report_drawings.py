@@ -36,8 +36,8 @@ def picture(folder: Path, name: str, side: int = 32) -> str:
 
 
 def titles(source: str) -> list[str]:
-    """The prompts of the cards of a section."""
-    return re.findall(r"<h4>(.*?)</h4>", source)
+    """The prompts of the cards of a section that are shown at first."""
+    return re.findall(r"<h4>(.*?)</h4>", re.sub(r"(?s)<template.*?</template>", "", source))
 
 
 def test_the_sections_of_a_run_that_draws(full_run: Path) -> None:

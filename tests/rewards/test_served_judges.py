@@ -27,7 +27,7 @@ from sightloop.recipes.vlrm.config import SHAPES
 from sightloop.rewards.custom import load_rewards, read_names
 from sightloop.rewards.samples import outcome_of_texts
 from sightloop.rewards.served.client import Server
-from sightloop.rewards.served.judges import KEY, PostedScores, ServedYesNo
+from sightloop.rewards.served.judges import KEY, PostedJudge, ServedYesNo
 from sightloop.rewards.similarity import ItmSimilarity
 from sightloop.rewards.yes_no import YesNoJudge
 from sightloop.types import Images
@@ -167,14 +167,14 @@ def test_a_chat_model_behind_a_server_judges_as_in_the_process(
 
 def test_equal_questions_are_asked_once_and_several_at_a_time() -> None:
     with serving(lengths) as (loopback, address):
-        judge = PostedScores.at(address, batch=1, parallel=3, **PATIENCE)
+        judge = PostedJudge.at(address, batch=1, parallel=3, **PATIENCE)
         images = Images(pixels=pictures(1).pixels.expand(6, -1, -1, -1))
         texts = ["a", "bb", "a", "ccc", "bb", "a"]
         assert judge.rewards(images, texts).tolist() == [1, 2, 1, 3, 2, 1]
         assert len(loopback.asked) == 3 >= loopback.most
         assert judge.rewards(images, texts).tolist() == [1, 2, 1, 3, 2, 1] and len(loopback.asked) == 3
         assert judge.rewards(pictures(1), ["dddd"]).tolist() == [4] and len(loopback.asked) == 4
-        batched = PostedScores.at(address, batch=4, **PATIENCE)
+        batched = PostedJudge.at(address, batch=4, **PATIENCE)
         assert batched.rewards(images, texts).tolist() == [1, 2, 1, 3, 2, 1]
         assert [len(question["texts"]) for question in loopback.asked[4:]] in ([4, 2], [2, 4])
 
@@ -189,7 +189,7 @@ def test_equal_questions_are_asked_once_and_several_at_a_time() -> None:
 def test_what_passes_is_tried_again(faults: list[Any]) -> None:
     with serving(lengths) as (loopback, address):
         loopback.faults = list(faults)
-        judge = PostedScores.at(address, **PATIENCE)
+        judge = PostedJudge.at(address, **PATIENCE)
         assert judge.rewards(pictures(), TEXTS).tolist() == [len(text) for text in TEXTS]
         assert len(loopback.asked) == 4
 
@@ -211,7 +211,7 @@ def test_what_does_not_pass_is_one_sentence(fault: Any, told: str, asked: int) -
     with serving(lengths) as (loopback, address):
         loopback.faults = [fault] * 4
         begun = time.monotonic()
-        judge = PostedScores.at(address, pause=0.01, seconds=0.3 if fault == "drip" else 30)
+        judge = PostedJudge.at(address, pause=0.01, seconds=0.3 if fault == "drip" else 30)
         with pytest.raises(ValueError, match=told) as error:
             judge.rewards(pictures(), TEXTS)
         assert address in str(error.value) and "\n" not in str(error.value)
@@ -222,7 +222,7 @@ def test_nobody_listens() -> None:
     with serving(lengths) as (_, address):
         pass
     with pytest.raises(ValueError, match="did not answer in 2 tries: ConnectionRefusedError"):
-        PostedScores.at(address, pause=0.01, tries=2).rewards(pictures(1), ["a"])
+        PostedJudge.at(address, pause=0.01, tries=2).rewards(pictures(1), ["a"])
 
 
 def test_a_chat_model_without_log_probabilities_is_no_judge() -> None:

@@ -35,16 +35,16 @@ _SURELY_NOT = -100.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class PostedScores:
+class PostedJudge:
     """Scores of a judge that answers a plain POST, several pairs a request."""
 
     client: Client
     batch: int = 16
 
     @staticmethod
-    def at(address: str, *, batch: int = 16, **patience: Any) -> PostedScores:
+    def at(address: str, *, batch: int = 16, **patience: Any) -> PostedJudge:
         """The judge at a URL; `patience` is that of `Server`."""
-        return PostedScores(client=Client(Server(address=address, **patience)), batch=batch)
+        return PostedJudge(client=Client(Server(address=address, **patience)), batch=batch)
 
     def rewards(self, images: Images, texts: Sequence[str]) -> Float[Tensor, " B"]:
         """The score of each image with its text.
