@@ -65,10 +65,10 @@ def read_regular(path: str | Path, *, offset: int = 0, size: int | None = None) 
         BrokenImageError: it is no regular file, or more than `MAX_BYTES` are wanted.
         OSError: it cannot be read.
     """
-    told = os.stat(path)
-    if not stat.S_ISREG(told.st_mode):
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
         raise BrokenImageError("it is no regular file")
-    wanted = told.st_size - offset if size is None else size
+    wanted = status.st_size - offset if size is None else size
     if wanted > MAX_BYTES:
         raise BrokenImageError(f"it has {wanted} bytes, more than the {MAX_BYTES} that are read")
     with open(path, "rb") as file:
@@ -104,12 +104,12 @@ def texts_in(path: str | Path) -> dict[str, str]:
         BrokenImageError: it cannot be read.
     """
     try:
-        told = open_encoded(read_regular(path)).info
+        info = open_encoded(read_regular(path)).info
     except BrokenImageError:
         raise
     except DAMAGE as error:
         raise BrokenImageError(f"{type(error).__name__}: {error}") from error
-    return {name: value for name, value in told.items() if isinstance(name, str) and isinstance(value, str)}
+    return {name: value for name, value in info.items() if isinstance(name, str) and isinstance(value, str)}
 
 
 def path_inside(folder: str | Path, name: str) -> Path:

@@ -109,8 +109,8 @@ def _option(hint: Any, name: str) -> str:
 
 def _metadata(hint: Any) -> Iterator[Any]:
     if typing.get_origin(hint) is typing.Annotated:
-        inner, *told = typing.get_args(hint)
-        yield from told
+        inner, *notes = typing.get_args(hint)
+        yield from notes
         yield from _metadata(inner)
     else:
         for option in typing.get_args(hint):

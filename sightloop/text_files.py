@@ -41,12 +41,12 @@ def read_whole(file: str | Path, *, fix: str = "") -> bytes:
     """
     then = f"; {fix}" if fix else ""
     try:
-        told = os.stat(file)
-        if not stat.S_ISREG(told.st_mode):
-            what = "a folder" if stat.S_ISDIR(told.st_mode) else "no regular file"
+        status = os.stat(file)
+        if not stat.S_ISREG(status.st_mode):
+            what = "a folder" if stat.S_ISDIR(status.st_mode) else "no regular file"
             raise ValueError(f"{file} cannot be read: it is {what}; name a file")
-        if told.st_size > MAX_BYTES:
-            raise ValueError(f"{file} cannot be read: it has {told.st_size} bytes of at most {MAX_BYTES}")
+        if status.st_size > MAX_BYTES:
+            raise ValueError(f"{file} cannot be read: it has {status.st_size} bytes of at most {MAX_BYTES}")
         with open(file, "rb") as opened:
             return opened.read(MAX_BYTES)
     except OSError as error:

@@ -50,7 +50,9 @@ class Sampling:
     """Masked decoders: instead, end with this round, relaxed whole; negative counts from the end."""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.max_tokens, int) or self.max_tokens < 1:
+        # Programs in Python give what they like.
+        is_whole = isinstance(self.max_tokens, int)  # pyright: ignore[reportUnnecessaryIsInstance]
+        if not is_whole or self.max_tokens < 1:
             raise ValueError(f"max_tokens is {self.max_tokens!r}; a turn needs at least 1 token")
         if self.temperature < 0:
             raise ValueError(f"temperature is {self.temperature}; use 0 for greedy or a positive value")
@@ -105,7 +107,7 @@ class Images:
     def pictures(self) -> list[Image.Image]:
         """Each as a PIL image, RGB, in its own shape."""
         each = self.pixels.cpu().unbind() if self.whole is None else self.whole
-        return [Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy()) for picture in each]
+        return [Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()) for image in each]
 
 
 @dataclass(frozen=True, kw_only=True)

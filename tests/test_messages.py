@@ -16,12 +16,13 @@ from test_architecture import PACKAGE, Source, functions
 from sightloop.cli import main
 
 TRAIN_UNIRL = ("train unirl-grpo", "train unirl-sft")
-TRAIN = ("train vlrm", *TRAIN_UNIRL)
+TRAIN = ("train vlrm", "train grpo", *TRAIN_UNIRL)
 DRAWERS = ("draw", "ask", "evaluate geneval", "evaluate joint")
 # From which commands a message of a module, or of one function of it, can come; only these may name options.
 COMMANDS = {
     "data.batches": ("train vlrm",),
     "data.karpathy": ("train vlrm", "evaluate clip-recall"),
+    "data.rows": ("train grpo",),
     "data.shards": ("train vlrm",),
     "data.sources": ("caption", "evaluate clip-recall", "train vlrm"),
     "evaluation.pairs": ("evaluate captions", "evaluate clip-recall"),
@@ -65,6 +66,7 @@ COMMANDS = {
     "recipes.unirl.config": TRAIN_UNIRL,
     "recipes.unirl.quizzes": TRAIN_UNIRL,
     "recipes.unirl.sft": ("train unirl-sft",),
+    "recipes.rows.build": ("train grpo",),
     "recipes.vlrm.build": ("train vlrm", "doctor --recipe vlrm"),
     "training.checkpoint": ("train",),
     "process.time_limit": TRAIN,

@@ -50,9 +50,9 @@ def labelled_sheet(drawings: Sequence[tuple[Path, str]], settings: str) -> Image
     return sheet
 
 
-def _visible(picture: Image.Image) -> Image.Image:
+def _visible(image: Image.Image) -> Image.Image:
     """The image in the side of the sheet; pixels of tiny ones stay squares."""
-    larger = max(picture.size)
+    larger = max(image.size)
     how = Image.Resampling.NEAREST if larger < SIDE else Image.Resampling.LANCZOS
-    size = tuple(max(1, round(side * SIDE / larger)) for side in picture.size)
-    return picture.convert("RGB").resize((size[0], size[1]), how)
+    size = tuple(max(1, round(side * SIDE / larger)) for side in image.size)
+    return image.convert("RGB").resize((size[0], size[1]), how)

@@ -243,15 +243,15 @@ def writing_of(model: str, how: Mapping[str, Any]) -> Writing:
 
 
 def caption_images(
-    policy: Captioner, pictures: ImageSet, writing: Writing, *, instead: str = GREEDY
+    policy: Captioner, images: ImageSet, writing: Writing, *, instead: str = GREEDY
 ) -> Iterator[tuple[str, str]]:
     """Source and caption of each image, in order; `instead` is what to do about a captioner without beams.
 
     Raises:
         UnreadableImageError: an image is broken, and none is to be left out.
     """
-    with at_work("captions", total=pictures.most, unit="images") as work:
-        for batch in pictures:
+    with at_work("captions", total=images.most, unit="images") as work:
+        for batch in images:
             with torch.no_grad():
                 captions = writing(policy, policy.encode_images(batch.images), instead=instead)
             work.advance(len(captions))

@@ -139,8 +139,8 @@ def _cards(run: RunRecords) -> list[list[Markup | str]]:
     for row in shown_rows(first)[:_NUM_CARDS]:
         sample = first.samples[row]
         found = run_image(run, sample.get("image", ""))
-        picture = element("img", src=found.uri, width="96") if found else Path(sample.get("source", "")).name
-        rows.append([picture, sample.get("caption", ""), later.samples[row].get("caption", "")])
+        image = element("img", src=found.uri, width="96") if found else Path(sample.get("source", "")).name
+        rows.append([image, sample.get("caption", ""), later.samples[row].get("caption", "")])
     return rows
 
 

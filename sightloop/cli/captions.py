@@ -47,14 +47,14 @@ from sightloop.world.bundled import WEIGHTS, is_bundled
 from sightloop.world.image_folder import truth_of
 
 
-def pairs_of(policy: Captioner, pictures: ImageSet, writing: Writing) -> Iterator[tuple[str, str]]:
+def pairs_of(policy: Captioner, images: ImageSet, writing: Writing) -> Iterator[tuple[str, str]]:
     """Path and caption of each image, in order.
 
     Raises:
         ValueError: an image is broken.
     """
     try:
-        yield from caption_images(policy, pictures, writing, instead=_GREEDY)
+        yield from caption_images(policy, images, writing, instead=_GREEDY)
     except UnreadableImageError as error:
         raise ValueError(f"{error}, or leave such images out with --on-broken leave-out") from error
 
@@ -90,15 +90,15 @@ def write_captions(options: CaptionOptions) -> None:
     policy = open_captioner(options.model, device=distributed.device(options.device), dtype=options.dtype)
     source = FileSource(spec=", ".join(options.images), paths=tuple(paths))
     decoding = Decoding(size=policy.image_size, fit=options.fit, whole=sees_whole(policy))
-    pictures = _image_set(source, decoding, on_broken=options.on_broken)
-    pairs = pairs_of(policy, pictures, writing)
+    images = _image_set(source, decoding, on_broken=options.on_broken)
+    pairs = pairs_of(policy, images, writing)
     if file is None:
         for path, caption in pairs:
             say(f"{one_line(path)}\t{one_line(caption)}")
     else:
-        number = _written(file, pairs, pictures, paths)
+        number = _written(file, pairs, images, paths)
         say(f"wrote {number} captions to {file.path}", is_error=True)
-    _tell_left_out(pictures)
+    _tell_left_out(images)
 
 
 def _image_set(
@@ -114,25 +114,25 @@ def _image_set(
 
 
 def _written(
-    file: CaptionFile, pairs: Iterator[tuple[str, str]], pictures: ImageSet, paths: Sequence[str]
+    file: CaptionFile, pairs: Iterator[tuple[str, str]], images: ImageSet, paths: Sequence[str]
 ) -> int:
     try:
         return file.write(pairs)
     except ValueError:
-        if file.done and len(pictures.left_out) == len(paths):
+        if file.done and len(images.left_out) == len(paths):
             # Of a file that is gone on with, broken images alone are left.
             return 0
         raise
 
 
-def _tell_left_out(pictures: ImageSet) -> None:
-    if not pictures.left_out:
+def _tell_left_out(images: ImageSet) -> None:
+    if not images.left_out:
         return
-    say(f"left out {len(pictures.left_out)} broken images:", is_error=True)
-    for one in pictures.left_out[:_NUM_NAMED]:
+    say(f"left out {len(images.left_out)} broken images:", is_error=True)
+    for one in images.left_out[:_NUM_NAMED]:
         say(f"  {one_line(one.source)}: {one_line(one.reason)}", is_error=True)
-    if len(pictures.left_out) > _NUM_NAMED:
-        say(f"  and {len(pictures.left_out) - _NUM_NAMED} others", is_error=True)
+    if len(images.left_out) > _NUM_NAMED:
+        say(f"  and {len(images.left_out) - _NUM_NAMED} others", is_error=True)
 
 
 def _paths(spec: str) -> list[str]:
@@ -171,9 +171,9 @@ def measured_recall(options: RecallOptions) -> Evaluation:
     policy = open_captioner(options.model, device=device, dtype=options.dtype)
     writing = writing_of(options.model, asdict(options.decode))
     decoding = Decoding(size=policy.image_size, fit=writing.fit, whole=sees_whole(policy))
-    pictures = _image_set(source, decoding, on_broken=options.on_broken, limit=options.limit)
-    written = caption_set(list(pairs_of(policy, pictures, writing)))
-    _tell_left_out(pictures)
+    images = _image_set(source, decoding, on_broken=options.on_broken, limit=options.limit)
+    written = caption_set(list(pairs_of(policy, images, writing)))
+    _tell_left_out(images)
     refuse_empty(written, allowed=options.allow_empty)
     return writing.recall(policy, clip_recall_of_files(encoder, written, ties=options.ties))
 

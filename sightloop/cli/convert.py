@@ -40,8 +40,8 @@ def convert_checkpoint(options: ConvertOptions) -> None:
         _convert_show_o(options)
     elif options.family == "magvit2":
         _refuse_options(options, "magvit", "tokenizer", "max_text_tokens", "prompts")
-        pictures = Magvit2.from_folder(options.source)
-        write_magvit2(pictures, options.output, official=options.to == "official")
+        images = Magvit2.from_folder(options.source)
+        write_magvit2(images, options.output, official=options.to == "official")
     else:
         _refuse_options(options, "magvit", "max_text_tokens")
         _refuse_same_form(options)
@@ -72,8 +72,8 @@ def _convert_show_o(options: ConvertOptions) -> None:
         weights = replace(weights, sizes=replace(weights.sizes, max_text_tokens=options.max_text_tokens))
     words = read_tokenizer(options.source if options.tokenizer is None else options.tokenizer, weights.sizes)
     strings = chosen_strings(config, has_tower=weights.projector is not None, prompts=options.prompts)
-    pictures = Magvit2.from_folder(options.magvit)
-    write_show_o(weights, options.output, tokenizer=words, magvit=pictures, strings=strings)
+    images = Magvit2.from_folder(options.magvit)
+    write_show_o(weights, options.output, tokenizer=words, magvit=images, strings=strings)
 
 
 def _refuse_options(options: ConvertOptions, *names: str) -> None:

@@ -50,9 +50,9 @@ def generate_images(options: DrawOptions) -> list[Path]:
     for prompt in counted(prompts, "drawn", total=len(prompts), unit="prompts"):
         drawn = model.generate(prompt, number=options.number, seed=options.seed, **how)
         options.output.mkdir(parents=True, exist_ok=True)
-        for place, picture in enumerate(drawn):
+        for place, image in enumerate(drawn):
             path = options.output / f"{first + len(drawings):04}.png"
-            _save(picture, path, {"prompt": prompt, MODEL_KEY: author, "seed": str(options.seed)})
+            _save(image, path, {"prompt": prompt, MODEL_KEY: author, "seed": str(options.seed)})
             drawings.append(_Drawing(path=path, prompt=prompt, place=place))
     sheet = options.output / f"sheet_{drawings[0].path.stem}-{drawings[-1].path.stem}.png"
     settings = {
@@ -63,9 +63,9 @@ def generate_images(options: DrawOptions) -> list[Path]:
         "temperature": sampling.temperature,
         "dtype": options.source.dtype,
     }
-    told = ", ".join(f"{name} {value}" for name, value in settings.items() if value is not None)
+    line = ", ".join(f"{name} {value}" for name, value in settings.items() if value is not None)
     labelled = [(each.path, each.prompt) for each in drawings]
-    _save(labelled_sheet(labelled, told), sheet, {"prompt": "\n".join(prompts), MODEL_KEY: author})
+    _save(labelled_sheet(labelled, line), sheet, {"prompt": "\n".join(prompts), MODEL_KEY: author})
     images = [{"image": each.path.name, "prompt": each.prompt, "place": each.place} for each in drawings]
     with atomic_write(sheet.with_suffix(".json")) as partial:
         record = json.dumps({**settings, "images": images}, indent=1, ensure_ascii=False)
@@ -91,12 +91,12 @@ def _lines(file: Path, what: str) -> list[str]:
     return found
 
 
-def _save(picture: Image.Image, path: Path, texts: dict[str, str]) -> None:
+def _save(image: Image.Image, path: Path, texts: dict[str, str]) -> None:
     chunks = PngImagePlugin.PngInfo()
     for name, text in texts.items():
         chunks.add_itxt(name, text)
     with atomic_write(path) as partial:
-        picture.save(partial, pnginfo=chunks)
+        image.save(partial, pnginfo=chunks)
 
 
 def answers_of(options: AskOptions) -> list[tuple[str, str]]:

@@ -136,8 +136,8 @@ def reflowed(text: str) -> str:
 
 def _indent(line: str) -> int:
     """How far the words of a line of help are from the frame; 0 = no such line."""
-    told = _SENTENCE.fullmatch(line)
-    return len(told.group(1)) if told else 0
+    sentence = _SENTENCE.fullmatch(line)
+    return len(sentence.group(1)) if sentence else 0
 
 
 def _wrapped(lines: list[str], indent: int) -> list[str]:

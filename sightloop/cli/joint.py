@@ -126,9 +126,9 @@ def models_of(options: JointOptions) -> list[NamedModel]:
 
     def named(name: str) -> NamedModel:
         parts = Parts() if name and is_run(name) else options.parts
-        told = Path(name).name if name else f"the embedded world's {options.world_model}"
+        label = Path(name).name if name else f"the embedded world's {options.world_model}"
         return NamedModel(
-            name=told,
+            name=label,
             load=lambda: open_generator(
                 name,
                 world_model=options.world_model,
@@ -174,8 +174,8 @@ def _lines_of(evaluation: Evaluation, evaluator: JointEvaluator) -> str:
     values = evaluation.per_sample.get("answered_fixed")
     if values:
         found = bootstrap_interval(values, groups=_fixed_prompts(evaluator))
-        told = f"{found.value:>6.3f}   [{found.low:.3f}, {found.high:.3f}]"
-        lines.append(f"{'answered right about pictures not its own':<44}{told}")
+        figure = f"{found.value:>6.3f}   [{found.low:.3f}, {found.high:.3f}]"
+        lines.append(f"{'answered right about pictures not its own':<44}{figure}")
     return "\n".join(lines)
 
 

@@ -32,16 +32,16 @@ def parsed(kind: type[T], *, args: Sequence[str], prog: str, **how: Any) -> T:
     Raises:
         ValueError: a word is unknown, missing, of the wrong kind or out of its range.
     """
-    told = io.StringIO()
+    output = io.StringIO()
     try:
-        with redirect_stderr(told), _whole_lines(args):
+        with redirect_stderr(output), _whole_lines(args):
             options = tyro.cli(kind, args=args, prog=prog, **how)
     except SystemExit as ended:
         if not ended.code:
             raise
-        raise ValueError(_sentence(told.getvalue(), args, prog)) from None
-    if told.getvalue():
-        say(told.getvalue().rstrip(), is_error=True)
+        raise ValueError(_sentence(output.getvalue(), args, prog)) from None
+    if output.getvalue():
+        say(output.getvalue().rstrip(), is_error=True)
     return options
 
 
@@ -132,7 +132,7 @@ def _of_unknown(unknown: list[str], others: list[list[str]]) -> str:
 def _of_missing(lines: list[str]) -> str:
     """From pairs of lines: an option with its kind, and what it is."""
     missing: list[str] = []
-    for line, told in zip(lines[::2], lines[1::2], strict=False):
-        does = told.removesuffix("(required)").strip(" .")
+    for line, meaning in zip(lines[::2], lines[1::2], strict=False):
+        does = meaning.removesuffix("(required)").strip(" .")
         missing.append(f"{line} ({does})" if line.startswith("-") else does[:1].lower() + does[1:])
     return f"not given: {', '.join(missing)}"

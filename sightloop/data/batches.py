@@ -146,8 +146,8 @@ class ImageStream:
         batching = self._batching
         num_rows = batching.batch_size // batching.num_ranks
         first = batching.rank * num_rows
-        pictures = self._order.take(batching.batch_size)[first : first + num_rows]
-        loaded = load_many(pictures, self._decoding, pool=self._pool)
+        images = self._order.take(batching.batch_size)[first : first + num_rows]
+        loaded = load_many(images, self._decoding, pool=self._pool)
         broken = [result for result in loaded if isinstance(result, Broken)]
         num_seen = before.num_seen + num_rows
         self._check(num_seen, before, broken)
@@ -155,8 +155,8 @@ class ImageStream:
         for row, result in enumerate(loaded):
             attempt = 0
             while isinstance(result, Broken):
-                pictures[row] = self._order.ahead(first + row + attempt)
-                result = load_row(pictures[row], self._decoding)
+                images[row] = self._order.ahead(first + row + attempt)
+                result = load_row(images[row], self._decoding)
                 attempt += 1
                 num_seen += 1
                 if isinstance(result, Broken):
@@ -164,7 +164,7 @@ class ImageStream:
                     self._check(num_seen, before, broken)
             pixels.append(result)
         start = before.next_index + first
-        batch = make_batch(pictures, pixels, indices=list(range(start, start + num_rows)), seed=batching.seed)
+        batch = make_batch(images, pixels, indices=list(range(start, start + num_rows)), seed=batching.seed)
         progress = _Progress(
             next_index=before.next_index + batching.batch_size,
             order=self._order.state_dict(),
@@ -177,7 +177,7 @@ class ImageStream:
         num_broken = before.num_broken + len(broken)
         if num_broken <= self._batching.max_broken_fraction * max(num_seen, _MIN_SEEN):
             return
-        named = "; ".join(f"{picture.source}: {picture.reason}" for picture in broken[:_NUM_NAMED])
+        named = "; ".join(f"{image.source}: {image.reason}" for image in broken[:_NUM_NAMED])
         raise ValueError(
             f"{num_broken} of {num_seen} images of {self._source.spec!r} are broken, more than "
             f"max_broken_fraction {self._batching.max_broken_fraction}; the latest are "

@@ -65,13 +65,13 @@ class Decoded(NamedTuple):
     whole: UInt8[np.ndarray, "H W 3"] | None = None
 
 
-def decode(picture: bytes | Image.Image, decoding: Decoding) -> UInt8[np.ndarray, "H W 3"]:
+def decode(image: bytes | Image.Image, decoding: Decoding) -> UInt8[np.ndarray, "H W 3"]:
     """The image as an RGB square.
 
     Raises:
         BrokenImageError: it is no image of a known format, is damaged, or is larger than `max_pixels`.
     """
-    return decode_both(picture, decoding).square
+    return decode_both(image, decoding).square
 
 
 def decode_both(picture: bytes | Image.Image, decoding: Decoding) -> Decoded:

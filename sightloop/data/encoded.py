@@ -56,21 +56,21 @@ class Broken:
     reason: str
 
 
-def load(picture: EncodedImage, decoding: Decoding) -> UInt8[np.ndarray, "H W 3"] | Broken:
+def load(image: EncodedImage, decoding: Decoding) -> UInt8[np.ndarray, "H W 3"] | Broken:
     """The square, or why there is none."""
-    found = load_row(picture, decoding)
+    found = load_row(image, decoding)
     return found if isinstance(found, Broken) else found[0].square
 
 
-def load_row(picture: EncodedImage, decoding: Decoding) -> tuple[Decoded, ...] | Broken:
+def load_row(image: EncodedImage, decoding: Decoding) -> tuple[Decoded, ...] | Broken:
     """All images of its row, itself alone where it is in none, as squares and whole if that is wanted; or why
     there are none.
     """
-    reads = (picture.read, *(picture.row.more if picture.row else ()))
+    reads = (image.read, *(image.row.more if image.row else ()))
     try:
         return tuple(decode_both(read(), decoding) for read in reads)
     except (BrokenImageError, OSError) as error:
-        return Broken(source=picture.source, reason=str(error))
+        return Broken(source=image.source, reason=str(error))
 
 
 def read_file(path: str) -> bytes:

@@ -111,13 +111,13 @@ class ImageSet:
         num_used = 0
         with ThreadPoolExecutor(self._workers) as pool:
             while chunk := list(itertools.islice(numbered, self._batch_size)):
-                loaded = load_many([picture for _, picture in chunk], self._decoding, pool=pool)
+                loaded = load_many([image for _, image in chunk], self._decoding, pool=pool)
                 used: list[tuple[int, EncodedImage, OneSample]] = []
-                for (index, picture), pixels in zip(chunk, loaded, strict=True):
+                for (index, image), pixels in zip(chunk, loaded, strict=True):
                     if isinstance(pixels, Broken):
                         self._leave_out(pixels)
                     else:
-                        used.append((index, picture, pixels))
+                        used.append((index, image, pixels))
                 num_used += len(used)
                 if used:
                     yield _batch(used, self._seed)
@@ -133,19 +133,19 @@ class ImageSet:
 
 
 def _batch(used: Sequence[tuple[int, EncodedImage, OneSample]], seed: int) -> ImageBatch:
-    indices, pictures, pixels = zip(*used, strict=True)
-    return make_batch(pictures, pixels, indices=list(indices), seed=seed)
+    indices, images, pixels = zip(*used, strict=True)
+    return make_batch(images, pixels, indices=list(indices), seed=seed)
 
 
 def make_batch(
-    pictures: Sequence[EncodedImage], pixels: Sequence[OneSample], *, indices: list[int], seed: int
+    images: Sequence[EncodedImage], pixels: Sequence[OneSample], *, indices: list[int], seed: int
 ) -> ImageBatch:
     """A batch of decoded images."""
-    rows = [picture.row for picture in pictures if picture.row is not None]
+    rows = [image.row for image in images if image.row is not None]
     return ImageBatch(
         images=_images(pixels, rows),
-        sources=[picture.source for picture in pictures],
-        references=[picture.reference for picture in pictures],
+        sources=[image.source for image in images],
+        references=[image.reference for image in images],
         indices=indices,
         seeds=sample_seeds(seed, indices),
         prompts=[row.prompt for row in rows],
@@ -174,7 +174,7 @@ def _stacked(images: Sequence[Decoded]) -> Images:
 
 
 def load_many(
-    pictures: Sequence[EncodedImage], decoding: Decoding, *, pool: Executor | None
+    images: Sequence[EncodedImage], decoding: Decoding, *, pool: Executor | None
 ) -> list[OneSample | Broken]:
     """The pixels of each image, or why there are none; in parallel if there is a pool."""
-    return list((map if pool is None else pool.map)(lambda picture: load_row(picture, decoding), pictures))
+    return list((map if pool is None else pool.map)(lambda image: load_row(image, decoding), images))

@@ -171,10 +171,10 @@ class ShardOrder:
             shard = int(self._shards[self._num_shards])
             if self._walk is None:
                 self._walk = self._source.walk(self._source.shards[shard], self._number)
-            picture = next(self._walk, None)
-            if picture is not None:
+            image = next(self._walk, None)
+            if image is not None:
                 self._number += 1
-                return (shard, self._number - 1), picture
+                return (shard, self._number - 1), image
             self._walk, self._number = None, 0
             self._num_shards += 1
         return None
@@ -215,11 +215,11 @@ class ShardOrder:
         found: dict[Place, EncodedImage] = {}
         for shard, numbers in numbers_of.items():
             path, first = self._source.shards[shard], min(numbers)
-            for number, picture in zip(
+            for number, image in zip(
                 range(first, max(numbers) + 1), self._source.walk(path, first), strict=False
             ):
                 if number in numbers:
-                    found[shard, number] = picture
+                    found[shard, number] = image
             if missing := [number for number in numbers if (shard, number) not in found]:
                 raise ValueError(
                     f"{path} no longer has image {min(missing)}; the shard changed since the state"

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from PIL import Image
 
@@ -267,7 +267,7 @@ def _reads(value: Any, root: Path | None) -> list[Reading]:
     if isinstance(value, list | tuple):
         return [read for each in value for read in _reads(each, root)]
     if callable(value):
-        return [value]
+        return [cast("Reading", value)]
     if isinstance(value, Mapping) and not value.get("bytes") and value.get("path"):
         value = value["path"]
     if not isinstance(value, str | Path):

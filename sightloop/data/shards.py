@@ -172,18 +172,18 @@ def parquet_values(path: str, start: int, columns: Sequence[str]) -> Iterator[tu
     import pyarrow.parquet as pq
 
     row, column = 0, columns[0]
-    told = pq.read_metadata(path)
-    names = {told.schema.column(number).path for number in range(told.num_columns)}
+    metadata = pq.read_metadata(path)
+    names = {metadata.schema.column(number).path for number in range(metadata.num_columns)}
     leaves = sorted(name for name in names if name == column or _is_of_bytes(name, column))
     with pq.ParquetFile(
-        path, metadata=told, read_dictionary=leaves, pre_buffer=False, buffer_size=_READ_AHEAD_BYTES
+        path, metadata=metadata, read_dictionary=leaves, pre_buffer=False, buffer_size=_READ_AHEAD_BYTES
     ) as file:
         for group in range(file.num_row_groups):
-            num_rows = told.row_group(group).num_rows
+            num_rows = metadata.row_group(group).num_rows
             if row + num_rows <= start:
                 row += num_rows
                 continue
-            at_once = _rows_at_once(told.row_group(group), column)
+            at_once = _rows_at_once(metadata.row_group(group), column)
             # One group at a time: batches then start at the same rows wherever the walk starts.
             for batch in file.iter_batches(at_once, row_groups=[group], columns=list(columns)):
                 skipped = min(max(start - row, 0), batch.num_rows)

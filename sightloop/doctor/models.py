@@ -170,10 +170,10 @@ def _on_record(found: _Findings, judge: Judge, scores: Tensor, model: str) -> It
 def _ranking(found: _Findings, judge: Judge, probe: Probe, scores: Tensor) -> Finding:
     """Whether the right caption comes first; if not, what would make it."""
     right, margin = _share_right(probe, scores), float(probe.margins(scores).mean())
-    told = f"the right caption comes first for {right:.0%} of {len(probe.true)} images"
+    line = f"the right caption comes first for {right:.0%} of {len(probe.true)} images"
     if right >= _RIGHT:
         return found.ok(
-            "ranks the right caption first", f"{told}, by {margin:.3g}", right=right, margin=margin
+            "ranks the right caption first", f"{line}, by {margin:.3g}", right=right, margin=margin
         )
     causes: list[tuple[Callable[[], float], str, str]] = [
         (
@@ -195,11 +195,11 @@ def _ranking(found: _Findings, judge: Judge, probe: Probe, scores: Tensor) -> Fi
     for undone, why, fix in causes:
         if undone() >= _RIGHT:
             return found.fail(
-                "ranks the right caption first", f"{told}; {why}", fix, right=right, margin=margin
+                "ranks the right caption first", f"{line}; {why}", fix, right=right, margin=margin
             )
     return found.fail(
         "ranks the right caption first",
-        told,
+        line,
         "do not train on it: download it again, and compare its processor with the model's page",
         right=right,
         margin=margin,

@@ -88,8 +88,8 @@ def drawn_probe() -> Probe:
 
 def _drawn(color: str, shape: str) -> Image.Image:
     side = _SIDE * _SMOOTH
-    picture = Image.new("RGB", (side, side), "white")
-    draw, fill = ImageDraw.Draw(picture), COLOR_RGB[color]
+    image = Image.new("RGB", (side, side), "white")
+    draw, fill = ImageDraw.Draw(image), COLOR_RGB[color]
     low, middle, high = side // 5, side // 2, side - side // 5
     if shape == "circle":
         draw.ellipse((low, low, high, high), fill=fill)
@@ -101,4 +101,4 @@ def _drawn(color: str, shape: str) -> Image.Image:
         arm = side // 12
         draw.rectangle((low, middle - arm, high, middle + arm), fill=fill)
         draw.rectangle((middle - arm, low, middle + arm, high), fill=fill)
-    return picture.resize((_SIDE, _SIDE), Image.Resampling.LANCZOS)
+    return image.resize((_SIDE, _SIDE), Image.Resampling.LANCZOS)

@@ -58,13 +58,13 @@ def opened(config: VlrmConfig, folder: Path) -> Opened:
     world = not config.data.images
     vlrm.require_images(config)
     if world:
-        pictures = write_images(folder / "train", number=_IMAGES, seed=config.schedule.seed)
+        images = write_images(folder / "train", number=_IMAGES, seed=config.schedule.seed)
         judge = replace(
             config.judge,
             model=config.judge.model or str(WEIGHTS / "judge"),
             retrieval_clip=config.judge.retrieval_clip or str(WEIGHTS / "clip_retrieval"),
         )
-        config = replace(config, data=replace(config.data, images=str(pictures)), judge=judge)
+        config = replace(config, data=replace(config.data, images=str(images)), judge=judge)
     vlrm.require_models(config)
     torch.manual_seed(config.schedule.seed)
     device = distributed.device(config.device)

@@ -106,10 +106,10 @@ def _in_order(asked: Rows, rows: Rows, questions: str, file: str) -> Rows:
             "or question_id in both files"
         )
     for (where, question), (place, row) in zip(asked, rows, strict=True):
-        told = _text(row, ("question",), place)
-        if told != _text(question, _QUESTION, where):
+        wording = _text(row, ("question",), place)
+        if wording != _text(question, _QUESTION, where):
             raise ValueError(
-                f"{place} answers {told!r}, {where} asks {_text(question, _QUESTION, where)!r}; the files "
+                f"{place} answers {wording!r}, {where} asks {_text(question, _QUESTION, where)!r}; the files "
                 "are in another order: give question_id in both"
             )
     return rows

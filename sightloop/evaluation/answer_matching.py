@@ -80,11 +80,11 @@ class TextModelComparison:
     def verdicts(self, rows: Sequence[Answered]) -> list[bool | None]:
         """The model's verdicts; equal rows are asked once."""
         several = dict.fromkeys(rows)
-        told = {
+        by_row = {
             row: read_verdict(self.ask(_asked(row)), literal=self.literal)
             for row in counted(several, "compared", total=len(several), unit="answers")
         }
-        return [told[row] for row in rows]
+        return [by_row[row] for row in rows]
 
 
 def plain_words(text: str) -> list[str]:

@@ -108,9 +108,9 @@ def truth_measures(counts: Sequence[CheckedFacts]) -> Evaluation:
     for index, count in enumerate(counts):
         if count.total < 1:
             raise ValueError(f"image {index} has {count.total} facts; leave out images of unknown truth")
-    true, told = [count.true for count in counts], [count.true + count.false for count in counts]
+    true, stated = [count.true for count in counts], [count.true + count.false for count in counts]
     pooled = {
-        "precision": ratio_of_sums(true, told, empty=1.0),
+        "precision": ratio_of_sums(true, stated, empty=1.0),
         "told_pooled": ratio_of_sums(true, [count.total for count in counts], empty=0.0),
     }
     per_sample = {

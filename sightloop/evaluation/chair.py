@@ -142,10 +142,10 @@ def chair(
     truth = _truth(captions, objects, references, words)
     mentioned = [words.mentions(caption) for caption in captions]
     wrong = [sum(name not in there for name in named) for named, there in zip(mentioned, truth, strict=True)]
-    told = [len(there & set(named)) for named, there in zip(mentioned, truth, strict=True)]
+    found = [len(there & set(named)) for named, there in zip(mentioned, truth, strict=True)]
     shares = {
         "chair_i": ratio_of_sums(wrong, [len(named) for named in mentioned], empty=0.0),
-        "object_recall": ratio_of_sums(told, [len(there) for there in truth], empty=0.0),
+        "object_recall": ratio_of_sums(found, [len(there) for there in truth], empty=0.0),
     }
     per_sample = {"chair_s": [float(count > 0) for count in wrong]}
     metrics = {"chair_s": fmean(per_sample["chair_s"])} | {name: share for name, (share, _) in shares.items()}
@@ -188,8 +188,8 @@ def _truth(
             )
     if references is None:
         return truth
-    told = [{name for text in texts for name in words.mentions(text)} for texts in references]
-    return [there | more for there, more in zip(truth, told, strict=True)]
+    named = [{name for text in texts for name in words.mentions(text)} for texts in references]
+    return [there | more for there, more in zip(truth, named, strict=True)]
 
 
 def _forms(listed: str) -> Iterable[tuple[str, ...]]:

@@ -64,12 +64,12 @@ def outcomes_of(drawn: Flags, answered: Flags) -> Outcomes:
     Raises:
         ValueError: not one answer an image.
     """
-    right, told = _pair(drawn, answered)
+    right, answered_right = _pair(drawn, answered)
     return Outcomes(
-        both=int((right & told).sum()),
-        only_drawn=int((right & ~told).sum()),
-        only_answered=int((~right & told).sum()),
-        neither=int((~right & ~told).sum()),
+        both=int((right & answered_right).sum()),
+        only_drawn=int((right & ~answered_right).sum()),
+        only_answered=int((~right & answered_right).sum()),
+        neither=int((~right & ~answered_right).sum()),
     )
 
 
@@ -81,7 +81,7 @@ def imbalance(
     Raises:
         ValueError: no images, or not one answer and one prompt an image.
     """
-    right, told = _pair(drawn, answered)
+    right, answered_right = _pair(drawn, answered)
     if len(prompts) != len(right):
         raise ValueError(f"{len(prompts)} prompts for {len(right)} images; give one an image")
 
@@ -98,24 +98,28 @@ def imbalance(
         return bootstrap_interval(flags.astype(np.float64), groups=prompts, resamples=resamples, seed=seed)
 
     return Imbalance(
-        outcomes=outcomes_of(right, told),
+        outcomes=outcomes_of(right, answered_right),
         drawn=of_all(right),
-        answered=of_all(told),
-        both=of_all(right & told),
-        only_drawn=of_all(right & ~told),
-        only_answered=of_all(~right & told),
-        answered_if_drawn=share(told, right),
-        drawn_if_answered=share(right, told),
+        answered=of_all(answered_right),
+        both=of_all(right & answered_right),
+        only_drawn=of_all(right & ~answered_right),
+        only_answered=of_all(~right & answered_right),
+        answered_if_drawn=share(answered_right, right),
+        drawn_if_answered=share(right, answered_right),
         gap=paired_difference(
-            right.astype(np.float64), told.astype(np.float64), groups=prompts, resamples=resamples, seed=seed
+            right.astype(np.float64),
+            answered_right.astype(np.float64),
+            groups=prompts,
+            resamples=resamples,
+            seed=seed,
         ),
     )
 
 
 def _pair(drawn: Flags, answered: Flags) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    right, told = np.asarray(drawn, dtype=bool), np.asarray(answered, dtype=bool)
-    if right.shape != told.shape or right.ndim != 1:
+    right, answered_right = np.asarray(drawn, dtype=bool), np.asarray(answered, dtype=bool)
+    if right.shape != answered_right.shape or right.ndim != 1:
         raise ValueError(
-            f"{right.shape} drawings and {told.shape} answers; give one answer an image, in lists"
+            f"{right.shape} drawings and {answered_right.shape} answers; give one answer an image, in lists"
         )
-    return right, told
+    return right, answered_right

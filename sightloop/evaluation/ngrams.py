@@ -50,8 +50,8 @@ def cider_d(captions: Sequence[str], references: Sequence[Sequence[str]]) -> lis
     rarity = {gram: log_size - math.log(count) for gram, count in documents.items()}
     scores: list[float] = []
     for caption, texts in zip(captions, answers, strict=True):
-        told = _weighted(_grams(treebank_tokens(caption)), rarity, log_size)
-        scores.append(10 * fmean(_similarity(told, _weighted(text, rarity, log_size)) for text in texts))
+        candidate = _weighted(_grams(treebank_tokens(caption)), rarity, log_size)
+        scores.append(10 * fmean(_similarity(candidate, _weighted(text, rarity, log_size)) for text in texts))
     return scores
 
 
@@ -62,7 +62,7 @@ def bleu(captions: Sequence[str], references: Sequence[Sequence[str]]) -> list[f
         ValueError: not one list of references a caption, or an empty one.
     """
     _require_references(captions, references)
-    right, told = [0] * _MAX_N, [0] * _MAX_N
+    right, num_candidates = [0] * _MAX_N, [0] * _MAX_N
     length, wanted_length = 0, 0
     for caption, texts in zip(captions, references, strict=True):
         words, answers = treebank_tokens(caption), [treebank_tokens(text) for text in texts]
@@ -70,11 +70,11 @@ def bleu(captions: Sequence[str], references: Sequence[Sequence[str]]) -> list[f
         wanted_length += _closest((len(answer) for answer in answers), len(words))
         allowed = [_grams(answer) for answer in answers]
         for n, grams in enumerate(_grams(words)):
-            told[n] += grams.total()
+            num_candidates[n] += grams.total()
             right[n] += sum(
                 min(count, max(answer[n][gram] for answer in allowed)) for gram, count in grams.items()
             )
-    return _bleu_scores(right, told, length, wanted_length)
+    return _bleu_scores(right, num_candidates, length, wanted_length)
 
 
 def rouge_l(captions: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
@@ -118,8 +118,8 @@ def self_bleu(captions: Sequence[str]) -> float:
             for n, grams in enumerate(row)
         ]
         others = lengths - Counter([len(words)])
-        told = [grams.total() for grams in row]
-        scores.append(_bleu_scores(right, told, len(words), _closest(others, len(words)))[-1])
+        num_candidates = [grams.total() for grams in row]
+        scores.append(_bleu_scores(right, num_candidates, len(words), _closest(others, len(words)))[-1])
     return fmean(scores)
 
 
@@ -172,13 +172,13 @@ def _weighted(text: list[Counter[Gram]], rarity: dict[Gram, float], rarest: floa
     return _Weighted(weights=weights, norms=norms, num_pairs=text[1].total())
 
 
-def _similarity(told: _Weighted, wanted: _Weighted) -> float:
+def _similarity(candidate: _Weighted, wanted: _Weighted) -> float:
     # The official code takes the number of word pairs for the length of a text.
-    closeness = math.exp(-((told.num_pairs - wanted.num_pairs) ** 2) / (2 * _SIGMA**2))
+    closeness = math.exp(-((candidate.num_pairs - wanted.num_pairs) ** 2) / (2 * _SIGMA**2))
     total = 0.0
     for n in range(_MAX_N):
-        ours, theirs = told.weights[n], wanted.weights[n]
-        norm = told.norms[n] * wanted.norms[n]
+        ours, theirs = candidate.weights[n], wanted.weights[n]
+        norm = candidate.norms[n] * wanted.norms[n]
         if norm:
             total += sum(min(ours[gram], theirs[gram]) * theirs[gram] for gram in ours.keys() & theirs) / norm
     return total * closeness / _MAX_N
@@ -189,12 +189,12 @@ def _closest(lengths: Iterable[int], wanted: int) -> int:
     return min(lengths, key=lambda length: (abs(length - wanted), length))
 
 
-def _bleu_scores(right: list[int], told: list[int], length: int, wanted_length: int) -> list[float]:
+def _bleu_scores(right: list[int], num_candidates: list[int], length: int, wanted_length: int) -> list[float]:
     ratio = (length + _TINY) / (wanted_length + _SMALL)
     brevity = math.exp(1 - 1 / ratio) if ratio < 1 else 1.0
     scores, product = [], 1.0
     for n in range(_MAX_N):
-        product *= (right[n] + _TINY) / (told[n] + _SMALL)
+        product *= (right[n] + _TINY) / (num_candidates[n] + _SMALL)
         scores.append(product ** (1 / (n + 1)) * brevity)
     return scores
 

@@ -10,5 +10,5 @@ _NOT_PROTOCOL = {"hash", "warning"}
 
 def protocol_hash(protocol: dict[str, str]) -> str:
     """A short name for exactly this protocol: figures of different hashes do not compare."""
-    told = {name: value for name, value in protocol.items() if name not in _NOT_PROTOCOL}
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
+    relevant = {name: value for name, value in protocol.items() if name not in _NOT_PROTOCOL}
+    return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()[:12]

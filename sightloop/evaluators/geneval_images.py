@@ -83,8 +83,8 @@ def draw_prompts(
             with torch.no_grad():
                 tokens = policy.sample(Prompt(texts=texts, wants="image", seeds=seeds), sampling)
                 pixels = policy.pixels(tokens).pixels.cpu()
-            for (place, number), text, picture in zip(some, texts, pixels, strict=True):
-                _save(folder / _file(place, number), picture, {PROMPT_KEY: text, MODEL_KEY: name})
+            for (place, number), text, image in zip(some, texts, pixels, strict=True):
+                _save(folder / _file(place, number), image, {PROMPT_KEY: text, MODEL_KEY: name})
             work.advance(len(some))
     contact_sheet(prompts, folder).save(folder / _SHEET)
     return len(missing)
@@ -106,8 +106,8 @@ def contact_sheet(prompts: Sequence[GenEvalPrompt], folder: Path) -> Image.Image
     for row, places in enumerate(rows.values()):
         shown = min(columns, len(places))
         for column in range(shown):
-            picture = open_image(folder / _file(places[column * len(places) // shown], 0))
-            small = picture.resize((_SHEET_SIDE, _SHEET_SIDE), Image.Resampling.BICUBIC)
+            image = open_image(folder / _file(places[column * len(places) // shown], 0))
+            small = image.resize((_SHEET_SIDE, _SHEET_SIDE), Image.Resampling.BICUBIC)
             sheet.paste(small, (column * _SHEET_SIDE, row * _SHEET_SIDE))
     return sheet
 
@@ -125,8 +125,8 @@ def _drawing_template(policy: ImageGenerator) -> dict[str, str]:
     return {name: text for name, text in templates_of(policy).items() if name == "drawing template"}
 
 
-def _check_record(folder: Path, told: dict[str, str], sampling: Sampling, drawing: Drawing) -> None:
-    settings = {**told, **asdict(sampling), "seed": drawing.seed, "per_prompt": drawing.per_prompt}
+def _check_record(folder: Path, identity: dict[str, str], sampling: Sampling, drawing: Drawing) -> None:
+    settings = {**identity, **asdict(sampling), "seed": drawing.seed, "per_prompt": drawing.per_prompt}
     before = drawing_record(folder)
     if before is None:
         if any(folder.glob("*/samples/*.png")):

@@ -157,8 +157,8 @@ def _seen(
     todo = [(each.prompt, file) for each in shown for file in each.files]
     if isinstance(detector, DetectionsFile):
         for prompt, file in counted(todo, "looked at", total=len(todo), unit="images"):
-            picture, _ = _opened(folder, prompt, file)
-            yield prompt, file, judge.colored(prompt, picture, detector.detect([picture])[0])
+            image, _ = _opened(folder, prompt, file)
+            yield prompt, file, judge.colored(prompt, image, detector.detect([image])[0])
         return
     kept = _DetectionCache(detections_path(options.results_file), protocol)
     with at_work("looked at", total=len(todo), unit="images") as work:
@@ -168,8 +168,8 @@ def _seen(
             fresh = [row for row, each in enumerate(opened) if not kept.holds(some[row][0], *each)]
             found = detector.detect([opened[row][0] for row in fresh])
             for row, seen in zip(fresh, found, strict=True):
-                prompt, picture = some[row][0], opened[row][0]
-                kept.add(prompt, *opened[row], judge.colored(prompt, picture, seen))
+                prompt, image = some[row][0], opened[row][0]
+                kept.add(prompt, *opened[row], judge.colored(prompt, image, seen))
             work.advance(len(some))
             for prompt, file in some:
                 yield prompt, file, kept.of(file)
@@ -197,21 +197,21 @@ class _DetectionCache:
         for name, record in records.items():
             self._seen[name] = (record.get("picture", ""), file.all_of(name))
 
-    def holds(self, prompt: GenEvalPrompt, picture: DetectorImage, digest: str) -> bool:
+    def holds(self, prompt: GenEvalPrompt, image: DetectorImage, digest: str) -> bool:
         """True if exactly this image was seen for this prompt."""
-        return picture.file in self._seen and self._seen[picture.file][0] == _key(prompt, digest)
+        return image.file in self._seen and self._seen[image.file][0] == _key(prompt, digest)
 
-    def add(self, prompt: GenEvalPrompt, picture: DetectorImage, digest: str, found: list[Detection]) -> None:
+    def add(self, prompt: GenEvalPrompt, image: DetectorImage, digest: str, found: list[Detection]) -> None:
         """Write down what was seen."""
-        if picture.file in self._seen:
+        if image.file in self._seen:
             raise ValueError(
-                f"{self._path} holds detections of another {picture.file}; images or prompts changed "
+                f"{self._path} holds detections of another {image.file}; images or prompts changed "
                 "since: name another --output or remove it"
             )
-        line = detections_line(picture, found, extra={"picture": _key(prompt, digest)})
+        line = detections_line(image, found, extra={"picture": _key(prompt, digest)})
         with self._path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
-        self._seen[picture.file] = (_key(prompt, digest), [replace(seen, mask=None) for seen in found])
+        self._seen[image.file] = (_key(prompt, digest), [replace(seen, mask=None) for seen in found])
 
     def of(self, file: str) -> list[Detection]:
         """What was seen."""
@@ -219,18 +219,18 @@ class _DetectionCache:
 
 
 def _key(prompt: GenEvalPrompt, digest: str) -> str:
-    told = json.dumps(prompt.metadata, sort_keys=True)
-    return hashlib.sha256(f"{digest} {told}".encode()).hexdigest()[:16]
+    written = json.dumps(prompt.metadata, sort_keys=True)
+    return hashlib.sha256(f"{digest} {written}".encode()).hexdigest()[:16]
 
 
 def _opened(root: Path, prompt: GenEvalPrompt, file: str) -> tuple[DetectorImage, str]:
     """The image, and a digest of its file."""
     image = open_image(root / file)
-    told = image.info.get(PROMPT_KEY)
-    if told is not None and told != prompt.text:
+    written = image.info.get(PROMPT_KEY)
+    if written is not None and written != prompt.text:
         raise ValueError(
-            f"{root / file} was drawn for {told!r}, but its metadata says {prompt.text!r}; the folder mixes "
-            "two sets"
+            f"{root / file} was drawn for {written!r}, but its metadata says {prompt.text!r}; the folder "
+            "mixes two sets"
         )
     digest = hashlib.sha256(read_regular(root / file)).hexdigest()
     return DetectorImage(file=file, image=image, names=prompt.names), digest

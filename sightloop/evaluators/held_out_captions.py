@@ -202,13 +202,13 @@ def held_out_of(
     if not Writing.of(settings, prompt).is_greedy:
         require_members(captioner, SupportsBeams, what=_BEAMS, instead=GREEDY)
     encoder = ClipEncoder.from_pretrained(settings.clip, device=device)
-    pictures = load_images(settings, size=captioner.image_size, whole=sees_whole(captioner))
+    images = load_images(settings, size=captioner.image_size, whole=sees_whole(captioner))
     same = settings.fit == "crop" and encoder.size == captioner.image_size
-    seen = pictures if same else load_images(dataclasses.replace(settings, fit="crop"), size=encoder.size)
+    seen = images if same else load_images(dataclasses.replace(settings, fit="crop"), size=encoder.size)
     return HeldOut(
         settings=settings,
         prompt=prompt,
-        pictures=pictures,
+        pictures=images,
         encoder=encoder,
         seen=encoder.see(seen.pixels),
         shared_work=shared_work,

@@ -45,7 +45,7 @@ class HeldOutRows:
         if source is None:
             return None
         batches = list(ImageSet(source, decoding, batch_size=_CHUNK, limit=settings.limit))
-        told = {
+        parts = {
             "rows": source.fingerprint(),
             "number": str(sum(map(len, batches))),
             "rewards": ", ".join(f"{name}={weights[name]:g}" for name in rewards),
@@ -58,7 +58,7 @@ class HeldOutRows:
             collect=CaptionCollector(
                 judge=combine(rewards, weights), sampling=Sampling(max_tokens=max_tokens, temperature=0.0)
             ),
-            protocol=told | {"hash": protocol_hash(told)},
+            protocol=parts | {"hash": protocol_hash(parts)},
         )
 
     def __call__(self, policy: Captioner) -> Evaluation:

@@ -103,8 +103,8 @@ class GenEvalCheck:
         ]
         found = self.judge.detector.detect(pictures)
         return [
-            (prompt, self.judge.colored(prompt, picture, seen))
-            for prompt, picture, seen in zip(prompts, pictures, found, strict=True)
+            (prompt, self.judge.colored(prompt, image, seen))
+            for prompt, image, seen in zip(prompts, pictures, found, strict=True)
         ]
 
 

@@ -51,9 +51,9 @@ class RecordingCheck:
     def right(self, images: Images, quizzes: Sequence[Quiz]) -> list[bool]:
         """Whether each drawing shows all that its quiz asks for."""
         for pixels in images.pixels:
-            picture = Image.fromarray(np.ascontiguousarray(pixels.permute(1, 2, 0).cpu().numpy()))
-            picture.thumbnail((_KEPT_SIDE, _KEPT_SIDE))
-            self.pictures.append(picture)
+            image = Image.fromarray(np.ascontiguousarray(pixels.permute(1, 2, 0).cpu().numpy()))
+            image.thumbnail((_KEPT_SIDE, _KEPT_SIDE))
+            self.pictures.append(image)
         return self._check.right(images, quizzes)
 
     def share(self, images: Images, quizzes: Sequence[Quiz]) -> Float[Tensor, " B"]:
@@ -61,11 +61,10 @@ class RecordingCheck:
         return self._check.share(images, quizzes)
 
 
-def drawn_in(samples: Sequence[dict[str, Any]], pictures: Sequence[Image.Image]) -> list[SheetImage]:
+def drawn_in(samples: Sequence[dict[str, Any]], images: Sequence[Image.Image]) -> list[SheetImage]:
     """The samples of an evaluation with their images, one each."""
     return [
-        _drawn(row, sample, picture)
-        for row, (sample, picture) in enumerate(zip(samples, pictures, strict=True))
+        _drawn(row, sample, image) for row, (sample, image) in enumerate(zip(samples, images, strict=True))
     ]
 
 
@@ -88,12 +87,12 @@ def drawn_by_run(run: Path, step: int) -> list[SheetImage]:
     return found
 
 
-def _drawn(row: int, sample: dict[str, Any], picture: Image.Image) -> SheetImage:
+def _drawn(row: int, sample: dict[str, Any], image: Image.Image) -> SheetImage:
     return SheetImage(
         row=row,
         prompt=sample["source"],
         category=sample["category"],
-        picture=picture,
+        picture=image,
         is_right=sample["drawn"] == "right",
     )
 

@@ -86,10 +86,10 @@ class JointEvaluator:
         metrics |= _conditional(metrics)
         metrics |= _by_category("drawn", quizzes, drawn) | _by_category("answered", quizzes, answered)
         if self.fixed is not None:
-            told = self.answers_about_fixed(policy)
-            values["answered_fixed"] = [float(right) for right in told]
-            metrics["answered_fixed"] = float(np.mean(told))
-            metrics |= _by_category("answered_fixed", self.fixed.quizzes, told)
+            answered_right = self.answers_about_fixed(policy)
+            values["answered_fixed"] = [float(right) for right in answered_right]
+            metrics["answered_fixed"] = float(np.mean(answered_right))
+            metrics |= _by_category("answered_fixed", self.fixed.quizzes, answered_right)
         samples = [_sample(quiz, one) for quiz, one in zip(quizzes, seen, strict=True)]
         return Evaluation(metrics=metrics, per_sample=values, samples=samples, protocol=self.protocol(policy))
 
@@ -109,8 +109,8 @@ class JointEvaluator:
         for rows in counted(chunks, "asked about fixed images", total=len(chunks), unit="batches"):
             quizzes = [self.fixed.quizzes[row] for row in rows]
             images = self.fixed.images.rows(torch.tensor(rows))
-            told = _right(quizzes, self._answers(policy, quizzes, images))
-            mine |= dict(zip(rows, told, strict=True))
+            answered_right = _right(quizzes, self._answers(policy, quizzes, images))
+            mine |= dict(zip(rows, answered_right, strict=True))
         for part in distributed.gather(mine):
             everyones |= part
         return [everyones[row] for row in range(len(everyones))]
@@ -130,7 +130,7 @@ class JointEvaluator:
             codes = policy.sample(prompt, policy.default_sampling())
             images = policy.pixels(codes)
             # The images, not the codes: nobody else could read what only codes say.
-            told = self._answers(policy, quizzes, images)
+            answers = self._answers(policy, quizzes, images)
             right = self.check.right(images, quizzes)
             for place, row in enumerate(rows):
                 keep = self.folder is not None and row in kept
@@ -138,8 +138,8 @@ class JointEvaluator:
                     row,
                     Seen(
                         drawn=right[place],
-                        answered=_right([quizzes[place]], [told[place]])[0],
-                        answer=told[place],
+                        answered=_right([quizzes[place]], [answers[place]])[0],
+                        answer=answers[place],
                         image=save_image(self.folder, images.pixels[place]) if keep and self.folder else "",
                     ),
                 )
@@ -150,7 +150,7 @@ class JointEvaluator:
 
     def protocol(self, policy: ImageGenerator) -> dict[str, str]:
         """What the figures depend on, with its hash."""
-        told = {
+        parts = {
             "evaluation": "drawing and answering",
             "prompts": str(len({ask.quiz.prompt for ask in self.asks})),
             "pictures": str(len(self.asks)),
@@ -165,7 +165,7 @@ class JointEvaluator:
             **{name: str(value) for name, value in asdict(policy.default_sampling()).items()},
             **self.check.protocol,
         }
-        return told | {"hash": protocol_hash(told)}
+        return parts | {"hash": protocol_hash(parts)}
 
 
 @torch.no_grad()
@@ -247,8 +247,8 @@ def _by_category(name: str, quizzes: Sequence[Quiz], right: Sequence[bool]) -> d
     return rates
 
 
-def _right(quizzes: Sequence[Quiz], told: Sequence[str]) -> list[bool]:
-    return [all(facts_stated(answer, quiz.facts)) for quiz, answer in zip(quizzes, told, strict=True)]
+def _right(quizzes: Sequence[Quiz], answers: Sequence[str]) -> list[bool]:
+    return [all(facts_stated(answer, quiz.facts)) for quiz, answer in zip(quizzes, answers, strict=True)]
 
 
 def _sample(quiz: Quiz, one: Seen) -> dict[str, Any]:

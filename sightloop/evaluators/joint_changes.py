@@ -90,7 +90,7 @@ def ratio_difference(
 
 def changes_table(changes: dict[str, Interval]) -> str:
     """Differences as text; a star marks those whose interval leaves out zero."""
-    names = _SHARES | {name: told for name, (told, _) in _CONDITIONAL.items()}
+    names = _SHARES | {name: label for name, (label, _) in _CONDITIONAL.items()}
     names |= {_FIXED: "answered right about images not its own"}
     lines = [f"{'':<44}change    95% interval by prompt"]
     for name, change in changes.items():
@@ -112,6 +112,6 @@ def categories_table(evaluations: dict[str, Evaluation]) -> str:
     for category in CATEGORIES:
         cells = [one.metrics.get(f"{kind}_{category}") for one in evaluations.values() for kind in shown]
         if any(cell is not None for cell in cells):
-            told = "".join(f"{'' if cell is None else format(cell, '.3f'):>13}" for cell in cells)
-            lines.append(f"{category:<16}{told}")
+            line = "".join(f"{'' if cell is None else format(cell, '.3f'):>13}" for cell in cells)
+            lines.append(f"{category:<16}{line}")
     return "\n".join(lines)

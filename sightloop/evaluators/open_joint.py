@@ -39,12 +39,12 @@ def read_fixed(folder: Path, vocabulary: Vocabulary, size: int = _FIXED_SIDE) ->
     for file in files:
         with form_of(str(file)):
             quiz = quiz_of_metadata(read_json(file), vocabulary)
-        for picture in sample_files(file.parent / "samples"):
+        for image in sample_files(file.parent / "samples"):
             try:
-                found = decode(read_regular(picture), Decoding(size=size, fit="squash"))
+                found = decode(read_regular(image), Decoding(size=size, fit="squash"))
                 pixels.append(torch.from_numpy(found.copy()).permute(2, 0, 1))
             except (BrokenImageError, OSError) as error:
-                raise ValueError(f"{picture}: {error}") from error
+                raise ValueError(f"{image}: {error}") from error
             quizzes.append(quiz)
     if not pixels:
         raise ValueError(f"{folder} holds metadata and no samples/0000.png; put the images beside it")

@@ -82,24 +82,24 @@ class DetectionsFile:
         """
         return [detection_of(entry, f"{self.path}, {file}") for entry in self._records[file]["detections"]]
 
-    def _of(self, picture: DetectorImage) -> list[Detection]:
-        record = self._records.get(picture.file)
+    def _of(self, image: DetectorImage) -> list[Detection]:
+        record = self._records.get(image.file)
         if record is None:
             raise ValueError(
-                f"{self.path} says nothing about {picture.file}; give every image a line, also where "
+                f"{self.path} says nothing about {image.file}; give every image a line, also where "
                 "nothing was found"
             )
         size = record.get("size")
-        if size is not None and tuple(size) != picture.image.size:
+        if size is not None and tuple(size) != image.image.size:
             raise ValueError(
-                f"{self.path} was made for an image {picture.file} of {size[0]} x {size[1]} pixels; it has "
-                f"{picture.image.width} x {picture.image.height}"
+                f"{self.path} was made for an image {image.file} of {size[0]} x {size[1]} pixels; it has "
+                f"{image.image.width} x {image.image.height}"
             )
-        found = self.all_of(picture.file)
+        found = self.all_of(image.file)
         for seen in found:
-            if seen.name != (wanted := in_geneval_words(seen.name, picture.names)):
+            if seen.name != (wanted := in_geneval_words(seen.name, image.names)):
                 raise ValueError(
-                    f"{self.path}, {picture.file}: GenEval's name of COCO's {seen.name!r} is "
+                    f"{self.path}, {image.file}: GenEval's name of COCO's {seen.name!r} is "
                     f"{wanted!r}; rename it"
                 )
         return found
@@ -132,7 +132,7 @@ def read_detections(path: str | Path) -> tuple[dict[str, str], dict[str, dict[st
 
 
 def detections_line(
-    picture: DetectorImage, detections: Sequence[Detection], *, extra: Mapping[str, Any] | None = None
+    image: DetectorImage, detections: Sequence[Detection], *, extra: Mapping[str, Any] | None = None
 ) -> str:
     """One line of a detections file, without masks; `extra` goes along."""
     listed = [
@@ -140,7 +140,7 @@ def detections_line(
         | ({} if seen.color is None else {"color": seen.color})
         for seen in detections
     ]
-    record = {"file": picture.file, "size": list(picture.image.size), **(extra or {}), "detections": listed}
+    record = {"file": image.file, "size": list(image.image.size), **(extra or {}), "detections": listed}
     return json.dumps(record)
 
 

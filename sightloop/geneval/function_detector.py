@@ -37,10 +37,10 @@ class FunctionDetector:
             ValueError: the function fails or answers in another form; it and the image are named.
         """
         images = [picture.image for picture in pictures]
-        told = {"names": [picture.names for picture in pictures]} if self.takes_names else {}
+        names = {"names": [picture.names for picture in pictures]} if self.takes_names else {}
         name = self.protocol["detector"]
         try:
-            said = self.function(images, **told)
+            said = self.function(images, **names)
         except ValueError as error:
             raise ValueError(f"{pictures[0].file}: {error}") from error
         if not isinstance(said, Sequence) or len(said) != len(pictures):
@@ -52,17 +52,17 @@ class FunctionDetector:
         return [_objects(each, picture, name) for each, picture in zip(said, pictures, strict=True)]
 
 
-def _objects(said: Any, picture: DetectorImage, name: str) -> list[Detection]:
-    place = f"{name} about {picture.file}"
+def _objects(said: Any, image: DetectorImage, name: str) -> list[Detection]:
+    place = f"{name} about {image.file}"
     if not isinstance(said, Sequence) or isinstance(said, str):
         raise ValueError(f'{place}: {type(said).__name__} is no list of objects with "class", "box", "score"')
-    return [_object(each, picture, place) for each in said]
+    return [_object(each, image, place) for each in said]
 
 
-def _object(entry: Any, picture: DetectorImage, place: str) -> Detection:
+def _object(entry: Any, image: DetectorImage, place: str) -> Detection:
     if isinstance(entry, Detection):
         entry = {"class": entry.name, **asdict(entry), "color": entry.color}
     if not isinstance(entry, Mapping) or not isinstance(entry.get("class"), str):
         # Numbers of classes differ between programs, and would be taken for the wrong ones.
         raise ValueError(f'{place}: {entry!r} is no object with "class", a name, "box" and "score"')
-    return detection_of({**entry, "class": in_geneval_words(entry["class"], picture.names)}, place)
+    return detection_of({**entry, "class": in_geneval_words(entry["class"], image.names)}, place)

@@ -226,10 +226,10 @@ def _full_size(masks: Float[Tensor, "N h w"], size: Size, resizing: Resizing) ->
     return F.interpolate(whole[:, :, :height, :width], size, mode="bilinear", align_corners=False)[0]
 
 
-def _of_one_size(pictures: Sequence[DetectorImage], resizing: Resizing) -> Iterator[list[int]]:
+def _of_one_size(images: Sequence[DetectorImage], resizing: Resizing) -> Iterator[list[int]]:
     groups: dict[Size, list[int]] = {}
-    for place, picture in enumerate(pictures):
-        size = resizing.padded(resizing.resized((picture.image.height, picture.image.width)))
+    for place, image in enumerate(images):
+        size = resizing.padded(resizing.resized((image.image.height, image.image.width)))
         groups.setdefault(size, []).append(place)
     yield from groups.values()
 

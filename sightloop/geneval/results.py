@@ -298,8 +298,8 @@ def protocol_warning(before: Mapping[str, str] | None, after: Mapping[str, str] 
         for name in sorted({*before, *after} - {"hash"})
         if before.get(name) != after.get(name)
     ]
-    told = "; ".join(differing)
-    return f"made under different protocols ({old} and {new}): {told}; the figures do not compare"
+    differences = "; ".join(differing)
+    return f"made under different protocols ({old} and {new}): {differences}; the figures do not compare"
 
 
 def _result(record: Mapping[str, Any]) -> Result:

@@ -258,8 +258,8 @@ def _corners(boxes: Float[Tensor, "B Q 4"]) -> Float[Tensor, "B Q 4"]:
     return torch.cat([center - half, center + half], -1)
 
 
-def _alike(pictures: Sequence[DetectorImage]) -> Iterator[list[int]]:
+def _alike(images: Sequence[DetectorImage]) -> Iterator[list[int]]:
     groups: dict[Any, list[int]] = {}
-    for place, picture in enumerate(pictures):
-        groups.setdefault((picture.names, picture.image.size), []).append(place)
+    for place, image in enumerate(images):
+        groups.setdefault((image.names, image.image.size), []).append(place)
     yield from groups.values()

@@ -105,13 +105,13 @@ class Respondent:
     @torch.no_grad()
     def answers(self, asked: Sequence[Asked], settings: AnswererSettings) -> list[str]:
         """One answer a question, cut before the first of the stops; images of one size go together."""
-        told: dict[int, str] = {}
+        by_row: dict[int, str] = {}
         sampling = Sampling(max_tokens=settings.max_tokens, temperature=settings.temperature)
         for places in _of_one_size(asked):
             tokens = self.policy.sample(self._prompt([asked[place] for place in places]), sampling)
             for place, pieces in zip(places, self.policy.decode(tokens), strict=True):
-                told[place] = _cut("".join(pieces).strip(), settings.stops)
-        return [told[place] for place in range(len(asked))]
+                by_row[place] = _cut("".join(pieces).strip(), settings.stops)
+        return [by_row[place] for place in range(len(asked))]
 
     @torch.no_grad()
     def likelihood(self, asked: Asked, text: str) -> Likelihood:
@@ -140,12 +140,12 @@ class Respondent:
             texts=[each.question for each in asked], images=images, seeds=[each.seed for each in asked]
         )
 
-    def _seen(self, picture: Image.Image) -> np.ndarray:
+    def _seen(self, image: Image.Image) -> np.ndarray:
         """Some captioners see their own square; all others prepare images themselves."""
         if self._captioner is not None and not sees_whole(self._captioner):
-            return decode(picture, Decoding(size=self._captioner.image_size, fit=self.fit))
+            return decode(image, Decoding(size=self._captioner.image_size, fit=self.fit))
         try:
-            return np.asarray(upright_rgb(picture))
+            return np.asarray(upright_rgb(image))
         except BrokenImageError as error:
             raise ValueError(f"an image cannot be used: {error}") from error
 
@@ -157,8 +157,8 @@ def _of_one_size(asked: Sequence[Asked]) -> list[list[int]]:
     return list(groups.values())
 
 
-def _pixels(picture: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+def _pixels(image: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
 def _cut(text: str, stops: Sequence[str]) -> str:

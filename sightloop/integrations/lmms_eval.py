@@ -42,30 +42,30 @@ def generated(
     with tqdm(total=len(requests), desc="answers", unit="question", disable=None) as bar:
         for start in range(0, len(requests), batch):
             some = requests[start : start + batch]
-            asked = [asked_of(context, pictures) for context, _, pictures in some]
+            asked = [asked_of(context, images) for context, _, images in some]
             kinds = [settings_from(given, max_tokens=max_tokens) for _, given, _ in some]
-            told = {}
+            by_row = {}
             for kind in dict.fromkeys(kinds):
                 rows = [row for row, own in enumerate(kinds) if own == kind]
-                told |= zip(rows, respondent.answers([asked[row] for row in rows], kind), strict=True)
-            found += [told[row] for row in range(len(some))]
+                by_row |= zip(rows, respondent.answers([asked[row] for row in rows], kind), strict=True)
+            found += [by_row[row] for row in range(len(some))]
             bar.update(len(some))
     return found
 
 
-def asked_of(context: str, pictures: Sequence[Any]) -> Asked:
+def asked_of(context: str, images: Sequence[Any]) -> Asked:
     """A request as a question about its image.
 
     Raises:
         ValueError: not exactly one image, or something else than an image.
     """
-    if len(pictures) != 1 or not isinstance(pictures[0], Image.Image):
-        kinds = ", ".join(type(each).__name__ for each in pictures) or "nothing"
+    if len(images) != 1 or not isinstance(images[0], Image.Image):
+        kinds = ", ".join(type(each).__name__ for each in images) or "nothing"
         raise ValueError(
             f"{context[:60]!r} comes with {kinds}; our policies answer questions about one image each, so "
             "choose tasks of that kind"
         )
-    return Asked(picture=pictures[0], question=context.replace(_PLACEHOLDER, "").strip())
+    return Asked(picture=images[0], question=context.replace(_PLACEHOLDER, "").strip())
 
 
 def flat_images(shown: Any) -> list[Any]:
@@ -73,7 +73,7 @@ def flat_images(shown: Any) -> list[Any]:
     if shown is None:
         return []
     if isinstance(shown, list | tuple):
-        return [picture for each in shown for picture in flat_images(each)]
+        return [image for each in shown for image in flat_images(each)]
     return [shown]
 
 
@@ -131,10 +131,10 @@ def _model_class() -> type[Any]:
                 (context, dict(settings), self._pictures(show, doc, task, split))
                 for context, settings, show, doc, task, split in (request.args for request in requests)
             ]
-            told = generated(self.respondent, rows, batch=self.batch, max_tokens=self.max_tokens)
-            for row, answer in zip(rows, told, strict=True):
+            answers = generated(self.respondent, rows, batch=self.batch, max_tokens=self.max_tokens)
+            for row, answer in zip(rows, answers, strict=True):
                 self.cache_hook.add_partial("generate_until", row[:2], answer)
-            return told
+            return answers
 
         def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
             found: list[tuple[float, bool]] = []

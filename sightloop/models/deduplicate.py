@@ -43,7 +43,7 @@ def row_keys(rows: Shaped[Tensor, "B ..."]) -> list[bytes]:
     return [hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in rows.cpu().numpy()]
 
 
-def _key(picture: Tensor) -> bytes:
-    whole = hashlib.blake2b(str(tuple(picture.shape)).encode(), digest_size=16)
-    whole.update(picture.numpy().tobytes())
+def _key(image: Tensor) -> bytes:
+    whole = hashlib.blake2b(str(tuple(image.shape)).encode(), digest_size=16)
+    whole.update(image.numpy().tobytes())
     return whole.digest()

@@ -194,8 +194,8 @@ def _require_length(file: Path) -> None:
         length = int.from_bytes(opened.read(8), "little")
         head = opened.read(length) if length <= min(size - 8, _MAX_HEAD) else b""
     try:
-        told = json.loads(head)
-        ends = [place["data_offsets"][1] for name, place in told.items() if name != "__metadata__"]
+        header = json.loads(head)
+        ends = [place["data_offsets"][1] for name, place in header.items() if name != "__metadata__"]
         whole = 8 + length + max(ends, default=0)
     except (ValueError, RecursionError, AttributeError, TypeError, LookupError) as error:
         raise ValueError(f"{file} cannot be read: it is cut, or no .safetensors file; {_AGAIN}") from error

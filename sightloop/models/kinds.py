@@ -121,13 +121,13 @@ def refuse_as(config: Any, wanted: str, source: str) -> NoReturn:
     raise ValueError(f"{source!r} is {what}, not {wanted}; {takes}")
 
 
-def require_token_ids(told: Mapping[str, Any], source: str) -> None:
+def require_token_ids(fields: Mapping[str, Any], source: str) -> None:
     """Refuse what a configuration gives as numbers of tokens and is none.
 
     Raises:
         ValueError: the name and the value are told.
     """
-    for name, value in told.items():
+    for name, value in fields.items():
         listed = value if isinstance(value, list) and value else [value]
         if name.endswith("_token_id") and not all(each is None or type(each) is int for each in listed):
             raise ValueError(

@@ -177,10 +177,12 @@ def open_config(folder: str | Path) -> Any:
     if place.is_dir():
         require_folder(place)
     with in_one_sentence(folder, "the config.json"):
-        told, _ = PreTrainedConfig.get_config_dict(folder)
-        kind = told.get("model_type")
-        if "auto_map" not in told and (not isinstance(kind, str) or kind not in CONFIG_MAPPING):
-            own = next((told[key] for key in ("family", "_class_name") if str(told.get(key)) in KNOWN), "")
+        fields, _ = PreTrainedConfig.get_config_dict(folder)
+        kind = fields.get("model_type")
+        if "auto_map" not in fields and (not isinstance(kind, str) or kind not in CONFIG_MAPPING):
+            own = next(
+                (fields[key] for key in ("family", "_class_name") if str(fields.get(key)) in KNOWN), ""
+            )
             if own:
                 what, takes = KNOWN[own]
                 raise SentenceError(f"{str(folder)!r} is {what}, none of transformers' models; {takes}")
@@ -352,10 +354,10 @@ def open_processor(folder: str | Path, config: Any) -> Any:
     held = vars(processor)
     if "patch_size" in held and held["patch_size"] is None and "vision_config" in config.to_dict():
         # Older folders leave to the model how many places an image takes.
-        told = config.to_dict()
-        processor.patch_size = told["vision_config"].get("patch_size")
-        processor.vision_feature_select_strategy = told.get("vision_feature_select_strategy", "default")
-        if "clip" in told["vision_config"].get("model_type", ""):
+        fields = config.to_dict()
+        processor.patch_size = fields["vision_config"].get("patch_size")
+        processor.vision_feature_select_strategy = fields.get("vision_feature_select_strategy", "default")
+        if "clip" in fields["vision_config"].get("model_type", ""):
             processor.num_additional_image_tokens = 1
     return processor
 

@@ -365,7 +365,8 @@ def _find_pixtral() -> None:
         if known is image_processing_pil_pixtral:
             del sys.modules[missing]
     # In its place stands a class that asks for the library.
-    vars(pixtral)["PixtralProcessor"] = found.PixtralProcessor
+    place: Any = pixtral
+    place.PixtralProcessor = found.PixtralProcessor
 
 
 @contextmanager

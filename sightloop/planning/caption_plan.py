@@ -218,15 +218,15 @@ class CaptionPlan:
                 live=rows * max(self.match.live, self.see.live),
             )
         if self.clip is not None:
-            picture, text = (
+            image, text = (
                 seen(self.clip.vision_model, DTYPES[config.dtype]),
                 read_text(self.clip, round(words)),
             )
             yield Work(
                 phase="judge",
                 name="retrieval term",
-                flops=written * text.forward + config.batch * picture.forward,
-                live=rows * max(picture.live, text.live),
+                flops=written * text.forward + config.batch * image.forward,
+                live=rows * max(image.live, text.live),
             )
         if config.rewards.reference:
             language, vocabulary = nets.policy, nets.vocabulary

@@ -199,8 +199,8 @@ def _inputs(config: VlrmConfig, source: str, given: Any) -> dict[str, Tensor]:
 
 
 def _image_token(given: Any) -> int:
-    told = given.to_dict()
-    return told.get("image_token_id") or told["image_token_index"]
+    fields = given.to_dict()
+    return fields.get("image_token_id") or fields["image_token_index"]
 
 
 def tower_pass(tower: int, vision: Mapping[str, Any], pixels: int, dtype: torch.dtype) -> Pass:

@@ -136,18 +136,18 @@ def shapes_in(source: Path) -> dict[str, Tensor]:
 
 
 def _show_o_in(config: UniConfig, folder: Path, is_official: bool) -> Networks:
-    told = read_json(folder / "config.json")
+    fields = read_json(folder / "config.json")
     if is_official:
         sizes = ShowOSizes(
-            num_image_tokens=told["num_vq_tokens"],
-            num_text=told["llm_vocab_size"],
-            num_codes=told.get("codebook_size", ShowOSizes.num_codes),
+            num_image_tokens=fields["num_vq_tokens"],
+            num_text=fields["llm_vocab_size"],
+            num_codes=fields.get("codebook_size", ShowOSizes.num_codes),
         )
         magvit = local_folder(config.model.magvit) if config.model.magvit else None
-        phi, reads_tower = _official_phi(folder, sizes), bool(told.get("w_clip_vit"))
+        phi, reads_tower = _official_phi(folder, sizes), bool(fields.get("w_clip_vit"))
     else:
         names = ("num_image_tokens", "num_text", "num_codes", "max_text_tokens")
-        sizes = ShowOSizes(**{name: told[name] for name in names if name in told})
+        sizes = ShowOSizes(**{name: fields[name] for name in names if name in fields})
         magvit = local_folder(config.model.magvit) if config.model.magvit else folder / "magvit2"
         phi = open_config(folder / "language_model")
         reads_tower = (folder / "projector").is_dir()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from sightloop.recipes.captioner_runs import trains_captioner
 from sightloop.recipes.rows.config import RowsConfig
 from sightloop.recipes.unirl.config import UniConfig
 from sightloop.recipes.vlrm.config import VlrmConfig
@@ -11,7 +10,7 @@ from sightloop.recipes.vlrm.config import VlrmConfig
 def precisions(config: VlrmConfig | RowsConfig | UniConfig) -> dict[str, str]:
     """The precision of each part, by its name."""
     found = {"trained weights, gradients, Adam's moments": "float32"}
-    if trains_captioner(config):
+    if not isinstance(config, UniConfig):
         found["frozen tower and language model"] = config.dtype
         if isinstance(config, VlrmConfig):
             found |= {"judge: tower": config.dtype, "judge: Q-Former, embeddings, head": "float32"}

@@ -177,8 +177,10 @@ def _own_place(trace: TracebackType | None) -> str:
 def _written(error: BaseException, words: list[str]) -> str:
     name = f"sightloop-fault-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.txt"
     file = Path(tempfile.gettempdir()) / name
-    told = "".join(traceback.format_exception(error))
-    text = f"sightloop {' '.join(words)}\nPython {platform.python_version()}, {platform.platform()}\n\n{told}"
+    trace = "".join(traceback.format_exception(error))
+    text = (
+        f"sightloop {' '.join(words)}\nPython {platform.python_version()}, {platform.platform()}\n\n{trace}"
+    )
     try:
         file.write_text(text, encoding="utf-8", errors="backslashreplace")
     except OSError:

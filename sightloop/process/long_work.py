@@ -48,10 +48,10 @@ class LongWork:
             some = f"{self._done} {self._unit}, " if self._done else ""
             return f"{self._what}: {some}{_told(seconds)} so far"
         bar = "#" * (_BAR * self._done // self._total)
-        told = f"{self._what}: {f'[{bar:.<{_BAR}}] ' if with_bar else ''}{self._done} of {self._total}"
+        line = f"{self._what}: {f'[{bar:.<{_BAR}}] ' if with_bar else ''}{self._done} of {self._total}"
         left = seconds / self._done * (self._total - self._done) if self._done else 0.0
         then = f", about {_told(left)} left" if left else ""
-        return f"{told} {self._unit}, {_told(seconds)}{then}"
+        return f"{line} {self._unit}, {_told(seconds)}{then}"
 
 
 _STACK: list[LongWork] = []

@@ -267,8 +267,8 @@ class RankWatch:
             key = f"sign/{rank}"
             if not self._far.check([key]):
                 continue
-            told = json.loads(self._far.get(key))
-            sign = _Sign(**{**told, "heard": tuple(told["heard"])})
+            message = json.loads(self._far.get(key))
+            sign = _Sign(**{**message, "heard": tuple(message["heard"])})
             before, _ = self._seen[rank]
             if sign.count != before.count:
                 self._seen[rank] = (sign, time.monotonic())
@@ -339,9 +339,9 @@ class RankWatch:
             key = before if self._wait_for(before) else ""
         if problem.kind != "failed" or not key:
             return problem.sentence(), code
-        told, code = json.loads(self._near.get(key))
+        sentence, code = json.loads(self._near.get(key))
         # A mistake that all ranks see is nobody's own.
-        return (told if told == own else f"rank {problem.rank}: {told}"), code
+        return (sentence if sentence == own else f"rank {problem.rank}: {sentence}"), code
 
     def _seen_phase(self, rank: int) -> str:
         return self._seen[rank][0].phase if rank in self._seen else self._phase

@@ -134,8 +134,8 @@ def _prompt_and_answer(
     first, last = include[0], include[-1]
     if category == "counting":
         number = NUMBER_WORDS.get(first.count, str(first.count))
-        told = f"{number} {vocabulary.noun(first.noun).plural}"
-        return told, told
+        phrase = f"{number} {vocabulary.noun(first.noun).plural}"
+        return phrase, phrase
     if category == "single_object":
         return with_article(first.noun), first.noun
     if category == "colors":

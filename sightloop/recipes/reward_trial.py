@@ -37,11 +37,11 @@ def try_rewards(named: Sequence[str], samples: Callable[[], Outcome]) -> None:
 
 def captions_to_try(source: Source) -> Outcome:
     """Two images of the run's own with a caption that nobody wrote."""
-    pictures = list(itertools.islice(source.pictures(), _SAMPLES))
-    loaded = [load_row(picture, Decoding(size=_SIDE, fit="crop")) for picture in pictures]
+    images = list(itertools.islice(source.pictures(), _SAMPLES))
+    loaded = [load_row(image, Decoding(size=_SIDE, fit="crop")) for image in images]
     blank = (Decoded(np.full((_SIDE, _SIDE, 3), 127, dtype=np.uint8)),)
     pixels = [blank if isinstance(one, Broken) else one for one in loaded]
-    batch = make_batch(pictures, pixels, indices=list(range(len(pictures))), seed=0)
+    batch = make_batch(images, pixels, indices=list(range(len(images))), seed=0)
     tokens, pieces = _written(["a photo of something"] * len(batch))
     return Outcome(
         tokens=tokens,

@@ -103,12 +103,12 @@ def records_with_captions(run: RunRecords) -> dict[int, EvaluationRecord]:
     They have a caption of each image that the first one has: files may be lost.
     """
 
-    def told(by_step: dict[int, EvaluationRecord]) -> tuple[int, int]:
+    def extent(by_step: dict[int, EvaluationRecord]) -> tuple[int, int]:
         samples = [sample for sample in next(iter(by_step.values())).samples if "caption" in sample]
         return sum("image" in sample for sample in samples), len(samples)
 
-    best = max(run.evaluations.values(), key=told, default={})
-    if not best or not told(best)[1]:
+    best = max(run.evaluations.values(), key=extent, default={})
+    if not best or not extent(best)[1]:
         return {}
     number = len(next(iter(best.values())).samples)
     return {step: record for step, record in best.items() if len(record.samples) == number}
@@ -160,14 +160,14 @@ def _row(name: str, content: str) -> list[str]:
 
 def _moved(run: RunRecords, first: EvaluationRecord, row: int, later: int) -> list[str]:
     """What each evaluator says about this image, before and after; the most telling metrics first."""
-    told: dict[str, str] = {}
+    chips: dict[str, str] = {}
     for metric, old, new in paired_values(run, first, later):
         if bare(metric) in POOLED:
             continue
         before, after = value_at(old, row), value_at(new, row)
         if math.isfinite(before) and math.isfinite(after):
-            told[metric] = f"{label_of(metric).text} {_plainly(before)} → {_plainly(after)}"
-    return [told[metric] for metric in sorted(told, key=_chip_rank)]
+            chips[metric] = f"{label_of(metric).text} {_plainly(before)} → {_plainly(after)}"
+    return [chips[metric] for metric in sorted(chips, key=_chip_rank)]
 
 
 def paired_values(

@@ -190,14 +190,14 @@ def _protocols_that_differ(places: Sequence[MetricValues]) -> list[str]:
         records = [place.run.evaluations.get(name, {}).get(place.step) for place in places]
         found = [record.protocol for record in records if record]
         keys = dict.fromkeys(key for each in found for key in each if key not in _FOLLOWS)
-        told = [
+        differences = [
             f"{key.replace('_', ' ')} ({' and '.join(values)})"
             for key in keys
             if len(values := list(dict.fromkeys(each.get(key, "none") for each in found))) > 1
         ]
-        if told:
+        if differences:
             what = f"{capital(name.replace('_', ' '))} was not measured alike, so compare with care"
-            sentences.append(f"{what}: {', '.join(told)}.")
+            sentences.append(f"{what}: {', '.join(differences)}.")
     return sentences
 
 

@@ -125,8 +125,8 @@ def _has_image(run: RunRecords, record: EvaluationRecord, row: int) -> bool:
 
 
 def _has_large_image(run: RunRecords, record: EvaluationRecord, rows: Sequence[int]) -> bool:
-    pictures = (run_image(run, _image(record, row)) for row in rows)
-    return any(picture is not None and not picture.is_tiny for picture in pictures)
+    images = (run_image(run, _image(record, row)) for row in rows)
+    return any(image is not None and not image.is_tiny for image in images)
 
 
 def _intro(drawings: Drawings, rows: dict[tuple[bool, bool], list[int]]) -> str:
@@ -157,7 +157,7 @@ def _legend(drawings: Drawings) -> list[str]:
 def drawing_card(run: RunRecords, drawings: Drawings, row: int) -> Markup:
     """One prompt: its drawings before and after, with the question and the answers about them."""
     sample = drawings.first.samples[row]
-    pictures = [_picture(run, record, row, _when(record)) for record in drawings.both]
+    images = [_picture(run, record, row, _when(record)) for record in drawings.both]
     category = sample.get("category", "")
     return element(
         "article",
@@ -166,7 +166,7 @@ def drawing_card(run: RunRecords, drawings: Drawings, row: int) -> Markup:
             element("h4", sample.get("source") or "unnamed prompt"),
             element("span", category_name(category), class_="category") if category else "",
         ),
-        element("div", *pictures, class_="pictures"),
+        element("div", *images, class_="pictures"),
         element("p", sample["question"], class_="question") if sample.get("question") else "",
         _answers(drawings, row),
         _between(run, drawings, row),
@@ -218,13 +218,13 @@ def _between(run: RunRecords, drawings: Drawings, row: int) -> Markup:
     shown = [record.step for record in drawings.both]
     steps = spread([step for step in drawings.records if step not in shown], MAX_BETWEEN)
     found = [(step, run_image(run, _image(drawings.records[step], row))) for step in steps]
-    if not found or not all(picture is not None and picture.is_tiny for _, picture in found):
+    if not found or not all(image is not None and image.is_tiny for _, image in found):
         return Markup("")
-    pictures = [_picture(run, drawings.records[step], row, f"Step {step:,}") for step in steps]
+    images = [_picture(run, drawings.records[step], row, f"Step {step:,}") for step in steps]
     return element(
         "details",
         element("summary", "Other evaluations"),
-        element("div", *pictures, class_="pictures between"),
+        element("div", *images, class_="pictures between"),
     )
 
 

@@ -76,12 +76,12 @@ def _member(run: RunRecords, sample: GallerySample, limit: float, taught: bool) 
     tokens = tokens_of(sample)
     kind, style = shade(sample.drawing_credit, limit)
     words = element("p", *(colored(token, limit) for token in tokens), class_="caption")
-    told: list[str] = []
+    lines: list[str] = []
     if taught:
-        told += [element("p", sample.answer or "(no answer)", class_="answer")]
-        told += [element("p", "Trained on", class_="label"), words] if tokens else []
+        lines += [element("p", sample.answer or "(no answer)", class_="answer")]
+        lines += [element("p", "Trained on", class_="label"), words] if tokens else []
     elif tokens:
-        told.append(words)
+        lines.append(words)
     figures = {"reward": sample.reward, **{plain(name): value for name, value in sample.parts.items()}}
     if math.isfinite(sample.drawing_log_prob):
         figures["log-prob."] = sample.drawing_log_prob
@@ -92,7 +92,7 @@ def _member(run: RunRecords, sample: GallerySample, limit: float, taught: bool) 
         element("p", f"drawing {signed(sample.drawing_credit)}", class_=f"earned {kind}", style=style)
         if math.isfinite(sample.drawing_credit)
         else "",
-        *told,
+        *lines,
         element("dl", *rows),
         element("p", "no end token", class_="caution") if not sample.ended else "",
         token_table(tokens) if tokens else "",

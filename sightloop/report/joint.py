@@ -71,7 +71,9 @@ def _outcomes(record: EvaluationRecord, first: EvaluationRecord) -> Markup:
     title = "Before" if record.step == 0 else f"{'Step' if record is first else 'After'} {record.step:,}"
     title += " steps" * (record is not first)
     heading = element(
-        "tr", element("td"), *(element("th", f"answered {told}", scope="col") for told in ("right", "wrong"))
+        "tr",
+        element("td"),
+        *(element("th", f"answered {verdict}", scope="col") for verdict in ("right", "wrong")),
     )
     return element(
         "table",

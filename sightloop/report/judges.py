@@ -87,16 +87,16 @@ def _watched(run: RunRecords) -> str:
     best = _settings(run.config, "schedule").get("best_metric")
     names = dict.fromkeys(metric.partition("/")[0] for values in run.evals.values() for metric in values)
     doing = both(run)
-    told: list[str] = []
+    sentences: list[str] = []
     for name in names:
         if any(sentence.startswith(f"The judge of {plain(name)} ") for sentence in doing):
             continue
         keeps = isinstance(best, str) and best.startswith(f"{name}/")
         what = f", whose figure “{label_of(str(best)).text}” keeps the best checkpoint and is what the alarm "
-        told.append(
+        sentences.append(
             plain(name) + (what + "of a hacked reward compares with the total reward" if keeps else "")
         )
-    return "; ".join(told)
+    return "; ".join(sentences)
 
 
 def _custom(config: dict[str, Any]) -> Iterator[tuple[str, float]]:

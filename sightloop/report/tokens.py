@@ -72,12 +72,12 @@ def colored(token: Token, limit: float) -> Markup:
     trail = token.text[len(lead) + len(core) :]
     if not core:
         return together([token.text])
-    told = [_spelled(token), f"reward {signed(token.reward)}", f"credit {signed(token.credit)}"]
+    lines = [_spelled(token), f"reward {signed(token.reward)}", f"credit {signed(token.credit)}"]
     if math.isfinite(token.value):
-        told.append(f"expected {signed(token.value)}")
+        lines.append(f"expected {signed(token.value)}")
     kind, style = shade(token.credit, limit)
     word = element(
-        "span", core, class_=f"{kind}{' mark' if token.is_mark else ''}", style=style, title="\n".join(told)
+        "span", core, class_=f"{kind}{' mark' if token.is_mark else ''}", style=style, title="\n".join(lines)
     )
     return together([" " if token.is_mark else lead, word, trail])
 

@@ -142,19 +142,19 @@ def _related(reading: Reading) -> set[Claim]:
     return found
 
 
-def points(told: Sequence[bool]) -> float:
+def points(stated: Sequence[bool]) -> float:
     """One point a fact, as in UniRL's figure."""
-    return float(sum(told))
+    return float(sum(stated))
 
 
-def share(told: Sequence[bool]) -> float:
+def share(stated: Sequence[bool]) -> float:
     """Share of the facts, so that all categories have the same range."""
-    return sum(told) / len(told)
+    return sum(stated) / len(stated)
 
 
-def all_facts(told: Sequence[bool]) -> float:
+def all_facts(stated: Sequence[bool]) -> float:
     """1 for an answer that tells every fact, else 0."""
-    return float(all(told))
+    return float(all(stated))
 
 
 @dataclass(frozen=True, kw_only=True)

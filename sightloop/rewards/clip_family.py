@@ -208,9 +208,9 @@ def _has_relu(names: list[str], source: str) -> bool:
         return False
     if places == _LAION_RELU:
         return True
-    told, linear, relu = (", ".join(map(str, numbers)) for numbers in (places, _LAION_LINEAR, _LAION_RELU))
+    found, linear, relu = (", ".join(map(str, numbers)) for numbers in (places, _LAION_LINEAR, _LAION_RELU))
     raise ValueError(
-        f"the layers of {source!r} have the numbers {told or 'none'}, which leave open what stands between "
+        f"the layers of {source!r} have the numbers {found or 'none'}, which leave open what stands between "
         f"them; known are LAION's {linear} (dropout) and {relu} (ReLU), and a single layer; write this "
         "head as a reward of your own (module:function)"
     )

@@ -40,21 +40,21 @@ class JpegSize:
 
     def rewards(self, images: Images, texts: Sequence[str] = ()) -> Float[Tensor, " B"]:
         """The size of each image, with its sign."""
-        sizes = [self.kilobytes(picture) for picture in pil_images(images)]
+        sizes = [self.kilobytes(image) for image in pil_images(images)]
         return self.sign * torch.tensor(sizes) / 500
 
-    def kilobytes(self, picture: Image.Image) -> float:
+    def kilobytes(self, image: Image.Image) -> float:
         """Size of an image as JPEG, in units of 1000 bytes."""
         file = BytesIO()
-        picture.save(file, format="JPEG", quality=self.quality)
+        image.save(file, format="JPEG", quality=self.quality)
         return file.tell() / 1000
 
 
 def exact_answer(outcome: Outcome) -> Float[Tensor, "B T"]:
     """1 for a text that is the true answer, or a line of it, whatever its case, white space and last stop."""
-    told = [_bare(text) for text in outcome.texts()]
+    wanted = [_bare(text) for text in outcome.texts()]
     right = [{_bare(line) for line in reference.split("\n")} for reference in outcome.references]
-    values = [float(text in known) for text, known in zip(told, right, strict=True)]
+    values = [float(text in known) for text, known in zip(wanted, right, strict=True)]
     return on_last_token(torch.tensor(values), outcome.tokens)
 
 

@@ -84,8 +84,8 @@ class _Blame(AbstractContextManager["_Blame"]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if isinstance(error, Exception | SystemExit):
-            told = f"{self.blamed.what} {self.blamed.name!r} failed: {user_code_message(error)}"
-            raise ValueError(told) from error
+            sentence = f"{self.blamed.what} {self.blamed.name!r} failed: {user_code_message(error)}"
+            raise ValueError(sentence) from error
 
 
 def give_function(name: str, function: Callable[..., Any]) -> str:

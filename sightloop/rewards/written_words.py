@@ -121,7 +121,7 @@ def rapid_reader() -> Reader:
         ) from error
 
     def read(opened: Sequence[Image.Image]) -> list[str]:
-        return [" ".join(line[1] for line in engine(picture)[0] or ()) for picture in opened]
+        return [" ".join(line[1] for line in engine(image)[0] or ()) for image in opened]
 
     return read
 

@@ -171,13 +171,14 @@ def _first_token(model: Any) -> int | None:
     """What an answer begins with, of a model whose language model has a decoder of its own."""
     inner: Any = dict(model.named_children()).get("language_model")
     parts: list[Any] = [part for part in (inner, model) if part is not None]
+    configs: list[Any] = []
+    for part in parts:
+        configs += [getattr(part, "generation_config", None), part.config]
     if not any(part.config.is_encoder_decoder for part in parts):
         return None
-    configs: list[Any] = [
-        config for part in parts for config in (vars(part).get("generation_config"), part.config)
-    ]
-    told: list[Any] = [vars(config).get("decoder_start_token_id") for config in configs if config is not None]
-    start: int | None = next((token for token in told if token is not None), None)
+    settings: list[dict[str, Any]] = [vars(config) for config in configs if config is not None]
+    starts = (each.get("decoder_start_token_id") for each in settings)
+    start: int | None = next((token for token in starts if token is not None), None)
     if start is None:
         raise ValueError(
             f"{model.name_or_path!r} does not say what its answers begin with; write "

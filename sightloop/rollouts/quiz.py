@@ -226,10 +226,8 @@ class QuizCollector:
         if self.object_identification is not None:
             others["identification"] = self._named(answerer, outcome, drawn, self.object_identification)
         if self.blind:
-            pictures = torch.full_like(policy.pixels(codes.rows(torch.tensor([0]))).pixels, _GREY)
-            grey = policy.image_tokens(Images(pixels=pictures)).rows(
-                torch.zeros(len(codes), dtype=torch.long)
-            )
+            images = torch.full_like(policy.pixels(codes.rows(torch.tensor([0]))).pixels, _GREY)
+            grey = policy.image_tokens(Images(pixels=images)).rows(torch.zeros(len(codes), dtype=torch.long))
             greedy = replace(self.answering, temperature=0.0)
             others["blind"] = _answered(answerer, outcome, grey, greedy, drawn.seeds_for(_BLIND))
         answered = _answered(answerer, outcome, shown, self.answering, drawn.seeds_for(_ASK))

@@ -112,17 +112,19 @@ def _card(
     run: Path, restored: Restored, evaluation: str, called: Mapping[str, str], license_name: str
 ) -> Card:
     before, after = (_evaluation(run, evaluation, step) for step in (0, restored.step))
-    told = {
+    metric_names = {
         title: name
         for name, title in called.items()
         if name in before["metrics"] and name in after["metrics"]
     }
-    intervals = {title: _interval(before, after, name) for title, name in told.items()}
+    intervals = {title: _interval(before, after, name) for title, name in metric_names.items()}
     return Card(
         base=restored.base,
         hub_name=_hub_name(restored.base),
         steps=restored.step,
-        metrics={title: (before["metrics"][name], after["metrics"][name]) for title, name in told.items()},
+        metrics={
+            title: (before["metrics"][name], after["metrics"][name]) for title, name in metric_names.items()
+        },
         intervals={title: ends for title, ends in intervals.items() if ends is not None},
         protocol=str(after["protocol"].get("hash", "")),
         license_name=license_name or _license_of(restored.base),

@@ -46,7 +46,7 @@ class Restored:
 
 def start_of(config: VlrmConfig | RowsConfig | UniConfig) -> str:
     """The model that a run of this configuration starts from."""
-    if trains_captioner(config):
+    if not isinstance(config, UniConfig):
         return vlrm.base_model(as_captions(config))
     return config.policy or f"{config.world_model} of the embedded world"
 
@@ -198,7 +198,7 @@ def saved_step(run: Path, step: str) -> checkpoint.Saved:
 
 def family_of(config: VlrmConfig | RowsConfig | UniConfig) -> Family:
     """The row of the model that a run of this configuration starts from."""
-    if trains_captioner(config):
+    if not isinstance(config, UniConfig):
         return captioner_family(start_of(config))
     return generator_family(start_folder(config))
 

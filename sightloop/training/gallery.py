@@ -41,10 +41,10 @@ def _whole_groups(groups: list[int]) -> list[int]:
 
 
 def _caption(folder: Path, rollout: Rollout, credit: Credit, row: int) -> dict[str, Any]:
-    pictures = rollout.turns[0].prompt.images
+    images = rollout.turns[0].prompt.images
     return {
         "source": rollout.sources[row] if rollout.sources else "",
-        "image": save_image(folder, pictures.pixels[row]) if isinstance(pictures, Images) else "",
+        "image": save_image(folder, images.pixels[row]) if isinstance(images, Images) else "",
         **_words(rollout, credit, row),
         "parts": _parts(rollout, row),
     }
@@ -111,13 +111,13 @@ def copy_image(folder: Path, source: str) -> str | None:
         return None
 
 
-def _keep(folder: Path, picture: Image.Image) -> str:
-    picture.thumbnail((_IMAGE_SIDE, _IMAGE_SIDE))
-    name = f"images/{hashlib.sha1(f'{picture.size}'.encode() + picture.tobytes()).hexdigest()}.png"
+def _keep(folder: Path, image: Image.Image) -> str:
+    image.thumbnail((_IMAGE_SIDE, _IMAGE_SIDE))
+    name = f"images/{hashlib.sha1(f'{image.size}'.encode() + image.tobytes()).hexdigest()}.png"
     path = folder / name
     if not path.exists():
         path.parent.mkdir(exist_ok=True)
         partial = path.with_suffix(".partial")
-        picture.save(partial, format="png")
+        image.save(partial, format="png")
         os.replace(partial, path)
     return name

@@ -110,8 +110,8 @@ class Progress:
         now = time.monotonic()
         if self._work and now - self._said >= self._every and now - self._working_since >= self._every:
             inside = how_far()
-            told = f"{self._work}: {now - self._working_since:.0f} s so far"
-            self.say(f"{told}, {inside}" if inside else told)
+            line = f"{self._work}: {now - self._working_since:.0f} s so far"
+            self.say(f"{line}, {inside}" if inside else line)
         return not self._is_closed
 
     def _listed(self) -> str:

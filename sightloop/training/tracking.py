@@ -313,13 +313,13 @@ def sample_rows(folder: Path, samples: Sequence[Mapping[str, Any]], evaluation: 
     for place, sample in enumerate(samples):
         if not sample.get("image") or len(rows) == MAX_ROWS:
             continue
-        told = {name: str(value) for name, value in sample.items() if name != "image" and value is not None}
+        texts = {name: str(value) for name, value in sample.items() if name != "image" and value is not None}
         figures = {
             name: _number(values[place])
             for name, values in evaluation.per_sample.items()
             if len(values) == len(samples)
         }
-        rows.append({**_image(folder, sample), **told, **figures})
+        rows.append({**_image(folder, sample), **texts, **figures})
     return rows
 
 

@@ -42,8 +42,8 @@ class ViewedRun:
     def _stamp(self) -> list[tuple[str, int, int]]:
         paths = [self.folder / name for name in _FILES]
         paths += [path for name in _FOLDERS for path in sorted((self.folder / name).glob("*.json"))]
-        told = [(path, path.stat()) for path in paths if path.is_file()]
-        return [(str(path), stat.st_mtime_ns, stat.st_size) for path, stat in told]
+        stats = [(path, path.stat()) for path in paths if path.is_file()]
+        return [(str(path), stat.st_mtime_ns, stat.st_size) for path, stat in stats]
 
 
 class Board:

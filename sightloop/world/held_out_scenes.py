@@ -17,9 +17,9 @@ from sightloop.world.quizzes import sample_quiz, scene_for
 from sightloop.world.scenes import Scene, render
 
 
-def stack_images(pictures: list[UInt8[np.ndarray, "H W 3"]]) -> UInt8[Tensor, "B 3 H W"]:
+def stack_images(images: list[UInt8[np.ndarray, "H W 3"]]) -> UInt8[Tensor, "B 3 H W"]:
     """Rendered images as one batch."""
-    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
 
 
 def held_out_quizzes(per_category: int, seed: int = 0) -> list[Quiz]:
@@ -42,4 +42,4 @@ def images_of(scenes: list[Scene], seed: int = 0) -> Images:
 
 def detect_in(images: Images) -> list[list[Detection]]:
     """What the checker finds in images."""
-    return [detect(picture.permute(1, 2, 0).contiguous().cpu().numpy()) for picture in images.pixels]
+    return [detect(image.permute(1, 2, 0).contiguous().cpu().numpy()) for image in images.pixels]

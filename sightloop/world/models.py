@@ -193,17 +193,17 @@ def save_model(model: nn.Module, folder: Path) -> None:
     model = model.half()
     size = {"height": SIDE, "width": SIDE}
     if isinstance(model, CLIPModel):
-        pictures = CLIPImageProcessorPil(
+        images = CLIPImageProcessorPil(
             size={"shortest_edge": SIDE},
             crop_size=size,
             image_mean=list(IMAGE_MEAN),
             image_std=list(IMAGE_STD),
         )
-        processor = CLIPProcessor(pictures, tokenizer(frame=True))
+        processor = CLIPProcessor(images, tokenizer(frame=True))
     else:
-        pictures = BlipImageProcessorPil(size=size, image_mean=list(IMAGE_MEAN), image_std=list(IMAGE_STD))
+        images = BlipImageProcessorPil(size=size, image_mean=list(IMAGE_MEAN), image_std=list(IMAGE_STD))
         words = tokenizer(frame=isinstance(model, Blip2ForImageTextRetrieval))
-        processor = Blip2Processor(pictures, words, num_query_tokens=NUM_QUERIES)
+        processor = Blip2Processor(images, words, num_query_tokens=NUM_QUERIES)
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder)  # pyright: ignore
     processor.save_pretrained(folder)

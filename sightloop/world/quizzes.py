@@ -140,8 +140,8 @@ def right_answers(quiz: Quiz) -> tuple[str, ...]:
 
 def is_right_answer(quiz: Quiz, answer: str) -> bool:
     """Whether the answer is right, whatever its case and white space."""
-    told = " ".join(answer.lower().split())
-    return told in {right.lower() for right in right_answers(quiz)}
+    given = " ".join(answer.lower().split())
+    return given in {right.lower() for right in right_answers(quiz)}
 
 
 def _words(texts: Sequence[str]) -> list[str]:

@@ -110,7 +110,7 @@ def render(scene: Scene, rng: np.random.Generator) -> UInt8[np.ndarray, "H W 3"]
     """An image of the scene with jitter in place, size and color, and a little noise."""
     side = SIDE * _SUPERSAMPLE
     y_grid, x_grid = np.mgrid[0:side, 0:side] / _SUPERSAMPLE + 0.5 / _SUPERSAMPLE
-    picture = np.full((side, side, 3), _GROUND_LEVEL[scene.ground] * (1 + 0.04 * rng.standard_normal()))
+    image = np.full((side, side, 3), _GROUND_LEVEL[scene.ground] * (1 + 0.04 * rng.standard_normal()))
     for thing in scene.things:
         radius = _RADIUS[thing.size] * (1 + 0.04 * rng.standard_normal())
         row, column = divmod(CORNERS.index(thing.corner), 2)
@@ -118,10 +118,10 @@ def render(scene: Scene, rng: np.random.Generator) -> UInt8[np.ndarray, "H W 3"]
         center_y = half * (row + 0.5) + rng.uniform(-1.2, 1.2)
         center_x = half * (column + 0.5) + rng.uniform(-1.2, 1.2)
         covered = inside(thing.shape, (x_grid - center_x) / radius, (y_grid - center_y) / radius)
-        picture[covered] = np.array(COLOR_RGB[thing.color]) / 255 * (1 + 0.05 * rng.standard_normal())
-    picture = picture.reshape(SIDE, _SUPERSAMPLE, SIDE, _SUPERSAMPLE, 3).mean((1, 3))
-    picture = picture + 0.02 * rng.standard_normal(picture.shape)
-    return (picture.clip(0, 1) * 255).round().astype(np.uint8)
+        image[covered] = np.array(COLOR_RGB[thing.color]) / 255 * (1 + 0.05 * rng.standard_normal())
+    image = image.reshape(SIDE, _SUPERSAMPLE, SIDE, _SUPERSAMPLE, 3).mean((1, 3))
+    image = image + 0.02 * rng.standard_normal(image.shape)
+    return (image.clip(0, 1) * 255).round().astype(np.uint8)
 
 
 def inside(shape: str, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.bool_]:

@@ -160,7 +160,8 @@ class _Draws(LogitsProcessor):
 def _text_generation(model: Any) -> Callable[..., Any]:
     """The loop that draws texts: a Janus' own `generate` loses what is to look at its logits."""
     is_janus = model.config.model_type == "janus"
-    return partial(GenerationMixin.generate, model) if is_janus else model.generate
+    loop: Any = GenerationMixin
+    return partial(loop.generate, model) if is_janus else model.generate
 
 
 def distance(one: Tensor, other: Tensor) -> float:

@@ -196,6 +196,6 @@ class GenericCaptioner(AdaptedCaptioner):
         return self._composed.hidden_of_text(F.pad(ids[:, :-1], (1, 0), value=self.begin))
 
 
-def _side(told: int | list[int] | tuple[int, ...] | None) -> int:
+def _side(size: int | list[int] | tuple[int, ...] | None) -> int:
     """The side of square images for a tower that tells one number, height and width, or nothing."""
-    return (max(told) if isinstance(told, list | tuple) else told) or ANY_SIZE
+    return (max(size) if isinstance(size, list | tuple) else size) or ANY_SIZE

@@ -56,7 +56,7 @@ def _card_text(captioner: AdaptedCaptioner, wanted: Export) -> str:
         for line in captioner.usage("FOLDER", wanted.prompt, wanted.decoding)
         if line != "from peft import PeftModel"
     ]
-    told = [
+    card = [
         *run.head("library_name: transformers", "pipeline_tag: image-to-text"),
         "tags: [image-captioning, reinforcement-learning, vlrm, sightloop]",
         "---",
@@ -76,4 +76,4 @@ def _card_text(captioner: AdaptedCaptioner, wanted: Export) -> str:
         f"`image` is a square RGB image of {captioner.image_size} pixels, as in training. Captions may",
         "name things that are not there; check before relying on them. The base model's license applies too.",
     ]
-    return "\n".join(told) + "\n"
+    return "\n".join(card) + "\n"

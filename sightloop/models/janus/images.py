@@ -83,9 +83,9 @@ class JanusImages:
         color = torch.tensor([int(255 * value) for value in self.preparation.mean], dtype=torch.uint8)
         board = color.to(pixels.device)[None, :, None, None].repeat(len(pixels), 1, side, side)
         top, left = (side - high) // 2, (side - wide) // 2
-        for row, picture in enumerate(pixels.permute(0, 2, 3, 1).cpu().numpy()):
+        for row, image in enumerate(pixels.permute(0, 2, 3, 1).cpu().numpy()):
             # Pillow's own filter: other libraries' bicubic differs by a grey level here and there.
-            scaled = Image.fromarray(picture).resize((wide, high), Image.Resampling.BICUBIC)
+            scaled = Image.fromarray(image).resize((wide, high), Image.Resampling.BICUBIC)
             board[row, :, top : top + high, left : left + wide] = torch.from_numpy(np.array(scaled)).permute(
                 2, 0, 1
             )

@@ -127,7 +127,7 @@ class Janus(nn.Module):
         self.num_image_tokens = self.image_codec.num_image_tokens
         self.prompts = JanusPrompts(
             self.tokenizer,
-            picture=self.model.config.image_token_id,
+            image=self.model.config.image_token_id,
             num_places=self.image_codec.num_places,
             frame=settings.frame,
             strings=changed(
@@ -383,7 +383,7 @@ def _check_words(sampling: Sampling) -> None:
 def _preparation(processor: Any) -> ImagePreparation:
     if not isinstance(processor, ProcessorMixin):
         return ImagePreparation()
-    pictures: Any = cast("Any", processor).image_processor
+    images: Any = cast("Any", processor).image_processor
     return ImagePreparation(
-        mean=tuple(pictures.image_mean), std=tuple(pictures.image_std), min_size=int(pictures.min_size)
+        mean=tuple(images.image_mean), std=tuple(images.image_std), min_size=int(images.min_size)
     )

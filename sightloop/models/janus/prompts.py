@@ -21,7 +21,7 @@ class JanusPrompts:
         self,
         tokenizer: PreTrainedTokenizerBase,
         *,
-        picture: int,
+        image: int,
         num_places: int,
         frame: tuple[str, str],
         strings: JanusStrings,
@@ -33,10 +33,10 @@ class JanusPrompts:
             ValueError: the tokenizer lacks a special token.
         """
         self.tokenizer = tokenizer
-        self.picture = picture
+        self.picture = image
         self.num_places = num_places
         self.strings = strings
-        place = cast("str", tokenizer.convert_ids_to_tokens(picture))
+        place = cast("str", tokenizer.convert_ids_to_tokens(image))
         self._asking = replace(strings.asking, before=strings.asking.before.replace(IMAGE, place))
         if strings.asking.empty is not None:
             self._asking = replace(self._asking, empty=strings.asking.empty.replace(IMAGE, place))

@@ -268,8 +268,8 @@ def chosen_strings(
         frame = question_frame(roles=prompts.roles, behind_features=has_tower)
         template = frame.around(QUESTION_PLACE)
     chosen = {"question_template": template, "system_prompt": prompts.text("system")}
-    told = {name: config.get(name) if value is None else value for name, value in chosen.items()}
-    return {name: str(value) for name, value in told.items() if value is not None}
+    strings = {name: config.get(name) if value is None else value for name, value in chosen.items()}
+    return {name: str(value) for name, value in strings.items() if value is not None}
 
 
 def _vision(folder: Path, weights: ShowOWeights, tower: Path | str | None, system: str) -> ShowOVision | None:

@@ -145,7 +145,7 @@ def pixel_values_of(pixels: UInt8[Tensor, "B 3 H W"], size: int) -> Float[Tensor
     """
     if tuple(pixels.shape[-2:]) != (size, size):
         device = pixels.device
-        squares = [_square(picture.permute(1, 2, 0).cpu().numpy(), size) for picture in pixels]
+        squares = [_square(image.permute(1, 2, 0).cpu().numpy(), size) for image in pixels]
         pixels = torch.stack([torch.from_numpy(square) for square in squares]).permute(0, 3, 1, 2).to(device)
     return pixels.float() / 255 * 2 - 1
 

@@ -309,8 +309,11 @@ class ShowO(nn.Module):
     @property
     def templates(self) -> dict[str, str]:
         """The strings around prompts and questions, for records."""
-        told = {"drawing template": PROMPT_PLACE, "question template": self.asking.around(QUESTION_PLACE)}
-        return told if self.vision is None else told | {"system prompt": self.vision.system_prompt}
+        templates = {
+            "drawing template": PROMPT_PLACE,
+            "question template": self.asking.around(QUESTION_PLACE),
+        }
+        return templates if self.vision is None else templates | {"system prompt": self.vision.system_prompt}
 
     def encode_images(self, images: Images) -> Images:
         """The same images with what the frozen tower sees, where there is one."""

@@ -149,8 +149,8 @@ class Client:
                     raise ValueError(
                         f"{place} did not answer in {number} tries: {why}; see whether it runs"
                     ) from error
-                told = error.after if isinstance(error, _PassingError) else None
-                if ended.wait(min(pause if told is None else told, server.longest_pause)):
+                wait_for = error.after if isinstance(error, _PassingError) else None
+                if ended.wait(min(pause if wait_for is None else wait_for, server.longest_pause)):
                     raise ValueError(f"{place} is not asked any more") from error
                 pause *= 2
         raise AssertionError("tried at least once")
@@ -211,6 +211,6 @@ def _shown(text: bytes) -> str:
     return one_line(text[:_SHOWN].decode("utf-8", "replace")) or "without a word"
 
 
-def _seconds(told: str | None) -> float | None:
+def _seconds(header: str | None) -> float | None:
     """What a server wants to be waited for; None if it does not say, or says a date."""
-    return float(told) if told is not None and told.strip().isdigit() else None
+    return float(header) if header is not None and header.strip().isdigit() else None

@@ -52,7 +52,7 @@ class PostedJudge:
         Raises:
             ValueError: the server does not answer, or answers something else than numbers.
         """
-        seen = [_png(picture) for picture in pil_images(images)]
+        seen = [_png(image) for image in pil_images(images)]
         rows = chunks(range(len(texts)), self.batch)
         asked = [{"images": [seen[r] for r in some], "texts": [texts[r] for r in some]} for some in rows]
         said = self.client.ask(asked, self._scores, what="the judge")
@@ -101,8 +101,8 @@ class ServedYesNo:
             ValueError: the server does not answer, or tells no log-probabilities.
         """
         asked = [
-            self._request(picture, question)
-            for picture, question in zip(pil_images(images), questions, strict=True)
+            self._request(image, question)
+            for image, question in zip(pil_images(images), questions, strict=True)
         ]
         return torch.tensor(self.client.ask(asked, self._read, what=f"the judge {self.model!r}"))
 
@@ -110,8 +110,8 @@ class ServedYesNo:
         """Probability that the image shows the text."""
         return self.log_yes(images, [self.question.replace("{text}", text) for text in texts]).exp()
 
-    def _request(self, picture: Image.Image, question: str) -> dict[str, Any]:
-        shown = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{_png(picture)}"}}
+    def _request(self, image: Image.Image, question: str) -> dict[str, Any]:
+        shown = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{_png(image)}"}}
         return {
             "model": self.model,
             "messages": [{"role": "user", "content": [shown, {"type": "text", "text": question}]}],
@@ -123,8 +123,8 @@ class ServedYesNo:
 
     def _read(self, answer: Any) -> float:
         try:
-            told = answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
-            found = [(str(one["token"]).strip().lower(), float(one["logprob"])) for one in told]
+            likeliest = answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
+            found = [(str(one["token"]).strip().lower(), float(one["logprob"])) for one in likeliest]
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise ValueError(
                 f"{self.model!r} at {self.client.server.address} tells no log-probabilities of its first "
@@ -146,7 +146,7 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _png(picture: Image.Image) -> str:
+def _png(image: Image.Image) -> str:
     file = io.BytesIO()
-    picture.save(file, "PNG", compress_level=1)
+    image.save(file, "PNG", compress_level=1)
     return base64.b64encode(file.getvalue()).decode()
