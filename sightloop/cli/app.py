@@ -19,7 +19,6 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from sightloop import __version__
-from sightloop.cli.boundary import only_one_speaks, work_shared_by_ranks
 from sightloop.cli.completion import completion_command
 from sightloop.cli.demo import DEMOS, run_demo
 from sightloop.cli.doctor import doctor_command
@@ -34,6 +33,7 @@ from sightloop.former_names import current_options
 from sightloop.other_libraries import COMMANDS as CALLED_ELSEWHERE
 from sightloop.other_libraries import refuse_names_of_others
 from sightloop.process import ranks
+from sightloop.process.boundary import only_one_speaks, work_shared_by_ranks
 from sightloop.process.long_work import LOG_SECONDS, at_work
 from sightloop.process.time_limit import REWARD_SECONDS
 from sightloop.ranges import NotNegative, Positive, require_ranges

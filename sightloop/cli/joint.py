@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from PIL import Image
 
 from sightloop.cli.evaluation_options import JointOptions
 from sightloop.cli.geneval import weights_digest
@@ -164,8 +165,14 @@ def _measured(model: NamedModel, evaluator: JointEvaluator, *, keep: bool) -> Me
         torch.manual_seed(0)
         policy: Any = model.load()
     evaluation = replace(evaluator, check=album if keep else evaluator.check)(policy)
-    drawn = drawn_in(evaluation.samples, distributed.rows_of_all(album.pictures)) if keep else []
+    drawn = drawn_in(evaluation.samples, _rows_of_all(album.pictures)) if keep else []
     return MeasuredModel(name=model.name, weights=weights_digest(policy), evaluation=evaluation, drawn=drawn)
+
+
+def _rows_of_all(mine: list[Image.Image]) -> list[Image.Image]:
+    """The images of all ranks in order, where rank r has every R-th from r on."""
+    everyones = distributed.gather(mine)
+    return [everyones[row % len(everyones)][row // len(everyones)] for row in range(sum(map(len, everyones)))]
 
 
 def _fixed_prompts(evaluator: JointEvaluator) -> list[str]:

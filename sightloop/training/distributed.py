@@ -329,12 +329,6 @@ def in_turns(parts: Iterable[Part], work: Callable[[Part], Item]) -> Iterator[It
         yield from gather(mine)[: len(some)]  # pyright: ignore[reportReturnType]
 
 
-def rows_of_all(mine: Sequence[Item]) -> list[Item]:
-    """The rows of all ranks in order, where rank r has every R-th row from r on."""
-    everyones = gather(list(mine))
-    return [everyones[row % len(everyones)][row // len(everyones)] for row in range(sum(map(len, everyones)))]
-
-
 def first_rank_does(work: Callable[[], Item]) -> Item:
     """What rank 0 makes, on every rank: what is written is written once, and is there for all afterwards."""
     return gather(work() if rank() == 0 else None)[0]  # pyright: ignore[reportReturnType]
@@ -352,12 +346,8 @@ def any_rank(flag: bool) -> bool:
 
 def broadcast_parameters(modules: Iterable[nn.Module]) -> None:
     """Give every rank the trained parameters of rank 0; frozen ones come from files and may be sharded."""
-    if not dist.is_initialized():
-        return
-    for module in modules:
-        for parameter in module.parameters():
-            if parameter.requires_grad:
-                _finish(dist.broadcast(parameter.data, 0, async_op=True), parameter.data)
+    parameters = (parameter for module in modules for parameter in module.parameters())
+    hand_out((parameter, 0) for parameter in parameters if parameter.requires_grad)
 
 
 def hand_out(pairs: Iterable[tuple[nn.Parameter, int]]) -> None:
