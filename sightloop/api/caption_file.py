@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sightloop.text_files import form_of, parse_json, read_json, read_lines, read_whole
+from sightloop.training import distributed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,14 +55,16 @@ class CaptionFile:
 
     def write(self, pairs: Iterator[tuple[str, str]]) -> int:
         """Write each caption when it is there, behind those that are; how many. Nothing is touched before the
-        first one."""
+        first one. Of several ranks, which all have the captions, the first writes."""
         number = 0
         for path, caption in pairs:
-            if not number:
+            number += 1
+            if distributed.rank():
+                continue
+            if number == 1:
                 self._begin()
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"image": os.path.abspath(path), "caption": caption}) + "\n")
-            number += 1
         return number
 
     def _begin(self) -> None:

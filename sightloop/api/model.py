@@ -15,7 +15,7 @@ from PIL import Image
 from sightloop.data.decode import Decoding, upright
 from sightloop.data.encoded import EncodedImage
 from sightloop.data.given import is_one_image, source_of
-from sightloop.data.images import ImageSet, UnreadableImageError
+from sightloop.data.images import ImageBatch, ImageSet, UnreadableImageError
 from sightloop.data.sources import open_source
 from sightloop.evaluators.held_out_captions import Writing
 from sightloop.evaluators.joint import most_likely_answers
@@ -143,12 +143,16 @@ class Model:
         pixels = image_pixels(image)
         if self.can_generate:
             image_rows = torch.from_numpy(pixels).permute(2, 0, 1)[None]
+
+            def answers(some: list[str]) -> list[str]:
+                images = Images(pixels=image_rows.expand(len(some), -1, -1, -1))
+                return most_likely_answers(self.generator, some, images, max_tokens)
+
+            parts = [questions[start : start + _QUESTIONS] for start in range(0, len(questions), _QUESTIONS)]
             said: list[str] = []
             with at_work("answers", total=len(questions), unit="questions") as work:
-                for start in range(0, len(questions), _QUESTIONS):
-                    some = questions[start : start + _QUESTIONS]
-                    images = Images(pixels=image_rows.expand(len(some), -1, -1, -1))
-                    said += most_likely_answers(self.generator, some, images, max_tokens)
+                for some in distributed.in_turns(parts, answers):
+                    said += some
                     work.advance(len(some))
         else:
             asked = [Asked(picture=Image.fromarray(pixels), question=each) for each in questions]
@@ -178,18 +182,28 @@ class Model:
             raise ValueError("the prompt is empty; say what to draw")
         if number < 1:
             raise ValueError(f"number is {number}; draw at least 1 image")
+        return [image for some in self.drawings([prompt], number=number, seed=seed, **how) for image in some]
+
+    def drawings(
+        self, prompts: Sequence[str], *, number: int = 1, seed: int = 0, **how: Any
+    ) -> Iterator[list[Image.Image]]:
+        """Images of each prompt in turn, some at a time; ranks share the work. As `generate`."""
         generator, sampling = self.generator, self.sampling(**how)
-        drawn: list[Image.Image] = []
-        with at_work("drawn", total=number, unit="images") as work:
-            for start in range(0, number, _BATCH):
-                places = range(start, min(start + _BATCH, number))
-                seeds = [image_seed(prompt, place, seed) for place in places]
-                with torch.no_grad():
-                    wanted = Prompt(texts=[prompt] * len(places), wants="image", seeds=seeds)
-                    pixels = generator.pixels(generator.sample(wanted, sampling)).pixels.cpu()
-                drawn += [Image.fromarray(each.permute(1, 2, 0).numpy()) for each in pixels]
-                work.advance(len(places))
-        return drawn
+        starts = range(0, number, _BATCH)
+        parts = [(each, range(at, min(at + _BATCH, number))) for each in prompts for at in starts]
+
+        def drawn(part: tuple[str, range]) -> list[Image.Image]:
+            prompt, places = part
+            seeds = [image_seed(prompt, place, seed) for place in places]
+            with torch.no_grad():
+                wanted = Prompt(texts=[prompt] * len(places), wants="image", seeds=seeds)
+                pixels = generator.pixels(generator.sample(wanted, sampling)).pixels.cpu()
+            return [Image.fromarray(each.permute(1, 2, 0).numpy()) for each in pixels]
+
+        with at_work("drawn", total=number * len(prompts), unit="images") as work:
+            for some in distributed.in_turns(parts, drawn):
+                work.advance(len(some))
+                yield some
 
     def sampling(self, **how: Any) -> Sampling:
         """The distribution that draws images.
@@ -245,17 +259,23 @@ def writing_of(model: str, how: Mapping[str, Any]) -> Writing:
 def caption_images(
     policy: Captioner, images: ImageSet, writing: Writing, *, instead: str = GREEDY
 ) -> Iterator[tuple[str, str]]:
-    """Source and caption of each image, in order; `instead` is what to do about a captioner without beams.
+    """Source and caption of each image, in order; ranks share the work.
+
+    `instead` is what to do about a captioner without beams.
 
     Raises:
         UnreadableImageError: an image is broken, and none is to be left out.
     """
+
+    def written(batch: ImageBatch) -> list[tuple[str, str]]:
+        with torch.no_grad():
+            captions = writing(policy, policy.encode_images(batch.images), instead=instead)
+        return list(zip(batch.sources, captions, strict=True))
+
     with at_work("captions", total=images.most, unit="images") as work:
-        for batch in images:
-            with torch.no_grad():
-                captions = writing(policy, policy.encode_images(batch.images), instead=instead)
-            work.advance(len(captions))
-            yield from zip(batch.sources, captions, strict=True)
+        for pairs in images.each(written, in_turns=distributed.in_turns):
+            work.advance(len(pairs))
+            yield from pairs
 
 
 def image_pixels(image: Any) -> np.ndarray:

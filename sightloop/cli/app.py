@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, redirect_stderr, redirect_stdout
+from contextlib import nullcontext
 from difflib import get_close_matches
 from functools import partial
 from importlib import import_module
@@ -33,6 +33,7 @@ from sightloop.former_names import current_options
 from sightloop.other_libraries import COMMANDS as CALLED_ELSEWHERE
 from sightloop.other_libraries import refuse_names_of_others
 from sightloop.process import ranks
+from sightloop.process.boundary import only_one_speaks, work_shared_by_ranks
 from sightloop.process.long_work import LOG_SECONDS, at_work
 from sightloop.process.time_limit import REWARD_SECONDS
 from sightloop.ranges import NotNegative, Positive, require_ranges
@@ -60,6 +61,8 @@ class TrainOptions:
     """Replace an older run in that folder."""
     plan: bool = False
     """Print parameters, memory and FLOPs of a step and stop; loads no weights."""
+    fit: str = ""
+    """With --plan: the memory of a GPU, such as 24GB; prints the options with which the run fits it."""
     log_every_seconds: Positive = LOG_SECONDS
     """Where there is no terminal, a line of progress so often; also with --resume."""
     reward_timeout_seconds: NotNegative = REWARD_SECONDS
@@ -85,16 +88,12 @@ def train_command(words: list[str]) -> None:
     """Train a recipe, resume a run, or replay a configuration."""
     if ranks.num_processes() > 1:
         import_module("sightloop.training.distributed").connect()
-    with ExitStack() as quiet:
-        if ranks.is_other_rank():
-            # All ranks read the same words: what is wrong with them is said once.
-            for redirected in (redirect_stdout, redirect_stderr):
-                quiet.enter_context(redirected(quiet.enter_context(open(os.devnull, "w"))))
-        with timing_given(words) as rest:
-            start = _chosen(rest)
-            quiet.close()
-            if start is not None:
-                start()
+    # All ranks read the same words: what is wrong with them is said once.
+    with only_one_speaks() as quiet, timing_given(words) as rest:
+        start = _chosen(rest)
+        quiet.close()
+        if start is not None:
+            start()
 
 
 def _chosen(words: list[str]) -> Start | None:
@@ -130,16 +129,14 @@ def _chosen(words: list[str]) -> Start | None:
     refuse_idle(chosen.settings, recipe.config.choices, starts=[recipe.presets[preset]])
     options: TrainOptions = chosen.options
     if options.plan:
-        _print_plan(preset, chosen.settings)
+        from sightloop.planning.summary import print_plan
+
+        print_plan(chosen.settings, fit=options.fit, is_paper=preset.startswith("paper"))
         return None
+    if options.fit:
+        raise ValueError(f"--fit {options.fit} has no effect without --plan; add it, or leave --fit out")
     folder = options.run or Path("runs") / f"{name}-{preset}"
     return partial(_start, folder, chosen.settings, run=folder, overwrite=options.overwrite)
-
-
-def _print_plan(preset: str, settings: Any) -> None:
-    from sightloop.planning.summary import print_plan
-
-    print_plan(settings, is_paper=preset.startswith("paper"))
 
 
 def resume(words: list[str]) -> Start:
@@ -370,7 +367,11 @@ def run_command(words: list[str]) -> None:
         return completion_command(words[1:])
     if not words or words[0] not in COMMANDS:
         _fail_or_help("", words, {name: does for name, (_, does) in COMMANDS.items()}, "")
-    with inputs_given(words) as left, at_work(words[0], told_after=LOG_SECONDS):
+    trains, shares = words[0] in ("train", "demo"), words[0] in ("evaluate", "caption", "draw", "ask")
+    if ranks.is_other_rank() and not (trains or shares):
+        return None
+    sharing = work_shared_by_ranks() if shares else nullcontext()
+    with sharing, inputs_given(words) as left, at_work(words[0], told_after=LOG_SECONDS):
         with_help(COMMANDS[words[0]][0], current_options(words[0], left[1:]), name=words[0])
 
 

@@ -292,7 +292,9 @@ def evaluation_table(evaluation: Evaluation) -> str:
 
 
 def save_evaluation(evaluation: Evaluation, path: Path) -> None:
-    """Everything as JSON."""
+    """Everything as JSON; of several ranks, which all have it, the first writes."""
+    if distributed.rank():
+        return
     record = {
         "metrics": evaluation.metrics,
         "protocol": evaluation.protocol,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, PngImagePlugin
 
@@ -13,11 +14,11 @@ from sightloop.api.model import Model, image_pixels
 from sightloop.cli.image_options import AskOptions, DrawOptions, ModelOptions
 from sightloop.models.atomic_files import atomic_write
 from sightloop.models.protocols import ImageGenerator
-from sightloop.process.long_work import counted
 from sightloop.recipes.image_policies import world_folder
 from sightloop.runs.restore import open_generator
 from sightloop.terminal import one_line, say
 from sightloop.text_files import read_lines
+from sightloop.training import distributed
 from sightloop.world.boundary import MODEL_KEY, drawn_by, require_world_images, require_world_words
 
 
@@ -47,13 +48,15 @@ def generate_images(options: DrawOptions) -> list[Path]:
         (int(path.stem) for path in options.output.glob("*.png") if path.stem.isdigit()), default=0
     )
     drawings: list[_Drawing] = []
-    for prompt in counted(prompts, "drawn", total=len(prompts), unit="prompts"):
-        drawn = model.generate(prompt, number=options.number, seed=options.seed, **how)
+    for drawn in model.drawings(prompts, number=options.number, seed=options.seed, **how):
         options.output.mkdir(parents=True, exist_ok=True)
-        for place, image in enumerate(drawn):
+        for image in drawn:
+            at, place = divmod(len(drawings), options.number)
             path = options.output / f"{first + len(drawings):04}.png"
-            _save(image, path, {"prompt": prompt, MODEL_KEY: author, "seed": str(options.seed)})
-            drawings.append(_Drawing(path=path, prompt=prompt, place=place))
+            if distributed.rank() == 0:
+                texts = {"prompt": prompts[at], MODEL_KEY: author, "seed": str(options.seed)}
+                _save(image, path, texts)
+            drawings.append(_Drawing(path=path, prompt=prompts[at], place=place))
     sheet = options.output / f"sheet_{drawings[0].path.stem}-{drawings[-1].path.stem}.png"
     settings = {
         "model": author,
@@ -63,14 +66,20 @@ def generate_images(options: DrawOptions) -> list[Path]:
         "temperature": sampling.temperature,
         "dtype": options.source.dtype,
     }
+    if distributed.rank() == 0:
+        _write_sheet(drawings, sheet, settings)
+    return [*(each.path for each in drawings), sheet]
+
+
+def _write_sheet(drawings: list[_Drawing], sheet: Path, settings: dict[str, Any]) -> None:
     line = ", ".join(f"{name} {value}" for name, value in settings.items() if value is not None)
     labelled = [(each.path, each.prompt) for each in drawings]
-    _save(labelled_sheet(labelled, line), sheet, {"prompt": "\n".join(prompts), MODEL_KEY: author})
+    prompts = [each.prompt for each in drawings if each.place == 0]
+    _save(labelled_sheet(labelled, line), sheet, {"prompt": "\n".join(prompts), MODEL_KEY: settings["model"]})
     images = [{"image": each.path.name, "prompt": each.prompt, "place": each.place} for each in drawings]
     with atomic_write(sheet.with_suffix(".json")) as partial:
         record = json.dumps({**settings, "images": images}, indent=1, ensure_ascii=False)
         partial.write_text(record + "\n", encoding="utf-8")
-    return [*(each.path for each in drawings), sheet]
 
 
 def _prompts(options: DrawOptions) -> list[str]:
@@ -125,6 +134,8 @@ def answer_questions(options: AskOptions) -> None:
     """
     found = answers_of(options)
     if options.output is not None:
+        if distributed.rank():
+            return
         lines = [
             json.dumps({"image": str(options.image), "question": question, "answer": answer})
             for question, answer in found

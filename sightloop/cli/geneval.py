@@ -28,6 +28,7 @@ from sightloop.geneval.prompts import read_geneval_prompts
 from sightloop.models.protocols import ImageGenerator
 from sightloop.quizzes.grammar import CATEGORIES, Quiz
 from sightloop.runs.restore import open_generator
+from sightloop.training import distributed
 from sightloop.world.boundary import drawn_by
 from sightloop.world.quizzes import sample_quiz
 
@@ -102,8 +103,13 @@ def _with_world_prompts(options: GenEvalOptions) -> GenEvalOptions:
     if options.prompts != Path(EMBEDDED):
         return options
     file = options.folder / "prompts.jsonl"
-    options.folder.mkdir(parents=True, exist_ok=True)
-    file.write_text("".join(json.dumps(quiz.metadata()) + "\n" for quiz in world_prompts()), encoding="utf-8")
+
+    def write() -> None:
+        options.folder.mkdir(parents=True, exist_ok=True)
+        lines = (json.dumps(quiz.metadata()) + "\n" for quiz in world_prompts())
+        file.write_text("".join(lines), encoding="utf-8")
+
+    distributed.first_rank_does(write)
     return replace(options, prompts=file)
 
 

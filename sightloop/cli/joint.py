@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from PIL import Image
 
 from sightloop.cli.evaluation_options import JointOptions
 from sightloop.cli.geneval import weights_digest
@@ -73,12 +74,12 @@ def evaluate_joint(options: JointOptions) -> str:
         record["changes"] = {name: _plain(change) for name, change in changes.items()}
         lines += [f"{found[1].name}, against {found[0].name}", changes_table(changes), ""]
     lines += [f"{name}: {value}" for name, value in record["protocol"].items()]
-    if options.output is not None:
+    if options.output is not None and distributed.rank() == 0:
         options.output.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(options.output) as partial:
             partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         lines.append(f"wrote {options.output}")
-    if options.pictures is not None:
+    if options.pictures is not None and distributed.rank() == 0:
         sheet = options.pictures / "sheet.png"
         write_sheet(sheet, {one.name: one.drawn for one in found})
         lines.append(f"wrote {sheet}")
@@ -159,10 +160,19 @@ def models_of(options: JointOptions) -> list[NamedModel]:
 @torch.no_grad()
 def _measured(model: NamedModel, evaluator: JointEvaluator, *, keep: bool) -> MeasuredModel:
     album = RecordingCheck(evaluator.check)
-    policy: Any = model.load()
+    with torch.random.fork_rng():
+        # Adapters that were never trained change nothing, but are random: the same in every process.
+        torch.manual_seed(0)
+        policy: Any = model.load()
     evaluation = replace(evaluator, check=album if keep else evaluator.check)(policy)
-    drawn = drawn_in(evaluation.samples, album.pictures) if keep else []
+    drawn = drawn_in(evaluation.samples, _rows_of_all(album.pictures)) if keep else []
     return MeasuredModel(name=model.name, weights=weights_digest(policy), evaluation=evaluation, drawn=drawn)
+
+
+def _rows_of_all(mine: list[Image.Image]) -> list[Image.Image]:
+    """The images of all ranks in order, where rank r has every R-th from r on."""
+    everyones = distributed.gather(mine)
+    return [everyones[row % len(everyones)][row // len(everyones)] for row in range(sum(map(len, everyones)))]
 
 
 def _fixed_prompts(evaluator: JointEvaluator) -> list[str]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -58,6 +58,10 @@ class UnreadableImageError(ValueError):
 
 
 OnBroken = Literal["raise", "leave out"]
+Made = TypeVar("Made")
+Numbered = tuple[int, EncodedImage]
+InTurns = Callable[[Iterable[Any], Callable[[Any], Any]], Iterator[Any]]
+"""Who works on which part: what the work makes of each part, in order."""
 
 
 class ImageSet:
@@ -106,30 +110,49 @@ class ImageSet:
         Raises:
             ValueError: an image is broken (or, when such are left out, all of them).
         """
+        return self.each(lambda batch: batch)
+
+    def each(self, work: Callable[[ImageBatch], Made], *, in_turns: InTurns | None = None) -> Iterator[Made]:
+        """What `work` makes of each batch, in order; with `in_turns` ranks read and work on a part of them.
+
+        Raises:
+            ValueError: as for the batches themselves.
+        """
         self.left_out = []
         numbered = enumerate(itertools.islice(self.source.pictures(), self._limit))
-        num_used = 0
+        chunks = iter(lambda: list(itertools.islice(numbered, self._batch_size)), [])
+        is_any = False
         with ThreadPoolExecutor(self._workers) as pool:
-            while chunk := list(itertools.islice(numbered, self._batch_size)):
-                loaded = load_many([image for _, image in chunk], self._decoding, pool=pool)
-                used: list[tuple[int, EncodedImage, OneSample]] = []
-                for (index, image), pixels in zip(chunk, loaded, strict=True):
-                    if isinstance(pixels, Broken):
-                        self._leave_out(pixels)
-                    else:
-                        used.append((index, image, pixels))
-                num_used += len(used)
-                if used:
-                    yield _batch(used, self._seed)
-        if num_used == 0:
+
+            def done(chunk: list[Numbered]) -> tuple[list[Made], list[Broken]]:
+                batch, broken = self._read(chunk, pool)
+                return [] if batch is None else [work(batch)], broken
+
+            for made, broken in map(done, chunks) if in_turns is None else in_turns(chunks, done):
+                for one in broken:
+                    logger.warning("broken image left out: %s", one_line(f"{one.source}: {one.reason}"))
+                self.left_out += broken
+                is_any = is_any or bool(made)
+                yield from made
+        if not is_any:
             first = "".join(f", the first is {one.source}: {one.reason}" for one in self.left_out[:1])
             raise ValueError(f"all {len(self.left_out)} images of {self.source.spec!r} are broken{first}")
 
-    def _leave_out(self, broken: Broken) -> None:
-        if self._on_broken == "raise":
-            raise UnreadableImageError(f"broken image {broken.source}: {broken.reason}. Repair or remove it")
-        logger.warning("broken image left out: %s", one_line(f"{broken.source}: {broken.reason}"))
-        self.left_out.append(broken)
+    def _read(self, chunk: list[Numbered], pool: Executor) -> tuple[ImageBatch | None, list[Broken]]:
+        """The batch of these images; None if all are broken. And those that are."""
+        loaded = load_many([image for _, image in chunk], self._decoding, pool=pool)
+        used: list[tuple[int, EncodedImage, OneSample]] = []
+        all_broken: list[Broken] = []
+        for (index, image), pixels in zip(chunk, loaded, strict=True):
+            if not isinstance(pixels, Broken):
+                used.append((index, image, pixels))
+            elif self._on_broken == "raise":
+                raise UnreadableImageError(
+                    f"broken image {pixels.source}: {pixels.reason}. Repair or remove it"
+                )
+            else:
+                all_broken.append(pixels)
+        return _batch(used, self._seed) if used else None, all_broken
 
 
 def _batch(used: Sequence[tuple[int, EncodedImage, OneSample]], seed: int) -> ImageBatch:

@@ -21,6 +21,7 @@ from sightloop.models.protocols import ImageGenerator
 from sightloop.process.long_work import at_work
 from sightloop.rollouts.seeds import image_seed
 from sightloop.text_files import form_of, read_json
+from sightloop.training import distributed
 from sightloop.types import Prompt, Sampling
 from sightloop.world.boundary import MODEL_KEY
 
@@ -64,30 +65,48 @@ def draw_prompts(
     Raises:
         ValueError: the folder holds images that were drawn in another way or for other prompts.
     """
+    identity = {"policy": name} | _drawing_template(policy)
+    missing = distributed.first_rank_does(lambda: _prepared(prompts, folder, identity, sampling, drawing))
+
+    def drawn(some: Sequence[tuple[int, int]]) -> UInt8[Tensor, "N 3 H W"]:
+        texts = [prompts[place].text for place, _ in some]
+        seeds = [image_seed(prompts[place].text, number, drawing.seed) for place, number in some]
+        with torch.no_grad():
+            tokens = policy.sample(Prompt(texts=texts, wants="image", seeds=seeds), sampling)
+            return policy.pixels(tokens).pixels.cpu()
+
+    total = len(prompts) * drawing.per_prompt
+    with at_work("drawn", total=total, unit="images") as work:
+        work.advance(total - len(missing))
+        parts = list(_parts(missing, drawing.batch))
+        for some, pixels in zip(parts, distributed.in_turns(parts, drawn), strict=True):
+            if distributed.rank() == 0:
+                for (place, number), image in zip(some, pixels, strict=True):
+                    texts = {PROMPT_KEY: prompts[place].text, MODEL_KEY: name}
+                    _save(folder / _file(place, number), image, texts)
+            work.advance(len(some))
+    distributed.first_rank_does(lambda: contact_sheet(prompts, folder).save(folder / _SHEET))
+    return len(missing)
+
+
+def _prepared(
+    prompts: Sequence[GenEvalPrompt],
+    folder: Path,
+    identity: dict[str, str],
+    sampling: Sampling,
+    drawing: Drawing,
+) -> list[tuple[int, int]]:
+    """The folder with its records; place and number of every image that is not there yet."""
     folder.mkdir(parents=True, exist_ok=True)
-    _check_record(folder, {"policy": name} | _drawing_template(policy), sampling, drawing)
+    _check_record(folder, identity, sampling, drawing)
     for place, prompt in enumerate(prompts):
         _write_metadata(folder / f"{place:05}", prompt)
-    missing = [
+    return [
         (place, number)
         for place in range(len(prompts))
         for number in range(drawing.per_prompt)
         if not (folder / _file(place, number)).exists()
     ]
-    total = len(prompts) * drawing.per_prompt
-    with at_work("drawn", total=total, unit="images") as work:
-        work.advance(total - len(missing))
-        for some in _parts(missing, drawing.batch):
-            texts = [prompts[place].text for place, _ in some]
-            seeds = [image_seed(prompts[place].text, number, drawing.seed) for place, number in some]
-            with torch.no_grad():
-                tokens = policy.sample(Prompt(texts=texts, wants="image", seeds=seeds), sampling)
-                pixels = policy.pixels(tokens).pixels.cpu()
-            for (place, number), text, image in zip(some, texts, pixels, strict=True):
-                _save(folder / _file(place, number), image, {PROMPT_KEY: text, MODEL_KEY: name})
-            work.advance(len(some))
-    contact_sheet(prompts, folder).save(folder / _SHEET)
-    return len(missing)
 
 
 def drawing_record(folder: Path) -> dict[str, Any] | None:

@@ -42,6 +42,7 @@ from sightloop.geneval.rules import Detection, verdict_of
 from sightloop.image_files import open_image, read_regular
 from sightloop.process.long_work import at_work, counted
 from sightloop.text_files import form_of, read_whole
+from sightloop.training import distributed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,14 +67,15 @@ def run_geneval(options: GenEvalOptions) -> GenEvalRun:
     judge = open_judge(options.judge)
     judge.require_fit([each.prompt for each in shown])
     protocol = _protocol(judge, shown)
-    output.parent.mkdir(parents=True, exist_ok=True)
+    distributed.first_rank_does(lambda: output.parent.mkdir(parents=True, exist_ok=True))
     results = [
         result_of(str(folder / file), prompt, verdict_of(prompt, seen, rules=judge.rules))
         for prompt, file, seen in _seen(options, shown, judge, protocol)
     ]
     summary = summarize(results)
-    write_results(results, output)
-    save_record(record_path(output), protocol, summary, drawing=drawing_record(folder))
+    if distributed.rank() == 0:
+        write_results(results, output)
+        save_record(record_path(output), protocol, summary, drawing=drawing_record(folder))
     return GenEvalRun(results=results, summary=summary, protocol=protocol)
 
 
@@ -161,18 +163,34 @@ def _seen(
             yield prompt, file, judge.colored(prompt, image, detector.detect([image])[0])
         return
     kept = _DetectionCache(detections_path(options.results_file), protocol)
+
+    def detected(some: list[tuple[GenEvalPrompt, str]]) -> list[_Found]:
+        opened = [_opened(folder, *each) for each in some]
+        fresh = [row for row, each in enumerate(opened) if not kept.holds(some[row][0], *each)]
+        found = detector.detect([opened[row][0] for row in fresh])
+        return [
+            kept.found(some[row][0], *opened[row], judge.colored(some[row][0], opened[row][0], seen))
+            for row, seen in zip(fresh, found, strict=True)
+        ]
+
+    parts = [todo[start : start + options.batch] for start in range(0, len(todo), options.batch)]
     with at_work("looked at", total=len(todo), unit="images") as work:
-        for start in range(0, len(todo), options.batch):
-            some = todo[start : start + options.batch]
-            opened = [_opened(folder, *each) for each in some]
-            fresh = [row for row, each in enumerate(opened) if not kept.holds(some[row][0], *each)]
-            found = detector.detect([opened[row][0] for row in fresh])
-            for row, seen in zip(fresh, found, strict=True):
-                prompt, image = some[row][0], opened[row][0]
-                kept.add(prompt, *opened[row], judge.colored(prompt, image, seen))
+        for some, found in zip(parts, distributed.in_turns(parts, detected), strict=True):
+            for each in found:
+                kept.add(each)
             work.advance(len(some))
             for prompt, file in some:
                 yield prompt, file, kept.of(file)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Found:
+    """What was detected in an image, and the line that tells it."""
+
+    file: str
+    key: str
+    line: str
+    seen: list[Detection]
 
 
 class _DetectionCache:
@@ -181,12 +199,8 @@ class _DetectionCache:
     def __init__(self, path: Path, protocol: Mapping[str, str]) -> None:
         self._path = path
         self._seen: dict[str, tuple[str, list[Detection]]] = {}
-        if not path.exists():
-            path.write_text(json.dumps({"protocol": dict(protocol)}) + "\n", encoding="utf-8")
+        if not distributed.first_rank_does(lambda: self._tidied(protocol)):
             return
-        text = read_whole(path)
-        # What a crash cut off in the middle of a line is made again.
-        path.write_bytes(text[: text.rfind(b"\n") + 1])
         header, records = read_detections(path)
         if header != dict(protocol):
             raise ValueError(
@@ -197,21 +211,38 @@ class _DetectionCache:
         for name, record in records.items():
             self._seen[name] = (record.get("picture", ""), file.all_of(name))
 
+    def _tidied(self, protocol: Mapping[str, str]) -> bool:
+        """Whether there are detections already; what a crash cut off in a line is made again."""
+        if not self._path.exists():
+            self._path.write_text(json.dumps({"protocol": dict(protocol)}) + "\n", encoding="utf-8")
+            return False
+        text = read_whole(self._path)
+        self._path.write_bytes(text[: text.rfind(b"\n") + 1])
+        return True
+
     def holds(self, prompt: GenEvalPrompt, image: DetectorImage, digest: str) -> bool:
         """True if exactly this image was seen for this prompt."""
         return image.file in self._seen and self._seen[image.file][0] == _key(prompt, digest)
 
-    def add(self, prompt: GenEvalPrompt, image: DetectorImage, digest: str, found: list[Detection]) -> None:
-        """Write down what was seen."""
+    def found(
+        self, prompt: GenEvalPrompt, image: DetectorImage, digest: str, found: list[Detection]
+    ) -> _Found:
+        """What was seen, as it will be written down."""
         if image.file in self._seen:
             raise ValueError(
                 f"{self._path} holds detections of another {image.file}; images or prompts changed "
                 "since: name another --output or remove it"
             )
-        line = detections_line(image, found, extra={"picture": _key(prompt, digest)})
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
-        self._seen[image.file] = (_key(prompt, digest), [replace(seen, mask=None) for seen in found])
+        key = _key(prompt, digest)
+        line = detections_line(image, found, extra={"picture": key})
+        return _Found(file=image.file, key=key, line=line, seen=[replace(one, mask=None) for one in found])
+
+    def add(self, found: _Found) -> None:
+        """Write down what was seen; of several ranks the first writes."""
+        if distributed.rank() == 0:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(found.line + "\n")
+        self._seen[found.file] = (found.key, found.seen)
 
     def of(self, file: str) -> list[Detection]:
         """What was seen."""

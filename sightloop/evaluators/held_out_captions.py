@@ -26,7 +26,6 @@ from sightloop.world.bundled import MANIFEST
 from sightloop.world.image_folder import read_scenes, truth_of
 from sightloop.world.language import full_caption, parses
 
-_CHUNK = 64
 _BEAMS, GREEDY = "beam search", "write greedily: beams 1, no_repeat_ngram 0, min_tokens 1"
 
 
@@ -161,7 +160,9 @@ class HeldOut:
             rows = rows[distributed.rank() :: distributed.num_ranks()]
         mine = {
             int(row): caption
-            for chunk in rows.split(_CHUNK)
+            for chunk in rows.split(self.settings.draw_batch)
+            # More ranks than images leave some without any.
+            if len(chunk)
             for row, caption in zip(chunk, self._write(policy, self.pictures.chunk(chunk)), strict=True)
         }
         everyones = {row: caption for part in distributed.gather(mine) for row, caption in part.items()}

@@ -80,6 +80,7 @@ def joint_evaluator(
         folder=folder,
         max_answer=max_answer,
         seed=settings.seed,
+        chunk=settings.draw_batch,
     )
 
 

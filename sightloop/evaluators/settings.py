@@ -34,6 +34,8 @@ class HeldOutSettings:
     """Shortest caption in tokens."""
     max_tokens: Count = 60
     """Longest text in tokens."""
+    draw_batch: Count = 64
+    """Images captioned at once on a rank."""
 
 
 PER_PROMPT = 4
@@ -56,6 +58,8 @@ class JointSettings:
     """Images that are not the policy's own, in GenEval's folder, to be asked about; empty = scenes of the
     embedded world, or none.
     """
+    draw_batch: Count = 96
+    """Drawings made at once on a rank; they do not depend on it."""
     seed: Seed = 1
     """Everything random follows from it."""
 

@@ -6,13 +6,16 @@ advice of the library below, which for a foreign pickle is to run it. What a hub
 
 from __future__ import annotations
 
+import ctypes
 import json
 import pickle
 import re
+import sys
 import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
+from mmap import PAGESIZE
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,6 +28,7 @@ from torch import Tensor
 from sightloop.process.long_work import at_work
 from sightloop.text_files import MAX_BYTES, read_json
 
+_DONT_NEED = 4
 _INDEX = ".index.json"
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 """What transformers looks for, in this order; beside each, an index of shards."""
@@ -88,6 +92,28 @@ def read_tensors(file: Path, *, prefixes: tuple[str, ...] = ("",), fix: str = _A
     if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
         raise ValueError(f"{file} does not hold a dictionary of tensors")
     return {name: value for name, value in loaded.items() if name.startswith(prefixes)}
+
+
+def let_go(tensor: Tensor) -> None:
+    """Forget the pages in memory of a tensor that was read from a mapped file and not changed since.
+
+    They are read again when they are needed; what lies in no file keeps its memory.
+    """
+    first, size = tensor.data_ptr(), tensor.nbytes
+    start, end = -(-first // PAGESIZE) * PAGESIZE, (first + size) // PAGESIZE * PAGESIZE
+    advise = _advise()
+    if advise is None or tensor.device.type != "cpu" or start >= end:
+        return
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        where, _, _, _, inode, *_ = line.split()
+        low, high = (int(number, 16) for number in where.split("-"))
+        if low <= start and end <= high and inode != "0":
+            advise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _DONT_NEED)
+
+
+@cache
+def _advise() -> Any:
+    return ctypes.CDLL(None).madvise if sys.platform.startswith("linux") else None
 
 
 def read_shapes(file: Path) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from sightloop.models.downloads import weight_map
+from sightloop.models.downloads import let_go, weight_map
 from sightloop.models.open import local_folder, read_tensors
 from sightloop.models.open import open_tokenizer as open_class
 
@@ -95,15 +95,37 @@ def tokenizer_file(
 
 
 def misfits(given: Mapping[str, Tensor], wanted: Mapping[str, Sequence[int]]) -> list[str]:
-    """A sentence for each tensor that is missing, unknown, of another shape or not finite."""
+    """A sentence for each tensor that is missing, unknown or of another shape."""
     problems = [f"{name} is missing" for name in wanted if name not in given]
     problems += [f"{name} is unknown" for name in given if name not in wanted]
-    for name in (name for name in wanted if name in given):
-        if tuple(given[name].shape) != tuple(wanted[name]):
-            problems.append(f"{name} is {tuple(given[name].shape)}, the model wants {tuple(wanted[name])}")
-        elif not given[name].isfinite().all():
-            problems.append(f"{name} is not finite")
+    problems += [
+        f"{name} is {tuple(given[name].shape)}, the model wants {tuple(wanted[name])}"
+        for name in wanted
+        if name in given and tuple(given[name].shape) != tuple(wanted[name])
+    ]
     return problems
+
+
+def in_precision(
+    tensors: Mapping[str, Tensor], wanted: Mapping[str, Sequence[int]], dtype: torch.dtype, *, what: str
+) -> dict[str, Tensor]:
+    """The tensors of files in a precision, each read, looked at and forgotten before the next: what is in
+    memory at once is the result and one tensor.
+
+    Raises:
+        ValueError: one is missing, unknown, of another shape or not finite; `what` says of what.
+    """
+    refuse_problems(what, misfits(tensors, wanted))
+    made: dict[str, Tensor] = {}
+    problems: list[str] = []
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            problems.append(f"{name} is not finite")
+        made[name] = tensor.to(dtype) if tensor.is_floating_point() else tensor
+        if made[name] is not tensor:
+            let_go(tensor)
+    refuse_problems(what, problems)
+    return made
 
 
 def load_exactly(module: nn.Module, tensors: Mapping[str, Tensor], *, source: str) -> None:
@@ -113,9 +135,13 @@ def load_exactly(module: nn.Module, tensors: Mapping[str, Tensor], *, source: st
         ValueError: not exactly the module's tensors, by name and shape; nothing is loaded then.
     """
     state = module.state_dict()
-    refuse_problems(
-        f"{source} does not fit the model", misfits(tensors, {k: v.shape for k, v in state.items()})
-    )
+    problems = misfits(tensors, {k: v.shape for k, v in state.items()})
+    problems += [
+        f"{name} is not finite"
+        for name in state
+        if name in tensors and not bool(tensors[name].isfinite().all())
+    ]
+    refuse_problems(f"{source} does not fit the model", problems)
     with torch.no_grad():
         for name, tensor in state.items():
             tensor.copy_(tensors[name])

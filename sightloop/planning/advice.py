@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sightloop.planning.networks import is_relaxed
+from sightloop.planning.fitting import smaller
 from sightloop.planning.resources import PHASES, Phase
 from sightloop.planning.summary import plans_of
-from sightloop.recipes.captioner_runs import as_captions, trains_captioner
-from sightloop.recipes.unirl.config import UniConfig
-from sightloop.recipes.vlrm.config import VlrmConfig
+from sightloop.recipes.captioner_runs import trains_captioner
 from sightloop.training.checkpoint import finished_checkpoints
 from sightloop.training.memory import DRAWING, UPDATING, OutOfMemoryError
 
@@ -29,7 +25,7 @@ def out_of_memory_message(error: OutOfMemoryError, config: Any, folder: Path, *,
     """One paragraph: phase, sizes, which options would take how much, and what is saved."""
     try:
         now = _planned(config, num_ranks, error.phase)
-        less = [(option, _planned(c, num_ranks, error.phase)) for option, c in _smaller(config, num_ranks)]
+        less = [(option, _planned(c, num_ranks, error.phase)) for option, c in smaller(config, num_ranks)]
         helpful = sorted((size, option) for option, size in less if size < now)
         advice = (
             f"The plan counts {now:.3g} GiB there on each rank"
@@ -37,7 +33,7 @@ def out_of_memory_message(error: OutOfMemoryError, config: Any, folder: Path, *,
             + "; start again with some of these options, and see every part with --plan"
         )
     except ValueError as no_plan:
-        options = ", ".join(option for option, _ in _smaller(config, num_ranks))
+        options = ", ".join(option for option, _ in smaller(config, num_ranks))
         advice = f"Less memory is needed with {options} (no figures: {no_plan})"
     saved = finished_checkpoints(folder / "checkpoints")
     kept = f" The checkpoint of step {saved[-1].step} in {folder} is whole." if saved else ""
@@ -51,30 +47,3 @@ def _planned(config: Any, num_ranks: int, phase: str) -> float:
     is_reward = phase == DRAWING and trains_captioner(config)
     meant = (*_MEANT.get(phase, PHASES), *(("reference",) if is_reward else ()))
     return max((plan.total(one) for one in plan.phases if one in meant), default=plan.peak)
-
-
-def _smaller(config: Any, num_ranks: int) -> Iterator[tuple[str, Any]]:
-    """Options of the command line that take less memory, each with the configuration that it makes."""
-    schedule = config.schedule
-    if schedule.micro_batch > 1 and not (isinstance(config, UniConfig) and is_relaxed(config)):
-        half = schedule.micro_batch // 2
-        yield f"--micro-batch {half}", replace(config, schedule=replace(schedule, micro_batch=half))
-    if not config.gradient_checkpointing:
-        yield "--gradient-checkpointing", replace(config, gradient_checkpointing=True)
-    if config.dtype == "float32":
-        yield "--dtype bfloat16", replace(config, dtype="bfloat16")
-    if trains_captioner(config):
-        each = as_captions(config).draw.per_image
-        drawn = config.draw_batch or -(-config.batch * each // num_ranks)
-        if drawn > 1:
-            yield f"--draw-batch {drawn // 2}", replace(config, draw_batch=drawn // 2)
-        if config.keep_features:
-            yield "--no-keep-features", replace(config, keep_features=False)
-        if num_ranks > 1 and isinstance(config, VlrmConfig) and not config.shard:
-            yield "--shard", replace(config, shard=True)
-        return
-    drawn = config.draw_batch or -(-config.batch // num_ranks) * config.group
-    if drawn > 1:
-        yield f"--draw-batch {drawn // 2}", replace(config, draw_batch=drawn // 2)
-    if config.model.trained == "full":
-        yield "--model.trained lora", replace(config, model=replace(config.model, trained="lora"))

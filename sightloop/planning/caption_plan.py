@@ -15,7 +15,7 @@ from sightloop.models.transformers_internals import is_language_model
 from sightloop.planning.captioner_networks import captioner_networks_of
 from sightloop.planning.counting import Pass, count, language_of, on_meta, passing
 from sightloop.planning.published import config_of, downloads
-from sightloop.planning.resources import LEARNED, Part, Phase, Plan, Work
+from sightloop.planning.resources import LEARNED, Part, Phase, Plan, Work, moments_on
 from sightloop.recipes.vlrm.algorithms import ALGORITHMS
 from sightloop.recipes.vlrm.config import VlrmConfig
 from sightloop.rewards.custom import read_names
@@ -23,8 +23,8 @@ from sightloop.world.bundled import WEIGHTS
 
 CAPTION_SHARE = 0.6
 """Assumed mean length of captions, as a share of the limit."""
-_JUDGED, _EVALUATED = 64, 64
-"""Captions that a judge reads, and that an evaluation writes, at once."""
+_JUDGED = 64
+"""Captions that a judge reads at once."""
 _LOGITS = 2**23
 """Logits that are scored at once, at most."""
 _KEPT: tuple[Phase, ...] = ("generate", "judge", "reference", "critic", "policy")
@@ -120,7 +120,8 @@ class CaptionPlan:
         yield Part(name="trained: bridge" if nets.has_bridge else "trained: adapters", size=learned * 4)
         yield Part(name="value head", size=count(nets.head) * 4)
         yield Part(name="critic's adapters", size=count(nets.adapters) * 4)
-        yield Part(name="Adam's moments", size=(learned + critic) * 8, phases=LEARNED)
+        moments = moments_on(config.schedule, learned + critic, num_ranks)
+        yield Part(name="Adam's moments", size=moments, phases=LEARNED)
         yield Part(name="gradients of the critic", size=critic * 4, phases=("critic", "policy"))
         yield Part(name="gradients of the policy", size=learned * 4, phases=("policy",))
         if self.judge is not None:
@@ -192,12 +193,13 @@ class CaptionPlan:
         room += 3 * nets.vocabulary * 4
         once = nets.policy.read(places, places)
         each, number = settings.beams * (read - once) + once, settings.limit or 1000
+        at_once = min(settings.draw_batch, number)
         return Work(
             phase="evaluate",
             name=f"{number} images, {settings.beams} beams",
             flops=number * (nets.tower.forward + nets.bridge.forward + each),
-            reads=self._read(number / num_ranks * settings.beams, _EVALUATED * settings.beams),
-            live=_EVALUATED * max(settings.beams * room, nets.tower.live),
+            reads=self._read(number / num_ranks * settings.beams, at_once * settings.beams),
+            live=at_once * max(settings.beams * room, nets.tower.live),
         )
 
     def _read(self, rows: float, at_once: int) -> float:

@@ -17,7 +17,7 @@ from sightloop.planning.counting import count, on_meta
 from sightloop.planning.networks import is_relaxed, networks_of
 from sightloop.planning.precision import is_mixed
 from sightloop.planning.published import config_of, downloads
-from sightloop.planning.resources import LEARNED, Part, Plan, Work
+from sightloop.planning.resources import LEARNED, Part, Plan, Work, moments_on
 from sightloop.recipes.unirl.choices import asks_anyone
 from sightloop.recipes.unirl.config import GrpoConfig, SftConfig, UniConfig
 from sightloop.rewards.custom import read_names
@@ -27,8 +27,8 @@ PROMPT, QUESTION = 16, 24
 """Assumed tokens of a prompt, and of a question with its frame."""
 ANSWER_SHARE = 0.5
 """Assumed mean length of answers, as a share of the limit."""
-_CATEGORIES, _EVALUATED = 6, 96
-"""Kinds of quizzes, and drawings that an evaluation makes at once."""
+_CATEGORIES = 6
+"""Kinds of quizzes."""
 _POSITIONS_AT_ONCE = 8192
 """Positions in one pass of a score without gradient."""
 
@@ -76,7 +76,7 @@ class ImagePlan:
         return Plan(
             title=f"policy: {nets.name}",
             parameters=nets.parameters | {learned: count(nets.trained)} | judges,
-            parts=tuple(part for part in self._parts() if part.size),
+            parts=tuple(part for part in self._parts(num_ranks) if part.size),
             works=tuple(self._works(num_ranks)),
             saved=(12.0 + 4.0 * (config.answer.answerer == "average")) * count(nets.trained),
             downloads=self._downloads(),
@@ -98,13 +98,14 @@ class ImagePlan:
             whole = {"showlab/show-o-512x512": 4.0 * number, "showlab/magvitv2": 4.0 * coder}
         return whole | found
 
-    def _parts(self) -> Iterator[Part]:
+    def _parts(self, num_ranks: int) -> Iterator[Part]:
         config, nets = self.config, self.networks
         for name, (number, size) in nets.parts.items():
             yield Part(name=name, size=number * size)
         trained = count(nets.trained) * 4
         yield Part(name="trained: adapters" if nets.has_adapters else "trained: language model", size=trained)
-        yield Part(name="Adam's moments", size=2 * trained, phases=LEARNED)
+        moments = moments_on(config.schedule, count(nets.trained), num_ranks)
+        yield Part(name="Adam's moments", size=moments, phases=LEARNED)
         yield Part(name="gradients", size=trained, phases=("policy",))
         compared = config.drawing_weight > 0 and self.learns_answer
         if compared:
@@ -234,7 +235,7 @@ class ImagePlan:
         if not number or not (settings.detector or nets.is_world):
             return
         each = self._drawn() + nets.decode.forward + nets.look.forward + self._answered()
-        at_once = min(number, _EVALUATED)
+        at_once = min(number, settings.draw_batch)
         pixels = min(at_once, nets.drawn_at_once or at_once) * nets.decode.live
         most = at_once * max(self._drawing_live(), self._answering_live(), nets.look.live)
         yield Work(

@@ -6,12 +6,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from sightloop.training.schedule import Schedule
+
 GIB = 2**30
 Phase = Literal["load", "generate", "judge", "reference", "critic", "policy", "evaluate"]
 PHASES: tuple[Phase, ...] = ("load", "generate", "judge", "reference", "critic", "policy", "evaluate")
 LOADED: tuple[Phase, ...] = PHASES
 LEARNED: tuple[Phase, ...] = PHASES[1:]
 """From the first update on."""
+
+
+def moments_on(schedule: Schedule, learned: int, num_ranks: int) -> float:
+    """Bytes of Adam's moments on a rank."""
+    return 8 * learned / (num_ranks if schedule.shard_optimizer else 1)
 
 
 @dataclass(frozen=True, kw_only=True)

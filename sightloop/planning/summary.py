@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from sightloop.planning.caption_plan import CaptionPlan
+from sightloop.planning.fitting import counted_plan, fitting_lines
 from sightloop.planning.gpus import time_lines
-from sightloop.planning.image_plan import ImagePlan
 from sightloop.planning.precision import precision_lines
 from sightloop.planning.resources import Plan, disk_lines, table
-from sightloop.planning.rows_plan import RowsPlan
 from sightloop.recipes.rows.config import RowsConfig
 from sightloop.recipes.unirl.config import UniConfig
 from sightloop.recipes.vlrm.config import VlrmConfig
@@ -25,19 +23,18 @@ def plans_of(
     Raises:
         ValueError: a model does not exist, or its folder does not tell its sizes.
     """
-    if isinstance(config, RowsConfig):
-        found: CaptionPlan | ImagePlan = RowsPlan(config)
-    elif isinstance(config, VlrmConfig):
-        found = CaptionPlan(config)
-    else:
-        found = ImagePlan(config, is_paper=is_paper)
+    found = counted_plan(config, is_paper=is_paper)
     return {number: found.plan(number) for number in ranks}
 
 
-def print_plan(config: VlrmConfig | RowsConfig | UniConfig, *, is_paper: bool = False) -> None:
-    """Parameters, precision, memory, FLOPs, hours on GPUs, disk; `is_paper` = in the paper's sizes."""
+def print_plan(config: VlrmConfig | RowsConfig | UniConfig, *, fit: str = "", is_paper: bool = False) -> None:
+    """Parameters, precision, memory, FLOPs, hours on GPUs, disk; `is_paper` = in the paper's sizes.
+
+    With `fit` also the options that make it fit a device of this memory.
+    """
+    fitting = fitting_lines(config, fit, ranks=_RANKS, is_paper=is_paper) if fit else []
     plans = plans_of(config, is_paper=is_paper)
     named = {"1 rank" if n == 1 else f"of {n}": plan for n, plan in plans.items()}
     times = time_lines(plans, config.schedule, dtype=config.dtype, tf32=config.tf32)
     disk = disk_lines(plans[1], config.schedule.keep_checkpoints)
-    say("\n".join([table(named, precision_lines(config)), *times, *disk]))
+    say("\n".join([table(named, precision_lines(config)), *times, *disk, *fitting]))

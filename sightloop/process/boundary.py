@@ -9,7 +9,8 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
+from importlib import import_module
 
 from sightloop.process import ranks
 from sightloop.process.faults import TRACEBACK, ending_of, notes_of
@@ -65,6 +66,29 @@ def ended_in_one_sentence(words: list[str]) -> Iterator[None]:
         _end_together(sentence, last.code)
         _say("; ".join([sentence, *notes_of(error)]))
         raise SystemExit(last.code) from None
+
+
+@contextmanager
+def only_one_speaks() -> Iterator[ExitStack]:
+    """Ranks but the first print nothing; closed early, what is handed out lets them."""
+    with ExitStack() as quiet:
+        if ranks.is_other_rank():
+            for redirected in (redirect_stdout, redirect_stderr):
+                quiet.enter_context(redirected(quiet.enter_context(open(os.devnull, "w"))))
+        yield quiet
+
+
+@contextmanager
+def work_shared_by_ranks() -> Iterator[None]:
+    """Around a command whose work the ranks of torchrun share: the first one speaks and writes."""
+    if ranks.num_processes() == 1:
+        yield
+        return
+    distributed = import_module("sightloop.training.distributed")
+    with only_one_speaks():
+        distributed.start()
+        yield
+        distributed.stop()
 
 
 def _end_together(sentence: str, code: int, *, said: bool = False) -> None:

@@ -48,5 +48,9 @@ def as_captions(config: VlrmConfig | RowsConfig) -> VlrmConfig:
             min_tokens=1,
             max_tokens=answer.max_tokens,
         ),
-        schedule=CriticSchedule(micro_batch=schedule.micro_batch, learning_rate=schedule.learning_rate),
+        schedule=CriticSchedule(
+            micro_batch=schedule.micro_batch,
+            learning_rate=schedule.learning_rate,
+            shard_optimizer=schedule.shard_optimizer,
+        ),
     )

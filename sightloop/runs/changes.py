@@ -10,8 +10,9 @@ from sightloop.recipes.choices import leaves_of, value_of
 MAY_CHANGE = (
     *("schedule.steps", "schedule.learning_rate", "schedule.critic_learning_rate", "schedule.micro_batch"),
     *("schedule.save_every", "schedule.eval_every", "schedule.sample_every", "schedule.keep_checkpoints"),
+    "schedule.shard_optimizer",
     *("device", "draw_batch", "gradient_checkpointing", "keep_features", "shard"),
-    *("data.workers", "track"),
+    *("held_out.draw_batch", "joint.draw_batch", "data.workers", "track"),
 )
 """How long, how fast, how often and on what a run learns; all else would make it another experiment."""
 

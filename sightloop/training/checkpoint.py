@@ -57,6 +57,8 @@ class Saveable:
     batches: Positioned
     extra_state: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
     """What changes without an optimizer; put back in place."""
+    each_has_moments: bool = False
+    """The ranks have a part of the optimizer's state each, and write it themselves."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +101,12 @@ def write_checkpoint(
 
     `lines` are checksums of the lines that belong to this checkpoint, by the name of the file in the run.
     """
+    if what.each_has_moments:
+        checkpoints.mkdir(parents=True, exist_ok=True)
+        mine = _moments_of(checkpoints, step, distributed.rank())
+        torch.save(what.optimizer.state_dict(), mine)
+        flush_to_disk(mine)
+        distributed.all_have_written(step)
     standings = distributed.standings(step, where_it_stands(what))
     random_states, positions = ([each[part] for each in standings] for part in ("random", "batches"))
     if distributed.rank() == 0:
@@ -111,7 +119,11 @@ def write_checkpoint(
         if what.extra_state:
             kept = {name: value.detach().cpu().contiguous() for name, value in what.extra_state.items()}
             save_file(kept, partial / _KEPT)
-        torch.save(what.optimizer.state_dict(), partial / "optimizer.pt")
+        if not what.each_has_moments:
+            torch.save(what.optimizer.state_dict(), partial / "optimizer.pt")
+        else:
+            for rank in range(len(standings)):
+                _take(_moments_of(checkpoints, step, rank), partial / f"optimizer_{rank}.pt")
         torch.save(random_states, partial / "random.pt")
         state = {"step": step, "batches": positions, "manifest": MANIFEST}
         (partial / _STATE).write_text(json.dumps(state), encoding="utf-8")
@@ -125,6 +137,20 @@ def write_checkpoint(
         if (damaged := checkpoints / f"{final.name}{DAMAGED}").exists():
             _remove(damaged)
     distributed.barrier()
+
+
+def _moments_of(checkpoints: Path, step: int, rank: int) -> Path:
+    """Where a rank writes its part of the optimizer's state, for rank 0 to take into the checkpoint."""
+    return checkpoints / f"step_{step:06d}.optimizer_{rank}{PARTIAL}"
+
+
+def _take(written: Path, to: Path) -> None:
+    if not written.exists():
+        raise ValueError(
+            f"{written} is missing: with --shard-optimizer every rank writes its part there; name a folder "
+            "that all computers see with --run"
+        )
+    os.replace(written, to)
 
 
 def newest_intact(checkpoints: Path) -> tuple[Saved | None, list[str]]:
@@ -199,7 +225,7 @@ def read_checkpoint(saved: Saved, into: Saveable) -> None:
     _put_back(saved.folder, into.extra_state)
     optimizer = into.optimizer
     options = [{name: group[name] for name in group if name != "params"} for group in optimizer.param_groups]
-    optimizer.load_state_dict(read_saved(saved.folder / "optimizer.pt", fix=_FIX))
+    optimizer.load_state_dict(_optimizer_state(saved.folder))
     # Rates come from the schedule, which may have been changed on purpose; only the moments are restored.
     for group, kept in zip(optimizer.param_groups, options, strict=True):
         group.update(kept)
@@ -210,6 +236,16 @@ def read_checkpoint(saved: Saved, into: Saveable) -> None:
         seed_everything(saved.step * len(random_states) + rank)
     # Streams stand at the same place on all ranks, however many there are.
     into.batches.load_state_dict(batches[min(rank, len(batches) - 1)])
+
+
+def _optimizer_state(folder: Path) -> dict[str, Any]:
+    """The optimizer's state, whole, from the parts that ranks wrote."""
+    files = sorted(folder.glob("optimizer_*.pt"))
+    if not files:
+        return read_saved(folder / "optimizer.pt", fix=_FIX)
+    # Each rank keeps what it owns; the pages of the rest are never read.
+    parts = [read_saved(file, mapped=True, fix=_FIX) for file in files]
+    return {**parts[0], "state": {place: one for part in parts for place, one in part["state"].items()}}
 
 
 def _put_back(folder: Path, kept: Mapping[str, Tensor]) -> None:

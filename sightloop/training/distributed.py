@@ -11,9 +11,10 @@ import os
 import pickle
 import socket
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import timedelta
+from itertools import islice
 from typing import Any, TypeVar
 
 import torch
@@ -25,6 +26,7 @@ from sightloop import accelerator
 from sightloop.process import ranks
 
 Item = TypeVar("Item")
+Part = TypeVar("Part")
 _BUCKET_ELEMENTS = 2**24
 _LOOK, _MEETING, _WAITING = timedelta(seconds=0.5), timedelta(minutes=5), timedelta(hours=12)
 _STANDING_SECONDS = 10.0
@@ -207,12 +209,32 @@ def standings(step: int, mine: Item) -> list[Item]:
     watch = ranks.watch()
     if watch is None or not watch.apart:
         return gather(mine)
-    keys, until = [_standing(step, each) for each in range(num_ranks())], time.monotonic() + _STANDING_SECONDS
+    keys = [_standing(step, each) for each in range(num_ranks())]
+    _wait_for_notes(keys, step)
+    return [pickle.loads(_STORES[0].get(key)) for key in keys]
+
+
+def all_have_written(step: int) -> None:
+    """Wait for what all ranks write of a step, also those that take part in common operations no more.
+
+    Raises:
+        RankFailedError: one did not come to it.
+    """
+    watch = ranks.watch()
+    if watch is None or not watch.apart:
+        return barrier()
+    keys = [f"written/{step}/{each}" for each in range(num_ranks())]
+    _STORES[0].set(keys[rank()], "yes")
+    if rank() == 0:
+        _wait_for_notes(keys, step)
+
+
+def _wait_for_notes(keys: list[str], step: int) -> None:
+    until = time.monotonic() + _STANDING_SECONDS
     while not _STORES[0].check(keys):
         if time.monotonic() > until:
             raise ranks.RankFailedError(f"not every rank has come to step {step}")
         time.sleep(0.05)
-    return [pickle.loads(_STORES[0].get(key)) for key in keys]
 
 
 def _standing(step: int, rank: int) -> str:
@@ -296,6 +318,22 @@ def gather(item: Item) -> list[Item]:
     return [pickle.loads(row[: int(size)].numpy().tobytes()) for row, size in zip(rows, sizes, strict=True)]
 
 
+def in_turns(parts: Iterable[Part], work: Callable[[Part], Item]) -> Iterator[Item]:
+    """What `work` makes of each part, in order, on every rank: each rank does every R-th part.
+
+    The parts are those of one process, and so is what becomes of them.
+    """
+    left = iter(parts)
+    while some := list(islice(left, num_ranks())):
+        mine = work(some[rank()]) if rank() < len(some) else None
+        yield from gather(mine)[: len(some)]  # pyright: ignore[reportReturnType]
+
+
+def first_rank_does(work: Callable[[], Item]) -> Item:
+    """What rank 0 makes, on every rank: what is written is written once, and is there for all afterwards."""
+    return gather(work() if rank() == 0 else None)[0]  # pyright: ignore[reportReturnType]
+
+
 def all_ranks(flag: bool) -> bool:
     """Whether the flag holds on every rank."""
     return not any_rank(not flag)
@@ -308,12 +346,15 @@ def any_rank(flag: bool) -> bool:
 
 def broadcast_parameters(modules: Iterable[nn.Module]) -> None:
     """Give every rank the trained parameters of rank 0; frozen ones come from files and may be sharded."""
-    if not dist.is_initialized():
-        return
-    for module in modules:
-        for parameter in module.parameters():
-            if parameter.requires_grad:
-                _finish(dist.broadcast(parameter.data, 0, async_op=True), parameter.data)
+    parameters = (parameter for module in modules for parameter in module.parameters())
+    hand_out((parameter, 0) for parameter in parameters if parameter.requires_grad)
+
+
+def hand_out(pairs: Iterable[tuple[nn.Parameter, int]]) -> None:
+    """Give every rank each parameter as its owner has it."""
+    if dist.is_initialized():
+        for parameter, owner in pairs:
+            _finish(dist.broadcast(parameter.data, owner, async_op=True), parameter.data)
 
 
 def sum_gradients(parameters: Sequence[nn.Parameter]) -> None:

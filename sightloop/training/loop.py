@@ -24,7 +24,7 @@ from sightloop.training.memory import DRAWING, UPDATING, phase
 from sightloop.training.metrics import UpdateResult, rollout_metrics, update_metrics
 from sightloop.training.micro_batches import by_length, trimmed
 from sightloop.training.not_finite import NotFiniteError, problem_of, rows_not_finite
-from sightloop.training.optimizer import clip_gradients, make_optimizer, set_learning_rate
+from sightloop.training.optimizer import SpreadAdam, clip_gradients, make_optimizer, set_learning_rate
 from sightloop.training.randomness import untouched_randomness
 from sightloop.training.run_files import Run
 from sightloop.training.schedule import Schedule
@@ -46,6 +46,7 @@ def train(experiment: Experiment[Any, Any], run: Run) -> None:
         optimizer=optimizer,
         batches=experiment.batches,
         extra_state=experiment.extra_state,
+        each_has_moments=isinstance(optimizer, SpreadAdam),
     )
     first = run.restore(saved)
     run.say_how_to_stop(saved)

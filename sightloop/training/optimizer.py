@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
+from sightloop.training import distributed
 from sightloop.training.schedule import Schedule
 
 
@@ -35,7 +37,52 @@ def make_optimizer(trainable: Mapping[str, nn.Module], schedule: Schedule) -> to
             )
         peak = schedule.learning_rate_of(name)
         groups.append({"params": parameters, "lr": peak, "peak": peak, "name": name})
-    return torch.optim.Adam(groups)
+    return SpreadAdam(groups) if schedule.shard_optimizer else torch.optim.Adam(groups)
+
+
+class SpreadAdam(torch.optim.Adam):
+    """Adam whose moments lie on one rank each: their owner updates a parameter and hands it to the others."""
+
+    def __init__(self, groups: list[dict[str, Any]]) -> None:
+        super().__init__(groups)
+        self._parameters = list(chain.from_iterable(group["params"] for group in self.param_groups))
+        self.owners = owners_of([each.numel() for each in self._parameters], distributed.num_ranks())
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Update what this rank owns, and take from the others what they do."""
+        pairs = [
+            (each, owner)
+            for each, owner in zip(self._parameters, self.owners, strict=True)
+            if each.grad is not None
+        ]
+        for parameter, owner in pairs:
+            if owner != distributed.rank():
+                parameter.grad = None
+        super().step(closure)
+        distributed.hand_out(pairs)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load what this rank owns of a state, whoever owned it before."""
+        mine = {
+            place: moments
+            for place, moments in state_dict["state"].items()
+            if self.owners[place] == distributed.rank()
+        }
+        super().load_state_dict({**state_dict, "state": mine})
+
+
+def owners_of(sizes: Sequence[int], num_ranks: int) -> list[int]:
+    """A rank for each size, so that all have about as much: the largest goes first to who has least.
+
+    >>> owners_of([1, 5, 2, 2], 2)
+    [1, 0, 1, 1]
+    """
+    loads, owners = [0] * num_ranks, [0] * len(sizes)
+    for place in sorted(range(len(sizes)), key=lambda place: -sizes[place]):
+        owners[place] = loads.index(min(loads))
+        loads[owners[place]] += sizes[place]
+    return owners
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, step: int, schedule: Schedule) -> None:

@@ -36,6 +36,10 @@ class Schedule:
     """Everything random follows from it."""
     keep_checkpoints: Count = 2
     """Newest checkpoints that stay, beside the best one."""
+    shard_optimizer: bool = False
+    """With several ranks each keeps Adam's moments, 8 bytes a trained number, of a part of what is trained,
+    and updates that part for all. The figures are the same.
+    """
     best_metric: str | None = "held_out/recall@1"
     """The checkpoint that is best by this metric is kept besides the newest ones."""
 

@@ -1,9 +1,9 @@
 """Runs of several ranks with a stand-in for torchrun, one after another: `forked_ranks.py FILE`.
 
-FILE is a JSON list of objects: `words` of the command line or a `script`, and optionally `after` seconds from
-when `mark` exists on, `signal` to `rank`. Ranks are forks of this process, which has loaded everything. As
-torchrun does, it has their store, and once a rank ends badly it sends SIGTERM to the others and, 30 seconds
-later, SIGKILL.
+FILE is a JSON object of objects: `words` of the command line or a `script`, and optionally `ranks` (2), a
+folder that is copied first with `copy` [FROM, TO], and `after` seconds from when `mark` exists on, `signal`
+to `rank`. Ranks are forks of this process, which has loaded everything. As torchrun does, it has their store,
+and once a rank ends badly it sends SIGTERM to the others and, 30 seconds later, SIGKILL.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import importlib
 import json
 import os
 import runpy
+import shutil
 import signal
 import sys
 import time
@@ -25,8 +26,6 @@ import torch.distributed as dist
 
 from sightloop.cli import main
 
-NUM_RANKS = 2
-
 
 def forked(case: dict[str, Any], rank: int, port: int, folder: Path) -> int:
     """A rank; its process."""
@@ -34,9 +33,9 @@ def forked(case: dict[str, Any], rank: int, port: int, folder: Path) -> int:
     if pid:
         return pid
     os.environ.update(
-        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(NUM_RANKS), MASTER_ADDR="127.0.0.1"
+        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(case["ranks"]), MASTER_ADDR="127.0.0.1"
     )
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), TORCHELASTIC_USE_AGENT_STORE="True")
+    os.environ.update(MASTER_PORT=str(port), TORCHELASTIC_USE_AGENT_STORE="True")
     for number, name in ((1, "out"), (2, "err")):
         file = os.open(folder / f"{name}_{rank}", os.O_WRONLY | os.O_CREAT)
         os.dup2(file, number)
@@ -56,12 +55,15 @@ def forked(case: dict[str, Any], rank: int, port: int, folder: Path) -> int:
 def launched(case: dict[str, Any], folder: Path) -> dict[str, Any]:
     """One command on all ranks: how each ended, what it printed, and seconds until the last one did."""
     folder.mkdir(parents=True)
+    if "copy" in case:
+        shutil.copytree(*case["copy"])
     if "mark" in case:
         Path(case["mark"]).unlink(missing_ok=True)
     store = dist.TCPStore(  # pyright: ignore[reportPrivateImportUsage]
         "127.0.0.1", 0, None, True, timeout=timedelta(seconds=60), wait_for_workers=False
     )
-    left = {rank: forked(case, rank, store.port, folder) for rank in range(NUM_RANKS)}
+    case = {"ranks": 2, **case}
+    left = {rank: forked(case, rank, store.port, folder) for rank in range(case["ranks"])}
     pids, codes = dict(left), dict[int, int]()
     begun = time.monotonic()
     hit = failed = None
@@ -82,12 +84,14 @@ def launched(case: dict[str, Any], folder: Path) -> dict[str, Any]:
             for pid in left.values():
                 os.kill(pid, signal.SIGTERM)
         stopped = failed is not None and set(left) == {case.get("rank")} and case["signal"] == "SIGSTOP"
-        if stopped or now - (failed or now) > 30 or now - begun > 120:
+        if stopped or now - (failed or now) > 30 or now - begun > 400:
             for pid in left.values():
                 os.kill(pid, signal.SIGKILL)
     seconds = time.monotonic() - (hit or begun)
-    said = {name: (folder / name).read_text() for name in ("out_0", "err_0", "out_1", "err_1")}
-    return {"codes": [codes[rank] for rank in range(NUM_RANKS)], "seconds": seconds, **said}
+    said = {
+        f"{name}_{rank}": (folder / f"{name}_{rank}").read_text() for name in ("out", "err") for rank in pids
+    }
+    return {"codes": [codes[rank] for rank in pids], "seconds": seconds, **said}
 
 
 if __name__ == "__main__":

@@ -50,6 +50,9 @@ def waits(completions, name="waits"):
 def waits_too(completions):
     return waits(completions, "waits_too")
 
+def waits_then(completions):
+    return waits(completions, "waits_then")
+
 written = HeldOut.captions
 
 def captions(self, policy):
@@ -120,6 +123,10 @@ def cases(place: Path) -> dict[str, dict[str, Any]]:
         },
         "hangs": {"words": train("hangs-run", "waits_too", "--rank-timeout-seconds", "3")},
         "told": {"words": train("told-run", "waits"), **sent("SIGTERM", 1, "waits")},
+        "told-spread": {
+            "words": train("told-spread-run", "waits_then", "--shard-optimizer"),
+            **sent("SIGTERM", 1, "waits_then"),
+        },
         "evaluation": {
             "words": train("evaluation-run", "evaluates", "--eval-every", "1"),
             **sent("SIGUSR1", 1, "evaluates"),
@@ -260,7 +267,11 @@ def test_a_rank_that_stops_answering_ends_the_others_in_time(
 
 @pytest.mark.parametrize(
     ("name", "signal", "work", "step"),
-    [("told", "SIGTERM", "step", 1), ("evaluation", "SIGUSR1", "evaluation", 1)],
+    [
+        ("told", "SIGTERM", "step", 1),
+        ("told-spread", "SIGTERM", "step", 1),
+        ("evaluation", "SIGUSR1", "evaluation", 1),
+    ],
 )
 def test_a_signal_to_one_rank_stops_all_at_the_same_point(
     name: str, signal: str, work: str, step: int, found: dict[str, dict[str, Any]], place: Path
@@ -271,7 +282,11 @@ def test_a_signal_to_one_rank_stops_all_at_the_same_point(
     folder = place / f"{name}-run"
     assert f"stopped after step {step}; go on with: sightloop train --resume {folder}" in case["err_0"]
     assert case["err_1"] == ""
-    assert (folder / "checkpoints" / f"step_{step:06d}").is_dir()
+    saved = folder / "checkpoints" / f"step_{step:06d}"
+    assert saved.is_dir()
+    # Of spread moments each rank has written its own, though they take part in nothing common any more.
+    parts = {path.name for path in saved.glob("optimizer*")}
+    assert parts == ({"optimizer_0.pt", "optimizer_1.pt"} if "spread" in name else {"optimizer.pt"})
 
 
 def test_memory_that_ends_on_one_rank_is_told_with_what_would_fit(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -81,6 +82,29 @@ def test_two_ranks_train_as_one(kind: str, results: Results, folder: Path, tmp_p
 def test_a_sharded_layer_is_let_go_after_its_use(results: Results) -> None:
     assert [result["sharded"]["held"] for result in results] == [16, 16]
     assert [result["plain"]["held"] for result in results] == [32, 32]
+
+
+def test_moments_lie_on_one_rank_each_and_change_no_bit(results: Results, folder: Path) -> None:
+    # The policy's table and the critic's values.
+    assert sorted(result["spread"]["moments"] for result in results) == [[0], [1]]
+    plain, spread = traces(folder / "plain"), traces(folder / "spread")
+    weights = "checkpoints/step_000005/trainable.safetensors"
+    assert spread[weights] == plain[weights]
+    assert spread["metrics.jsonl"] == plain["metrics.jsonl"]
+
+
+@pytest.mark.parametrize("shard_optimizer", [False, True])
+def test_spread_moments_are_gone_on_from_by_one_process(
+    shard_optimizer: bool, folder: Path, tmp_path: Path
+) -> None:
+    longer = replace(SCHEDULE, steps=7, shard_optimizer=shard_optimizer)
+    laws: list[torch.Tensor] = []
+    for kind in ("plain", "spread"):
+        shutil.copytree(folder / kind, tmp_path / kind)
+        experiment = experiment_of(longer, collector=Collector(noise=()))
+        train(experiment, run_in(tmp_path / kind, longer, resume=True))
+        laws.append(experiment.policy.law())
+    assert torch.equal(*laws)
 
 
 def test_all_ranks_stop_when_one_is_told_to_and_go_on_together(results: Results, folder: Path) -> None:

@@ -56,6 +56,16 @@ def trained(folder: Path, *, shard: bool = False) -> dict[str, Any]:
     return {"law": held_out.tolist(), "held": local.numel()}
 
 
+def spread(folder: Path, rank: int) -> dict[str, Any]:
+    """A run whose moments are spread over the ranks; of which step and by whom its optimizer was saved."""
+    schedule = replace(FIVE, shard_optimizer=True)
+    experiment = experiment_of(schedule, collector=QUIET)
+    train(experiment, run_in(folder, schedule))
+    (saved,) = (folder / "checkpoints").glob("step_000005")
+    mine = torch.load(saved / f"optimizer_{rank}.pt")["state"]
+    return {"law": experiment.policy.law().tolist(), "moments": sorted(mine)}
+
+
 def stopped_by_one(folder: Path, rank: int) -> int:
     """The last rank alone is told to stop, in its second step; then the run is resumed. Where it stopped."""
     run = run_in(folder, FIVE)
@@ -135,6 +145,7 @@ def main() -> None:
         "exchanged": exchanged(rank),
         "plain": trained(folder / "plain"),
         "sharded": trained(folder / "sharded", shard=True),
+        "spread": spread(folder / "spread", rank),
         "stopped": stopped_by_one(folder / "stopped", rank),
         "filtered": filtered(folder / "filtered"),
         # Last, since ranks that failed take part in nothing more.

@@ -42,7 +42,7 @@ from sightloop.models.open import filled, local_folder, open_config, open_genera
 from sightloop.models.prompt_strings import PromptOptions
 from sightloop.models.transformers_internals import made_by_hand
 from sightloop.models.weight_files import (
-    misfits,
+    in_precision,
     read_weights,
     refuse_filled,
     refuse_problems,
@@ -157,10 +157,10 @@ def _filled(
     shapes = {name: tuple(value.shape) for name, value in state.items()}
     if config.tie_word_embeddings:
         shapes.pop("lm_head.weight", None)
-    refuse_problems(f"{source} does not fit the model", misfits(tensors, shapes))
-    stored = tensors["model.language_model.embed_tokens.weight"].dtype
-    dtype = stored if dtype is None else dtype
-    return filled(JanusForConditionalGeneration, config, tensors, source=source, dtype=dtype)
+    stored = tensors.get("model.language_model.embed_tokens.weight")
+    dtype = stored.dtype if dtype is None and stored is not None else dtype or torch.float32
+    ready = in_precision(tensors, shapes, dtype, what=f"{source} does not fit the model")
+    return filled(JanusForConditionalGeneration, config, ready, source=source, dtype=dtype)
 
 
 def official_config(

@@ -24,8 +24,8 @@ from sightloop.models.show_o.magvit2 import Magvit2
 from sightloop.models.show_o.policy import ShowO, ShowOSettings
 from sightloop.models.show_o.vision import ShowOVision, new_projector
 from sightloop.models.weight_files import (
+    in_precision,
     load_exactly,
-    misfits,
     read_weights,
     refuse_filled,
     refuse_problems,
@@ -176,10 +176,11 @@ def _phi(
 ) -> PhiForCausalLM:
     with torch.device("meta"):
         shapes = {name: tuple(value.shape) for name, value in PhiForCausalLM(config).state_dict().items()}
-    refuse_problems(f"{source}: the language model does not fit", misfits(tensors, shapes))
-    stored = tensors["lm_head.weight"].dtype
-    dtype = stored if dtype is None else dtype
-    return filled(PhiForCausalLM, config, tensors, source=source, dtype=dtype, attn_implementation="sdpa")
+    what = f"{source}: the language model does not fit"
+    stored = tensors.get("lm_head.weight")
+    dtype = stored.dtype if dtype is None and stored is not None else dtype or torch.float32
+    ready = in_precision(tensors, shapes, dtype, what=what)
+    return filled(PhiForCausalLM, config, ready, source=source, dtype=dtype, attn_implementation="sdpa")
 
 
 def _projector(tensors: Mapping[str, Tensor], folder: Path, model: PhiForCausalLM) -> nn.Sequential | None:

@@ -102,7 +102,9 @@ SHARED = (
         name="the rewards points, share and all_facts, whose weights are 0",
     ),
     Choice(
-        settings=tuple(f"joint.{name}" for name in ("file", "detector", "colors", "fixed", "seed")),
+        settings=tuple(
+            f"joint.{name}" for name in ("file", "detector", "colors", "fixed", "seed", "draw_batch")
+        ),
         made=lambda c: c.joint.per_category > 0,
         name="an evaluation, and joint.per_category is 0",
     ),

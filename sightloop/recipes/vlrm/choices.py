@@ -74,7 +74,10 @@ CHOICES = (
     Choice(
         settings=tuple(
             f"held_out.{name}"
-            for name in ("limit", "clip", "fit", "beams", "no_repeat_ngram", "min_tokens", "max_tokens")
+            for name in (
+                *("limit", "clip", "fit", "beams", "no_repeat_ngram", "min_tokens", "max_tokens"),
+                "draw_batch",
+            )
         ),
         made=_is_evaluated,
         name="an evaluation; name its images with --held-out.images",
