@@ -177,12 +177,10 @@ def open_config(folder: str | Path) -> Any:
     if place.is_dir():
         require_folder(place)
     with in_one_sentence(folder, "the config.json"):
-        fields, _ = PreTrainedConfig.get_config_dict(folder)
-        kind = fields.get("model_type")
-        if "auto_map" not in fields and (not isinstance(kind, str) or kind not in CONFIG_MAPPING):
-            own = next(
-                (fields[key] for key in ("family", "_class_name") if str(fields.get(key)) in KNOWN), ""
-            )
+        found, _ = PreTrainedConfig.get_config_dict(folder)
+        kind = found.get("model_type")
+        if "auto_map" not in found and (not isinstance(kind, str) or kind not in CONFIG_MAPPING):
+            own = next((found[key] for key in ("family", "_class_name") if str(found.get(key)) in KNOWN), "")
             if own:
                 what, takes = KNOWN[own]
                 raise SentenceError(f"{str(folder)!r} is {what}, none of transformers' models; {takes}")

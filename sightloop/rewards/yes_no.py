@@ -173,7 +173,8 @@ def _first_token(model: Any) -> int | None:
     parts: list[Any] = [part for part in (inner, model) if part is not None]
     configs: list[Any] = []
     for part in parts:
-        configs += [getattr(part, "generation_config", None), part.config]
+        own = cast("dict[str, Any]", vars(part))
+        configs += [own.get("generation_config"), part.config]
     if not any(part.config.is_encoder_decoder for part in parts):
         return None
     settings: list[dict[str, Any]] = [vars(config) for config in configs if config is not None]

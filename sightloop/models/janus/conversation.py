@@ -285,9 +285,9 @@ def _found(
 ) -> JanusStrings:
     if is_official:
         return _official(folder, tokenizer, roles)
-    settings = _optional_json(folder / "processor_config.json")
-    system = SYSTEM_PROMPT if settings.get("use_default_system_prompt") else ""
-    template = _chat_template(folder, settings, tokenizer)
+    own = _optional_json(folder / "processor_config.json")
+    system = SYSTEM_PROMPT if own.get("use_default_system_prompt") else ""
+    template = _chat_template(folder, own, tokenizer)
     if template is not None:
         return rendered(tokenizer, template, system=system, source=f"the chat template of {folder}")
     if roles is None and _marks(tokenizer) != PRO_ROLES:
@@ -296,11 +296,8 @@ def _found(
 
 
 def _tells_system(folder: Path, tokenizer: PreTrainedTokenizerBase) -> bool:
-    settings = _optional_json(folder / "processor_config.json")
-    return (
-        bool(settings.get("use_default_system_prompt"))
-        or _chat_template(folder, settings, tokenizer) is not None
-    )
+    own = _optional_json(folder / "processor_config.json")
+    return bool(own.get("use_default_system_prompt")) or _chat_template(folder, own, tokenizer) is not None
 
 
 def _official(folder: Path, tokenizer: Any, roles: tuple[str, str] | None) -> JanusStrings:
@@ -347,15 +344,13 @@ def _optional_json(file: Path) -> Mapping[str, Any]:
     return read_json(file) if file.is_file() else {}
 
 
-def _chat_template(
-    folder: Path, settings: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase
-) -> str | None:
+def _chat_template(folder: Path, own: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> str | None:
     """From the first of the places that transformers looks in."""
     file = folder / "chat_template.jinja"
     if file.is_file():
         return read_text_file(file)
     older = _optional_json(folder / "chat_template.json").get("chat_template")
-    given = older or settings.get("chat_template") or tokenizer.chat_template
+    given = older or own.get("chat_template") or tokenizer.chat_template
     if isinstance(given, Mapping):
         given = cast("Mapping[str, Any]", given).get("default")
     return given if isinstance(given, str) else None

@@ -309,11 +309,8 @@ class ShowO(nn.Module):
     @property
     def templates(self) -> dict[str, str]:
         """The strings around prompts and questions, for records."""
-        templates = {
-            "drawing template": PROMPT_PLACE,
-            "question template": self.asking.around(QUESTION_PLACE),
-        }
-        return templates if self.vision is None else templates | {"system prompt": self.vision.system_prompt}
+        own = {"drawing template": PROMPT_PLACE, "question template": self.asking.around(QUESTION_PLACE)}
+        return own if self.vision is None else own | {"system prompt": self.vision.system_prompt}
 
     def encode_images(self, images: Images) -> Images:
         """The same images with what the frozen tower sees, where there is one."""
