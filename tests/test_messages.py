@@ -40,6 +40,7 @@ COMMANDS = {
     "runs.push": ("export",),
     "api.caption_file": ("caption",),
     "cli.app": ("export",),
+    "cli.app._chosen": TRAIN,
     "cli.app.report": ("report",),
     "cli.draw": ("draw",),
     "evaluators.geneval_run": ("evaluate geneval",),

@@ -104,7 +104,9 @@ def let_go(tensor: Tensor) -> None:
     advise = _advise()
     if advise is None or tensor.device.type != "cpu" or start >= end:
         return
-    for line in Path("/proc/self/maps").read_text().splitlines():
+    with open("/proc/self/maps", encoding="utf-8") as maps:
+        lines = maps.readlines()
+    for line in lines:
         where, _, _, _, inode, *_ = line.split()
         low, high = (int(number, 16) for number in where.split("-"))
         if low <= start and end <= high and inode != "0":
