@@ -21,7 +21,6 @@ from sightloop.evaluators.settings import HeldOutSettings
 from sightloop.models.protocols import Captioner
 from sightloop.world.bundled import WEIGHTS
 from sightloop.world.image_folder import write_images
-from sightloop.world.scenes import SIDE
 
 NUM_IMAGES, IMAGES_SEED = 1000, 4711
 DECODINGS = {
@@ -61,7 +60,7 @@ def measure(policy: Captioner, folder: Path) -> dict[str, dict[str, float]]:
     found: dict[str, dict[str, float]] = {}
     for name, decoding in DECODINGS.items():
         settings = replace(decoding, images=str(images), clip=str(WEIGHTS / "clip"))
-        held_out = held_out_of(settings, prompt="", image_size=SIDE, device=torch.device("cpu"))
+        held_out = held_out_of(settings, prompt="", captioner=policy, device=torch.device("cpu"))
         assert held_out is not None
         metrics = held_out(policy).metrics
         found[name] = {figure: round(metrics[figure], 5) for figure in FIGURES}

@@ -11,7 +11,7 @@ from geneval_painter import paint, some_quizzes
 from sightloop.cli import main
 from sightloop.evaluators.geneval_options import DetectorOptions
 from sightloop.evaluators.open_detector import model_kind, open_judge
-from sightloop.planning.image_plan import judges_needed
+from sightloop.planning.image_plan import judges_named
 from sightloop.recipes.unirl.config import QuizJudge, QuizRewards, UniConfig
 
 FILE = """
@@ -99,6 +99,6 @@ def test_a_function_is_no_model_to_look_for(mine: Path) -> None:
     judge = open_judge(DetectorOptions(detector=name))
     assert judge.rules.threshold == 0.3 and judge.protocol["detector"] == "mine.py:eyes"
     config = UniConfig(rewards=QuizRewards(detector=1.0), judge=QuizJudge(detector=name))
-    assert judges_needed(config) == {}
+    assert judges_named(config) == {}
     with pytest.raises(ValueError, match="neither a folder nor a model"):
         model_kind(name.replace(":", "/"))

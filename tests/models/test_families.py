@@ -138,7 +138,7 @@ def test_a_text_may_begin_with_the_first_token_of_the_vocabulary(tmp_path: Path)
         told = json.loads((folder / name).read_text())
         (folder / name).write_text(json.dumps(told | {"decoder_start_token_id": 0, "bos_token_id": 2}))
     captioner = opened(folder)
-    rules = {"no_repeat_ngram": 0, "min_tokens": 0, "max_tokens": 9}
+    rules: dict[str, Any] = {"no_repeat_ngram": 0, "min_tokens": 0, "max_tokens": 9}
     written = captioner.write(Images(pixels=noise(3)), beams=3, **rules)
     model: Any = AutoModelForImageTextToText.from_pretrained(folder)
     assert written == by_transformers("vit_bert", model, folder, "", num_beams=3, max_new_tokens=9)
