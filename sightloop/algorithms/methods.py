@@ -53,3 +53,18 @@ METHODS: dict[str, Method] = {
     "rloo": Method(changes={"divide_by_std": False, "leave_one_out": True}),
 }
 """A further relative is one more row: the command line, checks and plans read nothing else."""
+
+
+def require_method(name: str, *, updates: int) -> None:
+    """Refuse a name that is no method's, and several updates from one rollout where it has no old policy.
+
+    Raises:
+        ValueError: either; the methods that would do are told.
+    """
+    if name not in METHODS:
+        raise ValueError(f"algorithm is {name!r}; there are: {', '.join(METHODS)}")
+    if updates > 1 and not METHODS[name].old_policy:
+        others = ", ".join(other for other, method in METHODS.items() if method.old_policy)
+        raise ValueError(
+            f"updates is {updates}, but algorithm {name!r} has no old policy; use 1, or one of {others}"
+        )

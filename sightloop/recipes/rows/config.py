@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import tyro
 
-from sightloop.algorithms.methods import METHODS
+from sightloop.algorithms.methods import METHODS, require_method
 from sightloop.data.settings import RowSettings
 from sightloop.evaluators.settings import HeldOutRowSettings
 from sightloop.models.families import CaptionerChoices
@@ -113,14 +113,7 @@ class RowsConfig:
         require_ranges(self)
         if self.group < 2:
             raise ValueError(f"group is {self.group}; the answers of a row are compared, use at least 2")
-        if self.algorithm not in METHODS:
-            raise ValueError(f"algorithm is {self.algorithm!r}; there are: {', '.join(METHODS)}")
-        if self.updates > 1 and not METHODS[self.algorithm].old_policy:
-            others = ", ".join(name for name, method in METHODS.items() if method.old_policy)
-            raise ValueError(
-                f"updates is {self.updates}, but algorithm {self.algorithm!r} has no old policy; use 1, or "
-                f"one of {others}"
-            )
+        require_method(self.algorithm, updates=self.updates)
         if not self.custom_rewards:
             raise ValueError("custom_rewards is empty; name at least one reward")
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import tyro
 
-from sightloop.algorithms.methods import METHODS
+from sightloop.algorithms.methods import METHODS, require_method
 from sightloop.evaluators.settings import PER_PROMPT, JointSettings
 from sightloop.models.families import WorldModel
 from sightloop.models.prompt_strings import PromptOptions
@@ -246,14 +246,7 @@ class GrpoConfig(UniConfig):
         super().__post_init__()
         if self.group < 2:
             raise ValueError(f"group is {self.group}; GRPO compares the drawings of a prompt, use at least 2")
-        if self.algorithm not in METHODS:
-            raise ValueError(f"algorithm is {self.algorithm!r}; there are: {', '.join(METHODS)}")
-        if self.updates > 1 and not METHODS[self.algorithm].old_policy:
-            others = ", ".join(name for name, method in METHODS.items() if method.old_policy)
-            raise ValueError(
-                f"updates is {self.updates}, but algorithm {self.algorithm!r} has no old policy; use 1, or "
-                f"one of {others}"
-            )
+        require_method(self.algorithm, updates=self.updates)
         if self.answer.answerer != "self" and self.objectives.answering > 0:
             raise ValueError(
                 f"answer.answerer is {self.answer.answerer!r}: its answers are not the policy's own, so they "
